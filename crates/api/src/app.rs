@@ -1,0 +1,172 @@
+//! The API server as one value: [`Application::build`] binds, [`Application::run_until_stopped`] serves.
+
+use std::net::SocketAddr;
+
+use actix_web::web::{Data, ServiceConfig};
+use holdfast_core::config::Settings;
+use holdfast_core::redis::RedisGate;
+use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::Database;
+use holdfast_jobs::Jobs;
+use secrecy::ExposeSecret;
+use tokio::runtime::Handle;
+
+use crate::auth::ApiKeys;
+use crate::health::{DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
+use crate::listen::{self, BindError, Listeners, Reach};
+use crate::state::State;
+use crate::{routes, serve};
+
+/// A body has this share of a request's time, so that a slow sender is told 408 before the whole request is given up.
+const BODY_SHARE: f64 = 0.9;
+
+/// A bootstrap key below this length, in bytes, can be guessed.
+const SAFE_KEY: usize = 16;
+
+/// What the API stands on. Opened by whoever embeds it, which may share it with a worker.
+#[derive(Debug, Clone)]
+pub struct Services {
+    pub jobs: Jobs,
+    pub database: Database,
+    /// Of the queue role.
+    pub gate: RedisGate,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "a production server does not start without an API key: set HOLDFAST_API_KEY to a long random text \
+         (openssl rand -hex 32), or make a key with `holdfast keys create`"
+    )]
+    NoKey,
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+impl StartError {
+    /// 64 (`EX_USAGE`): the settings are to be changed. 69 (`EX_UNAVAILABLE`): the address is taken.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoKey => 64,
+            Self::Bind(_) => 69,
+        }
+    }
+}
+
+/// A bound API server.
+#[derive(Debug)]
+pub struct Application {
+    settings: Settings,
+    services: Services,
+    keys: ApiKeys,
+    health: Health,
+    open: bool,
+    listeners: Listeners,
+}
+
+impl Application {
+    /// Decides who may ask, and binds. It answers once it is run.
+    ///
+    /// The database need not be up: then requests that need it are answered 503 until it is.
+    pub async fn build(settings: &Settings, services: Services) -> Result<Self, StartError> {
+        let keys = ApiKeys::new(services.database.clone(), settings.server.api_key.as_ref());
+        let reach = reach(settings, &keys).await?;
+        warn_of_short_key(settings);
+        let listeners = listen::bind(&settings.server, reach)?;
+        let health = Health::builder()
+            .probe(DatabaseProbe::new(services.database.clone()))
+            .probe(RedisProbe::new(services.gate.clone()))
+            .probe(QueueProbe::new(services.jobs.clone()))
+            .probe(WorkersProbe::new(services.jobs.clone(), &settings.worker))
+            .build();
+        tracing::info!(address = %listeners.address(), "listening");
+        Ok(Self {
+            settings: settings.clone(),
+            services,
+            keys,
+            health,
+            open: reach == Reach::Loopback,
+            listeners,
+        })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.listeners.address().port()
+    }
+
+    /// The first address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.listeners.address()
+    }
+
+    /// Serves until the switch is thrown; then requests under way have the grace period to end. Long polls end at once.
+    pub async fn run_until_stopped(self, shutdown: Shutdown) -> std::io::Result<()> {
+        self.health.obey(shutdown.clone());
+        let keys = self.keys.clone();
+        let state = Data::new(State {
+            jobs: self.services.jobs,
+            keys: self.keys,
+            open: self.open,
+            max_body: self.settings.server.max_body_bytes,
+            body_deadline: self.settings.server.request_timeout.mul_f64(BODY_SHARE),
+            max_wait: self.settings.server.max_wait,
+            lost_after: self.settings.worker.lost_after,
+            stopping: shutdown.token().clone(),
+            runtime: Handle::current(),
+        });
+        let health = Data::new(self.health);
+        let with_docs = !self.settings.is_production();
+        let configure = move |config: &mut ServiceConfig| {
+            config
+                .app_data(state.clone())
+                .app_data(health.clone())
+                .configure(routes::health)
+                .configure(routes::api);
+            if with_docs {
+                config.configure(routes::docs);
+            }
+        };
+        let served = serve::run(self.listeners, &self.settings.server, shutdown, configure).await;
+        keys.flush_usage().await;
+        served
+    }
+}
+
+fn warn_of_short_key(settings: &Settings) {
+    let key = settings.server.api_key.as_ref();
+    if settings.is_production() && key.is_some_and(|key| key.expose_secret().len() < SAFE_KEY) {
+        tracing::warn!(
+            "HOLDFAST_API_KEY is short enough to be guessed: set a longer one (openssl rand -hex 32)"
+        );
+    }
+}
+
+/// Whom to serve: everybody who has a key; or, where there is none, this machine, and in production nobody.
+async fn reach(settings: &Settings, keys: &ApiKeys) -> Result<Reach, StartError> {
+    let any = keys.any().await;
+    match (any, settings.is_production()) {
+        (Ok(true), _) => Ok(Reach::Configured),
+        (Ok(false), true) => Err(StartError::NoKey),
+        (Err(error), true) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "whether API keys exist cannot be read yet: until it can, every request is refused"
+            );
+            Ok(Reach::Configured)
+        }
+        (any, false) => {
+            if let Err(error) = any {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "API keys cannot be read yet"
+                );
+            }
+            tracing::warn!(
+                "there is no API key: only this machine is served; set HOLDFAST_API_KEY, or make a key with \
+                 `holdfast keys create` and start again, to serve others"
+            );
+            Ok(Reach::Loopback)
+        }
+    }
+}

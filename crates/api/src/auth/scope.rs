@@ -1,0 +1,146 @@
+//! What a key may do.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+/// One permission. `Admin` includes the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Enqueue, cancel and retry jobs.
+    Produce,
+    /// See jobs, queues and workers.
+    Read,
+    /// Pause and resume queues, and everything else.
+    Admin,
+}
+
+impl Scope {
+    pub const ALL: [Self; 3] = [Self::Produce, Self::Read, Self::Admin];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Produce => "produce",
+            Self::Read => "read",
+            Self::Admin => "admin",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Produce => 1,
+            Self::Read => 2,
+            Self::Admin => 4,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(text: &str) -> Result<Self, UnknownScope> {
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == text)
+            .ok_or_else(|| UnknownScope(text.chars().take(40).collect()))
+    }
+}
+
+/// The text names no scope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown scope {0:?}: expected produce, read or admin, with commas between")]
+pub struct UnknownScope(pub String);
+
+/// The scopes of one key, at least one. Written and read as `produce,read`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scopes(u8);
+
+impl Scopes {
+    pub const ADMIN: Self = Self(Scope::Admin.bit());
+
+    /// `None` without any scope: such a key would be good for nothing.
+    pub fn of(scopes: impl IntoIterator<Item = Scope>) -> Option<Self> {
+        let bits = scopes.into_iter().fold(0, |bits, scope| bits | scope.bit());
+        (bits != 0).then_some(Self(bits))
+    }
+
+    /// Whether a key with these scopes may do what needs `scope`.
+    pub const fn allow(self, scope: Scope) -> bool {
+        self.0 & (scope.bit() | Scope::Admin.bit()) != 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL
+            .into_iter()
+            .filter(move |scope| self.0 & scope.bit() != 0)
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, scope) in self.iter().enumerate() {
+            if place > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(scope.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scopes({self})")
+    }
+}
+
+impl FromStr for Scopes {
+    type Err = UnknownScope;
+
+    fn from_str(text: &str) -> Result<Self, UnknownScope> {
+        let scopes = text
+            .split(',')
+            .map(|name| name.trim().parse())
+            .collect::<Result<Vec<Scope>, _>>()?;
+        Self::of(scopes).ok_or_else(|| UnknownScope(String::new()))
+    }
+}
+
+impl Serialize for Scopes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Scope::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admin_allows_everything_and_the_others_only_themselves() {
+        for scope in Scope::ALL {
+            assert!(Scopes::ADMIN.allow(scope));
+        }
+        let read: Scopes = "read".parse().unwrap();
+        assert!(read.allow(Scope::Read) && !read.allow(Scope::Produce) && !read.allow(Scope::Admin));
+        let both: Scopes = "read, produce".parse().unwrap();
+        assert!(both.allow(Scope::Read) && both.allow(Scope::Produce) && !both.allow(Scope::Admin));
+    }
+
+    #[test]
+    fn scopes_survive_text() {
+        for text in ["produce", "produce,read", "produce,read,admin"] {
+            assert_eq!(text.parse::<Scopes>().unwrap().to_string(), text);
+        }
+        for text in ["", "root", "read,,produce", "Read"] {
+            assert!(text.parse::<Scopes>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The border of the process: every request enters and leaves through here.
+//!
+//! It gives the request an id (the client's `X-Request-Id` if that is sane), bounds its time, turns every error,
+//! whoever raised it, into a problem that carries the id, and logs what must be logged, once: a failure of ours with
+//! its causes as an error; an outage or a timeout as a warning, one a second at most, since an outage fails every
+//! request alike; every request at debug level.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, web};
+use tracing::{Instrument, Level};
+use ulid::Ulid;
+
+use crate::problem::{PROBLEM_JSON, Problem, ProblemKind, of_status};
+
+/// The header that carries a request's id, both ways.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id of a client's own, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Longest query, in bytes: every parameter there is, at its longest, takes less.
+const MAX_QUERY: usize = 4_096;
+
+/// At most one warning of an outage in this time.
+const WARNING_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long requests may take.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    pub(crate) request: Duration,
+    /// What a long poll adds to it.
+    pub(crate) wait: Duration,
+    warnings: Throttle,
+}
+
+impl Limits {
+    pub(crate) fn new(request: Duration, wait: Duration) -> Self {
+        Self {
+            request,
+            wait,
+            warnings: Throttle::new(),
+        }
+    }
+
+    fn of(&self, request: &ServiceRequest) -> Duration {
+        let waits = request.query_string().contains("wait=");
+        if waits {
+            self.request + self.wait
+        } else {
+            self.request
+        }
+    }
+}
+
+/// The middleware around all routes.
+pub(crate) async fn border<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let id = request_id(&request);
+    let limits = match request.app_data::<web::Data<Limits>>() {
+        Some(limits) => limits.clone(),
+        None => return Ok(request.error_response(Problem::internal("the application has no limits"))),
+    };
+    if request.query_string().len() > MAX_QUERY {
+        let detail = format!("a query has at most {MAX_QUERY} bytes");
+        let problem = Problem::new(ProblemKind::UriTooLong, detail).with_request_id(id);
+        return Ok(request.error_response(problem));
+    }
+    let span = tracing::debug_span!("request", request.id = id.to_str().unwrap_or_default());
+    let limit = limits.of(&request);
+    let handled = next.call(request).instrument(span);
+    match tokio::time::timeout(limit, handled).await {
+        Ok(response) => Ok(finish(response?.map_into_boxed_body(), id, &limits, started)),
+        Err(_) => Err(timed_out(&limits, limit, &id).into()),
+    }
+}
+
+/// The client's own id if it can stand in a log line, or a fresh one.
+fn request_id(request: &ServiceRequest) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&value.len())
+            && value
+                .as_bytes()
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte))
+    };
+    request
+        .headers()
+        .get(&REQUEST_ID)
+        .filter(sane)
+        .cloned()
+        .unwrap_or_else(fresh_id)
+}
+
+fn fresh_id() -> HeaderValue {
+    let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
+    let mut text = [0; ulid::ULID_LEN];
+    HeaderValue::from_str(id.array_to_str(&mut text)).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+fn timed_out(limits: &Limits, after: Duration, id: &HeaderValue) -> Problem {
+    if limits.warnings.permits() {
+        tracing::warn!(
+            request.id = id.to_str().unwrap_or_default(),
+            limit_ms = after.as_millis() as u64,
+            "a request took too long and was given up"
+        );
+    }
+    let detail = format!(
+        "there was no result within {} s; what was asked for may still have been done: a POST with an \
+         Idempotency-Key can be repeated without harm",
+        after.as_secs_f64()
+    );
+    Problem::new(ProblemKind::TimedOut, detail).with_request_id(id.clone())
+}
+
+fn finish(
+    response: ServiceResponse<BoxBody>,
+    id: HeaderValue,
+    limits: &Limits,
+    started: Instant,
+) -> ServiceResponse<BoxBody> {
+    let mut response = if response.status().is_client_error() || response.status().is_server_error() {
+        as_problem(response, &id, limits)
+    } else {
+        response
+    };
+    if tracing::enabled!(Level::DEBUG) {
+        tracing::debug!(
+            request.id = id.to_str().unwrap_or_default(),
+            http.method = response.request().method().as_str(),
+            http.path = response.request().path(),
+            http.status = response.status().as_u16(),
+            elapsed_us = started.elapsed().as_micros() as u64,
+            "answered"
+        );
+    }
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// Renders an error anew, with the request's id and path. What is not one of our problems becomes one.
+fn as_problem(
+    response: ServiceResponse<BoxBody>,
+    id: &HeaderValue,
+    limits: &Limits,
+) -> ServiceResponse<BoxBody> {
+    let path = response.request().path().to_owned();
+    let rendered = match response
+        .response()
+        .error()
+        .and_then(|error| error.as_error::<Problem>())
+    {
+        Some(problem) => {
+            log(problem, id, limits);
+            problem.response(Some(id), Some(&path))
+        }
+        None if is_shaped(&response) => return response,
+        None => {
+            let problem = of_status(response.status());
+            log(&problem, id, limits);
+            problem.response(Some(id), Some(&path))
+        }
+    };
+    response.into_response(rendered)
+}
+
+/// A body that a route made on purpose: a problem, or a health report with status 503.
+fn is_shaped(response: &ServiceResponse<BoxBody>) -> bool {
+    response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value == PROBLEM_JSON || value == "application/json")
+}
+
+fn log(problem: &Problem, id: &HeaderValue, limits: &Limits) {
+    let request_id = id.to_str().unwrap_or_default();
+    let cause = problem.cause();
+    match problem.kind() {
+        ProblemKind::Internal => tracing::error!(request.id = request_id, error = cause, "a request failed"),
+        ProblemKind::Unavailable if limits.warnings.permits() => {
+            tracing::warn!(
+                request.id = request_id,
+                error = cause,
+                "requests are refused: {problem}"
+            );
+        }
+        _ => {}
+    }
+}
+
+/// Lets one through in every [`WARNING_PERIOD`].
+#[derive(Debug)]
+struct Throttle {
+    start: Instant,
+    next_ms: AtomicU64,
+}
+
+impl Throttle {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            next_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn permits(&self) -> bool {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let next = self.next_ms.load(Ordering::Relaxed);
+        let after = now + WARNING_PERIOD.as_millis() as u64;
+        now >= next
+            && self
+                .next_ms
+                .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_any_other_replaced() {
+        let kept = TestRequest::default()
+            .insert_header(("x-request-id", "abc-123"))
+            .to_srv_request();
+        assert_eq!(request_id(&kept), "abc-123");
+        for odd in ["", "two words", "x\"y", &"a".repeat(129)] {
+            let request = TestRequest::default()
+                .insert_header(("x-request-id", odd))
+                .to_srv_request();
+            let id = request_id(&request);
+            assert_ne!(id, *odd);
+            assert_eq!(id.len(), 26);
+        }
+    }
+
+    #[test]
+    fn only_the_first_of_a_burst_of_warnings_passes() {
+        let throttle = Throttle::new();
+        assert!(throttle.permits());
+        assert!(!throttle.permits());
+    }
+}

@@ -1,0 +1,305 @@
+//! The probes of the services that every Holdfast process knows.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use holdfast_core::config::{Durability, WorkerSettings};
+use holdfast_core::failure::{SqlFailureKind, classify_sql};
+use holdfast_core::mode::Mode;
+use holdfast_core::redis::{BreakerState, RedisGate};
+use holdfast_core::sql::{Database, SqlError};
+use holdfast_jobs::Jobs;
+use holdfast_jobs::ledger::{LedgerError, QueueStats};
+use serde_json::json;
+
+use super::{Finding, HealthProbe};
+
+/// Inside [`super::PROBE_DEADLINE`], so that a probe can still say what did not answer.
+const LOOK: Duration = Duration::from_millis(700);
+
+/// Can the database be reached? Nothing durable works without it.
+#[derive(Debug)]
+pub struct DatabaseProbe {
+    database: Database,
+    migrated: AtomicBool,
+}
+
+impl DatabaseProbe {
+    pub fn new(database: Database) -> Self {
+        Self {
+            database,
+            migrated: AtomicBool::new(false),
+        }
+    }
+
+    /// Asked until it is up to date once: it does not go back.
+    async fn schema(&self) -> Finding {
+        if self.migrated.load(Ordering::Relaxed) {
+            return Finding::healthy();
+        }
+        match tokio::time::timeout(LOOK, self.database.pending_migrations()).await {
+            Ok(Ok(pending)) if pending.is_empty() => {
+                self.migrated.store(true, Ordering::Relaxed);
+                Finding::healthy()
+            }
+            Ok(Ok(_)) => Finding::unhealthy(
+                "its schema is not up to date",
+                "Wait for the migration, or run `holdfast migrate`.",
+            ),
+            Ok(Err(error)) => Finding::unhealthy(sql_error(&error), sql_hint(&error)),
+            Err(_) => {
+                let error = SqlError::Deadline(LOOK);
+                Finding::unhealthy(sql_error(&error), sql_hint(&error))
+            }
+        }
+    }
+}
+
+impl HealthProbe for DatabaseProbe {
+    fn name(&self) -> &'static str {
+        "database"
+    }
+
+    fn is_vital(&self) -> bool {
+        true
+    }
+
+    fn check(&self) -> BoxFuture<'_, Finding> {
+        async move {
+            let finding = match self.database.ping(LOOK).await {
+                Ok(_) => self.schema().await,
+                Err(error) => Finding::unhealthy(sql_error(&error), sql_hint(&error)),
+            };
+            let pool = self.database.pool_stats();
+            finding.with("kind", self.database.kind()).with(
+                "pool",
+                json!({"size": pool.size, "idle": pool.idle, "max": pool.max}),
+            )
+        }
+        .boxed()
+    }
+}
+
+/// The class of a failure. The driver's own text may name hosts and users.
+fn sql_error(error: &SqlError) -> String {
+    match error {
+        SqlError::Deadline(after) => format!("no answer within {} ms", after.as_millis()),
+        SqlError::Driver(source) => sql_kind(classify_sql(source).kind).to_owned(),
+        _ => "the database cannot be used".to_owned(),
+    }
+}
+
+const fn sql_kind(kind: SqlFailureKind) -> &'static str {
+    match kind {
+        SqlFailureKind::Connection => "it cannot be connected to",
+        SqlFailureKind::Exhausted => "no connection is free, or the server has too many",
+        SqlFailureKind::Restarting => "it is starting or stopping",
+        SqlFailureKind::Contention => "it is locked",
+        SqlFailureKind::Timeout => "the statement was cut off",
+        SqlFailureKind::ReadOnly => "it is read-only",
+        SqlFailureKind::Storage => "it cannot read or write its files",
+        SqlFailureKind::Refused => "it does not let us in",
+        SqlFailureKind::Unmigrated => "its schema is not up to date",
+        _ => "the statement failed",
+    }
+}
+
+fn sql_hint(error: &SqlError) -> &'static str {
+    let SqlError::Driver(source) = error else {
+        return "See whether the server runs, and whether it is overloaded.";
+    };
+    match classify_sql(source).kind {
+        SqlFailureKind::Connection => "Start the server, or correct the host and port in DATABASE_URL.",
+        SqlFailureKind::Exhausted => {
+            "Lower database.max_connections of the processes together, or raise the server's limit."
+        }
+        SqlFailureKind::Restarting => "Wait; it is retried all the time.",
+        SqlFailureKind::ReadOnly => "Point DATABASE_URL at the primary, or finish the failover.",
+        SqlFailureKind::Storage => "See the disk: full, read-only, or without permission.",
+        SqlFailureKind::Refused => "Correct user, password or database name in DATABASE_URL.",
+        _ => "See the log of this service for the cause.",
+    }
+}
+
+/// Does Redis serve? Nothing is lost if it does not, but speed.
+#[derive(Debug)]
+pub struct RedisProbe {
+    gate: RedisGate,
+}
+
+impl RedisProbe {
+    pub fn new(gate: RedisGate) -> Self {
+        Self { gate }
+    }
+
+    /// What the server says of itself.
+    async fn info(&self) -> Option<String> {
+        let asking = self.gate.run("health.info", |mut connection| async move {
+            redis::cmd("INFO").query_async::<String>(&mut connection).await
+        });
+        asking.await.ok()
+    }
+}
+
+impl HealthProbe for RedisProbe {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn check(&self) -> BoxFuture<'_, Finding> {
+        async move {
+            let mode = self.gate.mode();
+            let finding = match mode {
+                Mode::Absent => return Finding::not_configured().with("mode", "absent"),
+                Mode::Normal => match self.info().await {
+                    Some(info) => server_details(Finding::healthy(), &info),
+                    None => Finding::healthy(),
+                },
+                Mode::Degraded { since, reason } => {
+                    Finding::degraded(format!("it does not serve: {reason}"), reason.hint())
+                        .with("since", since)
+                }
+            };
+            let mode = if mode.is_normal() { "normal" } else { "degraded" };
+            finding
+                .with("mode", mode)
+                .with("breaker", self.gate.breaker().map(breaker_name))
+                .with("pool", self.gate.stats())
+        }
+        .boxed()
+    }
+}
+
+const fn breaker_name(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half_open",
+    }
+}
+
+fn server_details(finding: Finding, info: &str) -> Finding {
+    let lines: BTreeMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
+    let text = |name: &str| lines.get(name).map(|value| value.trim());
+    let number = |name: &str| text(name).and_then(|value| value.parse::<u64>().ok());
+    finding
+        .with("version", text("redis_version"))
+        .with("memory_used", text("used_memory_human"))
+        .with("connected_clients", number("connected_clients"))
+        .with("uptime_days", number("uptime_in_days"))
+}
+
+/// How full the queues are.
+#[derive(Debug)]
+pub struct QueueProbe {
+    jobs: Jobs,
+}
+
+impl QueueProbe {
+    pub fn new(jobs: Jobs) -> Self {
+        Self { jobs }
+    }
+
+    fn details(&self, stats: Vec<QueueStats>) -> Finding {
+        let queues: BTreeMap<String, _> = stats
+            .into_iter()
+            .map(|queue| {
+                let durability = match self.jobs.queues().get(&queue.queue).map(|queue| queue.durability) {
+                    Some(Durability::Ledger) => Some("ledger"),
+                    Some(Durability::Redis) => Some("redis"),
+                    None => None,
+                };
+                let view = json!({
+                    "durability": durability,
+                    "paused": queue.paused,
+                    "available": queue.available,
+                    "scheduled": queue.scheduled,
+                    "retryable": queue.retryable,
+                    "running": queue.running,
+                    "discarded": queue.discarded,
+                    "oldest_age_seconds": queue.oldest_age_seconds,
+                });
+                (queue.queue, view)
+            })
+            .collect();
+        Finding::healthy().with("queues", queues)
+    }
+}
+
+impl HealthProbe for QueueProbe {
+    fn name(&self) -> &'static str {
+        "queue"
+    }
+
+    fn check(&self) -> BoxFuture<'_, Finding> {
+        async move {
+            match tokio::time::timeout(LOOK, self.jobs.queue_stats()).await {
+                Ok(Ok(stats)) => self.details(stats),
+                Ok(Err(error)) => ledger_away(&error),
+                // Counting a long backlog takes its time; that is no fault of the queue.
+                Err(_) => Finding::healthy().with("counted", false),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Is anybody there to run jobs?
+#[derive(Debug)]
+pub struct WorkersProbe {
+    jobs: Jobs,
+    lost_after: Duration,
+}
+
+impl WorkersProbe {
+    pub fn new(jobs: Jobs, settings: &WorkerSettings) -> Self {
+        Self {
+            jobs,
+            lost_after: settings.lost_after,
+        }
+    }
+}
+
+impl HealthProbe for WorkersProbe {
+    fn name(&self) -> &'static str {
+        "workers"
+    }
+
+    fn check(&self) -> BoxFuture<'_, Finding> {
+        async move {
+            let workers = match tokio::time::timeout(LOOK, self.jobs.workers()).await {
+                Ok(Ok(workers)) => workers,
+                Ok(Err(error)) => return ledger_away(&error),
+                Err(_) => {
+                    return Finding::degraded("the workers could not be read in time", "See the database.");
+                }
+            };
+            let alive: Vec<_> = workers
+                .iter()
+                .filter(|worker| worker.seen_seconds_ago < self.lost_after.as_secs_f64())
+                .collect();
+            let mut queues: BTreeMap<&str, usize> = BTreeMap::new();
+            for queue in alive.iter().flat_map(|worker| &worker.queues) {
+                *queues.entry(queue).or_default() += 1;
+            }
+            let finding = if alive.is_empty() {
+                Finding::degraded(
+                    "no worker is alive: jobs are accepted and wait",
+                    "Start a worker.",
+                )
+            } else {
+                Finding::healthy()
+            };
+            finding.with("count", alive.len()).with("queues", queues)
+        }
+        .boxed()
+    }
+}
+
+/// The ledger's own text says what it was to do, and nothing of the driver's.
+fn ledger_away(error: &LedgerError) -> Finding {
+    Finding::degraded(error.to_string(), "See the service `database` of this report.")
+}

@@ -1,0 +1,94 @@
+//! From the errors of the crates below to what a client is told.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
+use holdfast_jobs::ledger::LedgerError;
+
+use super::{FieldFault, Problem, ProblemKind};
+
+/// What a client is told to wait for a store that does not answer: an outage is rarely over sooner.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        let kind = match fault.code {
+            FaultCode::UnknownKind => ProblemKind::UnknownKind,
+            FaultCode::UnknownQueue => ProblemKind::UnknownQueue,
+            FaultCode::InvalidPayload => ProblemKind::InvalidPayload,
+            FaultCode::PayloadTooLarge => ProblemKind::PayloadTooLarge,
+            FaultCode::PayloadTooDeep => ProblemKind::PayloadTooDeep,
+            FaultCode::InvalidField => ProblemKind::InvalidField,
+            FaultCode::BatchTooLarge => ProblemKind::BatchTooLarge,
+            FaultCode::BatchEmpty => ProblemKind::BatchEmpty,
+        };
+        Self::faults(
+            kind,
+            vec![FieldFault {
+                field: fault.field,
+                reason: fault.reason,
+                index: fault.index,
+            }],
+        )
+    }
+}
+
+impl From<EnqueueError> for Problem {
+    fn from(error: EnqueueError) -> Self {
+        match error {
+            EnqueueError::Invalid(fault) => fault.into(),
+            EnqueueError::KeyReused { id } => Self::field(
+                ProblemKind::IdempotencyKeyReused,
+                crate::routes::IDEMPOTENCY_KEY,
+                format!("it was used for job {id}, which has another kind or payload; use a new key"),
+            )
+            .about(id),
+            EnqueueError::Unavailable {
+                certain,
+                retry_after,
+                source,
+            } => {
+                let detail = if certain {
+                    "no store can take the job now; it was not accepted, try again"
+                } else {
+                    "no store has confirmed the job, but one may have taken it; try again with the same \
+                     Idempotency-Key, which cannot enqueue it twice"
+                };
+                let problem = Self::unavailable(detail, retry_after);
+                match source {
+                    Some(source) => problem.caused_by(source),
+                    None => problem,
+                }
+            }
+            EnqueueError::Internal(source) => Self::internal(source),
+        }
+    }
+}
+
+impl From<LedgerError> for Problem {
+    fn from(error: LedgerError) -> Self {
+        if error.is_transient() {
+            Self::unavailable("the database does not answer now; try again", RETRY_AFTER).caused_by(error)
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+/// What actix itself answers with: only its status is of use.
+pub(crate) fn of_status(status: StatusCode) -> Problem {
+    match status {
+        StatusCode::NOT_FOUND => Problem::new(ProblemKind::RouteNotFound, "see /openapi.json for all routes"),
+        StatusCode::METHOD_NOT_ALLOWED => Problem::new(ProblemKind::MethodNotAllowed, "see /openapi.json"),
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(ProblemKind::BodyTooLarge, "the body is too large"),
+        StatusCode::REQUEST_TIMEOUT => Problem::new(ProblemKind::BodyTimedOut, "the request came too slowly"),
+        status if status.is_client_error() => Problem::new(
+            ProblemKind::BadRequest,
+            status
+                .canonical_reason()
+                .unwrap_or("the request is not acceptable"),
+        ),
+        status => Problem::internal(format!("a part of the server answered {status}")),
+    }
+}

@@ -1,0 +1,209 @@
+//! Every type of problem this server answers with. A type is a promise to clients: its slug never changes.
+
+use actix_web::http::StatusCode;
+
+/// What went wrong, for programs. The `type` member is `urn:holdfast:problem:<slug>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProblemKind {
+    /// The request is wrong in a way that has no type of its own.
+    BadRequest,
+    MalformedJson,
+    InvalidHeader,
+    InvalidParameter,
+    InvalidCursor,
+    InvalidId,
+    Unauthenticated,
+    MissingScope,
+    UntrustedOrigin,
+    RouteNotFound,
+    JobNotFound,
+    QueueNotFound,
+    MethodNotAllowed,
+    BodyTimedOut,
+    IllegalTransition,
+    BodyTooLarge,
+    PayloadTooLarge,
+    BatchTooLarge,
+    UriTooLong,
+    UnsupportedMediaType,
+    InvalidField,
+    UnknownKind,
+    UnknownQueue,
+    InvalidPayload,
+    PayloadTooDeep,
+    BatchEmpty,
+    IdempotencyKeyReused,
+    Internal,
+    Unavailable,
+    TimedOut,
+}
+
+impl ProblemKind {
+    /// In the order of their status codes.
+    pub const ALL: [Self; 30] = [
+        Self::BadRequest,
+        Self::MalformedJson,
+        Self::InvalidHeader,
+        Self::InvalidParameter,
+        Self::InvalidCursor,
+        Self::InvalidId,
+        Self::Unauthenticated,
+        Self::MissingScope,
+        Self::UntrustedOrigin,
+        Self::RouteNotFound,
+        Self::JobNotFound,
+        Self::QueueNotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTimedOut,
+        Self::IllegalTransition,
+        Self::BodyTooLarge,
+        Self::PayloadTooLarge,
+        Self::BatchTooLarge,
+        Self::UriTooLong,
+        Self::UnsupportedMediaType,
+        Self::InvalidField,
+        Self::UnknownKind,
+        Self::UnknownQueue,
+        Self::InvalidPayload,
+        Self::PayloadTooDeep,
+        Self::BatchEmpty,
+        Self::IdempotencyKeyReused,
+        Self::Internal,
+        Self::Unavailable,
+        Self::TimedOut,
+    ];
+
+    /// The stable part of the type.
+    pub const fn slug(self) -> &'static str {
+        self.row().0
+    }
+
+    pub const fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    /// One line for people; the same for every occurrence.
+    pub const fn title(self) -> &'static str {
+        self.row().2
+    }
+
+    const fn row(self) -> (&'static str, StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::BadRequest => ("bad-request", S::BAD_REQUEST, "The request is not acceptable"),
+            Self::MalformedJson => ("malformed-json", S::BAD_REQUEST, "The body is not JSON"),
+            Self::InvalidHeader => ("invalid-header", S::BAD_REQUEST, "A header is of no use"),
+            Self::InvalidParameter => (
+                "invalid-parameter",
+                S::BAD_REQUEST,
+                "A query parameter is of no use",
+            ),
+            Self::InvalidCursor => ("invalid-cursor", S::BAD_REQUEST, "The cursor is of no use"),
+            Self::InvalidId => ("invalid-id", S::BAD_REQUEST, "This is not an id"),
+            Self::Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "An API key is needed"),
+            Self::MissingScope => ("missing-scope", S::FORBIDDEN, "The API key lacks a scope"),
+            Self::UntrustedOrigin => (
+                "untrusted-origin",
+                S::FORBIDDEN,
+                "Without API keys only this machine is served",
+            ),
+            Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
+            Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
+            Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
+            Self::MethodNotAllowed => (
+                "method-not-allowed",
+                S::METHOD_NOT_ALLOWED,
+                "The route has no such method",
+            ),
+            Self::BodyTimedOut => (
+                "body-timed-out",
+                S::REQUEST_TIMEOUT,
+                "The body did not arrive in time",
+            ),
+            Self::IllegalTransition => (
+                "illegal-transition",
+                S::CONFLICT,
+                "The job's state does not allow it",
+            ),
+            Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::PayloadTooLarge => (
+                "payload-too-large",
+                S::PAYLOAD_TOO_LARGE,
+                "The payload is too large",
+            ),
+            Self::BatchTooLarge => (
+                "batch-too-large",
+                S::PAYLOAD_TOO_LARGE,
+                "The batch has too many jobs",
+            ),
+            Self::UriTooLong => ("uri-too-long", S::URI_TOO_LONG, "The query is too long"),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "The body must be application/json",
+            ),
+            Self::InvalidField => (
+                "invalid-field",
+                S::UNPROCESSABLE_ENTITY,
+                "A field is missing, unknown or of no use",
+            ),
+            Self::UnknownKind => (
+                "unknown-kind",
+                S::UNPROCESSABLE_ENTITY,
+                "No job of this kind can be run here",
+            ),
+            Self::UnknownQueue => (
+                "unknown-queue",
+                S::UNPROCESSABLE_ENTITY,
+                "The configuration names no such queue",
+            ),
+            Self::InvalidPayload => (
+                "invalid-payload",
+                S::UNPROCESSABLE_ENTITY,
+                "The kind cannot run this payload",
+            ),
+            Self::PayloadTooDeep => (
+                "payload-too-deep",
+                S::UNPROCESSABLE_ENTITY,
+                "The payload is nested too deep",
+            ),
+            Self::BatchEmpty => ("batch-empty", S::UNPROCESSABLE_ENTITY, "The batch has no jobs"),
+            Self::IdempotencyKeyReused => (
+                "idempotency-key-reused",
+                S::UNPROCESSABLE_ENTITY,
+                "The Idempotency-Key belongs to another job",
+            ),
+            Self::Internal => (
+                "internal",
+                S::INTERNAL_SERVER_ERROR,
+                "Something failed inside the server",
+            ),
+            Self::Unavailable => (
+                "unavailable",
+                S::SERVICE_UNAVAILABLE,
+                "A store that is needed does not answer",
+            ),
+            Self::TimedOut => ("timed-out", S::GATEWAY_TIMEOUT, "The request took too long"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_type_has_a_slug_of_its_own_and_an_error_status() {
+        let slugs: BTreeSet<_> = ProblemKind::ALL.iter().map(|kind| kind.slug()).collect();
+        assert_eq!(slugs.len(), ProblemKind::ALL.len());
+        for kind in ProblemKind::ALL {
+            assert!(
+                kind.status().is_client_error() || kind.status().is_server_error(),
+                "{kind:?}"
+            );
+        }
+        assert!(ProblemKind::ALL.is_sorted_by_key(|kind| kind.status()));
+    }
+}

@@ -1,0 +1,70 @@
+//! The health routes; see [`crate::health`].
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::health::{Health, Report, Verdict};
+use crate::problem::Problem;
+use crate::state::json;
+
+/// One word for a platform's check.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Word {
+    #[schema(value_type = String, example = "ready")]
+    status: &'static str,
+    uptime_seconds: u64,
+}
+
+/// Full health report
+///
+/// 200 while the service serves, be it degraded; 503 when it cannot. Cached for a second.
+#[utoipa::path(get, path = "/health", tag = "health", operation_id = "health",
+    responses(
+        (status = 200, body = Report, description = "healthy, or degraded: it serves with something lost"),
+        (status = 503, body = Report, description = "unhealthy"),
+    ))]
+pub(crate) async fn report(health: web::Data<Health>) -> Result<HttpResponse, Problem> {
+    let report = health.report().await;
+    let status = match report.status {
+        Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
+        Verdict::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    json(status, &*report)
+}
+
+/// Is the process alive?
+///
+/// Asks nobody: it answers 200 as long as the process can answer at all.
+#[utoipa::path(get, path = "/health/live", tag = "health", operation_id = "live",
+    responses((status = 200, body = Word)))]
+pub(crate) async fn live(health: web::Data<Health>) -> Result<HttpResponse, Problem> {
+    word(StatusCode::OK, "alive", &health)
+}
+
+/// Should it get traffic?
+#[utoipa::path(get, path = "/health/ready", tag = "health", operation_id = "ready",
+    responses(
+        (status = 200, body = Word),
+        (status = 503, body = Word, description = "a vital service is away, or the process is stopping"),
+    ))]
+pub(crate) async fn ready(health: web::Data<Health>) -> Result<HttpResponse, Problem> {
+    if health.is_ready().await {
+        word(StatusCode::OK, "ready", &health)
+    } else if health.is_stopping() {
+        word(StatusCode::SERVICE_UNAVAILABLE, "stopping", &health)
+    } else {
+        word(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &health)
+    }
+}
+
+fn word(status: StatusCode, text: &'static str, health: &Health) -> Result<HttpResponse, Problem> {
+    json(
+        status,
+        &Word {
+            status: text,
+            uptime_seconds: health.uptime().as_secs(),
+        },
+    )
+}

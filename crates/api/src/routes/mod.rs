@@ -1,0 +1,107 @@
+//! Every route, in one table: what is served, what the OpenAPI document lists and what the tests walk through are
+//! this table.
+
+mod docs;
+pub(crate) mod enqueue;
+mod fields;
+mod health;
+pub(crate) mod jobs;
+pub(crate) mod openapi;
+pub(crate) mod queues;
+pub(crate) mod view;
+
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, guard};
+
+use crate::problem::{Problem, ProblemKind};
+
+/// The header that makes a repeated enqueue harmless.
+pub(crate) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+
+/// One method of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// `GET` or `POST`. HEAD is answered wherever GET is.
+    pub method: &'static str,
+    /// With parameters in braces.
+    pub path: &'static str,
+}
+
+/// Builds a table of routes and the function that serves exactly these.
+macro_rules! routes {
+    ($table:ident, $configure:ident: $($path:literal => { $($method:ident $handler:path),+ })+) => {
+        pub const $table: &[Route] = &[$($(Route { method: stringify!($method), path: $path }),+),+];
+
+        pub(crate) fn $configure(config: &mut ServiceConfig) {
+            $(config.service({
+                const ALLOW: &str = allow!($($method),+);
+                web::resource($path)
+                    $(.route(method!($method).to($handler)))+
+                    .default_service(web::to(|request: HttpRequest| async move {
+                        Err::<actix_web::HttpResponse, Problem>(method_not_allowed(&request, ALLOW))
+                    }))
+            });)+
+        }
+    };
+}
+
+macro_rules! method {
+    (GET) => {
+        web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+    };
+    (POST) => {
+        web::post()
+    };
+}
+
+macro_rules! allow {
+    (GET) => {
+        "GET, HEAD"
+    };
+    (POST) => {
+        "POST"
+    };
+    (GET, POST) => {
+        "GET, HEAD, POST"
+    };
+}
+
+routes! { API_ROUTES, api:
+    "/v1/jobs" => { GET jobs::list, POST enqueue::one }
+    "/v1/jobs/batch" => { POST enqueue::batch }
+    "/v1/jobs/{id}" => { GET jobs::show }
+    "/v1/jobs/{id}/cancel" => { POST jobs::cancel }
+    "/v1/jobs/{id}/retry" => { POST jobs::retry }
+    "/v1/queues" => { GET queues::list }
+    "/v1/queues/{name}/pause" => { POST queues::pause }
+    "/v1/queues/{name}/resume" => { POST queues::resume }
+    "/v1/workers" => { GET queues::workers }
+    "/openapi.json" => { GET openapi::document }
+}
+
+routes! { HEALTH_ROUTES, health:
+    "/health" => { GET health::report }
+    "/health/live" => { GET health::live }
+    "/health/ready" => { GET health::ready }
+}
+
+routes! { DOCS_ROUTES, docs:
+    "/docs" => { GET docs::redirect }
+    "/docs/{file:.*}" => { GET docs::file }
+}
+
+fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> Problem {
+    let detail = format!("{} takes {allow}", request.path());
+    Problem::new(ProblemKind::MethodNotAllowed, detail)
+        .with_header(header::ALLOW, HeaderValue::from_static(allow))
+}
+
+/// Where no route leads.
+pub(crate) async fn nowhere(request: HttpRequest) -> Result<actix_web::HttpResponse, Problem> {
+    let path = crate::problem::quote(request.path());
+    Err(Problem::new(
+        ProblemKind::RouteNotFound,
+        format!("{path} is no route; /openapi.json lists them all"),
+    ))
+}

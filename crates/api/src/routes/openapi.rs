@@ -1,0 +1,71 @@
+//! The OpenAPI document, made once from the handlers' own annotations.
+
+use std::sync::LazyLock;
+
+use actix_web::HttpResponse;
+use bytes::Bytes;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::view::ProblemBody;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Holdfast",
+        description = "Background jobs that keep running when Redis does not.\n\nSend `Authorization: Bearer <key>`. \
+            A key has scopes: `produce` (enqueue, cancel, retry), `read` (every GET under /v1), `admin` (pause, resume \
+            and all of the others). Times are RFC 3339 in UTC, ids are ULIDs, errors are `application/problem+json` \
+            (RFC 9457) with a `type` that never changes.",
+    ),
+    paths(
+        super::enqueue::one,
+        super::enqueue::batch,
+        super::jobs::show,
+        super::jobs::list,
+        super::jobs::cancel,
+        super::jobs::retry,
+        super::queues::list,
+        super::queues::pause,
+        super::queues::resume,
+        super::queues::workers,
+        super::health::report,
+        super::health::live,
+        super::health::ready,
+        document,
+    ),
+    components(schemas(ProblemBody)),
+    modifiers(&ApiKey),
+)]
+struct ApiDocument;
+
+#[derive(Debug)]
+struct ApiKey;
+
+impl Modify for ApiKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("api_key", scheme);
+    }
+}
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", tag = "about", operation_id = "openapi",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+pub(crate) async fn document() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(TEXT.clone())
+}
+
+/// The document as it is sent; made when it is asked for first.
+static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
+    // The document is our own, and its parts are all JSON.
+    ApiDocument::openapi()
+        .to_json()
+        .map(Bytes::from)
+        .unwrap_or_default()
+});

@@ -1,0 +1,153 @@
+//! Queues and the workers that serve them.
+
+use std::collections::BTreeMap;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_jobs::ledger::{LedgerError, WorkerRecord};
+
+use super::view::{ProblemBody, QueueList, QueueView, RateView, SteeredQueue, WorkerList, WorkerView};
+use crate::auth::{Admin, Allowed, Read};
+use crate::params::{Params, queue_name};
+use crate::problem::{Problem, ProblemKind, quote};
+use crate::state::{State, json};
+
+/// List queues
+///
+/// Every configured queue, and every other one that holds jobs: depth by state, oldest age, rates, paused or not.
+#[utoipa::path(get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
+    responses(
+        (status = 200, body = QueueList),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn list(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
+    let list = state
+        .on_runtime(async move {
+            let (stats, workers) = tokio::try_join!(jobs.queue_stats(), jobs.workers())?;
+            let mut rates: BTreeMap<String, RateView> = BTreeMap::new();
+            for worker in workers.iter().filter(|worker| is_alive(worker, lost_after)) {
+                for (queue, stats) in &worker.stats {
+                    rates.entry(queue.clone()).or_default().add(stats);
+                }
+            }
+            let queues = stats.into_iter().map(|stats| {
+                let durability = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
+                let rates = rates.remove(&stats.queue).unwrap_or_default();
+                QueueView::new(stats, durability, rates)
+            });
+            Ok::<_, LedgerError>(QueueList {
+                queues: queues.collect(),
+            })
+        })
+        .await?;
+    json(StatusCode::OK, &list)
+}
+
+/// Pause a queue
+///
+/// No worker takes a job from it any more; what runs goes on, and jobs are still accepted. It survives restarts.
+#[utoipa::path(post, path = "/v1/queues/{name}/pause", tag = "queues", operation_id = "pause_queue",
+    params(("name" = String, Path, description = "A queue that the configuration names")),
+    responses(
+        (status = 200, body = SteeredQueue),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn pause(
+    _: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    steer(&state, queue_name(&request), true).await
+}
+
+/// Resume a queue
+#[utoipa::path(post, path = "/v1/queues/{name}/resume", tag = "queues", operation_id = "resume_queue",
+    params(("name" = String, Path, description = "A queue that the configuration names")),
+    responses(
+        (status = 200, body = SteeredQueue),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn resume(
+    _: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    steer(&state, queue_name(&request), false).await
+}
+
+async fn steer(state: &State, name: String, paused: bool) -> Result<HttpResponse, Problem> {
+    if !state.jobs.queues().contains_key(&name) {
+        let known: Vec<_> = state.jobs.queues().keys().map(String::as_str).collect();
+        let reason = format!(
+            "{} is not among the configured queues: {}",
+            quote(&name),
+            known.join(", ")
+        );
+        return Err(Problem::field(ProblemKind::QueueNotFound, "name", reason));
+    }
+    let (jobs, queue) = (state.jobs.clone(), name.clone());
+    state
+        .on_runtime(async move {
+            if paused {
+                jobs.pause(&queue).await
+            } else {
+                jobs.resume(&queue).await
+            }
+        })
+        .await?;
+    json(StatusCode::OK, &SteeredQueue { name, paused })
+}
+
+/// List workers
+///
+/// Who is alive and what it runs. A worker that was lost stays listed until its jobs are rescued.
+#[utoipa::path(get, path = "/v1/workers", tag = "workers", operation_id = "list_workers",
+    responses(
+        (status = 200, body = WorkerList),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn workers(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let jobs = state.jobs.clone();
+    let records = state.on_runtime(async move { jobs.workers().await }).await?;
+    let workers = records.into_iter().map(|record| {
+        let alive = is_alive(&record, state.lost_after);
+        WorkerView::new(record, alive)
+    });
+    json(
+        StatusCode::OK,
+        &WorkerList {
+            workers: workers.collect(),
+        },
+    )
+}
+
+fn is_alive(worker: &WorkerRecord, lost_after: std::time::Duration) -> bool {
+    worker.seen_seconds_ago < lost_after.as_secs_f64()
+}

@@ -1,0 +1,240 @@
+//! Who may ask for what.
+
+use std::time::Duration;
+
+use holdfast_api::API_ROUTES;
+use holdfast_api::auth::{KeyError, Scopes};
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use crate::support::{TestApp, TestSettings, echo, problem, problem_of, until};
+
+/// Every route under `/v1` with the scope that its documentation names.
+const SCOPES: &[(&str, &str, &str)] = &[
+    ("GET", "/v1/jobs", "read"),
+    ("POST", "/v1/jobs", "produce"),
+    ("POST", "/v1/jobs/batch", "produce"),
+    ("GET", "/v1/jobs/{id}", "read"),
+    ("POST", "/v1/jobs/{id}/cancel", "produce"),
+    ("POST", "/v1/jobs/{id}/retry", "produce"),
+    ("GET", "/v1/queues", "read"),
+    ("POST", "/v1/queues/{name}/pause", "admin"),
+    ("POST", "/v1/queues/{name}/resume", "admin"),
+    ("GET", "/v1/workers", "read"),
+];
+
+fn concrete(path: &str) -> String {
+    path.replace("{id}", "01JD3V0S7W8Q4M2XKZC5T9R6BH")
+        .replace("{name}", "default")
+}
+
+#[tokio::test]
+async fn every_route_needs_a_key_with_its_scope_and_no_more() {
+    let app = TestApp::start().await;
+    let secured: Vec<_> = API_ROUTES
+        .iter()
+        .filter(|route| route.path.starts_with("/v1"))
+        .collect();
+    assert_eq!(secured.len(), SCOPES.len(), "a route is missing from this table");
+    let mut anonymous = app.client();
+    let mut keyed = Vec::new();
+    for scope in ["produce", "read", "admin"] {
+        keyed.push((scope, app.with_scopes(scope, scope).await));
+    }
+    for (method, path, scope) in SCOPES {
+        assert!(
+            secured
+                .iter()
+                .any(|route| (route.method, route.path) == (*method, *path)),
+            "{method} {path}"
+        );
+        let response = anonymous
+            .request(method, &concrete(path), &[], &[])
+            .await
+            .unwrap();
+        problem(&response, 401, "unauthenticated");
+        assert_eq!(
+            response.header("www-authenticate"),
+            Some("Bearer realm=\"holdfast\"")
+        );
+
+        for (held, client) in &mut keyed {
+            let response = client.request(method, &concrete(path), &[], &[]).await.unwrap();
+            if held == scope || *held == "admin" {
+                assert!(
+                    ![401, 403].contains(&response.status),
+                    "{method} {path}: {}",
+                    response.text()
+                );
+                continue;
+            }
+            let body = problem(&response, 403, "missing-scope");
+            assert!(body["detail"].as_str().unwrap().contains(scope), "{body}");
+            let challenge = response.header("www-authenticate").unwrap();
+            assert!(
+                challenge.contains("insufficient_scope") && challenge.contains(scope),
+                "{challenge}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_refused_however_it_is_sent() {
+    let app = TestApp::start().await;
+    for value in [
+        "Bearer wrong",
+        "Bearer hf_0000000000000000000000000000000000000000000000000000000000000000",
+        "Bearer ",
+        "Bearer",
+        "Basic dXNlcjpwYXNz",
+        "bootstrap-key-of-the-tests",
+        &format!("Bearer {}", "k".repeat(5_000)),
+    ] {
+        let response = app
+            .client()
+            .with_header("authorization", value)
+            .get("/v1/queues")
+            .await
+            .unwrap();
+        problem(&response, 401, "unauthenticated");
+        let challenge = response.header("www-authenticate").unwrap();
+        assert!(challenge.contains("invalid_token"), "{challenge}");
+    }
+    let lower = app
+        .client()
+        .with_header("authorization", "bearer bootstrap-key-of-the-tests");
+    assert_eq!({ lower }.get("/v1/queues").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_body_is_not_looked_at_without_a_key() {
+    let app = TestApp::start().await;
+    let response = app
+        .client()
+        .request(
+            "POST",
+            "/v1/jobs",
+            &[("content-type", "application/json")],
+            b"nonsense",
+        )
+        .await
+        .unwrap();
+    problem(&response, 401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn a_new_key_works_at_once_and_its_text_is_stored_nowhere() {
+    let app = TestApp::start().await;
+    // Fills the server's snapshot, without the key.
+    let warm = app
+        .client()
+        .with_bearer("unknown")
+        .get("/v1/queues")
+        .await
+        .unwrap();
+    problem(&warm, 401, "unauthenticated");
+    let key = app.keys.create("ci", "read".parse().unwrap()).await.unwrap();
+    let secret = key.secret.expose_secret().to_owned();
+    let mut client = app.client().with_bearer(&secret);
+    until("the key works", Duration::from_secs(2), async || {
+        (client.get("/v1/queues").await.unwrap().status == 200).then_some(())
+    })
+    .await;
+    let listed = app.keys.list().await.unwrap();
+    let text = serde_json::to_string(&listed).unwrap() + &format!("{listed:?} {key:?}");
+    assert!(
+        !text.contains(&secret[3..]),
+        "the secret must not be shown: {text}"
+    );
+    assert_eq!((listed.len(), listed[0].name.as_str()), (1, "ci"));
+}
+
+#[tokio::test]
+async fn a_revoked_key_stops_working() {
+    let app = TestApp::start().await;
+    let mut client = app.with_scopes("leaver", "read").await;
+    assert_eq!(client.get("/v1/queues").await.unwrap().status, 200);
+    assert_eq!(app.keys.revoke("leaver").await.unwrap().unwrap().name, "leaver");
+    assert_eq!(app.keys.revoke("nobody").await.unwrap(), None);
+    let refused = until("the key is refused", Duration::from_secs(11), async || {
+        let response = client.get("/v1/queues").await.unwrap();
+        (response.status != 200).then_some(response)
+    });
+    problem(&refused.await, 401, "unauthenticated");
+    let listed = app.keys.list().await.unwrap();
+    assert!(listed[0].revoked_at.is_some());
+}
+
+#[tokio::test]
+async fn names_of_keys_are_checked_and_taken_once() {
+    let app = TestApp::start().await;
+    let scopes: Scopes = "read".parse().unwrap();
+    app.keys.create("ci", scopes).await.unwrap();
+    assert!(matches!(
+        app.keys.create("ci", scopes).await,
+        Err(KeyError::NameTaken)
+    ));
+    for name in ["", " ci", "a\nb", &"n".repeat(101)] {
+        assert!(
+            matches!(app.keys.create(name, scopes).await, Err(KeyError::InvalidName)),
+            "{name:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_use_of_a_key_is_written_down() {
+    let app = TestApp::start().await;
+    let mut client = app.with_scopes("worker bee", "read").await;
+    client.get("/v1/queues").await.unwrap();
+    let keys = app.keys.clone();
+    app.stop().await;
+    assert!(keys.list().await.unwrap()[0].last_used_at.is_some());
+}
+
+#[tokio::test]
+async fn without_any_key_this_machine_is_served_until_there_is_one() {
+    let app = TestSettings::new().without("HOLDFAST_API_KEY").start().await;
+    let response = app.client().post_json("/v1/jobs", &echo(json!(1))).await.unwrap();
+    assert_eq!(response.status, 202, "{}", response.text());
+    let paused = app
+        .client()
+        .request("POST", "/v1/queues/default/pause", &[], &[])
+        .await
+        .unwrap();
+    assert_eq!(paused.status, 200);
+
+    let mut keyed = app.with_scopes("first", "read").await;
+    until("the door closes", Duration::from_secs(11), async || {
+        let response = app.client().get("/v1/queues").await.unwrap();
+        (response.status == 401).then_some(())
+    })
+    .await;
+    assert_eq!(keyed.get("/v1/queues").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn without_any_key_no_page_on_the_internet_can_use_a_browser_here() {
+    let app = TestSettings::new().without("HOLDFAST_API_KEY").start().await;
+    let foreign = app
+        .client()
+        .with_header("origin", "https://evil.example")
+        .get("/v1/queues")
+        .await
+        .unwrap();
+    problem_of(&foreign, 403, "untrusted-origin", "Origin");
+    let own = app
+        .client()
+        .with_header("origin", "http://localhost:8080")
+        .get("/v1/queues")
+        .await
+        .unwrap();
+    assert_eq!(own.status, 200);
+    let raw = "GET /v1/queues HTTP/1.1\r\nhost: rebound.example\r\nconnection: close\r\n\r\n";
+    let answer = crate::limits::raw_exchange(app.address, raw.as_bytes()).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 403 ") && answer.contains("untrusted-origin"),
+        "{answer}"
+    );
+}

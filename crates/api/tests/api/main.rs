@@ -1,0 +1,12 @@
+//! The API as its clients meet it: a real server on real sockets, on SQLite unless a test is about another store.
+#![allow(clippy::unwrap_used, reason = "a broken helper must stop the test at once")]
+
+mod auth;
+mod bad_input;
+mod documents;
+mod happy;
+mod health;
+mod limits;
+mod outages;
+mod start;
+mod support;

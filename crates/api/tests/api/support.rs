@@ -1,0 +1,254 @@
+//! One application in the test's own process.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_api::auth::{ApiKeys, Scopes};
+use holdfast_api::{Application, Services, StartError};
+use holdfast_core::config::{Settings, Sources, load_from};
+use holdfast_core::redis::{RedisGate, Role};
+use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::{self, Database};
+use holdfast_jobs::ledger::{Fence, Outcome, WorkerReport};
+use holdfast_jobs::{JobId, Jobs, WorkerId};
+use holdfast_testkit::http::{Client, Response};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+/// The bootstrap key of the tests.
+pub(crate) const ADMIN: &str = "bootstrap-key-of-the-tests";
+
+/// How a test wants its application.
+pub(crate) struct TestSettings {
+    env: BTreeMap<String, String>,
+    directory: TempDir,
+    migrate: bool,
+}
+
+impl TestSettings {
+    /// On SQLite in a directory of its own, with the bootstrap key.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("api.db");
+        let env = [
+            ("DATABASE_URL", format!("sqlite://{}", file.display())),
+            ("PORT", "0".to_owned()),
+            ("HOLDFAST_API_KEY", ADMIN.to_owned()),
+            ("HOLDFAST__SERVER__HOST", "127.0.0.1".to_owned()),
+            ("HOLDFAST__SERVER__GRACE_SECONDS", "5".to_owned()),
+        ];
+        let env = env
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Self {
+            env,
+            directory,
+            migrate: true,
+        }
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    /// The database is not up yet.
+    pub(crate) fn unmigrated(self) -> Self {
+        Self {
+            migrate: false,
+            ..self
+        }
+    }
+
+    pub(crate) fn load(&self) -> Settings {
+        load_from(Sources {
+            env: self.env.clone(),
+            file: None,
+        })
+        .unwrap()
+    }
+
+    pub(crate) async fn start(self) -> TestApp {
+        self.try_start().await.unwrap()
+    }
+
+    pub(crate) async fn try_start(self) -> Result<TestApp, StartError> {
+        let settings = self.load();
+        if self.migrate {
+            sql::migrate(&settings.database).await.unwrap();
+        }
+        let database = Database::open(&settings.database).unwrap();
+        let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
+        let jobs = Jobs::new(
+            &settings,
+            holdfast_tasks::registry_for(&settings),
+            &database,
+            &gate,
+        );
+        let services = Services {
+            jobs: jobs.clone(),
+            database: database.clone(),
+            gate: gate.clone(),
+        };
+        let application = Application::build(&settings, services).await?;
+        let address = application.address();
+        let shutdown = Shutdown::new();
+        let running = tokio::spawn(application.run_until_stopped(shutdown.clone()));
+        let keys = ApiKeys::new(database.clone(), None);
+        Ok(TestApp {
+            address,
+            jobs,
+            database,
+            gate,
+            keys,
+            shutdown,
+            running,
+            _directory: Arc::new(self.directory),
+        })
+    }
+}
+
+pub(crate) struct TestApp {
+    pub(crate) address: SocketAddr,
+    pub(crate) jobs: Jobs,
+    pub(crate) database: Database,
+    pub(crate) gate: RedisGate,
+    /// Over the same table, as `holdfast keys` holds it.
+    pub(crate) keys: ApiKeys,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) running: JoinHandle<std::io::Result<()>>,
+    _directory: Arc<TempDir>,
+}
+
+impl TestApp {
+    pub(crate) async fn start() -> Self {
+        TestSettings::new().start().await
+    }
+
+    /// With the bootstrap key.
+    pub(crate) fn admin(&self) -> Client {
+        self.client().with_bearer(ADMIN)
+    }
+
+    /// Without any key.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// With a fresh key of these scopes.
+    pub(crate) async fn with_scopes(&self, name: &str, scopes: &str) -> Client {
+        let scopes: Scopes = scopes.parse().unwrap();
+        let key = self.keys.create(name, scopes).await.unwrap();
+        self.client().with_bearer(key.secret.expose_secret())
+    }
+
+    /// Enqueues a `debug.echo` job; its id.
+    pub(crate) async fn enqueue(&self) -> JobId {
+        let response = self
+            .admin()
+            .post_json("/v1/jobs", &echo(json!({"n": 1})))
+            .await
+            .unwrap();
+        assert_eq!(response.status, 202, "{}", response.text());
+        id_of(&response)
+    }
+
+    /// Claims every due job of the default queue as a worker would, and ends each in this way.
+    pub(crate) async fn finish_all(&self, outcome: impl Fn(Fence) -> Outcome) -> usize {
+        let worker = self.worker().await;
+        let claimed = self
+            .jobs
+            .ledger()
+            .claim("default", worker, 100, Duration::from_secs(15))
+            .await
+            .unwrap();
+        let outcomes: Vec<_> = claimed.iter().map(|job| outcome(job.fence())).collect();
+        self.jobs.ledger().finish(worker, &outcomes).await.unwrap().len()
+    }
+
+    /// A worker that has just been heard of.
+    pub(crate) async fn worker(&self) -> WorkerId {
+        let id = WorkerId::generate();
+        let report = WorkerReport {
+            id,
+            name: "test-worker".to_owned(),
+            queues: vec!["default".to_owned()],
+            started_at: holdfast_core::clock::now(),
+            stats: BTreeMap::new(),
+        };
+        self.jobs.ledger().register(&report).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.trigger();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "reads best at its many callers")]
+pub(crate) fn echo(payload: Value) -> Value {
+    json!({"kind": "debug.echo", "payload": payload})
+}
+
+pub(crate) fn id_of(response: &Response) -> JobId {
+    response.json::<Value>().unwrap()["id"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+pub(crate) fn body_of(response: &Response) -> Value {
+    response.json().unwrap()
+}
+
+/// Asserts that a response is a problem of this status and type; its body.
+#[track_caller]
+pub(crate) fn problem(response: &Response, status: u16, slug: &str) -> Value {
+    assert_eq!(response.status, status, "{}", response.text());
+    assert_eq!(response.header("content-type"), Some("application/problem+json"));
+    let body = body_of(response);
+    assert_eq!(body["type"], format!("urn:holdfast:problem:{slug}"), "{body}");
+    assert_eq!(body["status"], status);
+    assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
+    assert_eq!(
+        body["request_id"].as_str(),
+        response.header("x-request-id"),
+        "{body}"
+    );
+    body
+}
+
+/// The same, with the field that is wrong.
+#[track_caller]
+pub(crate) fn problem_of(response: &Response, status: u16, slug: &str, field: &str) -> Value {
+    let body = problem(response, status, slug);
+    assert_eq!(body["field"], field, "{body}");
+    assert_eq!(body["errors"][0]["field"], field, "{body}");
+    body
+}
+
+/// Asks again until there is an answer; for what nobody signals.
+pub(crate) async fn until<T>(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(value) = check().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let answer = tokio::time::timeout(limit, asking).await;
+    answer.unwrap_or_else(|_| panic!("waited {limit:?} in vain for: {what}"))
+}

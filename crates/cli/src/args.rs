@@ -1,0 +1,89 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
+use url::Url;
+
+use crate::commands::{bench, healthcheck, jobs, keys, migrate};
+
+/// Background jobs that keep working when Redis does not.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run API and worker in this one process, on an embedded database (the default)
+    Dev,
+    /// Bring the database's schema up to date
+    Migrate(migrate::Args),
+    /// Create, list and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Enqueue, show, list, cancel and retry jobs
+    Jobs(Box<jobs::Args>),
+    /// Ask the service on this machine's PORT whether it is alive
+    Healthcheck(healthcheck::Args),
+    /// Measure what this machine can do, against the servers of the configuration
+    Bench(bench::Args),
+}
+
+/// Where a command about jobs goes: through the HTTP API, or straight to the database.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TargetArgs {
+    /// Address of an API, such as http://127.0.0.1:8080. Without it the database is used, as the configuration says
+    #[arg(long, env = "HOLDFAST_URL", global = true, value_parser = api_url)]
+    pub(crate) url: Option<Url>,
+    /// API key for --url
+    #[arg(long, env = "HOLDFAST_API_KEY", hide_env_values = true, global = true)]
+    pub(crate) key: Option<SecretString>,
+}
+
+/// How the answer is printed.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArgs {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// An address without a path of its own, a user or a password.
+fn api_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err("expected http://host:port or https://host".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("give the key with --key or HOLDFAST_API_KEY, not in the address".to_owned());
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_is_http_and_holds_no_secret() {
+        assert!(api_url("http://127.0.0.1:8080").is_ok());
+        for text in ["localhost:8080", "127.0.0.1:8080", "redis://h", "http://u:p@h"] {
+            assert!(api_url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_shown_by_debug() {
+        let cli = Cli::parse_from(["holdfast", "jobs", "--key", "hunter2", "list"]);
+        assert!(!format!("{cli:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,127 @@
+//! HTTP producers: keep-alive connections that each send one job a request and wait for its answer.
+//!
+//! The client is a few lines over a socket, so that the figure is the server's and not a client library's.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use holdfast_api::{Application, Services};
+use holdfast_core::config::Settings;
+use holdfast_core::shutdown::Shutdown;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::failed;
+use super::system::{Noop, System};
+use crate::failure::Failure;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HttpLoad {
+    pub producers: usize,
+    pub requests: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HttpFigures {
+    /// Accepted jobs a second.
+    pub rate: f64,
+    /// Milliseconds.
+    pub p99: f64,
+}
+
+/// Serves the API in this process and loads it.
+pub(super) async fn measure(system: &System, load: HttpLoad) -> Result<HttpFigures, Failure> {
+    let mut settings: Settings = system.settings.clone();
+    "127.0.0.1".clone_into(&mut settings.server.host);
+    settings.server.port = 0;
+    let services = Services {
+        jobs: system.jobs.clone(),
+        database: system.database.clone(),
+        gate: system.gate.clone(),
+    };
+    let application = Application::build(&settings, services).await.map_err(failed)?;
+    let address = SocketAddr::from(([127, 0, 0, 1], application.port()));
+    let stop = Shutdown::new();
+    let serving = tokio::spawn(application.run_until_stopped(stop.clone()));
+    let figures = produce(address, load).await;
+    stop.trigger();
+    serving.await.map_err(failed)?.map_err(failed)?;
+    figures
+}
+
+async fn produce(address: SocketAddr, load: HttpLoad) -> Result<HttpFigures, Failure> {
+    let body = serde_json::json!({ "kind": "bench.noop", "payload": Noop::at(0) }).to_string();
+    let request = format!(
+        "POST /v1/jobs HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let share = load.requests / load.producers;
+    let began = Instant::now();
+    let mut producers = JoinSet::new();
+    for _ in 0..load.producers {
+        let request = request.clone();
+        producers.spawn(async move {
+            let mut connection = Connection::open(address).await?;
+            let mut times = Vec::with_capacity(share);
+            for _ in 0..share {
+                let sent = Instant::now();
+                connection.post(request.as_bytes()).await?;
+                times.push(sent.elapsed().as_secs_f64() * 1_000.0);
+            }
+            Ok::<_, std::io::Error>(times)
+        });
+    }
+    let mut times = Vec::with_capacity(load.requests);
+    while let Some(done) = producers.join_next().await {
+        times.extend(done.map_err(failed)?.map_err(failed)?);
+    }
+    let rate = times.len() as f64 / began.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or(0.0);
+    Ok(HttpFigures { rate, p99 })
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(4_096),
+        })
+    }
+
+    async fn post(&mut self, request: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(head) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n")
+                && self.buffer.len() >= head + 4 + content_length(&self.buffer[..head])
+            {
+                break;
+            }
+        }
+        if self.buffer.starts_with(b"HTTP/1.1 202") {
+            return Ok(());
+        }
+        let answer = String::from_utf8_lossy(&self.buffer).into_owned();
+        Err(std::io::Error::other(format!("not accepted: {answer}")))
+    }
+}
+
+fn content_length(head: &[u8]) -> usize {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    head.lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,127 @@
+//! `holdfast bench`: what this machine can do, as figures and as ratios to a yardstick of the same run.
+//!
+//! It works on the servers that the configuration names (`DATABASE_URL`, `REDIS_URL`), on a queue of its own called
+//! `bench`, and removes what it made. Machines are noisy, so a figure means little alone: beside each stands its ratio to
+//! LPUSH of the same payload against the same Redis, one by one and pipelined.
+
+mod idle;
+mod load;
+mod report;
+mod scenario;
+mod system;
+mod yardstick;
+
+use std::path::PathBuf;
+
+use report::Report;
+use system::Setup;
+
+use crate::failure::Failure;
+
+/// Measures enqueue, drain, pick-up, HTTP and the idle services.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle. All that the servers allow by default.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Multiplies the number of jobs of every part.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Prints a Markdown table instead of lines.
+    #[arg(long)]
+    markdown: bool,
+    /// Where the SQLite part puts its file; removed at the end.
+    #[arg(long, default_value = ".holdfast/bench")]
+    directory: PathBuf,
+}
+
+/// What a part needs, and its name on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Redis,
+    Ledger,
+    NoRedis,
+    Sqlite,
+    Idle,
+}
+
+impl Part {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Redis, "redis"),
+        (Self::Ledger, "ledger"),
+        (Self::NoRedis, "no-redis"),
+        (Self::Sqlite, "sqlite"),
+        (Self::Idle, "idle"),
+    ];
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let parts = chosen(&args.only)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let servers = system::Servers::from_config()?;
+        let mut report = Report::new(args.markdown);
+        if let Some(redis) = &servers.redis {
+            report.yardstick(yardstick::measure(redis).await?);
+        }
+        for part in parts {
+            let setup = match part {
+                Part::Redis => servers.setup(true, true, "redis"),
+                Part::Ledger | Part::Idle => servers.setup(true, true, "ledger"),
+                Part::NoRedis => servers.setup(true, false, "ledger"),
+                Part::Sqlite => Some(Setup::sqlite(&args.directory)),
+            };
+            let Some(setup) = setup else {
+                report.skipped(
+                    part_name(part),
+                    "it needs DATABASE_URL=postgres://… and REDIS_URL",
+                );
+                continue;
+            };
+            match part {
+                Part::Redis => scenario::redis(&setup, args.scale, &mut report).await?,
+                Part::Ledger => scenario::ledger(&setup, args.scale, &mut report).await?,
+                Part::NoRedis => scenario::no_redis(&setup, args.scale, &mut report).await?,
+                Part::Sqlite => scenario::sqlite(&setup, args.scale, &mut report).await?,
+                Part::Idle => idle::measure(&setup, &mut report).await?,
+            }
+        }
+        if args.directory.exists() {
+            std::fs::remove_dir_all(&args.directory)?;
+        }
+        Ok(())
+    })
+}
+
+/// What the system under measurement refused to do.
+fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::service("the bench could not go on", source)
+}
+
+fn part_name(part: Part) -> &'static str {
+    Part::ALL
+        .iter()
+        .find(|(known, _)| *known == part)
+        .map_or("", |(_, name)| name)
+}
+
+fn chosen(only: &[String]) -> Result<Vec<Part>, Failure> {
+    if only.is_empty() {
+        return Ok(Part::ALL.iter().map(|(part, _)| *part).collect());
+    }
+    only.iter()
+        .map(|name| {
+            Part::ALL
+                .iter()
+                .find(|(_, known)| known == name)
+                .map(|(part, _)| *part)
+                .ok_or_else(|| {
+                    let known: Vec<_> = Part::ALL.iter().map(|(_, name)| *name).collect();
+                    Failure::no(format!("--only {name}: expected one of {}", known.join(", ")))
+                })
+        })
+        .collect()
+}

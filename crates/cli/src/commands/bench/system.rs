@@ -1,0 +1,265 @@
+//! The system under measurement: settings for one part, the `bench.noop` kind, and what counts its executions.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use holdfast_core::config::{Settings, Sources, load, load_from};
+use holdfast_core::redis::{RedisGate, Role};
+use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::{Database, migrate};
+use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
+use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::failed;
+use crate::failure::Failure;
+
+/// The payload of the figures this bench is compared with.
+pub(super) const PAYLOAD_BYTES: usize = 200;
+
+pub(super) const QUEUE: &str = "bench";
+
+/// A job that does nothing but say when it began.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Noop {
+    /// Microseconds since the bench began, at enqueue; 0 where nobody asks.
+    pub at: u64,
+    pub fill: String,
+}
+
+impl Noop {
+    pub(super) fn at(at: u64) -> Self {
+        Self {
+            at,
+            fill: "x".repeat(PAYLOAD_BYTES - 20),
+        }
+    }
+}
+
+impl Job for Noop {
+    const KIND: &'static str = "bench.noop";
+    const QUEUE: &'static str = QUEUE;
+    type Output = ();
+
+    async fn run(self, ctx: JobContext) -> Result<(), JobError> {
+        ctx.resource::<Arc<Tally>>()?.count(self.at);
+        Ok(())
+    }
+}
+
+/// Counts executions, and keeps the pick-up times of those that ask.
+#[derive(Debug)]
+pub(super) struct Tally {
+    epoch: Instant,
+    count: AtomicU64,
+    waits: Mutex<Vec<f64>>,
+    counted: Notify,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            count: AtomicU64::new(0),
+            waits: Mutex::default(),
+            counted: Notify::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+
+    fn count(&self, at: u64) {
+        if at > 0 {
+            let waited = self.now().saturating_sub(at) as f64 / 1_000.0;
+            self.waits
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(waited);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.counted.notify_waiters();
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn reaches(&self, total: u64, limit: Duration) -> Result<(), Failure> {
+        let deadline = tokio::time::Instant::now() + limit;
+        while self.total() < total {
+            let counted = self.counted.notified();
+            if self.total() >= total {
+                break;
+            }
+            if tokio::time::timeout_at(deadline, counted).await.is_err() {
+                return Err(Failure::no(format!("only {} of {total} jobs ran", self.total())));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_waits(&self) -> Vec<f64> {
+        let mut waits = std::mem::take(&mut *self.waits.lock().unwrap_or_else(PoisonError::into_inner));
+        waits.sort_by(f64::total_cmp);
+        waits
+    }
+}
+
+/// The servers of the configuration.
+#[derive(Debug)]
+pub(super) struct Servers {
+    pub postgres: Option<String>,
+    pub redis: Option<String>,
+}
+
+impl Servers {
+    pub(super) fn from_config() -> Result<Self, Failure> {
+        let settings = load().map_err(Failure::from)?;
+        let database = settings.database.url.expose_secret().to_owned();
+        Ok(Self {
+            postgres: database.starts_with("postgres").then_some(database),
+            redis: settings
+                .redis
+                .queue
+                .map(|endpoint| endpoint.url.expose_secret().to_owned()),
+        })
+    }
+
+    /// `None` where a server is missing.
+    pub(super) fn setup(&self, with_postgres: bool, with_redis: bool, durability: &str) -> Option<Setup> {
+        let mut env = BTreeMap::new();
+        if with_postgres {
+            env.insert("DATABASE_URL".to_owned(), self.postgres.clone()?);
+        }
+        if with_redis {
+            env.insert("REDIS_URL".to_owned(), self.redis.clone()?);
+        }
+        Some(Setup::new(env, durability))
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub env: BTreeMap<String, String>,
+}
+
+impl Setup {
+    fn new(mut env: BTreeMap<String, String>, durability: &str) -> Self {
+        env.insert(
+            "HOLDFAST__QUEUES__BENCH__DURABILITY".to_owned(),
+            durability.to_owned(),
+        );
+        env.insert(
+            "HOLDFAST__QUEUES__BENCH__CONCURRENCY".to_owned(),
+            "100".to_owned(),
+        );
+        env.insert("HOLDFAST__WORKER__QUEUES".to_owned(), QUEUE.to_owned());
+        Self { env }
+    }
+
+    pub(super) fn sqlite(directory: &Path) -> Self {
+        let url = format!("sqlite://{}", directory.join("bench.db").display());
+        Self::new(BTreeMap::from([("DATABASE_URL".to_owned(), url)]), "ledger")
+    }
+
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        load_from(Sources {
+            env: self.env.clone(),
+            file: None,
+        })
+        .map_err(Failure::from)
+    }
+}
+
+/// One set-up, open.
+#[derive(Debug)]
+pub(super) struct System {
+    pub settings: Settings,
+    pub jobs: Jobs,
+    pub database: Database,
+    pub gate: RedisGate,
+    pub tally: Arc<Tally>,
+    worker: Option<(Shutdown, JoinHandle<Result<(), WorkerError>>)>,
+}
+
+impl System {
+    pub(super) async fn open(setup: &Setup) -> Result<Self, Failure> {
+        let settings = setup.settings()?;
+        migrate(&settings.database).await.map_err(failed)?;
+        let database = Database::open(&settings.database).map_err(failed)?;
+        let gate =
+            RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).map_err(failed)?;
+        gate.wait_ready(Duration::from_secs(2)).await;
+        let jobs = Jobs::new(&settings, Registry::new().register::<Noop>(), &database, &gate);
+        let system = Self {
+            settings,
+            jobs,
+            database,
+            gate,
+            tally: Arc::new(Tally::new()),
+            worker: None,
+        };
+        system.clear().await?;
+        Ok(system)
+    }
+
+    /// Starts a worker in this process.
+    pub(super) fn work(&mut self) -> Result<(), Failure> {
+        let stop = Shutdown::new();
+        let parts = WorkerParts {
+            settings: self.settings.clone(),
+            jobs: self.jobs.clone(),
+            gate: self.gate.clone(),
+            resources: Resources::default().with(Arc::clone(&self.tally)),
+        };
+        let worker = Worker::new(parts, stop.clone()).map_err(failed)?;
+        self.worker = Some((stop, tokio::spawn(worker.run())));
+        Ok(())
+    }
+
+    pub(super) async fn stop_working(&mut self) -> Result<(), Failure> {
+        if let Some((stop, running)) = self.worker.take() {
+            stop.trigger();
+            running.await.map_err(failed)?.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn close(mut self) -> Result<(), Failure> {
+        self.stop_working().await?;
+        self.clear().await?;
+        self.database.close(Duration::from_secs(2)).await;
+        Ok(())
+    }
+
+    /// Removes the bench's own jobs, and lets the database tidy up after them.
+    async fn clear(&self) -> Result<(), Failure> {
+        let delete = "delete from holdfast_jobs where queue = 'bench'";
+        match &self.database {
+            Database::Postgres(pool) => {
+                sqlx::raw_sql(delete).execute(pool).await.map_err(failed)?;
+                sqlx::raw_sql("vacuum analyze holdfast_jobs")
+                    .execute(pool)
+                    .await
+                    .map_err(failed)?;
+            }
+            Database::Sqlite(database) => {
+                sqlx::raw_sql(delete)
+                    .execute(&database.writer)
+                    .await
+                    .map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}

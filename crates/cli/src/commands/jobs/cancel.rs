@@ -1,0 +1,16 @@
+//! `holdfast jobs cancel`.
+
+use holdfast_jobs::{JobId, State};
+
+use super::unknown;
+use crate::args::OutputArgs;
+use crate::failure::Failure;
+use crate::target::Target;
+
+pub(super) async fn run(target: &Target, id: JobId, output: OutputArgs) -> Result<(), Failure> {
+    let steered = target.cancel(id).await?.ok_or_else(|| unknown(id))?;
+    output.print(&steered, || match steered.state {
+        State::Running => format!("{id} is running; it was asked to give way"),
+        state => format!("{id} is {state}"),
+    })
+}

@@ -1,0 +1,125 @@
+//! `holdfast jobs enqueue`.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use holdfast_jobs::enqueue::JobRequest;
+use holdfast_jobs::ledger::Priority;
+use serde_json::value::RawValue;
+
+use super::{print_job, unknown};
+use crate::args::OutputArgs;
+use crate::failure::Failure;
+use crate::target::Target;
+use crate::time;
+
+/// More is more than any configuration of `jobs.max_payload_bytes` accepts.
+const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job's kind, such as debug.echo
+    kind: String,
+    /// Its payload: JSON, @FILE, or - for stdin
+    #[arg(default_value = "{}")]
+    payload: String,
+    /// The queue; the kind's own unless set
+    #[arg(long)]
+    queue: Option<String>,
+    /// Not before this long from now (seconds, or 500ms, 5m, 2h, 1d)
+    #[arg(long, value_parser = time::duration, conflicts_with = "run_at")]
+    delay: Option<Duration>,
+    /// Not before this moment (RFC 3339)
+    #[arg(long, value_parser = time::instant)]
+    run_at: Option<DateTime<Utc>>,
+    /// high, normal or low
+    #[arg(long, value_parser = priority, default_value = "normal")]
+    priority: Priority,
+    /// Executions at most, the first included
+    #[arg(long)]
+    max_attempts: Option<u32>,
+    /// Longest one attempt may take (seconds, or with a unit)
+    #[arg(long, value_parser = time::duration)]
+    timeout: Option<Duration>,
+    /// While a job of the kind with this key waits or runs, answer with that one instead
+    #[arg(long)]
+    unique_key: Option<String>,
+    /// As long as a job with this key is kept, answer with that one instead
+    #[arg(long)]
+    idempotency_key: Option<String>,
+    /// Wait for the job's end, this long at most, and show it; exit with 1 unless it completed
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "30", value_parser = time::duration)]
+    wait: Option<Duration>,
+}
+
+pub(super) async fn run(target: &Target, args: Args, output: OutputArgs) -> Result<(), Failure> {
+    let wait = args.wait;
+    let accepted = target.enqueue(args.into_request()?).await?;
+    if let Some(limit) = wait {
+        let job = target
+            .show(accepted.id, Some(limit))
+            .await?
+            .ok_or_else(|| unknown(accepted.id))?;
+        return print_job(&job, true, output);
+    }
+    output.print(&accepted.document, || accepted.text())
+}
+
+impl Args {
+    fn into_request(self) -> Result<JobRequest, Failure> {
+        let payload = payload(&self.payload)?;
+        Ok(JobRequest {
+            queue: self.queue,
+            run_at: self.run_at,
+            delay: self.delay,
+            priority: self.priority,
+            max_attempts: self.max_attempts,
+            timeout: self.timeout,
+            unique_key: self.unique_key,
+            idempotency_key: self.idempotency_key,
+            ..JobRequest::new(self.kind, payload)
+        })
+    }
+}
+
+/// The payload itself, or what is in the file it names.
+fn payload(given: &str) -> Result<Box<RawValue>, Failure> {
+    let text = match given.strip_prefix('@') {
+        None if given == "-" => read("stdin", std::io::stdin().lock())?,
+        Some(path) => {
+            let file = std::fs::File::open(path);
+            read(
+                path,
+                file.map_err(|source| Failure::Input {
+                    file: path.to_owned(),
+                    source,
+                })?,
+            )?
+        }
+        None => given.to_owned(),
+    };
+    serde_json::from_str(text.trim())
+        .map_err(|error| Failure::no(format!("the payload is not JSON: {error}")))
+}
+
+fn read(name: &str, source: impl std::io::Read) -> Result<String, Failure> {
+    let mut text = String::new();
+    source
+        .take(MAX_INPUT_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|source| Failure::Input {
+            file: name.to_owned(),
+            source,
+        })?;
+    Ok(text)
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    match text {
+        "high" => Ok(Priority::High),
+        "normal" => Ok(Priority::Normal),
+        "low" => Ok(Priority::Low),
+        _ => Err("expected high, normal or low".to_owned()),
+    }
+}

@@ -1,0 +1,28 @@
+//! `holdfast jobs show`.
+
+use std::time::Duration;
+
+use holdfast_jobs::JobId;
+
+use super::{print_job, unknown};
+use crate::args::OutputArgs;
+use crate::failure::Failure;
+use crate::target::Target;
+use crate::time;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job's id
+    id: JobId,
+    /// Wait for the job's end, this long at most; exit with 1 unless it completed
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "30", value_parser = time::duration)]
+    wait: Option<Duration>,
+}
+
+pub(super) async fn run(target: &Target, args: Args, output: OutputArgs) -> Result<(), Failure> {
+    let job = target
+        .show(args.id, args.wait)
+        .await?
+        .ok_or_else(|| unknown(args.id))?;
+    print_job(&job, args.wait.is_some(), output)
+}

@@ -1,0 +1,77 @@
+//! `holdfast migrate`: the schema, before a deployment or by hand.
+
+use std::time::Duration;
+
+use holdfast_core::sql::{Database, MigrationReport, SqlError, migrate};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::args::OutputArgs;
+use crate::failure::Failure;
+use crate::local;
+
+/// Longest look at what is pending.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Change nothing: say what is pending, and exit with 1 if anything is
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let settings = local::settings()?;
+    if !args.check {
+        let report = migrate(&settings.database).await?;
+        return print_report(args.output, &report);
+    }
+    // SQLite would make an empty file to look into.
+    let pending = if settings.embedded_path().is_some_and(|path| !path.exists()) {
+        vec!["everything: there is no database yet".to_owned()]
+    } else {
+        let database = Database::open(&settings.database)?;
+        timeout(LOOK_DEADLINE, database.pending_migrations())
+            .await
+            .unwrap_or(Err(SqlError::Deadline(LOOK_DEADLINE)))?
+    };
+    args.output.print(&json!({ "pending": pending }), || {
+        if pending.is_empty() {
+            "the database is up to date".to_owned()
+        } else {
+            format!("pending {}", pending.join("\npending "))
+        }
+    })?;
+    if pending.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::no(
+            "the database is not up to date: run `holdfast migrate`",
+        ))
+    }
+}
+
+fn print_report(output: OutputArgs, report: &MigrationReport) -> Result<(), Failure> {
+    let MigrationReport {
+        applied,
+        already_applied,
+        ahead,
+    } = report;
+    let document = json!({ "applied": applied, "already_applied": already_applied, "ahead": ahead });
+    output.print(&document, || {
+        let mut lines: Vec<String> = applied.iter().map(|name| format!("applied {name}")).collect();
+        if applied.is_empty() {
+            lines.push(format!(
+                "the database is up to date: {already_applied} applied before, nothing to do"
+            ));
+        }
+        lines.extend(
+            ahead
+                .iter()
+                .map(|version| format!("{version:04} is of a newer version of Holdfast")),
+        );
+        lines.join("\n")
+    })
+}

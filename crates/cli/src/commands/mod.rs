@@ -1,0 +1,34 @@
+//! One file for each command.
+
+pub(crate) mod bench;
+pub(crate) mod dev;
+pub(crate) mod healthcheck;
+pub(crate) mod jobs;
+pub(crate) mod keys;
+pub(crate) mod migrate;
+
+use crate::args::{Cli, Command};
+use crate::failure::Failure;
+
+/// Runs what the command line says; `holdfast dev` if it says nothing.
+pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command.unwrap_or(Command::Dev) {
+        Command::Dev => dev::run(),
+        Command::Migrate(args) => briefly(migrate::run(args)),
+        Command::Keys(command) => briefly(keys::run(command)),
+        Command::Jobs(args) => briefly(jobs::run(*args)),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    }
+}
+
+/// Runs a command that asks a server or two and ends: one thread is enough.
+fn briefly(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(command);
+    // Nothing that is still under way is worth waiting for: what was asked for is answered.
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,302 @@
+//! The operator's commands, straight to the database and through an API.
+
+use crate::support::{Dev, Place};
+use holdfast_testkit::{PostgresServer, http};
+use serde_json::json;
+
+const UNKNOWN: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
+
+#[tokio::test]
+async fn migrate_applies_once_and_check_says_what_is_pending() {
+    let postgres = PostgresServer::start().await.unwrap();
+    for place in [
+        Place::new(),
+        Place::new().with_env("DATABASE_URL", postgres.url()),
+    ] {
+        let before = place.run(&["migrate", "--check"]).await;
+        assert_eq!(before.code, Some(1));
+        assert!(before.text.contains("pending"), "{}", before.text);
+        assert!(!place.path().join(".holdfast").exists(), "a check makes nothing");
+        assert_eq!(place.json(&["migrate"]).await["applied"], json!(["0001_jobs"]));
+        assert_eq!(place.json(&["migrate"]).await["applied"], json!([]));
+        assert_eq!(place.json(&["migrate", "--check"]).await["pending"], json!([]));
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_or_not_migrated_is_an_error_that_says_what_to_run() {
+    let place = Place::new();
+    let ended = place.run(&["jobs", "list"]).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended
+            .text
+            .contains("there is no database at .holdfast/holdfast.db"),
+        "{}",
+        ended.text
+    );
+    assert!(!place.path().join(".holdfast").exists());
+
+    let postgres = PostgresServer::start().await.unwrap();
+    let ended = Place::new()
+        .with_env("DATABASE_URL", postgres.url())
+        .run(&["keys", "list"])
+        .await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.text.contains("lacks 0001_jobs: run `holdfast migrate`"),
+        "{}",
+        ended.text
+    );
+}
+
+#[tokio::test]
+async fn jobs_are_steered_alike_in_the_database_and_through_an_api() {
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let url = dev.url();
+    for target in [&[][..], &["--url", &url]] {
+        steer(&place, target).await;
+    }
+    dev.stop().await;
+}
+
+async fn steer(place: &Place, target: &[&str]) {
+    let jobs = |args: &[&str]| {
+        [&["jobs"], target, args]
+            .concat()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let run = async |args: &[&str]| {
+        let args = jobs(args);
+        place
+            .run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+            .await
+    };
+    let json = async |args: &[&str]| {
+        let args = jobs(args);
+        place
+            .json(&args.iter().map(String::as_str).collect::<Vec<_>>())
+            .await
+    };
+
+    let accepted = json(&[
+        "enqueue",
+        "debug.echo",
+        r#"{"a":[1]}"#,
+        "--queue",
+        "events",
+        "--delay",
+        "1h",
+        "--priority",
+        "high",
+        "--max-attempts",
+        "7",
+        "--timeout",
+        "90s",
+        "--unique-key",
+        "u",
+    ])
+    .await;
+    assert_eq!(accepted["state"], "scheduled");
+    assert_eq!(accepted["duplicate"], false);
+    let id = accepted["id"].as_str().unwrap();
+    let again = json(&["enqueue", "debug.echo", r#"{"a":[1]}"#, "--unique-key", "u"]).await;
+    assert_eq!(
+        (again["duplicate"].as_bool(), again["id"].as_str()),
+        (Some(true), Some(id))
+    );
+
+    let job = json(&["show", id]).await;
+    let expected = json!(["debug.echo", "events", "scheduled", "high", {"a": [1]}, 7, 90.0]);
+    let fields = [
+        "kind",
+        "queue",
+        "state",
+        "priority",
+        "payload",
+        "max_attempts",
+        "timeout_seconds",
+    ];
+    assert_eq!(json!(fields.map(|field| &job[field])), expected);
+
+    assert_eq!(
+        json(&["retry", id]).await,
+        json!({"id": id, "state": "available"})
+    );
+    let done = json(&["show", id, "--wait"]).await;
+    assert_eq!(
+        (&done["state"], &done["result"]),
+        (&json!("completed"), &json!({"a": [1]}))
+    );
+    let listed = json(&[
+        "list",
+        "--queue",
+        "events",
+        "--state",
+        "completed",
+        "--limit",
+        "1",
+    ])
+    .await;
+    assert_eq!(listed["jobs"][0]["id"], id);
+
+    let refused = run(&["cancel", id]).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.text.contains("the job is completed"), "{}", refused.text);
+
+    let waiting = json(&["enqueue", "debug.echo", "--delay", "60"]).await;
+    let waiting = waiting["id"].as_str().unwrap();
+    assert_eq!(json(&["cancel", waiting]).await["state"], "cancelled");
+    assert_eq!(run(&["retry", waiting]).await.code, Some(1));
+
+    for verb in ["show", "cancel", "retry"] {
+        let unknown = run(&[verb, UNKNOWN]).await;
+        assert_eq!(unknown.code, Some(1));
+        assert!(
+            unknown.text.contains(&format!("there is no job {UNKNOWN}")),
+            "{verb}: {}",
+            unknown.text
+        );
+    }
+    let bad = run(&["enqueue", "debug.nope"]).await;
+    assert_eq!(bad.code, Some(1));
+    assert!(
+        bad.text.contains("debug.nope") && bad.text.contains("debug.echo"),
+        "{}",
+        bad.text
+    );
+}
+
+#[tokio::test]
+async fn waiting_for_a_job_that_fails_fails() {
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let failing = r#"{"mode":"permanent","message":"no such thing"}"#;
+    let ended = place
+        .run(&["jobs", "enqueue", "debug.fail", failing, "--wait", "30"])
+        .await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.text.contains("no such thing") && ended.text.contains("was discarded"),
+        "{}",
+        ended.text
+    );
+    let ended = place
+        .run(&[
+            "jobs",
+            "enqueue",
+            "debug.echo",
+            "--delay",
+            "1h",
+            "--wait",
+            "200ms",
+        ])
+        .await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.text.contains("is still scheduled"), "{}", ended.text);
+    dev.stop().await;
+}
+
+#[tokio::test]
+async fn a_payload_comes_from_the_argument_a_file_or_stdin() {
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    std::fs::write(place.path().join("payload.json"), "{\"from\": \"file\"}\n").unwrap();
+    let job = place
+        .json(&["jobs", "enqueue", "debug.echo", "@payload.json", "--wait"])
+        .await;
+    assert_eq!(job["result"], json!({"from": "file"}));
+    let missing = place
+        .run(&["jobs", "enqueue", "debug.echo", "@nothing.json"])
+        .await;
+    assert_eq!(missing.code, Some(1));
+    assert!(
+        missing.text.contains("nothing.json cannot be read"),
+        "{}",
+        missing.text
+    );
+    let malformed = place.run(&["jobs", "enqueue", "debug.echo", "{oops"]).await;
+    assert!(
+        malformed.text.contains("the payload is not JSON"),
+        "{}",
+        malformed.text
+    );
+    dev.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_works_with_its_scopes_and_ends_when_revoked() {
+    let mut place = Place::new().with_env("HOLDFAST_API_KEY", "bootstrap");
+    let dev = Dev::start(&mut place).await;
+    let url = dev.url();
+    let made = place
+        .json(&["keys", "create", "--name", "shop", "--scopes", "read"])
+        .await;
+    let key = made["key"].as_str().unwrap().to_owned();
+    let listed = place.json(&["keys", "list"]).await;
+    assert_eq!(listed["keys"][0]["name"], "shop");
+    assert!(!listed.to_string().contains(&key));
+
+    let with_key = ["jobs", "--url", &url, "--key", &key];
+    assert_eq!(
+        place.run(&[&with_key[..], &["list"]].concat()).await.code,
+        Some(0)
+    );
+    let refused = place
+        .run(&[&with_key[..], &["enqueue", "debug.echo"]].concat())
+        .await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.text.contains("403"), "{}", refused.text);
+    assert!(!refused.text.contains(&key));
+
+    let taken = place.run(&["keys", "create", "--name", "shop"]).await;
+    assert_eq!(taken.code, Some(1));
+    assert_eq!(place.run(&["keys", "revoke", "shop"]).await.code, Some(0));
+    assert_eq!(place.run(&["keys", "revoke", "nobody"]).await.code, Some(1));
+    assert!(place.json(&["keys", "list"]).await["keys"][0]["revoked_at"].is_string());
+    dev.stop().await;
+}
+
+#[tokio::test]
+async fn a_health_check_tells_a_live_service_from_none_and_needs_no_configuration() {
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let place = place.with_env("DATABASE_URL", "not a url");
+    assert_eq!(place.run(&["healthcheck"]).await.code, Some(0));
+    assert_eq!(
+        place.run(&["healthcheck", "--path", "/health/ready"]).await.code,
+        Some(0)
+    );
+    assert_eq!(
+        place.run(&["healthcheck", "--path", "/nowhere"]).await.code,
+        Some(1)
+    );
+    assert_eq!(http::get(dev.address, "/health/live").await.unwrap().status, 200);
+    let port = dev.port;
+    dev.stop().await;
+    let ended = place.run(&["healthcheck"]).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.text.contains(&format!("nothing alive on 127.0.0.1:{port}")),
+        "{}",
+        ended.text
+    );
+}
+
+#[tokio::test]
+async fn an_api_that_is_away_is_named() {
+    let ended = Place::new()
+        .run(&["jobs", "--url", "http://127.0.0.1:9", "list"])
+        .await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended
+            .text
+            .contains("the API at http://127.0.0.1:9 cannot be reached"),
+        "{}",
+        ended.text
+    );
+}

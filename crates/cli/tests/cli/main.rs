@@ -1,0 +1,10 @@
+//! The built `holdfast` binary, from outside.
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: what is not there must fail the test"
+)]
+
+mod commands;
+mod dev;
+mod example;
+mod support;

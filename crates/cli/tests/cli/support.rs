@@ -1,0 +1,107 @@
+//! The `holdfast` binary in a directory of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use holdfast_testkit::{Child, free_port};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A working directory and the environment of every command in it.
+pub(crate) struct Place {
+    directory: TempDir,
+    env: Vec<(String, String)>,
+}
+
+/// What a command printed, on both streams, and its exit code.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) text: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self {
+            directory: TempDir::new().unwrap(),
+            env: Vec::new(),
+        }
+    }
+
+    pub(crate) fn with_env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn start(&self, args: &[&str]) -> Child {
+        let env = self.env.iter().map(|(name, value)| (name, value));
+        Child::binary("holdfast")
+            .args(args)
+            .envs(env)
+            .current_dir(self.path())
+            .start()
+            .unwrap()
+    }
+
+    pub(crate) async fn run(&self, args: &[&str]) -> Ended {
+        let mut child = self.start(args);
+        let status = child.wait_exit(DEADLINE).await.unwrap();
+        Ended {
+            code: status.code(),
+            text: printed(&child).await,
+        }
+    }
+
+    /// The one JSON document that a successful command prints.
+    pub(crate) async fn json(&self, args: &[&str]) -> Value {
+        let ended = self.run(&[args, &["--json"]].concat()).await;
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.text);
+        serde_json::from_str(&ended.text).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ended.text))
+    }
+}
+
+/// A running `holdfast dev`.
+pub(crate) struct Dev {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+    /// Its port, also for the healthcheck.
+    pub(crate) port: u16,
+}
+
+impl Dev {
+    /// Returns once its welcome is there to the last line: what is printed at once is still read line by line.
+    pub(crate) async fn start(place: &mut Place) -> Self {
+        let port = free_port().unwrap();
+        place.env.retain(|(name, _)| name != "PORT");
+        place.env.push(("PORT".to_owned(), port.to_string()));
+        let child = place.start(&[]);
+        child.wait_for_line("?wait=10", DEADLINE).await.unwrap();
+        Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            port,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.child.sigterm().unwrap();
+        let status = self.child.wait_exit(DEADLINE).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+/// All that an ended child has printed: its pipes may be read to the end a moment after it is gone.
+pub(crate) async fn printed(child: &Child) -> String {
+    const NEVER_PRINTED: &str = "\0";
+    child.wait_for_line(NEVER_PRINTED, DEADLINE).await.unwrap_err();
+    child.lines().join("\n")
+}

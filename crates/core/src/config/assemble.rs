@@ -1,0 +1,380 @@
+//! From the merged table to [`Settings`]: each setting with its range, then the settings against each other.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use config::{Map, Value};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::environment::variable_of;
+use super::fault::{ConfigFault, ConfigFaults};
+use super::reader::Reader;
+use super::schema::DEFAULTS_ORIGIN;
+use super::settings::{
+    DatabaseSettings, Durability, Environment, HttpRequestSettings, JobsSettings, LogFormat, LogSettings,
+    QueueSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, WorkerSettings,
+};
+
+pub(super) fn settings(
+    root: &Map<String, Value>,
+    faults: Vec<ConfigFault>,
+) -> Result<Settings, ConfigFaults> {
+    let mut reader = Reader::new(root, faults);
+    let settings = read(&mut reader);
+    check_against_each_other(&mut reader, &settings);
+    reader.finish(settings)
+}
+
+fn read(reader: &mut Reader<'_>) -> Settings {
+    let environment = environment(reader);
+    Settings {
+        environment,
+        server: server(reader),
+        database: database(reader, environment),
+        redis: redis(reader),
+        jobs: jobs(reader),
+        queues: queues(reader),
+        worker: worker(reader),
+        http_request: http_request(reader),
+        log: log(reader, environment),
+    }
+}
+
+fn environment(reader: &mut Reader<'_>) -> Environment {
+    let choices = [
+        ("development", Environment::Development),
+        ("production", Environment::Production),
+    ];
+    reader
+        .choice("environment", &choices)
+        .unwrap_or(Environment::Production)
+}
+
+fn server(reader: &mut Reader<'_>) -> ServerSettings {
+    ServerSettings {
+        host: host(reader),
+        port: reader.count("server.port", 0..=u16::MAX),
+        api_key: api_key(reader),
+        max_body_bytes: reader.bytes("server.max_body_bytes", 1024..=1_073_741_824),
+        request_timeout: reader.seconds("server.request_timeout_seconds", 0.1..=300.0),
+        grace: reader.seconds("server.grace_seconds", 0.0..=3600.0),
+        max_wait: reader.seconds("server.max_wait_seconds", 0.0..=300.0),
+        http_workers: reader.count("server.http_workers", 1..=256),
+    }
+}
+
+fn host(reader: &mut Reader<'_>) -> String {
+    const PATH: &str = "server.host";
+    let host = reader.text(PATH);
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(&host);
+    let is_name = !bare.is_empty()
+        && bare
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    if bare.parse::<IpAddr>().is_err() && !is_name {
+        let fix = "give an address without a port, such as \"[::]\" or \"127.0.0.1\"".to_owned();
+        reader.fault_once(PATH, || {
+            (format!("{host:?} is neither an address nor a host name"), fix)
+        });
+    }
+    host
+}
+
+fn api_key(reader: &mut Reader<'_>) -> Option<SecretString> {
+    const PATH: &str = "server.api_key";
+    let key = reader.secret(PATH)?;
+    // It travels in a header, where nothing else would arrive.
+    if !key.expose_secret().chars().all(|c| c.is_ascii_graphic()) {
+        let problem = "the key has blanks or characters beyond ASCII".to_owned();
+        reader.fault_once(PATH, || {
+            (problem, "generate one: openssl rand -hex 32".to_owned())
+        });
+    }
+    Some(key)
+}
+
+fn database(reader: &mut Reader<'_>, environment: Environment) -> DatabaseSettings {
+    let url = reader.secret("database.url").unwrap_or_default();
+    let embedded_by_default = reader.origin("database.url") == DEFAULTS_ORIGIN;
+    if environment == Environment::Production && embedded_by_default {
+        // In a container the embedded file would be gone with the next deployment, and no two services share it.
+        let problem = "a production service needs to be told where its jobs are kept".to_owned();
+        let fix = format!(
+            "set {} to postgres://… (or to a sqlite:// file, on purpose)",
+            variable_of("database.url")
+        );
+        reader.fault_once("database.url", || (problem, fix));
+    }
+    check_database_url(reader, "database.url", &url);
+    let direct_url = reader.secret("database.direct_url");
+    if let Some(direct_url) = &direct_url {
+        check_database_url(reader, "database.direct_url", direct_url);
+    }
+    DatabaseSettings {
+        url,
+        direct_url,
+        max_connections: reader.count("database.max_connections", 1..=1000),
+        min_connections: reader.count("database.min_connections", 0..=1000),
+        connect_timeout: reader.seconds("database.connect_timeout_seconds", 0.1..=120.0),
+        acquire_timeout: reader.seconds("database.acquire_timeout_seconds", 0.1..=120.0),
+        statement_timeout: reader.seconds("database.statement_timeout_seconds", 0.1..=600.0),
+        idle_timeout: reader.seconds("database.idle_timeout_seconds", 1.0..=86_400.0),
+        migrate_at_start: reader.flag("database.migrate_at_start"),
+        prepared_statements: reader.flag("database.prepared_statements"),
+    }
+}
+
+fn check_database_url(reader: &mut Reader<'_>, path: &str, url: &SecretString) {
+    if let Err(error) = crate::sql::check_url(url) {
+        let fix = "give postgres://user:password@host:5432/name or sqlite://path/to/file.db".to_owned();
+        reader.fault_once(path, || (error.to_string(), fix));
+    }
+}
+
+fn redis(reader: &mut Reader<'_>) -> RedisSettings {
+    let queue = redis_endpoint(reader, "redis.url");
+    let cache = redis_endpoint(reader, "redis.cache_url").or_else(|| queue.clone());
+    RedisSettings {
+        queue,
+        cache,
+        max_connections: reader.count("redis.max_connections", 1..=10_000),
+        connect_timeout: reader.millis("redis.connect_timeout_ms", 10..=60_000),
+        command_timeout: reader.millis("redis.command_timeout_ms", 10..=60_000),
+        probe_interval: reader.millis("redis.probe_interval_ms", 50..=60_000),
+        failure_threshold: reader.count("redis.failure_threshold", 1..=100),
+    }
+}
+
+fn redis_endpoint(reader: &mut Reader<'_>, path: &str) -> Option<RedisEndpoint> {
+    let url = reader.secret(path)?;
+    if let Err(problem) = check_redis_url(url.expose_secret()) {
+        let fix =
+            "give redis://:password@host:6379/0, rediss://… for TLS, or unix:///path/to/socket".to_owned();
+        reader.fault_once(path, || (problem, fix));
+    }
+    Some(RedisEndpoint { url })
+}
+
+fn check_redis_url(url: &str) -> Result<(), String> {
+    let url = Url::parse(url).map_err(|error| format!("the Redis URL cannot be used: {error}"))?;
+    let database = url.path().trim_start_matches('/');
+    match url.scheme() {
+        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => {
+            Err("the Redis URL names no host".to_owned())
+        }
+        "redis" | "rediss" if !database.is_empty() && database.parse::<u16>().is_err() => {
+            Err("the path of the Redis URL is not a database number".to_owned())
+        }
+        "unix" if database.is_empty() => Err("the Redis URL names no socket".to_owned()),
+        "redis" | "rediss" | "unix" => Ok(()),
+        _ => Err("the Redis URL must start with redis://, rediss:// or unix://".to_owned()),
+    }
+}
+
+fn jobs(reader: &mut Reader<'_>) -> JobsSettings {
+    JobsSettings {
+        max_payload_bytes: reader.bytes("jobs.max_payload_bytes", 1..=67_108_864),
+        max_payload_depth: reader.count("jobs.max_payload_depth", 1..=120),
+        max_batch: reader.count("jobs.max_batch", 1..=100_000),
+        retry: RetrySettings {
+            max_attempts: reader.count("jobs.retry.max_attempts", 1..=100),
+            base: reader.seconds("jobs.retry.base_seconds", 0.0..=86_400.0),
+            cap: reader.seconds("jobs.retry.cap_seconds", 0.0..=604_800.0),
+            jitter: reader.flag("jobs.retry.jitter"),
+        },
+        default_timeout: reader.seconds("jobs.default_timeout_seconds", 0.1..=86_400.0),
+        retain_completed: reader.seconds("jobs.retain_completed_seconds", 0.0..=31_536_000.0),
+        retain_discarded: reader.seconds("jobs.retain_discarded_seconds", 0.0..=315_360_000.0),
+        broker_result_ttl: reader.seconds("jobs.broker_result_ttl_seconds", 1.0..=86_400.0),
+    }
+}
+
+fn queues(reader: &mut Reader<'_>) -> BTreeMap<String, QueueSettings> {
+    // Read for its own sake too, so that a fault in the template is told although every queue overrides it.
+    let _template = queue(reader, "queue_defaults");
+    let mut queues = BTreeMap::new();
+    for name in reader.names("queues") {
+        let path = format!("queues.{name}");
+        let settings = queue(reader, &path);
+        queues.insert(name, settings);
+    }
+    queues
+}
+
+fn queue(reader: &mut Reader<'_>, path: &str) -> QueueSettings {
+    let durability = reader.either(&format!("{path}.durability"), "queue_defaults.durability");
+    let concurrency = reader.either(&format!("{path}.concurrency"), "queue_defaults.concurrency");
+    let choices = [("ledger", Durability::Ledger), ("redis", Durability::Redis)];
+    QueueSettings {
+        durability: reader.choice(&durability, &choices).unwrap_or(Durability::Ledger),
+        concurrency: reader.count(&concurrency, 1..=10_000),
+    }
+}
+
+fn worker(reader: &mut Reader<'_>) -> WorkerSettings {
+    WorkerSettings {
+        queues: reader.list("worker.queues"),
+        batch_size: reader.count("worker.batch_size", 1..=10_000),
+        heartbeat: reader.seconds("worker.heartbeat_seconds", 0.1..=300.0),
+        lost_after: reader.seconds("worker.lost_after_seconds", 0.2..=3600.0),
+        safety_poll: reader.seconds("worker.safety_poll_seconds", 0.05..=3600.0),
+        degraded_poll_min: reader.millis("worker.degraded_poll_min_ms", 1..=60_000),
+        degraded_poll_max: reader.millis("worker.degraded_poll_max_ms", 1..=60_000),
+        broker_poll: reader.seconds("worker.broker_poll_seconds", 0.05..=3600.0),
+        control_poll: reader.seconds("worker.control_poll_seconds", 0.05..=3600.0),
+        watchdog: reader.seconds("worker.watchdog_seconds", 1.0..=86_400.0),
+        max_crashes: reader.count("worker.max_crashes", 1..=100),
+        maintenance: reader.seconds("worker.maintenance_seconds", 0.05..=3600.0),
+        cancel_grace: reader.seconds("worker.cancel_grace_seconds", 0.0..=3600.0),
+    }
+}
+
+fn http_request(reader: &mut Reader<'_>) -> HttpRequestSettings {
+    HttpRequestSettings {
+        allow_private: reader.flag("http_request.allow_private"),
+        max_response_bytes: reader.bytes("http_request.max_response_bytes", 0..=67_108_864),
+        max_redirects: reader.count("http_request.max_redirects", 0..=20),
+    }
+}
+
+fn log(reader: &mut Reader<'_>, environment: Environment) -> LogSettings {
+    let level = reader.text("log.level");
+    if let Err(problem) = crate::telemetry::check_level(&level) {
+        let fix = "give a level (trace, debug, info, warn, error, off) and target=level pairs, with commas"
+            .to_owned();
+        reader.fault_once("log.level", || (problem, fix));
+    }
+    let by_environment = match environment {
+        Environment::Production => LogFormat::Json,
+        Environment::Development => LogFormat::Pretty,
+    };
+    let choices = [
+        ("auto", by_environment),
+        ("json", LogFormat::Json),
+        ("pretty", LogFormat::Pretty),
+    ];
+    LogSettings {
+        level,
+        format: reader.choice("log.format", &choices).unwrap_or(by_environment),
+    }
+}
+
+/// What no single setting can tell.
+fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
+    let Settings {
+        server,
+        database,
+        redis,
+        jobs,
+        worker,
+        ..
+    } = settings;
+    reader.require(
+        worker.lost_after >= 2 * worker.heartbeat,
+        "worker.lost_after_seconds",
+        "worker.heartbeat_seconds",
+        "less than twice",
+        "give it two heartbeats or more: a single late one would get running jobs rescued",
+    );
+    reader.require(
+        worker.watchdog > worker.lost_after,
+        "worker.watchdog_seconds",
+        "worker.lost_after_seconds",
+        "not more than",
+        "raise it: the process would exit before it is even lost",
+    );
+    reader.require(
+        worker.degraded_poll_min <= worker.degraded_poll_max,
+        "worker.degraded_poll_min_ms",
+        "worker.degraded_poll_max_ms",
+        "more than",
+        "swap them",
+    );
+    reader.require(
+        jobs.retry.cap >= jobs.retry.base,
+        "jobs.retry.cap_seconds",
+        "jobs.retry.base_seconds",
+        "less than",
+        "raise the cap or lower the base",
+    );
+    reader.require(
+        jobs.max_payload_bytes <= server.max_body_bytes,
+        "jobs.max_payload_bytes",
+        "server.max_body_bytes",
+        "more than",
+        "raise the body's limit: no request could carry such a payload",
+    );
+    reader.require(
+        redis.command_timeout < server.request_timeout,
+        "redis.command_timeout_ms",
+        "server.request_timeout_seconds",
+        "not less than",
+        "lower it: a request must be able to fail over in time",
+    );
+    reader.require(
+        database.acquire_timeout < server.request_timeout,
+        "database.acquire_timeout_seconds",
+        "server.request_timeout_seconds",
+        "not less than",
+        "lower it: a request must be able to answer 503 in time",
+    );
+    reader.require(
+        database.min_connections <= database.max_connections,
+        "database.min_connections",
+        "database.max_connections",
+        "more than",
+        "lower it",
+    );
+    check_served_queues(reader, settings);
+}
+
+fn check_served_queues(reader: &mut Reader<'_>, settings: &Settings) {
+    let missing: Vec<&str> = settings
+        .worker
+        .queues
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !settings.queues.contains_key(*name))
+        .collect();
+    if missing.is_empty() {
+        return;
+    }
+    let known: Vec<&str> = settings.queues.keys().map(String::as_str).collect();
+    let problem = format!("there is no queue {}", missing.join(", "));
+    let fix = format!(
+        "name some of {}, or declare it: [queues.{}]",
+        known.join(", "),
+        missing[0]
+    );
+    reader.fault_once("worker.queues", || (problem, fix));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::docs::settings_table;
+    use super::super::layers::{Layer, merge};
+    use super::super::schema::{DEFAULTS, parse_toml};
+    use super::*;
+
+    #[test]
+    fn the_annotations_of_the_defaults_name_the_ranges_that_are_enforced() {
+        let defaults = Layer::of_table(&parse_toml(DEFAULTS).unwrap(), DEFAULTS_ORIGIN);
+        let root = merge(vec![defaults]).unwrap();
+        let mut reader = Reader::new(&root, Vec::new());
+        read(&mut reader);
+        let table = settings_table();
+        assert!(reader.limits().len() > 30);
+        for (path, limits) in reader.limits() {
+            let doc = table.iter().find(|doc| doc.key == *path).unwrap();
+            assert!(
+                doc.help.contains(limits.as_str()),
+                "{path}: {limits:?} is not in {:?}",
+                doc.help
+            );
+        }
+    }
+}

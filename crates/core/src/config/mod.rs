@@ -1,0 +1,162 @@
+//! Configuration: annotated defaults, then `holdfast.toml`, then the environment.
+//!
+//! The only place that reads the environment. A process loads its [`Settings`] once, before anything else; they
+//! never change. If anything is wrong nothing starts: [`ConfigFaults`] tells every fault at once, each with the
+//! setting, where its value came from, the problem and the fix, and the process ends with code 64. Unknown settings
+//! are faults too, because a misspelt one would otherwise be a silent default. No secret appears in any of this.
+
+mod assemble;
+mod docs;
+mod environment;
+mod fault;
+mod layers;
+mod reader;
+mod schema;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+pub use docs::{SettingDoc, settings_table};
+pub use fault::{ConfigFault, ConfigFaults};
+pub use settings::*;
+
+#[cfg(debug_assertions)]
+use environment::FAILPOINT_VARIABLE;
+use environment::{CONFIG_FILE_VARIABLE, Variables};
+use layers::Layer;
+use schema::{DEFAULTS, DEFAULTS_ORIGIN, Schema};
+
+/// The file that is read when [`CONFIG_FILE_VARIABLE`] names no other.
+const CONFIG_FILE: &str = "holdfast.toml";
+
+/// Where settings come from, apart from the defaults.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// The configuration file: its path, as faults name it, and its text.
+    pub file: Option<(PathBuf, String)>,
+}
+
+/// Names only: both hold secrets.
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = self.file.as_ref().map(|(path, _)| path);
+        f.debug_struct("Sources")
+            .field("env", &self.env.keys())
+            .field("file", &file)
+            .finish()
+    }
+}
+
+/// Reads this process' environment and the configuration file of its working directory.
+pub fn load() -> Result<Settings, ConfigFaults> {
+    let env = process_environment();
+    let (file, faults) = match read_file(&env) {
+        Ok(file) => (file, Vec::new()),
+        Err(fault) => (None, vec![fault]),
+    };
+    assemble_from(Sources { env, file }, faults)
+}
+
+/// The same from given sources.
+pub fn load_from(sources: Sources) -> Result<Settings, ConfigFaults> {
+    assemble_from(sources, Vec::new())
+}
+
+fn assemble_from(sources: Sources, mut faults: Vec<ConfigFault>) -> Result<Settings, ConfigFaults> {
+    let defaults = schema::parse_toml(DEFAULTS).map_err(|problem| broken(DEFAULTS_ORIGIN, problem))?;
+    let schema = Schema::of(&defaults);
+    let variables = Variables::new(&sources.env);
+    let mut stack = vec![
+        Layer::of_table(&defaults, DEFAULTS_ORIGIN),
+        variables.platform_layer(),
+    ];
+    if let Some((path, text)) = sources.file {
+        stack.push(layers::of_file(&path, &text, &schema, &mut faults));
+    }
+    stack.push(variables.layer(&schema, &mut faults));
+    let root = layers::merge(stack).map_err(|error| broken("the layers", error.to_string()))?;
+    assemble::settings(&root, faults)
+}
+
+/// A fault of the program itself; the tests keep it from happening.
+fn broken(source: &str, problem: String) -> ConfigFaults {
+    ConfigFaults::of(ConfigFault {
+        setting: "the configuration".to_owned(),
+        source: source.to_owned(),
+        problem,
+        fix: "report this as a bug of Holdfast".to_owned(),
+    })
+}
+
+/// `HOLDFAST_FAILPOINT`, in debug builds: the name of a point and at which passage the process dies there.
+#[cfg(debug_assertions)]
+#[allow(clippy::disallowed_methods, reason = "this is core/src/config")]
+pub(crate) fn failpoint() -> Option<(String, u32)> {
+    let text = std::env::var(FAILPOINT_VARIABLE).ok()?;
+    let (point, times) = text.split_once(':').unwrap_or((&text, "1"));
+    Some((point.to_owned(), times.parse().ok()?))
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the environment"
+)]
+fn process_environment() -> BTreeMap<String, String> {
+    // `vars` would panic at a variable that is not UTF-8, be it of interest or not.
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .collect()
+}
+
+/// The file that was named must be there; the one in the working directory may be missing.
+fn read_file(env: &BTreeMap<String, String>) -> Result<Option<(PathBuf, String)>, ConfigFault> {
+    let named = env
+        .get(CONFIG_FILE_VARIABLE)
+        .filter(|path| !path.trim().is_empty());
+    let path = PathBuf::from(named.map_or(CONFIG_FILE, |path| path.trim()));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some((path, text))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => Ok(None),
+        Err(error) => Err(ConfigFault {
+            setting: "the file".to_owned(),
+            source: path.display().to_string(),
+            problem: format!("it cannot be read: {error}"),
+            fix: match named {
+                Some(_) => format!("correct {CONFIG_FILE_VARIABLE}, or unset it"),
+                None => "make it readable, or remove it".to_owned(),
+            },
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn naming(path: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(CONFIG_FILE_VARIABLE.to_owned(), path.to_owned())])
+    }
+
+    #[test]
+    fn a_named_file_is_read_and_must_be_there() {
+        let scratch = tempfile::TempDir::new().unwrap();
+        let path = scratch.path().join("other.toml");
+        let fault = read_file(&naming(path.to_str().unwrap())).unwrap_err();
+        assert_eq!(fault.source, path.display().to_string());
+        assert_eq!(fault.fix, "correct HOLDFAST_CONFIG, or unset it");
+        std::fs::write(&path, "[worker]\n").unwrap();
+        let file = read_file(&naming(path.to_str().unwrap())).unwrap();
+        assert_eq!(file, Some((path, "[worker]\n".to_owned())));
+    }
+
+    #[test]
+    fn the_file_of_the_working_directory_may_be_missing() {
+        // The tests run in the crate's folder, which has none.
+        assert_eq!(read_file(&BTreeMap::new()).unwrap(), None);
+        assert_eq!(read_file(&naming(" ")).unwrap(), None);
+    }
+}

@@ -1,0 +1,275 @@
+//! Reads typed values out of the merged table and collects what is wrong with them.
+//!
+//! A read never stops at a fault: it notes it and answers a stand-in, so that one pass finds every fault. The
+//! stand-ins never leave the module: [`Reader::finish`] refuses to let go of a result that has faults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use config::{Map, Value, ValueKind};
+use secrecy::SecretString;
+
+use super::environment::is_secret;
+use super::fault::{ConfigFault, ConfigFaults};
+
+pub(super) struct Reader<'a> {
+    root: &'a Map<String, Value>,
+    faults: Vec<ConfigFault>,
+    faulty: BTreeSet<String>,
+    /// What was asked for, with its limits: the tests hold the annotations of the defaults against it.
+    limits: BTreeMap<String, String>,
+}
+
+impl<'a> Reader<'a> {
+    /// `faults` are those of the layers; their settings are not judged again.
+    pub(super) fn new(root: &'a Map<String, Value>, faults: Vec<ConfigFault>) -> Self {
+        let faulty = faults.iter().map(|fault| fault.setting.clone()).collect();
+        Self {
+            root,
+            faults,
+            faulty,
+            limits: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn finish<T>(self, result: T) -> Result<T, ConfigFaults> {
+        ConfigFaults::check(self.faults).map(|()| result)
+    }
+
+    #[cfg(test)]
+    pub(super) fn limits(&self) -> &BTreeMap<String, String> {
+        &self.limits
+    }
+
+    /// Seconds, with or without a fraction.
+    pub(super) fn seconds(&mut self, path: &str, range: RangeInclusive<f64>) -> Duration {
+        self.note_limits(path, &range);
+        let wanted = || format!("a number of seconds from {} to {}", range.start(), range.end());
+        let value = match self.kind(path) {
+            Some(ValueKind::I64(whole)) => *whole as f64,
+            Some(ValueKind::Float(number)) => *number,
+            other => {
+                let found = describe(path, other);
+                self.fault(
+                    path,
+                    format!("{found} is not a number"),
+                    format!("give {}", wanted()),
+                );
+                return Duration::ZERO;
+            }
+        };
+        if range.contains(&value) {
+            return Duration::from_secs_f64(value);
+        }
+        self.fault(
+            path,
+            format!("{value} is out of range"),
+            format!("give {}", wanted()),
+        );
+        Duration::ZERO
+    }
+
+    pub(super) fn millis(&mut self, path: &str, range: RangeInclusive<u64>) -> Duration {
+        Duration::from_millis(self.number(path, range, "a whole number of milliseconds"))
+    }
+
+    pub(super) fn bytes(&mut self, path: &str, range: RangeInclusive<usize>) -> usize {
+        self.number(path, range, "a whole number of bytes")
+    }
+
+    pub(super) fn count<T>(&mut self, path: &str, range: RangeInclusive<T>) -> T
+    where
+        T: TryFrom<i64> + PartialOrd + Copy + Display,
+    {
+        self.number(path, range, "a whole number")
+    }
+
+    fn number<T>(&mut self, path: &str, range: RangeInclusive<T>, what: &str) -> T
+    where
+        T: TryFrom<i64> + PartialOrd + Copy + Display,
+    {
+        self.note_limits(path, &range);
+        let problem = match self.kind(path) {
+            Some(ValueKind::I64(whole)) => match T::try_from(*whole) {
+                Ok(value) if range.contains(&value) => return value,
+                _ => format!("{whole} is out of range"),
+            },
+            other => format!("{} is not a whole number", describe(path, other)),
+        };
+        self.fault(
+            path,
+            problem,
+            format!("give {what} from {} to {}", range.start(), range.end()),
+        );
+        *range.start()
+    }
+
+    pub(super) fn flag(&mut self, path: &str) -> bool {
+        if let Some(ValueKind::Boolean(value)) = self.kind(path) {
+            return *value;
+        }
+        let found = describe(path, self.kind(path));
+        self.fault(
+            path,
+            format!("{found} is neither true nor false"),
+            "give true or false".to_owned(),
+        );
+        false
+    }
+
+    pub(super) fn text(&mut self, path: &str) -> String {
+        if let Some(ValueKind::String(text)) = self.kind(path) {
+            return text.trim().to_owned();
+        }
+        let found = describe(path, self.kind(path));
+        self.fault(
+            path,
+            format!("{found} is not a text"),
+            "put it in quotation marks".to_owned(),
+        );
+        String::new()
+    }
+
+    /// A secret text; `None` if it is empty.
+    pub(super) fn secret(&mut self, path: &str) -> Option<SecretString> {
+        let text = self.text(path);
+        (!text.is_empty()).then(|| SecretString::from(text))
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&mut self, path: &str, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.text(path);
+        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+            return Some(*value);
+        }
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+        self.fault_once(path, || {
+            (
+                format!("{text:?} is not a choice"),
+                format!("give {}", words.join(" or ")),
+            )
+        });
+        None
+    }
+
+    pub(super) fn list(&mut self, path: &str) -> Vec<String> {
+        let items = match self.kind(path) {
+            Some(ValueKind::Array(items)) => items.iter().map(text_of).collect(),
+            _ => None,
+        };
+        items.unwrap_or_else(|| {
+            self.fault(
+                path,
+                "it is not a list of texts".to_owned(),
+                "give a list such as [\"a\", \"b\"]".to_owned(),
+            );
+            Vec::new()
+        })
+    }
+
+    /// The keys of a section.
+    pub(super) fn names(&self, section: &str) -> Vec<String> {
+        match self.kind(section) {
+            Some(ValueKind::Table(table)) => {
+                let mut names: Vec<String> = table.keys().cloned().collect();
+                names.sort();
+                names
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// `path` if anybody set it, else `fallback`.
+    pub(super) fn either(&self, path: &str, fallback: &str) -> String {
+        if self.value(path).is_some() {
+            path.to_owned()
+        } else {
+            fallback.to_owned()
+        }
+    }
+
+    /// Holds settings against each other, unless one of them is already at fault. `told` is the one to change.
+    pub(super) fn require(&mut self, holds: bool, told: &str, other: &str, problem: &str, fix: &str) {
+        if holds || self.faulty.contains(told) || self.faulty.contains(other) {
+            return;
+        }
+        let problem = format!(
+            "{} is {problem} {other} ({}, from {})",
+            describe(told, self.kind(told)),
+            describe(other, self.kind(other)),
+            self.origin(other),
+        );
+        self.fault(told, problem, fix.to_owned());
+    }
+
+    /// Notes a fault, once for each setting.
+    pub(super) fn fault_once(&mut self, path: &str, texts: impl FnOnce() -> (String, String)) {
+        if !self.faulty.contains(path) {
+            let (problem, fix) = texts();
+            self.fault(path, problem, fix);
+        }
+    }
+
+    fn fault(&mut self, path: &str, problem: String, fix: String) {
+        let source = self.origin(path);
+        // A queue that sets nothing reads the template: many readings, one fault.
+        if self.faulty.insert(path.to_owned()) {
+            self.faults.push(ConfigFault {
+                setting: path.to_owned(),
+                source,
+                problem,
+                fix,
+            });
+        }
+    }
+
+    /// Where the value of a setting came from.
+    pub(super) fn origin(&self, path: &str) -> String {
+        self.value(path)
+            .and_then(Value::origin)
+            .unwrap_or("nowhere")
+            .to_owned()
+    }
+
+    fn note_limits<T: Display>(&mut self, path: &str, range: &RangeInclusive<T>) {
+        self.limits
+            .insert(path.to_owned(), format!("{} to {}", range.start(), range.end()));
+    }
+
+    fn value(&self, path: &str) -> Option<&'a Value> {
+        let mut keys = path.split('.');
+        let mut value = self.root.get(keys.next()?)?;
+        for key in keys {
+            let ValueKind::Table(table) = &value.kind else {
+                return None;
+            };
+            value = table.get(key)?;
+        }
+        Some(value)
+    }
+
+    fn kind(&self, path: &str) -> Option<&'a ValueKind> {
+        self.value(path).map(|value| &value.kind)
+    }
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match &value.kind {
+        ValueKind::String(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// A value as a fault shows it.
+fn describe(path: &str, kind: Option<&ValueKind>) -> String {
+    match kind {
+        _ if is_secret(path) => "this".to_owned(),
+        None | Some(ValueKind::Nil) => "nothing".to_owned(),
+        Some(ValueKind::String(text)) => format!("{text:?}"),
+        Some(ValueKind::Array(_)) => "a list".to_owned(),
+        Some(ValueKind::Table(_)) => "a section".to_owned(),
+        Some(other) => other.to_string(),
+    }
+}

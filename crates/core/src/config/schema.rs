@@ -1,0 +1,191 @@
+//! Which settings there are, and of what type: exactly those of `defaults.toml`.
+
+use std::collections::BTreeMap;
+
+use config::{File, FileFormat, Map, Source, Value, ValueKind};
+
+/// The annotated defaults.
+pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// How the defaults are called where a fault names its source.
+pub(super) const DEFAULTS_ORIGIN: &str = "defaults";
+
+/// A template, not settings: `queues.NAME.x` has the type and the default of `queue_defaults.x`.
+const QUEUE_TEMPLATE: &str = "queue_defaults";
+const QUEUES: &str = "queues";
+
+/// Longest queue name: it becomes part of Redis keys and metric labels.
+const MAX_QUEUE_NAME: usize = 63;
+
+/// The settings by path (`worker.heartbeat_seconds`), with their defaults.
+#[derive(Debug)]
+pub(super) struct Schema {
+    settings: BTreeMap<String, Value>,
+}
+
+impl Schema {
+    pub(super) fn of(defaults: &Map<String, Value>) -> Self {
+        let mut settings = BTreeMap::new();
+        flatten("", defaults, &mut |path, value| {
+            settings.insert(path.to_owned(), value.clone());
+        });
+        Self { settings }
+    }
+
+    /// The default of a setting, which also tells its type. `None`: there is no such setting.
+    pub(super) fn default_of(&self, path: &str) -> Option<&Value> {
+        self.settings.get(&template_path(path))
+    }
+
+    /// Whether the path is a section: a table, not a value.
+    pub(super) fn is_section(&self, path: &str) -> bool {
+        let mut parts = path.split('.');
+        if parts.next() == Some(QUEUES) {
+            // `queues` itself and `queues.NAME`.
+            return parts.nth(1).is_none();
+        }
+        let prefix = format!("{path}.");
+        self.settings.keys().any(|known| known.starts_with(&prefix))
+    }
+
+    /// Every path, for suggestions: the settings, and those of the queue that `near` names.
+    pub(super) fn paths_near(&self, near: &str) -> Vec<String> {
+        let mut paths: Vec<String> = self.settings.keys().cloned().collect();
+        let mut parts = near.split('.');
+        if let (Some(QUEUES), Some(queue)) = (parts.next(), parts.next()) {
+            let of_queue = |path: &String| Some(format!("{QUEUES}.{queue}.{}", template_key(path)?));
+            let more: Vec<String> = paths.iter().filter_map(of_queue).collect();
+            paths.extend(more);
+        }
+        paths
+    }
+
+    pub(super) fn sections(&self) -> Vec<String> {
+        let mut sections: Vec<String> = self
+            .settings
+            .keys()
+            .filter_map(|path| path.rsplit_once('.'))
+            .map(|(section, _)| section.into())
+            .collect();
+        sections.push(QUEUES.to_owned());
+        sections.dedup();
+        sections
+    }
+
+    #[cfg(test)]
+    pub(super) fn settings(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.settings.iter().map(|(path, value)| (path.as_str(), value))
+    }
+}
+
+/// `queues.NAME.x` is described by `queue_defaults.x`.
+pub(super) fn template_path(path: &str) -> String {
+    let parts: Vec<&str> = path.split('.').collect();
+    match parts.as_slice() {
+        [QUEUES, _, key] => format!("{QUEUE_TEMPLATE}.{key}"),
+        _ => path.to_owned(),
+    }
+}
+
+/// The `x` of `queue_defaults.x`.
+pub(super) fn template_key(path: &str) -> Option<&str> {
+    path.strip_prefix(QUEUE_TEMPLATE)?.strip_prefix('.')
+}
+
+/// The queue that a path names, if its name is not one: `[a-z][a-z0-9_-]{0,62}`.
+pub(super) fn misnamed_queue(path: &str) -> Option<&str> {
+    let queue = path.strip_prefix(QUEUES)?.strip_prefix('.')?.split('.').next()?;
+    (!is_queue_name(queue)).then_some(queue)
+}
+
+fn is_queue_name(name: &str) -> bool {
+    name.len() <= MAX_QUEUE_NAME
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+}
+
+/// Parses TOML. The error names a line and what is wrong with it, but does not show the line: it may hold a secret.
+pub(super) fn parse_toml(text: &str) -> Result<Map<String, Value>, String> {
+    File::from_str(text, FileFormat::Toml)
+        .collect()
+        .map_err(|error| match error {
+            config::ConfigError::FileParse { cause, .. } => without_excerpt(&cause.to_string()),
+            other => without_excerpt(&other.to_string()),
+        })
+}
+
+/// toml's message is `TOML parse error at line L, column C`, an excerpt of the file, and the reason.
+fn without_excerpt(message: &str) -> String {
+    let lines: Vec<&str> = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    match lines.as_slice() {
+        [] => "it is not TOML".to_owned(),
+        [only] => (*only).to_owned(),
+        [place, .., reason] => format!("{place}: {reason}"),
+    }
+}
+
+/// Visits every value that is not a table, with its path.
+pub(super) fn flatten(prefix: &str, table: &Map<String, Value>, visit: &mut impl FnMut(&str, &Value)) {
+    for (key, value) in table {
+        let path = join(prefix, key);
+        match &value.kind {
+            ValueKind::Table(inner) => flatten(&path, inner, visit),
+            _ => visit(&path, value),
+        }
+    }
+}
+
+pub(super) fn join(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{prefix}.{key}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_toml_error_tells_the_line_and_hides_it() {
+        let error = parse_toml("[redis]\nurl = \"redis://:hunter2@host\nmore = 1\n").unwrap_err();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_queue_of_any_name_has_the_settings_of_the_template() {
+        let schema = Schema::of(&parse_toml(DEFAULTS).unwrap());
+        assert!(schema.default_of("queues.reports.concurrency").is_some());
+        assert!(schema.default_of("queues.reports.colour").is_none());
+        assert!(schema.is_section("queues") && schema.is_section("queues.reports"));
+        assert!(schema.is_section("jobs.retry") && !schema.is_section("jobs.retry.jitter"));
+    }
+
+    #[test]
+    fn queue_names_are_short_and_plain() {
+        for name in ["a", "default", "ml-2_x", &"q".repeat(63)] {
+            assert!(is_queue_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "Default",
+            "1st",
+            "-a",
+            "a b",
+            "a.b",
+            "{a}",
+            "ä",
+            &"q".repeat(64),
+        ] {
+            assert!(!is_queue_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The settings of every Holdfast process, as parsed and checked values.
+//!
+//! A value of [`Settings`] exists only if every setting in it is sound: [`super::load`] reports all faults at
+//! once and returns nothing otherwise. The defaults, with their explanations, are in `defaults.toml` beside this
+//! file; no default is repeated here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Where the process runs; production refuses what is merely convenient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    Development,
+    Production,
+}
+
+/// Everything a Holdfast process can be told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub environment: Environment,
+    pub server: ServerSettings,
+    pub database: DatabaseSettings,
+    pub redis: RedisSettings,
+    pub jobs: JobsSettings,
+    pub queues: BTreeMap<String, QueueSettings>,
+    pub worker: WorkerSettings,
+    pub http_request: HttpRequestSettings,
+    pub log: LogSettings,
+}
+
+/// The HTTP listener of any service (`api`'s routes, `worker`'s health routes).
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// Address to bind, `[::]` (dual stack) by default.
+    pub host: String,
+    /// `PORT`. 0 asks the system for a free one (tests).
+    pub port: u16,
+    /// `HOLDFAST_API_KEY`: the bootstrap admin key.
+    pub api_key: Option<SecretString>,
+    /// Largest request body in bytes.
+    pub max_body_bytes: usize,
+    /// Longest a request may take before it is answered 503/504; long polls add their own wait.
+    pub request_timeout: Duration,
+    /// After a stop signal: how long requests and jobs may still run.
+    pub grace: Duration,
+    /// Longest `wait` of `GET /v1/jobs/{id}`.
+    pub max_wait: Duration,
+    /// HTTP threads. Few are enough: handlers wait, they do not compute.
+    pub http_workers: usize,
+}
+
+/// The SQL side. `postgres://…` or `sqlite://path`.
+#[derive(Debug, Clone)]
+pub struct DatabaseSettings {
+    pub url: SecretString,
+    /// Migrations go here when set (`DATABASE_UNPOOLED_URL`, `DATABASE_DIRECT_URL`): a pooled URL cannot hold the advisory lock.
+    pub direct_url: Option<SecretString>,
+    pub max_connections: u32,
+    pub min_connections: u32,
+    pub connect_timeout: Duration,
+    /// Longest wait for a pooled connection.
+    pub acquire_timeout: Duration,
+    /// Longest one statement may take before the caller gives up on it.
+    pub statement_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub migrate_at_start: bool,
+    /// Off behind PgBouncer before 1.21 in transaction mode, which cannot carry prepared statements.
+    pub prepared_statements: bool,
+}
+
+/// The Redis side: one endpoint for each role, the same server unless told otherwise.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `None`: Redis is not configured, and nothing ever tries to reach it.
+    pub queue: Option<RedisEndpoint>,
+    pub cache: Option<RedisEndpoint>,
+    /// `REDIS_MAX_CONNECTIONS`: pooled connections of each role.
+    pub max_connections: usize,
+    pub connect_timeout: Duration,
+    /// Longest one command (or pipeline, or script) may take; then the caller fails over.
+    pub command_timeout: Duration,
+    /// The background probe's period.
+    pub probe_interval: Duration,
+    /// Consecutive transient failures that open the breaker.
+    pub failure_threshold: u32,
+}
+
+/// One Redis server.
+#[derive(Debug, Clone)]
+pub struct RedisEndpoint {
+    pub url: SecretString,
+}
+
+/// How long accepted jobs are tried and kept.
+#[derive(Debug, Clone)]
+pub struct JobsSettings {
+    pub max_payload_bytes: usize,
+    /// Deepest nesting of a payload.
+    pub max_payload_depth: usize,
+    /// Most jobs in one batch request.
+    pub max_batch: usize,
+    pub retry: RetrySettings,
+    /// Timeout of a kind that sets none.
+    pub default_timeout: Duration,
+    /// How long completed and cancelled rows are kept.
+    pub retain_completed: Duration,
+    /// How long discarded rows (dead letters) are kept.
+    pub retain_discarded: Duration,
+    /// How long the broker remembers the outcome of a finished `redis` job.
+    pub broker_result_ttl: Duration,
+}
+
+/// The default retry policy; a kind and a job may each set their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetrySettings {
+    /// Executions at most, the first included.
+    pub max_attempts: u32,
+    pub base: Duration,
+    pub cap: Duration,
+    /// Full jitter: the delay is drawn evenly from zero to the exponential value. Off only in tests.
+    pub jitter: bool,
+}
+
+/// Where a queue's jobs live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// SQL is the queue; Redis only wakes the workers.
+    Ledger,
+    /// The job lives on the broker; losing Redis' memory loses it.
+    Redis,
+}
+
+#[derive(Debug, Clone)]
+pub struct QueueSettings {
+    pub durability: Durability,
+    /// Jobs of this queue that one worker process runs at once.
+    pub concurrency: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Queues this process serves; empty means every queue.
+    pub queues: Vec<String>,
+    /// Largest claim.
+    pub batch_size: usize,
+    pub heartbeat: Duration,
+    /// A worker that has not been heard of for this long is lost, and its jobs are rescued.
+    pub lost_after: Duration,
+    /// How often an idle worker looks at the ledger while the bell works.
+    pub safety_poll: Duration,
+    /// Bounds of the adaptive poll while there is no bell.
+    pub degraded_poll_min: Duration,
+    pub degraded_poll_max: Duration,
+    /// How often an idle worker looks at a broker queue for jobs that a stock producer pushed.
+    pub broker_poll: Duration,
+    /// How often a worker with running jobs asks whether one was cancelled.
+    pub control_poll: Duration,
+    /// Deaf for this long while its dependencies answer: the process exits non-zero.
+    pub watchdog: Duration,
+    /// Crashes that discard a job as poison.
+    pub max_crashes: u32,
+    /// Period of the maintenance duties (rescuer, pruner, janitor).
+    pub maintenance: Duration,
+    /// How long a cancelled job may go on before its future is dropped.
+    pub cancel_grace: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct HttpRequestSettings {
+    /// Private, loopback and link-local targets are refused unless this is set.
+    pub allow_private: bool,
+    pub max_response_bytes: usize,
+    pub max_redirects: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Pretty,
+}
+
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// An `EnvFilter` directive, `info` by default.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+impl Settings {
+    /// The directory an embedded SQLite database lives in, if the database is embedded.
+    pub fn embedded_path(&self) -> Option<PathBuf> {
+        use secrecy::ExposeSecret;
+        self.database
+            .url
+            .expose_secret()
+            .strip_prefix("sqlite://")
+            .map(|rest| PathBuf::from(rest.split('?').next().unwrap_or(rest)))
+    }
+
+    pub fn is_production(&self) -> bool {
+        self.environment == Environment::Production
+    }
+
+    /// The queues this worker process serves, by name.
+    pub fn served_queues(&self) -> impl Iterator<Item = (&String, &QueueSettings)> {
+        self.queues
+            .iter()
+            .filter(|(name, _)| self.worker.queues.is_empty() || self.worker.queues.contains(name))
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a process can be told to die, so that tests can prove that dying there loses nothing.
+//!
+//! `HOLDFAST_FAILPOINT=claim:3` makes a debug build kill itself with SIGKILL when it comes to the point `claim` for the
+//! third time. Release builds compile [`reach`] to nothing.
+//!
+//! | point | the process dies |
+//! | --- | --- |
+//! | `insert` | before the ledger's insert is sent |
+//! | `commit` | after the insert was committed, before anyone is rung or answered |
+//! | `ring` | after the ring was handed over, before the producer is answered |
+//! | `claim` | after jobs were claimed, before they are started |
+//! | `run` | when a handler is about to start |
+//! | `finish` | before outcomes are written |
+//! | `finished` | after outcomes were written, before their places are freed |
+//! | `broker.push` | after a push to the broker was answered, before the producer is |
+//! | `broker.fetch` | after jobs were fetched from the broker, before they are started |
+//! | `acknowledge` | before outcomes are told to the broker |
+//! | `acknowledged` | after they were told |
+
+/// Every point there is.
+pub const POINTS: [&str; 11] = [
+    "insert",
+    "commit",
+    "ring",
+    "claim",
+    "run",
+    "finish",
+    "finished",
+    "broker.push",
+    "broker.fetch",
+    "acknowledge",
+    "acknowledged",
+];
+
+/// Dies here if the process was told to.
+#[inline]
+pub fn reach(point: &'static str) {
+    #[cfg(debug_assertions)]
+    armed::reach(point);
+    #[cfg(not(debug_assertions))]
+    let _ = point;
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// The point, and how often it may still be passed.
+    static ARMED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
+
+    pub(super) fn reach(point: &'static str) {
+        let armed = ARMED.get_or_init(|| {
+            let (point, times) = crate::config::failpoint()?;
+            Some((point, AtomicU32::new(times)))
+        });
+        if let Some((name, left)) = armed
+            && name == point
+            && left.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            die();
+        }
+    }
+
+    /// No destructor, no flush, no handler: as the kernel would on running out of memory.
+    fn die() {
+        let pid = std::process::id().to_string();
+        let killed = std::process::Command::new("kill").args(["-KILL", &pid]).status();
+        // Where there is no `kill`, an abort is the next best thing.
+        if killed.is_err() {
+            std::process::abort();
+        }
+        loop {
+            std::thread::park();
+        }
+    }
+}

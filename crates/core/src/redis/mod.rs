@@ -1,0 +1,73 @@
+//! The way to Redis, and the only code that decides whether Redis serves.
+//!
+//! A [`RedisGate`] stands for one role (queue or cache). Callers hand it an operation; it answers with the result
+//! or, within the command timeout at the latest, with a [`GateError`]. It never waits at start, never gives up,
+//! and needs no restart: when the server is back, so is the gate.
+//!
+//! # States
+//!
+//! The breaker (`breaker.rs`) is closed, open or half-open; the [`Mode`](crate::mode::Mode) follows it: `Normal`
+//! exactly while it is closed, `Degraded` otherwise, `Absent` if no Redis is configured. The mode is published on a
+//! watch channel, logged once for each change, and decided nowhere else.
+//!
+//! # Parts
+//!
+//! - `connect.rs` makes connections (deadpool, socket options, TLS); nothing outside this folder names deadpool.
+//! - `lanes.rs` keeps a few long-lived connections that all calls share: one round trip a command.
+//! - `probe.rs` runs the background probe and keeps the lanes.
+//! - `gate.rs` is what callers hold, `shared.rs` what happens in it.
+//! - What an error means stands in [`crate::failure`].
+//!
+//! # When things fail
+//!
+//! - *Refusing, dead, demoted, full, loading server*: the next probe (500 ms) opens the breaker; a failing call
+//!   makes the probe look at once. Calls then fail within microseconds, and the lanes are dropped.
+//! - *Hanging server, lost packets*: calls under way end at their deadline, and the third of them, or the probe,
+//!   whichever is first, opens the breaker. A lane whose reply was late is not used again.
+//! - *The server is back*: the next probe connects, logs in, writes, opens a lane and closes the breaker.
+//! - *Too many calls at once*: they wait for a place, within their deadline, and fail as `Saturated`. That is our
+//!   doing and does not count against the server.
+//! - *A caller goes away in the middle of a call*: its place is free at once; the reply, when it comes, is dropped.
+
+mod breaker;
+mod connect;
+mod error;
+mod gate;
+mod lanes;
+mod probe;
+mod shared;
+
+use std::fmt;
+
+pub(crate) use deadpool_redis::{PoolError, TimeoutType};
+pub use redis::aio::MultiplexedConnection;
+use serde::Serialize;
+
+pub use self::breaker::BreakerState;
+pub use self::error::{GateError, OpenError};
+pub use self::gate::{PoolStats, RedisGate};
+
+/// What a Redis server is used for. Each role has its own gate, breaker and mode, even on the same server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Bells and broker queues.
+    Queue,
+    /// Cache, sessions and their invalidations.
+    Cache,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,289 @@
+//! PostgreSQL as it is in production: restarted, terminating sessions, hanging, behind a pooler.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at what it did not expect"
+)]
+
+use std::time::{Duration, Instant};
+
+use holdfast_core::config::{DatabaseSettings, Sources, load_from};
+use holdfast_core::failure::{FailureClass, classify_sql};
+use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::{Database, SqlError, migrate};
+use holdfast_testkit::{FaultProxy, Mode, PgBouncer, PostgresServer};
+use secrecy::SecretString;
+use sqlx::PgPool;
+
+const DEADLINE: Duration = Duration::from_mins(1);
+
+fn settings_of(url: &str) -> DatabaseSettings {
+    let mut settings = load_from(Sources::default()).unwrap().database;
+    settings.url = SecretString::from(url);
+    settings.max_connections = 4;
+    settings
+}
+
+fn pool(database: &Database) -> &PgPool {
+    match database {
+        Database::Postgres(pool) => pool,
+        Database::Sqlite(_) => panic!("embedded"),
+    }
+}
+
+/// Runs a statement until it succeeds, as the callers do with idempotent ones; how many tries failed before.
+async fn failures_until_success(database: &Database) -> usize {
+    let trying = async {
+        for failures in 0.. {
+            match sqlx::query("SELECT 1").execute(pool(database)).await {
+                Ok(_) => return failures,
+                Err(error) => assert_eq!(classify_sql(&error).class, FailureClass::Transient, "{error:?}"),
+            }
+        }
+        unreachable!()
+    };
+    tokio::time::timeout(DEADLINE, trying).await.unwrap()
+}
+
+/// Opens every connection that the pool may have.
+async fn fill(database: &Database) {
+    let mut held = Vec::new();
+    for _ in 0..pool(database).options().get_max_connections() {
+        held.push(pool(database).acquire().await.unwrap());
+    }
+    for connection in &mut held {
+        connection.return_to_pool().await;
+    }
+    assert_eq!(database.pool_stats().idle, database.pool_stats().max);
+}
+
+#[tokio::test]
+async fn the_pool_opens_before_its_server_and_is_ready_once_that_is() {
+    let postgres = PostgresServer::start().await.unwrap();
+    postgres.stop().await.unwrap();
+    let database = Database::open(&settings_of(&postgres.url())).unwrap();
+    let error = database
+        .wait_until_ready(Duration::from_millis(300), &Shutdown::new())
+        .await
+        .unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let shutdown = Shutdown::new();
+    let (ready, started) = tokio::join!(
+        database.wait_until_ready(DEADLINE, &shutdown),
+        postgres.start_again()
+    );
+    started.unwrap();
+    ready.unwrap();
+    assert!(database.ping(DEADLINE).await.unwrap() < DEADLINE);
+    assert_eq!(database.kind(), "postgres");
+}
+
+#[tokio::test]
+async fn waiting_ends_at_once_when_the_process_stops() {
+    let postgres = PostgresServer::start().await.unwrap();
+    postgres.stop().await.unwrap();
+    let database = Database::open(&settings_of(&postgres.url())).unwrap();
+    let shutdown = Shutdown::new();
+    let waiting = database.wait_until_ready(DEADLINE, &shutdown);
+    let stopping = async { shutdown.trigger() };
+    let (waited, ()) = tokio::join!(waiting, stopping);
+    assert!(matches!(waited, Err(SqlError::Stopped)));
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_is_told_at_once() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let database = Database::open(&settings_of(&postgres.database_url("nowhere"))).unwrap();
+    let error = database
+        .wait_until_ready(DEADLINE, &Shutdown::new())
+        .await
+        .unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_processes_may_migrate_at_once_and_one_does() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let settings = settings_of(&postgres.url());
+    let pending = Database::open(&settings)
+        .unwrap()
+        .pending_migrations()
+        .await
+        .unwrap();
+    assert_eq!(pending[0], "0001_jobs");
+    let runs: Vec<_> = (0..8)
+        .map(|_| {
+            let settings = settings.clone();
+            tokio::spawn(async move { migrate(&settings).await.unwrap().applied })
+        })
+        .collect();
+    let mut working = Vec::new();
+    for run in runs {
+        working.extend(Some(run.await.unwrap()).filter(|applied| !applied.is_empty()));
+    }
+    assert_eq!(working, [pending]);
+    let again = migrate(&settings).await.unwrap();
+    assert_eq!(again.applied, [""; 0]);
+    assert!(
+        Database::open(&settings)
+            .unwrap()
+            .pending_migrations()
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_transaction_pooler_is_enough_to_migrate_and_to_work() {
+    let postgres = PostgresServer::start().await.unwrap();
+    // Two server connections for many clients: a session lock or setting would end up with a stranger.
+    let bouncer = PgBouncer::start_with(&postgres, 2).await.unwrap();
+    let mut settings = settings_of(&bouncer.url());
+    settings.max_connections = 8;
+    let runs: Vec<_> = (0..4)
+        .map(|_| {
+            let settings = settings.clone();
+            tokio::spawn(async move { migrate(&settings).await.unwrap().applied.len() })
+        })
+        .collect();
+    let mut working = 0;
+    for run in runs {
+        working += usize::from(run.await.unwrap() > 0);
+    }
+    assert_eq!(working, 1);
+    let locks = postgres
+        .psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        .await
+        .unwrap();
+    assert_eq!(locks, "0");
+    let database = Database::open(&settings).unwrap();
+    database
+        .wait_until_ready(DEADLINE, &Shutdown::new())
+        .await
+        .unwrap();
+    for _ in 0..16 {
+        assert!(database.pending_migrations().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn migrations_take_the_direct_url() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let direct = postgres.create_database("direct").await.unwrap();
+    let mut settings = settings_of(&postgres.url());
+    settings.direct_url = Some(SecretString::from(direct));
+    migrate(&settings).await.unwrap();
+    let tables = |database: &'static str| {
+        let postgres = &postgres;
+        async move {
+            let sql = "SELECT count(*) FROM pg_tables WHERE tablename = 'holdfast_jobs'";
+            postgres.psql_in(database, sql).await.unwrap()
+        }
+    };
+    assert_eq!(
+        (tables("direct").await, tables("holdfast").await),
+        ("1".to_owned(), "0".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_failed_migration_leaves_nothing_behind() {
+    let postgres = PostgresServer::start().await.unwrap();
+    // A table of that name is in the way of the last thing that would be done.
+    postgres
+        .psql("CREATE TABLE public.holdfast_api_keys (id int)")
+        .await
+        .unwrap();
+    let error = migrate(&settings_of(&postgres.url())).await.unwrap_err();
+    assert!(
+        matches!(error, SqlError::Migration { .. }) && !error.is_transient(),
+        "{error:?}"
+    );
+    let tables = postgres
+        .psql("SELECT string_agg(tablename, ',') FROM pg_tables WHERE schemaname = 'public'")
+        .await;
+    assert_eq!(tables.unwrap(), "holdfast_api_keys");
+}
+
+#[tokio::test]
+async fn connections_terminated_while_in_use_cost_at_most_one_failure_each() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let database = Database::open(&settings_of(&postgres.url())).unwrap();
+    fill(&database).await;
+    assert_eq!(postgres.terminate_connections().await.unwrap(), 4);
+    let failures = failures_until_success(&database).await;
+    assert!(failures <= 4, "{failures}");
+}
+
+#[tokio::test]
+async fn connections_terminated_while_idle_cost_nobody_a_failure() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let database = Database::open(&settings_of(&postgres.url())).unwrap();
+    fill(&database).await;
+    postgres.restart().await.unwrap();
+    // Time is what makes a connection idle: there is nothing else to wait for.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(failures_until_success(&database).await, 0);
+}
+
+#[tokio::test]
+async fn abandoned_statements_on_a_cut_wire_do_not_hold_the_pool() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let proxy = FaultProxy::for_postgres(&postgres).await.unwrap();
+    let database = Database::open(&settings_of(&proxy.url_for(&postgres.url()))).unwrap();
+    fill(&database).await;
+    proxy.set_mode(Mode::BlackHole).await.unwrap();
+    let statement = || {
+        let query = sqlx::query("SELECT 1").execute(pool(&database));
+        tokio::time::timeout(Duration::from_millis(200), query)
+    };
+    let abandoned = tokio::join!(statement(), statement(), statement(), statement());
+    assert!(abandoned.0.is_err() && abandoned.1.is_err() && abandoned.2.is_err() && abandoned.3.is_err());
+    // As after a failover: what was sent into the hole is never answered, but new connections are.
+    let freed = holdfast_testkit::eventually(
+        "every place is free",
+        DEADLINE,
+        Duration::from_millis(20),
+        || async { (database.pool_stats().size == 0).then_some(()) },
+    );
+    freed.await.unwrap();
+    proxy.set_mode(Mode::Forward).await.unwrap();
+    assert_eq!(failures_until_success(&database).await, 0);
+}
+
+#[tokio::test]
+async fn a_hanging_server_is_met_within_the_deadline_and_forgiven() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let database = Database::open(&settings_of(&postgres.url())).unwrap();
+    fill(&database).await;
+    postgres.sigstop().await.unwrap();
+    let started = Instant::now();
+    let error = database.ping(Duration::from_millis(300)).await.unwrap_err();
+    assert!(
+        matches!(error, SqlError::Deadline(_)) && error.is_transient(),
+        "{error:?}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(3));
+    postgres.sigcont().await.unwrap();
+    database
+        .wait_until_ready(DEADLINE, &Shutdown::new())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_without_showing_it() {
+    let postgres = PostgresServer::start().await.unwrap();
+    // The server trusts loopback, so the wrong half is the user; the password must not surface either way.
+    let url = postgres.url().replace("holdfast@", "nobody:hunter2@");
+    let settings = settings_of(&url);
+    let database = Database::open(&settings).unwrap();
+    let error = database
+        .wait_until_ready(DEADLINE, &Shutdown::new())
+        .await
+        .unwrap_err();
+    assert!(error.is_refused(), "{error:?}");
+    let shown = format!("{error} {error:?} {database:?} {settings:?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}

@@ -1,0 +1,275 @@
+//! [`Jobs`]: what a service holds to enqueue jobs, follow them and steer queues.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_core::config::{Durability, QueueSettings, Settings};
+use holdfast_core::redis::RedisGate;
+use holdfast_core::sql::Database;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
+
+use crate::bell::Bell;
+use crate::broker::{Broker, BrokerSettings};
+use crate::enqueue::{Enqueue, EnqueueError, Enqueued, JobRequest, Producer, ProducerParts};
+use crate::id::JobId;
+use crate::job::Job;
+use crate::ledger::{
+    self, CancelReply, JobFilter, JobRecord, Ledger, LedgerError, NewJob, PostgresLedger, QueueStats,
+    RetryReply, SqliteLedger, WorkerRecord,
+};
+use crate::registry::Registry;
+use crate::wait::WaitHub;
+
+/// Statements that enqueue at once: while one waits for the disk, the next gathers.
+const POSTGRES_LANES: usize = 3;
+/// SQLite has one writer.
+const SQLITE_LANES: usize = 1;
+
+/// A handle on everything that can be done with jobs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Jobs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    producer: Producer,
+    ledger: Arc<dyn Ledger>,
+    broker: Option<Broker>,
+    registry: Registry,
+    queues: BTreeMap<String, QueueSettings>,
+    waiting: WaitHub,
+    /// See `database.prepared_statements`.
+    named_statements: bool,
+}
+
+/// The caller's own transaction, on either database.
+#[derive(Debug)]
+pub enum LedgerTx<'t> {
+    Postgres(&'t mut PgConnection),
+    Sqlite(&'t mut SqliteConnection),
+}
+
+impl<'t> From<&'t mut PgConnection> for LedgerTx<'t> {
+    fn from(connection: &'t mut PgConnection) -> Self {
+        Self::Postgres(connection)
+    }
+}
+
+impl<'t> From<&'t mut SqliteConnection> for LedgerTx<'t> {
+    fn from(connection: &'t mut SqliteConnection) -> Self {
+        Self::Sqlite(connection)
+    }
+}
+
+impl<'t> From<&'t mut sqlx::Transaction<'_, sqlx::Postgres>> for LedgerTx<'t> {
+    fn from(tx: &'t mut sqlx::Transaction<'_, sqlx::Postgres>) -> Self {
+        Self::Postgres(tx)
+    }
+}
+
+impl<'t> From<&'t mut sqlx::Transaction<'_, sqlx::Sqlite>> for LedgerTx<'t> {
+    fn from(tx: &'t mut sqlx::Transaction<'_, sqlx::Sqlite>) -> Self {
+        Self::Sqlite(tx)
+    }
+}
+
+impl Jobs {
+    /// Over the process' database and its Redis gate of the queue role. Call it inside tokio; it reaches nothing yet.
+    pub fn new(settings: &Settings, registry: Registry, database: &Database, gate: &RedisGate) -> Self {
+        let ledger = ledger::open(database, &settings.database);
+        let broker = gate.is_configured().then(|| {
+            let terms = BrokerSettings::new(settings.jobs.broker_result_ttl, settings.worker.lost_after);
+            Broker::new(gate.clone(), terms)
+        });
+        let lanes = if matches!(database, Database::Postgres(_)) {
+            POSTGRES_LANES
+        } else {
+            SQLITE_LANES
+        };
+        let producer = Producer::new(ProducerParts {
+            registry: registry.clone(),
+            queues: settings.queues.clone(),
+            settings: settings.jobs.clone(),
+            ledger: Arc::clone(&ledger),
+            lanes,
+            bell: Bell::new(gate.clone()),
+            broker: broker.clone(),
+        });
+        let redis_queues = settings
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.durability == Durability::Redis)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let waiting = WaitHub::new(Arc::clone(&ledger), broker.clone(), redis_queues);
+        Self(Arc::new(Inner {
+            producer,
+            ledger,
+            broker,
+            registry,
+            queues: settings.queues.clone(),
+            waiting,
+            named_statements: settings.database.prepared_statements,
+        }))
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub fn queues(&self) -> &BTreeMap<String, QueueSettings> {
+        &self.0.queues
+    }
+
+    pub fn ledger(&self) -> &Arc<dyn Ledger> {
+        &self.0.ledger
+    }
+
+    pub fn broker(&self) -> Option<&Broker> {
+        self.0.broker.as_ref()
+    }
+
+    pub fn bell(&self) -> &Bell {
+        self.0.producer.bell()
+    }
+
+    pub(crate) fn producer(&self) -> &Producer {
+        &self.0.producer
+    }
+
+    /// Starts a typed enqueue; await the answer.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a job that is enqueued is given away"
+    )]
+    pub fn enqueue<J: Job>(&self, job: J) -> Enqueue {
+        Enqueue::new(self.clone(), &job)
+    }
+
+    /// Enqueues many jobs of one kind, all or none.
+    pub async fn enqueue_all<J: Job>(&self, jobs: &[J]) -> Result<Vec<Enqueued>, EnqueueError> {
+        let requests = jobs
+            .iter()
+            .map(|job| Enqueue::new(self.clone(), job).into_request())
+            .collect::<Result<_, _>>()?;
+        let checked = self.0.producer.check_batch(requests, true)?;
+        self.0.producer.store(checked).await
+    }
+
+    /// Enqueues a job worded by an outside producer: everything about it is checked.
+    pub async fn enqueue_request(&self, request: JobRequest) -> Result<Enqueued, EnqueueError> {
+        let job = self.0.producer.check_text(request)?;
+        self.store_one(job).await
+    }
+
+    /// Enqueues a batch worded by an outside producer, all or none; a fault names the job's index.
+    pub async fn enqueue_requests(&self, requests: Vec<JobRequest>) -> Result<Vec<Enqueued>, EnqueueError> {
+        let checked = self.0.producer.check_batch(requests, false)?;
+        self.0.producer.store(checked).await
+    }
+
+    /// Enqueues inside the caller's own transaction: the job exists if and only if that commits. It always goes to the
+    /// ledger. Call [`Jobs::ring`] after the commit, or the worker's safety poll finds the job.
+    ///
+    /// # Errors
+    /// The caller's transaction is to be rolled back after any but `Invalid`.
+    pub async fn enqueue_in<'t>(
+        &self,
+        tx: impl Into<LedgerTx<'t>>,
+        enqueue: Enqueue,
+    ) -> Result<Enqueued, EnqueueError> {
+        let (_, job) = enqueue.check()?;
+        let jobs = [job];
+        let written = match tx.into() {
+            LedgerTx::Postgres(connection) => {
+                PostgresLedger::insert_in(connection, &jobs, self.0.named_statements).await
+            }
+            LedgerTx::Sqlite(connection) => SqliteLedger::insert_in(connection, &jobs).await,
+        };
+        let accepted = written.map_err(|source| LedgerError::Sql {
+            doing: "accept a job in a transaction",
+            source,
+        });
+        Producer::answer_in(&jobs, accepted)
+    }
+
+    /// Wakes the workers of a queue.
+    pub fn ring(&self, queue: &str) {
+        self.bell().ring(queue, 1, Duration::ZERO);
+    }
+
+    pub(crate) async fn store_one(&self, job: NewJob) -> Result<Enqueued, EnqueueError> {
+        let stored = self.0.producer.store(vec![job]).await?;
+        stored.into_iter().next().ok_or_else(|| {
+            EnqueueError::Internal(LedgerError::Corrupt("an insert gave no answer".to_owned()))
+        })
+    }
+
+    /// The job, wherever it lives. `None`: unknown, or no longer kept.
+    pub async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
+        self.0.waiting.get(id).await
+    }
+
+    /// The job once it is final, or as it stands after `limit`.
+    pub async fn wait(&self, id: JobId, limit: Duration) -> Result<Option<JobRecord>, LedgerError> {
+        self.0.waiting.wait(id, limit).await
+    }
+
+    /// Jobs of the ledger, newest first.
+    pub async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
+        self.0.ledger.list(filter).await
+    }
+
+    /// Cancels a waiting job, asks a running one to give way. `None`: unknown id.
+    pub async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
+        if let Some(reply) = self.0.ledger.cancel(id).await? {
+            return Ok(Some(reply));
+        }
+        Ok(self.0.waiting.cancel_on_broker(id).await)
+    }
+
+    /// Makes a discarded or waiting job available now. `None`: unknown id.
+    pub async fn retry(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError> {
+        let reply = self.0.ledger.retry_now(id).await?;
+        if let Some(RetryReply::Available { queue }) = &reply {
+            self.ring(queue);
+        }
+        Ok(reply)
+    }
+
+    /// Every configured queue and every other one that holds jobs.
+    pub async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError> {
+        let mut stats: BTreeMap<String, QueueStats> = self
+            .0
+            .ledger
+            .queue_stats()
+            .await?
+            .into_iter()
+            .map(|one| (one.queue.clone(), one))
+            .collect();
+        for name in self.0.queues.keys() {
+            stats.entry(name.clone()).or_insert_with(|| QueueStats {
+                queue: name.clone(),
+                ..QueueStats::default()
+            });
+        }
+        self.0.waiting.add_broker_depths(&mut stats).await;
+        Ok(stats.into_values().collect())
+    }
+
+    /// No worker claims from a paused queue; what runs goes on. Survives restarts.
+    pub async fn pause(&self, queue: &str) -> Result<(), LedgerError> {
+        self.0.ledger.set_paused(queue, true).await
+    }
+
+    pub async fn resume(&self, queue: &str) -> Result<(), LedgerError> {
+        self.0.ledger.set_paused(queue, false).await?;
+        self.ring(queue);
+        Ok(())
+    }
+
+    pub async fn workers(&self) -> Result<Vec<WorkerRecord>, LedgerError> {
+        self.0.ledger.workers().await
+    }
+}

@@ -1,0 +1,117 @@
+//! Typed enqueue: `jobs.enqueue(SendInvite { … }).delay(Duration::from_secs(60)).await`.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::value::RawValue;
+
+use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
+use crate::client::Jobs;
+use crate::job::Job;
+use crate::ledger::{NewJob, Priority};
+use crate::retry::Backoff;
+
+/// A job about to be enqueued. Await it to enqueue; dropped, it does nothing.
+#[derive(Debug)]
+#[must_use = "a job is enqueued by `.await`"]
+pub struct Enqueue {
+    jobs: Jobs,
+    request: Result<JobRequest, Fault>,
+}
+
+impl Enqueue {
+    pub(crate) fn new<J: Job>(jobs: Jobs, job: &J) -> Self {
+        Self {
+            jobs,
+            request: typed_request(job),
+        }
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut JobRequest)) -> Self {
+        if let Ok(request) = &mut self.request {
+            change(request);
+        }
+        self
+    }
+
+    pub fn queue(self, queue: impl Into<String>) -> Self {
+        self.set(|request| request.queue = Some(queue.into()))
+    }
+
+    /// Not before `delay` from now, by the database's clock.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.set(|request| request.delay = Some(delay))
+    }
+
+    /// Not before `at`.
+    pub fn run_at(self, at: DateTime<Utc>) -> Self {
+        self.set(|request| request.run_at = Some(at))
+    }
+
+    pub fn priority(self, priority: Priority) -> Self {
+        self.set(|request| request.priority = priority)
+    }
+
+    /// Executions at most, the first included: 1 to 100.
+    pub fn max_attempts(self, attempts: u32) -> Self {
+        self.set(|request| request.max_attempts = Some(attempts))
+    }
+
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.set(|request| request.timeout = Some(timeout))
+    }
+
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        self.set(|request| request.backoff = Some(backoff))
+    }
+
+    /// While a job of this kind with this key waits or runs, another one is not accepted but answered with the first.
+    pub fn unique(self, key: impl Into<String>) -> Self {
+        self.set(|request| request.unique_key = Some(key.into()))
+    }
+
+    /// As long as the first job with this key is kept, another one is answered with the first.
+    pub fn idempotency_key(self, key: impl Into<String>) -> Self {
+        self.set(|request| request.idempotency_key = Some(key.into()))
+    }
+
+    pub(crate) fn into_request(self) -> Result<JobRequest, EnqueueError> {
+        self.request.map_err(EnqueueError::Invalid)
+    }
+
+    pub(crate) fn check(self) -> Result<(Jobs, NewJob), EnqueueError> {
+        let jobs = self.jobs.clone();
+        let job = jobs.producer().check_typed(self.into_request()?)?;
+        Ok((jobs, job))
+    }
+}
+
+impl IntoFuture for Enqueue {
+    type Output = Result<Enqueued, EnqueueError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        async move {
+            let (jobs, job) = self.check()?;
+            jobs.store_one(job).await
+        }
+        .boxed()
+    }
+}
+
+/// The request a typed job makes; checked by the kind's own `validate`, without parsing what was just encoded.
+fn typed_request<J: Job>(job: &J) -> Result<JobRequest, Fault> {
+    job.validate().map_err(|fault| {
+        Fault::new(
+            FaultCode::InvalidPayload,
+            format!("payload.{}", fault.field),
+            fault.reason,
+        )
+    })?;
+    let payload: Box<RawValue> = serde_json::value::to_raw_value(job)
+        .map_err(|error| Fault::new(FaultCode::InvalidPayload, "payload", error.to_string()))?;
+    Ok(JobRequest::new(J::KIND, payload))
+}

@@ -1,0 +1,272 @@
+//! From what a producer says to a job that can be written: every check, in one pass, before anything is stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_core::clock;
+use holdfast_core::config::{JobsSettings, QueueSettings};
+use serde_json::value::RawValue;
+
+use super::{Fault, FaultCode, JobRequest, MAX_DELAY, MAX_KEY_BYTES, MAX_TIMEOUT};
+use crate::id::JobId;
+use crate::ledger::{NewJob, Options, RunAt};
+use crate::registry::{Kind, Registry};
+use crate::retry::{MAX_ATTEMPTS_LIMIT, RetryPolicy};
+
+/// Where the text came from: a producer's own JSON is distrusted, what serde has just written is well-formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Text,
+    Typed,
+}
+
+#[derive(Debug)]
+pub(super) struct Checker {
+    pub registry: Registry,
+    pub queues: BTreeMap<String, QueueSettings>,
+    pub settings: JobsSettings,
+}
+
+impl Checker {
+    pub(super) fn check(&self, request: JobRequest, origin: Origin) -> Result<NewJob, Fault> {
+        let kind = self.kind(&request.kind)?;
+        let queue = self.queue(request.queue.as_deref(), kind)?;
+        self.check_payload(&request.payload, kind, origin)?;
+        let run_at = run_at(&request)?;
+        let policy = kind
+            .retry
+            .unwrap_or_else(|| RetryPolicy::from(self.settings.retry));
+        let max_attempts = max_attempts(request.max_attempts, policy)?;
+        let timeout = timeout(
+            request.timeout,
+            kind.timeout.unwrap_or(self.settings.default_timeout),
+        )?;
+        check_key("unique_key", request.unique_key.as_deref())?;
+        check_key("Idempotency-Key", request.idempotency_key.as_deref())?;
+        Ok(NewJob {
+            id: JobId::generate(),
+            kind: Arc::from(kind.name),
+            queue,
+            payload: Arc::from(request.payload),
+            priority: request.priority,
+            run_at,
+            max_attempts,
+            timeout,
+            unique_key: request.unique_key,
+            idempotency_key: request.idempotency_key,
+            options: Options {
+                backoff: request.backoff,
+                traceparent: request.traceparent,
+            },
+            attempt: 0,
+            crashes: 0,
+            errors: Vec::new(),
+            doubtful: false,
+            discarded: false,
+        })
+    }
+
+    fn kind(&self, name: &str) -> Result<&Kind, Fault> {
+        self.registry.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.registry.kinds().map(|kind| kind.name).collect();
+            let name: String = name.chars().take(80).collect();
+            Fault::new(
+                FaultCode::UnknownKind,
+                "kind",
+                format!("unknown kind {name:?}; this server knows {}", known.join(", ")),
+            )
+        })
+    }
+
+    fn queue(&self, asked: Option<&str>, kind: &Kind) -> Result<Arc<str>, Fault> {
+        let name = asked.unwrap_or(kind.queue);
+        if self.queues.contains_key(name) {
+            return Ok(Arc::from(name));
+        }
+        let known: Vec<_> = self.queues.keys().map(String::as_str).collect();
+        let name: String = name.chars().take(80).collect();
+        Err(Fault::new(
+            FaultCode::UnknownQueue,
+            "queue",
+            format!(
+                "unknown queue {name:?}; the configuration names {}",
+                known.join(", ")
+            ),
+        ))
+    }
+
+    fn check_payload(&self, payload: &RawValue, kind: &Kind, origin: Origin) -> Result<(), Fault> {
+        let text = payload.get();
+        if text.len() > self.settings.max_payload_bytes {
+            return Err(Fault::new(
+                FaultCode::PayloadTooLarge,
+                "payload",
+                format!(
+                    "{} bytes are more than the {} allowed",
+                    text.len(),
+                    self.settings.max_payload_bytes
+                ),
+            ));
+        }
+        let shape = Shape::of(text);
+        if shape.depth > self.settings.max_payload_depth {
+            return Err(Fault::new(
+                FaultCode::PayloadTooDeep,
+                "payload",
+                format!(
+                    "nested {} deep; {} is the most",
+                    shape.depth, self.settings.max_payload_depth
+                ),
+            ));
+        }
+        if shape.holds_nul {
+            return Err(Fault::new(
+                FaultCode::InvalidPayload,
+                "payload",
+                "holds the character \\u0000, which no database text can store; remove or encode it",
+            ));
+        }
+        if origin == Origin::Text {
+            // Finds what a typed parse may skip and the database would refuse: lone surrogates, 1e999.
+            serde_json::from_str::<serde_json::Value>(text)
+                .map_err(|error| Fault::new(FaultCode::InvalidPayload, "payload", error.to_string()))?;
+            kind.check(payload).map_err(|fault| {
+                let field = if fault.field.is_empty() {
+                    "payload".into()
+                } else {
+                    format!("payload.{}", fault.field)
+                };
+                Fault::new(FaultCode::InvalidPayload, field, fault.reason)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn run_at(request: &JobRequest) -> Result<RunAt, Fault> {
+    match (request.run_at, request.delay) {
+        (Some(_), Some(_)) => Err(Fault::field(
+            "run_at",
+            "give either run_at or delay_seconds, not both",
+        )),
+        (None, None) => Ok(RunAt::Now),
+        (None, Some(delay)) if delay > MAX_DELAY => Err(Fault::field(
+            "delay_seconds",
+            format!("at most {} (five years)", MAX_DELAY.as_secs()),
+        )),
+        (None, Some(delay)) => Ok(RunAt::In(delay)),
+        (Some(at), None) => {
+            let ahead = at.signed_duration_since(clock::now());
+            if ahead.to_std().is_ok_and(|ahead| ahead > MAX_DELAY) {
+                return Err(Fault::field("run_at", "at most five years ahead"));
+            }
+            if at.timestamp() < 0 {
+                return Err(Fault::field("run_at", "before 1970 is no time to run a job"));
+            }
+            Ok(RunAt::At(at))
+        }
+    }
+}
+
+fn max_attempts(asked: Option<u32>, policy: RetryPolicy) -> Result<u32, Fault> {
+    match asked {
+        None => Ok(policy.max_attempts),
+        Some(number) if (1..=MAX_ATTEMPTS_LIMIT).contains(&number) => Ok(number),
+        Some(number) => Err(Fault::field(
+            "max_attempts",
+            format!("{number} is not between 1 and {MAX_ATTEMPTS_LIMIT}"),
+        )),
+    }
+}
+
+fn timeout(asked: Option<Duration>, default: Duration) -> Result<Duration, Fault> {
+    match asked {
+        None => Ok(default),
+        Some(timeout) if timeout.is_zero() || timeout > MAX_TIMEOUT => Err(Fault::field(
+            "timeout_seconds",
+            format!("must be above 0 and at most {} (one day)", MAX_TIMEOUT.as_secs()),
+        )),
+        Some(timeout) => Ok(timeout),
+    }
+}
+
+fn check_key(field: &str, key: Option<&str>) -> Result<(), Fault> {
+    match key {
+        Some("") => Err(Fault::field(field, "must not be empty; leave it out instead")),
+        Some(key) if key.len() > MAX_KEY_BYTES => Err(Fault::field(
+            field,
+            format!("{} bytes are more than the {MAX_KEY_BYTES} allowed", key.len()),
+        )),
+        Some(key) if key.chars().any(char::is_control) => {
+            Err(Fault::field(field, "must not hold control characters"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What one scan of well-formed JSON text finds.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    depth: usize,
+    holds_nul: bool,
+}
+
+impl Shape {
+    fn of(text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let (mut depth, mut deepest, mut holds_nul, mut in_string) = (0_usize, 0, false, false);
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            match byte {
+                b'\\' if in_string => {
+                    holds_nul |= bytes[at..].starts_with(b"\\u0000");
+                    at += 1;
+                }
+                b'"' => in_string = !in_string,
+                b'{' | b'[' if !in_string => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            at += 1;
+        }
+        Self {
+            depth: deepest,
+            holds_nul,
+        }
+    }
+}
+
+/// Whether JSON text holds an escaped NUL character, which `jsonb` refuses.
+pub(crate) fn text_holds_nul(text: &str) -> bool {
+    text.contains("\\u0000") && Shape::of(text).holds_nul
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_finds_depth_and_nul_and_is_not_fooled_by_strings() {
+        assert_eq!(
+            Shape::of("1"),
+            Shape {
+                depth: 0,
+                holds_nul: false
+            }
+        );
+        assert_eq!(
+            Shape::of(r#"{"a":[[1]],"b":"]]}}\"[["}"#),
+            Shape {
+                depth: 3,
+                holds_nul: false
+            }
+        );
+        assert!(Shape::of(r#"["\u0000"]"#).holds_nul);
+        assert!(!Shape::of(r#"["\\u0000"]"#).holds_nul);
+        assert!(Shape::of(r#"["\\\u0000"]"#).holds_nul);
+    }
+}

@@ -1,0 +1,80 @@
+//! Why a job was not accepted.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::id::JobId;
+use crate::ledger::LedgerError;
+
+/// What is wrong, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FaultCode {
+    UnknownKind,
+    UnknownQueue,
+    /// The payload is not one that the kind can run.
+    InvalidPayload,
+    PayloadTooLarge,
+    PayloadTooDeep,
+    /// A field's value is of no use.
+    InvalidField,
+    BatchTooLarge,
+    BatchEmpty,
+}
+
+/// One fault of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub code: FaultCode,
+    /// The field's path in the request, such as `payload.url`.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub reason: String,
+    /// Which job of a batch, from 0.
+    pub index: Option<usize>,
+}
+
+impl Fault {
+    pub(super) fn new(code: FaultCode, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            code,
+            field: field.into(),
+            reason: reason.into(),
+            index: None,
+        }
+    }
+
+    pub(super) fn field(field: &str, reason: impl Into<String>) -> Self {
+        Self::new(FaultCode::InvalidField, field, reason)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(index) = self.index {
+            write!(f, "jobs[{index}].")?;
+        }
+        write!(f, "{}: {}", self.field, self.reason)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// The request is wrong; the same request will be wrong again. Nothing was accepted.
+    #[error("{0}")]
+    Invalid(Fault),
+    /// The idempotency key was used for another job. Nothing was accepted.
+    #[error("the idempotency key belongs to job {id}, which has another kind or payload")]
+    KeyReused { id: JobId },
+    /// No store could take the job now. It was not accepted, unless `certain` is false: then a store may have taken it
+    /// and its answer was lost; a repeat with an idempotency key is safe.
+    #[error("no store can take the job now")]
+    Unavailable {
+        certain: bool,
+        retry_after: Duration,
+        #[source]
+        source: Option<LedgerError>,
+    },
+    /// A fault of this program or its database.
+    #[error("the job could not be stored")]
+    Internal(#[source] LedgerError),
+}

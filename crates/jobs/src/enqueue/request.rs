@@ -1,0 +1,61 @@
+//! What a producer says and what it is told.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use holdfast_core::config::Durability;
+use serde_json::value::RawValue;
+
+use crate::id::JobId;
+use crate::ledger::Priority;
+use crate::retry::Backoff;
+use crate::state::State;
+
+/// A job as its producer words it. Unset fields take the kind's or the configured default.
+#[derive(Debug, Clone)]
+pub struct JobRequest {
+    pub kind: String,
+    pub payload: Box<RawValue>,
+    pub queue: Option<String>,
+    pub run_at: Option<DateTime<Utc>>,
+    pub delay: Option<Duration>,
+    pub priority: Priority,
+    pub max_attempts: Option<u32>,
+    pub timeout: Option<Duration>,
+    pub backoff: Option<Backoff>,
+    pub unique_key: Option<String>,
+    pub idempotency_key: Option<String>,
+    pub traceparent: Option<String>,
+}
+
+impl JobRequest {
+    pub fn new(kind: impl Into<String>, payload: Box<RawValue>) -> Self {
+        Self {
+            kind: kind.into(),
+            payload,
+            queue: None,
+            run_at: None,
+            delay: None,
+            priority: Priority::Normal,
+            max_attempts: None,
+            timeout: None,
+            backoff: None,
+            unique_key: None,
+            idempotency_key: None,
+            traceparent: None,
+        }
+    }
+}
+
+/// An accepted job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enqueued {
+    pub id: JobId,
+    pub kind: String,
+    pub queue: String,
+    pub state: State,
+    /// Where the job lives: `Ledger` also for a job of a `redis` queue that the ledger took.
+    pub durability: Durability,
+    /// The job stood already, under the same key; `id` is the first one's.
+    pub duplicate: bool,
+}

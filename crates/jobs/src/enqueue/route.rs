@@ -1,0 +1,340 @@
+//! Where a checked job goes: onto the broker, or into the ledger.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_core::config::{Durability, JobsSettings, QueueSettings};
+use holdfast_core::failpoint;
+use holdfast_core::failure::Certainty;
+
+use super::check::{Checker, Origin};
+use super::writer::{WriteError, Writer};
+use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
+use crate::bell::Bell;
+use crate::broker::{Broker, Outgoing, PushOutcome};
+use crate::envelope::Envelope;
+use crate::id::JobId;
+use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, Priority, RunAt};
+use crate::registry::Registry;
+use crate::state::State;
+
+/// What a producer is told to wait when no store can take its job.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// What a [`Producer`] is made of.
+#[derive(Debug)]
+pub(crate) struct ProducerParts {
+    pub registry: Registry,
+    pub queues: BTreeMap<String, QueueSettings>,
+    pub settings: JobsSettings,
+    pub ledger: Arc<dyn Ledger>,
+    /// Statements that may be under way at once.
+    pub lanes: usize,
+    pub bell: Bell,
+    pub broker: Option<Broker>,
+}
+
+/// Checks jobs and puts them where they belong. Cheap to share.
+#[derive(Debug)]
+pub(crate) struct Producer {
+    checker: Checker,
+    writer: Writer,
+    bell: Bell,
+    broker: Option<Broker>,
+}
+
+impl Producer {
+    pub(crate) fn new(parts: ProducerParts) -> Self {
+        Self {
+            checker: Checker {
+                registry: parts.registry,
+                queues: parts.queues,
+                settings: parts.settings,
+            },
+            writer: Writer::spawn(parts.ledger, parts.lanes),
+            bell: parts.bell,
+            broker: parts.broker,
+        }
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Checks one job without storing it.
+    pub(crate) fn check_typed(&self, request: JobRequest) -> Result<NewJob, EnqueueError> {
+        self.checker
+            .check(request, Origin::Typed)
+            .map_err(EnqueueError::Invalid)
+    }
+
+    pub(crate) fn check_text(&self, request: JobRequest) -> Result<NewJob, EnqueueError> {
+        self.checker
+            .check(request, Origin::Text)
+            .map_err(EnqueueError::Invalid)
+    }
+
+    /// Checks a batch: the first fault refuses it whole, and says which job it is.
+    pub(crate) fn check_batch(
+        &self,
+        requests: Vec<JobRequest>,
+        typed: bool,
+    ) -> Result<Vec<NewJob>, EnqueueError> {
+        let most = self.checker.settings.max_batch;
+        if requests.is_empty() {
+            let fault = Fault::new(FaultCode::BatchEmpty, "jobs", "must hold at least one job");
+            return Err(EnqueueError::Invalid(fault));
+        }
+        if requests.len() > most {
+            let reason = format!("{} jobs are more than the {most} of one batch", requests.len());
+            return Err(EnqueueError::Invalid(Fault::new(
+                FaultCode::BatchTooLarge,
+                "jobs",
+                reason,
+            )));
+        }
+        let origin = if typed { Origin::Typed } else { Origin::Text };
+        requests
+            .into_iter()
+            .enumerate()
+            .map(|(index, request)| {
+                self.checker.check(request, origin).map_err(|fault| {
+                    EnqueueError::Invalid(Fault {
+                        index: Some(index),
+                        ..fault
+                    })
+                })
+            })
+            .collect()
+    }
+
+    /// Stores checked jobs, all or none, and wakes whoever runs them. One answer for each, in order.
+    pub(crate) async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+        // A batch that is not for the broker throughout goes to the ledger whole: two stores cannot share a commit.
+        match &self.broker {
+            Some(broker) if jobs.iter().all(|job| self.belongs_on_broker(job)) => {
+                self.push(broker, jobs).await
+            }
+            _ => self.write(jobs, true).await,
+        }
+    }
+
+    /// Only what is plain and due fits on the broker; the ledger knows delays, priorities and keys.
+    fn belongs_on_broker(&self, job: &NewJob) -> bool {
+        let redis = self
+            .checker
+            .queues
+            .get(&*job.queue)
+            .is_some_and(|queue| queue.durability == Durability::Redis);
+        redis
+            && job.run_at == RunAt::Now
+            && job.priority == Priority::Normal
+            && job.unique_key.is_none()
+            && job.idempotency_key.is_none()
+    }
+
+    async fn push(&self, broker: &Broker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+        let mut by_queue: BTreeMap<Arc<str>, Vec<Outgoing>> = BTreeMap::new();
+        for job in &jobs {
+            by_queue
+                .entry(Arc::clone(&job.queue))
+                .or_default()
+                .push(outgoing(job)?);
+        }
+        let mut refused: BTreeMap<JobId, Doubt> = BTreeMap::new();
+        for (queue, entries) in &by_queue {
+            let mut accepted = 0;
+            for part in broker.push(queue, entries).await {
+                let doubt = match part.outcome {
+                    PushOutcome::Pushed => {
+                        accepted += part.jobs.len();
+                        continue;
+                    }
+                    PushOutcome::Refused(_) => Doubt::None,
+                    PushOutcome::Doubtful(_) => Doubt::MayStandThere,
+                };
+                refused.extend(entries[part.jobs].iter().map(|entry| (entry.id, doubt)));
+            }
+            failpoint::reach("broker.push");
+            if accepted > 0 {
+                self.bell.ring(queue, accepted, Duration::ZERO);
+            }
+        }
+        if refused.is_empty() {
+            return Ok(jobs
+                .iter()
+                .map(|job| enqueued(job, job.id, Durability::Redis, false))
+                .collect());
+        }
+        self.upgrade(jobs, &refused).await
+    }
+
+    /// The broker did not take some of the jobs: the ledger does.
+    async fn upgrade(
+        &self,
+        jobs: Vec<NewJob>,
+        refused: &BTreeMap<JobId, Doubt>,
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
+        let order: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        let (for_ledger, on_broker): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| refused.contains_key(&job.id));
+        let doubt = !on_broker.is_empty() || refused.values().any(|doubt| *doubt == Doubt::MayStandThere);
+        let for_ledger = for_ledger
+            .into_iter()
+            .map(|job| NewJob {
+                doubtful: refused.get(&job.id) == Some(&Doubt::MayStandThere),
+                ..job
+            })
+            .collect();
+        let written = self.write(for_ledger, !doubt).await?;
+        let mut answers: BTreeMap<JobId, Enqueued> = written.into_iter().map(|e| (e.id, e)).collect();
+        answers.extend(
+            on_broker
+                .iter()
+                .map(|job| (job.id, enqueued(job, job.id, Durability::Redis, false))),
+        );
+        Ok(order.iter().filter_map(|id| answers.remove(id)).collect())
+    }
+
+    async fn write(&self, jobs: Vec<NewJob>, certain: bool) -> Result<Vec<Enqueued>, EnqueueError> {
+        let summaries: Vec<NewJob> = jobs.iter().map(summary).collect();
+        let accepted = self
+            .writer
+            .write(jobs)
+            .await
+            .map_err(|error| refusal(error, certain))?;
+        let answers = answers(&summaries, accepted)?;
+        self.ring_for(&summaries);
+        failpoint::reach("ring");
+        Ok(answers)
+    }
+
+    /// The answer to a job that was written in its producer's own transaction. Nobody is woken: it has yet to commit.
+    pub(crate) fn answer_in(
+        jobs: &[NewJob],
+        accepted: Result<Vec<Accepted>, LedgerError>,
+    ) -> Result<Enqueued, EnqueueError> {
+        let accepted = accepted.map_err(|error| {
+            let (transient, certain) = (error.is_transient(), error.certainty() == Certainty::NotApplied);
+            refusal(
+                WriteError {
+                    transient,
+                    certain,
+                    source: Some(error),
+                },
+                true,
+            )
+        })?;
+        answers(jobs, accepted)?.pop().ok_or_else(|| {
+            EnqueueError::Internal(LedgerError::Corrupt("an insert gave no answer".to_owned()))
+        })
+    }
+
+    /// One ring for each queue, for the job that is due first.
+    pub(crate) fn ring_for(&self, jobs: &[NewJob]) {
+        let mut due: BTreeMap<&str, (usize, Duration)> = BTreeMap::new();
+        for job in jobs {
+            let delay = delay_of(job.run_at);
+            let (count, earliest) = due.entry(&job.queue).or_insert((0, delay));
+            *count += 1;
+            *earliest = delay.min(*earliest);
+        }
+        for (queue, (count, delay)) in due {
+            self.bell.ring(queue, count, delay);
+        }
+    }
+}
+
+fn answers(jobs: &[NewJob], accepted: Vec<Accepted>) -> Result<Vec<Enqueued>, EnqueueError> {
+    jobs.iter()
+        .zip(accepted)
+        .map(|(job, accepted)| match accepted {
+            Accepted::Conflict(id) => Err(EnqueueError::KeyReused { id }),
+            Accepted::Duplicate(id) => Ok(enqueued(job, id, Durability::Ledger, true)),
+            Accepted::New(id) => Ok(enqueued(job, id, Durability::Ledger, false)),
+        })
+        .collect()
+}
+
+/// The job without its payload: what the answer and the bell need.
+fn summary(job: &NewJob) -> NewJob {
+    NewJob {
+        payload: Arc::from(serde_json::value::RawValue::NULL.to_owned()),
+        errors: Vec::new(),
+        ..job.clone()
+    }
+}
+
+fn delay_of(run_at: RunAt) -> Duration {
+    match run_at {
+        RunAt::Now => Duration::ZERO,
+        RunAt::In(delay) => delay,
+        RunAt::At(at) => at
+            .signed_duration_since(holdfast_core::clock::now())
+            .to_std()
+            .unwrap_or(Duration::ZERO),
+    }
+}
+
+fn enqueued(job: &NewJob, id: JobId, durability: Durability, duplicate: bool) -> Enqueued {
+    let state = if delay_of(job.run_at).is_zero() {
+        State::Available
+    } else {
+        State::Scheduled
+    };
+    Enqueued {
+        id,
+        kind: job.kind.to_string(),
+        queue: job.queue.to_string(),
+        state,
+        durability,
+        duplicate,
+    }
+}
+
+/// `certain`: nothing was left behind before the ledger was asked.
+fn refusal(error: WriteError, certain: bool) -> EnqueueError {
+    match error {
+        WriteError {
+            transient: false,
+            source: Some(source),
+            ..
+        } => EnqueueError::Internal(source),
+        WriteError {
+            certain: written,
+            source,
+            ..
+        } => EnqueueError::Unavailable {
+            certain: certain && written,
+            retry_after: RETRY_AFTER,
+            source,
+        },
+    }
+}
+
+/// What a push that failed leaves behind on the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// It got no answer: it may have been applied.
+    MayStandThere,
+}
+
+fn outgoing(job: &NewJob) -> Result<Outgoing, EnqueueError> {
+    let envelope = Envelope {
+        kind: job.kind.to_string(),
+        payload: (*job.payload).to_owned(),
+        max_attempts: Some(job.max_attempts),
+        timeout_ms: u64::try_from(job.timeout.as_millis()).ok(),
+        backoff: job.options.backoff,
+        traceparent: job.options.traceparent.clone(),
+    };
+    let envelope = serde_json::to_vec(&envelope)
+        .map_err(|error| EnqueueError::Internal(LedgerError::Corrupt(error.to_string())))?;
+    Ok(Outgoing {
+        id: job.id,
+        envelope: Arc::from(envelope),
+        max_attempts: job.max_attempts,
+    })
+}

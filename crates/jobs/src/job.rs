@@ -1,0 +1,272 @@
+//! What a job kind is: a serialisable type with a stable name and a `run`.
+//!
+//! ```
+//! use holdfast_jobs::{Job, JobContext, JobError};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct SendInvite {
+//!     to: String,
+//! }
+//!
+//! impl Job for SendInvite {
+//!     const KIND: &'static str = "invite.send";
+//!     type Output = ();
+//!
+//!     async fn run(self, ctx: JobContext) -> Result<(), JobError> {
+//!         println!("attempt {} for {}", ctx.attempt(), self.to);
+//!         Ok(())
+//!     }
+//! }
+//! ```
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use crate::id::JobId;
+use crate::retry::RetryPolicy;
+
+/// A job kind. One file each, and one line in the registry.
+pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The stable name on the wire, such as `notify.email`.
+    const KIND: &'static str;
+    /// The queue a job of this kind goes to when the producer names none.
+    const QUEUE: &'static str = "default";
+
+    /// What `run` returns; stored as the job's result.
+    type Output: Serialize + Send;
+
+    /// Longest one attempt may take. `None`: the configured default.
+    fn timeout() -> Option<Duration> {
+        None
+    }
+
+    /// The kind's own retry policy. `None`: the configured default.
+    fn retry() -> Option<RetryPolicy> {
+        None
+    }
+
+    /// Checked at enqueue, after the payload has parsed: a producer hears of a bad payload at once.
+    fn validate(&self) -> Result<(), PayloadFault> {
+        Ok(())
+    }
+
+    /// One attempt. It may be dropped at any await: after the timeout, a cancellation, or the end of the grace period.
+    fn run(self, ctx: JobContext) -> impl Future<Output = Result<Self::Output, JobError>> + Send;
+}
+
+/// What is wrong with a payload, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct PayloadFault {
+    /// Path from the payload's root, such as `headers.accept`; empty for the payload itself.
+    pub field: String,
+    pub reason: String,
+}
+
+impl PayloadFault {
+    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// How an attempt failed. The variant decides what happens next (see [`crate::retry::verdict`]).
+///
+/// Any `std::error::Error` becomes [`JobError::Transient`] through `?`.
+#[derive(Debug)]
+pub enum JobError {
+    /// Try again after the backoff.
+    Transient(Cause),
+    /// Try again after the given rest.
+    RetryAfter(Duration, Cause),
+    /// Never try again: discard.
+    Permanent(Cause),
+    /// Run again later, without spending an attempt.
+    Snooze(Duration),
+    /// The job gave way to a cancellation.
+    Cancelled,
+    /// Set by the runner: the attempt exceeded its timeout.
+    TimedOut(Duration),
+    /// Set by the runner: the handler panicked.
+    Panicked(String),
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl JobError {
+    pub fn transient(cause: impl Into<Cause>) -> Self {
+        Self::Transient(cause.into())
+    }
+
+    pub fn permanent(cause: impl Into<Cause>) -> Self {
+        Self::Permanent(cause.into())
+    }
+
+    pub fn retry_after(delay: Duration, cause: impl Into<Cause>) -> Self {
+        Self::RetryAfter(delay, cause.into())
+    }
+
+    /// The class recorded with the error: `transient`, `permanent`, `timeout`, `panic`, …
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Transient(_) | Self::RetryAfter(..) => "transient",
+            Self::Permanent(_) => "permanent",
+            Self::Snooze(_) => "snooze",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut(_) => "timeout",
+            Self::Panicked(_) => "panic",
+        }
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for JobError {
+    fn from(error: E) -> Self {
+        Self::Transient(Box::new(error))
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transient(cause) | Self::Permanent(cause) | Self::RetryAfter(_, cause) => {
+                write!(f, "{cause}")?;
+                let mut source = cause.source();
+                while let Some(inner) = source {
+                    write!(f, ": {inner}")?;
+                    source = inner.source();
+                }
+                Ok(())
+            }
+            Self::Snooze(delay) => write!(f, "snoozed for {} s", delay.as_secs_f64()),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::TimedOut(after) => write!(f, "timed out after {} s", after.as_secs_f64()),
+            Self::Panicked(message) => write!(f, "panicked: {message}"),
+        }
+    }
+}
+
+/// What handlers share: clients, pools, settings, by type.
+#[derive(Clone, Default)]
+pub struct Resources(Arc<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
+
+impl fmt::Debug for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resources({})", self.0.len())
+    }
+}
+
+impl Resources {
+    /// Adds `value`, replacing an earlier one of the same type.
+    #[must_use]
+    pub fn with<T: Send + Sync + 'static>(self, value: T) -> Self {
+        let mut map = Arc::unwrap_or_clone(self.0);
+        map.insert(TypeId::of::<T>(), Arc::new(value));
+        Self(Arc::new(map))
+    }
+
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.0
+            .get(&TypeId::of::<T>())
+            .cloned()
+            .and_then(|value| value.downcast().ok())
+    }
+}
+
+/// The newest progress that nobody has taken away yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProgressCell(Arc<Mutex<Option<Arc<RawValue>>>>);
+
+impl ProgressCell {
+    fn put(&self, value: Arc<RawValue>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    }
+
+    pub(crate) fn take(&self) -> Option<Arc<RawValue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What a running job knows of itself, and its way to report progress and to hear of a cancellation.
+#[derive(Debug, Clone)]
+pub struct JobContext {
+    pub(crate) id: JobId,
+    pub(crate) queue: Arc<str>,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) progress: ProgressCell,
+    pub(crate) resources: Resources,
+}
+
+impl JobContext {
+    /// A context outside any worker: to run a handler by hand, in a test or a tool.
+    pub fn detached(id: JobId, attempt: u32, max_attempts: u32, resources: Resources) -> Self {
+        Self {
+            id,
+            queue: Arc::from("detached"),
+            attempt,
+            max_attempts,
+            cancel: CancellationToken::new(),
+            progress: ProgressCell::default(),
+            resources,
+        }
+    }
+
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// 1-based number of this attempt.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    pub fn max_attempts(&self) -> u32 {
+        self.max_attempts
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Resolves when somebody cancels the job or the worker's grace period ends.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    /// Publishes progress, any JSON value; the newest one is stored with the next control poll.
+    pub fn progress(&self, value: &impl Serialize) -> Result<(), JobError> {
+        let raw = serde_json::value::to_raw_value(value)?;
+        self.progress.put(Arc::from(raw));
+        Ok(())
+    }
+
+    /// A shared resource that the worker was built with.
+    ///
+    /// # Errors
+    /// Permanent: a worker that lacks it will lack it at every attempt.
+    pub fn resource<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, JobError> {
+        self.resources.get::<T>().ok_or_else(|| {
+            JobError::permanent(format!(
+                "this worker was built without a {}",
+                std::any::type_name::<T>()
+            ))
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! What both databases decide alike: duplicates by key, filters, and what a row's state answers to a command.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use holdfast_core::clock;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{Accepted, CancelReply, ErrorRecord, NewJob, Options, Retention};
+use crate::id::JobId;
+use crate::state::{State, StoredState};
+
+/// How often an insert is repeated whose obstacle was gone by the time it was looked for.
+const ROUNDS: usize = 5;
+
+pub(super) fn has_key(job: &NewJob) -> bool {
+    job.unique_key.is_some() || job.idempotency_key.is_some()
+}
+
+/// A row that may stand in a new job's way.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub id: JobId,
+    pub kind: String,
+    pub payload: String,
+    /// Only set where the row is waiting or running.
+    pub unique_key: Option<String>,
+    pub idempotency_key: Option<String>,
+}
+
+/// What to look for, for the jobs that were not written. `None`: all were.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub ids: Vec<JobId>,
+    pub idempotency_keys: Vec<String>,
+    pub unique_kinds: Vec<String>,
+    pub unique_keys: Vec<String>,
+}
+
+impl Wanted {
+    pub(super) fn of(jobs: &[&NewJob], written: &[JobId]) -> Option<Self> {
+        if written.len() == jobs.len() {
+            return None;
+        }
+        let written: std::collections::HashSet<_> = written.iter().collect();
+        let mut wanted = Self::default();
+        for job in jobs.iter().filter(|job| !written.contains(&job.id)) {
+            wanted.ids.push(job.id);
+            wanted.idempotency_keys.extend(job.idempotency_key.clone());
+            if let Some(key) = &job.unique_key {
+                wanted.unique_kinds.push(job.kind.to_string());
+                wanted.unique_keys.push(key.clone());
+            }
+        }
+        Some(wanted)
+    }
+}
+
+/// An insert under way: which of its jobs are accepted, and as what.
+#[derive(Debug)]
+pub(super) struct Settled<'a> {
+    jobs: &'a [NewJob],
+    accepted: Vec<Option<Accepted>>,
+    rounds: usize,
+}
+
+impl<'a> Settled<'a> {
+    pub(super) fn new(jobs: &'a [NewJob]) -> Self {
+        Self {
+            jobs,
+            accepted: vec![None; jobs.len()],
+            rounds: 0,
+        }
+    }
+
+    /// The jobs that still have no answer; `None` once all have.
+    pub(super) fn pending(&mut self) -> Result<Option<Vec<&'a NewJob>>, sqlx::Error> {
+        let pending: Vec<_> = self
+            .jobs
+            .iter()
+            .zip(&self.accepted)
+            .filter(|(_, accepted)| accepted.is_none())
+            .map(|(job, _)| job)
+            .collect();
+        if pending.is_empty() {
+            return Ok(None);
+        }
+        self.rounds += 1;
+        if self.rounds > ROUNDS {
+            // Each round, another job took the key and ended again: the producer may well try once more.
+            return Err(sqlx::Error::PoolTimedOut);
+        }
+        Ok(Some(pending))
+    }
+
+    pub(super) fn record(&mut self, written: &[JobId], standing: &[Standing]) {
+        let written: std::collections::HashSet<_> = written.iter().collect();
+        let by_id: HashMap<_, _> = standing.iter().map(|row| (row.id, row)).collect();
+        let by_idempotency: HashMap<_, _> = standing
+            .iter()
+            .filter_map(|row| Some((row.idempotency_key.as_deref()?, row)))
+            .collect();
+        let by_unique: HashMap<_, _> = standing
+            .iter()
+            .filter_map(|row| Some(((row.kind.as_str(), row.unique_key.as_deref()?), row)))
+            .collect();
+        for (job, accepted) in self
+            .jobs
+            .iter()
+            .zip(&mut self.accepted)
+            .filter(|(_, slot)| slot.is_none())
+        {
+            // A row with the very id is this job, written by an attempt whose reply was lost.
+            if written.contains(&job.id) || by_id.contains_key(&job.id) {
+                *accepted = Some(Accepted::New(job.id));
+            } else if let Some(row) = job
+                .idempotency_key
+                .as_deref()
+                .and_then(|key| by_idempotency.get(key))
+            {
+                let same = row.kind == *job.kind && same_json(&row.payload, &job.payload);
+                *accepted = Some(if same {
+                    Accepted::Duplicate(row.id)
+                } else {
+                    Accepted::Conflict(row.id)
+                });
+            } else if let Some(row) = job
+                .unique_key
+                .as_deref()
+                .and_then(|key| by_unique.get(&(&*job.kind, key)))
+            {
+                *accepted = Some(Accepted::Duplicate(row.id));
+            }
+        }
+    }
+
+    pub(super) fn into_accepted(self) -> Vec<Accepted> {
+        self.accepted.into_iter().flatten().collect()
+    }
+}
+
+/// `jsonb` keeps neither the text nor the spelling of numbers (`1e3` becomes `1000`), so values are compared.
+fn same_json(stored: &str, new: &RawValue) -> bool {
+    let parse = |text| serde_json::from_str::<Value>(text);
+    stored == new.get()
+        || matches!((parse(stored), parse(new.get())), (Ok(stored), Ok(new)) if same_value(&stored, &new))
+}
+
+fn same_value(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_value(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len()
+                && a.iter()
+                    .all(|(key, a)| b.get(key).is_some_and(|b| same_value(a, b)))
+        }
+        _ => a == b,
+    }
+}
+
+pub(super) fn options_text(options: &Options) -> Option<String> {
+    if options.is_empty() {
+        None
+    } else {
+        serde_json::to_string(options).ok()
+    }
+}
+
+pub(super) fn errors_text(errors: &[ErrorRecord]) -> Option<String> {
+    if errors.is_empty() {
+        None
+    } else {
+        serde_json::to_string(errors).ok()
+    }
+}
+
+/// How the rows of a visible state are found: stored state, `run_at` ahead, tried before.
+pub(super) fn stored_filter(state: Option<State>) -> (Option<StoredState>, Option<bool>, Option<bool>) {
+    match state {
+        None => (None, None, None),
+        Some(State::Scheduled) => (Some(StoredState::Available), Some(true), Some(false)),
+        Some(State::Retryable) => (Some(StoredState::Available), Some(true), Some(true)),
+        Some(State::Available) => (Some(StoredState::Available), Some(false), None),
+        Some(State::Running) => (Some(StoredState::Running), None, None),
+        Some(State::Completed) => (Some(StoredState::Completed), None, None),
+        Some(State::Discarded) => (Some(StoredState::Discarded), None, None),
+        Some(State::Cancelled) => (Some(StoredState::Cancelled), None, None),
+    }
+}
+
+/// The answer to a cancel, given the state the row had.
+pub(super) fn cancel_reply(before: StoredState) -> CancelReply {
+    match before {
+        StoredState::Available => CancelReply::Cancelled,
+        StoredState::Running => CancelReply::Requested,
+        StoredState::Completed => CancelReply::AlreadyFinal(State::Completed),
+        StoredState::Discarded => CancelReply::AlreadyFinal(State::Discarded),
+        StoredState::Cancelled => CancelReply::AlreadyFinal(State::Cancelled),
+    }
+}
+
+/// The largest id that may be past its retention: the pruner walks the primary key up to here, no further.
+///
+/// The host's clock only narrows the walk; `finished_at` against the server's clock decides. Five minutes of slack
+/// keep a fast host clock from hiding rows for long.
+pub(super) fn newest_prunable(retention: &Retention) -> JobId {
+    let shortest = retention.completed.min(retention.discarded);
+    let slack = Duration::from_secs(300);
+    let age = shortest.saturating_sub(slack).as_millis();
+    let now = u128::from(clock::unix_millis());
+    JobId::first_of_ms(u64::try_from(now.saturating_sub(age)).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,131 @@
+//! The ledger: the SQL table of jobs, and the truth for every durable job.
+//!
+//! # Invariants
+//! - A job is accepted when its row is committed, and not before. Its id is made before the first write, so an
+//!   insert repeated after a lost reply changes nothing.
+//! - A running row names its worker. The lease is the worker's own heartbeat row: it lives while the server's clock
+//!   says that the worker was heard of within `lost_after`. The fence of a lease is (worker, attempt, crashes).
+//! - Every outcome is written under that fence. A worker that lost the lease changes nothing.
+//! - A job returned by the rescuer has `crashes` one higher only if it may have been running: a first claim counts as
+//!   started at once; a job that crashed before is marked started just before it runs ([`Ledger::mark_started`]), so a
+//!   job that merely waited in a crashing worker's buffer cannot be taken for poison.
+//! - All times come from the server's clock.
+//!
+//! # When things fail
+//! Every statement is idempotent (keyed by id, fenced, or both), so callers repeat it after a transient failure.
+//! [`LedgerError::is_transient`] tells; nothing else may.
+
+mod keys;
+pub mod model;
+mod outcome;
+mod postgres;
+mod sqlite;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use holdfast_core::sql::Database;
+
+pub use model::*;
+pub use postgres::PostgresLedger;
+pub use sqlite::SqliteLedger;
+
+use crate::id::{JobId, WorkerId};
+
+/// Most rows one statement writes or claims; callers split what is larger.
+pub const MAX_STATEMENT_ROWS: usize = 1_000;
+
+/// The job table, on either database. One contract suite runs against both.
+#[async_trait]
+pub trait Ledger: Send + Sync + std::fmt::Debug {
+    /// Accepts jobs, all or nothing, in one transaction. One answer for each job, in order.
+    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError>;
+
+    /// Leases up to `limit` due jobs of a queue to a worker, most urgent first. Nothing if the queue is paused, or if the
+    /// worker's own heartbeat is older than `lost_after`.
+    async fn claim(
+        &self,
+        queue: &str,
+        worker: WorkerId,
+        limit: usize,
+        lost_after: Duration,
+    ) -> Result<Vec<ClaimedJob>, LedgerError>;
+
+    /// For each queue that has a waiting job: how long until the earliest is due (zero if it is).
+    async fn peek(&self, queues: &[String]) -> Result<BTreeMap<String, Duration>, LedgerError>;
+
+    /// Writes outcomes under their fences; answers with the ids that were still held.
+    async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError>;
+
+    /// Records the start of a job that crashed before. False: the lease is lost, do not run it.
+    async fn mark_started(&self, worker: WorkerId, fence: &Fence) -> Result<bool, LedgerError>;
+
+    /// Stores the newest progress of running jobs, under their fences.
+    async fn store_progress(&self, worker: WorkerId, progress: &[Progress]) -> Result<(), LedgerError>;
+
+    /// First word of a worker. Repeatable.
+    async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError>;
+
+    /// Renews the worker's lease, even a stale one: each job that was rescued meanwhile is fenced by itself.
+    async fn heartbeat(&self, report: &WorkerReport) -> Result<Heartbeat, LedgerError>;
+
+    /// Which of this worker's running jobs somebody wants cancelled.
+    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<JobId>, LedgerError>;
+
+    /// Puts back, without a crash, what a worker holds beyond what it knows of. Only for a worker that claims no more.
+    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<u64, LedgerError>;
+
+    /// A stopping worker's last word: what it still holds goes back, and its row goes.
+    async fn deregister(&self, worker: WorkerId) -> Result<u64, LedgerError>;
+
+    /// Returns or discards up to `limit` jobs of workers not heard of for `lost_after`.
+    async fn rescue(
+        &self,
+        lost_after: Duration,
+        max_crashes: u32,
+        limit: usize,
+    ) -> Result<RescueReport, LedgerError>;
+
+    /// Deletes up to `limit` final rows past their retention.
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<u64, LedgerError>;
+
+    async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError>;
+
+    /// Newest first.
+    async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError>;
+
+    /// The final ones among `ids`.
+    async fn final_among(&self, ids: &[JobId]) -> Result<Vec<JobId>, LedgerError>;
+
+    /// Cancels a waiting job at once and asks a running one to give way. `None`: unknown id.
+    async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError>;
+
+    /// Makes a discarded job, or one that waits for a later time, available now. `None`: unknown id.
+    async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError>;
+
+    async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError>;
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), LedgerError>;
+
+    async fn paused_queues(&self) -> Result<Vec<String>, LedgerError>;
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, LedgerError>;
+
+    /// Up to `limit` rows that may also stand on the broker, whatever their state.
+    async fn doubtful(&self, limit: usize) -> Result<Vec<Doubtful>, LedgerError>;
+
+    /// The broker no longer knows these jobs: the ledger's rows are the only ones.
+    async fn settle(&self, ids: &[JobId]) -> Result<(), LedgerError>;
+}
+
+/// The ledger on the database that the settings name.
+pub fn open(database: &Database, settings: &holdfast_core::config::DatabaseSettings) -> Arc<dyn Ledger> {
+    match database {
+        Database::Postgres(pool) => Arc::new(PostgresLedger::new(pool.clone(), settings)),
+        Database::Sqlite(database) => {
+            Arc::new(SqliteLedger::new(database.clone(), settings.statement_timeout))
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! What goes into the ledger and what comes out of it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use holdfast_core::failure::{Certainty, FailureClass, SqlFailureKind, classify_sql};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::id::{JobId, WorkerId};
+use crate::retry::Backoff;
+use crate::state::State;
+
+/// Most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    High,
+    #[default]
+    Normal,
+    Low,
+}
+
+impl Priority {
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// As stored: 0, 1, 2.
+    pub const fn rank(self) -> i16 {
+        match self {
+            Self::High => 0,
+            Self::Normal => 1,
+            Self::Low => 2,
+        }
+    }
+
+    pub const fn from_rank(rank: i16) -> Self {
+        match rank {
+            ..=0 => Self::High,
+            1 => Self::Normal,
+            _ => Self::Low,
+        }
+    }
+}
+
+/// When a job may first run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunAt {
+    Now,
+    /// After the server's now.
+    In(Duration),
+    At(DateTime<Utc>),
+}
+
+/// A checked job, ready to be written. Only [`crate::enqueue`] makes these from what producers say.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub id: JobId,
+    pub kind: Arc<str>,
+    pub queue: Arc<str>,
+    pub payload: Arc<RawValue>,
+    pub priority: Priority,
+    pub run_at: RunAt,
+    pub max_attempts: u32,
+    pub timeout: Duration,
+    /// At most one job of the kind with this key is waiting or running.
+    pub unique_key: Option<String>,
+    /// At most one job with this key is ever accepted while its row is kept.
+    pub idempotency_key: Option<String>,
+    pub options: Options,
+    /// Attempts that came to an outcome before the job came here: those of a `redis` job on the broker.
+    pub attempt: u32,
+    pub crashes: u32,
+    pub errors: Vec<ErrorRecord>,
+    /// A push of this very job to the broker got no answer: it may stand there too.
+    pub doubtful: bool,
+    /// A dead letter from the broker: it is kept, and not run.
+    pub discarded: bool,
+}
+
+/// What few jobs carry.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+impl Options {
+    pub fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
+}
+
+/// What became of one job of an insert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    New(JobId),
+    /// A job with the same key stands already, and says the same.
+    Duplicate(JobId),
+    /// A job with the same idempotency key stands already, and says something else.
+    Conflict(JobId),
+}
+
+impl Accepted {
+    pub fn id(&self) -> JobId {
+        match self {
+            Self::New(id) | Self::Duplicate(id) | Self::Conflict(id) => *id,
+        }
+    }
+}
+
+/// A leased job.
+#[derive(Debug, Clone)]
+pub struct ClaimedJob {
+    pub id: JobId,
+    pub kind: String,
+    pub payload: Box<RawValue>,
+    /// Outcomes before this execution.
+    pub attempt: u32,
+    pub crashes: u32,
+    pub max_attempts: u32,
+    pub timeout: Duration,
+    pub options: Options,
+    pub priority: Priority,
+    pub run_at: DateTime<Utc>,
+    pub doubtful: bool,
+}
+
+/// Which execution of a job speaks. With the worker's id it fences every outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence {
+    pub id: JobId,
+    pub attempt: u32,
+    pub crashes: u32,
+}
+
+impl ClaimedJob {
+    pub fn fence(&self) -> Fence {
+        Fence {
+            id: self.id,
+            attempt: self.attempt,
+            crashes: self.crashes,
+        }
+    }
+}
+
+/// What becomes of a running job.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    Completed {
+        fence: Fence,
+        result: Option<Arc<RawValue>>,
+    },
+    Retry {
+        fence: Fence,
+        delay: Duration,
+        error: ErrorRecord,
+    },
+    /// Not an attempt: the handler asked to be run later.
+    Snooze {
+        fence: Fence,
+        delay: Duration,
+    },
+    Discard {
+        fence: Fence,
+        error: ErrorRecord,
+    },
+    Cancel {
+        fence: Fence,
+        error: Option<ErrorRecord>,
+    },
+    /// A stopping worker gives back what it did not finish; not an attempt, not a crash.
+    HandBack {
+        fence: Fence,
+    },
+}
+
+impl Outcome {
+    pub fn fence(&self) -> &Fence {
+        match self {
+            Self::Completed { fence, .. }
+            | Self::Retry { fence, .. }
+            | Self::Snooze { fence, .. }
+            | Self::Discard { fence, .. }
+            | Self::Cancel { fence, .. }
+            | Self::HandBack { fence } => fence,
+        }
+    }
+}
+
+/// One failed attempt or crash, as kept with the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorRecord {
+    pub at: DateTime<Utc>,
+    /// 1-based attempt that failed; for a crash, the attempt that was under way.
+    pub attempt: u32,
+    /// `transient`, `permanent`, `timeout`, `panic`, `crash`, …
+    pub class: Cow<'static, str>,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+}
+
+/// Longest error message that is kept, in bytes. A job keeps one error for each attempt and crash, and both are bounded.
+pub const MAX_ERROR_BYTES: usize = 4_096;
+
+impl ErrorRecord {
+    /// Cuts the message to [`MAX_ERROR_BYTES`] and drops NUL characters, which PostgreSQL cannot hold.
+    pub fn new(at: DateTime<Utc>, attempt: u32, class: &'static str, message: &str, worker: &str) -> Self {
+        let mut message = message.replace('\0', "");
+        let mut end = MAX_ERROR_BYTES.min(message.len());
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        Self {
+            at,
+            attempt,
+            class: Cow::Borrowed(class),
+            message,
+            worker: Some(worker.to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Progress {
+    pub fence: Fence,
+    pub value: Arc<RawValue>,
+}
+
+/// A worker's heartbeat.
+#[derive(Debug, Clone)]
+pub struct WorkerReport {
+    pub id: WorkerId,
+    /// For people: host, process and boot.
+    pub name: String,
+    pub queues: Vec<String>,
+    pub started_at: DateTime<Utc>,
+    pub stats: BTreeMap<String, WorkerQueueStats>,
+}
+
+/// What a worker reports of one queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerQueueStats {
+    pub running: u64,
+    pub completed: u64,
+    pub failed: u64,
+    /// Outcomes a second since the heartbeat before.
+    pub per_second: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heartbeat {
+    Renewed,
+    /// The worker was not heard of for too long: its jobs were rescued and its row is gone. It must take a new identity.
+    Lost,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RescueReport {
+    /// Jobs put back, by queue.
+    pub returned: BTreeMap<String, u64>,
+    /// Jobs discarded as poison.
+    pub poisoned: Vec<JobId>,
+    pub workers_lost: Vec<WorkerId>,
+}
+
+impl RescueReport {
+    pub fn jobs(&self) -> u64 {
+        self.returned.values().sum::<u64>() + self.poisoned.len() as u64
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    pub completed: Duration,
+    pub discarded: Duration,
+}
+
+/// A job as its users see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobRecord {
+    pub id: JobId,
+    pub kind: String,
+    pub queue: String,
+    pub state: State,
+    pub priority: Priority,
+    pub payload: Box<RawValue>,
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub crashes: u32,
+    pub timeout_seconds: f64,
+    pub unique_key: Option<String>,
+    pub run_at: DateTime<Utc>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub result: Option<Box<RawValue>>,
+    pub progress: Option<Box<RawValue>>,
+    pub errors: Vec<ErrorRecord>,
+    /// Who runs it, or ran it last.
+    pub worker: Option<WorkerId>,
+    pub cancel_requested: bool,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    pub queue: Option<String>,
+    pub state: Option<State>,
+    pub kind: Option<String>,
+    /// Only jobs older than this one.
+    pub after: Option<JobId>,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReply {
+    /// It will never run.
+    Cancelled,
+    /// It runs; it has been asked to give way.
+    Requested,
+    /// It had ended before, in this state.
+    AlreadyFinal(State),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryReply {
+    Available {
+        queue: String,
+    },
+    /// It is running, or has ended in a state that is never left.
+    Refused(State),
+}
+
+/// One queue, counted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct QueueStats {
+    pub queue: String,
+    pub paused: bool,
+    pub available: u64,
+    pub scheduled: u64,
+    pub retryable: u64,
+    pub running: u64,
+    pub discarded: u64,
+    /// Age of the oldest job that is due and waits, in seconds.
+    pub oldest_age_seconds: f64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkerRecord {
+    pub id: WorkerId,
+    pub name: String,
+    pub queues: Vec<String>,
+    pub started_at: DateTime<Utc>,
+    pub seen_at: DateTime<Utc>,
+    /// By the server's clock, at the time of asking.
+    pub seen_seconds_ago: f64,
+    pub stats: BTreeMap<String, WorkerQueueStats>,
+}
+
+/// A row whose push to the broker was never answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubtful {
+    pub id: JobId,
+    pub queue: String,
+}
+
+/// Why the ledger could not do it.
+#[derive(thiserror::Error)]
+pub enum LedgerError {
+    #[error("the database failed while it was to {doing}")]
+    Sql {
+        doing: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("the database did not {doing} within {} ms", after.as_millis())]
+    TimedOut { doing: &'static str, after: Duration },
+    #[error("a row of the ledger cannot be read: {0}")]
+    Corrupt(String),
+}
+
+impl fmt::Debug for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        if let Self::Sql { source, .. } = self {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl LedgerError {
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Sql { source, .. } => classify_sql(source).class,
+            Self::TimedOut { .. } => FailureClass::Transient,
+            Self::Corrupt(_) => FailureClass::Permanent,
+        }
+    }
+
+    /// Whether the statement may have been applied although it failed.
+    pub fn certainty(&self) -> Certainty {
+        let Self::Sql { source, .. } = self else {
+            return if matches!(self, Self::TimedOut { .. }) {
+                Certainty::Unknown
+            } else {
+                Certainty::NotApplied
+            };
+        };
+        match source {
+            // No connection was had, so nothing was sent.
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => {
+                Certainty::NotApplied
+            }
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Certainty::NotApplied
+            }
+            // The server said no; only one that is going away may have said it after the commit.
+            sqlx::Error::Database(_) => match classify_sql(source).kind {
+                SqlFailureKind::Connection | SqlFailureKind::Restarting => Certainty::Unknown,
+                _ => Certainty::NotApplied,
+            },
+            _ => Certainty::Unknown,
+        }
+    }
+
+    /// Whether the same statement may succeed later, unchanged.
+    pub fn is_transient(&self) -> bool {
+        self.class() == FailureClass::Transient
+    }
+}

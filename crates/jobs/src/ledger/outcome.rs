@@ -1,0 +1,48 @@
+//! An outcome as both databases write it: the columns of one row of the finish statement.
+
+use std::time::Duration;
+
+use super::{Fence, Outcome};
+use crate::state::{StoredState, Transition};
+
+#[derive(Debug)]
+pub(super) struct OutcomeRow<'a> {
+    pub fence: Fence,
+    pub state: StoredState,
+    /// Attempts this outcome spends: 1, or 0 for what is no attempt.
+    pub spent: i32,
+    /// When an available row is due again; `None` leaves its `run_at` as it was.
+    pub delay: Option<Duration>,
+    pub result: Option<&'a str>,
+    pub error: Option<String>,
+}
+
+impl<'a> OutcomeRow<'a> {
+    pub(super) fn of(outcome: &'a Outcome) -> Self {
+        let (transition, spent, delay, result, error) = match outcome {
+            Outcome::Completed { result, .. } => (
+                Transition::Complete,
+                1,
+                None,
+                result.as_deref().map(serde_json::value::RawValue::get),
+                None,
+            ),
+            Outcome::Retry { delay, error, .. } => (Transition::Retry, 1, Some(*delay), None, Some(error)),
+            Outcome::Snooze { delay, .. } => (Transition::Retry, 0, Some(*delay), None, None),
+            Outcome::Discard { error, .. } => (Transition::Discard, 1, None, None, Some(error)),
+            Outcome::Cancel { error, .. } => (Transition::Cancel, 1, None, None, error.as_ref()),
+            Outcome::HandBack { .. } => (Transition::Return, 0, None, None, None),
+        };
+        Self {
+            fence: *outcome.fence(),
+            // Every transition above is legal from `running`; state.rs has the test.
+            state: StoredState::Running
+                .after(transition)
+                .unwrap_or(StoredState::Available),
+            spent,
+            delay,
+            result,
+            error: error.and_then(|error| serde_json::to_string(error).ok()),
+        }
+    }
+}

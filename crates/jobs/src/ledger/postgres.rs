@@ -1,0 +1,915 @@
+//! The ledger on PostgreSQL. Works through PgBouncer in transaction mode: no LISTEN, no session state.
+//!
+//! Batches travel as arrays (`unnest`), one statement and one commit each. The claim walks the partial index once
+//! for each priority and takes rows with `FOR UPDATE SKIP LOCKED`, so workers never wait for one another.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use holdfast_core::config::DatabaseSettings;
+use serde_json::json;
+use serde_json::value::RawValue;
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
+use sqlx::query::{Query, QueryAs, QueryScalar};
+use sqlx::{Connection, FromRow, Row, SqlSafeStr};
+use uuid::Uuid;
+
+use super::{
+    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, Heartbeat, JobFilter, JobRecord, Ledger, LedgerError,
+    NewJob, Options, Outcome, Priority, Progress, QueueStats, RescueReport, Retention, RetryReply, RunAt,
+    WorkerRecord, WorkerReport, keys,
+};
+use crate::id::{JobId, WorkerId};
+use crate::ledger::outcome::OutcomeRow;
+use crate::state::StoredState;
+
+const INSERT: &str = "
+insert into holdfast_jobs
+    (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key, options,
+     attempt, crashes, errors, doubtful, state, finished_at)
+select id, queue, kind, payload::jsonb, priority,
+       coalesce(run_at, now() + delay_ms * interval '1 millisecond'),
+       max_attempts, timeout_ms, unique_key, idempotency_key, options::jsonb, attempt, crashes, errors::jsonb, doubtful,
+       case when discarded then 'discarded' else 'available' end, case when discarded then now() end
+from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::timestamptz[], $7::bigint[],
+            $8::integer[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::integer[], $14::integer[],
+            $15::text[], $16::boolean[], $17::boolean[])
+  as t(id, queue, kind, payload, priority, run_at, delay_ms, max_attempts, timeout_ms, unique_key, idempotency_key,
+       options, attempt, crashes, errors, doubtful, discarded)
+on conflict do nothing
+returning id";
+
+const CLAIM: &str = "
+with picked as materialized (
+    select due.id
+    from (values (0::smallint), (1::smallint), (2::smallint)) as level(priority)
+    cross join lateral (
+        select id from holdfast_jobs
+        where state = 'available' and queue = $1 and priority = level.priority and run_at <= now()
+        order by run_at, id
+        limit $3
+        for update skip locked) as due
+    where exists (select from holdfast_workers
+                  where id = $2 and seen_at > now() - $4 * interval '1 millisecond')
+      and not exists (select from holdfast_queues where name = $1 and paused)
+    limit $3)
+update holdfast_jobs
+set state = 'running', worker = $2, started_at = case when crashes = 0 then now() end
+where id = any (array (select id from picked))
+returning id, kind, payload::text as payload, attempt, crashes, max_attempts, timeout_ms, options::text as options,
+          priority, run_at, doubtful";
+
+/// Nested-loop by construction: a few probes of the partial index for each queue, whatever the backlog.
+const PEEK: &str = "
+select queue, (extract(epoch from min(run_at) - now()) * 1000)::float8 as due_ms
+from unnest($1::text[]) as q(queue)
+cross join (values (0::smallint), (1::smallint), (2::smallint)) as level(priority)
+cross join lateral (
+    select run_at from holdfast_jobs
+    where state = 'available' and queue = q.queue and priority = level.priority
+    order by run_at
+    limit 1) as first
+where not exists (select from holdfast_queues where name = q.queue and paused)
+group by queue";
+
+const FINISH: &str = "
+update holdfast_jobs as j
+set state            = o.state,
+    attempt          = j.attempt + o.spent,
+    run_at           = case when o.delay_ms is null then j.run_at
+                            else now() + o.delay_ms * interval '1 millisecond' end,
+    started_at       = case when o.state = 'available' then null else coalesce(j.started_at, now()) end,
+    finished_at      = case when o.state = 'available' then null else now() end,
+    cancel_requested = j.cancel_requested and o.state <> 'cancelled',
+    worker           = case when o.state = 'available' then null else j.worker end,
+    result           = o.result::jsonb,
+    errors           = case when o.error is null then j.errors
+                            else coalesce(j.errors, '[]'::jsonb) || o.error::jsonb end
+from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::text[])
+  as o(id, attempt, crashes, state, spent, delay_ms, result, error)
+where j.id = o.id and j.state = 'running' and j.worker = $1 and j.attempt = o.attempt and j.crashes = o.crashes
+returning j.id";
+
+/// A job that may have been running gets a strike; one that only waited in the worker's buffer does not.
+const RESCUE: &str = "
+with lost as materialized (
+    select id from holdfast_workers
+    where seen_at <= now() - $1 * interval '1 millisecond'
+    order by seen_at
+    limit 50),
+held as materialized (
+    select id from holdfast_jobs
+    where state = 'running' and worker in (select id from lost)
+    limit $3
+    for update skip locked),
+judged as materialized (
+    select id, crashes + strike as crashes, attempt,
+           case when cancel_requested then 'cancelled'
+                when strike = 1 and crashes + strike >= $2 then 'discarded'
+                else 'available' end as state,
+           strike
+    from (select id, crashes, attempt, cancel_requested, (started_at is not null)::int as strike
+          from holdfast_jobs where id = any (array (select id from held))) as j)
+update holdfast_jobs as j
+set state = judged.state, crashes = judged.crashes, started_at = case when judged.state = 'available' then null else j.started_at end,
+    finished_at = case when judged.state = 'available' then null else now() end,
+    worker = case when judged.state = 'available' then null else j.worker end,
+    errors = case when judged.strike = 0 then j.errors
+                  else coalesce(j.errors, '[]'::jsonb) || jsonb_build_object(
+                      'at', to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'),
+                      'attempt', judged.attempt + 1, 'class', 'crash',
+                      'message', 'the worker that ran the job was lost (crash ' || judged.crashes || ')',
+                      'worker', coalesce((select name from holdfast_workers w where w.id = j.worker), j.worker::text)) end
+from judged
+where j.id = judged.id
+returning j.id, j.queue, j.state";
+
+const BURY_LOST: &str = "
+delete from holdfast_workers as w
+where seen_at <= now() - $1 * interval '1 millisecond'
+  and not exists (select from holdfast_jobs where state = 'running' and worker = w.id)
+returning id";
+
+const RECORD: &str = "
+select id, kind, queue, state, priority, payload::text as payload, attempt, max_attempts, crashes, timeout_ms, unique_key,
+       run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
+       progress::text as progress, errors::text as errors, worker, cancel_requested
+from holdfast_jobs ";
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct PostgresLedger {
+    pool: PgPool,
+    deadline: Duration,
+    /// Off behind a pooler that cannot carry prepared statements (PgBouncer before 1.21): then each statement is
+    /// unnamed, and inside a transaction, which keeps its two halves on one connection of the server.
+    named_statements: bool,
+}
+
+impl PostgresLedger {
+    pub fn new(pool: PgPool, settings: &DatabaseSettings) -> Self {
+        Self {
+            pool,
+            deadline: settings.statement_timeout,
+            named_statements: settings.prepared_statements,
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        let session = async {
+            if self.named_statements {
+                return work(&mut *self.pool.acquire().await?).await;
+            }
+            let mut tx = self.pool.begin().await?;
+            let done = work(&mut tx).await?;
+            tx.commit().await?;
+            Ok(done)
+        };
+        if let Ok(result) = tokio::time::timeout(self.deadline, session).await {
+            return result.map_err(|source| LedgerError::Sql { doing, source });
+        }
+        self.drop_idle_connections();
+        Err(LedgerError::TimedOut {
+            doing,
+            after: self.deadline,
+        })
+    }
+
+    /// A statement that was never answered may mean a wire that was cut without a word (a NAT that forgot): then every other
+    /// connection of its time is dead too, and each would cost another deadline. New ones cost a handshake.
+    fn drop_idle_connections(&self) {
+        while let Some(connection) = self.pool.try_acquire() {
+            drop(connection.detach());
+        }
+    }
+
+    fn query<'q>(&self, sql: impl SqlSafeStr) -> Query<'q, Postgres, PgArguments> {
+        sqlx::query(sql).persistent(self.named_statements)
+    }
+
+    fn query_as<'q, T: for<'r> FromRow<'r, PgRow>>(
+        &self,
+        sql: impl SqlSafeStr,
+    ) -> QueryAs<'q, Postgres, T, PgArguments> {
+        sqlx::query_as(sql).persistent(self.named_statements)
+    }
+
+    fn query_scalar<'q, T>(&self, sql: impl SqlSafeStr) -> QueryScalar<'q, Postgres, T, PgArguments>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        sqlx::query_scalar(sql).persistent(self.named_statements)
+    }
+
+    /// Inserts inside the caller's transaction; see [`Ledger::insert`].
+    pub async fn insert_in(
+        connection: &mut PgConnection,
+        jobs: &[NewJob],
+        named_statements: bool,
+    ) -> Result<Vec<Accepted>, sqlx::Error> {
+        let mut settled = keys::Settled::new(jobs);
+        while let Some(pending) = settled.pending()? {
+            let written = insert_rows(&mut *connection, &pending, named_statements).await?;
+            let standing = existing(&mut *connection, &pending, &written, named_statements).await?;
+            settled.record(&written, &standing);
+        }
+        Ok(settled.into_accepted())
+    }
+}
+
+async fn insert_rows(
+    connection: &mut PgConnection,
+    jobs: &[&NewJob],
+    named_statements: bool,
+) -> Result<Vec<JobId>, sqlx::Error> {
+    let column = Columns::of(jobs);
+    let rows = sqlx::query_scalar::<_, Uuid>(INSERT)
+        .bind(column.ids)
+        .bind(column.queues)
+        .bind(column.kinds)
+        .bind(column.payloads)
+        .bind(column.priorities)
+        .bind(column.run_ats)
+        .bind(column.delays)
+        .bind(column.max_attempts)
+        .bind(column.timeouts)
+        .bind(column.unique_keys)
+        .bind(column.idempotency_keys)
+        .bind(column.options)
+        .bind(column.attempts)
+        .bind(column.crashes)
+        .bind(column.errors)
+        .bind(column.doubtful)
+        .bind(column.discarded)
+        .persistent(named_statements)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(JobId::from_uuid).collect())
+}
+
+/// The rows that stand in the way of those that were not written.
+async fn existing(
+    connection: &mut PgConnection,
+    jobs: &[&NewJob],
+    written: &[JobId],
+    named_statements: bool,
+) -> Result<Vec<keys::Standing>, sqlx::Error> {
+    let Some(wanted) = keys::Wanted::of(jobs, written) else {
+        return Ok(Vec::new());
+    };
+    let ids: Vec<Uuid> = wanted.ids.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(
+        "select id, kind, payload::text as payload, unique_key, idempotency_key from holdfast_jobs
+         where id = any($1) or idempotency_key = any($2)
+            or (kind, unique_key) in (select * from unnest($3::text[], $4::text[]))
+               and unique_key is not null and state in ('available', 'running')",
+    )
+    .bind(ids)
+    .bind(wanted.idempotency_keys)
+    .bind(wanted.unique_kinds)
+    .bind(wanted.unique_keys)
+    .persistent(named_statements)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(keys::Standing {
+                id: JobId::from_uuid(row.try_get("id")?),
+                kind: row.try_get("kind")?,
+                payload: row.try_get("payload")?,
+                unique_key: row.try_get("unique_key")?,
+                idempotency_key: row.try_get("idempotency_key")?,
+            })
+        })
+        .collect()
+}
+
+#[derive(Default)]
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    queues: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    payloads: Vec<&'a str>,
+    priorities: Vec<i16>,
+    run_ats: Vec<Option<DateTime<Utc>>>,
+    delays: Vec<i64>,
+    max_attempts: Vec<i32>,
+    timeouts: Vec<i64>,
+    unique_keys: Vec<Option<&'a str>>,
+    idempotency_keys: Vec<Option<&'a str>>,
+    options: Vec<Option<String>>,
+    attempts: Vec<i32>,
+    crashes: Vec<i32>,
+    errors: Vec<Option<String>>,
+    doubtful: Vec<bool>,
+    discarded: Vec<bool>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(jobs: &[&'a NewJob]) -> Self {
+        let mut column = Self::default();
+        for job in jobs {
+            let (run_at, delay) = match job.run_at {
+                RunAt::Now => (None, 0),
+                RunAt::In(delay) => (None, millis(delay)),
+                RunAt::At(at) => (Some(at), 0),
+            };
+            column.ids.push(job.id.as_uuid());
+            column.queues.push(&job.queue);
+            column.kinds.push(&job.kind);
+            column.payloads.push(job.payload.get());
+            column.priorities.push(job.priority.rank());
+            column.run_ats.push(run_at);
+            column.delays.push(delay);
+            column.max_attempts.push(count(job.max_attempts));
+            column.timeouts.push(millis(job.timeout));
+            column.unique_keys.push(job.unique_key.as_deref());
+            column.idempotency_keys.push(job.idempotency_key.as_deref());
+            column.options.push(keys::options_text(&job.options));
+            column.attempts.push(count(job.attempt));
+            column.crashes.push(count(job.crashes));
+            column.errors.push(keys::errors_text(&job.errors));
+            column.doubtful.push(job.doubtful);
+            column.discarded.push(job.discarded);
+        }
+        column
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn count(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn from_count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+fn decode_error(message: impl std::fmt::Display) -> sqlx::Error {
+    sqlx::Error::Decode(message.to_string().into())
+}
+
+fn raw(text: String) -> Result<Box<RawValue>, sqlx::Error> {
+    RawValue::from_string(text).map_err(decode_error)
+}
+
+fn stored_state(row: &PgRow) -> Result<StoredState, sqlx::Error> {
+    row.try_get::<&str, _>("state")?.parse().map_err(decode_error)
+}
+
+impl FromRow<'_, PgRow> for ClaimedJob {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let timeout: i64 = row.try_get("timeout_ms")?;
+        let options: Option<String> = row.try_get("options")?;
+        Ok(Self {
+            id: JobId::from_uuid(row.try_get("id")?),
+            kind: row.try_get("kind")?,
+            payload: raw(row.try_get("payload")?)?,
+            attempt: from_count(row.try_get("attempt")?),
+            crashes: from_count(row.try_get("crashes")?),
+            max_attempts: from_count(row.try_get("max_attempts")?),
+            timeout: Duration::from_millis(timeout.unsigned_abs()),
+            options: options
+                .map_or(Ok(Options::default()), |text| serde_json::from_str(&text))
+                .map_err(decode_error)?,
+            priority: Priority::from_rank(row.try_get("priority")?),
+            run_at: row.try_get("run_at")?,
+            doubtful: row.try_get("doubtful")?,
+        })
+    }
+}
+
+impl FromRow<'_, PgRow> for JobRecord {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let attempt = from_count(row.try_get("attempt")?);
+        let timeout: i64 = row.try_get("timeout_ms")?;
+        let errors: Option<String> = row.try_get("errors")?;
+        Ok(Self {
+            id: JobId::from_uuid(row.try_get("id")?),
+            kind: row.try_get("kind")?,
+            queue: row.try_get("queue")?,
+            state: stored_state(row)?.seen_as(row.try_get("ahead")?, attempt),
+            priority: Priority::from_rank(row.try_get("priority")?),
+            payload: raw(row.try_get("payload")?)?,
+            attempt,
+            max_attempts: from_count(row.try_get("max_attempts")?),
+            crashes: from_count(row.try_get("crashes")?),
+            timeout_seconds: timeout as f64 / 1_000.0,
+            unique_key: row.try_get("unique_key")?,
+            run_at: row.try_get("run_at")?,
+            created_at: row.try_get("created_at")?,
+            started_at: row.try_get("started_at")?,
+            finished_at: row.try_get("finished_at")?,
+            result: row.try_get::<Option<String>, _>("result")?.map(raw).transpose()?,
+            progress: row
+                .try_get::<Option<String>, _>("progress")?
+                .map(raw)
+                .transpose()?,
+            errors: errors
+                .map_or(Ok(Vec::new()), |text| serde_json::from_str(&text))
+                .map_err(decode_error)?,
+            worker: row.try_get::<Option<Uuid>, _>("worker")?.map(WorkerId::from_uuid),
+            cancel_requested: row.try_get("cancel_requested")?,
+        })
+    }
+}
+
+#[async_trait]
+impl Ledger for PostgresLedger {
+    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.within("accept jobs", async |on| {
+            // One statement is its own transaction: the common case pays for one round trip.
+            if jobs.len() <= super::MAX_STATEMENT_ROWS && jobs.iter().all(|job| !keys::has_key(job)) {
+                return Self::insert_in(on, jobs, self.named_statements).await;
+            }
+            let mut tx = on.begin().await?;
+            let mut accepted = Vec::with_capacity(jobs.len());
+            for chunk in jobs.chunks(super::MAX_STATEMENT_ROWS) {
+                accepted.extend(Self::insert_in(&mut tx, chunk, self.named_statements).await?);
+            }
+            tx.commit().await?;
+            Ok(accepted)
+        })
+        .await
+    }
+
+    async fn claim(
+        &self,
+        queue: &str,
+        worker: WorkerId,
+        limit: usize,
+        lost_after: Duration,
+    ) -> Result<Vec<ClaimedJob>, LedgerError> {
+        let mut jobs: Vec<ClaimedJob> = self
+            .within("claim jobs", async |on| {
+                self.query_as(CLAIM)
+                    .bind(queue)
+                    .bind(worker.as_uuid())
+                    .bind(i64::try_from(limit.min(super::MAX_STATEMENT_ROWS)).unwrap_or(1))
+                    .bind(millis(lost_after))
+                    .fetch_all(&mut *on)
+                    .await
+            })
+            .await?;
+        // UPDATE … RETURNING has no order of its own.
+        jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
+        Ok(jobs)
+    }
+
+    async fn peek(&self, queues: &[String]) -> Result<BTreeMap<String, Duration>, LedgerError> {
+        self.within("look for due jobs", async |on| {
+            let rows: Vec<(String, f64)> = self.query_as(PEEK).bind(queues).fetch_all(&mut *on).await?;
+            Ok(rows
+                .into_iter()
+                .map(|(queue, due_ms)| (queue, Duration::from_secs_f64(due_ms.max(0.0) / 1_000.0)))
+                .collect())
+        })
+        .await
+    }
+
+    async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError> {
+        let rows: Vec<OutcomeRow<'_>> = outcomes.iter().map(OutcomeRow::of).collect();
+        self.within("record outcomes", async |on| {
+            let held: Vec<Uuid> = self
+                .query_scalar(FINISH)
+                .bind(worker.as_uuid())
+                .bind(rows.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
+                .bind(
+                    rows.iter()
+                        .map(|row| count(row.fence.attempt))
+                        .collect::<Vec<_>>(),
+                )
+                .bind(
+                    rows.iter()
+                        .map(|row| count(row.fence.crashes))
+                        .collect::<Vec<_>>(),
+                )
+                .bind(rows.iter().map(|row| row.state.as_str()).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.spent).collect::<Vec<i32>>())
+                .bind(rows.iter().map(|row| row.delay.map(millis)).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.result).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.error.as_deref()).collect::<Vec<_>>())
+                .fetch_all(&mut *on)
+                .await?;
+            Ok(held.into_iter().map(JobId::from_uuid).collect())
+        })
+        .await
+    }
+
+    async fn mark_started(&self, worker: WorkerId, fence: &Fence) -> Result<bool, LedgerError> {
+        self.within("record a start", async |on| {
+            let done = self
+                .query(
+                    "update holdfast_jobs set started_at = now()
+                 where id = $1 and state = 'running' and worker = $2 and attempt = $3 and crashes = $4",
+                )
+                .bind(fence.id.as_uuid())
+                .bind(worker.as_uuid())
+                .bind(count(fence.attempt))
+                .bind(count(fence.crashes))
+                .execute(&mut *on)
+                .await?;
+            Ok(done.rows_affected() == 1)
+        })
+        .await
+    }
+
+    async fn store_progress(&self, worker: WorkerId, progress: &[Progress]) -> Result<(), LedgerError> {
+        self.within("store progress", async |on| {
+            self.query(
+                "update holdfast_jobs as j set progress = p.value::jsonb
+                 from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[]) as p(id, attempt, crashes, value)
+                 where j.id = p.id and j.state = 'running' and j.worker = $1
+                   and j.attempt = p.attempt and j.crashes = p.crashes",
+            )
+            .bind(worker.as_uuid())
+            .bind(progress.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
+            .bind(progress.iter().map(|row| count(row.fence.attempt)).collect::<Vec<_>>())
+            .bind(progress.iter().map(|row| count(row.fence.crashes)).collect::<Vec<_>>())
+            .bind(progress.iter().map(|row| row.value.get()).collect::<Vec<_>>())
+            .execute(&mut *on)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError> {
+        self.within("register the worker", async |on| {
+            self.query(
+                "insert into holdfast_workers (id, name, queues, stats, started_at) values ($1, $2, $3, $4, $5)
+                 on conflict (id) do update set seen_at = now()",
+            )
+            .bind(report.id.as_uuid())
+            .bind(&report.name)
+            .bind(json!(report.queues))
+            .bind(json!(report.stats))
+            .bind(report.started_at)
+            .execute(&mut *on)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn heartbeat(&self, report: &WorkerReport) -> Result<Heartbeat, LedgerError> {
+        self.within("record a heartbeat", async |on| {
+            let renewed = self
+                .query("update holdfast_workers set seen_at = now(), stats = $2 where id = $1")
+                .bind(report.id.as_uuid())
+                .bind(json!(report.stats))
+                .execute(&mut *on)
+                .await?;
+            Ok(if renewed.rows_affected() == 1 {
+                Heartbeat::Renewed
+            } else {
+                Heartbeat::Lost
+            })
+        })
+        .await
+    }
+
+    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<JobId>, LedgerError> {
+        self.within("look for cancelled jobs", async |on| {
+            let ids: Vec<Uuid> = self.query_scalar(
+                "select id from holdfast_jobs where state = 'running' and worker = $1 and cancel_requested limit 1000",
+            )
+            .bind(worker.as_uuid())
+            .fetch_all(&mut *on)
+            .await?;
+            Ok(ids.into_iter().map(JobId::from_uuid).collect())
+        })
+        .await
+    }
+
+    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<u64, LedgerError> {
+        self.within("put stray jobs back", async |on| {
+            let returned = self
+                .query(
+                    "update holdfast_jobs set state = 'available', worker = null, started_at = null
+                     where state = 'running' and worker = $1 and id <> all ($2)",
+                )
+                .bind(worker.as_uuid())
+                .bind(known.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+                .execute(&mut *on)
+                .await?;
+            Ok(returned.rows_affected())
+        })
+        .await
+    }
+
+    async fn deregister(&self, worker: WorkerId) -> Result<u64, LedgerError> {
+        self.within("deregister the worker", async |on| {
+            let mut tx = on.begin().await?;
+            let returned = self
+                .query(
+                    "update holdfast_jobs set state = 'available', worker = null, started_at = null
+                 where state = 'running' and worker = $1",
+                )
+                .bind(worker.as_uuid())
+                .execute(&mut *tx)
+                .await?;
+            self.query("delete from holdfast_workers where id = $1")
+                .bind(worker.as_uuid())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(returned.rows_affected())
+        })
+        .await
+    }
+
+    async fn rescue(
+        &self,
+        lost_after: Duration,
+        max_crashes: u32,
+        limit: usize,
+    ) -> Result<RescueReport, LedgerError> {
+        self.within("rescue jobs", async |on| {
+            let rows: Vec<(Uuid, String, String)> = self
+                .query_as(RESCUE)
+                .bind(millis(lost_after))
+                .bind(count(max_crashes))
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(&mut *on)
+                .await?;
+            let buried: Vec<Uuid> = self
+                .query_scalar(BURY_LOST)
+                .bind(millis(lost_after))
+                .fetch_all(&mut *on)
+                .await?;
+            let mut report = RescueReport {
+                workers_lost: buried.into_iter().map(WorkerId::from_uuid).collect(),
+                ..RescueReport::default()
+            };
+            for (id, queue, state) in rows {
+                if state == StoredState::Discarded.as_str() {
+                    report.poisoned.push(JobId::from_uuid(id));
+                } else {
+                    *report.returned.entry(queue).or_default() += 1;
+                }
+            }
+            Ok(report)
+        })
+        .await
+    }
+
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<u64, LedgerError> {
+        self.within("prune finished jobs", async |on| {
+            let deleted = self.query(
+                "delete from holdfast_jobs where id = any (array (
+                     select id from holdfast_jobs
+                     where id < $1
+                       and (state in ('completed', 'cancelled') and finished_at < now() - $2 * interval '1 millisecond'
+                         or state = 'discarded' and finished_at < now() - $3 * interval '1 millisecond')
+                     order by id
+                     limit $4
+                     for update skip locked))",
+            )
+            .bind(keys::newest_prunable(retention).as_uuid())
+            .bind(millis(retention.completed))
+            .bind(millis(retention.discarded))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .execute(&mut *on)
+            .await?;
+            Ok(deleted.rows_affected())
+        })
+        .await
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
+        self.within("read a job", async |on| {
+            self.query_as(sqlx::AssertSqlSafe(format!("{RECORD} where id = $1")))
+                .bind(id.as_uuid())
+                .fetch_optional(&mut *on)
+                .await
+        })
+        .await
+    }
+
+    async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
+        let (stored, ahead, tried) = keys::stored_filter(filter.state);
+        self.within("list jobs", async |on| {
+            self.query_as(sqlx::AssertSqlSafe(format!(
+                "{RECORD}
+                 where ($1::text is null or queue = $1) and ($2::text is null or state = $2)
+                   and ($3::text is null or kind = $3) and ($4::uuid is null or id < $4)
+                   and ($5::boolean is null or (run_at > now()) = $5) and ($6::boolean is null or (attempt > 0) = $6)
+                 order by id desc limit $7"
+            )))
+            .bind(filter.queue.as_deref())
+            .bind(stored.map(StoredState::as_str))
+            .bind(filter.kind.as_deref())
+            .bind(filter.after.map(JobId::as_uuid))
+            .bind(ahead)
+            .bind(tried)
+            .bind(i64::try_from(filter.limit).unwrap_or(100))
+            .fetch_all(&mut *on)
+            .await
+        })
+        .await
+    }
+
+    async fn final_among(&self, ids: &[JobId]) -> Result<Vec<JobId>, LedgerError> {
+        self.within("look for finished jobs", async |on| {
+            let found: Vec<Uuid> = self
+                .query_scalar(
+                    "select id from holdfast_jobs
+                 where id = any($1) and state in ('completed', 'discarded', 'cancelled')",
+                )
+                .bind(ids.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+                .fetch_all(&mut *on)
+                .await?;
+            Ok(found.into_iter().map(JobId::from_uuid).collect())
+        })
+        .await
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
+        self.within("cancel a job", async |on| {
+            let row = self
+                .query(
+                    "with before as materialized (
+                     select id, state from holdfast_jobs where id = $1 for update)
+                 update holdfast_jobs as j
+                 set state = case before.state when 'available' then 'cancelled' else before.state end,
+                     finished_at = case before.state when 'available' then now() else j.finished_at end,
+                     cancel_requested = j.cancel_requested or before.state = 'running'
+                 from before where j.id = before.id
+                 returning before.state as state",
+                )
+                .bind(id.as_uuid())
+                .fetch_optional(&mut *on)
+                .await?;
+            row.map(|row| stored_state(&row).map(keys::cancel_reply))
+                .transpose()
+        })
+        .await
+    }
+
+    async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError> {
+        self.within("retry a job", async |on| {
+            let row = self.query(
+                "with before as materialized (
+                     select id, state, run_at > now() as ahead, attempt, queue from holdfast_jobs
+                     where id = $1 for update),
+                 moved as (
+                     update holdfast_jobs as j
+                     set state = 'available', run_at = now(), finished_at = null, started_at = null, worker = null,
+                         cancel_requested = false,
+                         crashes = case before.state when 'discarded' then 0 else j.crashes end,
+                         max_attempts = case before.state
+                             when 'discarded' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end
+                     from before
+                     where j.id = before.id and (before.state = 'discarded' or before.state = 'available')
+                     returning j.id)
+                 select state, ahead, attempt, queue, exists (select from moved) as moved from before",
+            )
+            .bind(id.as_uuid())
+            .fetch_optional(&mut *on)
+            .await?;
+            let Some(row) = row else { return Ok(None) };
+            if row.try_get("moved")? {
+                return Ok(Some(RetryReply::Available { queue: row.try_get("queue")? }));
+            }
+            let attempt = from_count(row.try_get("attempt")?);
+            Ok(Some(RetryReply::Refused(stored_state(&row)?.seen_as(row.try_get("ahead")?, attempt))))
+        })
+        .await
+    }
+
+    async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError> {
+        self.within("count the queues", async |on| {
+            let rows = self.query(
+                "with counted as (
+                     select queue,
+                            count(*) filter (where state = 'available' and run_at <= now()) as available,
+                            count(*) filter (where state = 'available' and run_at > now() and attempt = 0) as scheduled,
+                            count(*) filter (where state = 'available' and run_at > now() and attempt > 0) as retryable,
+                            count(*) filter (where state = 'running') as running,
+                            coalesce(extract(epoch from now() - min(run_at)
+                                filter (where state = 'available' and run_at <= now())), 0)::float8 as oldest
+                     from holdfast_jobs where state = 'available' or state = 'running' group by queue),
+                 dead as (
+                     select queue, count(*) as discarded from holdfast_jobs where state = 'discarded' group by queue)
+                 select queue, coalesce(q.paused, false) as paused, coalesce(available, 0) as available,
+                        coalesce(scheduled, 0) as scheduled, coalesce(retryable, 0) as retryable,
+                        coalesce(running, 0) as running, coalesce(discarded, 0) as discarded,
+                        coalesce(oldest, 0) as oldest
+                 from counted full join dead using (queue)
+                 full join (select name as queue, paused from holdfast_queues) as q using (queue)
+                 order by queue",
+            )
+            .fetch_all(&mut *on)
+            .await?;
+            rows.iter().map(queue_stats).collect()
+        })
+        .await
+    }
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), LedgerError> {
+        self.within("pause or resume a queue", async |on| {
+            self.query(
+                "insert into holdfast_queues (name, paused) values ($1, $2)
+                 on conflict (name) do update set paused = excluded.paused, updated_at = now()",
+            )
+            .bind(queue)
+            .bind(paused)
+            .execute(&mut *on)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn paused_queues(&self) -> Result<Vec<String>, LedgerError> {
+        self.within("read the paused queues", async |on| {
+            self.query_scalar("select name from holdfast_queues where paused")
+                .fetch_all(&mut *on)
+                .await
+        })
+        .await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, LedgerError> {
+        self.within("list workers", async |on| {
+            let rows = self
+                .query(
+                    "select id, name, queues, stats, started_at, seen_at,
+                        extract(epoch from now() - seen_at)::float8 as ago
+                 from holdfast_workers order by started_at, id limit 1000",
+                )
+                .fetch_all(&mut *on)
+                .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(WorkerRecord {
+                        id: WorkerId::from_uuid(row.try_get("id")?),
+                        name: row.try_get("name")?,
+                        queues: serde_json::from_value(row.try_get("queues")?).map_err(decode_error)?,
+                        started_at: row.try_get("started_at")?,
+                        seen_at: row.try_get("seen_at")?,
+                        seen_seconds_ago: row.try_get("ago")?,
+                        stats: serde_json::from_value(row.try_get("stats")?).map_err(decode_error)?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    async fn doubtful(&self, limit: usize) -> Result<Vec<Doubtful>, LedgerError> {
+        self.within("look for doubtful jobs", async |on| {
+            let rows: Vec<(Uuid, String)> = self
+                .query_as("select id, queue from holdfast_jobs where doubtful order by id limit $1")
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(&mut *on)
+                .await?;
+            Ok(rows
+                .into_iter()
+                .map(|(id, queue)| Doubtful {
+                    id: JobId::from_uuid(id),
+                    queue,
+                })
+                .collect())
+        })
+        .await
+    }
+
+    async fn settle(&self, ids: &[JobId]) -> Result<(), LedgerError> {
+        self.within("settle doubtful jobs", async |on| {
+            self.query("update holdfast_jobs set doubtful = false where id = any($1) and doubtful")
+                .bind(ids.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+                .execute(&mut *on)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn queue_stats(row: &PgRow) -> Result<QueueStats, sqlx::Error> {
+    let number = |name: &str| row.try_get::<i64, _>(name).map(i64::unsigned_abs);
+    Ok(QueueStats {
+        queue: row.try_get("queue")?,
+        paused: row.try_get("paused")?,
+        available: number("available")?,
+        scheduled: number("scheduled")?,
+        retryable: number("retryable")?,
+        running: number("running")?,
+        discarded: number("discarded")?,
+        oldest_age_seconds: row.try_get("oldest")?,
+    })
+}

@@ -1,0 +1,29 @@
+//! Holdfast jobs: accepted means committed, Redis only makes it fast.
+//!
+//! Where a job goes: [`enqueue`] checks and accepts it (into the [`ledger`], or onto the [`broker`] for a queue of
+//! `redis` durability), the [`bell`] wakes a [`worker`], the worker claims it, runs its [`Job`], and writes the outcome
+//! that [`retry`] decided under the fence of its lease. [`maintenance`] returns what lost workers held.
+
+mod backend;
+pub mod bell;
+pub mod broker;
+mod client;
+pub mod enqueue;
+mod envelope;
+mod id;
+mod job;
+pub mod ledger;
+mod maintenance;
+mod registry;
+pub mod retry;
+mod state;
+mod wait;
+pub mod worker;
+
+pub use client::{Jobs, LedgerTx};
+pub use envelope::Envelope;
+pub use id::{InvalidId, JobId, WorkerId};
+pub use job::{Job, JobContext, JobError, PayloadFault, Resources};
+pub use registry::{Kind, Registry};
+pub use retry::{Backoff, RetryPolicy};
+pub use state::{State, StoredState, Transition, UnknownState};

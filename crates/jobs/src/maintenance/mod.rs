@@ -1,0 +1,23 @@
+//! What every worker does beside its jobs. Safe to run in any number of processes at once, and bounded in each step.
+//!
+//! - [`rescuer`]: returns what lost workers held, in the ledger and on the broker.
+//! - [`pruner`]: deletes finished rows past their retention.
+//! - [`janitor`]: on the broker, what nobody owns any more.
+
+mod janitor;
+mod pruner;
+mod rescuer;
+
+use std::sync::Arc;
+
+use crate::worker::Shared;
+
+/// Runs the duties until the task is dropped.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    tokio::join!(
+        rescuer::run(&shared),
+        rescuer::run_broker(&shared),
+        pruner::run(&shared),
+        janitor::run(&shared)
+    );
+}

@@ -1,0 +1,33 @@
+//! Deletes finished rows past their retention, in small steps.
+
+use std::time::Duration;
+
+use crate::ledger::Retention;
+use crate::worker::Shared;
+
+/// Rows deleted in one statement.
+const BATCH: usize = 1_000;
+
+/// The rest between looks that found less than a batch.
+const REST: Duration = Duration::from_secs(30);
+
+/// The rest between full batches: pruning must not crowd out claims.
+const BREATH: Duration = Duration::from_millis(50);
+
+pub(super) async fn run(shared: &Shared) {
+    let retention = Retention {
+        completed: shared.settings.jobs.retain_completed,
+        discarded: shared.settings.jobs.retain_discarded,
+    };
+    loop {
+        let rest = match shared.jobs.ledger().prune(&retention, BATCH).await {
+            Ok(deleted) if deleted >= BATCH as u64 => BREATH,
+            Ok(_) => REST,
+            Err(error) => {
+                tracing::debug!(error = ?error, "cannot prune");
+                REST
+            }
+        };
+        tokio::time::sleep(rest).await;
+    }
+}

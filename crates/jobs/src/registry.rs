@@ -1,0 +1,146 @@
+//! The kinds a process knows: what each accepts, and how it runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::value::RawValue;
+
+use crate::job::{Job, JobContext, JobError, PayloadFault};
+use crate::retry::RetryPolicy;
+
+type Check = fn(&RawValue) -> Result<(), PayloadFault>;
+type Run = fn(&RawValue, JobContext) -> BoxFuture<'static, Result<Option<Box<RawValue>>, JobError>>;
+
+/// One kind, with its type erased.
+#[derive(Clone)]
+pub struct Kind {
+    pub name: &'static str,
+    pub queue: &'static str,
+    pub timeout: Option<Duration>,
+    pub retry: Option<RetryPolicy>,
+    check: Check,
+    run: Run,
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kind")
+            .field("name", &self.name)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kind {
+    fn of<J: Job>() -> Self {
+        Self {
+            name: J::KIND,
+            queue: J::QUEUE,
+            timeout: J::timeout(),
+            retry: J::retry(),
+            check: |payload| parse::<J>(payload).and_then(|job| job.validate()),
+            run: |payload, ctx| {
+                let parsed = parse::<J>(payload);
+                async move {
+                    // Checked at enqueue; a payload that stopped parsing since then will not start again.
+                    let job = parsed.map_err(|fault| JobError::permanent(format!("payload: {fault}")))?;
+                    let output = job.run(ctx).await?;
+                    let raw = serde_json::value::to_raw_value(&output)
+                        .map_err(|error| JobError::permanent(format!("result cannot be encoded: {error}")))?;
+                    Ok(Some(raw).filter(|raw| raw.get() != "null"))
+                }
+                .boxed()
+            },
+        }
+    }
+
+    /// Whether a payload is one this kind can run.
+    pub fn check(&self, payload: &RawValue) -> Result<(), PayloadFault> {
+        (self.check)(payload)
+    }
+
+    pub(crate) fn run(
+        &self,
+        payload: &RawValue,
+        ctx: JobContext,
+    ) -> BoxFuture<'static, Result<Option<Box<RawValue>>, JobError>> {
+        (self.run)(payload, ctx)
+    }
+}
+
+fn parse<J: Job>(payload: &RawValue) -> Result<J, PayloadFault> {
+    let mut deserializer = serde_json::Deserializer::from_str(payload.get());
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        PayloadFault::new(
+            if path == "." { String::new() } else { path },
+            error.into_inner().to_string(),
+        )
+    })
+}
+
+/// Every kind of a process, by name. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Registry(Arc<BTreeMap<&'static str, Kind>>);
+
+impl Registry {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a kind.
+    ///
+    /// # Panics
+    /// If two types claim one name: a fault of the program, found at its first start.
+    #[must_use]
+    pub fn register<J: Job>(self) -> Self {
+        let mut kinds = Arc::unwrap_or_clone(self.0);
+        let previous = kinds.insert(J::KIND, Kind::of::<J>());
+        assert!(previous.is_none(), "two job types are called {}", J::KIND);
+        Self(Arc::new(kinds))
+    }
+
+    pub fn get(&self, kind: &str) -> Option<&Kind> {
+        self.0.get(kind)
+    }
+
+    pub fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Nested {
+        headers: BTreeMap<String, u32>,
+    }
+
+    impl Job for Nested {
+        const KIND: &'static str = "test.nested";
+        type Output = ();
+
+        async fn run(self, _: JobContext) -> Result<(), JobError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_payload_fault_names_the_path() {
+        let registry = Registry::new().register::<Nested>();
+        let kind = registry.get("test.nested").unwrap();
+        let bad: Box<RawValue> = serde_json::from_str(r#"{"headers":{"accept":"x"}}"#).unwrap();
+        assert_eq!(kind.check(&bad).unwrap_err().field, "headers.accept");
+        let good: Box<RawValue> = serde_json::from_str(r#"{"headers":{"accept":1}}"#).unwrap();
+        assert_eq!(kind.check(&good), Ok(()));
+        assert!(registry.get("test.other").is_none());
+    }
+}

@@ -1,0 +1,335 @@
+//! One queue in one worker process: how much it may hold, and who wakes its fetchers.
+//!
+//! A lane holds at most `concurrency` jobs that run and a few that wait in its buffer. The buffer is what the lane
+//! finished in the last [`WINDOW`]: a queue of long jobs buffers nothing, so that no job waits here while another
+//! worker idles; a queue of no-ops buffers a thousand, so that the database is never waited for.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_core::config::Durability;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::ledger::WorkerQueueStats;
+
+/// The buffer holds what was finished in this time.
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// The buffer holds this many batches at most.
+const BUFFERED_BATCHES: usize = 3;
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub name: Arc<str>,
+    pub durability: Durability,
+    concurrency: usize,
+    batch: usize,
+    /// Claimed or fetched, and not yet finished.
+    held: AtomicUsize,
+    /// Handed to the runner so far, of those held.
+    running: AtomicUsize,
+    freed: Notify,
+    /// Jobs of the ledger may be due.
+    pub ledger_alarm: Alarm,
+    /// Jobs on the broker may wait.
+    pub broker_alarm: Alarm,
+    /// The broker leases more to this worker than the worker knows of.
+    pub strays: AtomicBool,
+    completed: AtomicU64,
+    failed: AtomicU64,
+    meter: Mutex<Meter>,
+}
+
+/// A place in a lane, freed when dropped: after the job's outcome is stored.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Lane>);
+
+#[derive(Debug)]
+struct Meter {
+    window_began: Instant,
+    in_window: usize,
+    /// Finished in the last whole window.
+    last: usize,
+    reported_at: Instant,
+    reported: u64,
+}
+
+impl Lane {
+    pub(crate) fn new(name: &str, durability: Durability, concurrency: usize, batch: usize) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            name: Arc::from(name),
+            durability,
+            concurrency,
+            batch,
+            held: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            freed: Notify::new(),
+            ledger_alarm: Alarm::default(),
+            broker_alarm: Alarm::default(),
+            strays: AtomicBool::new(false),
+            completed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            meter: Mutex::new(Meter {
+                window_began: now,
+                in_window: 0,
+                last: 0,
+                reported_at: now,
+                reported: 0,
+            }),
+        })
+    }
+
+    pub(crate) fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    /// The most jobs this lane can ever hold: the size of its channel.
+    pub(crate) fn most(&self) -> usize {
+        self.concurrency + self.batch * BUFFERED_BATCHES
+    }
+
+    fn capacity(&self) -> usize {
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.roll(Instant::now());
+        self.concurrency + meter.last.max(meter.in_window).min(self.batch * BUFFERED_BATCHES)
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// How many jobs to ask for now; zero if asking would not pay.
+    ///
+    /// A lane with something left in its buffer waits until a quarter of it is free, so that claims are not made one by one.
+    pub(crate) fn room(&self) -> usize {
+        let capacity = self.capacity();
+        let held = self.held();
+        let room = capacity.saturating_sub(held).min(self.batch);
+        let buffered = held.saturating_sub(self.running.load(Ordering::Acquire));
+        if buffered == 0 || room >= (capacity / 4).clamp(1, self.batch) {
+            room
+        } else {
+            0
+        }
+    }
+
+    /// Waits until [`Self::room`] is not zero.
+    pub(crate) async fn has_room(&self) -> usize {
+        loop {
+            let freed = self.freed.notified();
+            let room = self.room();
+            if room > 0 {
+                return room;
+            }
+            // The buffer's size moves with time, so look again even if nothing is freed.
+            let _ = tokio::time::timeout(WINDOW, freed).await;
+        }
+    }
+
+    pub(crate) fn take_slot(self: &Arc<Self>) -> Slot {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Slot(Arc::clone(self))
+    }
+
+    pub(crate) fn started(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        self.freed.notify_waiters();
+    }
+
+    /// The handler has ended; the outcome is yet to be stored.
+    pub(crate) fn ended(&self, succeeded: bool) {
+        let counter = if succeeded { &self.completed } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.roll(Instant::now());
+        meter.in_window += 1;
+    }
+
+    pub(crate) fn stats(&self) -> WorkerQueueStats {
+        let completed = self.completed.load(Ordering::Relaxed);
+        let failed = self.failed.load(Ordering::Relaxed);
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = meter.reported_at.elapsed().as_secs_f64().max(0.001);
+        let per_second = (completed + failed - meter.reported) as f64 / since;
+        meter.reported = completed + failed;
+        meter.reported_at = Instant::now();
+        WorkerQueueStats {
+            running: self.held() as u64,
+            completed,
+            failed,
+            per_second,
+        }
+    }
+}
+
+impl Meter {
+    fn roll(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.window_began);
+        if age >= WINDOW {
+            self.last = if age < WINDOW * 2 { self.in_window } else { 0 };
+            self.in_window = 0;
+            self.window_began = now;
+        }
+    }
+}
+
+impl Slot {
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.0
+    }
+
+    /// To be called once, after [`Lane::started`] was: the job no longer runs.
+    pub(crate) fn stopped_running(&self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_waiters();
+    }
+}
+
+/// Says when to look: any number of times ahead, on a grid of [`GRID`], bounded by [`MAX_ALARMS`].
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    epoch: Instant,
+    /// Grid steps since the epoch.
+    set: Mutex<BTreeSet<u64>>,
+    changed: Notify,
+}
+
+/// Times this close together are one time, the later one.
+const GRID: Duration = Duration::from_millis(10);
+
+/// More times ahead than this are dropped, the latest first: the safety poll finds those jobs.
+const MAX_ALARMS: usize = 512;
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self {
+            epoch: Instant::now(),
+            set: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl Alarm {
+    pub(crate) fn now(&self) {
+        self.insert(0);
+    }
+
+    pub(crate) fn after(&self, delay: Duration) {
+        if delay.is_zero() {
+            return self.now();
+        }
+        let due = self.epoch.elapsed() + delay;
+        self.insert(u64::try_from(due.as_millis().div_ceil(GRID.as_millis())).unwrap_or(u64::MAX));
+    }
+
+    fn insert(&self, step: u64) {
+        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let earliest = set.first().copied();
+        if set.insert(step) && set.len() > MAX_ALARMS {
+            set.pop_last();
+        }
+        if earliest.is_none_or(|earliest| step < earliest) {
+            self.changed.notify_one();
+        }
+    }
+
+    fn step_of(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.epoch).as_millis();
+        u64::try_from(elapsed / GRID.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Waits until some time is due, and clears every time that is.
+    pub(crate) async fn due(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let now = self.step_of(Instant::now());
+            let earliest = {
+                let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+                if set.first().is_some_and(|first| *first <= now) {
+                    *set = set.split_off(&(now + 1));
+                    return;
+                }
+                set.first().copied()
+            };
+            match earliest {
+                Some(step) => {
+                    let when = self.epoch + GRID * u32::try_from(step).unwrap_or(u32::MAX);
+                    tokio::select! {
+                        () = tokio::time::sleep_until(when) => {}
+                        () = changed => {}
+                    }
+                }
+                None => changed.await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane() -> Arc<Lane> {
+        Lane::new("default", Durability::Ledger, 10, 100)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_of_slow_jobs_buffers_nothing() {
+        let lane = lane();
+        assert_eq!(lane.room(), 10);
+        let slots: Vec<_> = (0..10).map(|_| lane.take_slot()).collect();
+        (0..10).for_each(|_| lane.started());
+        assert_eq!(lane.room(), 0);
+        let mut slots = slots;
+        if let Some(slot) = slots.pop() {
+            slot.stopped_running();
+        }
+        assert_eq!(
+            lane.room(),
+            1,
+            "one place free and nothing buffered: worth a claim"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_of_quick_jobs_buffers_what_it_finished_lately_and_forgets_it() {
+        let lane = lane();
+        (0..50).for_each(|_| lane.ended(true));
+        assert_eq!(lane.room(), 60);
+        (0..5_000).for_each(|_| lane.ended(true));
+        assert_eq!(lane.capacity(), lane.most());
+        tokio::time::advance(WINDOW * 3).await;
+        assert_eq!(lane.room(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_rings_at_each_time_it_was_set_to_and_no_more() {
+        let alarm = Alarm::default();
+        alarm.after(Duration::from_secs(5));
+        alarm.now();
+        alarm.after(Duration::from_secs(1));
+        let began = Instant::now();
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            alarm.due().await;
+            heard.push(began.elapsed().as_secs());
+        }
+        assert_eq!(heard, [0, 1, 5]);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), alarm.due())
+                .await
+                .is_err()
+        );
+    }
+}

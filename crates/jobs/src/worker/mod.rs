@@ -1,0 +1,244 @@
+//! The worker: claims jobs, runs them in apalis workers, stores what became of them.
+//!
+//! # Parts
+//! One [`lane`] for each queue. Its [`fetcher`]s claim from the ledger, and from the broker for a `redis` queue; its
+//! apalis worker ([`crate::backend`]) runs them ([`runner`]); the [`finisher`]s store outcomes in batches. The
+//! [`listener`] hears the bell and looks at the ledger when there is none. [`heartbeat`] keeps the leases, [`control`]
+//! brings cancellations and takes progress away, [`watchdog`] ends a process that has gone deaf.
+//!
+//! # Invariants
+//! - No task here ends because of an outage. Each retries by itself, and says so once.
+//! - A job is held from its claim until its outcome is stored; a lane holds a bounded number, so an outage of the
+//!   database bounds what waits for it.
+//! - An outcome is written under the lease it was run under. If that lease was lost, the outcome is void.
+//!
+//! # Stopping
+//! Fetchers stop; what waits in the buffers is handed back; what runs may go on for the grace period, then it is
+//! dropped and handed back; outcomes are flushed; the worker's row goes. A second signal ends the process at once, and
+//! the rescuer of another worker does the rest.
+
+mod control;
+mod fetcher;
+mod finisher;
+mod heartbeat;
+mod identity;
+pub(crate) mod lane;
+mod leased;
+mod listener;
+mod runner;
+mod running;
+mod vitals;
+mod watchdog;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_core::config::{Durability, Settings};
+use holdfast_core::redis::RedisGate;
+use holdfast_core::shutdown::Shutdown;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend;
+use crate::client::Jobs;
+use crate::job::Resources;
+use crate::maintenance;
+use finisher::Finishers;
+use identity::Identity;
+use lane::Lane;
+use leased::Leased;
+use running::Running;
+use vitals::Vitals;
+
+pub(crate) use runner::{Delivery, execute};
+pub use watchdog::{DEAF_EXIT_CODE, DependencyProbe, Watchdog};
+
+/// What a worker is made of.
+#[derive(Debug, Clone)]
+pub struct WorkerParts {
+    pub settings: Settings,
+    pub jobs: Jobs,
+    pub gate: RedisGate,
+    pub resources: Resources,
+}
+
+/// A worker that has not started.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    finishers: Finishers,
+}
+
+/// What every part of a worker knows.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub settings: Settings,
+    pub jobs: Jobs,
+    pub gate: RedisGate,
+    pub resources: Resources,
+    pub identity: Identity,
+    pub lanes: BTreeMap<Arc<str>, Arc<Lane>>,
+    pub running: Running,
+    pub leased: Leased,
+    paused: Mutex<BTreeSet<String>>,
+    pub vitals: Vitals,
+    /// No new work.
+    pub stop: Shutdown,
+    /// The grace period is over: what still runs is dropped.
+    pub abort: CancellationToken,
+    /// One job at a time, in the whole process, runs for the last time before it would count as poison.
+    pub last_chance: Semaphore,
+    pub outcomes: finisher::Outcomes,
+}
+
+impl Shared {
+    /// As of the last control poll.
+    pub(crate) fn is_paused(&self, queue: &str) -> bool {
+        self.paused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(queue)
+    }
+}
+
+/// Why a worker ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("no queue to serve: worker.queues names none of the configured queues")]
+    NoQueues,
+    #[error("a part of the worker ended by itself: {0}")]
+    PartEnded(String),
+}
+
+/// The least time for storing outcomes at the end, before the rest is left to the rescuer; kept free of the grace period.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+impl Worker {
+    /// Call it inside tokio; it reaches nothing yet. `stop` ends the run.
+    pub fn new(parts: WorkerParts, stop: Shutdown) -> Result<Self, WorkerError> {
+        let WorkerParts {
+            settings,
+            jobs,
+            gate,
+            resources,
+        } = parts;
+        let lanes: BTreeMap<Arc<str>, Arc<Lane>> = settings
+            .served_queues()
+            .map(|(name, queue)| {
+                let lane = Lane::new(
+                    name,
+                    queue.durability,
+                    queue.concurrency,
+                    settings.worker.batch_size,
+                );
+                (Arc::clone(&lane.name), lane)
+            })
+            .collect();
+        if lanes.is_empty() {
+            return Err(WorkerError::NoQueues);
+        }
+        let most = lanes.values().map(|lane| lane.most()).sum();
+        let (outcomes, finishers) = finisher::channels(most);
+        let shared = Arc::new(Shared {
+            identity: Identity::new(),
+            lanes,
+            running: Running::default(),
+            leased: Leased::default(),
+            paused: Mutex::default(),
+            vitals: Vitals::default(),
+            stop,
+            abort: CancellationToken::new(),
+            last_chance: Semaphore::new(1),
+            outcomes,
+            settings,
+            jobs,
+            gate,
+            resources,
+        });
+        Ok(Self { shared, finishers })
+    }
+
+    /// For the health page and the watchdog.
+    pub fn watchdog(&self) -> Watchdog {
+        Watchdog::new(Arc::clone(&self.shared))
+    }
+
+    /// Runs until the stop signal, then winds down as the module says.
+    ///
+    /// # Errors
+    /// Only for what should not be possible: a part that ended by itself. The process should exit non-zero.
+    pub async fn run(self) -> Result<(), WorkerError> {
+        let Self { shared, finishers } = self;
+        let finishing = finishers.spawn(&shared);
+        heartbeat::register_once(&shared).await;
+        let mut keepers = JoinSet::new();
+        keepers.spawn(heartbeat::run(Arc::clone(&shared)));
+        keepers.spawn(control::run(Arc::clone(&shared)));
+        keepers.spawn(maintenance::run(Arc::clone(&shared)));
+        let mut sources = JoinSet::new();
+        sources.spawn(listener::run_bell(Arc::clone(&shared)));
+        sources.spawn(listener::run_lookout(Arc::clone(&shared)));
+        let mut runners = JoinSet::new();
+        for lane in shared.lanes.values() {
+            let (deliveries, receiver) = mpsc::channel(lane.most());
+            sources.spawn(fetcher::run_ledger(
+                Arc::clone(&shared),
+                Arc::clone(lane),
+                deliveries.clone(),
+            ));
+            if lane.durability == Durability::Redis && shared.jobs.broker().is_some() {
+                sources.spawn(fetcher::run_broker(
+                    Arc::clone(&shared),
+                    Arc::clone(lane),
+                    deliveries,
+                ));
+            }
+            runners.spawn(backend::run_lane(Arc::clone(&shared), Arc::clone(lane), receiver));
+        }
+        tracing::info!(worker = %shared.identity.name(), queues = ?shared.lanes.keys().collect::<Vec<_>>(), "working");
+
+        let failed = tokio::select! {
+            biased;
+            () = shared.stop.wait() => None,
+            Some(ended) = sources.join_next() => Some(ended),
+            Some(ended) = keepers.join_next() => Some(ended),
+            Some(ended) = runners.join_next() => Some(ended),
+        };
+        shared.stop.trigger();
+        let stopped_at = Instant::now();
+        wind_down(&shared, sources, runners).await;
+        // The leases are kept until the outcomes are stored: with the ledger away, for all of the grace period.
+        let left = shared.settings.server.grace.saturating_sub(stopped_at.elapsed());
+        finishing.close(&shared, left.max(FLUSH_LIMIT)).await;
+        drop(keepers);
+        heartbeat::deregister(&shared).await;
+        match failed {
+            None => Ok(()),
+            Some(Err(error)) => Err(WorkerError::PartEnded(error.to_string())),
+            Some(Ok(())) => Err(WorkerError::PartEnded("it returned".to_owned())),
+        }
+    }
+}
+
+/// Lets the runners finish within the grace period, then drops what is left.
+async fn wind_down(shared: &Shared, mut sources: JoinSet<()>, mut runners: JoinSet<()>) {
+    let grace = shared.settings.server.grace.saturating_sub(FLUSH_LIMIT);
+    let finished = async {
+        while sources.join_next().await.is_some() {}
+        while runners.join_next().await.is_some() {}
+    };
+    tokio::pin!(finished);
+    if tokio::time::timeout(grace, &mut finished).await.is_err() {
+        tracing::warn!(
+            jobs = shared.running.count(),
+            "the grace period is over: handing running jobs back"
+        );
+        shared.abort.cancel();
+        if tokio::time::timeout(FLUSH_LIMIT, finished).await.is_err() {
+            tracing::error!("some jobs could not be stopped; they will be rescued");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One execution: from a delivery to what the ledger shall be told of it.
+//!
+//! An execution runs in a task of its own, so handlers share the cores. A panic is caught and is a failed attempt; dropping
+//! the handler's future is how a timeout, a cancellation or the end of the grace period stops it, at its next await. A
+//! handler that computes for long without an await cannot be stopped before it yields: it belongs on `spawn_blocking`.
+//!
+//! A job that crashed before is marked as started before it runs, so that only crashes of a started job are held
+//! against it. The run that could make it poison happens under the process' one last-chance permit: two suspects never
+//! share a process, so neither can be discarded for the other's deed.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use holdfast_core::backoff::Backoff as CoreBackoff;
+use holdfast_core::clock;
+use holdfast_core::failpoint;
+use holdfast_core::failure::FailureClass;
+use serde_json::value::RawValue;
+use tokio::sync::SemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::finisher::{Finished, Lease};
+use super::lane::Slot;
+use crate::broker::BrokerError;
+use crate::enqueue::text_holds_nul;
+use crate::job::{JobContext, JobError, ProgressCell};
+use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome};
+use crate::registry::Kind;
+use crate::retry::{self, RetryPolicy, Verdict};
+
+/// A kind that this worker does not know (an older version beside a newer one) is left for another worker.
+const UNKNOWN_KIND_REST: Duration = Duration::from_secs(15);
+
+/// How long a job may take to give way once the grace period is over.
+const ABORT_GRACE: Duration = Duration::from_millis(500);
+
+const MARK_BACKOFF: CoreBackoff = CoreBackoff::new(Duration::from_millis(50), Duration::from_secs(1));
+
+/// A leased job on its way to the runner.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub job: ClaimedJob,
+    pub lease: Lease,
+    pub slot: Slot,
+}
+
+impl Delivery {
+    /// Gives an unstarted job back.
+    pub(crate) fn hand_back(self, shared: &Shared) {
+        let outcome = Outcome::HandBack {
+            fence: self.job.fence(),
+        };
+        shared.outcomes.send(Finished {
+            lease: self.lease,
+            job: Arc::new(self.job),
+            outcome,
+            slot: self.slot,
+        });
+    }
+}
+
+/// Runs a delivery to its end. Every path but a lost lease sends an outcome.
+pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
+    if shared.stop.is_triggered() {
+        return delivery.hand_back(shared);
+    }
+    delivery.slot.lane().started();
+    let last_chance = match prepare(shared, &delivery).await {
+        Prepared::Run(permit) => permit,
+        Prepared::HandBack => {
+            delivery.slot.stopped_running();
+            return delivery.hand_back(shared);
+        }
+        Prepared::LeaseLost => return delivery.slot.stopped_running(),
+    };
+    let Delivery { job, lease, slot } = delivery;
+    let job = Arc::new(job);
+    let outcome = match shared.jobs.registry().get(&job.kind) {
+        Some(kind) => attempt(shared, kind, &job, &lease, &slot).await,
+        None => leave_unknown_kind(&job),
+    };
+    slot.stopped_running();
+    slot.lane().ended(matches!(outcome, Outcome::Completed { .. }));
+    drop(last_chance);
+    shared.outcomes.send(Finished {
+        lease,
+        job,
+        outcome,
+        slot,
+    });
+}
+
+enum Prepared<'s> {
+    Run(Option<SemaphorePermit<'s>>),
+    HandBack,
+    LeaseLost,
+}
+
+/// What must happen before a job runs that crashed before; nothing for any other.
+async fn prepare<'s>(shared: &'s Shared, delivery: &Delivery) -> Prepared<'s> {
+    let job = &delivery.job;
+    if job.crashes == 0 {
+        return Prepared::Run(None);
+    }
+    let permit = if job.crashes + 1 >= shared.settings.worker.max_crashes {
+        tokio::select! {
+            permit = shared.last_chance.acquire() => permit.ok(),
+            () = shared.stop.wait() => return Prepared::HandBack,
+        }
+    } else {
+        None
+    };
+    let mut failures = 0;
+    loop {
+        match mark_started(shared, delivery).await {
+            Ok(true) => return Prepared::Run(permit),
+            Ok(false) => return Prepared::LeaseLost,
+            Err(FailureClass::Transient) => failures += 1,
+            Err(FailureClass::Permanent) => return Prepared::HandBack,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(MARK_BACKOFF.delay(failures)) => {}
+            () = shared.stop.wait() => return Prepared::HandBack,
+        }
+    }
+}
+
+/// Whether the job is still ours to run.
+async fn mark_started(shared: &Shared, delivery: &Delivery) -> Result<bool, FailureClass> {
+    let job = &delivery.job;
+    let (marked, class) = match (&delivery.lease, shared.jobs.broker()) {
+        (Lease::Ledger { worker }, _) => {
+            let marked = shared.jobs.ledger().mark_started(*worker, &job.fence()).await;
+            let class = marked.as_ref().err().map(LedgerError::class);
+            (marked.map_err(|error| format!("{error:?}")), class)
+        }
+        (Lease::Broker { worker, queue }, Some(broker)) => {
+            let marked = broker.mark_started(queue, *worker, job.id).await;
+            let class = marked.as_ref().err().map(BrokerError::class);
+            (marked.map_err(|error| error.to_string()), class)
+        }
+        (Lease::Broker { .. }, None) => (Ok(false), None),
+    };
+    marked.map_err(|error| {
+        tracing::debug!(job.id = %job.id, error, "a start could not be recorded");
+        class.unwrap_or(FailureClass::Transient)
+    })
+}
+
+fn leave_unknown_kind(job: &ClaimedJob) -> Outcome {
+    tracing::warn!(job.id = %job.id, job.kind = %job.kind, "unknown kind: left for a worker that knows it");
+    Outcome::Snooze {
+        fence: job.fence(),
+        delay: UNKNOWN_KIND_REST,
+    }
+}
+
+/// How an execution came to its end.
+enum End {
+    Returned(Result<Option<Box<RawValue>>, JobError>),
+    /// The grace period ended first.
+    Aborted,
+}
+
+async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Lease, slot: &Slot) -> Outcome {
+    let cancel = CancellationToken::new();
+    let progress = ProgressCell::default();
+    let fence = job.fence();
+    let context = JobContext {
+        id: job.id,
+        queue: Arc::clone(&slot.lane().name),
+        attempt: job.attempt + 1,
+        max_attempts: job.max_attempts,
+        cancel: cancel.clone(),
+        progress: progress.clone(),
+        resources: shared.resources.clone(),
+    };
+    let on_ledger = matches!(lease, Lease::Ledger { .. });
+    shared
+        .running
+        .insert(lease.worker(), fence, on_ledger, cancel.clone(), progress);
+    failpoint::reach("run");
+    let end = supervise(shared, kind.run(&job.payload, context), job.timeout, &cancel).await;
+    shared.running.remove(&fence);
+    match end {
+        End::Aborted => Outcome::HandBack { fence },
+        End::Returned(Ok(result)) => completed(shared, kind, job, result),
+        // A cancelled token that was not the user's ends as `Aborted` above.
+        End::Returned(Err(error)) => failed(shared, kind, job, &error, cancel.is_cancelled()),
+    }
+}
+
+/// Waits for the handler, its timeout, a cancellation that it does not heed, or the end of the grace period.
+async fn supervise(shared: &Shared, handler: Handler, limit: Duration, cancel: &CancellationToken) -> End {
+    let handler = AssertUnwindSafe(handler)
+        .catch_unwind()
+        .map(|caught| caught.unwrap_or_else(|panic| Err(JobError::Panicked(panic_message(panic.as_ref())))));
+    tokio::pin!(handler);
+    let heedless = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(shared.settings.worker.cancel_grace).await;
+    };
+    // The handler first: one that ends at once costs no timer and no place in a list of waiters.
+    let first = tokio::select! {
+        biased;
+        returned = &mut handler => Some(returned),
+        () = tokio::time::sleep(limit) => Some(Err(JobError::TimedOut(limit))),
+        () = shared.abort.cancelled() => None,
+        () = heedless => Some(Err(JobError::Cancelled)),
+    };
+    if let Some(returned) = first {
+        return End::Returned(returned);
+    }
+    let asked_by_user = cancel.is_cancelled();
+    cancel.cancel();
+    match tokio::time::timeout(ABORT_GRACE, handler).await {
+        Ok(Ok(result)) => End::Returned(Ok(result)),
+        Ok(Err(error)) if asked_by_user => End::Returned(Err(error)),
+        // It gave way because the worker stops, not because anybody wanted it cancelled.
+        _ => End::Aborted,
+    }
+}
+
+type Handler = BoxFuture<'static, Result<Option<Box<RawValue>>, JobError>>;
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "with something that is not text".to_owned())
+}
+
+fn completed(shared: &Shared, kind: &Kind, job: &ClaimedJob, result: Option<Box<RawValue>>) -> Outcome {
+    let limit = shared.settings.jobs.max_payload_bytes;
+    match &result {
+        Some(raw) if raw.get().len() > limit => {
+            let error = JobError::permanent(format!(
+                "the result has {} bytes; {limit} are the most",
+                raw.get().len()
+            ));
+            failed(shared, kind, job, &error, false)
+        }
+        Some(raw) if text_holds_nul(raw.get()) => {
+            let error = JobError::permanent("the result holds the character \\u0000, which cannot be stored");
+            failed(shared, kind, job, &error, false)
+        }
+        _ => Outcome::Completed {
+            fence: job.fence(),
+            result: result.map(Arc::from),
+        },
+    }
+}
+
+fn failed(shared: &Shared, kind: &Kind, job: &ClaimedJob, error: &JobError, cancelled: bool) -> Outcome {
+    let fence = job.fence();
+    let attempt = job.attempt + 1;
+    let policy = kind
+        .retry
+        .unwrap_or_else(|| RetryPolicy::from(shared.settings.jobs.retry));
+    let backoff = job.options.backoff.unwrap_or(policy.backoff);
+    let record = || {
+        ErrorRecord::new(
+            clock::now(),
+            attempt,
+            error.class(),
+            &error.to_string(),
+            &shared.identity.name(),
+        )
+    };
+    match retry::verdict(error, attempt, job.max_attempts, &backoff, cancelled) {
+        Verdict::RetryIn(delay) => {
+            tracing::info!(
+                job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = %error,
+                delay_ms = delay.as_millis() as u64, "an attempt failed and will be retried"
+            );
+            Outcome::Retry {
+                fence,
+                delay,
+                error: record(),
+            }
+        }
+        Verdict::SnoozeFor(delay) => Outcome::Snooze { fence, delay },
+        Verdict::Discard => {
+            tracing::warn!(
+                job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = %error, "a job was discarded"
+            );
+            Outcome::Discard {
+                fence,
+                error: record(),
+            }
+        }
+        Verdict::Cancel => Outcome::Cancel { fence, error: None },
+    }
+}

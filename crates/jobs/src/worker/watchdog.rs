@@ -1,0 +1,109 @@
+//! A live but deaf worker is the field's commonest outage: the process is there, and takes no work.
+//!
+//! The watchdog runs on a thread and a runtime of its own, so that a blocked worker cannot block it. When the worker has
+//! neither fetched nor sent a heartbeat for `worker.watchdog`, it asks the dependencies over connections of its own.
+//! If they do not answer, the worker is not to blame. If they do, twice in a row, the process ends with
+//! [`DEAF_EXIT_CODE`], and the platform starts a new one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_core::config::Durability;
+
+use super::Shared;
+
+/// EX_SOFTWARE of sysexits.h.
+pub const DEAF_EXIT_CODE: i32 = 70;
+
+/// Asks one dependency, over a connection that nothing else uses, whether it answers.
+pub trait DependencyProbe: Send + 'static {
+    fn name(&self) -> &'static str;
+    /// Blocks for a few seconds at most.
+    fn answers(&mut self) -> bool;
+}
+
+/// What the watchdog watches.
+#[derive(Debug, Clone)]
+pub struct Watchdog {
+    shared: Arc<Shared>,
+}
+
+impl Watchdog {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// How long the worker has been without a fetch or without a heartbeat that was due, whichever is worse. An idle worker
+    /// looks only every `safety_poll`; that time is no silence.
+    pub fn silence(&self) -> Duration {
+        let rest = self.shared.settings.worker.safety_poll;
+        let unfetched = self.shared.vitals.since_fetched().saturating_sub(rest);
+        unfetched.max(self.shared.vitals.since_heartbeat())
+    }
+
+    /// How long since the broker last answered a fetch; `None` where no queue is on the broker or a lane is full.
+    pub fn broker_silence(&self) -> Option<Duration> {
+        let idle_lane = |lane: &&Arc<super::lane::Lane>| {
+            lane.durability == Durability::Redis && lane.room() > 0 && !self.shared.is_paused(&lane.name)
+        };
+        let broker = self.shared.jobs.broker()?;
+        let lanes = self.shared.lanes.values().filter(idle_lane).count();
+        (lanes > 0 && broker.gate().is_configured()).then(|| self.shared.vitals.since_broker())
+    }
+
+    /// Jobs that run in this process now.
+    pub fn running(&self) -> usize {
+        self.shared.running.count()
+    }
+
+    /// The worker's name, as `GET /v1/workers` shows it.
+    pub fn worker_name(&self) -> String {
+        self.shared.identity.name()
+    }
+
+    pub fn queues(&self) -> Vec<String> {
+        self.shared.lanes.keys().map(ToString::to_string).collect()
+    }
+
+    /// Starts the watch. `probe_sql` and `probe_redis` tell whether a dependency answers; `on_deaf` ends the process.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn watch(
+        self,
+        mut probe_sql: impl DependencyProbe,
+        mut probe_redis: Option<Box<dyn DependencyProbe>>,
+        on_deaf: impl FnOnce(String) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let limit = self.shared.settings.worker.watchdog;
+        let step = (limit / 12).max(Duration::from_millis(100));
+        std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || {
+                let (mut sql_strikes, mut redis_strikes) = (0, 0);
+                while !self.shared.stop.is_triggered() {
+                    std::thread::sleep(step);
+                    sql_strikes = if self.silence() > limit && probe_sql.answers() {
+                        sql_strikes + 1
+                    } else {
+                        0
+                    };
+                    let broker_silent = self.broker_silence().is_some_and(|silence| silence > limit);
+                    let answers = broker_silent && probe_redis.as_mut().is_some_and(|probe| probe.answers());
+                    redis_strikes = if answers { redis_strikes + 1 } else { 0 };
+                    let deaf_to = if sql_strikes >= 2 {
+                        probe_sql.name()
+                    } else if redis_strikes >= 2 {
+                        probe_redis.as_ref().map_or("redis", |probe| probe.name())
+                    } else {
+                        continue;
+                    };
+                    return on_deaf(format!(
+                        "deaf: no work taken for {} s although {deaf_to} answers",
+                        limit.as_secs()
+                    ));
+                }
+            })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,334 @@
+//! `http.request`: calls a URL.
+//!
+//! Delivery is at least once: a worker that dies between the call and its outcome leaves a job that runs again.
+//! So that the receiver can tell a repetition, every attempt carries `Idempotency-Key: <job id>`, unless the
+//! payload sets one, and `Holdfast-Attempt: <n>`.
+//!
+//! The answer decides: an expected status (2xx by default) completes the job with a [`HttpResult`]; 408, 425, 429,
+//! 5xx, timeouts and network faults are tried again, after `Retry-After` if the server gives one; everything else
+//! discards it. Redirects are followed. Which addresses may be reached, and the whole table of faults, is the
+//! business of [`crate::outbound`].
+//!
+//! A cancelled job drops its request at once; whether the server has acted on it is unknown then.
+
+mod result;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use holdfast_jobs::{Job, JobContext, JobError, PayloadFault};
+use percent_encoding::percent_decode_str;
+use reqwest::StatusCode;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use url::Url;
+
+use crate::outbound::{Call, Outbound, is_public, shown};
+
+pub use result::{HttpResult, ResultLimit};
+
+/// Timeout of a payload that sets none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest timeout of a payload.
+const MAX_TIMEOUT: Duration = Duration::from_mins(5);
+/// What the runner grants beyond [`MAX_TIMEOUT`], so that our own error, which says more, comes first.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(15);
+const MAX_URL_BYTES: usize = 8 * 1024;
+const MAX_HEADERS: usize = 64;
+/// Names and values together.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+const MAX_EXPECTED: usize = 32;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const HOLDFAST_ATTEMPT: HeaderName = HeaderName::from_static("holdfast-attempt");
+
+/// Headers that belong to the connection or to the framing of the message, which are the client's to decide: from
+/// a payload they would smuggle requests or reach another virtual host than the one whose address was checked.
+const REFUSED_HEADERS: [&str; 14] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+/// The methods that `http.request` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+}
+
+impl From<Method> for reqwest::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Get => Self::GET,
+            Method::Head => Self::HEAD,
+            Method::Post => Self::POST,
+            Method::Put => Self::PUT,
+            Method::Patch => Self::PATCH,
+            Method::Delete => Self::DELETE,
+            Method::Options => Self::OPTIONS,
+        }
+    }
+}
+
+/// A request to make.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpRequest {
+    /// `http` or `https`. A user and password in it are sent as `Authorization: Basic`.
+    pub url: String,
+    /// `POST` with a body and `GET` without one, unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// A JSON string is sent as that text, any other JSON as it stands. The content type follows, unless `headers`
+    /// sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Box<RawValue>>,
+    /// For the whole exchange, redirects included: more than 0, at most 300; 30 unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
+    /// The statuses that complete the job, instead of 2xx. A redirect status listed here is not followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expected_status: Vec<u16>,
+}
+
+impl fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = Url::parse(&self.url).map_or_else(|_| "(not a URL)".to_owned(), |url| shown(&url));
+        f.debug_struct("HttpRequest")
+            .field("url", &url)
+            .field("method", &self.method)
+            .field("headers", &self.headers.keys())
+            .field("body_bytes", &self.body.as_ref().map(|body| body.get().len()))
+            .field("timeout_seconds", &self.timeout_seconds)
+            .field("expected_status", &self.expected_status)
+            .finish()
+    }
+}
+
+impl HttpRequest {
+    /// A request without a body.
+    pub fn to(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            method: None,
+            headers: BTreeMap::new(),
+            body: None,
+            timeout_seconds: None,
+            expected_status: Vec::new(),
+        }
+    }
+
+    /// The request as the client takes it; the one place that checks the payload.
+    fn to_call(&self) -> Result<Call, PayloadFault> {
+        let mut url = self.parsed_url()?;
+        let mut headers = self.parsed_headers()?;
+        move_credentials(&mut url, &mut headers)?;
+        let body = self.parsed_body(&mut headers)?;
+        Ok(Call {
+            method: self.effective_method()?.into(),
+            url,
+            headers,
+            body,
+            timeout: self.timeout()?,
+            accept: self.accepted()?,
+        })
+    }
+
+    fn parsed_url(&self) -> Result<Url, PayloadFault> {
+        let fault = |reason: &str| PayloadFault::new("url", reason);
+        if self.url.len() > MAX_URL_BYTES {
+            return Err(fault("is longer than 8192 bytes"));
+        }
+        let url =
+            Url::parse(&self.url).map_err(|error| fault(&format!("is not an absolute URL: {error}")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(fault("must begin with http:// or https://"));
+        }
+        if url.port() == Some(0) {
+            return Err(fault("names port 0, where nothing can listen"));
+        }
+        Ok(url)
+    }
+
+    fn parsed_headers(&self) -> Result<HeaderMap, PayloadFault> {
+        if self.headers.len() > MAX_HEADERS {
+            return Err(PayloadFault::new("headers", "has more than 64 entries"));
+        }
+        let bytes: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        if bytes > MAX_HEADER_BYTES {
+            return Err(PayloadFault::new("headers", "is longer than 16384 bytes"));
+        }
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 4);
+        for (name, value) in &self.headers {
+            let fault = |reason: &str| PayloadFault::new(format!("headers.{name}"), reason);
+            let parsed = parsed_name(name).map_err(fault)?;
+            let mut value = HeaderValue::from_str(value)
+                .map_err(|_| fault("has a control character in its value, such as a line break"))?;
+            value.set_sensitive(!is_public(&parsed));
+            if headers.insert(parsed, value).is_some() {
+                return Err(fault("is given twice, in different spellings"));
+            }
+        }
+        Ok(headers)
+    }
+
+    fn parsed_body(&self, headers: &mut HeaderMap) -> Result<Option<Bytes>, PayloadFault> {
+        let Some(raw) = &self.body else { return Ok(None) };
+        let fault = |reason: &str| PayloadFault::new("body", reason);
+        if raw.get().len() > MAX_BODY_BYTES {
+            return Err(fault("is longer than 4 MiB"));
+        }
+        let is_text = raw.get().starts_with('"');
+        let (body, content_type) = if is_text {
+            let text: String = serde_json::from_str(raw.get()).map_err(|error| fault(&error.to_string()))?;
+            (Bytes::from(text), "text/plain; charset=utf-8")
+        } else {
+            (Bytes::copy_from_slice(raw.get().as_bytes()), "application/json")
+        };
+        headers
+            .entry(CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static(content_type));
+        Ok(Some(body))
+    }
+
+    fn effective_method(&self) -> Result<Method, PayloadFault> {
+        match (self.method, &self.body) {
+            (None, None) => Ok(Method::Get),
+            (None, Some(_)) => Ok(Method::Post),
+            (Some(Method::Get | Method::Head), Some(_)) => Err(PayloadFault::new(
+                "body",
+                "has no meaning in a GET or HEAD request",
+            )),
+            (Some(method), _) => Ok(method),
+        }
+    }
+
+    fn timeout(&self) -> Result<Duration, PayloadFault> {
+        let Some(seconds) = self.timeout_seconds else {
+            return Ok(DEFAULT_TIMEOUT);
+        };
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(timeout) if !timeout.is_zero() && timeout <= MAX_TIMEOUT => Ok(timeout),
+            _ => Err(PayloadFault::new(
+                "timeout_seconds",
+                "must be more than 0 and at most 300",
+            )),
+        }
+    }
+
+    fn accepted(&self) -> Result<Vec<StatusCode>, PayloadFault> {
+        if self.expected_status.len() > MAX_EXPECTED {
+            return Err(PayloadFault::new("expected_status", "has more than 32 entries"));
+        }
+        let parse = |(index, &status): (usize, &u16)| {
+            StatusCode::from_u16(status)
+                .ok()
+                .filter(|_| (200..600).contains(&status))
+                .ok_or_else(|| {
+                    PayloadFault::new(
+                        format!("expected_status[{index}]"),
+                        "is not a status from 200 to 599",
+                    )
+                })
+        };
+        self.expected_status.iter().enumerate().map(parse).collect()
+    }
+}
+
+fn parsed_name(name: &str) -> Result<HeaderName, &'static str> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is not a header name")?;
+    if REFUSED_HEADERS.contains(&name.as_str()) {
+        return Err("is set by the client itself and cannot be given");
+    }
+    if name.as_str().starts_with("holdfast-") {
+        return Err("has a name that is reserved for Holdfast");
+    }
+    Ok(name)
+}
+
+/// Moves user and password from the URL into the header, where redirects treat them as the secret that they are.
+fn move_credentials(url: &mut Url, headers: &mut HeaderMap) -> Result<(), PayloadFault> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(());
+    }
+    if headers.contains_key(AUTHORIZATION) {
+        return Err(PayloadFault::new(
+            "url",
+            "has a user and password besides headers.authorization",
+        ));
+    }
+    let password = url.password().unwrap_or_default();
+    let credentials: Vec<u8> = percent_decode_str(url.username())
+        .chain(*b":")
+        .chain(percent_decode_str(password))
+        .collect();
+    let mut value = HeaderValue::try_from(format!("Basic {}", BASE64.encode(credentials)))
+        .map_err(|_| PayloadFault::new("url", "has a user or password that cannot be sent"))?;
+    value.set_sensitive(true);
+    headers.insert(AUTHORIZATION, value);
+    // Neither can fail for a URL with a host, which http and https always have.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    Ok(())
+}
+
+impl Job for HttpRequest {
+    const KIND: &'static str = "http.request";
+    type Output = HttpResult;
+
+    fn timeout() -> Option<Duration> {
+        Some(MAX_TIMEOUT + TIMEOUT_MARGIN)
+    }
+
+    fn validate(&self) -> Result<(), PayloadFault> {
+        self.to_call().map(drop)
+    }
+
+    async fn run(self, ctx: JobContext) -> Result<HttpResult, JobError> {
+        let (outbound, limit) = (ctx.resource::<Outbound>()?, ctx.resource::<ResultLimit>()?);
+        let mut call = self.to_call().map_err(JobError::permanent)?;
+        introduce(&mut call.headers, &ctx)?;
+        tokio::select! {
+            answer = outbound.send(call) => answer.map(|answer| HttpResult::of(&answer, *limit)),
+            () = ctx.cancelled() => Err(JobError::Cancelled),
+        }
+    }
+}
+
+/// Tells the receiver which job this is, and which attempt.
+fn introduce(headers: &mut HeaderMap, ctx: &JobContext) -> Result<(), JobError> {
+    let id = HeaderValue::try_from(ctx.id().to_string())?;
+    headers.entry(IDEMPOTENCY_KEY).or_insert(id);
+    headers.insert(HOLDFAST_ATTEMPT, HeaderValue::from(ctx.attempt()));
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! The built-in job kinds, one file each, and the one registry that lists them.
+//!
+//! | kind | does |
+//! | --- | --- |
+//! | [`DebugEcho`] `debug.echo` | returns its payload |
+//! | [`DebugSleep`] `debug.sleep` | sleeps, reports progress, gives way to a cancellation |
+//! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
+//! | [`HttpRequest`] `http.request` | calls a URL |
+//!
+//! The `debug.*` kinds exist for tests and first steps, and a production process does not know them
+//! ([`registry_for`]). A new kind is one file here and one line in the list below. What handlers share (the HTTP
+//! client with its address policy) is built once per process, by [`resources`].
+
+/// Declares each kind's file, and registers its type.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $set:ident { $($module:ident :: $kind:ident,)+ })+) => {
+        $(
+            $(
+                mod $module;
+                pub use $module::$kind;
+            )+
+
+            $(#[$doc])*
+            fn $set(registry: holdfast_jobs::Registry) -> holdfast_jobs::Registry {
+                registry$(.register::<$kind>())+
+            }
+        )+
+    };
+}
+
+// The list of kinds: one line each.
+kinds! {
+    /// In every process.
+    built_in {
+        http_request::HttpRequest,
+    }
+    /// Not in production.
+    debug {
+        debug_echo::DebugEcho,
+        debug_fail::DebugFail,
+        debug_sleep::DebugSleep,
+    }
+}
+
+pub mod outbound;
+mod registry;
+
+pub use debug_fail::{FailMode, Recovered};
+pub use debug_sleep::Slept;
+pub use http_request::{HttpResult, Method, ResultLimit};
+pub use registry::{registry, registry_for, resources};

@@ -1,0 +1,53 @@
+//! A worker that waits for its database, works, and watches itself: what `worker` and `holdfast dev` run.
+
+use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::{Database, SqlError};
+use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
+
+use crate::probes::{RedisProbe, SqlProbe};
+use crate::progress::Progress;
+use crate::schema;
+
+/// Why a worker ended otherwise than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    #[error("the database cannot be used")]
+    Database(#[from] SqlError),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error("the system gives no thread for the watchdog")]
+    Watchdog(#[source] std::io::Error),
+}
+
+/// Waits for the schema, then works until `stop`, and winds down within the grace period.
+///
+/// `progress` tells others when the work has begun. A deaf worker ends the whole process.
+///
+/// # Errors
+/// What waiting does not mend: a database that does not let us in, a migration that fails, a part that ended by itself.
+pub async fn run_worker(
+    parts: WorkerParts,
+    database: &Database,
+    progress: &Progress,
+    stop: Shutdown,
+) -> Result<(), WorkError> {
+    match schema::up_to_date(database, &parts.settings.database, &stop).await {
+        Err(SqlError::Stopped) => return Ok(()),
+        ended => ended?,
+    }
+    let sql_probe = SqlProbe::new(&parts.settings.database);
+    let redis_probe = parts.settings.redis.queue.as_ref().map(RedisProbe::new);
+    let worker = Worker::new(parts, stop)?;
+    watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
+    progress.begin(worker.watchdog());
+    Ok(worker.run().await?)
+}
+
+fn watch(watchdog: Watchdog, sql: SqlProbe, redis: Option<RedisProbe>) -> std::io::Result<()> {
+    let redis = redis.map(|probe| Box::new(probe) as Box<dyn DependencyProbe>);
+    watchdog.watch(sql, redis, |reason| {
+        tracing::error!("{reason}; the process ends, to be started anew");
+        // Nothing orderly is left to do: the runtime may be what is stuck. Leases lapse, and jobs are rescued.
+        std::process::exit(DEAF_EXIT_CODE);
+    })
+}

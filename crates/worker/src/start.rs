@@ -1,0 +1,117 @@
+//! The `worker` process from settings to exit.
+
+use std::time::Duration;
+
+use holdfast_api::health::{
+    DatabaseProbe, Health, HealthServer, QueueProbe, RedisProbe, WorkersProbe, health_server,
+};
+use holdfast_core::config::Settings;
+use holdfast_core::redis::{OpenError, RedisGate, Role};
+use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::{Database, SqlError};
+use holdfast_jobs::Jobs;
+use holdfast_jobs::worker::WorkerParts;
+use holdfast_tasks::outbound::OutboundError;
+use tokio::time::timeout;
+
+use crate::health::WorkerProbe;
+use crate::progress::Progress;
+use crate::service::{WorkError, run_worker};
+
+/// How long health checks wait for the worker to begin. They could only say "not yet", and would for a second.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// Longest wait for connections in use at the end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Why the process ended otherwise than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the Redis settings are of no use")]
+    Redis(#[from] OpenError),
+    #[error("the database cannot be used")]
+    Database(#[from] SqlError),
+    #[error("the HTTP client of the jobs cannot be built")]
+    Resources(#[from] OutboundError),
+    #[error("health cannot be served: choose another PORT")]
+    Health(#[from] holdfast_api::StartError),
+    #[error("the worker failed")]
+    Work(#[from] WorkError),
+    #[error("the system does not give what a service needs")]
+    System(#[from] std::io::Error),
+}
+
+impl RunError {
+    /// 64: the settings are to be changed. 69: something outside is. 70: a fault of ours.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Redis(_) | Self::Database(SqlError::Configuration { .. }) => 64,
+            Self::Health(error) => error.exit_code(),
+            Self::Database(_) | Self::Work(WorkError::Database(_)) => 69,
+            Self::Resources(_) | Self::Work(_) | Self::System(_) => 70,
+        }
+    }
+}
+
+/// Works until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    let stop = Shutdown::new();
+    stop.on_signals()?;
+    let database = Database::open(&settings.database)?;
+    let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
+    let resources = holdfast_tasks::resources(&settings)?;
+    let registry = holdfast_tasks::registry_for(&settings);
+    let jobs = Jobs::new(&settings, registry, &database, &gate);
+    let parts = WorkerParts {
+        settings,
+        jobs,
+        gate,
+        resources,
+    };
+    let progress = Progress::default();
+    let server = health_server(&parts.settings.server, health_of(&parts, &database, &progress))?;
+    let ended = work_and_answer(parts, &database, &progress, server, stop).await;
+    database.close(CLOSE_DEADLINE).await;
+    ended
+}
+
+fn health_of(parts: &WorkerParts, database: &Database, progress: &Progress) -> Health {
+    Health::builder()
+        .probe(DatabaseProbe::new(database.clone()))
+        .probe(RedisProbe::new(parts.gate.clone()))
+        .probe(QueueProbe::new(parts.jobs.clone()))
+        .probe(WorkersProbe::new(parts.jobs.clone(), &parts.settings.worker))
+        .probe(WorkerProbe::new(progress))
+        .build()
+}
+
+/// Health is answered until the last job has ended: a worker that drains is alive. Whichever ends, ends the other.
+async fn work_and_answer(
+    parts: WorkerParts,
+    database: &Database,
+    progress: &Progress,
+    server: HealthServer,
+    stop: Shutdown,
+) -> Result<(), RunError> {
+    let drained = Shutdown::new();
+    let working = async {
+        let ended = run_worker(parts, database, progress, stop.clone()).await;
+        drained.trigger();
+        ended
+    };
+    let answering = async {
+        // Until then connections wait in the backlog.
+        timeout(
+            FIRST_ANSWER,
+            drained.token().run_until_cancelled(progress.begun()),
+        )
+        .await
+        .ok();
+        let ended = server.run_until_stopped(drained.clone()).await;
+        stop.trigger();
+        ended
+    };
+    let (worked, answered) = tokio::join!(working, answering);
+    worked?;
+    Ok(answered?)
+}
