@@ -12,7 +12,7 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, web};
+use actix_web::{Error, HttpMessage, HttpRequest, web};
 use tracing::{Instrument, Level};
 use ulid::Ulid;
 
@@ -75,12 +75,24 @@ pub(crate) async fn border<B: MessageBody + 'static>(
         return Ok(request.error_response(problem));
     }
     let span = tracing::debug_span!("request", request.id = id.to_str().unwrap_or_default());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let limit = limits.of(&request);
     let handled = next.call(request).instrument(span);
     match tokio::time::timeout(limit, handled).await {
         Ok(response) => Ok(finish(response?.map_into_boxed_body(), id, &limits, started)),
         Err(_) => Err(timed_out(&limits, limit, &id).into()),
     }
+}
+
+/// Under which id the log and the answer name a request.
+#[derive(Debug)]
+struct RequestId(HeaderValue);
+
+/// The id of a request that has passed the border.
+pub(crate) fn id_of(request: &HttpRequest) -> Option<String> {
+    let extensions = request.extensions();
+    let RequestId(id) = extensions.get::<RequestId>()?;
+    id.to_str().ok().map(ToOwned::to_owned)
 }
 
 /// The client's own id if it can stand in a log line, or a fresh one.

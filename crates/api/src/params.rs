@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
+use chrono::{DateTime, Utc};
 use holdfast_jobs::JobId;
 use url::form_urlencoded;
 
@@ -118,6 +119,30 @@ impl Params {
             self.fault(name, reason);
         }
         within
+    }
+
+    /// A moment as RFC 3339 writes it.
+    pub(crate) fn moment(&mut self, name: &str) -> Option<DateTime<Utc>> {
+        let text = self.text(name)?;
+        let moment = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc());
+        if moment.is_err() {
+            let reason = format!(
+                "{} is not an RFC 3339 time such as 2030-01-31T12:00:00Z (write a + as %2B)",
+                quote(text)
+            );
+            self.fault(name, reason);
+        }
+        moment.ok()
+    }
+
+    /// A text of bounded length.
+    pub(crate) fn short_text(&mut self, name: &str, most: usize) -> Option<String> {
+        let text = self.text(name)?.to_owned();
+        if text.len() > most {
+            self.fault(name, format!("longer than {most} bytes"));
+            return None;
+        }
+        Some(text)
     }
 
     pub(crate) fn fault(&mut self, name: &str, reason: String) {

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::commands::{bench, healthcheck, jobs, keys, migrate};
+use crate::commands::{audit, bench, healthcheck, jobs, keys, migrate};
 
 /// Background jobs that keep working when Redis does not.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Keys(keys::Command),
     /// Enqueue, show, list, cancel and retry jobs
     Jobs(Box<jobs::Args>),
+    /// List who did what: pauses, purges, redrives, keys and the like, newest first
+    Audit(audit::Args),
     /// Ask the service on this machine's PORT whether it is alive
     Healthcheck(healthcheck::Args),
     /// Measure what this machine can do, against the servers of the configuration

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_core::config::Durability;
 use holdfast_core::redis::RedisGate;
+use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::enqueue::{Enqueued, JobRequest};
 use holdfast_jobs::ledger::{CancelReply, JobFilter, JobRecord, RetryReply};
 use holdfast_jobs::{JobId, Jobs, State};
@@ -99,7 +100,7 @@ impl Target {
     pub(crate) async fn cancel(&self, id: JobId) -> Result<Option<Steered>, Failure> {
         let state = match self {
             Self::Api(api) => return steer(api, id, "cancel").await,
-            Self::Database { jobs, .. } => match jobs.cancel(id).await? {
+            Self::Database { jobs, .. } => match jobs.steer(&By::new(Actor::cli())).cancel(id).await? {
                 None => return Ok(None),
                 Some(CancelReply::Cancelled | CancelReply::AlreadyFinal(State::Cancelled)) => {
                     State::Cancelled
@@ -119,7 +120,7 @@ impl Target {
     pub(crate) async fn retry(&self, id: JobId) -> Result<Option<Steered>, Failure> {
         match self {
             Self::Api(api) => steer(api, id, "retry").await,
-            Self::Database { jobs, gate } => match jobs.retry(id).await? {
+            Self::Database { jobs, gate } => match jobs.steer(&By::new(Actor::cli())).retry(id).await? {
                 None => Ok(None),
                 Some(RetryReply::Available { .. }) => {
                     local::let_the_bell_ring(gate).await;

@@ -10,6 +10,7 @@ use holdfast_core::sql::Database;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 
+use crate::audit::AuditLog;
 use crate::bell::Bell;
 use crate::broker::{Broker, BrokerSettings};
 use crate::enqueue::{Enqueue, EnqueueError, Enqueued, JobRequest, Producer, ProducerParts};
@@ -20,6 +21,7 @@ use crate::ledger::{
     RetryReply, SqliteLedger, WorkerRecord,
 };
 use crate::registry::Registry;
+use crate::sql::Sql;
 use crate::wait::WaitHub;
 
 /// Statements that enqueue at once: while one waits for the disk, the next gathers.
@@ -39,6 +41,8 @@ struct Inner {
     registry: Registry,
     queues: BTreeMap<String, QueueSettings>,
     waiting: WaitHub,
+    audit: AuditLog,
+    sql: Sql,
     /// See `database.prepared_statements`.
     named_statements: bool,
 }
@@ -110,6 +114,8 @@ impl Jobs {
             registry,
             queues: settings.queues.clone(),
             waiting,
+            audit: AuditLog::new(database, &settings.database),
+            sql: Sql::new(database, &settings.database),
             named_statements: settings.database.prepared_statements,
         }))
     }
@@ -126,12 +132,25 @@ impl Jobs {
         &self.0.ledger
     }
 
+    /// Who did what.
+    pub fn audit(&self) -> &AuditLog {
+        &self.0.audit
+    }
+
     pub fn broker(&self) -> Option<&Broker> {
         self.0.broker.as_ref()
     }
 
     pub fn bell(&self) -> &Bell {
         self.0.producer.bell()
+    }
+
+    pub(crate) fn sql(&self) -> &Sql {
+        &self.0.sql
+    }
+
+    pub(crate) fn waiting(&self) -> &WaitHub {
+        &self.0.waiting
     }
 
     pub(crate) fn producer(&self) -> &Producer {

@@ -4,6 +4,7 @@
 //! `redis` durability), the [`bell`] wakes a [`worker`], the worker claims it, runs its [`Job`], and writes the outcome
 //! that [`retry`] decided under the fence of its lease. [`maintenance`] returns what lost workers held.
 
+pub mod audit;
 mod backend;
 pub mod bell;
 pub mod broker;
@@ -16,7 +17,9 @@ pub mod ledger;
 mod maintenance;
 mod registry;
 pub mod retry;
+mod sql;
 mod state;
+mod steering;
 mod wait;
 pub mod worker;
 
@@ -27,3 +30,4 @@ pub use job::{Job, JobContext, JobError, PayloadFault, Resources};
 pub use registry::{Kind, Registry};
 pub use retry::{Backoff, RetryPolicy};
 pub use state::{State, StoredState, Transition, UnknownState};
+pub use steering::Steering;

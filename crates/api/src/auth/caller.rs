@@ -9,8 +9,11 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{FromRequest, HttpRequest, web};
 use futures::future::{Either, LocalBoxFuture, Ready, ready};
 
+use holdfast_jobs::audit::By;
+
 use super::keys::{AuthError, Caller};
 use super::scope::Scope;
+use crate::border;
 use crate::problem::{Problem, ProblemKind, RETRY_AFTER};
 use crate::state::State;
 
@@ -44,6 +47,15 @@ pub(crate) struct Allowed<N> {
 impl<N> Allowed<N> {
     pub(crate) fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// In whose name, and in which request, something is done.
+    pub(crate) fn by(&self, request: &HttpRequest) -> By {
+        let by = By::new(self.caller.actor());
+        match border::id_of(request) {
+            Some(id) => by.in_request(&id),
+            None => by,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
+use holdfast_jobs::audit::Actor;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -71,6 +72,17 @@ impl Caller {
         match self {
             Self::Bootstrap | Self::Local => true,
             Self::Key { scopes, .. } => scopes.allow(scope),
+        }
+    }
+}
+
+impl Caller {
+    /// As the audit log names it.
+    pub fn actor(&self) -> Actor {
+        match self {
+            Self::Bootstrap => Actor::bootstrap(),
+            Self::Key { id, .. } => Actor::key(id),
+            Self::Local => Actor::local(),
         }
     }
 }

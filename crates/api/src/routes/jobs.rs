@@ -214,13 +214,15 @@ async fn page(jobs: &Jobs, filter: JobFilter) -> Result<JobPage, LedgerError> {
     ),
     security(("api_key" = ["produce"])))]
 pub(crate) async fn cancel(
-    _: Allowed<Produce>,
+    allowed: Allowed<Produce>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (jobs, id) = (state.jobs.clone(), job_id(&request)?);
-    let reply = state.on_runtime(async move { jobs.cancel(id).await }).await?;
+    let (jobs, id, by) = (state.jobs.clone(), job_id(&request)?, allowed.by(&request));
+    let reply = state
+        .on_runtime(async move { jobs.steer(&by).cancel(id).await })
+        .await?;
     match reply.ok_or_else(|| not_found(id))? {
         CancelReply::Cancelled | CancelReply::AlreadyFinal(JobState::Cancelled) => json(
             StatusCode::OK,
@@ -261,13 +263,15 @@ pub(crate) async fn cancel(
     ),
     security(("api_key" = ["produce"])))]
 pub(crate) async fn retry(
-    _: Allowed<Produce>,
+    allowed: Allowed<Produce>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (jobs, id) = (state.jobs.clone(), job_id(&request)?);
-    let reply = state.on_runtime(async move { jobs.retry(id).await }).await?;
+    let (jobs, id, by) = (state.jobs.clone(), job_id(&request)?, allowed.by(&request));
+    let reply = state
+        .on_runtime(async move { jobs.steer(&by).retry(id).await })
+        .await?;
     match reply.ok_or_else(|| not_found(id))? {
         RetryReply::Available { .. } => json(
             StatusCode::OK,

@@ -1,6 +1,7 @@
 //! Every route, in one table: what is served, what the OpenAPI document lists and what the tests walk through are
 //! this table.
 
+mod audit;
 mod docs;
 pub(crate) mod enqueue;
 mod fields;
@@ -76,6 +77,7 @@ routes! { API_ROUTES, api:
     "/v1/queues" => { GET queues::list }
     "/v1/queues/{name}/pause" => { POST queues::pause }
     "/v1/queues/{name}/resume" => { POST queues::resume }
+    "/v1/audit" => { GET audit::list }
     "/v1/workers" => { GET queues::workers }
     "/openapi.json" => { GET openapi::document }
 }

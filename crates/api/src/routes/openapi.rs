@@ -29,6 +29,7 @@ use super::view::ProblemBody;
         super::queues::pause,
         super::queues::resume,
         super::queues::workers,
+        super::audit::list,
         super::health::report,
         super::health::live,
         super::health::ready,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_jobs::audit::By;
 use holdfast_jobs::ledger::{LedgerError, WorkerRecord};
 
 use super::view::{ProblemBody, QueueList, QueueView, RateView, SteeredQueue, WorkerList, WorkerView};
@@ -66,12 +67,12 @@ pub(crate) async fn list(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn pause(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    steer(&state, queue_name(&request), true).await
+    steer(&state, allowed.by(&request), queue_name(&request), true).await
 }
 
 /// Resume a queue
@@ -86,15 +87,15 @@ pub(crate) async fn pause(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn resume(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    steer(&state, queue_name(&request), false).await
+    steer(&state, allowed.by(&request), queue_name(&request), false).await
 }
 
-async fn steer(state: &State, name: String, paused: bool) -> Result<HttpResponse, Problem> {
+async fn steer(state: &State, by: By, name: String, paused: bool) -> Result<HttpResponse, Problem> {
     if !state.jobs.queues().contains_key(&name) {
         let known: Vec<_> = state.jobs.queues().keys().map(String::as_str).collect();
         let reason = format!(
@@ -108,9 +109,9 @@ async fn steer(state: &State, name: String, paused: bool) -> Result<HttpResponse
     state
         .on_runtime(async move {
             if paused {
-                jobs.pause(&queue).await
+                jobs.steer(&by).pause(&queue).await
             } else {
-                jobs.resume(&queue).await
+                jobs.steer(&by).resume(&queue).await
             }
         })
         .await?;

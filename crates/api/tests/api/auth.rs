@@ -20,6 +20,7 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/queues", "read"),
     ("POST", "/v1/queues/{name}/pause", "admin"),
     ("POST", "/v1/queues/{name}/resume", "admin"),
+    ("GET", "/v1/audit", "admin"),
     ("GET", "/v1/workers", "read"),
 ];
 

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod dev;
 pub(crate) mod healthcheck;
@@ -17,6 +18,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Migrate(args) => briefly(migrate::run(args)),
         Command::Keys(command) => briefly(keys::run(command)),
         Command::Jobs(args) => briefly(jobs::run(*args)),
+        Command::Audit(args) => briefly(audit::run(args)),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Bench(args) => bench::run(&args),
     }

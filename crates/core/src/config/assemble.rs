@@ -12,8 +12,9 @@ use super::fault::{ConfigFault, ConfigFaults};
 use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
-    DatabaseSettings, Durability, Environment, HttpRequestSettings, JobsSettings, LogFormat, LogSettings,
-    QueueSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, WorkerSettings,
+    AuditSettings, DatabaseSettings, Durability, Environment, HttpRequestSettings, JobsSettings, LogFormat,
+    LogSettings, QueueSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings,
+    WorkerSettings,
 };
 
 pub(super) fn settings(
@@ -37,6 +38,9 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         queues: queues(reader),
         worker: worker(reader),
         http_request: http_request(reader),
+        audit: AuditSettings {
+            retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
+        },
         log: log(reader, environment),
     }
 }

@@ -51,6 +51,15 @@ impl std::fmt::Debug for Sources {
     }
 }
 
+/// The login under which this process runs, for the audit log; `unknown` where the environment does not tell.
+pub fn login_name() -> String {
+    let env = process_environment();
+    ["USER", "LOGNAME", "USERNAME"]
+        .iter()
+        .find_map(|name| env.get(*name).filter(|login| !login.is_empty()))
+        .map_or_else(|| "unknown".to_owned(), Clone::clone)
+}
+
 /// Reads this process' environment and the configuration file of its working directory.
 pub fn load() -> Result<Settings, ConfigFaults> {
     let env = process_environment();

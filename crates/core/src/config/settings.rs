@@ -28,6 +28,7 @@ pub struct Settings {
     pub queues: BTreeMap<String, QueueSettings>,
     pub worker: WorkerSettings,
     pub http_request: HttpRequestSettings,
+    pub audit: AuditSettings,
     pub log: LogSettings,
 }
 
@@ -174,6 +175,13 @@ pub struct HttpRequestSettings {
     pub allow_private: bool,
     pub max_response_bytes: usize,
     pub max_redirects: usize,
+}
+
+/// The log of administrative actions.
+#[derive(Debug, Clone)]
+pub struct AuditSettings {
+    /// How long entries are kept; an idempotent bulk operation is remembered as long.
+    pub retain: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -221,6 +221,87 @@ impl PostgresLedger {
         }
         Ok(settled.into_accepted())
     }
+
+    /// Cancels inside the caller's transaction; see [`Ledger::cancel`].
+    pub(crate) async fn cancel_in(
+        connection: &mut PgConnection,
+        id: JobId,
+        named_statements: bool,
+    ) -> Result<Option<CancelReply>, sqlx::Error> {
+        let row = sqlx::query(
+            "with before as materialized (
+                     select id, state from holdfast_jobs where id = $1 for update)
+                 update holdfast_jobs as j
+                 set state = case before.state when 'available' then 'cancelled' else before.state end,
+                     finished_at = case before.state when 'available' then now() else j.finished_at end,
+                     cancel_requested = j.cancel_requested or before.state = 'running'
+                 from before where j.id = before.id
+                 returning before.state as state",
+        )
+        .bind(id.as_uuid())
+        .persistent(named_statements)
+        .fetch_optional(&mut *connection)
+        .await?;
+        row.map(|row| stored_state(&row).map(keys::cancel_reply))
+            .transpose()
+    }
+
+    /// Retries inside the caller's transaction; see [`Ledger::retry_now`].
+    pub(crate) async fn retry_in(
+        connection: &mut PgConnection,
+        id: JobId,
+        named_statements: bool,
+    ) -> Result<Option<RetryReply>, sqlx::Error> {
+        let row = sqlx::query(
+                "with before as materialized (
+                     select id, state, run_at > now() as ahead, attempt, queue from holdfast_jobs
+                     where id = $1 for update),
+                 moved as (
+                     update holdfast_jobs as j
+                     set state = 'available', run_at = now(), finished_at = null, started_at = null, worker = null,
+                         cancel_requested = false,
+                         crashes = case before.state when 'discarded' then 0 else j.crashes end,
+                         max_attempts = case before.state
+                             when 'discarded' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end
+                     from before
+                     where j.id = before.id and (before.state = 'discarded' or before.state = 'available')
+                     returning j.id)
+                 select state, ahead, attempt, queue, exists (select from moved) as moved from before",
+            )
+            .bind(id.as_uuid())
+            .persistent(named_statements)
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        if row.try_get("moved")? {
+            return Ok(Some(RetryReply::Available {
+                queue: row.try_get("queue")?,
+            }));
+        }
+        let attempt = from_count(row.try_get("attempt")?);
+        Ok(Some(RetryReply::Refused(
+            stored_state(&row)?.seen_as(row.try_get("ahead")?, attempt),
+        )))
+    }
+
+    /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`].
+    pub(crate) async fn set_paused_in(
+        connection: &mut PgConnection,
+        queue: &str,
+        paused: bool,
+        named_statements: bool,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "insert into holdfast_queues (name, paused) values ($1, $2)
+                 on conflict (name) do update set paused = excluded.paused, updated_at = now()",
+        )
+        .bind(queue)
+        .bind(paused)
+        .persistent(named_statements)
+        .execute(&mut *connection)
+        .await?;
+        Ok(())
+    }
 }
 
 async fn insert_rows(
@@ -739,53 +820,14 @@ impl Ledger for PostgresLedger {
 
     async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
         self.within("cancel a job", async |on| {
-            let row = self
-                .query(
-                    "with before as materialized (
-                     select id, state from holdfast_jobs where id = $1 for update)
-                 update holdfast_jobs as j
-                 set state = case before.state when 'available' then 'cancelled' else before.state end,
-                     finished_at = case before.state when 'available' then now() else j.finished_at end,
-                     cancel_requested = j.cancel_requested or before.state = 'running'
-                 from before where j.id = before.id
-                 returning before.state as state",
-                )
-                .bind(id.as_uuid())
-                .fetch_optional(&mut *on)
-                .await?;
-            row.map(|row| stored_state(&row).map(keys::cancel_reply))
-                .transpose()
+            Self::cancel_in(on, id, self.named_statements).await
         })
         .await
     }
 
     async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError> {
         self.within("retry a job", async |on| {
-            let row = self.query(
-                "with before as materialized (
-                     select id, state, run_at > now() as ahead, attempt, queue from holdfast_jobs
-                     where id = $1 for update),
-                 moved as (
-                     update holdfast_jobs as j
-                     set state = 'available', run_at = now(), finished_at = null, started_at = null, worker = null,
-                         cancel_requested = false,
-                         crashes = case before.state when 'discarded' then 0 else j.crashes end,
-                         max_attempts = case before.state
-                             when 'discarded' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end
-                     from before
-                     where j.id = before.id and (before.state = 'discarded' or before.state = 'available')
-                     returning j.id)
-                 select state, ahead, attempt, queue, exists (select from moved) as moved from before",
-            )
-            .bind(id.as_uuid())
-            .fetch_optional(&mut *on)
-            .await?;
-            let Some(row) = row else { return Ok(None) };
-            if row.try_get("moved")? {
-                return Ok(Some(RetryReply::Available { queue: row.try_get("queue")? }));
-            }
-            let attempt = from_count(row.try_get("attempt")?);
-            Ok(Some(RetryReply::Refused(stored_state(&row)?.seen_as(row.try_get("ahead")?, attempt))))
+            Self::retry_in(on, id, self.named_statements).await
         })
         .await
     }
@@ -821,15 +863,7 @@ impl Ledger for PostgresLedger {
 
     async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), LedgerError> {
         self.within("pause or resume a queue", async |on| {
-            self.query(
-                "insert into holdfast_queues (name, paused) values ($1, $2)
-                 on conflict (name) do update set paused = excluded.paused, updated_at = now()",
-            )
-            .bind(queue)
-            .bind(paused)
-            .execute(&mut *on)
-            .await?;
-            Ok(())
+            Self::set_paused_in(on, queue, paused, self.named_statements).await
         })
         .await
     }

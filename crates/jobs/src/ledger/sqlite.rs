@@ -183,6 +183,89 @@ impl SqliteLedger {
         }
         Ok(settled.into_accepted())
     }
+
+    /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`].
+    pub(crate) async fn set_paused_in(
+        connection: &mut SqliteConnection,
+        queue: &str,
+        paused: bool,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(concat!(
+            "insert into holdfast_queues (name, paused, updated_at) values (?1, ?2, ",
+            now!(),
+            ")
+             on conflict (name) do update set paused = excluded.paused, updated_at = excluded.updated_at"
+        ))
+        .bind(queue)
+        .bind(paused)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Cancels inside the caller's transaction; see [`Ledger::cancel`].
+    pub(crate) async fn cancel_in(
+        connection: &mut SqliteConnection,
+        id: JobId,
+    ) -> Result<Option<CancelReply>, sqlx::Error> {
+        let row = sqlx::query("select state from holdfast_jobs where id = ?1")
+            .bind(id.as_uuid())
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        sqlx::query(concat!(
+            "update holdfast_jobs
+                 set finished_at = case state when 'available' then ",
+            now!(),
+            " else finished_at end,
+                     cancel_requested = cancel_requested or state = 'running',
+                     state = case state when 'available' then 'cancelled' else state end
+                 where id = ?1"
+        ))
+        .bind(id.as_uuid())
+        .execute(&mut *connection)
+        .await?;
+        stored_state(&row).map(keys::cancel_reply).map(Some)
+    }
+
+    /// Retries inside the caller's transaction; see [`Ledger::retry_now`].
+    pub(crate) async fn retry_in(
+        connection: &mut SqliteConnection,
+        id: JobId,
+    ) -> Result<Option<RetryReply>, sqlx::Error> {
+        let row = sqlx::query(concat!(
+            "select state, run_at > ",
+            now!(),
+            " as ahead, attempt, queue from holdfast_jobs where id = ?1"
+        ))
+        .bind(id.as_uuid())
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let state = stored_state(&row)?;
+        if !matches!(state, StoredState::Discarded | StoredState::Available) {
+            return Ok(Some(RetryReply::Refused(
+                state.seen_as(row.try_get("ahead")?, row.try_get("attempt")?),
+            )));
+        }
+        sqlx::query(concat!(
+            "update holdfast_jobs
+                 set run_at = ",
+            now!(),
+            ", finished_at = null, started_at = null, worker = null, cancel_requested = 0,
+                     crashes = case state when 'discarded' then 0 else crashes end,
+                     max_attempts = case state when 'discarded' then max(max_attempts, attempt + 1)
+                                    else max_attempts end,
+                     state = 'available'
+                 where id = ?1"
+        ))
+        .bind(id.as_uuid())
+        .execute(&mut *connection)
+        .await?;
+        Ok(Some(RetryReply::Available {
+            queue: row.try_get("queue")?,
+        }))
+    }
 }
 
 /// Splits into chunks of 128, then 64, 32, … 1.
@@ -719,71 +802,13 @@ impl Ledger for SqliteLedger {
     }
 
     async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
-        self.within(
-            "cancel a job",
-            self.transaction(async |tx| {
-                let row = sqlx::query("select state from holdfast_jobs where id = ?1")
-                    .bind(id.as_uuid())
-                    .fetch_optional(&mut *tx)
-                    .await?;
-                let Some(row) = row else { return Ok(None) };
-                sqlx::query(concat!(
-                    "update holdfast_jobs
-                 set finished_at = case state when 'available' then ",
-                    now!(),
-                    " else finished_at end,
-                     cancel_requested = cancel_requested or state = 'running',
-                     state = case state when 'available' then 'cancelled' else state end
-                 where id = ?1"
-                ))
-                .bind(id.as_uuid())
-                .execute(&mut *tx)
-                .await?;
-                stored_state(&row).map(keys::cancel_reply).map(Some)
-            }),
-        )
-        .await
+        let work = self.transaction(async |tx| Self::cancel_in(tx, id).await);
+        self.within("cancel a job", work).await
     }
 
     async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError> {
-        self.within(
-            "retry a job",
-            self.transaction(async |tx| {
-                let row = sqlx::query(concat!(
-                    "select state, run_at > ",
-                    now!(),
-                    " as ahead, attempt, queue from holdfast_jobs where id = ?1"
-                ))
-                .bind(id.as_uuid())
-                .fetch_optional(&mut *tx)
-                .await?;
-                let Some(row) = row else { return Ok(None) };
-                let state = stored_state(&row)?;
-                if !matches!(state, StoredState::Discarded | StoredState::Available) {
-                    return Ok(Some(RetryReply::Refused(
-                        state.seen_as(row.try_get("ahead")?, row.try_get("attempt")?),
-                    )));
-                }
-                sqlx::query(concat!(
-                    "update holdfast_jobs
-                 set run_at = ",
-                    now!(),
-                    ", finished_at = null, started_at = null, worker = null, cancel_requested = 0,
-                     crashes = case state when 'discarded' then 0 else crashes end,
-                     max_attempts = case state when 'discarded' then max(max_attempts, attempt + 1)
-                                    else max_attempts end,
-                     state = 'available'
-                 where id = ?1"
-                ))
-                .bind(id.as_uuid())
-                .execute(&mut *tx)
-                .await?;
-                Ok(Some(RetryReply::Available {
-                    queue: row.try_get("queue")?,
-                }))
-            }),
-        )
-        .await
+        let work = self.transaction(async |tx| Self::retry_in(tx, id).await);
+        self.within("retry a job", work).await
     }
 
     async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError> {
@@ -818,20 +843,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), LedgerError> {
-        self.within("pause or resume a queue", async {
-            sqlx::query(concat!(
-                "insert into holdfast_queues (name, paused, updated_at) values (?1, ?2, ",
-                now!(),
-                ")
-                 on conflict (name) do update set paused = excluded.paused, updated_at = excluded.updated_at"
-            ))
-            .bind(queue)
-            .bind(paused)
-            .execute(&self.database.writer)
-            .await?;
-            Ok(())
-        })
-        .await
+        let work = self.transaction(async |tx| Self::set_paused_in(tx, queue, paused).await);
+        self.within("pause or resume a queue", work).await
     }
 
     async fn paused_queues(&self) -> Result<Vec<String>, LedgerError> {

@@ -1,8 +1,8 @@
-//! Deletes finished rows past their retention, in small steps.
+//! Deletes finished jobs and audit entries past their retention, in small steps.
 
 use std::time::Duration;
 
-use crate::ledger::Retention;
+use crate::ledger::{LedgerError, Retention};
 use crate::worker::Shared;
 
 /// Rows deleted in one statement.
@@ -20,14 +20,24 @@ pub(super) async fn run(shared: &Shared) {
         discarded: shared.settings.jobs.retain_discarded,
     };
     loop {
-        let rest = match shared.jobs.ledger().prune(&retention, BATCH).await {
-            Ok(deleted) if deleted >= BATCH as u64 => BREATH,
-            Ok(_) => REST,
-            Err(error) => {
-                tracing::debug!(error = ?error, "cannot prune");
-                REST
-            }
-        };
-        tokio::time::sleep(rest).await;
+        let jobs = shared.jobs.ledger().prune(&retention, BATCH).await;
+        let entries = shared
+            .jobs
+            .audit()
+            .prune(shared.settings.audit.retain, BATCH)
+            .await;
+        tokio::time::sleep(rest_after(jobs).min(rest_after(entries))).await;
+    }
+}
+
+/// A full batch means that there is more.
+fn rest_after(pruned: Result<u64, LedgerError>) -> Duration {
+    match pruned {
+        Ok(deleted) if deleted >= BATCH as u64 => BREATH,
+        Ok(_) => REST,
+        Err(error) => {
+            tracing::debug!(error = ?error, "cannot prune");
+            REST
+        }
     }
 }

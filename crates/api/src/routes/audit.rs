@@ -1,0 +1,145 @@
+//! Who did what.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_jobs::audit::{AuditFilter, AuditId, AuditRecord};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::view::ProblemBody;
+use crate::auth::{Admin, Allowed};
+use crate::params::Params;
+use crate::problem::{Problem, ProblemKind, quote};
+use crate::state::{State, json};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
+
+/// Longest actor, action or target in a filter, in bytes.
+const MAX_NAME: usize = 255;
+
+/// One administrative action.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditEntry)]
+struct AuditView {
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    id: AuditId,
+    at: DateTime<Utc>,
+    /// `key/<id>`, `user/<name>`, `cli/<login>`, `bootstrap` (HOLDFAST_API_KEY), `local` or `system`.
+    actor: String,
+    #[schema(example = "queue.pause")]
+    action: String,
+    /// The queue, job, key, … that it was done to.
+    target: Option<String>,
+    /// How many rows changed, where an action changes many.
+    count: Option<u64>,
+    /// What the server's log calls the request.
+    request_id: Option<String>,
+    #[schema(value_type = Option<Value>)]
+    details: Option<Box<RawValue>>,
+    /// False: a bulk operation that has more to do.
+    finished: bool,
+}
+
+impl From<AuditRecord> for AuditView {
+    fn from(record: AuditRecord) -> Self {
+        let AuditRecord {
+            id,
+            at,
+            actor,
+            action,
+            target,
+            count,
+            request_id,
+            details,
+            finished,
+        } = record;
+        Self {
+            id,
+            at,
+            actor,
+            action,
+            target,
+            count,
+            request_id,
+            details,
+            finished,
+        }
+    }
+}
+
+/// One page of the audit log, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AuditPage {
+    entries: Vec<AuditView>,
+    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    #[schema(value_type = Option<String>)]
+    next: Option<AuditId>,
+}
+
+/// List the audit log
+///
+/// Who paused, purged, cancelled, retried, redrove, deleted, or changed keys, users and schedules; newest first.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "list_audit",
+    params(
+        ("actor" = Option<String>, Query, description = "Only this actor, such as `bootstrap` or `key/01J…`"),
+        ("action" = Option<String>, Query,
+            description = "Only this action; with a dot at the end (`queue.`) all that begin so"),
+        ("target" = Option<String>, Query, description = "Only what was done to this queue, job, key, …"),
+        ("from" = Option<String>, Query, description = "Not before this moment (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "Before this moment (RFC 3339)"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+    ),
+    responses(
+        (status = 200, body = AuditPage),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-parameter, invalid-cursor"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn list(
+    _: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let mut filter = filter(&request)?;
+    let (audit, wanted) = (state.jobs.audit().clone(), filter.limit);
+    // One more than fits tells whether there is a next page.
+    filter.limit += 1;
+    let mut records = state.on_runtime(async move { audit.list(&filter).await }).await?;
+    let more = records.len() > wanted;
+    records.truncate(wanted);
+    let next = records.last().filter(|_| more).map(|record| record.id);
+    let entries = records.into_iter().map(AuditView::from).collect();
+    json(StatusCode::OK, &AuditPage { entries, next })
+}
+
+fn filter(request: &HttpRequest) -> Result<AuditFilter, Problem> {
+    const KNOWN: &[&str] = &["actor", "action", "target", "from", "to", "after", "limit"];
+    let mut params = Params::of(request, KNOWN);
+    let mut filter = AuditFilter {
+        actor: params.short_text("actor", MAX_NAME),
+        action: params.short_text("action", MAX_NAME),
+        target: params.short_text("target", MAX_NAME),
+        from: params.moment("from"),
+        to: params.moment("to"),
+        after: None,
+        limit: params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT),
+    };
+    let cursor = params.text("after").map(ToOwned::to_owned);
+    params.finish()?;
+    filter.after = cursor
+        .map(|text| {
+            text.parse().map_err(|_| {
+                let reason = format!("{} is no cursor; use the `next` of the page before", quote(&text));
+                Problem::field(ProblemKind::InvalidCursor, "after", reason)
+            })
+        })
+        .transpose()?;
+    Ok(filter)
+}

@@ -1,0 +1,288 @@
+//! What an entry says.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::id::InvalidId;
+
+/// The names of actions. One place, so that a filter finds them all.
+pub mod action {
+    pub const QUEUE_PAUSE: &str = "queue.pause";
+    pub const QUEUE_RESUME: &str = "queue.resume";
+    pub const QUEUE_PURGE: &str = "queue.purge";
+    pub const QUEUE_LIMIT: &str = "queue.limit";
+    pub const JOB_CANCEL: &str = "job.cancel";
+    pub const JOB_RETRY: &str = "job.retry";
+    pub const JOBS_CANCEL: &str = "jobs.cancel";
+    pub const BATCH_CANCEL: &str = "batch.cancel";
+    pub const DEAD_LETTERS_REDRIVE: &str = "dead_letters.redrive";
+    pub const DEAD_LETTERS_DELETE: &str = "dead_letters.delete";
+    pub const POINT_LETTERS_REDRIVE: &str = "point_letters.redrive";
+    pub const POINT_LETTERS_DELETE: &str = "point_letters.delete";
+    pub const KEY_CREATE: &str = "key.create";
+    pub const KEY_ROTATE: &str = "key.rotate";
+    pub const KEY_REVOKE: &str = "key.revoke";
+    pub const USER_CREATE: &str = "user.create";
+    pub const USER_UPDATE: &str = "user.update";
+    pub const USER_DELETE: &str = "user.delete";
+    pub const SESSION_REVOKE: &str = "session.revoke";
+    pub const SCHEDULE_CREATE: &str = "schedule.create";
+    pub const SCHEDULE_UPDATE: &str = "schedule.update";
+    pub const SCHEDULE_DELETE: &str = "schedule.delete";
+    pub const SCHEDULE_RUN: &str = "schedule.run";
+}
+
+/// Longest actor or target that is kept, in bytes; what is longer is cut.
+pub const MAX_ACTOR_BYTES: usize = 255;
+
+/// Longest details that are kept, in bytes of JSON; what is larger is replaced by its size.
+pub const MAX_DETAILS_BYTES: usize = 8_192;
+
+/// Longest request id that is kept, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Names one entry; a ULID, so entries sort by time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuditId(Ulid);
+
+impl AuditId {
+    pub(crate) fn generate() -> Self {
+        Self(Ulid::from_parts(
+            holdfast_core::clock::unix_millis(),
+            rand::random::<u128>(),
+        ))
+    }
+
+    pub(crate) fn first_of_ms(unix_ms: u64) -> Self {
+        Self(Ulid::from_parts(unix_ms, 0))
+    }
+
+    pub(crate) fn as_uuid(self) -> Uuid {
+        Uuid::from_u128(self.0.0)
+    }
+
+    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
+        Self(Ulid(uuid.as_u128()))
+    }
+}
+
+impl fmt::Display for AuditId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for AuditId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for AuditId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Ulid::from_string(text).map(Self).map_err(|_| InvalidId)
+    }
+}
+
+impl Serialize for AuditId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Who acts, as entries name them: `key/<id>`, `user/<name>`, `cli/<login>`, `bootstrap`, `local` or `system`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor(String);
+
+impl Actor {
+    /// An API key, by its id.
+    pub fn key(id: impl fmt::Display) -> Self {
+        Self::named("key/", id)
+    }
+
+    /// A user, by id or name.
+    pub fn user(name: impl fmt::Display) -> Self {
+        Self::named("user/", name)
+    }
+
+    /// Whoever runs the command line, by the login of the operating system.
+    pub fn cli() -> Self {
+        Self::named("cli/", holdfast_core::config::login_name())
+    }
+
+    /// The holder of `HOLDFAST_API_KEY`.
+    pub fn bootstrap() -> Self {
+        Self("bootstrap".to_owned())
+    }
+
+    /// This machine, while there is no key at all.
+    pub fn local() -> Self {
+        Self("local".to_owned())
+    }
+
+    /// Holdfast itself, such as a schedule from the configuration.
+    pub fn system() -> Self {
+        Self("system".to_owned())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn named(prefix: &str, name: impl fmt::Display) -> Self {
+        Self(cut(&format!("{prefix}{name}"), MAX_ACTOR_BYTES))
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who acts, and in which request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    pub actor: Actor,
+    /// What the server's log calls the request; none from the command line.
+    pub request_id: Option<String>,
+}
+
+impl By {
+    pub fn new(actor: Actor) -> Self {
+        Self {
+            actor,
+            request_id: None,
+        }
+    }
+
+    #[must_use]
+    pub fn in_request(mut self, id: &str) -> Self {
+        self.request_id = Some(cut(id, MAX_REQUEST_ID_BYTES));
+        self
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub struct AuditEntry {
+    /// One of [`action`].
+    pub action: &'static str,
+    /// The queue, job, key, … that it was done to.
+    pub target: Option<String>,
+    /// How many rows changed, where an action changes many.
+    pub count: Option<u64>,
+    pub details: Option<Value>,
+}
+
+impl AuditEntry {
+    pub fn new(action: &'static str) -> Self {
+        Self {
+            action,
+            target: None,
+            count: None,
+            details: None,
+        }
+    }
+
+    #[must_use]
+    pub fn target(mut self, target: impl fmt::Display) -> Self {
+        self.target = Some(cut(&target.to_string(), MAX_ACTOR_BYTES));
+        self
+    }
+
+    #[must_use]
+    pub fn count(mut self, count: u64) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// Never a secret, never a payload.
+    #[must_use]
+    pub fn details(mut self, details: Value) -> Self {
+        self.details = Some(details);
+        self
+    }
+
+    /// The details as they are stored.
+    pub(super) fn details_text(&self) -> Option<String> {
+        let text = self.details.as_ref()?.to_string().replace("\\u0000", "");
+        Some(if text.len() > MAX_DETAILS_BYTES {
+            format!("{{\"left_out_bytes\":{}}}", text.len())
+        } else {
+            text
+        })
+    }
+}
+
+/// An entry as it is listed.
+#[derive(Debug, Clone, Serialize)]
+pub struct AuditRecord {
+    pub id: AuditId,
+    pub at: DateTime<Utc>,
+    pub actor: String,
+    pub action: String,
+    pub target: Option<String>,
+    pub count: Option<u64>,
+    pub request_id: Option<String>,
+    pub details: Option<Box<RawValue>>,
+    /// False: a bulk operation that has more to do, and may be continued.
+    pub finished: bool,
+}
+
+/// Which entries to list.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    pub actor: Option<String>,
+    /// An action, or its first part with a dot (`queue.`) for all of them.
+    pub action: Option<String>,
+    pub target: Option<String>,
+    /// Not before.
+    pub from: Option<DateTime<Utc>>,
+    /// Before.
+    pub to: Option<DateTime<Utc>>,
+    /// Only entries older than this one.
+    pub after: Option<AuditId>,
+    pub limit: usize,
+}
+
+/// At most so many bytes, and no NUL, which PostgreSQL cannot hold.
+fn cut(text: &str, most: usize) -> String {
+    let mut text = text.replace('\0', "");
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_cut_at_a_character() {
+        assert_eq!(cut("añb", 2), "a");
+        let by = By::new(Actor::user("é".repeat(300))).in_request(&"r".repeat(500));
+        assert!(by.actor.as_str().len() <= MAX_ACTOR_BYTES);
+        assert_eq!(by.request_id.unwrap().len(), MAX_REQUEST_ID_BYTES);
+    }
+
+    #[test]
+    fn large_details_are_left_out_and_their_size_kept() {
+        let entry = AuditEntry::new(action::QUEUE_PURGE).details(json!({"x": "y".repeat(MAX_DETAILS_BYTES)}));
+        assert!(entry.details_text().unwrap().starts_with("{\"left_out_bytes\":8"));
+    }
+}

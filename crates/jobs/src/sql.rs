@@ -1,0 +1,103 @@
+//! The database as the parts beside the ledger use it: whole transactions with a deadline, on either dialect.
+//!
+//! Every statement of these parts is rare next to those of the ledger, so each runs inside a transaction. That is what
+//! a transaction pooler carries in any case, and what lets an action and its audit entry be one.
+
+use std::time::Duration;
+
+use holdfast_core::config::DatabaseSettings;
+use holdfast_core::sql::Database;
+use sqlx::{Postgres, Sqlite, Transaction};
+
+use crate::client::LedgerTx;
+use crate::ledger::LedgerError;
+
+/// SQLite's now, in milliseconds; the database's own clock, as everywhere.
+macro_rules! sqlite_now {
+    () => {
+        "cast(unixepoch('subsec') * 1000 as integer)"
+    };
+}
+pub(crate) use sqlite_now;
+
+/// One database, its deadline, and whether statements may be named.
+#[derive(Debug, Clone)]
+pub(crate) struct Sql {
+    database: Database,
+    deadline: Duration,
+    /// See `database.prepared_statements`.
+    pub(crate) named: bool,
+}
+
+/// A transaction of our own on either database; rolled back when it is dropped.
+#[derive(Debug)]
+pub(crate) enum OwnTx {
+    Postgres(Transaction<'static, Postgres>),
+    Sqlite(Transaction<'static, Sqlite>),
+}
+
+impl Sql {
+    pub(crate) fn new(database: &Database, settings: &DatabaseSettings) -> Self {
+        Self {
+            database: database.clone(),
+            deadline: settings.statement_timeout,
+            named: settings.prepared_statements,
+        }
+    }
+
+    /// A transaction that may write. On SQLite it holds the write lock from its first moment.
+    pub(crate) async fn begin(&self) -> Result<OwnTx, sqlx::Error> {
+        Ok(match &self.database {
+            Database::Postgres(pool) => OwnTx::Postgres(pool.begin().await?),
+            Database::Sqlite(database) => OwnTx::Sqlite(database.writer.begin_with("BEGIN IMMEDIATE").await?),
+        })
+    }
+
+    /// A transaction that only reads.
+    pub(crate) async fn begin_read(&self) -> Result<OwnTx, sqlx::Error> {
+        Ok(match &self.database {
+            Database::Postgres(pool) => OwnTx::Postgres(pool.begin().await?),
+            Database::Sqlite(database) => OwnTx::Sqlite(database.reader.begin().await?),
+        })
+    }
+
+    /// Gives the work up at the deadline.
+    pub(crate) async fn within<T>(
+        &self,
+        doing: &'static str,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, LedgerError> {
+        match tokio::time::timeout(self.deadline, work).await {
+            Ok(result) => result.map_err(|source| LedgerError::Sql { doing, source }),
+            Err(_) => Err(LedgerError::TimedOut {
+                doing,
+                after: self.deadline,
+            }),
+        }
+    }
+}
+
+impl OwnTx {
+    pub(crate) fn on(&mut self) -> LedgerTx<'_> {
+        match self {
+            Self::Postgres(tx) => LedgerTx::Postgres(tx),
+            Self::Sqlite(tx) => LedgerTx::Sqlite(tx),
+        }
+    }
+
+    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Postgres(tx) => tx.commit().await,
+            Self::Sqlite(tx) => tx.commit().await,
+        }
+    }
+}
+
+/// A limit as SQL takes it.
+pub(crate) fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn decode_error(message: impl std::fmt::Display) -> sqlx::Error {
+    sqlx::Error::Decode(message.to_string().into())
+}
