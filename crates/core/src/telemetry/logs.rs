@@ -29,7 +29,7 @@ struct SpanFields(Fields);
 
 /// Starts logging for this process. Later calls change nothing, nor does a call where somebody else has installed
 /// a subscriber: `holdfast dev` and the tests run several services in one process.
-pub fn init(settings: &LogSettings, service: &'static str) {
+pub(super) fn init(settings: &LogSettings, service: &'static str) {
     // The level was checked with the rest of the configuration; `info` stands in for one that was not.
     let filter = EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);

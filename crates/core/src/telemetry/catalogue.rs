@@ -1,0 +1,190 @@
+//! Every metric there is. What is not declared here cannot be recorded; what is declared here must be described in
+//! `docs/OPERATIONS.md`, and the alerts in `deploy/prometheus/rules.yml` may name nothing else (tests hold both).
+//!
+//! Names: `holdfast_<subject>_<what>[_<unit>]`, base units (seconds, bytes), counters end in `_total`. Labels: see the
+//! invariants of [`metrics`](super::metrics). Add a metric in the section of its subject.
+
+use super::metrics::{Counters, Definition, Gauges, Histograms, JOB_BUCKETS, LATENCY_BUCKETS, MetricKind};
+
+/// Declares metrics: `/// help`, `NAME: Counter "name" [labels];`, a histogram with its buckets after the labels.
+macro_rules! catalogue {
+    ($($(#[doc = $help:literal])+ $ident:ident: $kind:ident $name:literal [$($label:literal),*] $($buckets:ident)?;)+) => {
+        $(
+            $(#[doc = $help])+
+            pub static $ident: family!($kind, { <[&str]>::len(&[$($label),*]) }) = {
+                const DEFINITION: Definition = Definition {
+                    name: $name,
+                    kind: MetricKind::$kind,
+                    labels: &[$($label),*],
+                    help: concat!($($help),+).trim_ascii(),
+                    buckets: buckets!($($buckets)?),
+                };
+                wrap!($kind, DEFINITION)
+            };
+        )+
+
+        /// All of them, in the order of their declaration.
+        pub static ALL: &[&Definition] = &[$(&$ident.0),+];
+    };
+}
+
+macro_rules! family {
+    (Counter, $n:expr) => { Counters<$n> };
+    (Gauge, $n:expr) => { Gauges<$n> };
+    (Histogram, $n:expr) => { Histograms<$n> };
+}
+
+macro_rules! wrap {
+    (Counter, $definition:expr) => {
+        Counters($definition)
+    };
+    (Gauge, $definition:expr) => {
+        Gauges($definition)
+    };
+    (Histogram, $definition:expr) => {
+        Histograms($definition)
+    };
+}
+
+macro_rules! buckets {
+    () => {
+        &[]
+    };
+    ($buckets:ident) => {
+        $buckets
+    };
+}
+
+catalogue! {
+    // --- HTTP --------------------------------------------------------------------------------------------------------
+
+    /// Requests answered, by method, route pattern and status class.
+    HTTP_REQUESTS: Counter "holdfast_http_requests_total" ["method", "route", "status"];
+    /// Time from a request's head to its answer's head, long polls included.
+    HTTP_DURATION: Histogram "holdfast_http_request_duration_seconds" ["method", "route"] LATENCY_BUCKETS;
+
+    // --- jobs --------------------------------------------------------------------------------------------------------
+
+    /// Jobs accepted, by kind and by where they were put: ledger or redis.
+    JOBS_ENQUEUED: Counter "holdfast_jobs_enqueued_total" ["kind", "durability"];
+    /// Executions ended, by kind and outcome: completed, retry, snoozed, discarded, cancelled, handed_back.
+    JOB_EXECUTIONS: Counter "holdfast_job_executions_total" ["kind", "outcome"];
+    /// Failed attempts, by kind and class of the error: transient, permanent, timeout, panic.
+    JOB_FAILURES: Counter "holdfast_job_failures_total" ["kind", "class"];
+    /// How long an execution took, whatever its outcome.
+    JOB_DURATION: Histogram "holdfast_job_duration_seconds" ["kind"] JOB_BUCKETS;
+    /// Time from when a job was due to its start, by queue. Between two hosts' clocks.
+    JOB_PICKUP: Histogram "holdfast_job_pickup_seconds" ["queue"] JOB_BUCKETS;
+    /// Jobs of lost workers that were put back.
+    JOBS_RESCUED: Counter "holdfast_jobs_rescued_total" [];
+    /// Jobs discarded as poison: their workers were lost too often.
+    JOBS_POISONED: Counter "holdfast_jobs_poisoned_total" [];
+    /// Outcomes that came too late: the job's lease had been lost.
+    JOB_OUTCOMES_VOID: Counter "holdfast_job_outcomes_void_total" [];
+    /// Jobs that this process runs now.
+    WORKER_RUNNING: Gauge "holdfast_worker_running_jobs" [];
+    /// Time since this worker last reached a queue.
+    WORKER_SILENCE: Gauge "holdfast_worker_silence_seconds" [];
+
+    // --- queues, as counted in the database ---------------------------------------------------------------------------
+
+    /// Jobs in a queue, by state: available, scheduled, retryable, running, discarded.
+    QUEUE_JOBS: Gauge "holdfast_queue_jobs" ["queue", "state"];
+    /// Age of the oldest job that is due and waits.
+    QUEUE_OLDEST: Gauge "holdfast_queue_oldest_age_seconds" ["queue"];
+    /// 1 while the queue is paused.
+    QUEUE_PAUSED: Gauge "holdfast_queue_paused" ["queue"];
+    /// Workers that were heard of lately.
+    WORKERS_ALIVE: Gauge "holdfast_workers_alive" [];
+
+    // --- bell and maintenance -----------------------------------------------------------------------------------------
+
+    /// Bells rung over Redis, by outcome: sent, failed.
+    BELL_RINGS: Counter "holdfast_bell_rings_total" ["outcome"];
+    /// Steps of the maintenance duties, by duty and outcome: ok, failed.
+    MAINTENANCE_STEPS: Counter "holdfast_maintenance_steps_total" ["duty", "outcome"];
+    /// Rows or entries that a duty put back or removed.
+    MAINTENANCE_ITEMS: Counter "holdfast_maintenance_items_total" ["duty"];
+
+    // --- SQL ---------------------------------------------------------------------------------------------------------
+
+    /// How long a statement took, the wait for a connection included, by operation.
+    SQL_DURATION: Histogram "holdfast_sql_statement_duration_seconds" ["operation"] LATENCY_BUCKETS;
+    /// Statements that failed, by operation and class: transient, permanent.
+    SQL_FAILURES: Counter "holdfast_sql_statement_failures_total" ["operation", "class"];
+    /// Connections of the pool, by state: idle, in_use.
+    SQL_POOL: Gauge "holdfast_sql_pool_connections" ["state"];
+    /// Most connections the pool may have.
+    SQL_POOL_MAX: Gauge "holdfast_sql_pool_max_connections" [];
+
+    // --- Redis -------------------------------------------------------------------------------------------------------
+
+    /// Calls through the gate, by role and outcome: ok, failed, timed_out, saturated, unavailable.
+    REDIS_CALLS: Counter "holdfast_redis_calls_total" ["role", "outcome"];
+    /// How long calls that were sent took, the wait for a place included.
+    REDIS_DURATION: Histogram "holdfast_redis_call_duration_seconds" ["role"] LATENCY_BUCKETS;
+    /// Connections of the role's gate, by state: available, in_use.
+    REDIS_POOL: Gauge "holdfast_redis_pool_connections" ["role", "state"];
+    /// Most connections the role's gate may have.
+    REDIS_POOL_MAX: Gauge "holdfast_redis_pool_max_connections" ["role"];
+    /// Calls that wait for a place or a connection.
+    REDIS_POOL_WAITING: Gauge "holdfast_redis_pool_waiting_calls" ["role"];
+    /// 1 for the breaker's position, 0 for the others: closed, open, half_open.
+    REDIS_BREAKER: Gauge "holdfast_redis_breaker" ["role", "state"];
+    /// 1 for the mode, 0 for the others: normal, degraded, absent.
+    REDIS_MODE: Gauge "holdfast_redis_mode" ["role", "mode"];
+    /// Changes of the mode, by where to: normal, degraded.
+    REDIS_MODE_CHANGES: Counter "holdfast_redis_mode_changes_total" ["role", "to"];
+
+    // --- the process -------------------------------------------------------------------------------------------------
+
+    /// 1, with the version of the binary.
+    BUILD_INFO: Gauge "holdfast_build_info" ["version"];
+    /// When the process began, in seconds since the Unix epoch.
+    PROCESS_START: Gauge "process_start_time_seconds" [];
+    /// Memory that is resident.
+    PROCESS_MEMORY: Gauge "process_resident_memory_bytes" [];
+    /// CPU time used by user and system.
+    PROCESS_CPU: Gauge "process_cpu_seconds" [];
+    /// Open file descriptors.
+    PROCESS_FDS: Gauge "process_open_fds" [];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_convention_and_are_unique() {
+        let mut seen = HashSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(seen.insert(name), "{name} is declared twice");
+            assert!(
+                name.starts_with("holdfast_") || name.starts_with("process_"),
+                "{name}"
+            );
+            let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            assert!(plain(name) && metric.labels.iter().copied().all(plain), "{name}");
+            assert_eq!(
+                metric.kind == MetricKind::Counter,
+                name.ends_with("_total"),
+                "{name}"
+            );
+            assert_eq!(
+                metric.kind == MetricKind::Histogram,
+                !metric.buckets.is_empty(),
+                "{name}"
+            );
+            assert!(metric.buckets.is_sorted(), "{name}");
+            assert!(
+                metric.help.ends_with('.') && metric.help.len() > 10,
+                "{name}: {:?}",
+                metric.help
+            );
+            assert!(!metric.labels.contains(&"le"), "{name}: le belongs to histograms");
+        }
+    }
+}
