@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use actix_web::web::{Data, ServiceConfig};
+use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::RedisGate;
 use holdfast_core::shutdown::Shutdown;
@@ -30,6 +31,7 @@ pub struct Services {
     pub database: Database,
     /// Of the queue role.
     pub gate: RedisGate,
+    pub cache: Cache,
 }
 
 /// Why a server does not start.

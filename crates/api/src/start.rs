@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -55,6 +56,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     shutdown.on_signals()?;
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
+    let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
+    let cache = Cache::open(cache_gate, &settings.cache);
     let first_try = prepare(&settings, &database, FIRST_TRY, &shutdown).await;
     let registry = holdfast_tasks::registry_for(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
@@ -62,6 +65,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         jobs,
         database: database.clone(),
         gate,
+        cache,
     };
     let ended = match first_try {
         Ok(()) => serve(&settings, services, &shutdown).await,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use holdfast_api::auth::{ApiKeys, Scopes};
 use holdfast_api::{Application, Services, StartError};
+use holdfast_cache::Cache;
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -89,6 +90,9 @@ impl TestSettings {
         }
         let database = Database::open(&settings.database).unwrap();
         let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
+        let cache_gate =
+            RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis).unwrap();
+        let cache = Cache::open(cache_gate, &settings.cache);
         let jobs = Jobs::new(
             &settings,
             holdfast_tasks::registry_for(&settings),
@@ -99,6 +103,7 @@ impl TestSettings {
             jobs: jobs.clone(),
             database: database.clone(),
             gate: gate.clone(),
+            cache: cache.clone(),
         };
         let application = Application::build(&settings, services).await?;
         let address = application.address();

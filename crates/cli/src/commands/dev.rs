@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use holdfast_api::auth::ApiKeys;
 use holdfast_api::{Application, Services, StartError};
+use holdfast_cache::Cache;
 use holdfast_core::config::{self, Settings};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -52,6 +53,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     database.wait_until_ready(DATABASE_PATIENCE, &stop).await?;
     holdfast_core::sql::migrate(&settings.database).await?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
+    let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
+    let cache = Cache::open(cache_gate, &settings.cache);
     let registry = holdfast_tasks::registry_for(&settings);
     let resources = holdfast_tasks::resources(&settings)
         .map_err(|error| Failure::service("the HTTP client of the jobs cannot be built", error))?;
@@ -60,6 +63,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         jobs: jobs.clone(),
         database: database.clone(),
         gate: gate.clone(),
+        cache,
     };
     let api = Application::build(&settings, services)
         .await

@@ -12,9 +12,9 @@ use super::fault::{ConfigFault, ConfigFaults};
 use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
-    AuditSettings, DatabaseSettings, Durability, Environment, HttpRequestSettings, JobsSettings, LogFormat,
-    LogSettings, QueueSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings,
-    WorkerSettings,
+    AuditSettings, CacheSettings, DatabaseSettings, Durability, Environment, HttpRequestSettings,
+    JobsSettings, LogFormat, LogSettings, QueueSettings, RedisEndpoint, RedisSettings, RetrySettings,
+    ServerSettings, Settings, WorkerSettings,
 };
 
 pub(super) fn settings(
@@ -34,6 +34,7 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         server: server(reader),
         database: database(reader, environment),
         redis: redis(reader),
+        cache: cache(reader),
         jobs: jobs(reader),
         queues: queues(reader),
         worker: worker(reader),
@@ -179,6 +180,25 @@ fn check_redis_url(url: &str) -> Result<(), String> {
     }
 }
 
+fn cache(reader: &mut Reader<'_>) -> CacheSettings {
+    CacheSettings {
+        local_ttl: reader.seconds("cache.local_ttl_seconds", 0.0..=3600.0),
+        local_max_bytes: reader.count("cache.local_max_bytes", 0..=68_719_476_736),
+        max_value_bytes: reader.bytes("cache.max_value_bytes", 1..=67_108_864),
+        compress_above: reader.bytes("cache.compress_above_bytes", 64..=67_108_864),
+        load_timeout: reader.seconds("cache.load_timeout_seconds", 0.05..=300.0),
+        session_ttl: reader.seconds("cache.session_ttl_seconds", 1.0..=31_536_000.0),
+        session_max: reader.seconds("cache.session_max_seconds", 1.0..=31_536_000.0),
+        api_response_ttl: reader.seconds("cache.api_response_ttl_seconds", 1.0..=31_536_000.0),
+        recommendation_ttl: reader.seconds("cache.recommendation_ttl_seconds", 1.0..=31_536_000.0),
+        static_ttl: reader.seconds("cache.static_ttl_seconds", 1.0..=31_536_000.0),
+        ttl_jitter: f64::from(reader.count::<u8>("cache.ttl_jitter_percent", 0..=50)) / 100.0,
+        stale_while_revalidate: reader.seconds("cache.stale_while_revalidate_seconds", 0.0..=31_536_000.0),
+        stale_if_error: reader.seconds("cache.stale_if_error_seconds", 0.0..=31_536_000.0),
+        lists_ttl: reader.seconds("cache.lists_ttl_seconds", 0.0..=60.0),
+    }
+}
+
 fn jobs(reader: &mut Reader<'_>) -> JobsSettings {
     JobsSettings {
         max_payload_bytes: reader.bytes("jobs.max_payload_bytes", 1..=67_108_864),
@@ -273,10 +293,25 @@ fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
         server,
         database,
         redis,
+        cache,
         jobs,
         worker,
         ..
     } = settings;
+    reader.require(
+        cache.session_max >= cache.session_ttl,
+        "cache.session_max_seconds",
+        "cache.session_ttl_seconds",
+        "less than",
+        "raise it: no session could last for its own idle time",
+    );
+    reader.require(
+        cache.load_timeout < server.request_timeout,
+        "cache.load_timeout_seconds",
+        "server.request_timeout_seconds",
+        "not less than",
+        "lower it: a request must be able to answer with a stale value in time",
+    );
     reader.require(
         worker.lost_after >= 2 * worker.heartbeat,
         "worker.lost_after_seconds",

@@ -24,6 +24,7 @@ pub struct Settings {
     pub server: ServerSettings,
     pub database: DatabaseSettings,
     pub redis: RedisSettings,
+    pub cache: CacheSettings,
     pub jobs: JobsSettings,
     pub queues: BTreeMap<String, QueueSettings>,
     pub worker: WorkerSettings,
@@ -93,6 +94,36 @@ pub struct RedisSettings {
 #[derive(Debug, Clone)]
 pub struct RedisEndpoint {
     pub url: SecretString,
+}
+
+/// The cache: how long values live, and how much of them is kept where.
+#[derive(Debug, Clone)]
+pub struct CacheSettings {
+    /// How long a copy in this process is used without asking Redis: the bound of a lost invalidation.
+    pub local_ttl: Duration,
+    /// Bytes that the copies in this process may take.
+    pub local_max_bytes: u64,
+    /// Largest value that is cached, in bytes, uncompressed.
+    pub max_value_bytes: usize,
+    /// Values of more bytes are compressed on Redis.
+    pub compress_above: usize,
+    /// Longest a loader may take.
+    pub load_timeout: Duration,
+    /// A session that nobody uses ends after this time.
+    pub session_ttl: Duration,
+    /// A session ends after this time however much it is used.
+    pub session_max: Duration,
+    pub api_response_ttl: Duration,
+    pub recommendation_ttl: Duration,
+    pub static_ttl: Duration,
+    /// Up to this share is added to or taken from each TTL, 0.1 for 10 %.
+    pub ttl_jitter: f64,
+    /// How long after its TTL a value is served while a newer one is loaded.
+    pub stale_while_revalidate: Duration,
+    /// How long after its TTL a value is served if no newer one can be loaded.
+    pub stale_if_error: Duration,
+    /// How long the answers of `GET /v1/queues` and `GET /v1/workers` are fresh; zero: not cached.
+    pub lists_ttl: Duration,
 }
 
 /// How long accepted jobs are tried and kept.

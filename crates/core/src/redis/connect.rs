@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
 use secrecy::ExposeSecret;
+use tokio::time::timeout;
 
+use super::error::timed_out;
 use super::{OpenError, Role};
 use crate::config::{RedisEndpoint, RedisSettings};
 
@@ -94,6 +96,18 @@ impl Connector {
         self.client
             .get_multiplexed_async_connection_with_config(&config)
             .await
+    }
+
+    /// A connection beside the pool that hears one channel.
+    pub(super) async fn subscribed(&self, channel: &str) -> RedisResult<PubSub> {
+        let subscribing = async {
+            let mut connection = self.client.get_async_pubsub().await?;
+            connection.subscribe(channel).await?;
+            Ok(connection)
+        };
+        timeout(self.connect_timeout, subscribing)
+            .await
+            .unwrap_or_else(|_elapsed| Err(timed_out()))
     }
 }
 

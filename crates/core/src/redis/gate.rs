@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::breaker::{BreakerState, Purpose};
 use super::connect::Connector;
 use super::shared::{ServerClock, Shared};
-use super::{GateError, OpenError, Role, probe};
+use super::{GateError, OpenError, Role, Subscription, probe};
 use crate::clock;
 use crate::config::{RedisEndpoint, RedisSettings};
 use crate::mode::{DegradedReason, Mode};
@@ -135,6 +135,11 @@ impl RedisGate {
     /// It does not reconnect and does not follow the breaker: drop it after an error, or when the mode changes.
     pub async fn dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, GateError> {
         self.shared()?.dedicated(response_timeout).await
+    }
+
+    /// A channel heard on a connection of its own: refused, and to be dropped, as with [`dedicated`](Self::dedicated).
+    pub async fn subscribe(&self, channel: &str) -> Result<Subscription, GateError> {
+        self.shared()?.subscribe(channel).await
     }
 
     pub fn role(&self) -> Role {

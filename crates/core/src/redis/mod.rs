@@ -36,6 +36,7 @@ mod gate;
 mod lanes;
 mod probe;
 mod shared;
+mod subscription;
 
 use std::fmt;
 
@@ -46,6 +47,7 @@ use serde::Serialize;
 pub use self::breaker::BreakerState;
 pub use self::error::{GateError, OpenError};
 pub use self::gate::{PoolStats, RedisGate};
+pub use self::subscription::Subscription;
 
 /// What a Redis server is used for. Each role has its own gate, breaker and mode, even on the same server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

@@ -19,7 +19,7 @@ use super::connect::Connector;
 use super::error::timed_out;
 use super::lanes::{LaneId, Lanes, Loan, Place};
 use super::probe::Again;
-use super::{GateError, PoolStats, Role};
+use super::{GateError, PoolStats, Role, Subscription};
 use crate::clock;
 use crate::config::RedisSettings;
 use crate::failure::{Certainty, RedisFailure, classify_connect, classify_redis};
@@ -163,6 +163,18 @@ impl Shared {
                 self.count(ticket, failure);
                 GateError::failed("connect", failure, error)
             })
+    }
+
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<Subscription, GateError> {
+        let ticket = self.admit(Purpose::FreesMemory)?;
+        match self.lanes.connector().subscribed(channel).await {
+            Ok(connection) => Ok(Subscription::new(connection)),
+            Err(error) => {
+                let failure = classify_connect(&error);
+                self.count(ticket, failure);
+                Err(GateError::failed("subscribe", failure, error))
+            }
+        }
     }
 
     /// A place among the calls in flight. (`None` would be a closed semaphore; nobody closes it.)

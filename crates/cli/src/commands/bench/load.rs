@@ -39,6 +39,7 @@ pub(super) async fn measure(system: &System, load: HttpLoad) -> Result<HttpFigur
         jobs: system.jobs.clone(),
         database: system.database.clone(),
         gate: system.gate.clone(),
+        cache: System::cache(&settings)?,
     };
     let application = Application::build(&settings, services).await.map_err(failed)?;
     let address = SocketAddr::from(([127, 0, 0, 1], application.port()));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use holdfast_cache::Cache;
 use holdfast_core::config::{Settings, Sources, load, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -211,6 +212,13 @@ impl System {
         };
         system.clear().await?;
         Ok(system)
+    }
+
+    /// A cache on the same Redis.
+    pub(super) fn cache(settings: &Settings) -> Result<Cache, Failure> {
+        let endpoint = settings.redis.cache.as_ref();
+        let gate = RedisGate::open(Role::Cache, endpoint, &settings.redis).map_err(failed)?;
+        Ok(Cache::open(gate, &settings.cache))
     }
 
     /// Starts a worker in this process.
