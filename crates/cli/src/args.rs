@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::commands::{audit, bench, healthcheck, jobs, keys, migrate};
+use crate::commands::{audit, bench, dead_letters, healthcheck, jobs, keys, migrate, queues};
 
 /// Background jobs that keep working when Redis does not.
 #[derive(Debug, Parser)]
@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Keys(keys::Command),
     /// Enqueue, show, list, cancel and retry jobs
     Jobs(Box<jobs::Args>),
+    /// List, show, redrive and delete dead letters
+    DeadLetters(Box<dead_letters::Args>),
+    /// List, pause, resume and purge queues
+    Queues(queues::Args),
     /// List who did what: pauses, purges, redrives, keys and the like, newest first
     Audit(audit::Args),
     /// Ask the service on this machine's PORT whether it is alive

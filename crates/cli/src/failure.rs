@@ -8,6 +8,7 @@ use holdfast_api::auth::KeyError;
 use holdfast_core::config::ConfigFaults;
 use holdfast_core::redis::OpenError;
 use holdfast_core::sql::SqlError;
+use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 
@@ -33,6 +34,8 @@ pub(crate) enum Failure {
     Redis(#[from] OpenError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Bulk(#[from] BulkError),
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),
     #[error(transparent)]

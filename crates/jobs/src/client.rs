@@ -54,6 +54,16 @@ pub enum LedgerTx<'t> {
     Sqlite(&'t mut SqliteConnection),
 }
 
+impl LedgerTx<'_> {
+    /// The same transaction, for a while.
+    pub fn reborrow(&mut self) -> LedgerTx<'_> {
+        match self {
+            Self::Postgres(connection) => LedgerTx::Postgres(connection),
+            Self::Sqlite(connection) => LedgerTx::Sqlite(connection),
+        }
+    }
+}
+
 impl<'t> From<&'t mut PgConnection> for LedgerTx<'t> {
     fn from(connection: &'t mut PgConnection) -> Self {
         Self::Postgres(connection)

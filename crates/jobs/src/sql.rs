@@ -98,6 +98,29 @@ pub(crate) fn limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
+/// JSON text of ids in hexadecimal, for SQLite's `json_each` and `unhex`.
+pub(crate) fn hex_ids(ids: &[uuid::Uuid]) -> String {
+    let texts: Vec<String> = ids.iter().map(|id| id.simple().to_string()).collect();
+    serde_json::to_string(&texts).unwrap_or_default()
+}
+
+/// Milliseconds since the epoch, rounded up, by the clock of the database.
+pub(crate) async fn now_ms(on: LedgerTx<'_>, named: bool) -> Result<i64, sqlx::Error> {
+    match on {
+        LedgerTx::Postgres(on) => {
+            sqlx::query_scalar("select ceil(extract(epoch from clock_timestamp()) * 1000)::bigint")
+                .persistent(named)
+                .fetch_one(on)
+                .await
+        }
+        LedgerTx::Sqlite(on) => {
+            sqlx::query_scalar(concat!("select ", sqlite_now!()))
+                .fetch_one(on)
+                .await
+        }
+    }
+}
+
 pub(crate) fn decode_error(message: impl std::fmt::Display) -> sqlx::Error {
     sqlx::Error::Decode(message.to_string().into())
 }

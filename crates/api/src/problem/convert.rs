@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 
@@ -62,6 +63,23 @@ impl From<EnqueueError> for Problem {
                 }
             }
             EnqueueError::Internal(source) => Self::internal(source),
+        }
+    }
+}
+
+impl From<BulkError> for Problem {
+    fn from(error: BulkError) -> Self {
+        match error {
+            BulkError::KeyReused { operation } => Self::field(
+                ProblemKind::IdempotencyKeyReused,
+                crate::routes::IDEMPOTENCY_KEY,
+                format!("the operation {operation} was asked for under this key, and it was another one"),
+            ),
+            BulkError::Ledger(error) => error.into(),
+            BulkError::Unavailable { what } => Self::unavailable(
+                format!("{what} does not answer now, and is needed for this; nothing was done, try again"),
+                RETRY_AFTER,
+            ),
         }
     }
 }

@@ -18,6 +18,7 @@ pub enum ProblemKind {
     RouteNotFound,
     JobNotFound,
     QueueNotFound,
+    NothingMatched,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
@@ -40,7 +41,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -53,6 +54,7 @@ impl ProblemKind {
         Self::RouteNotFound,
         Self::JobNotFound,
         Self::QueueNotFound,
+        Self::NothingMatched,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
@@ -110,6 +112,7 @@ impl ProblemKind {
             Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
+            Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
             Self::MethodNotAllowed => (
                 "method-not-allowed",
                 S::METHOD_NOT_ALLOWED,

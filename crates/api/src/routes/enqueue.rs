@@ -229,7 +229,7 @@ pub(crate) async fn batch(
 }
 
 /// As the client words it.
-fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Problem> {
     let Some(value) = request.headers().get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
@@ -247,7 +247,7 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Problem> {
 /// Keys are stored behind their caller's name, which holds neither `/` nor `#`: no two callers' keys, and no batch's
 /// and job's, are ever the same.
 impl Caller {
-    fn job_key(&self, key: &str) -> String {
+    pub(super) fn job_key(&self, key: &str) -> String {
         format!("{self}/{key}")
     }
 

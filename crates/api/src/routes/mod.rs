@@ -2,6 +2,8 @@
 //! this table.
 
 mod audit;
+mod bulk;
+pub(crate) mod dead_letters;
 mod docs;
 pub(crate) mod enqueue;
 mod fields;
@@ -70,6 +72,7 @@ macro_rules! allow {
 
 routes! { API_ROUTES, api:
     "/v1/jobs" => { GET jobs::list, POST enqueue::one }
+    "/v1/jobs/cancel" => { POST bulk::cancel }
     "/v1/jobs/batch" => { POST enqueue::batch }
     "/v1/jobs/{id}" => { GET jobs::show }
     "/v1/jobs/{id}/cancel" => { POST jobs::cancel }
@@ -77,6 +80,11 @@ routes! { API_ROUTES, api:
     "/v1/queues" => { GET queues::list }
     "/v1/queues/{name}/pause" => { POST queues::pause }
     "/v1/queues/{name}/resume" => { POST queues::resume }
+    "/v1/queues/{name}/purge" => { POST bulk::purge }
+    "/v1/dead-letters" => { GET dead_letters::list }
+    "/v1/dead-letters/redrive" => { POST dead_letters::redrive }
+    "/v1/dead-letters/delete" => { POST dead_letters::delete }
+    "/v1/dead-letters/{id}" => { GET dead_letters::show }
     "/v1/audit" => { GET audit::list }
     "/v1/workers" => { GET queues::workers }
     "/openapi.json" => { GET openapi::document }

@@ -96,15 +96,7 @@ pub(crate) async fn resume(
 }
 
 async fn steer(state: &State, by: By, name: String, paused: bool) -> Result<HttpResponse, Problem> {
-    if !state.jobs.queues().contains_key(&name) {
-        let known: Vec<_> = state.jobs.queues().keys().map(String::as_str).collect();
-        let reason = format!(
-            "{} is not among the configured queues: {}",
-            quote(&name),
-            known.join(", ")
-        );
-        return Err(Problem::field(ProblemKind::QueueNotFound, "name", reason));
-    }
+    known_queue(state, &name)?;
     let (jobs, queue) = (state.jobs.clone(), name.clone());
     state
         .on_runtime(async move {
@@ -116,6 +108,20 @@ async fn steer(state: &State, by: By, name: String, paused: bool) -> Result<Http
         })
         .await?;
     json(StatusCode::OK, &SteeredQueue { name, paused })
+}
+
+/// Only a queue that the configuration names can be steered.
+pub(super) fn known_queue(state: &State, name: &str) -> Result<(), Problem> {
+    if !state.jobs.queues().contains_key(name) {
+        let known: Vec<_> = state.jobs.queues().keys().map(String::as_str).collect();
+        let reason = format!(
+            "{} is not among the configured queues: {}",
+            quote(name),
+            known.join(", ")
+        );
+        return Err(Problem::field(ProblemKind::QueueNotFound, "name", reason));
+    }
+    Ok(())
 }
 
 /// List workers

@@ -20,6 +20,12 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/queues", "read"),
     ("POST", "/v1/queues/{name}/pause", "admin"),
     ("POST", "/v1/queues/{name}/resume", "admin"),
+    ("POST", "/v1/jobs/cancel", "admin"),
+    ("POST", "/v1/queues/{name}/purge", "admin"),
+    ("GET", "/v1/dead-letters", "read"),
+    ("GET", "/v1/dead-letters/{id}", "read"),
+    ("POST", "/v1/dead-letters/redrive", "admin"),
+    ("POST", "/v1/dead-letters/delete", "admin"),
     ("GET", "/v1/audit", "admin"),
     ("GET", "/v1/workers", "read"),
 ];

@@ -7,6 +7,7 @@ mod documents;
 mod happy;
 mod health;
 mod limits;
+mod operations;
 mod outages;
 mod start;
 mod support;

@@ -2,11 +2,14 @@
 
 pub(crate) mod audit;
 pub(crate) mod bench;
+pub(crate) mod bulk;
+pub(crate) mod dead_letters;
 pub(crate) mod dev;
 pub(crate) mod healthcheck;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod migrate;
+pub(crate) mod queues;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -18,6 +21,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Migrate(args) => briefly(migrate::run(args)),
         Command::Keys(command) => briefly(keys::run(command)),
         Command::Jobs(args) => briefly(jobs::run(*args)),
+        Command::DeadLetters(args) => briefly(dead_letters::run(*args)),
+        Command::Queues(args) => briefly(queues::run(args)),
         Command::Audit(args) => briefly(audit::run(args)),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Bench(args) => bench::run(&args),

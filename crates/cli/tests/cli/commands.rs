@@ -301,3 +301,104 @@ async fn an_api_that_is_away_is_named() {
         ended.text
     );
 }
+
+#[tokio::test]
+async fn dead_letters_and_queues_are_steered_alike_in_the_database_and_through_an_api() {
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let url = dev.url();
+    for target in [&[][..], &["--url", &url]] {
+        operate(&place, target).await;
+    }
+    let log = place.json(&["audit", "--action", "dead_letters."]).await;
+    let entries = log["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 4, "{log}");
+    let by = |who: &str| {
+        let is_by = |entry: &&serde_json::Value| entry["actor"].as_str().unwrap().starts_with(who);
+        entries.iter().filter(is_by).count()
+    };
+    assert_eq!((by("local"), by("cli/")), (2, 2), "{log}");
+    let through_the_api = place
+        .json(&["audit", "--url", &url, "--action", "dead_letters."])
+        .await;
+    assert_eq!(through_the_api, log);
+    dev.stop().await;
+}
+
+async fn operate(place: &Place, target: &[&str]) {
+    let json = async |args: &[&str]| place.json(&[&args[..1], target, &args[1..]].concat()).await;
+    let run = async |args: &[&str]| place.run(&[&args[..1], target, &args[1..]].concat()).await;
+    for _ in 0..2 {
+        let payload = r#"{"mode":"permanent","message":"no such user"}"#;
+        let ended = run(&["jobs", "enqueue", "debug.fail", payload, "--wait"]).await;
+        assert_eq!(ended.code, Some(1), "{}", ended.text);
+    }
+    let letters = json(&["dead-letters", "list", "--error", "NO SUCH"]).await;
+    let id = letters["dead_letters"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(letters["dead_letters"].as_array().unwrap().len(), 2);
+    let shown = run(&["dead-letters", "show", &id]).await;
+    assert!(
+        shown.text.contains("no such user") && shown.text.contains("payload"),
+        "{}",
+        shown.text
+    );
+    let preview = json(&["dead-letters", "redrive", "--all", "--dry-run"]).await;
+    assert_eq!(preview["matched"], 2);
+    let unsaid = run(&["dead-letters", "redrive"]).await;
+    assert_eq!(unsaid.code, Some(1), "{}", unsaid.text);
+
+    assert_eq!(json(&["queues", "pause", "default"]).await["paused"], true);
+    let redriven = json(&[
+        "dead-letters",
+        "redrive",
+        "--kind",
+        "debug.fail",
+        "--attempts",
+        "1",
+    ])
+    .await;
+    assert_eq!(
+        (&redriven["affected"], &redriven["finished"]),
+        (&json!(2), &json!(true))
+    );
+    let queues = json(&["queues", "list"]).await;
+    let queue = queues["queues"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|queue| queue["name"] == "default");
+    assert_eq!(queue.unwrap()["depth"]["available"], 2, "{queues}");
+    let mistyped = run(&["queues", "purge", "default", "--confirm", "defalt"]).await;
+    assert_eq!(mistyped.code, Some(1), "{}", mistyped.text);
+    let many = json(&["jobs", "cancel-many", "--queue", "default", "--dry-run"]).await;
+    assert_eq!(many["matched"], 2);
+    let cancelled = json(&[
+        "jobs",
+        "cancel-many",
+        "--queue",
+        "default",
+        "--kind",
+        "nothing",
+        "--dry-run",
+    ])
+    .await;
+    assert_eq!(cancelled["matched"], 0);
+    assert_eq!(
+        json(&["queues", "purge", "default", "--confirm", "default"]).await["cancelled"],
+        2
+    );
+    assert_eq!(json(&["queues", "resume", "default"]).await["paused"], false);
+
+    let ended = run(&[
+        "jobs",
+        "enqueue",
+        "debug.fail",
+        r#"{"mode":"permanent"}"#,
+        "--wait",
+    ])
+    .await;
+    assert_eq!(ended.code, Some(1), "{}", ended.text);
+    assert_eq!(json(&["dead-letters", "delete", "--all"]).await["affected"], 1);
+    let none = run(&["dead-letters", "delete", "--all"]).await;
+    assert_eq!(none.code, Some(1), "{}", none.text);
+}

@@ -40,6 +40,7 @@ mod janitor;
 mod keys;
 mod lookup;
 mod membership;
+mod purge;
 mod push;
 mod rescue;
 mod script;

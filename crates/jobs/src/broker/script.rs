@@ -24,6 +24,7 @@ scripts! {
     HEARTBEAT = "heartbeat";
     INSPECT = "inspect";
     MARK_STARTED = "mark_started";
+    PURGE = "purge";
     PUSH = "push";
     REGISTER = "register";
     REQUEUE = "requeue";

@@ -30,6 +30,8 @@ use holdfast_core::sql::Database;
 
 pub use model::*;
 pub use postgres::PostgresLedger;
+pub(crate) use postgres::RECORD as POSTGRES_RECORD;
+pub(crate) use sqlite::RECORD as SQLITE_RECORD;
 pub use sqlite::SqliteLedger;
 
 use crate::id::{JobId, WorkerId};

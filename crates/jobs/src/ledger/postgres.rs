@@ -132,7 +132,7 @@ where seen_at <= now() - $1 * interval '1 millisecond'
   and not exists (select from holdfast_jobs where state = 'running' and worker = w.id)
 returning id";
 
-const RECORD: &str = "
+pub(crate) const RECORD: &str = "
 select id, kind, queue, state, priority, payload::text as payload, attempt, max_attempts, crashes, timeout_ms, unique_key,
        run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
        progress::text as progress, errors::text as errors, worker, cancel_requested

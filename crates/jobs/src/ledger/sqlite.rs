@@ -111,7 +111,7 @@ const RESCUE: &str = concat!(
      returning id, queue, state"
 );
 
-const RECORD: &str = concat!(
+pub(crate) const RECORD: &str = concat!(
     "select id, kind, queue, state, priority, payload, attempt, max_attempts, crashes, timeout_ms, unique_key, run_at,
             run_at > ", now!(), " as ahead, created_at, started_at, finished_at, result, progress, errors, worker,
             cancel_requested

@@ -24,3 +24,5 @@ macro_rules! contract {
 mod support;
 
 mod audit;
+mod cancel;
+mod dead_letters;

@@ -1,6 +1,7 @@
 //! `holdfast jobs`: through the HTTP API where `--url` is given, else straight to the database.
 
 mod cancel;
+mod cancel_many;
 mod enqueue;
 mod list;
 mod retry;
@@ -35,6 +36,8 @@ enum Command {
     List(list::Args),
     /// Cancel a waiting job, or ask a running one to give way
     Cancel(One),
+    /// Cancel every job that matches; those that run are asked to give way
+    CancelMany(cancel_many::Args),
     /// Make a discarded job, or one that waits for a later time, available now
     Retry(One),
 }
@@ -58,6 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::Show(args) => show::run(&target, args, output).await,
         Command::List(args) => list::run(&target, args, output).await,
         Command::Cancel(One { id }) => cancel::run(&target, id, output).await,
+        Command::CancelMany(args) => cancel_many::run(&target, args, output).await,
         Command::Retry(One { id }) => retry::run(&target, id, output).await,
     }
 }

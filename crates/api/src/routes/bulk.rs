@@ -1,0 +1,297 @@
+//! Many jobs at once: cancelling by filter, purging a queue; and what every bulk operation answers.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_jobs::audit::AuditId;
+use holdfast_jobs::bulk::Done;
+use holdfast_jobs::{CancelFilter, State as JobState};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::enqueue::idempotency_key;
+use super::fields::Moment;
+use super::queues::known_queue;
+use super::view::{JobView, ProblemBody};
+use crate::auth::{Admin, Allowed};
+use crate::body::json_body;
+use crate::params::{Params, queue_name};
+use crate::problem::{Problem, ProblemKind, quote};
+use crate::state::{State, json};
+
+/// Longest name in a filter, in bytes.
+pub(super) const MAX_NAME: usize = 255;
+
+/// What a bulk operation has done so far.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BulkResult)]
+pub(crate) struct BulkView {
+    /// Its entry in the audit log.
+    #[schema(value_type = Option<String>)]
+    pub(super) operation: Option<AuditId>,
+    /// How many were changed, by all calls under this `Idempotency-Key`.
+    pub(super) affected: u64,
+    /// How many matched and could not be changed: another job has the dead letter's `unique_key`.
+    pub(super) skipped: u64,
+    /// About how many are left, up to 100,000.
+    pub(super) remaining: u64,
+    /// False: ask again under the same `Idempotency-Key` to go on.
+    pub(super) finished: bool,
+    /// It was finished before; this request did nothing.
+    pub(super) duplicate: bool,
+}
+
+impl BulkView {
+    pub(super) fn new(done: &Done, remaining: u64) -> Self {
+        Self {
+            operation: done.operation,
+            affected: done.affected,
+            skipped: done.skipped,
+            remaining,
+            finished: done.finished,
+            duplicate: done.duplicate,
+        }
+    }
+}
+
+/// What a bulk operation would do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BulkPreview {
+    /// Always true: nothing was changed.
+    pub(super) dry_run: bool,
+    /// How many match, up to 100,000.
+    pub(super) matched: u64,
+    /// Some of them.
+    pub(super) sample: Vec<JobView>,
+}
+
+/// A name in a filter.
+pub(super) fn check_name(field: &str, name: Option<&String>) -> Result<(), Problem> {
+    match name {
+        Some(name) if name.is_empty() || name.len() > MAX_NAME => Err(Problem::field(
+            ProblemKind::InvalidField,
+            field,
+            format!("must have 1 to {MAX_NAME} bytes; leave it out to match all"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A filter that nothing matches is more often a mistake than a wish.
+pub(super) fn nothing_matched(what: &str) -> Problem {
+    Problem::field(
+        ProblemKind::NothingMatched,
+        "filter",
+        format!("no {what} matches; nothing was changed (ask with dry_run to see what would be)"),
+    )
+}
+
+/// Which jobs to cancel.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CancelRequest, example = json!({"filter": {"queue": "default", "kind": "debug.sleep"}}))]
+pub(crate) struct CancelBody {
+    filter: Option<CancelFilterBody>,
+    /// True, in place of a filter: every job that has not ended.
+    #[serde(default)]
+    all: bool,
+    /// Only say how many.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// At least one of these.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CancelFilter)]
+pub(crate) struct CancelFilterBody {
+    queue: Option<String>,
+    kind: Option<String>,
+    /// scheduled, available, retryable or running; left out: all of these.
+    #[schema(value_type = Option<String>)]
+    state: Option<JobState>,
+    /// Accepted not before.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    from: Option<Moment>,
+    /// Accepted before.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    to: Option<Moment>,
+}
+
+impl CancelBody {
+    fn filter(self) -> Result<CancelFilter, Problem> {
+        let needed = |reason: &str| Err(Problem::field(ProblemKind::InvalidField, "filter", reason));
+        let Some(body) = self.filter else {
+            return if self.all {
+                Ok(CancelFilter::default())
+            } else {
+                needed("say which jobs: give a filter, or `\"all\": true`")
+            };
+        };
+        if self.all {
+            return needed("give either a filter or `\"all\": true`, not both");
+        }
+        check_name("filter.queue", body.queue.as_ref())?;
+        check_name("filter.kind", body.kind.as_ref())?;
+        if body.state.is_some_and(JobState::is_final) {
+            let reason =
+                "only jobs that have not ended can be cancelled: scheduled, available, retryable or running";
+            return Err(Problem::field(ProblemKind::InvalidField, "filter.state", reason));
+        }
+        let filter = CancelFilter {
+            queue: body.queue,
+            kind: body.kind,
+            state: body.state,
+            from: body.from.map(|moment| moment.0),
+            to: body.to.map(|moment| moment.0),
+        };
+        if filter == CancelFilter::default() {
+            return needed(
+                "an empty filter would mean every job: name a queue, a kind, a state or a time, or say `\"all\": true`",
+            );
+        }
+        Ok(filter)
+    }
+}
+
+/// Cancel many jobs
+///
+/// Jobs of the ledger that match: those that wait are cancelled, those that run are asked to give way. Works in steps of
+/// 1,000 and ends a call after 20,000; `finished` tells whether there may be more, and a repeat under the same
+/// `Idempotency-Key` goes on. Only jobs accepted before the operation began are reached. Jobs that wait on the broker
+/// cannot be searched: purge their queue, or cancel them one by one.
+#[utoipa::path(post, path = "/v1/jobs/cancel", tag = "jobs", operation_id = "cancel_jobs",
+    request_body = CancelBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
+    responses(
+        (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "malformed-json, invalid-header"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "nothing-matched"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, idempotency-key-reused"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn cancel(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
+    let body: CancelBody = json_body(&request, payload, &state).await?;
+    let dry_run = body.dry_run;
+    let filter = body.filter()?;
+    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
+    if dry_run {
+        let counting = async move { jobs.steer(&by).count_cancellable(&filter).await };
+        let matched = state.on_runtime(counting).await?;
+        let preview = BulkPreview {
+            dry_run,
+            matched,
+            sample: Vec::new(),
+        };
+        return json(StatusCode::OK, &preview);
+    }
+    let (done, remaining) = state
+        .on_runtime(async move {
+            let steering = jobs.steer(&by);
+            let done = steering.cancel_many(&filter, key).await?;
+            let remaining = if done.finished {
+                0
+            } else {
+                steering.count_cancellable(&filter).await?
+            };
+            Ok::<_, Problem>((done, remaining))
+        })
+        .await?;
+    if done.operation.is_none() {
+        return Err(nothing_matched("job"));
+    }
+    json(StatusCode::OK, &BulkView::new(&done, remaining))
+}
+
+/// A purge, and that it is meant.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = PurgeRequest, example = json!({"confirm": "default"}))]
+pub(crate) struct PurgeBody {
+    /// The name of the queue, once more.
+    confirm: String,
+}
+
+/// What a purge has done.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PurgedQueue)]
+pub(crate) struct PurgedView {
+    name: String,
+    /// The entry in the audit log.
+    #[schema(value_type = Option<String>)]
+    operation: Option<AuditId>,
+    /// Jobs of the ledger that were cancelled, by all calls under this `Idempotency-Key`.
+    cancelled: u64,
+    /// Jobs taken from the broker, by this call.
+    cancelled_on_broker: u64,
+    /// False: ask again under the same `Idempotency-Key` to go on.
+    finished: bool,
+}
+
+/// Purge a queue
+///
+/// Cancels everything that waits in it, in the ledger and on the broker: due now or later, retries included. What runs
+/// goes on; pause the queue first to keep workers away. Nothing is deleted: cancelled jobs of the ledger stay on record
+/// for `jobs.retain_completed_seconds`. Works in bounded steps; a repeat under the same `Idempotency-Key` goes on.
+#[utoipa::path(post, path = "/v1/queues/{name}/purge", tag = "queues", operation_id = "purge_queue",
+    request_body = PurgeBody,
+    params(
+        ("name" = String, Path, description = "A queue that the configuration names"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters"),
+    ),
+    responses(
+        (status = 200, body = PurgedView),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "malformed-json, invalid-header"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field: `confirm` does not name the queue; idempotency-key-reused"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json",
+            description = "unavailable: the database, or for a `redis` queue Redis"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn purge(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let name = queue_name(&request);
+    known_queue(&state, &name)?;
+    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
+    let body: PurgeBody = json_body(&request, payload, &state).await?;
+    if body.confirm != name {
+        let reason = format!(
+            "must repeat the name of the queue to be purged, {}; it is {}",
+            quote(&name),
+            quote(&body.confirm)
+        );
+        return Err(Problem::field(ProblemKind::InvalidField, "confirm", reason));
+    }
+    let (jobs, by, queue) = (state.jobs.clone(), allowed.by(&request), name.clone());
+    let purged = state
+        .on_runtime(async move { jobs.steer(&by).purge(&queue, key).await })
+        .await?;
+    let view = PurgedView {
+        name,
+        operation: purged.ledger.operation,
+        cancelled: purged.ledger.affected,
+        cancelled_on_broker: purged.broker,
+        finished: purged.ledger.finished && purged.broker_finished,
+    };
+    json(StatusCode::OK, &view)
+}

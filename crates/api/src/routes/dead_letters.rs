@@ -1,0 +1,479 @@
+//! Discarded jobs: searched, shown, put back, deleted.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_core::config::Durability;
+use holdfast_jobs::bulk::Done;
+use holdfast_jobs::dead_letters::{DeadLetterFilter, DeadLetters, MAX_RATE, MIN_RATE, Redrive};
+use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::{JobId, Jobs};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::bulk::{BulkPreview, BulkView, MAX_NAME, check_name, nothing_matched};
+use super::enqueue::idempotency_key;
+use super::fields::{Attempts, Moment};
+use super::view::{JobView, ProblemBody};
+use crate::auth::{Admin, Allowed, Read};
+use crate::body::json_body;
+use crate::params::{Params, job_id};
+use crate::problem::{Problem, ProblemKind, quote};
+use crate::state::{State, json};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
+
+/// Longest piece of an error that is searched for, in bytes.
+const MAX_ERROR: usize = 500;
+
+/// Most ids in one request.
+const MAX_IDS: usize = 1_000;
+
+/// Dead letters shown by a dry run.
+const SAMPLE: usize = 10;
+
+/// Rows read at once while a page is filled.
+const CHUNK: usize = 100;
+
+/// A page that holds so many bytes of payloads, results and errors ends early; the next one goes on.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// One page of dead letters.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeadLetterPage {
+    dead_letters: Vec<JobView>,
+    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    #[schema(value_type = Option<String>)]
+    next: Option<JobId>,
+}
+
+/// List dead letters
+///
+/// Discarded jobs of either durability with their payloads and all their errors; the youngest jobs first. A page may be
+/// shorter than `limit` if its jobs are large; `next` tells whether there are more.
+#[utoipa::path(get, path = "/v1/dead-letters", tag = "dead letters", operation_id = "list_dead_letters",
+    params(
+        ("queue" = Option<String>, Query, description = "Only this queue"),
+        ("kind" = Option<String>, Query, description = "Only this kind"),
+        ("error" = Option<String>, Query, description = "A piece of any of the errors' messages; case does not matter"),
+        ("from" = Option<String>, Query, description = "Discarded not before this moment (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "Discarded before this moment (RFC 3339)"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+    ),
+    responses(
+        (status = 200, body = DeadLetterPage),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-parameter, invalid-cursor"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn list(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    const KNOWN: &[&str] = &["queue", "kind", "error", "from", "to", "after", "limit"];
+    let mut params = Params::of(&request, KNOWN);
+    let filter = DeadLetterFilter {
+        queue: params.short_text("queue", MAX_NAME),
+        kind: params.short_text("kind", MAX_NAME),
+        error: params.short_text("error", MAX_ERROR),
+        from: params.moment("from"),
+        to: params.moment("to"),
+        ids: None,
+    };
+    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+    let cursor = params.text("after").map(ToOwned::to_owned);
+    params.finish()?;
+    let after = cursor.map(|text| parse_cursor(&text)).transpose()?;
+    let letters = state.jobs.dead_letters();
+    let page = state
+        .on_runtime(async move { page(&letters, &filter, after, limit).await })
+        .await?;
+    json(StatusCode::OK, &page)
+}
+
+fn parse_cursor(text: &str) -> Result<JobId, Problem> {
+    text.parse().map_err(|_| {
+        let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
+        Problem::field(ProblemKind::InvalidCursor, "after", reason)
+    })
+}
+
+/// Reads chunks until the page is full of jobs, or of bytes.
+async fn page(
+    letters: &DeadLetters,
+    filter: &DeadLetterFilter,
+    mut after: Option<JobId>,
+    limit: usize,
+) -> Result<DeadLetterPage, LedgerError> {
+    let mut found: Vec<JobView> = Vec::new();
+    let mut bytes = 0;
+    loop {
+        // One more than fits tells whether there is a next page.
+        let wanted = CHUNK.min(limit + 1 - found.len());
+        let chunk = letters.list(filter, after, wanted).await?;
+        let is_last = chunk.len() < wanted;
+        for record in chunk {
+            if found.len() == limit || (bytes > PAGE_BYTES && !found.is_empty()) {
+                let next = found.last().map(JobView::id);
+                return Ok(DeadLetterPage {
+                    dead_letters: found,
+                    next,
+                });
+            }
+            let job = JobView::new(record, Durability::Ledger);
+            bytes += job.weight();
+            after = Some(job.id());
+            found.push(job);
+        }
+        if is_last {
+            return Ok(DeadLetterPage {
+                dead_letters: found,
+                next: None,
+            });
+        }
+    }
+}
+
+/// Show a dead letter
+#[utoipa::path(get, path = "/v1/dead-letters/{id}", tag = "dead letters", operation_id = "show_dead_letter",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 200, body = JobView),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "job-not-found: no dead letter has this id"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn show(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (id, letters) = (job_id(&request)?, state.jobs.dead_letters());
+    let found = state.on_runtime(async move { letters.get(id).await }).await?;
+    let record = found.ok_or_else(|| not_dead(id))?;
+    json(StatusCode::OK, &JobView::new(record, Durability::Ledger))
+}
+
+fn not_dead(id: JobId) -> Problem {
+    let reason =
+        format!("no dead letter has the id {id}; `GET /v1/jobs/{id}` tells whether it is another job");
+    Problem::field(ProblemKind::JobNotFound, "id", reason)
+}
+
+/// Which dead letters to put back, and how. Exactly one of `id`, `ids`, `filter` and `all`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RedriveRequest, example = json!({"filter": {"kind": "http.request", "error": "503"}, "rate": 50}))]
+pub(crate) struct RedriveBody {
+    #[schema(value_type = Option<String>)]
+    id: Option<JobId>,
+    /// Up to 1,000.
+    #[schema(value_type = Option<Vec<String>>)]
+    ids: Option<Vec<JobId>>,
+    filter: Option<DeadLetterFilterBody>,
+    /// True: every dead letter there is.
+    #[serde(default)]
+    all: bool,
+    /// Only say how many, and show some.
+    #[serde(default)]
+    dry_run: bool,
+    /// Jobs a second: they become due one after another. Left out: all of them now.
+    #[schema(minimum = 0.01, maximum = 1_000_000)]
+    rate: Option<f64>,
+    /// Further attempts that each gets; 4 if left out.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100)]
+    attempts: Option<Attempts>,
+    /// Another payload, which the kind must accept. Only with `id`.
+    #[schema(value_type = Option<Value>)]
+    payload: Option<Box<RawValue>>,
+}
+
+/// Which dead letters to delete. Exactly one of `id`, `ids`, `filter` and `all`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DeleteRequest, example = json!({"filter": {"queue": "events", "to": "2030-01-01T00:00:00Z"}}))]
+pub(crate) struct DeleteBody {
+    #[schema(value_type = Option<String>)]
+    id: Option<JobId>,
+    /// Up to 1,000.
+    #[schema(value_type = Option<Vec<String>>)]
+    ids: Option<Vec<JobId>>,
+    filter: Option<DeadLetterFilterBody>,
+    /// True: every dead letter there is.
+    #[serde(default)]
+    all: bool,
+    /// Only say how many, and show some.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// At least one of these.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DeadLetterFilter)]
+pub(crate) struct DeadLetterFilterBody {
+    queue: Option<String>,
+    kind: Option<String>,
+    /// A piece of any of the errors' messages; case does not matter.
+    #[schema(max_length = 500)]
+    error: Option<String>,
+    /// Discarded not before.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    from: Option<Moment>,
+    /// Discarded before.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    to: Option<Moment>,
+}
+
+/// Which dead letters a request means.
+struct Selection {
+    filter: DeadLetterFilter,
+    /// It is about this one alone.
+    one: Option<JobId>,
+}
+
+fn selection(
+    id: Option<JobId>,
+    ids: Option<Vec<JobId>>,
+    filter: Option<DeadLetterFilterBody>,
+    all: bool,
+) -> Result<Selection, Problem> {
+    let refused = |field: &str, reason: String| Err(Problem::field(ProblemKind::InvalidField, field, reason));
+    let filter = match (id, ids, filter, all) {
+        (Some(id), None, None, false) => DeadLetterFilter::of_ids([id]),
+        (None, Some(ids), None, false) if (1..=MAX_IDS).contains(&ids.len()) => DeadLetterFilter::of_ids(ids),
+        (None, Some(ids), None, false) => {
+            return refused(
+                "ids",
+                format!("has {} ids; 1 to {MAX_IDS} are allowed", ids.len()),
+            );
+        }
+        (None, None, Some(body), false) => body.filter()?,
+        (None, None, None, true) => DeadLetterFilter::default(),
+        (None, None, None, false) => {
+            let reason = "say which dead letters: give `id`, `ids`, a `filter`, or `\"all\": true`";
+            return refused("filter", reason.to_owned());
+        }
+        _ => {
+            let reason = "give only one of `id`, `ids`, `filter` and `all`";
+            return refused("filter", reason.to_owned());
+        }
+    };
+    Ok(Selection { filter, one: id })
+}
+
+impl DeadLetterFilterBody {
+    fn filter(self) -> Result<DeadLetterFilter, Problem> {
+        check_name("filter.queue", self.queue.as_ref())?;
+        check_name("filter.kind", self.kind.as_ref())?;
+        let error_is_sound = |text: &String| (1..=MAX_ERROR).contains(&text.len()) && !text.contains('\0');
+        if !self.error.as_ref().is_none_or(error_is_sound) {
+            let reason = format!("must have 1 to {MAX_ERROR} bytes, and no NUL; leave it out to match all");
+            return Err(Problem::field(ProblemKind::InvalidField, "filter.error", reason));
+        }
+        let filter = DeadLetterFilter {
+            queue: self.queue,
+            kind: self.kind,
+            error: self.error,
+            from: self.from.map(|moment| moment.0),
+            to: self.to.map(|moment| moment.0),
+            ids: None,
+        };
+        if filter == DeadLetterFilter::default() {
+            let reason = "an empty filter would mean all: name a queue, a kind, an error or a time, or say `\"all\": true`";
+            return Err(Problem::field(ProblemKind::InvalidField, "filter", reason));
+        }
+        Ok(filter)
+    }
+}
+
+/// Redrive dead letters
+///
+/// Makes them available again: one by `id`, some by `ids`, many by `filter`. Each keeps its id and its errors, and gets
+/// further attempts. With a `rate` they become due one after another. Works in steps of 1,000 and ends a call after
+/// 20,000; `finished` tells whether there may be more, and a repeat under the same `Idempotency-Key` goes on. A finished
+/// operation is answered again under its key without doing anything. Only what was dead when the operation began is put
+/// back, so that a job which fails again at once is not put back twice.
+#[utoipa::path(post, path = "/v1/dead-letters/redrive", tag = "dead letters", operation_id = "redrive_dead_letters",
+    request_body = RedriveBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
+    responses(
+        (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "malformed-json, invalid-header"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "job-not-found (with `id`), nothing-matched"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "illegal-transition: the job is no dead letter, or another one has its unique_key (with `id`)"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, invalid-payload, payload-too-deep, unknown-kind, idempotency-key-reused"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn redrive(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
+    let body: RedriveBody = json_body(&request, payload, &state).await?;
+    let rate = checked_rate(body.rate)?;
+    let selection = selection(body.id, body.ids, body.filter, body.all)?;
+    if body.payload.is_some() && selection.one.is_none() {
+        let reason = "a payload can be edited for one dead letter only: give its `id`";
+        return Err(Problem::field(ProblemKind::InvalidField, "payload", reason));
+    }
+    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
+    if body.dry_run {
+        return preview(&state, selection.filter).await;
+    }
+    let (edited, attempts) = (body.payload, body.attempts.map(|attempts| attempts.0));
+    let view = state
+        .on_runtime(async move {
+            let steering = jobs.steer(&by);
+            let payload = match (edited, selection.one) {
+                (Some(payload), Some(id)) => {
+                    let record = jobs.get(id).await?.ok_or_else(|| not_dead(id))?;
+                    Some(steering.check_payload(&record.kind, payload)?)
+                }
+                _ => None,
+            };
+            let redrive = Redrive {
+                filter: selection.filter,
+                attempts,
+                rate,
+                payload,
+                key,
+            };
+            let done = steering.redrive(&redrive).await?;
+            answer(&jobs, &redrive.filter, selection.one, &done).await
+        })
+        .await?;
+    json(StatusCode::OK, &view)
+}
+
+fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
+    match rate {
+        Some(rate) if !(MIN_RATE..=MAX_RATE).contains(&rate) => Err(Problem::field(
+            ProblemKind::InvalidField,
+            "rate",
+            format!(
+                "{rate} is not between {MIN_RATE} and {MAX_RATE} jobs a second; leave it out for all at once"
+            ),
+        )),
+        rate => Ok(rate),
+    }
+}
+
+/// Delete dead letters
+///
+/// For good. Works in bounded steps as a redrive does.
+#[utoipa::path(post, path = "/v1/dead-letters/delete", tag = "dead letters", operation_id = "delete_dead_letters",
+    request_body = DeleteBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
+    responses(
+        (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "malformed-json, invalid-header"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "job-not-found (with `id`), nothing-matched"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "illegal-transition: the job is no dead letter (with `id`)"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, idempotency-key-reused"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn delete(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
+    let body: DeleteBody = json_body(&request, payload, &state).await?;
+    let selection = selection(body.id, body.ids, body.filter, body.all)?;
+    if body.dry_run {
+        return preview(&state, selection.filter).await;
+    }
+    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
+    let view = state
+        .on_runtime(async move {
+            let done = jobs
+                .steer(&by)
+                .delete_dead_letters(&selection.filter, key)
+                .await?;
+            answer(&jobs, &selection.filter, selection.one, &done).await
+        })
+        .await?;
+    json(StatusCode::OK, &view)
+}
+
+async fn preview(state: &State, filter: DeadLetterFilter) -> Result<HttpResponse, Problem> {
+    let letters = state.jobs.dead_letters();
+    let (matched, sample) = state
+        .on_runtime(
+            async move { tokio::try_join!(letters.count(&filter), letters.list(&filter, None, SAMPLE)) },
+        )
+        .await?;
+    let view = |record| JobView::new(record, Durability::Ledger);
+    let preview = BulkPreview {
+        dry_run: true,
+        matched,
+        sample: sample.into_iter().map(view).collect(),
+    };
+    json(StatusCode::OK, &preview)
+}
+
+/// What was done, or why nothing was.
+async fn answer(
+    jobs: &Jobs,
+    filter: &DeadLetterFilter,
+    one: Option<JobId>,
+    done: &Done,
+) -> Result<BulkView, Problem> {
+    match one {
+        Some(id) if done.affected == 0 => return Err(why_not(jobs, id).await?),
+        None if done.affected == 0 && done.skipped == 0 => return Err(nothing_matched("dead letter")),
+        _ => {}
+    }
+    let remaining = if done.finished {
+        0
+    } else {
+        jobs.dead_letters().count(filter).await?
+    };
+    Ok(BulkView::new(done, remaining))
+}
+
+async fn why_not(jobs: &Jobs, id: JobId) -> Result<Problem, LedgerError> {
+    let Some(record) = jobs.get(id).await? else {
+        return Ok(not_dead(id));
+    };
+    let detail = if record.state == holdfast_jobs::State::Discarded {
+        "another job of its kind with its unique_key waits or runs; end that one first".to_owned()
+    } else {
+        format!(
+            "the job is {}; only a discarded job is a dead letter",
+            record.state
+        )
+    };
+    Ok(Problem::new(ProblemKind::IllegalTransition, detail).about(id))
+}

@@ -1,0 +1,217 @@
+//! `holdfast queues`: seen, paused, resumed and purged.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use holdfast_jobs::audit::{Actor, By};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::args::{OutputArgs, TargetArgs};
+use crate::commands::bulk;
+use crate::failure::Failure;
+use crate::output::table;
+use crate::target::Target;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List queues with their depth
+    List,
+    /// Keep workers from taking jobs of a queue; what runs goes on
+    Pause { name: String },
+    /// Let workers take jobs of a queue again
+    Resume { name: String },
+    /// Cancel everything that waits in a queue
+    Purge {
+        name: String,
+        /// The name of the queue once more, to show that it is meant
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+    },
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let Args {
+        target,
+        output,
+        command,
+    } = args;
+    let target = Target::open(&target).await?;
+    match command {
+        Command::List => list(&target, output).await,
+        Command::Pause { name } => steer(&target, &name, true, output).await,
+        Command::Resume { name } => steer(&target, &name, false, output).await,
+        Command::Purge { name, confirm } => purge(&target, &name, &confirm, output).await,
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct QueueView {
+    name: String,
+    paused: bool,
+    depth: Depth,
+    oldest_age_seconds: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Depth {
+    available: u64,
+    scheduled: u64,
+    retryable: u64,
+    running: u64,
+    discarded: u64,
+}
+
+async fn list(target: &Target, output: OutputArgs) -> Result<(), Failure> {
+    let document = match target {
+        Target::Api(api) => api
+            .get(&["v1", "queues"], &[], Duration::ZERO)
+            .await?
+            .ok_or_else(|| Failure::no("the answer names no queues"))?,
+        Target::Database { jobs, .. } => {
+            let queues: Vec<Value> = jobs
+                .queue_stats()
+                .await?
+                .into_iter()
+                .map(|queue| {
+                    json!({
+                        "name": queue.queue, "paused": queue.paused,
+                        "oldest_age_seconds": queue.oldest_age_seconds,
+                        "depth": {
+                            "available": queue.available, "scheduled": queue.scheduled,
+                            "retryable": queue.retryable, "running": queue.running, "discarded": queue.discarded,
+                        },
+                    })
+                })
+                .collect();
+            json!({ "queues": queues })
+        }
+    };
+    let queues = Vec::<QueueView>::deserialize(&document["queues"])
+        .map_err(|error| Failure::no(format!("the answer is not a list of queues: {error}")))?;
+    let rows: Vec<[String; 8]> = queues.into_iter().map(row).collect();
+    output.print(&document, || {
+        let header = [
+            "NAME",
+            "PAUSED",
+            "AVAILABLE",
+            "SCHEDULED",
+            "RETRYABLE",
+            "RUNNING",
+            "DEAD",
+            "OLDEST",
+        ];
+        table(header, &rows)
+    })
+}
+
+fn row(queue: QueueView) -> [String; 8] {
+    let QueueView {
+        name,
+        paused,
+        depth,
+        oldest_age_seconds,
+    } = queue;
+    [
+        name,
+        if paused { "yes" } else { "-" }.to_owned(),
+        depth.available.to_string(),
+        depth.scheduled.to_string(),
+        depth.retryable.to_string(),
+        depth.running.to_string(),
+        depth.discarded.to_string(),
+        format!("{oldest_age_seconds:.1} s"),
+    ]
+}
+
+fn known(jobs: &holdfast_jobs::Jobs, name: &str) -> Result<(), Failure> {
+    if jobs.queues().contains_key(name) {
+        return Ok(());
+    }
+    let known: Vec<_> = jobs.queues().keys().map(String::as_str).collect();
+    Err(Failure::no(format!(
+        "{name:?} is not among the configured queues: {}",
+        known.join(", ")
+    )))
+}
+
+async fn steer(target: &Target, name: &str, paused: bool, output: OutputArgs) -> Result<(), Failure> {
+    match target {
+        Target::Api(api) => {
+            let verb = if paused { "pause" } else { "resume" };
+            api.post(&["v1", "queues", name, verb]).await?;
+        }
+        Target::Database { jobs, gate } => {
+            known(jobs, name)?;
+            let by = By::new(Actor::cli());
+            if paused {
+                jobs.steer(&by).pause(name).await?;
+            } else {
+                jobs.steer(&by).resume(name).await?;
+                crate::local::let_the_bell_ring(gate).await;
+            }
+        }
+    }
+    let state = if paused { "paused" } else { "resumed" };
+    output.print(&json!({ "name": name, "paused": paused }), || {
+        format!("{name} is {state}")
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct PurgedView {
+    cancelled: u64,
+    cancelled_on_broker: u64,
+    finished: bool,
+}
+
+async fn purge(target: &Target, name: &str, confirm: &str, output: OutputArgs) -> Result<(), Failure> {
+    let key = bulk::fresh_key();
+    let mut on_broker = 0;
+    loop {
+        let purged = match target {
+            Target::Api(api) => {
+                let body = json!({ "confirm": confirm });
+                let answer = api
+                    .post_json(&["v1", "queues", name, "purge"], &body, Some(&key))
+                    .await?;
+                PurgedView::deserialize(answer)
+                    .map_err(|error| Failure::no(format!("the answer is of no use: {error}")))?
+            }
+            Target::Database { jobs, .. } => {
+                known(jobs, name)?;
+                if confirm != name {
+                    return Err(Failure::no(format!(
+                        "--confirm must repeat the name of the queue to be purged, {name}"
+                    )));
+                }
+                let by = By::new(Actor::cli());
+                let purged = jobs.steer(&by).purge(name, Some(key.clone())).await?;
+                PurgedView {
+                    cancelled: purged.ledger.affected,
+                    cancelled_on_broker: purged.broker,
+                    finished: purged.ledger.finished && purged.broker_finished,
+                }
+            }
+        };
+        on_broker += purged.cancelled_on_broker;
+        if purged.finished {
+            let document = json!({
+                "name": name, "cancelled": purged.cancelled, "cancelled_on_broker": on_broker,
+            });
+            return output.print(&document, || {
+                format!("cancelled {} of {name}", purged.cancelled + on_broker)
+            });
+        }
+    }
+}
