@@ -10,6 +10,7 @@ use holdfast_core::redis::OpenError;
 use holdfast_core::sql::SqlError;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::schedules::ScheduleError;
 
 use crate::remote::ApiError;
 
@@ -35,6 +36,8 @@ pub(crate) enum Failure {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
     #[error(transparent)]
     Keys(#[from] KeyError),
     #[error(transparent)]

@@ -18,9 +18,13 @@ pub enum ProblemKind {
     RouteNotFound,
     JobNotFound,
     QueueNotFound,
+    ScheduleNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
+    ScheduleExists,
+    ScheduleConfigured,
+    TooManySchedules,
     BodyTooLarge,
     PayloadTooLarge,
     BatchTooLarge,
@@ -40,7 +44,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -53,9 +57,13 @@ impl ProblemKind {
         Self::RouteNotFound,
         Self::JobNotFound,
         Self::QueueNotFound,
+        Self::ScheduleNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
+        Self::ScheduleExists,
+        Self::ScheduleConfigured,
+        Self::TooManySchedules,
         Self::BodyTooLarge,
         Self::PayloadTooLarge,
         Self::BatchTooLarge,
@@ -110,6 +118,7 @@ impl ProblemKind {
             Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
+            Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
             Self::MethodNotAllowed => (
                 "method-not-allowed",
                 S::METHOD_NOT_ALLOWED,
@@ -125,6 +134,13 @@ impl ProblemKind {
                 S::CONFLICT,
                 "The job's state does not allow it",
             ),
+            Self::ScheduleExists => ("schedule-exists", S::CONFLICT, "There is a schedule of that name"),
+            Self::ScheduleConfigured => (
+                "schedule-configured",
+                S::CONFLICT,
+                "The schedule belongs to the configuration",
+            ),
+            Self::TooManySchedules => ("too-many-schedules", S::CONFLICT, "No more schedules are kept"),
             Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::PayloadTooLarge => (
                 "payload-too-large",

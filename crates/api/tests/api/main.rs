@@ -8,5 +8,6 @@ mod happy;
 mod health;
 mod limits;
 mod outages;
+mod schedules;
 mod start;
 mod support;

@@ -7,6 +7,7 @@ pub(crate) mod healthcheck;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod migrate;
+pub(crate) mod schedules;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -19,6 +20,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Keys(command) => briefly(keys::run(command)),
         Command::Jobs(args) => briefly(jobs::run(*args)),
         Command::Audit(args) => briefly(audit::run(args)),
+        Command::Schedules(args) => briefly(schedules::run(*args)),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
