@@ -11,7 +11,7 @@ use crate::process::Role;
 /// Where jobs are kept and who rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
-    /// `holdfast dev`: API and worker in one process on embedded SQLite.
+    /// `holdfast dev`: API, worker and beat in one process on embedded SQLite.
     Dev,
     /// `api` and `worker` processes on one SQLite file.
     Sqlite,

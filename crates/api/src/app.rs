@@ -9,11 +9,12 @@ use holdfast_core::redis::RedisGate;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
+use holdfast_jobs::schedules::Schedules;
 use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
 use crate::auth::ApiKeys;
-use crate::health::{DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
+use crate::health::{BeatsProbe, DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
 use crate::listen::{self, BindError, Listeners, Reach};
 use crate::state::State;
 use crate::{routes, serve};
@@ -81,6 +82,7 @@ impl Application {
             .probe(RedisProbe::new(services.gate.clone()))
             .probe(QueueProbe::new(services.jobs.clone()))
             .probe(WorkersProbe::new(services.jobs.clone(), &settings.worker))
+            .probe(BeatsProbe::new(schedules_of(settings, &services), &settings.beat))
             .build();
         tracing::info!(address = %listeners.address(), "listening");
         Ok(Self {
@@ -107,6 +109,7 @@ impl Application {
         self.health.obey(shutdown.clone());
         let keys = self.keys.clone();
         let state = Data::new(State {
+            schedules: schedules_of(&self.settings, &self.services),
             jobs: self.services.jobs,
             keys: self.keys,
             open: self.open,
@@ -133,6 +136,10 @@ impl Application {
         keys.flush_usage().await;
         served
     }
+}
+
+fn schedules_of(settings: &Settings, services: &Services) -> Schedules {
+    Schedules::new(services.jobs.clone(), &services.database, &settings.database)
 }
 
 fn warn_of_short_key(settings: &Settings) {

@@ -1,4 +1,4 @@
-//! The HTTP side of Holdfast: jobs, queues and workers over actix-web.
+//! The HTTP side of Holdfast: jobs, queues, schedules and workers over actix-web.
 //!
 //! A request enters through the border (id, time limit, errors, log: `border.rs`), is let in by [`auth`], parsed by
 //! `body.rs` and `params.rs`, done by one handler of the table in `routes/`, and answered; every error is a
@@ -26,6 +26,11 @@ mod routes;
 mod serve;
 mod start;
 mod state;
+
+/// The wire form of schedules, for whoever shows them elsewhere: the command line.
+pub mod schedules {
+    pub use crate::routes::schedules::{ScheduleBody, ScheduleView};
+}
 
 pub use app::{Application, Services, StartError};
 pub use health::{HealthServer, health_server};

@@ -25,8 +25,8 @@ pub(crate) fn job_id(request: &HttpRequest) -> Result<JobId, Problem> {
     })
 }
 
-/// The queue that the path names.
-pub(crate) fn queue_name(request: &HttpRequest) -> String {
+/// The queue or the schedule that the path names.
+pub(crate) fn path_name(request: &HttpRequest) -> String {
     request.match_info().get("name").unwrap_or_default().to_owned()
 }
 

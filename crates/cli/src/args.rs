@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::commands::{audit, bench, dead_letters, healthcheck, jobs, keys, migrate, queues};
+use crate::commands::{audit, bench, dead_letters, healthcheck, jobs, keys, migrate, queues, schedules};
 
 /// Background jobs that keep working when Redis does not.
 #[derive(Debug, Parser)]
@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run API and worker in this one process, on an embedded database (the default)
+    /// Run API, worker and beat in this one process, on an embedded database (the default)
     Dev,
     /// Bring the database's schema up to date
     Migrate(migrate::Args),
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Queues(queues::Args),
     /// List who did what: pauses, purges, redrives, keys and the like, newest first
     Audit(audit::Args),
+    /// Make, show, steer and run schedules
+    Schedules(Box<schedules::Args>),
     /// Ask the service on this machine's PORT whether it is alive
     Healthcheck(healthcheck::Args),
     /// Measure what this machine can do, against the servers of the configuration

@@ -11,6 +11,7 @@ use holdfast_core::sql::SqlError;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::schedules::ScheduleError;
 
 use crate::remote::ApiError;
 
@@ -38,6 +39,8 @@ pub(crate) enum Failure {
     Bulk(#[from] BulkError),
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
     #[error(transparent)]
     Keys(#[from] KeyError),
     #[error(transparent)]

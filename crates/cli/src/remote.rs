@@ -13,6 +13,9 @@ use url::Url;
 const DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Problems that say no more than that what was asked for is not there.
+const NOT_THERE: [&str; 2] = [":job-not-found", ":schedule-not-found"];
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("the API key has characters that no HTTP header can carry")]
@@ -65,7 +68,7 @@ impl Api {
         Ok(Self { client, base })
     }
 
-    /// The JSON at a path; `None` if there is no such job.
+    /// The JSON at a path; `None` if there is no such job or schedule.
     pub(crate) async fn get(
         &self,
         path: &[&str],
@@ -76,7 +79,7 @@ impl Api {
             .await
     }
 
-    /// What a POST without a body answers; `None` if there is no such job.
+    /// What a POST without a body answers; `None` if there is no such job or schedule.
     pub(crate) async fn post(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
         self.send(self.request(Method::POST, path, &[]).timeout(DEADLINE))
             .await
@@ -96,6 +99,20 @@ impl Api {
         self.send(request)
             .await?
             .ok_or(ApiError::Unintelligible(StatusCode::NOT_FOUND))
+    }
+
+    /// What a PUT with a JSON body answers.
+    pub(crate) async fn put_json(&self, path: &[&str], body: &Value) -> Result<Value, ApiError> {
+        let request = self.request(Method::PUT, path, &[]).timeout(DEADLINE).json(body);
+        self.send(request)
+            .await?
+            .ok_or(ApiError::Unintelligible(StatusCode::NOT_FOUND))
+    }
+
+    /// What a DELETE answers; `None` if there is no such thing.
+    pub(crate) async fn delete(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
+        self.send(self.request(Method::DELETE, path, &[]).timeout(DEADLINE))
+            .await
     }
 
     fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> RequestBuilder {
@@ -124,7 +141,7 @@ impl Api {
                 .map_err(|_| ApiError::Unintelligible(status));
         }
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) if problem.kind.ends_with(":job-not-found") => Ok(None),
+            Ok(problem) if NOT_THERE.iter().any(|slug| problem.kind.ends_with(slug)) => Ok(None),
             Ok(Problem { title, detail, .. }) => {
                 let problem = detail.map_or_else(|| title.clone(), |detail| format!("{title}: {detail}"));
                 Err(ApiError::Refused { status, problem })

@@ -140,7 +140,7 @@ impl Target {
 }
 
 impl Accepted {
-    fn of(document: Value) -> Result<Self, Failure> {
+    pub(crate) fn of(document: Value) -> Result<Self, Failure> {
         let id = document.get("id").map(JobId::deserialize);
         match id {
             Some(Ok(id)) => Ok(Self { id, document }),
@@ -227,7 +227,7 @@ fn body_of(request: &JobRequest) -> Value {
     Value::Object(body)
 }
 
-fn accepted_document(accepted: &Enqueued) -> Value {
+pub(crate) fn accepted_document(accepted: &Enqueued) -> Value {
     let durability = match accepted.durability {
         Durability::Ledger => "ledger",
         Durability::Redis => "redis",

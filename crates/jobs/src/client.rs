@@ -21,6 +21,7 @@ use crate::ledger::{
     RetryReply, SqliteLedger, WorkerRecord,
 };
 use crate::registry::Registry;
+use crate::retry::RetryPolicies;
 use crate::sql::Sql;
 use crate::wait::WaitHub;
 
@@ -43,6 +44,8 @@ struct Inner {
     waiting: WaitHub,
     audit: AuditLog,
     sql: Sql,
+    retries: RetryPolicies,
+    default_timeout: Duration,
     /// See `database.prepared_statements`.
     named_statements: bool,
 }
@@ -101,10 +104,12 @@ impl Jobs {
         } else {
             SQLITE_LANES
         };
+        let retries = RetryPolicies::new(settings);
         let producer = Producer::new(ProducerParts {
             registry: registry.clone(),
             queues: settings.queues.clone(),
             settings: settings.jobs.clone(),
+            retries: retries.clone(),
             ledger: Arc::clone(&ledger),
             lanes,
             bell: Bell::new(gate.clone()),
@@ -126,6 +131,8 @@ impl Jobs {
             waiting,
             audit: AuditLog::new(database, &settings.database),
             sql: Sql::new(database, &settings.database),
+            retries,
+            default_timeout: settings.jobs.default_timeout,
             named_statements: settings.database.prepared_statements,
         }))
     }
@@ -136,6 +143,16 @@ impl Jobs {
 
     pub fn queues(&self) -> &BTreeMap<String, QueueSettings> {
         &self.0.queues
+    }
+
+    /// How often jobs are tried, and how long they rest.
+    pub fn retries(&self) -> &RetryPolicies {
+        &self.0.retries
+    }
+
+    /// Longest attempt of a kind that sets none.
+    pub fn default_timeout(&self) -> Duration {
+        self.0.default_timeout
     }
 
     pub fn ledger(&self) -> &Arc<dyn Ledger> {

@@ -50,7 +50,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
-    /// The kind's own retry policy. `None`: the configured default.
+    /// The kind's own retry policy. `None`: the configured default. The configuration of the kind or of its queue counts
+    /// before it (see [`crate::retry`]).
     fn retry() -> Option<RetryPolicy> {
         None
     }
@@ -116,6 +117,11 @@ impl JobError {
 
     pub fn retry_after(delay: Duration, cause: impl Into<Cause>) -> Self {
         Self::RetryAfter(delay, cause.into())
+    }
+
+    /// Run again after `delay`, without spending an attempt; up to [`crate::retry::MAX_SNOOZES`] times.
+    pub fn snooze(delay: Duration) -> Self {
+        Self::Snooze(delay)
     }
 
     /// The class recorded with the error: `transient`, `permanent`, `timeout`, `panic`, …

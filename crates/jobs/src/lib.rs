@@ -19,6 +19,7 @@ pub mod ledger;
 mod maintenance;
 mod registry;
 pub mod retry;
+pub mod schedules;
 mod sql;
 mod state;
 mod steering;

@@ -1,6 +1,6 @@
 //! The worker service: a [`holdfast_jobs::worker::Worker`] with what a process around it needs.
 //!
-//! It waits for the database and its schema (`schema.rs`), serves its health on `PORT` (`health.rs`), and has the
+//! It waits for the database and its schema, serves its health on `PORT` (`health.rs`), and has the
 //! watchdog ask over connections that nothing else uses (`probes.rs`). Claiming, running and finishing jobs is the
 //! business of [`holdfast_jobs`].
 //!
@@ -14,7 +14,6 @@
 mod health;
 mod probes;
 mod progress;
-mod schema;
 mod service;
 mod start;
 

@@ -1,12 +1,11 @@
 //! A worker that waits for its database, works, and watches itself: what `worker` and `holdfast dev` run.
 
 use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::{Database, SqlError};
+use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
 use crate::probes::{RedisProbe, SqlProbe};
 use crate::progress::Progress;
-use crate::schema;
 
 /// Why a worker ended otherwise than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +30,7 @@ pub async fn run_worker(
     progress: &Progress,
     stop: Shutdown,
 ) -> Result<(), WorkError> {
-    match schema::up_to_date(database, &parts.settings.database, &stop).await {
+    match wait_for_schema(database, &parts.settings.database, &stop).await {
         Err(SqlError::Stopped) => return Ok(()),
         ended => ended?,
     }

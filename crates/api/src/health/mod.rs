@@ -11,6 +11,7 @@
 //! It is kept for [`KEPT_FOR`], and whoever asks while one is being made gets that one: a thousand callers cost one
 //! look. `/health/live` asks nothing at all.
 
+mod beats;
 mod probe;
 mod probes;
 mod server;
@@ -28,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
+pub use self::beats::BeatsProbe;
 pub use self::probe::{Finding, HealthProbe, ServiceStatus};
 pub use self::probes::{DatabaseProbe, QueueProbe, RedisProbe, WorkersProbe};
 pub use self::server::{HealthServer, health_server};

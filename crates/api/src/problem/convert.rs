@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::schedules::ScheduleError;
 
 use super::{FieldFault, Problem, ProblemKind};
 
@@ -14,24 +15,27 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
-        let kind = match fault.code {
-            FaultCode::UnknownKind => ProblemKind::UnknownKind,
-            FaultCode::UnknownQueue => ProblemKind::UnknownQueue,
-            FaultCode::InvalidPayload => ProblemKind::InvalidPayload,
-            FaultCode::PayloadTooLarge => ProblemKind::PayloadTooLarge,
-            FaultCode::PayloadTooDeep => ProblemKind::PayloadTooDeep,
-            FaultCode::InvalidField => ProblemKind::InvalidField,
-            FaultCode::BatchTooLarge => ProblemKind::BatchTooLarge,
-            FaultCode::BatchEmpty => ProblemKind::BatchEmpty,
-        };
         Self::faults(
-            kind,
+            kind_of(fault.code),
             vec![FieldFault {
                 field: fault.field,
                 reason: fault.reason,
                 index: fault.index,
             }],
         )
+    }
+}
+
+const fn kind_of(code: FaultCode) -> ProblemKind {
+    match code {
+        FaultCode::UnknownKind => ProblemKind::UnknownKind,
+        FaultCode::UnknownQueue => ProblemKind::UnknownQueue,
+        FaultCode::InvalidPayload => ProblemKind::InvalidPayload,
+        FaultCode::PayloadTooLarge => ProblemKind::PayloadTooLarge,
+        FaultCode::PayloadTooDeep => ProblemKind::PayloadTooDeep,
+        FaultCode::InvalidField => ProblemKind::InvalidField,
+        FaultCode::BatchTooLarge => ProblemKind::BatchTooLarge,
+        FaultCode::BatchEmpty => ProblemKind::BatchEmpty,
     }
 }
 
@@ -80,6 +84,33 @@ impl From<BulkError> for Problem {
                 format!("{what} does not answer now, and is needed for this; nothing was done, try again"),
                 RETRY_AFTER,
             ),
+        }
+    }
+}
+
+impl From<ScheduleError> for Problem {
+    fn from(error: ScheduleError) -> Self {
+        let text = error.to_string();
+        match error {
+            ScheduleError::Invalid(faults) => {
+                let kind = faults
+                    .first()
+                    .map_or(ProblemKind::InvalidField, |fault| kind_of(fault.code));
+                let faults = faults
+                    .into_iter()
+                    .map(|fault| FieldFault::new(fault.field, fault.reason));
+                Self::faults(kind, faults.collect())
+            }
+            ScheduleError::Unknown(_) => Self::field(ProblemKind::ScheduleNotFound, "name", text),
+            ScheduleError::Exists(_) => {
+                let reason = format!("{text}; PUT replaces it, or choose another name");
+                Self::field(ProblemKind::ScheduleExists, "name", reason)
+            }
+            ScheduleError::Configured(_) => Self::field(ProblemKind::ScheduleConfigured, "name", text),
+            ScheduleError::TooMany => Self::new(ProblemKind::TooManySchedules, text),
+            ScheduleError::Contended(_) => Self::unavailable(format!("{text}; try again"), RETRY_AFTER),
+            ScheduleError::Enqueue(error) => error.into(),
+            ScheduleError::Ledger(error) => error.into(),
         }
     }
 }

@@ -19,9 +19,13 @@ pub enum ProblemKind {
     JobNotFound,
     QueueNotFound,
     NothingMatched,
+    ScheduleNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
+    ScheduleExists,
+    ScheduleConfigured,
+    TooManySchedules,
     BodyTooLarge,
     PayloadTooLarge,
     BatchTooLarge,
@@ -41,7 +45,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -55,9 +59,13 @@ impl ProblemKind {
         Self::JobNotFound,
         Self::QueueNotFound,
         Self::NothingMatched,
+        Self::ScheduleNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
+        Self::ScheduleExists,
+        Self::ScheduleConfigured,
+        Self::TooManySchedules,
         Self::BodyTooLarge,
         Self::PayloadTooLarge,
         Self::BatchTooLarge,
@@ -113,6 +121,7 @@ impl ProblemKind {
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
+            Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
             Self::MethodNotAllowed => (
                 "method-not-allowed",
                 S::METHOD_NOT_ALLOWED,
@@ -128,6 +137,13 @@ impl ProblemKind {
                 S::CONFLICT,
                 "The job's state does not allow it",
             ),
+            Self::ScheduleExists => ("schedule-exists", S::CONFLICT, "There is a schedule of that name"),
+            Self::ScheduleConfigured => (
+                "schedule-configured",
+                S::CONFLICT,
+                "The schedule belongs to the configuration",
+            ),
+            Self::TooManySchedules => ("too-many-schedules", S::CONFLICT, "No more schedules are kept"),
             Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::PayloadTooLarge => (
                 "payload-too-large",

@@ -9,8 +9,10 @@ pub(crate) mod enqueue;
 mod fields;
 mod health;
 pub(crate) mod jobs;
+pub(crate) mod kinds;
 pub(crate) mod openapi;
 pub(crate) mod queues;
+pub(crate) mod schedules;
 pub(crate) mod view;
 
 use actix_web::http::header::{self, HeaderValue};
@@ -25,7 +27,7 @@ pub(crate) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// One method of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// `GET` or `POST`. HEAD is answered wherever GET is.
+    /// `GET`, `POST`, `PUT` or `DELETE`. HEAD is answered wherever GET is.
     pub method: &'static str,
     /// With parameters in braces.
     pub path: &'static str,
@@ -56,6 +58,12 @@ macro_rules! method {
     (POST) => {
         web::post()
     };
+    (PUT) => {
+        web::put()
+    };
+    (DELETE) => {
+        web::delete()
+    };
 }
 
 macro_rules! allow {
@@ -68,6 +76,9 @@ macro_rules! allow {
     (GET, POST) => {
         "GET, HEAD, POST"
     };
+    (GET, PUT, DELETE) => {
+        "GET, HEAD, PUT, DELETE"
+    };
 }
 
 routes! { API_ROUTES, api:
@@ -77,6 +88,7 @@ routes! { API_ROUTES, api:
     "/v1/jobs/{id}" => { GET jobs::show }
     "/v1/jobs/{id}/cancel" => { POST jobs::cancel }
     "/v1/jobs/{id}/retry" => { POST jobs::retry }
+    "/v1/kinds" => { GET kinds::list }
     "/v1/queues" => { GET queues::list }
     "/v1/queues/{name}/pause" => { POST queues::pause }
     "/v1/queues/{name}/resume" => { POST queues::resume }
@@ -86,6 +98,11 @@ routes! { API_ROUTES, api:
     "/v1/dead-letters/delete" => { POST dead_letters::delete }
     "/v1/dead-letters/{id}" => { GET dead_letters::show }
     "/v1/audit" => { GET audit::list }
+    "/v1/schedules" => { GET schedules::list, POST schedules::create }
+    "/v1/schedules/{name}" => { GET schedules::show, PUT schedules::put, DELETE schedules::delete }
+    "/v1/schedules/{name}/run" => { POST schedules::run }
+    "/v1/schedules/{name}/enable" => { POST schedules::enable }
+    "/v1/schedules/{name}/disable" => { POST schedules::disable }
     "/v1/workers" => { GET queues::workers }
     "/openapi.json" => { GET openapi::document }
 }

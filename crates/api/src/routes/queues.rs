@@ -9,7 +9,7 @@ use holdfast_jobs::ledger::{LedgerError, WorkerRecord};
 
 use super::view::{ProblemBody, QueueList, QueueView, RateView, SteeredQueue, WorkerList, WorkerView};
 use crate::auth::{Admin, Allowed, Read};
-use crate::params::{Params, queue_name};
+use crate::params::{Params, path_name};
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::state::{State, json};
 
@@ -72,7 +72,7 @@ pub(crate) async fn pause(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    steer(&state, allowed.by(&request), queue_name(&request), true).await
+    steer(&state, allowed.by(&request), path_name(&request), true).await
 }
 
 /// Resume a queue
@@ -92,7 +92,7 @@ pub(crate) async fn resume(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    steer(&state, allowed.by(&request), queue_name(&request), false).await
+    steer(&state, allowed.by(&request), path_name(&request), false).await
 }
 
 async fn steer(state: &State, by: By, name: String, paused: bool) -> Result<HttpResponse, Problem> {

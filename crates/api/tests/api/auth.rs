@@ -27,6 +27,15 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/dead-letters/redrive", "admin"),
     ("POST", "/v1/dead-letters/delete", "admin"),
     ("GET", "/v1/audit", "admin"),
+    ("GET", "/v1/kinds", "read"),
+    ("GET", "/v1/schedules", "read"),
+    ("POST", "/v1/schedules", "admin"),
+    ("GET", "/v1/schedules/{name}", "read"),
+    ("PUT", "/v1/schedules/{name}", "admin"),
+    ("DELETE", "/v1/schedules/{name}", "admin"),
+    ("POST", "/v1/schedules/{name}/run", "produce"),
+    ("POST", "/v1/schedules/{name}/enable", "admin"),
+    ("POST", "/v1/schedules/{name}/disable", "admin"),
     ("GET", "/v1/workers", "read"),
 ];
 

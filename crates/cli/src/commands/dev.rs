@@ -1,7 +1,7 @@
-//! `holdfast dev`: API and worker in one process, for the first five minutes and for every day after.
+//! `holdfast dev`: API, worker and beat in one process, for the first five minutes and for every day after.
 //!
 //! An embedded database under `.holdfast/`, unless `DATABASE_URL` names another; Redis where `REDIS_URL` names one. The
-//! two share the database, the gate and the bell, so a job is picked up without Redis or a poll. Unlike production,
+//! three share the database, the gate and the bell, so a job is picked up without Redis or a poll. Unlike production,
 //! `http.request` may call this machine.
 
 use std::io::{self, Write as _};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use holdfast_api::auth::ApiKeys;
 use holdfast_api::{Application, Services, StartError};
+use holdfast_beat::{BeatError, run_beat};
 use holdfast_cache::Cache;
 use holdfast_core::config::{self, Settings};
 use holdfast_core::redis::{RedisGate, Role};
@@ -16,6 +17,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_core::telemetry;
 use holdfast_jobs::Jobs;
+use holdfast_jobs::schedules::Schedules;
 use holdfast_jobs::worker::WorkerParts;
 use holdfast_worker::{Progress, run_worker};
 
@@ -74,7 +76,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         gate,
         resources,
     };
-    let ended = run_both(api, parts, &database, stop).await;
+    let ended = run_all(api, parts, &database, stop).await;
     database.close(CLOSE_DEADLINE).await;
     ended
 }
@@ -88,14 +90,16 @@ fn unbound(settings: &Settings, error: StartError) -> Failure {
     Failure::service(doing, error)
 }
 
-/// Whichever ends by itself ends the other.
-async fn run_both(
+/// Whichever ends by itself ends the others.
+async fn run_all(
     api: Application,
     parts: WorkerParts,
     database: &Database,
     stop: Shutdown,
 ) -> Result<(), Failure> {
     let progress = Progress::default();
+    let settings = parts.settings.clone();
+    let schedules = Schedules::new(parts.jobs.clone(), database, &settings.database);
     let welcome = Welcome::of(&parts.settings, api.port());
     let greeting = async {
         if stop.token().run_until_cancelled(progress.begun()).await.is_some() {
@@ -113,8 +117,17 @@ async fn run_both(
         stop.trigger();
         ended.map_err(|error| Failure::service("the worker failed", error))
     };
-    let (greeted, served, worked) = tokio::join!(greeting, serving, working);
-    worked.and(served).and(greeted)
+    let ticking = async {
+        let begun = holdfast_beat::Progress::default();
+        let ended = run_beat(schedules, &settings, database, &begun, stop.clone()).await;
+        stop.trigger();
+        ended.map_err(|error| match error {
+            BeatError::Configured(_) => Failure::Misused(error.to_string()),
+            error => Failure::service("the beat failed", error),
+        })
+    };
+    let (greeted, served, worked, ticked) = tokio::join!(greeting, serving, working, ticking);
+    ticked.and(worked).and(served).and(greeted)
 }
 
 /// What is printed once everything runs.
@@ -173,7 +186,7 @@ impl Welcome {
         // An id is 26 characters of Crockford's base 32, and nothing else in the answer is.
         let show = format!("curl -s{key} \"{address}/v1/jobs/$id?wait=10\"");
         format!(
-            "\nHoldfast {version}: API and worker at {address}\n\
+            "\nHoldfast {version}: API, worker and beat at {address}\n\
              \x20 database  {database}\n\
              \x20 redis     {redis}\n\
              \x20 docs      {address}/docs\n\n\

@@ -10,6 +10,7 @@ pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod migrate;
 pub(crate) mod queues;
+pub(crate) mod schedules;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -24,6 +25,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::DeadLetters(args) => briefly(dead_letters::run(*args)),
         Command::Queues(args) => briefly(queues::run(args)),
         Command::Audit(args) => briefly(audit::run(args)),
+        Command::Schedules(args) => briefly(schedules::run(*args)),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Bench(args) => bench::run(&args),
     }

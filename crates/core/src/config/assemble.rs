@@ -12,10 +12,11 @@ use super::fault::{ConfigFault, ConfigFaults};
 use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
-    AuditSettings, CacheSettings, DatabaseSettings, Durability, Environment, HttpRequestSettings,
-    JobsSettings, LogFormat, LogSettings, QueueSettings, RedisEndpoint, RedisSettings, RetrySettings,
-    ServerSettings, Settings, WorkerSettings,
+    AuditSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
+    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, QueueSettings, RedisEndpoint, RedisSettings,
+    RetrySettings, ServerSettings, Settings, WorkerSettings,
 };
+use super::tables;
 
 pub(super) fn settings(
     root: &Map<String, Value>,
@@ -38,6 +39,9 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         jobs: jobs(reader),
         queues: queues(reader),
         worker: worker(reader),
+        beat: beat(reader),
+        schedules: tables::schedules(reader),
+        kinds: tables::kinds(reader),
         http_request: http_request(reader),
         audit: AuditSettings {
             retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
@@ -236,6 +240,7 @@ fn queue(reader: &mut Reader<'_>, path: &str) -> QueueSettings {
     QueueSettings {
         durability: reader.choice(&durability, &choices).unwrap_or(Durability::Ledger),
         concurrency: reader.count(&concurrency, 1..=10_000),
+        retry: tables::retry(reader, path),
     }
 }
 
@@ -254,6 +259,16 @@ fn worker(reader: &mut Reader<'_>) -> WorkerSettings {
         max_crashes: reader.count("worker.max_crashes", 1..=100),
         maintenance: reader.seconds("worker.maintenance_seconds", 0.05..=3600.0),
         cancel_grace: reader.seconds("worker.cancel_grace_seconds", 0.0..=3600.0),
+    }
+}
+
+fn beat(reader: &mut Reader<'_>) -> BeatSettings {
+    BeatSettings {
+        poll: reader.seconds("beat.poll_seconds", 0.05..=3600.0),
+        missed_after: reader.seconds("beat.missed_after_seconds", 0.1..=86_400.0),
+        batch_size: reader.count("beat.batch_size", 1..=1000),
+        heartbeat: reader.seconds("beat.heartbeat_seconds", 0.1..=300.0),
+        lost_after: reader.seconds("beat.lost_after_seconds", 0.2..=3600.0),
     }
 }
 
@@ -296,6 +311,7 @@ fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
         cache,
         jobs,
         worker,
+        beat,
         ..
     } = settings;
     reader.require(
@@ -311,6 +327,13 @@ fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
         "server.request_timeout_seconds",
         "not less than",
         "lower it: a request must be able to answer with a stale value in time",
+    );
+    reader.require(
+        beat.lost_after >= 2 * beat.heartbeat,
+        "beat.lost_after_seconds",
+        "beat.heartbeat_seconds",
+        "less than twice",
+        "give it two heartbeats or more",
     );
     reader.require(
         worker.lost_after >= 2 * worker.heartbeat,

@@ -8,7 +8,7 @@ use std::path::Path;
 use config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
 use super::fault::{ConfigFault, nearest};
-use super::schema::{Schema, join, misnamed_queue, parse_toml};
+use super::schema::{Schema, is_free_table, join, misnamed_queue, parse_toml};
 
 /// Values from one origin each, by path.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,13 @@ impl Layer {
         let keys = path.split('.').map(str::to_owned).collect();
         self.values
             .push((keys, Value::new(Some(&origin.to_owned()), kind)));
+    }
+
+    /// Adds a table whole, under a key that may hold dots.
+    fn insert_table(&mut self, section: &str, key: &str, value: &Value, origin: &str) {
+        let keys = section.split('.').chain([key]).map(str::to_owned).collect();
+        self.values
+            .push((keys, Value::new(Some(&origin.to_owned()), value.kind.clone())));
     }
 
     /// All of an already parsed table, under one origin.
@@ -113,6 +120,15 @@ fn keep_known(
         let path = join(prefix, key);
         match &value.kind {
             _ if misnamed_queue(&path).is_some() => faults.push(misnamed(&path, key, origin)),
+            ValueKind::Table(_) if is_free_table(prefix, key) => {
+                known.insert_table(prefix, key, value, origin);
+            }
+            _ if is_free_table(prefix, key) => faults.push(ConfigFault {
+                setting: path.clone(),
+                source: origin.to_owned(),
+                problem: "this is a section, not a setting".to_owned(),
+                fix: format!("write [{path}] and its settings below it"),
+            }),
             ValueKind::Table(inner) if schema.is_section(&path) => {
                 if inner.is_empty() {
                     known.insert(&path, value.kind.clone(), origin);

@@ -13,6 +13,7 @@ mod layers;
 mod reader;
 mod schema;
 mod settings;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -181,6 +181,26 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A section as it was written.
+    pub(super) fn table(&self, section: &str) -> Option<&'a Map<String, Value>> {
+        match self.kind(section) {
+            Some(ValueKind::Table(table)) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// Notes a fault of a setting in a table of its own kind.
+    pub(super) fn fault_in(&mut self, setting: String, source: String, problem: String, fix: String) {
+        if self.faulty.insert(setting.clone()) {
+            self.faults.push(ConfigFault {
+                setting,
+                source,
+                problem,
+                fix,
+            });
+        }
+    }
+
     /// `path` if anybody set it, else `fallback`.
     pub(super) fn either(&self, path: &str, fallback: &str) -> String {
         if self.value(path).is_some() {

@@ -14,6 +14,11 @@ pub(super) const DEFAULTS_ORIGIN: &str = "defaults";
 const QUEUE_TEMPLATE: &str = "queue_defaults";
 const QUEUES: &str = "queues";
 
+/// Tables whose keys are names, and whose contents are read by [`super::tables`].
+const SCHEDULES: &str = "schedules";
+const KINDS: &str = "kinds";
+const RETRY: &str = "retry";
+
 /// Longest queue name: it becomes part of Redis keys and metric labels.
 const MAX_QUEUE_NAME: usize = 63;
 
@@ -39,6 +44,9 @@ impl Schema {
 
     /// Whether the path is a section: a table, not a value.
     pub(super) fn is_section(&self, path: &str) -> bool {
+        if matches!(path, SCHEDULES | KINDS) {
+            return true;
+        }
         let mut parts = path.split('.');
         if parts.next() == Some(QUEUES) {
             // `queues` itself and `queues.NAME`.
@@ -67,7 +75,7 @@ impl Schema {
             .filter_map(|path| path.rsplit_once('.'))
             .map(|(section, _)| section.into())
             .collect();
-        sections.push(QUEUES.to_owned());
+        sections.extend([QUEUES, SCHEDULES, KINDS].map(str::to_owned));
         sections.dedup();
         sections
     }
@@ -75,6 +83,15 @@ impl Schema {
     #[cfg(test)]
     pub(super) fn settings(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.settings.iter().map(|(path, value)| (path.as_str(), value))
+    }
+}
+
+/// Whether the key of a section opens a table of its own kind, which is taken as it is and read by [`super::tables`].
+pub(super) fn is_free_table(section: &str, key: &str) -> bool {
+    match section.split('.').collect::<Vec<_>>().as_slice() {
+        [SCHEDULES | KINDS] => true,
+        [QUEUES, _] => key == RETRY,
+        _ => false,
     }
 }
 

@@ -28,6 +28,11 @@ pub struct Settings {
     pub jobs: JobsSettings,
     pub queues: BTreeMap<String, QueueSettings>,
     pub worker: WorkerSettings,
+    pub beat: BeatSettings,
+    /// `[schedules.NAME]`.
+    pub schedules: BTreeMap<String, ScheduleSettings>,
+    /// `[kinds."NAME"]`.
+    pub kinds: BTreeMap<String, KindSettings>,
     pub http_request: HttpRequestSettings,
     pub audit: AuditSettings,
     pub log: LogSettings,
@@ -170,6 +175,41 @@ pub struct QueueSettings {
     pub durability: Durability,
     /// Jobs of this queue that one worker process runs at once.
     pub concurrency: usize,
+    /// `[queues.NAME.retry]`.
+    pub retry: RetryOverride,
+}
+
+/// What one kind or one queue says about retries. Unset parts are decided elsewhere: `retry.rs` of the jobs crate says
+/// where.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RetryOverride {
+    pub max_attempts: Option<u32>,
+    pub base: Option<Duration>,
+    pub cap: Option<Duration>,
+    pub jitter: Option<bool>,
+}
+
+/// What the configuration says about one kind.
+#[derive(Debug, Clone, Default)]
+pub struct KindSettings {
+    pub retry: RetryOverride,
+}
+
+/// A schedule as the configuration words it. Whether its expression, its kind and its payload are of any use, the jobs
+/// crate knows: a beat checks that before it starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleSettings {
+    pub cron: Option<String>,
+    pub every_seconds: Option<f64>,
+    pub time_zone: Option<String>,
+    pub kind: String,
+    /// The TOML table or value, as JSON; `{}` if absent.
+    pub payload: serde_json::Value,
+    pub queue: Option<String>,
+    pub catch_up: Option<String>,
+    pub catch_up_max: Option<u32>,
+    pub jitter_seconds: Option<f64>,
+    pub enabled: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -198,6 +238,19 @@ pub struct WorkerSettings {
     pub maintenance: Duration,
     /// How long a cancelled job may go on before its future is dropped.
     pub cancel_grace: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct BeatSettings {
+    /// Longest sleep: within this time a beat notices a new or changed schedule.
+    pub poll: Duration,
+    /// A tick that is later than this counts as missed.
+    pub missed_after: Duration,
+    /// Most schedules of one look.
+    pub batch_size: usize,
+    pub heartbeat: Duration,
+    /// A beat that was silent for longer is not alive.
+    pub lost_after: Duration,
 }
 
 #[derive(Debug, Clone)]

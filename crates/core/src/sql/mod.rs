@@ -8,6 +8,7 @@
 mod error;
 mod migrations;
 mod postgres;
+mod schema;
 mod sqlite;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 pub use error::SqlError;
 pub use migrations::{MigrationReport, migrate};
+pub use schema::wait_for_schema;
 pub use sqlite::SqliteDatabase;
 
 use crate::backoff::Backoff;

@@ -12,7 +12,7 @@ use super::{Fault, FaultCode, JobRequest, MAX_DELAY, MAX_KEY_BYTES, MAX_TIMEOUT}
 use crate::id::JobId;
 use crate::ledger::{NewJob, Options, RunAt};
 use crate::registry::{Kind, Registry};
-use crate::retry::{MAX_ATTEMPTS_LIMIT, RetryPolicy};
+use crate::retry::{MAX_ATTEMPTS_LIMIT, RetryPolicies, RetryPolicy};
 
 /// Where the text came from: a producer's own JSON is distrusted, what serde has just written is well-formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub(super) struct Checker {
     pub registry: Registry,
     pub queues: BTreeMap<String, QueueSettings>,
     pub settings: JobsSettings,
+    pub retries: RetryPolicies,
 }
 
 impl Checker {
@@ -34,9 +35,7 @@ impl Checker {
         let queue = self.queue(request.queue.as_deref(), kind)?;
         self.check_payload(&request.payload, kind, origin)?;
         let run_at = run_at(&request)?;
-        let policy = kind
-            .retry
-            .unwrap_or_else(|| RetryPolicy::from(self.settings.retry));
+        let policy = self.retries.of(kind.name, kind.retry, &queue);
         let max_attempts = max_attempts(request.max_attempts, policy)?;
         let timeout = timeout(
             request.timeout,

@@ -34,7 +34,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(code: FaultCode, field: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(code: FaultCode, field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             code,
             field: field.into(),
@@ -43,7 +43,7 @@ impl Fault {
         }
     }
 
-    pub(super) fn field(field: &str, reason: impl Into<String>) -> Self {
+    pub(crate) fn field(field: &str, reason: impl Into<String>) -> Self {
         Self::new(FaultCode::InvalidField, field, reason)
     }
 }

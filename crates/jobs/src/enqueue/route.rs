@@ -17,6 +17,7 @@ use crate::envelope::Envelope;
 use crate::id::JobId;
 use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, Priority, RunAt};
 use crate::registry::Registry;
+use crate::retry::RetryPolicies;
 use crate::state::State;
 
 /// What a producer is told to wait when no store can take its job.
@@ -28,6 +29,7 @@ pub(crate) struct ProducerParts {
     pub registry: Registry,
     pub queues: BTreeMap<String, QueueSettings>,
     pub settings: JobsSettings,
+    pub retries: RetryPolicies,
     pub ledger: Arc<dyn Ledger>,
     /// Statements that may be under way at once.
     pub lanes: usize,
@@ -51,6 +53,7 @@ impl Producer {
                 registry: parts.registry,
                 queues: parts.queues,
                 settings: parts.settings,
+                retries: parts.retries,
             },
             writer: Writer::spawn(parts.ledger, parts.lanes),
             bell: parts.bell,

@@ -128,6 +128,8 @@ pub struct ClaimedJob {
     pub options: Options,
     pub priority: Priority,
     pub run_at: DateTime<Utc>,
+    /// How often it was put back by its own wish.
+    pub snoozes: u32,
     pub doubtful: bool,
 }
 

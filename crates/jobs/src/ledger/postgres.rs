@@ -59,7 +59,7 @@ update holdfast_jobs
 set state = 'running', worker = $2, started_at = case when crashes = 0 then now() end
 where id = any (array (select id from picked))
 returning id, kind, payload::text as payload, attempt, crashes, max_attempts, timeout_ms, options::text as options,
-          priority, run_at, doubtful";
+          priority, run_at, snoozes, doubtful";
 
 /// Nested-loop by construction: a few probes of the partial index for each queue, whatever the backlog.
 const PEEK: &str = "
@@ -78,6 +78,7 @@ const FINISH: &str = "
 update holdfast_jobs as j
 set state            = o.state,
     attempt          = j.attempt + o.spent,
+    snoozes          = j.snoozes + (o.spent = 0 and o.delay_ms is not null)::int,
     run_at           = case when o.delay_ms is null then j.run_at
                             else now() + o.delay_ms * interval '1 millisecond' end,
     started_at       = case when o.state = 'available' then null else coalesce(j.started_at, now()) end,
@@ -157,7 +158,7 @@ impl PostgresLedger {
         }
     }
 
-    async fn within<T>(
+    pub(crate) async fn within<T>(
         &self,
         doing: &'static str,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
@@ -189,18 +190,21 @@ impl PostgresLedger {
         }
     }
 
-    fn query<'q>(&self, sql: impl SqlSafeStr) -> Query<'q, Postgres, PgArguments> {
+    pub(crate) fn query<'q>(&self, sql: impl SqlSafeStr) -> Query<'q, Postgres, PgArguments> {
         sqlx::query(sql).persistent(self.named_statements)
     }
 
-    fn query_as<'q, T: for<'r> FromRow<'r, PgRow>>(
+    pub(crate) fn query_as<'q, T: for<'r> FromRow<'r, PgRow>>(
         &self,
         sql: impl SqlSafeStr,
     ) -> QueryAs<'q, Postgres, T, PgArguments> {
         sqlx::query_as(sql).persistent(self.named_statements)
     }
 
-    fn query_scalar<'q, T>(&self, sql: impl SqlSafeStr) -> QueryScalar<'q, Postgres, T, PgArguments>
+    pub(crate) fn query_scalar<'q, T>(
+        &self,
+        sql: impl SqlSafeStr,
+    ) -> QueryScalar<'q, Postgres, T, PgArguments>
     where
         (T,): for<'r> FromRow<'r, PgRow>,
     {
@@ -261,6 +265,7 @@ impl PostgresLedger {
                      set state = 'available', run_at = now(), finished_at = null, started_at = null, worker = null,
                          cancel_requested = false,
                          crashes = case before.state when 'discarded' then 0 else j.crashes end,
+                         snoozes = case before.state when 'discarded' then 0 else j.snoozes end,
                          max_attempts = case before.state
                              when 'discarded' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end
                      from before
@@ -464,6 +469,7 @@ impl FromRow<'_, PgRow> for ClaimedJob {
                 .map_err(decode_error)?,
             priority: Priority::from_rank(row.try_get("priority")?),
             run_at: row.try_get("run_at")?,
+            snoozes: from_count(row.try_get("snoozes")?),
             doubtful: row.try_get("doubtful")?,
         })
     }

@@ -50,7 +50,7 @@ const CLAIM: &str = concat!(
          ) limit ?3)
        and exists (select 1 from holdfast_workers where id = ?2 and seen_at > ", now!(), " - ?4)
        and not exists (select 1 from holdfast_queues where name = ?1 and paused)
-     returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, doubtful"
+     returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, snoozes, doubtful"
 );
 
 const PEEK: &str = concat!(
@@ -68,6 +68,7 @@ const FINISH: &str = concat!(
     "update holdfast_jobs as j
      set state            = o.state,
          attempt          = j.attempt + o.spent,
+         snoozes          = j.snoozes + (o.spent = 0 and o.delay_ms is not null),
          run_at           = case when o.delay_ms is null then j.run_at else ", now!(), " + o.delay_ms end,
          started_at       = case when o.state = 'available' then null else coalesce(j.started_at, ", now!(), ") end,
          finished_at      = case when o.state = 'available' then null else ", now!(), " end,
@@ -133,7 +134,11 @@ impl SqliteLedger {
         }
     }
 
-    async fn within<T>(
+    pub(crate) fn database(&self) -> &SqliteDatabase {
+        &self.database
+    }
+
+    pub(crate) async fn within<T>(
         &self,
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>> + Send,
@@ -149,7 +154,7 @@ impl SqliteLedger {
 
     /// One transaction, which holds the write lock from its first moment. A connection that failed in one is closed:
     /// SQLite may have rolled back by itself (a full disk), and the pool's idea of it would be wrong.
-    async fn transaction<T>(
+    pub(crate) async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
@@ -254,6 +259,7 @@ impl SqliteLedger {
             now!(),
             ", finished_at = null, started_at = null, worker = null, cancel_requested = 0,
                      crashes = case state when 'discarded' then 0 else crashes end,
+                     snoozes = case state when 'discarded' then 0 else snoozes end,
                      max_attempts = case state when 'discarded' then max(max_attempts, attempt + 1)
                                     else max_attempts end,
                      state = 'available'
@@ -425,6 +431,7 @@ impl FromRow<'_, SqliteRow> for ClaimedJob {
                 .map_err(decode_error)?,
             priority: Priority::from_rank(row.try_get("priority")?),
             run_at: time(row, "run_at")?,
+            snoozes: row.try_get("snoozes")?,
             doubtful: row.try_get("doubtful")?,
         })
     }

@@ -29,7 +29,6 @@ use crate::broker::{
 use crate::envelope::Envelope;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Options, Outcome, Priority};
-use crate::retry::RetryPolicy;
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
@@ -394,9 +393,12 @@ impl BrokerSource<'_> {
     fn claimed(&self, id: JobId, crashes: u32, envelope: Envelope) -> ClaimedJob {
         let kind = self.shared.jobs.registry().get(&envelope.kind);
         let defaults = &self.shared.settings.jobs;
-        let policy = kind
-            .and_then(|kind| kind.retry)
-            .unwrap_or_else(|| RetryPolicy::from(defaults.retry));
+        let code = kind.and_then(|kind| kind.retry);
+        let policy = self
+            .shared
+            .jobs
+            .retries()
+            .of(&envelope.kind, code, &self.lane.name);
         let timeout = kind
             .and_then(|kind| kind.timeout)
             .unwrap_or(defaults.default_timeout);
@@ -414,6 +416,7 @@ impl BrokerSource<'_> {
             },
             priority: Priority::Normal,
             run_at: clock::now(),
+            snoozes: 0,
             doubtful: false,
         }
     }

@@ -155,8 +155,7 @@ impl Identity {
 
     /// What an operator recognises: host, process, incarnation.
     pub(crate) fn name(&self) -> String {
-        let id = self.id().to_string();
-        format!("{}-{}-{}", self.host, std::process::id(), &id[id.len() - 6..])
+        named(&self.host, self.id())
     }
 
     pub(crate) fn booted_at(&self) -> DateTime<Utc> {
@@ -173,6 +172,16 @@ impl Identity {
             };
         }
     }
+}
+
+/// The name of a process that works under this id, as [`Identity::name`] makes it.
+pub(crate) fn process_name(id: WorkerId) -> String {
+    named(&host_name(), id)
+}
+
+fn named(host: &str, id: WorkerId) -> String {
+    let id = id.to_string();
+    format!("{host}-{}-{}", std::process::id(), &id[id.len() - 6..])
 }
 
 /// The kernel's name for this machine; a container's is its id.

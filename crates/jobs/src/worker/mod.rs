@@ -53,6 +53,7 @@ use leased::Leased;
 use running::Running;
 use vitals::Vitals;
 
+pub(crate) use identity::process_name;
 pub(crate) use runner::{Delivery, execute};
 pub use watchdog::{DEAF_EXIT_CODE, DependencyProbe, Watchdog};
 

@@ -31,7 +31,7 @@ use crate::enqueue::text_holds_nul;
 use crate::job::{JobContext, JobError, ProgressCell};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome};
 use crate::registry::Kind;
-use crate::retry::{self, RetryPolicy, Verdict};
+use crate::retry::{self, MAX_SNOOZES, Verdict};
 
 /// A kind that this worker does not know (an older version beside a newer one) is left for another worker.
 const UNKNOWN_KIND_REST: Duration = Duration::from_secs(15);
@@ -187,11 +187,12 @@ async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Le
     failpoint::reach("run");
     let end = supervise(shared, kind.run(&job.payload, context), job.timeout, &cancel).await;
     shared.running.remove(&fence);
+    let queue = &*slot.lane().name;
     match end {
         End::Aborted => Outcome::HandBack { fence },
-        End::Returned(Ok(result)) => completed(shared, kind, job, result),
+        End::Returned(Ok(result)) => completed(shared, kind, job, queue, result),
         // A cancelled token that was not the user's ends as `Aborted` above.
-        End::Returned(Err(error)) => failed(shared, kind, job, &error, cancel.is_cancelled()),
+        End::Returned(Err(error)) => failed(shared, kind, job, queue, &error, cancel.is_cancelled()),
     }
 }
 
@@ -236,7 +237,13 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "with something that is not text".to_owned())
 }
 
-fn completed(shared: &Shared, kind: &Kind, job: &ClaimedJob, result: Option<Box<RawValue>>) -> Outcome {
+fn completed(
+    shared: &Shared,
+    kind: &Kind,
+    job: &ClaimedJob,
+    queue: &str,
+    result: Option<Box<RawValue>>,
+) -> Outcome {
     let limit = shared.settings.jobs.max_payload_bytes;
     match &result {
         Some(raw) if raw.get().len() > limit => {
@@ -244,11 +251,11 @@ fn completed(shared: &Shared, kind: &Kind, job: &ClaimedJob, result: Option<Box<
                 "the result has {} bytes; {limit} are the most",
                 raw.get().len()
             ));
-            failed(shared, kind, job, &error, false)
+            failed(shared, kind, job, queue, &error, false)
         }
         Some(raw) if text_holds_nul(raw.get()) => {
             let error = JobError::permanent("the result holds the character \\u0000, which cannot be stored");
-            failed(shared, kind, job, &error, false)
+            failed(shared, kind, job, queue, &error, false)
         }
         _ => Outcome::Completed {
             fence: job.fence(),
@@ -257,23 +264,32 @@ fn completed(shared: &Shared, kind: &Kind, job: &ClaimedJob, result: Option<Box<
     }
 }
 
-fn failed(shared: &Shared, kind: &Kind, job: &ClaimedJob, error: &JobError, cancelled: bool) -> Outcome {
+fn failed(
+    shared: &Shared,
+    kind: &Kind,
+    job: &ClaimedJob,
+    queue: &str,
+    error: &JobError,
+    cancelled: bool,
+) -> Outcome {
     let fence = job.fence();
     let attempt = job.attempt + 1;
-    let policy = kind
-        .retry
-        .unwrap_or_else(|| RetryPolicy::from(shared.settings.jobs.retry));
+    let policy = shared.jobs.retries().of(kind.name, kind.retry, queue);
     let backoff = job.options.backoff.unwrap_or(policy.backoff);
+    let said = match error {
+        JobError::Snooze(_) => format!("it was snoozed {MAX_SNOOZES} times, and no more is allowed"),
+        error => error.to_string(),
+    };
     let record = || {
         ErrorRecord::new(
             clock::now(),
             attempt,
             error.class(),
-            &error.to_string(),
+            &said,
             &shared.identity.name(),
         )
     };
-    match retry::verdict(error, attempt, job.max_attempts, &backoff, cancelled) {
+    match retry::verdict(error, attempt, job.max_attempts, job.snoozes, &backoff, cancelled) {
         Verdict::RetryIn(delay) => {
             tracing::info!(
                 job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = %error,

@@ -84,7 +84,7 @@ impl Args {
 }
 
 /// The payload itself, or what is in the file it names.
-fn payload(given: &str) -> Result<Box<RawValue>, Failure> {
+pub(crate) fn payload(given: &str) -> Result<Box<RawValue>, Failure> {
     let text = match given.strip_prefix('@') {
         None if given == "-" => read("stdin", std::io::stdin().lock())?,
         Some(path) => {

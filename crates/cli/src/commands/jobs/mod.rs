@@ -7,6 +7,8 @@ mod list;
 mod retry;
 mod show;
 
+pub(crate) use enqueue::payload;
+
 use clap::{Args as ClapArgs, Subcommand};
 use holdfast_jobs::{JobId, State};
 use serde_json::Value;

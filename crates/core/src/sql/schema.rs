@@ -1,15 +1,16 @@
-//! Waiting for a database that this worker can work on, however long that takes.
+//! Waiting for a database that a worker or a beat can work on, however long that takes.
 //!
-//! A worker starts before its database as well as after it. It brings the schema up to date itself, or waits until
+//! A service starts before its database as well as after it. It brings the schema up to date itself, or waits until
 //! somebody has run `holdfast migrate` where `database.migrate_at_start` is off. Only what no waiting mends is an error:
 //! a wrong password, a migration that fails or was edited.
 
 use std::time::Duration;
 
-use holdfast_core::config::DatabaseSettings;
-use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::{Database, SqlError, migrate};
 use tokio::time::{sleep, timeout};
+
+use super::{Database, SqlError, migrate};
+use crate::config::DatabaseSettings;
+use crate::shutdown::Shutdown;
 
 /// One round of waiting for an answer; each is logged where it begins.
 const ROUND: Duration = Duration::from_mins(5);
@@ -20,11 +21,11 @@ const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// Longest single look.
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Returns once the schema is up to date.
+/// Returns once the schema is up to date: by a migration of its own, or by somebody else's.
 ///
 /// # Errors
 /// [`SqlError::Stopped`] if the process was asked to stop first; else what waiting does not mend.
-pub(crate) async fn up_to_date(
+pub async fn wait_for_schema(
     database: &Database,
     settings: &DatabaseSettings,
     stop: &Shutdown,

@@ -1,0 +1,454 @@
+//! Schedules: jobs that come by the clock.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_jobs::JobId;
+use holdfast_jobs::audit::By;
+use holdfast_jobs::schedules::{CatchUp, Definition, MAX_NAME, NEXT_TICKS, Rhythm, ScheduleRecord, Stored};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::fields::Seconds;
+use super::view::{AcceptedJob, ProblemBody};
+use crate::auth::{Admin, Allowed, Produce, Read};
+use crate::body::json_body;
+use crate::params::{Params, path_name};
+use crate::problem::{Problem, ProblemKind};
+use crate::state::{State, json};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
+
+/// A schedule as its author words it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewSchedule, example = json!({"name": "nightly", "cron": "30 2 * * *", "time_zone": "Europe/Berlin",
+    "kind": "http.request", "payload": {"url": "https://example.com/report"}}))]
+pub struct ScheduleBody {
+    /// 1 to 63 of a-z, 0-9, _, - and . (in a PUT the path says it).
+    name: Option<String>,
+    /// Five fields (minute, hour, day of month, month, day of week), or six with a second first.
+    cron: Option<String>,
+    /// In place of `cron`: a whole number of seconds, 1 or more.
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    every_seconds: Option<Seconds>,
+    /// An IANA name such as `Europe/Berlin`. Left out: UTC.
+    time_zone: Option<String>,
+    /// The kind of the job that each tick makes.
+    kind: String,
+    #[schema(value_type = Value)]
+    payload: Box<RawValue>,
+    /// Left out: the kind's own queue.
+    queue: Option<String>,
+    /// What becomes of ticks that no beat was there for: `skip`, `latest` (if left out) or `all`.
+    #[schema(pattern = "^(skip|latest|all)$")]
+    catch_up: Option<String>,
+    /// Of `all`: the most missed ticks that are run. Left out: 100.
+    #[schema(minimum = 1, maximum = 1000)]
+    catch_up_max: Option<u32>,
+    /// Each tick's job runs up to so much later; less than from one tick to the next.
+    #[schema(value_type = Option<f64>, minimum = 0)]
+    jitter_seconds: Option<Seconds>,
+    /// Left out: true.
+    enabled: Option<bool>,
+}
+
+impl ScheduleBody {
+    /// What it defines under this name.
+    pub fn into_definition(self, name: String) -> Definition {
+        Definition {
+            name,
+            cron: self.cron,
+            every: self.every_seconds.map(|seconds| seconds.0),
+            time_zone: self.time_zone,
+            kind: self.kind,
+            payload: self.payload,
+            queue: self.queue,
+            catch_up: self.catch_up,
+            catch_up_max: self.catch_up_max,
+            jitter: self.jitter_seconds.map(|seconds| seconds.0),
+            enabled: self.enabled.unwrap_or(true),
+        }
+    }
+}
+
+/// A schedule.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Schedule)]
+pub struct ScheduleView {
+    name: String,
+    /// `api`, or `config`: then it is changed in `holdfast.toml` alone.
+    source: &'static str,
+    enabled: bool,
+    cron: Option<String>,
+    every_seconds: Option<u32>,
+    time_zone: Option<String>,
+    kind: String,
+    #[schema(value_type = Value)]
+    payload: Box<RawValue>,
+    queue: Option<String>,
+    catch_up: &'static str,
+    catch_up_max: Option<u32>,
+    jitter_seconds: f64,
+    /// The next five, in UTC; none of a disabled schedule.
+    next_ticks: Vec<DateTime<Utc>>,
+    /// The newest tick that became a job.
+    last_tick: Option<DateTime<Utc>>,
+    /// When its last job was made, by a tick or by hand.
+    last_run_at: Option<DateTime<Utc>>,
+    #[schema(value_type = Option<String>)]
+    last_job: Option<JobId>,
+    /// Why the tick that is due cannot become a job.
+    last_error: Option<String>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl From<ScheduleRecord> for ScheduleView {
+    fn from(record: ScheduleRecord) -> Self {
+        let next_ticks = record.next_ticks(NEXT_TICKS);
+        let schedule = record.schedule;
+        let (cron, time_zone, every_seconds) = match schedule.rhythm {
+            Rhythm::Cron {
+                expression,
+                time_zone,
+            } => (Some(expression), Some(time_zone), None),
+            Rhythm::Every { seconds } => (None, None, Some(seconds)),
+        };
+        Self {
+            name: schedule.name,
+            source: record.source.name(),
+            enabled: schedule.enabled,
+            cron,
+            every_seconds,
+            time_zone,
+            kind: schedule.kind,
+            payload: (*schedule.payload).to_owned(),
+            queue: schedule.queue,
+            catch_up: schedule.catch_up.name(),
+            catch_up_max: match schedule.catch_up {
+                CatchUp::All { max } => Some(max),
+                CatchUp::Skip | CatchUp::Latest => None,
+            },
+            jitter_seconds: schedule.jitter.as_secs_f64(),
+            next_ticks,
+            last_tick: record.last_tick,
+            last_run_at: record.last_run_at,
+            last_job: record.last_job,
+            last_error: record.last_error,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+        }
+    }
+}
+
+/// A page of schedules, by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ScheduleList {
+    schedules: Vec<ScheduleView>,
+    /// For `after` of the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// A schedule that is gone.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeletedSchedule {
+    name: String,
+    deleted: bool,
+}
+
+/// List schedules
+///
+/// By name, in pages, those of the configuration included.
+#[utoipa::path(get, path = "/v1/schedules", tag = "schedules", operation_id = "list_schedules",
+    params(
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+    ),
+    responses(
+        (status = 200, body = ScheduleList),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-parameter"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn list(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(&request, &["after", "limit"]);
+    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+    let after = params.text("after").map(ToOwned::to_owned);
+    if after.as_ref().is_some_and(|after| after.len() > MAX_NAME) {
+        params.fault("after", "longer than any schedule's name".to_owned());
+    }
+    params.finish()?;
+    let schedules = state.schedules.clone();
+    let mut found = state
+        .on_runtime(async move { schedules.list(after.as_deref(), limit + 1).await })
+        .await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found
+        .last()
+        .filter(|_| more)
+        .map(|record| record.schedule.name.clone());
+    let schedules = found.into_iter().map(ScheduleView::from).collect();
+    json(StatusCode::OK, &ScheduleList { schedules, next })
+}
+
+/// Make a schedule
+///
+/// Whatever is wrong with it is told at once. Its first tick is the first one from now on.
+#[utoipa::path(post, path = "/v1/schedules", tag = "schedules", operation_id = "create_schedule",
+    request_body = ScheduleBody,
+    responses(
+        (status = 201, body = ScheduleView, description = "It ticks from now on",
+            headers(("Location" = String, description = "The schedule's address"))),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-exists, too-many-schedules"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "body-too-large, payload-too-large"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn create(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let mut body: ScheduleBody = json_body(&request, payload, &state).await?;
+    let name = body.name.take().ok_or_else(|| {
+        Problem::field(
+            ProblemKind::InvalidField,
+            "name",
+            "missing: give the schedule a name",
+        )
+    })?;
+    let (schedules, by) = (state.schedules.clone(), allowed.by(&request));
+    let definition = body.into_definition(name);
+    let record = state
+        .on_runtime(async move { schedules.create(&by, definition).await })
+        .await?;
+    created(record)
+}
+
+fn created(record: ScheduleRecord) -> Result<HttpResponse, Problem> {
+    let location = format!("/v1/schedules/{}", record.schedule.name);
+    let mut response = json(StatusCode::CREATED, &ScheduleView::from(record))?;
+    let location = HeaderValue::from_str(&location).map_err(Problem::internal)?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// Show a schedule
+///
+/// With its next five ticks, its last run and that run's job.
+#[utoipa::path(get, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "show_schedule",
+    params(("name" = String, Path, description = "The schedule's name")),
+    responses(
+        (status = 200, body = ScheduleView),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-not-found"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn show(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (schedules, name) = (state.schedules.clone(), path_name(&request));
+    let record = state
+        .on_runtime(async move { schedules.get(&name).await })
+        .await?;
+    json(StatusCode::OK, &ScheduleView::from(record))
+}
+
+/// Make or replace a schedule
+///
+/// A tick that is due is not lost by it, unless the rhythm changes: then the next tick is the first one from now on.
+#[utoipa::path(put, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "put_schedule",
+    request_body = ScheduleBody,
+    params(("name" = String, Path, description = "The schedule's name; one in the body must be the same")),
+    responses(
+        (status = 200, body = ScheduleView, description = "It was replaced"),
+        (status = 201, body = ScheduleView, description = "It is new"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-configured, too-many-schedules"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "body-too-large, payload-too-large"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn put(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let name = path_name(&request);
+    let mut body: ScheduleBody = json_body(&request, payload, &state).await?;
+    if body.name.take().is_some_and(|said| said != name) {
+        let reason = "is not the name in the path; a schedule cannot be renamed, make a new one";
+        return Err(Problem::field(ProblemKind::InvalidField, "name", reason));
+    }
+    let (schedules, by) = (state.schedules.clone(), allowed.by(&request));
+    let definition = body.into_definition(name);
+    match state
+        .on_runtime(async move { schedules.put(&by, definition).await })
+        .await?
+    {
+        Stored::New(record) => created(record),
+        Stored::Replaced(record) => json(StatusCode::OK, &ScheduleView::from(record)),
+    }
+}
+
+/// Delete a schedule
+///
+/// Jobs that its ticks have made go on.
+#[utoipa::path(delete, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "delete_schedule",
+    params(("name" = String, Path, description = "The schedule's name")),
+    responses(
+        (status = 200, body = DeletedSchedule),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-not-found"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-configured"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn delete(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (schedules, name) = (state.schedules.clone(), path_name(&request));
+    let (by, gone) = (allowed.by(&request), name.clone());
+    state
+        .on_runtime(async move { schedules.delete(&by, &gone).await })
+        .await?;
+    json(StatusCode::OK, &DeletedSchedule { name, deleted: true })
+}
+
+/// Run a schedule now
+///
+/// Makes its job now, beside its ticks, whether it is enabled or not.
+#[utoipa::path(post, path = "/v1/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule",
+    params(("name" = String, Path, description = "The schedule's name")),
+    responses(
+        (status = 202, body = AcceptedJob, description = "The job",
+            headers(("Location" = String, description = "The job's address"))),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-not-found"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "unknown-kind, unknown-queue, invalid-payload: the configuration has changed since"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn run(
+    allowed: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (schedules, name) = (state.schedules.clone(), path_name(&request));
+    let by = allowed.by(&request);
+    let job = state
+        .on_runtime(async move { schedules.run(&by, &name).await })
+        .await?;
+    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;
+    let mut response = json(StatusCode::ACCEPTED, &AcceptedJob::from(job))?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// Enable a schedule
+///
+/// Its next tick is the first one from now on: what was missed while it was disabled is not caught up with.
+#[utoipa::path(post, path = "/v1/schedules/{name}/enable", tag = "schedules", operation_id = "enable_schedule",
+    params(("name" = String, Path, description = "The schedule's name")),
+    responses(
+        (status = 200, body = ScheduleView),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-not-found"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-configured"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn enable(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    switch(&state, allowed.by(&request), &request, true).await
+}
+
+/// Disable a schedule
+///
+/// It does not tick until it is enabled again. Jobs that its ticks have made go on.
+#[utoipa::path(post, path = "/v1/schedules/{name}/disable", tag = "schedules", operation_id = "disable_schedule",
+    params(("name" = String, Path, description = "The schedule's name")),
+    responses(
+        (status = 200, body = ScheduleView),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-not-found"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "schedule-configured"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn disable(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    switch(&state, allowed.by(&request), &request, false).await
+}
+
+async fn switch(
+    state: &State,
+    by: By,
+    request: &HttpRequest,
+    enabled: bool,
+) -> Result<HttpResponse, Problem> {
+    Params::of(request, &[]).finish()?;
+    let (schedules, name) = (state.schedules.clone(), path_name(request));
+    let record = state
+        .on_runtime(async move { schedules.set_enabled(&by, &name, enabled).await })
+        .await?;
+    json(StatusCode::OK, &ScheduleView::from(record))
+}

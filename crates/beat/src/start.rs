@@ -1,0 +1,102 @@
+//! The `beat` process from settings to exit.
+
+use std::time::Duration;
+
+use holdfast_api::health::{BeatsProbe, DatabaseProbe, Health, HealthServer, RedisProbe, health_server};
+use holdfast_core::config::Settings;
+use holdfast_core::redis::{OpenError, RedisGate, Role};
+use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::{Database, SqlError};
+use holdfast_jobs::Jobs;
+use holdfast_jobs::schedules::Schedules;
+use tokio::time::timeout;
+
+use crate::health::BeatProbe;
+use crate::progress::Progress;
+use crate::service::{BeatError, run_beat};
+
+/// How long health checks wait for the beat to begin. They could only say "not yet", and would for a second.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// Longest wait for connections in use at the end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Why the process ended otherwise than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the Redis settings are of no use")]
+    Redis(#[from] OpenError),
+    #[error("the database cannot be used")]
+    Database(#[from] SqlError),
+    #[error("health cannot be served: choose another PORT")]
+    Health(#[from] holdfast_api::StartError),
+    #[error(transparent)]
+    Beat(#[from] BeatError),
+    #[error("the system does not give what a service needs")]
+    System(#[from] std::io::Error),
+}
+
+impl RunError {
+    /// 64: the settings are to be changed. 69: something outside is. 70: a fault of ours.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Redis(_) | Self::Database(SqlError::Configuration { .. }) => 64,
+            Self::Beat(BeatError::Configured(_)) => 64,
+            Self::Health(error) => error.exit_code(),
+            Self::Database(_) | Self::Beat(BeatError::Database(_)) => 69,
+            Self::Beat(_) | Self::System(_) => 70,
+        }
+    }
+}
+
+/// Ticks until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    let stop = Shutdown::new();
+    stop.on_signals()?;
+    let database = Database::open(&settings.database)?;
+    // For ringing alone: no tick needs Redis.
+    let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
+    let registry = holdfast_tasks::registry_for(&settings);
+    let jobs = Jobs::new(&settings, registry, &database, &gate);
+    let schedules = Schedules::new(jobs, &database, &settings.database);
+    let progress = Progress::default();
+    let health = Health::builder()
+        .probe(DatabaseProbe::new(database.clone()))
+        .probe(RedisProbe::new(gate))
+        .probe(BeatsProbe::new(schedules.clone(), &settings.beat))
+        .probe(BeatProbe::new(&progress, settings.beat.poll))
+        .build();
+    let server = health_server(&settings.server, health)?;
+    let ended = tick_and_answer(schedules, &settings, &database, &progress, server, stop).await;
+    database.close(CLOSE_DEADLINE).await;
+    ended
+}
+
+/// Health is answered until the last round has ended. Whichever ends, ends the other.
+async fn tick_and_answer(
+    schedules: Schedules,
+    settings: &Settings,
+    database: &Database,
+    progress: &Progress,
+    server: HealthServer,
+    stop: Shutdown,
+) -> Result<(), RunError> {
+    let ended = Shutdown::new();
+    let ticking = async {
+        let ticked = run_beat(schedules, settings, database, progress, stop.clone()).await;
+        ended.trigger();
+        ticked
+    };
+    let answering = async {
+        // Until then connections wait in the backlog.
+        timeout(FIRST_ANSWER, ended.token().run_until_cancelled(progress.begun()))
+            .await
+            .ok();
+        let answered = server.run_until_stopped(ended.clone()).await;
+        stop.trigger();
+        answered
+    };
+    let (ticked, answered) = tokio::join!(ticking, answering);
+    ticked?;
+    Ok(answered?)
+}

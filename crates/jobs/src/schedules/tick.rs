@@ -1,0 +1,101 @@
+//! One due schedule's step: which ticks become jobs, and which tick it waits for then. No I/O.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+
+use super::model::{CatchUp, Schedule, ScheduleRecord};
+use super::store::Step;
+use crate::client::Jobs;
+use crate::enqueue::JobRequest;
+use crate::ledger::{NewJob, RunAt};
+
+/// The step that a schedule is due for, at the server's time at which it was read; `None` if it is not due.
+///
+/// # Errors
+/// Why a job cannot be made, for people.
+pub(super) fn step(
+    record: &ScheduleRecord,
+    jobs: &Jobs,
+    missed_after: Duration,
+) -> Result<Option<Step>, String> {
+    let now = record.read_at;
+    let Some(from) = record.next_tick.filter(|tick| *tick <= now) else {
+        return Ok(None);
+    };
+    let timing = record
+        .schedule
+        .rhythm
+        .timing()
+        .map_err(|fault| fault.to_string())?;
+    let most = usize::try_from(record.schedule.catch_up.max()).unwrap_or(1);
+    let mut ticks = timing.due(from, now, most);
+    if record.schedule.catch_up == CatchUp::Skip {
+        let missed_after = TimeDelta::from_std(missed_after).unwrap_or(TimeDelta::MAX);
+        ticks.retain(|tick| now - *tick <= missed_after);
+    }
+    let made = ticks.iter().map(|tick| job(&record.schedule, *tick, jobs));
+    Ok(Some(Step {
+        name: record.schedule.name.clone(),
+        revision: record.revision,
+        from,
+        to: timing.next_after(now),
+        jobs: made.collect::<Result<_, _>>()?,
+        ticked: ticks.last().copied(),
+    }))
+}
+
+/// The job of one tick. Its key makes it the only one.
+fn job(schedule: &Schedule, tick: DateTime<Utc>, jobs: &Jobs) -> Result<NewJob, String> {
+    let key = format!(
+        "schedule:{}:{}",
+        schedule.name,
+        tick.to_rfc3339_opts(SecondsFormat::Secs, true)
+    );
+    let request = JobRequest {
+        queue: schedule.queue.clone(),
+        idempotency_key: Some(key),
+        ..JobRequest::new(schedule.kind.clone(), (*schedule.payload).to_owned())
+    };
+    let job = jobs
+        .producer()
+        .check_text(request)
+        .map_err(|error| error.to_string())?;
+    // Ticks that are caught up with run in their order.
+    let run_at = RunAt::At(tick + jitter(&schedule.name, tick, schedule.jitter));
+    Ok(NewJob { run_at, ..job })
+}
+
+/// A share of `most` that name and tick alone decide.
+fn jitter(name: &str, tick: DateTime<Utc>, most: Duration) -> Duration {
+    let bytes = name.bytes().chain(tick.timestamp().to_be_bytes());
+    // FNV-1a, and the finaliser of splitmix64: neighbouring ticks must not get neighbouring shares.
+    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^= hash >> 31;
+    let share = (hash >> 11) as f64 / (1_u64 << 53) as f64;
+    most.mul_f64(share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jitter_is_the_same_for_everybody_and_fills_its_range() {
+        let most = Duration::from_secs(60);
+        let tick = |second: i64| DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap();
+        let shares: Vec<Duration> = (0..1_000)
+            .map(|second| jitter("nightly", tick(second), most))
+            .collect();
+        assert_eq!(shares[7], jitter("nightly", tick(7), most));
+        assert_ne!(shares[7], jitter("weekly", tick(7), most));
+        assert!(shares.iter().all(|share| *share < most));
+        let late = shares.iter().filter(|share| **share > most / 2).count();
+        assert!((400..600).contains(&late), "{late} of 1000 are in the later half");
+        assert_eq!(jitter("nightly", tick(7), Duration::ZERO), Duration::ZERO);
+    }
+}
