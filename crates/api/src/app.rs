@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use crate::auth::ApiKeys;
 use crate::health::{DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
 use crate::listen::{self, BindError, Listeners, Reach};
+use crate::responses::Responses;
 use crate::state::State;
 use crate::{routes, serve};
 
@@ -64,6 +65,7 @@ pub struct Application {
     keys: ApiKeys,
     health: Health,
     open: bool,
+    measuring: bool,
     listeners: Listeners,
 }
 
@@ -89,8 +91,16 @@ impl Application {
             keys,
             health,
             open: reach == Reach::Loopback,
+            measuring: false,
             listeners,
         })
+    }
+
+    /// Serves the routes of `holdfast bench http` as well. Not in production, whoever asks.
+    #[must_use]
+    pub fn with_measuring_routes(mut self) -> Self {
+        self.measuring = !self.settings.is_production();
+        self
     }
 
     pub fn port(&self) -> u16 {
@@ -107,6 +117,7 @@ impl Application {
         self.health.obey(shutdown.clone());
         let keys = self.keys.clone();
         let state = Data::new(State {
+            responses: Responses::new(self.services.cache, &self.settings),
             jobs: self.services.jobs,
             keys: self.keys,
             open: self.open,
@@ -119,6 +130,7 @@ impl Application {
         });
         let health = Data::new(self.health);
         let with_docs = !self.settings.is_production();
+        let measuring = self.measuring;
         let configure = move |config: &mut ServiceConfig| {
             config
                 .app_data(state.clone())
@@ -127,6 +139,9 @@ impl Application {
                 .configure(routes::api);
             if with_docs {
                 config.configure(routes::docs);
+            }
+            if measuring {
+                config.configure(routes::measure);
             }
         };
         let served = serve::run(self.listeners, &self.settings.server, shutdown, configure).await;

@@ -7,6 +7,7 @@ pub(crate) mod enqueue;
 mod fields;
 mod health;
 pub(crate) mod jobs;
+mod measure;
 pub(crate) mod openapi;
 pub(crate) mod queues;
 pub(crate) mod view;
@@ -15,6 +16,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, guard};
 
+pub(crate) use self::measure::configure as measure;
 use crate::problem::{Problem, ProblemKind};
 
 /// The header that makes a repeated enqueue harmless.
