@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use crate::auth::ApiKeys;
 use crate::health::{BeatsProbe, DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
 use crate::listen::{self, BindError, Listeners, Reach};
+use crate::responses::Responses;
 use crate::state::State;
 use crate::{routes, serve};
 
@@ -65,6 +66,7 @@ pub struct Application {
     keys: ApiKeys,
     health: Health,
     open: bool,
+    measuring: bool,
     listeners: Listeners,
 }
 
@@ -91,8 +93,16 @@ impl Application {
             keys,
             health,
             open: reach == Reach::Loopback,
+            measuring: false,
             listeners,
         })
+    }
+
+    /// Serves the routes of `holdfast bench http` as well. Not in production, whoever asks.
+    #[must_use]
+    pub fn with_measuring_routes(mut self) -> Self {
+        self.measuring = !self.settings.is_production();
+        self
     }
 
     pub fn port(&self) -> u16 {
@@ -110,6 +120,7 @@ impl Application {
         let keys = self.keys.clone();
         let state = Data::new(State {
             schedules: schedules_of(&self.settings, &self.services),
+            responses: Responses::new(self.services.cache, &self.settings),
             jobs: self.services.jobs,
             keys: self.keys,
             open: self.open,
@@ -122,6 +133,7 @@ impl Application {
         });
         let health = Data::new(self.health);
         let with_docs = !self.settings.is_production();
+        let measuring = self.measuring;
         let configure = move |config: &mut ServiceConfig| {
             config
                 .app_data(state.clone())
@@ -130,6 +142,9 @@ impl Application {
                 .configure(routes::api);
             if with_docs {
                 config.configure(routes::docs);
+            }
+            if measuring {
+                config.configure(routes::measure);
             }
         };
         let served = serve::run(self.listeners, &self.settings.server, shutdown, configure).await;

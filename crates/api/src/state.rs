@@ -13,11 +13,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth::ApiKeys;
 use crate::problem::Problem;
+use crate::responses::Responses;
 
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) jobs: Jobs,
     pub(crate) schedules: Schedules,
+    /// Of the routes that opt in.
+    pub(crate) responses: Responses,
     pub(crate) keys: ApiKeys,
     /// The server started without any key: it serves this machine while there is none.
     pub(crate) open: bool,

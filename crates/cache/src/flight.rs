@@ -17,12 +17,12 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::cache::Inner;
 use crate::class::lifetime;
 use crate::codec::CodecError;
-use crate::entry::Entry;
+use crate::entry::{Entry, Now};
 use crate::frame::{Frame, Seen};
 use crate::key::Meta;
 use crate::lookup::Lookup;
@@ -172,6 +172,7 @@ impl Inner {
         count(&counters.loads);
         // What changes while the loader runs may not be in what it brings.
         let mark = self.local.mark(&key);
+        let started = self.now(&meta);
         let loading = AssertUnwindSafe(loading).catch_unwind();
         let loaded = match timeout(self.settings.load_timeout, loading).await {
             Ok(Ok(loaded)) => loaded,
@@ -186,6 +187,7 @@ impl Inner {
                     codec,
                     seen,
                     payload,
+                    started,
                 };
                 self.land(loaded, mark, landing).await;
             }
@@ -218,9 +220,14 @@ impl Inner {
             codec,
             seen,
             payload,
+            started,
         } = loaded;
         let times = lifetime(meta.id.class, meta.overrides, &self.settings);
-        let now = self.now(&meta);
+        // Of the generation and the epoch in which it was asked for, not of those in which it came.
+        let now = Now {
+            at: Instant::now(),
+            ..started
+        };
         let frame = Frame {
             codec,
             generation: now.generation,
@@ -266,4 +273,5 @@ struct Loaded {
     codec: u8,
     seen: Option<Seen>,
     payload: Bytes,
+    started: Now,
 }

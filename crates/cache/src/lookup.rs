@@ -96,7 +96,7 @@ impl Inner {
             self.count_degraded(meta);
             return unknown(fallback);
         }
-        let mark = self.local.mark(key);
+        let (mark, epoch) = (self.local.mark(key), self.local.epoch());
         let answer = match self.read(key, meta).await {
             Ok(answer) => answer,
             Err(_known_to_the_gate) => {
@@ -114,7 +114,10 @@ impl Inner {
         let Some(frame) = self.value_of(answer, meta) else {
             return missing(fallback);
         };
-        let now = self.now(meta);
+        let now = Now {
+            epoch,
+            ..self.now(meta)
+        };
         let times = lifetime(meta.id.class, meta.overrides, &self.settings);
         let entry = Arc::new(Entry::read(frame, seen, self.remote.now_ms(), times, now));
         let standing = entry.standing_as_read(now);

@@ -146,6 +146,22 @@ impl Problem {
         self
     }
 
+    /// The same, for one more request that ran into it. The causes go along as text.
+    pub(crate) fn for_another(&self) -> Self {
+        let content = &*self.0;
+        Self(Box::new(Content {
+            kind: content.kind,
+            detail: content.detail.clone(),
+            faults: content.faults.clone(),
+            position: content.position,
+            job: content.job,
+            retry_after: content.retry_after,
+            header: content.header.clone(),
+            request_id: None,
+            cause: content.cause.as_ref().map(|cause| cause.to_string().into()),
+        }))
+    }
+
     /// For an answer that does not pass the border, which would add it.
     pub(crate) fn with_request_id(mut self, id: HeaderValue) -> Self {
         self.0.request_id = Some(id);

@@ -10,6 +10,7 @@ mod fields;
 mod health;
 pub(crate) mod jobs;
 pub(crate) mod kinds;
+mod measure;
 pub(crate) mod openapi;
 pub(crate) mod queues;
 pub(crate) mod schedules;
@@ -19,6 +20,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, guard};
 
+pub(crate) use self::measure::configure as measure;
 use crate::problem::{Problem, ProblemKind};
 
 /// The header that makes a repeated enqueue harmless.

@@ -2,12 +2,13 @@
 
 use std::sync::LazyLock;
 
-use actix_web::HttpResponse;
+use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::view::ProblemBody;
+use crate::responses::{constant, tag_of};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -71,11 +72,13 @@ impl Modify for ApiKey {
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "about", operation_id = "openapi",
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
-pub(crate) async fn document() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("application/json")
-        .body(TEXT.clone())
+pub(crate) async fn document(request: HttpRequest) -> HttpResponse {
+    static TAG: LazyLock<String> = LazyLock::new(|| tag_of(&TEXT));
+    constant(&request, &TAG, &TEXT, KEPT)
 }
+
+/// It changes with a new version of the server only.
+const KEPT: &str = "public, max-age=300";
 
 /// The document as it is sent; made when it is asked for first.
 static TEXT: LazyLock<Bytes> = LazyLock::new(|| {

@@ -11,6 +11,7 @@ use super::view::{ProblemBody, QueueList, QueueView, RateView, SteeredQueue, Wor
 use crate::auth::{Admin, Allowed, Read};
 use crate::params::{Params, path_name};
 use crate::problem::{Problem, ProblemKind, quote};
+use crate::responses::Cached;
 use crate::state::{State, json};
 
 /// List queues
@@ -25,32 +26,32 @@ use crate::state::{State, json};
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn list(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
-    let list = state
-        .on_runtime(async move {
-            let (stats, workers) = tokio::try_join!(jobs.queue_stats(), jobs.workers())?;
-            let mut rates: BTreeMap<String, RateView> = BTreeMap::new();
-            for worker in workers.iter().filter(|worker| is_alive(worker, lost_after)) {
-                for (queue, stats) in &worker.stats {
-                    rates.entry(queue.clone()).or_default().add(stats);
-                }
+    let list = async move {
+        let (stats, workers) = tokio::try_join!(jobs.queue_stats(), jobs.workers())?;
+        let mut rates: BTreeMap<String, RateView> = BTreeMap::new();
+        for worker in workers.iter().filter(|worker| is_alive(worker, lost_after)) {
+            for (queue, stats) in &worker.stats {
+                rates.entry(queue.clone()).or_default().add(stats);
             }
-            let queues = stats.into_iter().map(|stats| {
-                let durability = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
-                let rates = rates.remove(&stats.queue).unwrap_or_default();
-                QueueView::new(stats, durability, rates)
-            });
-            Ok::<_, LedgerError>(QueueList {
-                queues: queues.collect(),
-            })
+        }
+        let queues = stats.into_iter().map(|stats| {
+            let durability = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
+            let rates = rates.remove(&stats.queue).unwrap_or_default();
+            QueueView::new(stats, durability, rates)
+        });
+        Ok::<_, LedgerError>(QueueList {
+            queues: queues.collect(),
         })
-        .await?;
-    json(StatusCode::OK, &list)
+    };
+    state
+        .cached(&request, allowed.caller(), Cached::Queues, list)
+        .await
 }
 
 /// Pause a queue
@@ -107,6 +108,7 @@ async fn steer(state: &State, by: By, name: String, paused: bool) -> Result<Http
             }
         })
         .await?;
+    state.responses.forget(Cached::Queues).await;
     json(StatusCode::OK, &SteeredQueue { name, paused })
 }
 
@@ -136,23 +138,24 @@ pub(super) fn known_queue(state: &State, name: &str) -> Result<(), Problem> {
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn workers(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let jobs = state.jobs.clone();
-    let records = state.on_runtime(async move { jobs.workers().await }).await?;
-    let workers = records.into_iter().map(|record| {
-        let alive = is_alive(&record, state.lost_after);
-        WorkerView::new(record, alive)
-    });
-    json(
-        StatusCode::OK,
-        &WorkerList {
+    let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
+    let list = async move {
+        let workers = jobs.workers().await?.into_iter().map(|record| {
+            let alive = is_alive(&record, lost_after);
+            WorkerView::new(record, alive)
+        });
+        Ok::<_, LedgerError>(WorkerList {
             workers: workers.collect(),
-        },
-    )
+        })
+    };
+    state
+        .cached(&request, allowed.caller(), Cached::Workers, list)
+        .await
 }
 
 fn is_alive(worker: &WorkerRecord, lost_after: std::time::Duration) -> bool {

@@ -3,6 +3,7 @@
 
 mod auth;
 mod bad_input;
+mod caching;
 mod documents;
 mod happy;
 mod health;

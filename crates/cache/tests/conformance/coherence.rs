@@ -116,6 +116,25 @@ async fn what_was_loaded_before_a_deletion_is_not_stored_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_loaded_before_its_namespace_was_forgotten_is_not_served_after_it() {
+    let server = server().await;
+    let (loading, bumping) = pair(&server).await;
+    for bumper in [&loading, &bumping] {
+        let key = TEXTS.key(&["k"]);
+        let (task, loader, release) = load_slowly(&loading, &key, "old");
+        until("the loader has read", || async { loader.runs() == 1 }).await;
+        bumper.bump(&TEXTS).await;
+        release.notify_one();
+        assert_eq!(task.await.unwrap(), "old");
+        until("the flight has ended and the bump is heard", || async {
+            loading.get(&key).await.is_none()
+        })
+        .await;
+        assert_eq!(bumping.get(&key).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_loaded_before_a_set_does_not_replace_it() {
     let server = server().await;
     let (loading, setting) = pair(&server).await;

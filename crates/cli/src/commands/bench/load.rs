@@ -67,7 +67,7 @@ async fn produce(address: SocketAddr, load: HttpLoad) -> Result<HttpFigures, Fai
             let mut times = Vec::with_capacity(share);
             for _ in 0..share {
                 let sent = Instant::now();
-                connection.post(request.as_bytes()).await?;
+                connection.ask(request.as_bytes(), b"HTTP/1.1 202").await?;
                 times.push(sent.elapsed().as_secs_f64() * 1_000.0);
             }
             Ok::<_, std::io::Error>(times)
@@ -83,13 +83,13 @@ async fn produce(address: SocketAddr, load: HttpLoad) -> Result<HttpFigures, Fai
     Ok(HttpFigures { rate, p99 })
 }
 
-struct Connection {
+pub(super) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    async fn open(address: SocketAddr) -> std::io::Result<Self> {
+    pub(super) async fn open(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
@@ -98,7 +98,8 @@ impl Connection {
         })
     }
 
-    async fn post(&mut self, request: &[u8]) -> std::io::Result<()> {
+    /// Sends a request and reads its answer, which has to begin as told.
+    pub(super) async fn ask(&mut self, request: &[u8], expected: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         loop {
@@ -111,11 +112,11 @@ impl Connection {
                 break;
             }
         }
-        if self.buffer.starts_with(b"HTTP/1.1 202") {
+        if self.buffer.starts_with(expected) {
             return Ok(());
         }
         let answer = String::from_utf8_lossy(&self.buffer).into_owned();
-        Err(std::io::Error::other(format!("not accepted: {answer}")))
+        Err(std::io::Error::other(format!("not as expected: {answer}")))
     }
 }
 

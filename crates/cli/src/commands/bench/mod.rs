@@ -4,7 +4,10 @@
 //! `bench`, and removes what it made. Machines are noisy, so a figure means little alone: beside each stands its ratio to
 //! LPUSH of the same payload against the same Redis, one by one and pipelined.
 
+mod cache;
+mod http;
 mod idle;
+mod invalidation;
 mod load;
 mod report;
 mod scenario;
@@ -18,21 +21,32 @@ use system::Setup;
 
 use crate::failure::Failure;
 
-/// Measures enqueue, drain, pick-up, HTTP and the idle services.
+/// Measures enqueue, drain, pick-up, HTTP and the idle services; or, if told so, the cache.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Only these parts: redis, ledger, no-redis, sqlite, idle. All that the servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, global = true)]
     scale: f64,
     /// Prints a Markdown table instead of lines.
-    #[arg(long)]
+    #[arg(long, global = true)]
     markdown: bool,
     /// Where the SQLite part puts its file; removed at the end.
-    #[arg(long, default_value = ".holdfast/bench")]
+    #[arg(long, default_value = ".holdfast/bench", global = true)]
     directory: PathBuf,
+}
+
+/// What is measured instead of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+enum What {
+    /// The cache: its operations, what they cost Redis, a herd of misses, and ways to tell other processes
+    Cache,
+    /// Cached answers against the same answer as a constant, also while Redis hangs
+    Http,
 }
 
 /// What a part needs, and its name on the command line.
@@ -64,6 +78,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     runtime.block_on(async {
         let servers = system::Servers::from_config()?;
         let mut report = Report::new(args.markdown);
+        if let Some(what) = args.what {
+            let measured = caching(what, &servers, args, &mut report).await;
+            return measured.and(remove(&args.directory));
+        }
         if let Some(redis) = &servers.redis {
             report.yardstick(yardstick::measure(redis).await?);
         }
@@ -89,11 +107,34 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Idle => idle::measure(&setup, &mut report).await?,
             }
         }
-        if args.directory.exists() {
-            std::fs::remove_dir_all(&args.directory)?;
-        }
-        Ok(())
+        remove(&args.directory)
     })
+}
+
+/// On Redis and an embedded database: the cache asks no other.
+async fn caching(
+    what: What,
+    servers: &system::Servers,
+    args: &Args,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let Some(redis) = &servers.redis else {
+        report.skipped("cache", "it needs REDIS_URL");
+        return Ok(());
+    };
+    let mut setup = Setup::sqlite(&args.directory);
+    setup.env.insert("REDIS_URL".to_owned(), redis.clone());
+    match what {
+        What::Cache => cache::measure(&setup, args.scale, report).await,
+        What::Http => http::measure(&setup, args.scale, report).await,
+    }
+}
+
+fn remove(directory: &std::path::Path) -> Result<(), Failure> {
+    if directory.exists() {
+        std::fs::remove_dir_all(directory)?;
+    }
+    Ok(())
 }
 
 /// What the system under measurement refused to do.

@@ -22,6 +22,12 @@ pub(super) enum Figure {
     Bytes(f64),
     /// Less is better.
     Percent(f64),
+    /// Percent of something else, more is better.
+    Share(f64),
+    /// Microseconds, less is better.
+    Micros(f64),
+    /// So many, less is better.
+    Count(f64),
 }
 
 impl Figure {
@@ -32,19 +38,28 @@ impl Figure {
             Self::Bytes(bytes) if bytes >= 1_048_576.0 => format!("{:.1} MiB", bytes / 1_048_576.0),
             Self::Bytes(bytes) => format!("{bytes:.0} bytes"),
             Self::Percent(percent) => format!("{percent:.2} %"),
+            Self::Share(percent) => format!("{percent:.0} %"),
+            Self::Micros(micros) => format!("{micros:.1} µs"),
+            Self::Count(count) => format!("{count:.2}"),
         }
     }
 
     fn value(self) -> f64 {
         match self {
-            Self::Rate(value) | Self::Millis(value) | Self::Bytes(value) | Self::Percent(value) => value,
+            Self::Rate(value)
+            | Self::Millis(value)
+            | Self::Bytes(value)
+            | Self::Percent(value)
+            | Self::Share(value)
+            | Self::Micros(value)
+            | Self::Count(value) => value,
         }
     }
 
     fn meets(self, aim: Self) -> bool {
         match self {
-            Self::Rate(_) => self.value() >= aim.value(),
-            Self::Millis(_) | Self::Bytes(_) | Self::Percent(_) => self.value() <= aim.value(),
+            Self::Rate(_) | Self::Share(_) => self.value() >= aim.value(),
+            _ => self.value() <= aim.value(),
         }
     }
 }
@@ -82,7 +97,7 @@ impl Report {
             _ => String::new(),
         };
         let aimed = aim.map_or(String::new(), |aim| {
-            let sign = if matches!(aim, Figure::Rate(_)) {
+            let sign = if matches!(aim, Figure::Rate(_) | Figure::Share(_)) {
                 "≥"
             } else {
                 "≤"
