@@ -12,9 +12,10 @@ use holdfast_jobs::Jobs;
 use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
-use crate::auth::ApiKeys;
-use crate::health::{DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
+use crate::auth::{ApiKeys, Sessions, Users};
+use crate::health::{DatabaseProbe, Health, QueueProbe, RedisProbe, SessionsProbe, WorkersProbe};
 use crate::listen::{self, BindError, Listeners, Reach};
+use crate::rate::RateLimits;
 use crate::state::State;
 use crate::{routes, serve};
 
@@ -62,6 +63,7 @@ pub struct Application {
     settings: Settings,
     services: Services,
     keys: ApiKeys,
+    sessions: Sessions,
     health: Health,
     open: bool,
     listeners: Listeners,
@@ -76,10 +78,13 @@ impl Application {
         let reach = reach(settings, &keys).await?;
         warn_of_short_key(settings);
         let listeners = listen::bind(&settings.server, reach)?;
+        let users = Users::new(services.database.clone(), settings.auth.max_concurrent_hashes);
+        let sessions = Sessions::new(settings, users, services.cache.sessions());
         let health = Health::builder()
             .probe(DatabaseProbe::new(services.database.clone()))
             .probe(RedisProbe::new(services.gate.clone()))
             .probe(QueueProbe::new(services.jobs.clone()))
+            .probe(SessionsProbe::new(sessions.clone()))
             .probe(WorkersProbe::new(services.jobs.clone(), &settings.worker))
             .build();
         tracing::info!(address = %listeners.address(), "listening");
@@ -87,6 +92,7 @@ impl Application {
             settings: settings.clone(),
             services,
             keys,
+            sessions,
             health,
             open: reach == Reach::Loopback,
             listeners,
@@ -106,9 +112,12 @@ impl Application {
     pub async fn run_until_stopped(self, shutdown: Shutdown) -> std::io::Result<()> {
         self.health.obey(shutdown.clone());
         let keys = self.keys.clone();
+        let rates = RateLimits::new(&self.settings, self.services.cache.gate().clone());
         let state = Data::new(State {
             jobs: self.services.jobs,
             keys: self.keys,
+            rates,
+            sessions: self.sessions,
             open: self.open,
             max_body: self.settings.server.max_body_bytes,
             body_deadline: self.settings.server.request_timeout.mul_f64(BODY_SHARE),

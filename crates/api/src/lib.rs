@@ -22,6 +22,7 @@ pub mod health;
 mod listen;
 mod params;
 pub mod problem;
+mod rate;
 mod routes;
 mod serve;
 mod start;

@@ -10,13 +10,16 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::auth::ApiKeys;
+use crate::auth::{ApiKeys, Sessions};
 use crate::problem::Problem;
+use crate::rate::RateLimits;
 
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) jobs: Jobs,
     pub(crate) keys: ApiKeys,
+    pub(crate) rates: RateLimits,
+    pub(crate) sessions: Sessions,
     /// The server started without any key: it serves this machine while there is none.
     pub(crate) open: bool,
     pub(crate) max_body: usize,
