@@ -13,9 +13,12 @@ use holdfast_jobs::schedules::Schedules;
 use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
-use crate::auth::ApiKeys;
-use crate::health::{BeatsProbe, DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
+use crate::auth::{ApiKeys, Sessions, Users};
+use crate::health::{
+    BeatsProbe, DatabaseProbe, Health, QueueProbe, RedisProbe, SessionsProbe, WorkersProbe,
+};
 use crate::listen::{self, BindError, Listeners, Reach};
+use crate::rate::RateLimits;
 use crate::responses::Responses;
 use crate::state::State;
 use crate::{routes, serve};
@@ -64,6 +67,7 @@ pub struct Application {
     settings: Settings,
     services: Services,
     keys: ApiKeys,
+    sessions: Sessions,
     health: Health,
     open: bool,
     measuring: bool,
@@ -79,10 +83,13 @@ impl Application {
         let reach = reach(settings, &keys).await?;
         warn_of_short_key(settings);
         let listeners = listen::bind(&settings.server, reach)?;
+        let users = Users::new(services.database.clone(), settings.auth.max_concurrent_hashes);
+        let sessions = Sessions::new(settings, users, services.cache.sessions());
         let health = Health::builder()
             .probe(DatabaseProbe::new(services.database.clone()))
             .probe(RedisProbe::new(services.gate.clone()))
             .probe(QueueProbe::new(services.jobs.clone()))
+            .probe(SessionsProbe::new(sessions.clone()))
             .probe(WorkersProbe::new(services.jobs.clone(), &settings.worker))
             .probe(BeatsProbe::new(schedules_of(settings, &services), &settings.beat))
             .build();
@@ -91,6 +98,7 @@ impl Application {
             settings: settings.clone(),
             services,
             keys,
+            sessions,
             health,
             open: reach == Reach::Loopback,
             measuring: false,
@@ -118,11 +126,14 @@ impl Application {
     pub async fn run_until_stopped(self, shutdown: Shutdown) -> std::io::Result<()> {
         self.health.obey(shutdown.clone());
         let keys = self.keys.clone();
+        let rates = RateLimits::new(&self.settings, self.services.cache.gate().clone());
         let state = Data::new(State {
             schedules: schedules_of(&self.settings, &self.services),
             responses: Responses::new(self.services.cache, &self.settings),
             jobs: self.services.jobs,
             keys: self.keys,
+            rates,
+            sessions: self.sessions,
             open: self.open,
             max_body: self.settings.server.max_body_bytes,
             body_deadline: self.settings.server.request_timeout.mul_f64(BODY_SHARE),

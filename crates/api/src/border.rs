@@ -17,6 +17,7 @@ use tracing::{Instrument, Level};
 use ulid::Ulid;
 
 use crate::problem::{PROBLEM_JSON, Problem, ProblemKind, of_status};
+use crate::rate::Standing;
 
 /// The header that carries a request's id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -155,12 +156,19 @@ fn finish(
             "answered"
         );
     }
+    let limited = response.request().extensions().get::<Standing>().copied();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
+    for (name, value) in limited.iter().flat_map(Standing::headers) {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }

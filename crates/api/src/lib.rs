@@ -23,6 +23,7 @@ mod listen;
 mod params;
 pub mod problem;
 mod responses;
+mod rate;
 mod routes;
 mod serve;
 mod start;

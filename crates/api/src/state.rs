@@ -11,9 +11,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::auth::ApiKeys;
+use crate::auth::{ApiKeys, Sessions};
 use crate::problem::Problem;
 use crate::responses::Responses;
+use crate::rate::RateLimits;
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -22,6 +23,8 @@ pub(crate) struct State {
     /// Of the routes that opt in.
     pub(crate) responses: Responses,
     pub(crate) keys: ApiKeys,
+    pub(crate) rates: RateLimits,
+    pub(crate) sessions: Sessions,
     /// The server started without any key: it serves this machine while there is none.
     pub(crate) open: bool,
     pub(crate) max_body: usize,

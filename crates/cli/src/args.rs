@@ -4,7 +4,9 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::commands::{audit, bench, dead_letters, healthcheck, jobs, keys, migrate, queues, schedules};
+use crate::commands::{
+    audit, bench, dead_letters, healthcheck, jobs, keys, migrate, queues, schedules, users,
+};
 
 /// Background jobs that keep working when Redis does not.
 #[derive(Debug, Parser)]
@@ -20,9 +22,12 @@ pub(crate) enum Command {
     Dev,
     /// Bring the database's schema up to date
     Migrate(migrate::Args),
-    /// Create, list and revoke API keys
+    /// Create, list, rotate and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Add, disable, enable and list people who log in, and set their passwords
+    #[command(subcommand)]
+    Users(users::Command),
     /// Enqueue, show, list, cancel and retry jobs
     Jobs(Box<jobs::Args>),
     /// List, show, redrive and delete dead letters

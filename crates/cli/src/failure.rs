@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use holdfast_api::auth::KeyError;
+use holdfast_api::auth::{KeyError, UserError};
 use holdfast_core::config::ConfigFaults;
 use holdfast_core::redis::OpenError;
 use holdfast_core::sql::SqlError;
@@ -43,6 +43,8 @@ pub(crate) enum Failure {
     Schedule(#[from] ScheduleError),
     #[error(transparent)]
     Keys(#[from] KeyError),
+    #[error(transparent)]
+    Users(#[from] UserError),
     #[error(transparent)]
     Api(#[from] ApiError),
     /// A service that this command runs has failed.

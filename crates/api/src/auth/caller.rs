@@ -13,30 +13,42 @@ use holdfast_jobs::audit::By;
 
 use super::keys::{AuthError, Caller};
 use super::scope::Scope;
+use super::sessions::{SessionError, is_token};
+use super::users::UserError;
 use crate::border;
 use crate::problem::{Problem, ProblemKind, RETRY_AFTER};
+use crate::rate::{Class, Subject, Verdict};
 use crate::state::State;
 
 /// Longest token that is looked at, in bytes. Ours have 67; a bootstrap key may be longer.
 const MAX_TOKEN: usize = 1_024;
 
-/// The scope that a route needs.
+/// What a route needs.
 pub(crate) trait Need: 'static {
-    const SCOPE: Scope;
+    /// `None`: whoever is known.
+    const SCOPE: Option<Scope>;
+    /// Counted among these.
+    const CLASS: Class;
 }
 
 macro_rules! needs {
-    ($($name:ident),+) => {$(
+    ($($name:ident: $scope:expr, $class:ident;)+) => {$(
         #[derive(Debug)]
         pub(crate) struct $name;
 
         impl Need for $name {
-            const SCOPE: Scope = Scope::$name;
+            const SCOPE: Option<Scope> = $scope;
+            const CLASS: Class = Class::$class;
         }
     )+};
 }
 
-needs!(Produce, Read, Admin);
+needs! {
+    Produce: Some(Scope::Produce), Produce;
+    Read: Some(Scope::Read), Read;
+    Admin: Some(Scope::Admin), Admin;
+    Anyone: None, Read;
+}
 
 /// A caller who may do what needs `N`.
 pub(crate) struct Allowed<N> {
@@ -73,38 +85,86 @@ impl<N: Need> FromRequest for Allowed<N> {
         let Some(state) = request.app_data::<web::Data<State>>() else {
             return Either::Left(ready(Err(Problem::internal("the application has no state"))));
         };
-        let token = match bearer(request) {
-            Ok(token) => token,
-            Err(problem) if !state.open => return Either::Left(ready(Err(problem))),
-            Err(_) => None,
-        };
-        if state.open {
-            let (state, request) = (state.clone(), request.clone());
-            let token = token.map(ToOwned::to_owned);
-            return Either::Right(Box::pin(async move {
-                let caller = local_caller(&state, &request, token.as_deref()).await?;
-                permit(caller)
-            }));
-        }
-        let Some(token) = token else {
-            return Either::Left(ready(Err(unauthenticated(
-                "send `Authorization: Bearer <key>`; `holdfast keys create` makes a key",
-                false,
-            ))));
-        };
         // Nearly every request ends here, without a wait and without a box.
-        if let Some(caller) = state.keys.known(token) {
-            return Either::Left(ready(permit(caller)));
+        if !state.open
+            && let Ok(Some(token)) = bearer(request)
+            && let Some(caller) = state.keys.known(token)
+            && let Some(verdict) = take_at_once(state, N::CLASS, caller)
+        {
+            return Either::Left(ready(verdict.enforce(request).and_then(|()| permit(caller))));
         }
-        let (keys, token) = (state.keys.clone(), token.to_owned());
+        let (state, request) = (state.clone(), request.clone());
         Either::Right(Box::pin(async move {
-            permit(keys.authenticate(&token).await.map_err(Problem::from)?)
+            let caller = identify(&state, &request).await?;
+            if let Some(subject) = subject(caller) {
+                state.rates.take(N::CLASS, subject).await.enforce(&request)?;
+            }
+            permit(caller)
         }))
     }
 }
 
+fn take_at_once(state: &State, class: Class, caller: Caller) -> Option<Verdict> {
+    match subject(caller) {
+        Some(subject) => state.rates.try_take(class, subject),
+        None => Some(Verdict::Unlimited),
+    }
+}
+
+/// Whose requests are counted together; `None`: this machine's own are not counted.
+fn subject(caller: Caller) -> Option<Subject> {
+    match caller {
+        Caller::Bootstrap => Some(Subject::Bootstrap),
+        Caller::Key { id, .. } => Some(Subject::Key(id.ulid())),
+        Caller::User { id, .. } => Some(Subject::User(id.ulid())),
+        Caller::Local => None,
+    }
+}
+
+/// Who asks. Whoever is not known at once counts as anonymous first: guessing is limited before it is answered.
+async fn identify(state: &State, request: &HttpRequest) -> Result<Caller, Problem> {
+    let token = match bearer(request) {
+        Ok(token) => token,
+        Err(_) if state.open => None,
+        Err(problem) => {
+            count_anonymous(state, request).await?;
+            return Err(problem);
+        }
+    };
+    match token {
+        // A session names its user, whoever else may ask here.
+        Some(token) if is_token(token) && state.keys.known(token).is_none() => {
+            let session = state.sessions.authenticate(token).await;
+            if session.is_err() {
+                count_anonymous(state, request).await?;
+            }
+            Ok(session?)
+        }
+        token if state.open => local_caller(state, request, token).await,
+        Some(token) => {
+            if let Some(caller) = state.keys.known(token) {
+                return Ok(caller);
+            }
+            count_anonymous(state, request).await?;
+            Ok(state.keys.look_up(token).await?)
+        }
+        None => {
+            count_anonymous(state, request).await?;
+            Err(unauthenticated(
+                "send `Authorization: Bearer <key>`; `holdfast keys create` makes a key",
+                false,
+            ))
+        }
+    }
+}
+
+async fn count_anonymous(state: &State, request: &HttpRequest) -> Result<(), Problem> {
+    let address = state.rates.address_of(request);
+    state.rates.take(Class::Anonymous, address).await.enforce(request)
+}
+
 /// The token of the `Authorization` header, if there is one.
-fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+pub(crate) fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
     let Some(value) = request.headers().get(header::AUTHORIZATION) else {
         return Ok(None);
     };
@@ -120,13 +180,12 @@ fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
 }
 
 fn permit<N: Need>(caller: Caller) -> Result<Allowed<N>, Problem> {
-    if caller.may(N::SCOPE) {
+    let Some(scope) = N::SCOPE.filter(|scope| !caller.may(*scope)) else {
         return Ok(Allowed {
             caller,
             need: PhantomData,
         });
-    }
-    let scope = N::SCOPE;
+    };
     let detail = format!("this needs a key with the scope `{scope}`; `admin` includes it");
     let challenge = format!("Bearer realm=\"holdfast\", error=\"insufficient_scope\", scope=\"{scope}\"");
     let problem = Problem::new(ProblemKind::MissingScope, detail);
@@ -136,7 +195,7 @@ fn permit<N: Need>(caller: Caller) -> Result<Allowed<N>, Problem> {
     })
 }
 
-fn unauthenticated(detail: &str, presented: bool) -> Problem {
+pub(crate) fn unauthenticated(detail: &str, presented: bool) -> Problem {
     let challenge = if presented {
         "Bearer realm=\"holdfast\", error=\"invalid_token\""
     } else {
@@ -154,6 +213,46 @@ impl From<AuthError> for Problem {
                 "the API key cannot be looked up while the database is away; try again",
                 RETRY_AFTER,
             ),
+        }
+    }
+}
+
+impl From<SessionError> for Problem {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Off => Self::new(
+                ProblemKind::LoginOff,
+                "nobody can log in: set JWT_SECRET_KEY to a long random text (openssl rand -hex 32), the same for \
+                 every API process; API keys work without",
+            ),
+            SessionError::WrongLogin => Self::new(
+                ProblemKind::LoginFailed,
+                "no enabled user has this name and this password",
+            ),
+            SessionError::Invalid => unauthenticated("the token is not one of this server's", true),
+            SessionError::Expired => unauthenticated(
+                "the token has expired: get another with POST /v1/auth/refresh, or log in again",
+                true,
+            ),
+            SessionError::Ended => unauthenticated("the session has ended: log in again", true),
+            SessionError::User(error) => error.into(),
+            SessionError::Failed(source) => Self::internal(source),
+        }
+    }
+}
+
+impl From<UserError> for Problem {
+    fn from(error: UserError) -> Self {
+        match error {
+            UserError::Busy => Self::unavailable(
+                "more passwords are to be checked than this server can; try again",
+                RETRY_AFTER,
+            ),
+            UserError::Unavailable(source) => {
+                Self::unavailable("the database does not answer now; try again", RETRY_AFTER)
+                    .caused_by(source)
+            }
+            error => Self::internal(error),
         }
     }
 }

@@ -11,20 +11,16 @@ use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use serde::{Serialize, Serializer};
-use sqlx::postgres::{PgArguments, PgPool, PgQueryResult, PgRow, Postgres};
-use sqlx::query::{Query, QueryAs};
-use sqlx::{FromRow, Row};
+use sqlx::Row;
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::scope::Scopes;
 use super::secret::Digest;
+use super::sql::{StoreError, bounded, execute, fetch_all, unreadable};
 
 /// Most keys one installation may have in force: all of them are held in memory.
 pub(super) const MAX_KEYS: usize = 10_000;
-
-/// Longest one statement may take.
-const DEADLINE: Duration = Duration::from_secs(3);
 
 /// Names a key in logs and lists; not a secret.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +29,10 @@ pub struct KeyId(Ulid);
 impl KeyId {
     pub(super) fn generate() -> Self {
         Self(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()))
+    }
+
+    pub(crate) fn ulid(self) -> Ulid {
+        self.0
     }
 
     fn as_uuid(self) -> Uuid {
@@ -73,14 +73,21 @@ impl Serialize for KeyId {
 }
 
 /// A key as it is listed: everything but the secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = ApiKeyInfo)]
 pub struct StoredKey {
+    #[schema(value_type = String)]
     pub id: KeyId,
     pub name: String,
+    #[schema(value_type = Vec<String>)]
     pub scopes: Scopes,
     pub created_at: DateTime<Utc>,
     /// To the minute or so: it is written now and then, not at every request.
     pub last_used_at: Option<DateTime<Utc>>,
+    /// When its text was changed last.
+    pub rotated_at: Option<DateTime<Utc>>,
+    /// Until when the text before that works too; a time that has passed means that it does not.
+    pub previous_until: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -89,19 +96,25 @@ pub struct StoredKey {
 pub(super) struct ActiveKey {
     pub(super) id: KeyId,
     pub(super) digest: Digest,
+    /// Of the text before the rotation, during its period of grace.
+    pub(super) previous: Option<Digest>,
     pub(super) scopes: Scopes,
 }
 
-/// Why the table could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StoreError {
-    #[error("the database failed")]
-    Sql(#[from] sqlx::Error),
-    #[error("the database did not answer within {} ms", .0.as_millis())]
-    TimedOut(Duration),
-}
+/// Id, name, scopes, and when it was made, used last, rotated, and until when the text before works, revoked.
+type ListedRow = (
+    Uuid,
+    String,
+    String,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+);
 
-type Rows = Vec<(Uuid, String, String, i64, Option<i64>, Option<i64>)>;
+/// Id, digest, digest before the rotation while that is good, scopes.
+type ActiveRow = (Uuid, Vec<u8>, Option<Vec<u8>>, String);
 
 #[derive(Debug, Clone)]
 pub(super) struct Store {
@@ -150,7 +163,7 @@ impl Store {
 
     /// Every key, oldest first, revoked ones included.
     pub(super) async fn list(&self) -> Result<Vec<StoredKey>, StoreError> {
-        let rows: Rows = bounded(async {
+        let rows: Vec<ListedRow> = bounded(async {
             match &self.database {
                 Database::Postgres(pool) => {
                     fetch_all(
@@ -158,6 +171,8 @@ impl Store {
                         sqlx::query_as(
                             "select id, name, scopes, (extract(epoch from created_at) * 1000)::bigint, \
                          (extract(epoch from last_used_at) * 1000)::bigint, \
+                         (extract(epoch from rotated_at) * 1000)::bigint, \
+                         (extract(epoch from previous_until) * 1000)::bigint, \
                          (extract(epoch from revoked_at) * 1000)::bigint \
                          from holdfast_api_keys order by id",
                         ),
@@ -166,7 +181,7 @@ impl Store {
                 }
                 Database::Sqlite(database) => {
                     sqlx::query_as(
-                        "select id, name, scopes, created_at, last_used_at, revoked_at \
+                        "select id, name, scopes, created_at, last_used_at, rotated_at, previous_until, revoked_at \
                          from holdfast_api_keys order by id",
                     )
                     .fetch_all(&database.reader)
@@ -180,14 +195,23 @@ impl Store {
 
     /// Every key in force, up to `limit`.
     pub(super) async fn active(&self, limit: usize) -> Result<Vec<ActiveKey>, StoreError> {
-        const SQL: &str =
-            "select id, hash, scopes from holdfast_api_keys where revoked_at is null order by id limit $1";
-        let rows: Vec<(Uuid, Vec<u8>, String)> = bounded(async {
+        let rows: Vec<ActiveRow> = bounded(async {
             match &self.database {
-                Database::Postgres(pool) => fetch_all(pool, sqlx::query_as(SQL).bind(limit as i64)).await,
+                Database::Postgres(pool) => {
+                    let select = sqlx::query_as(
+                        "select id, hash, case when previous_until > now() then previous_hash end, scopes \
+                         from holdfast_api_keys where revoked_at is null order by id limit $1",
+                    );
+                    fetch_all(pool, select.bind(limit as i64)).await
+                }
                 Database::Sqlite(database) => {
-                    sqlx::query_as(SQL)
+                    let select = sqlx::query_as(
+                        "select id, hash, case when previous_until > $2 then previous_hash end, scopes \
+                         from holdfast_api_keys where revoked_at is null order by id limit $1",
+                    );
+                    select
                         .bind(limit as i64)
+                        .bind(clock::now().timestamp_millis())
                         .fetch_all(&database.reader)
                         .await
                 }
@@ -213,6 +237,43 @@ impl Store {
                 )
                 .bind(id.as_uuid())
                 .bind(clock::now().timestamp_millis())
+                .execute(&database.writer)
+                .await
+                .map(|done| done.rows_affected()),
+            }
+        })
+        .await?;
+        Ok(changed > 0)
+    }
+
+    /// Gives a key another text; the one before works for `grace` yet, and the one before that no more. False: no key in
+    /// force has this id.
+    pub(super) async fn rotate(
+        &self,
+        id: KeyId,
+        digest: &Digest,
+        grace: Duration,
+    ) -> Result<bool, StoreError> {
+        let grace_ms = grace.as_millis() as i64;
+        let changed = bounded(async {
+            match &self.database {
+                Database::Postgres(pool) => {
+                    let update = sqlx::query(
+                        "update holdfast_api_keys set previous_hash = hash, hash = $2, rotated_at = now(), \
+                         previous_until = now() + $3 * interval '1 millisecond' \
+                         where id = $1 and revoked_at is null",
+                    );
+                    let update = update.bind(id.as_uuid()).bind(digest.as_bytes()).bind(grace_ms);
+                    execute(pool, update).await.map(|done| done.rows_affected())
+                }
+                Database::Sqlite(database) => sqlx::query(
+                    "update holdfast_api_keys set previous_hash = hash, hash = $2, rotated_at = $3, \
+                     previous_until = $3 + $4 where id = $1 and revoked_at is null",
+                )
+                .bind(id.as_uuid())
+                .bind(digest.as_bytes())
+                .bind(clock::now().timestamp_millis())
+                .bind(grace_ms)
                 .execute(&database.writer)
                 .await
                 .map(|done| done.rows_affected()),
@@ -265,61 +326,34 @@ impl Store {
     }
 }
 
-/// Unnamed and inside a transaction, so that any pooler can carry it. These statements are rare; the round trips are not missed.
-async fn execute(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<PgQueryResult> {
-    let mut tx = pool.begin().await?;
-    let done = statement.persistent(false).execute(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(done)
-}
-
-/// Like [`execute`], for rows.
-async fn fetch_all<T>(pool: &PgPool, statement: QueryAs<'_, Postgres, T, PgArguments>) -> sqlx::Result<Vec<T>>
-where
-    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-{
-    let mut tx = pool.begin().await?;
-    let rows = statement.persistent(false).fetch_all(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(rows)
-}
-
-async fn bounded<T>(statement: impl Future<Output = sqlx::Result<T>>) -> Result<T, StoreError> {
-    tokio::time::timeout(DEADLINE, statement)
-        .await
-        .map_err(|_| StoreError::TimedOut(DEADLINE))?
-        .map_err(StoreError::Sql)
-}
-
 /// A row that somebody else spoiled must not lock every other key out.
-fn readable((id, hash, scopes): (Uuid, Vec<u8>, String)) -> Option<ActiveKey> {
+fn readable((id, hash, previous, scopes): ActiveRow) -> Option<ActiveKey> {
     let id = KeyId::from_uuid(id);
     let key = Digest::from_stored(&hash)
         .zip(scopes.parse().ok())
-        .map(|(digest, scopes)| ActiveKey { id, digest, scopes });
+        .map(|(digest, scopes)| ActiveKey {
+            id,
+            digest,
+            previous: previous.as_deref().and_then(Digest::from_stored),
+            scopes,
+        });
     if key.is_none() {
         tracing::warn!(key.id = %id, "an API key's row cannot be read and is ignored: revoke it and make another");
     }
     key
 }
 
-fn listed(
-    (id, name, scopes, created, used, revoked): (Uuid, String, String, i64, Option<i64>, Option<i64>),
-) -> Result<StoredKey, StoreError> {
+fn listed(row: ListedRow) -> Result<StoredKey, StoreError> {
+    let (id, name, scopes, created, used, rotated, previous_until, revoked) = row;
+    let moment = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
     Ok(StoredKey {
         id: KeyId::from_uuid(id),
         name,
         scopes: scopes.parse().map_err(|_| unreadable("scopes"))?,
-        created_at: DateTime::from_timestamp_millis(created).unwrap_or_default(),
-        last_used_at: used.and_then(DateTime::from_timestamp_millis),
-        revoked_at: revoked.and_then(DateTime::from_timestamp_millis),
-    })
-}
-
-/// Somebody else wrote to our table.
-fn unreadable(column: &'static str) -> StoreError {
-    StoreError::Sql(sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: "not a value that Holdfast wrote".into(),
+        created_at: moment(Some(created)).unwrap_or_default(),
+        last_used_at: moment(used),
+        rotated_at: moment(rotated),
+        previous_until: moment(previous_until),
+        revoked_at: moment(revoked),
     })
 }

@@ -15,6 +15,7 @@ mod beats;
 mod probe;
 mod probes;
 mod server;
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +34,7 @@ pub use self::beats::BeatsProbe;
 pub use self::probe::{Finding, HealthProbe, ServiceStatus};
 pub use self::probes::{DatabaseProbe, QueueProbe, RedisProbe, WorkersProbe};
 pub use self::server::{HealthServer, health_server};
+pub(crate) use self::sessions::SessionsProbe;
 
 /// Longest one probe may take.
 pub const PROBE_DEADLINE: Duration = Duration::from_millis(800);

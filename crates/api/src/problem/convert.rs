@@ -8,6 +8,8 @@ use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
 
+use crate::auth::KeyError;
+
 use super::{FieldFault, Problem, ProblemKind};
 
 /// What a client is told to wait for a store that does not answer: an outage is rarely over sooner.
@@ -121,6 +123,24 @@ impl From<LedgerError> for Problem {
             Self::unavailable("the database does not answer now; try again", RETRY_AFTER).caused_by(error)
         } else {
             Self::internal(error)
+        }
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        let reason = error.to_string();
+        match error {
+            KeyError::InvalidName => Self::field(ProblemKind::InvalidField, "name", reason),
+            KeyError::NameTaken => Self::field(ProblemKind::NameTaken, "name", reason),
+            KeyError::GraceTooLong => Self::field(ProblemKind::InvalidField, "grace_seconds", reason),
+            KeyError::Revoked => Self::new(ProblemKind::KeyRevoked, reason),
+            KeyError::TooMany => Self::new(ProblemKind::InvalidField, reason),
+            KeyError::Unavailable(source) => {
+                Self::unavailable("the database does not answer now; try again", RETRY_AFTER)
+                    .caused_by(source)
+            }
+            KeyError::Failed(source) => Self::internal(source),
         }
     }
 }

@@ -162,6 +162,13 @@ impl Problem {
         }))
     }
 
+    /// What the client is told to wait.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
     /// For an answer that does not pass the border, which would add it.
     pub(crate) fn with_request_id(mut self, id: HeaderValue) -> Self {
         self.0.request_id = Some(id);

@@ -1,4 +1,6 @@
 //! Swagger UI at `/docs`, from files compiled in. Not served in production.
+//!
+//! The only HTML there is: it may load nothing from elsewhere, and nobody may frame it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -10,6 +12,12 @@ use crate::problem::{Problem, ProblemKind};
 
 static CONFIG: LazyLock<Arc<Config<'static>>> =
     LazyLock::new(|| Arc::new(Config::from("/openapi.json").persist_authorization(false)));
+
+/// What the page may do: its own files and this server's routes. Swagger UI sets styles in the page; its scripts are all
+/// files.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+     img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'";
 
 /// The page's own links are relative to the folder.
 pub(crate) async fn redirect() -> HttpResponse {
@@ -24,6 +32,8 @@ pub(crate) async fn file(request: HttpRequest) -> Result<HttpResponse, Problem> 
         .map_err(|error| Problem::internal(error.to_string()))?
         .ok_or_else(|| Problem::new(ProblemKind::RouteNotFound, "Swagger UI has no such file"))?;
     let mut response = HttpResponse::Ok();
+    response.insert_header((header::CONTENT_SECURITY_POLICY, PAGE_POLICY));
+    response.insert_header((header::X_FRAME_OPTIONS, "DENY"));
     if file.gzpipped {
         response.insert_header((header::CONTENT_ENCODING, "gzip"));
     }

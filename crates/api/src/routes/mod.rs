@@ -1,6 +1,7 @@
 //! Every route, in one table: what is served, what the OpenAPI document lists and what the tests walk through are
 //! this table.
 
+pub(crate) mod account;
 mod audit;
 mod bulk;
 pub(crate) mod dead_letters;
@@ -11,6 +12,7 @@ mod health;
 pub(crate) mod jobs;
 pub(crate) mod kinds;
 mod measure;
+pub(crate) mod keys;
 pub(crate) mod openapi;
 pub(crate) mod queues;
 pub(crate) mod schedules;
@@ -106,6 +108,13 @@ routes! { API_ROUTES, api:
     "/v1/schedules/{name}/enable" => { POST schedules::enable }
     "/v1/schedules/{name}/disable" => { POST schedules::disable }
     "/v1/workers" => { GET queues::workers }
+    "/v1/auth/login" => { POST account::login }
+    "/v1/auth/refresh" => { POST account::refresh }
+    "/v1/auth/logout" => { POST account::logout }
+    "/v1/auth/me" => { GET account::me }
+    "/v1/keys" => { GET keys::list, POST keys::create }
+    "/v1/keys/{id}/rotate" => { POST keys::rotate }
+    "/v1/keys/{id}/revoke" => { POST keys::revoke }
     "/openapi.json" => { GET openapi::document }
 }
 

@@ -14,8 +14,8 @@ use crate::responses::{constant, tag_of};
 #[openapi(
     info(
         title = "Holdfast",
-        description = "Background jobs that keep running when Redis does not.\n\nSend `Authorization: Bearer <key>`. \
-            A key has scopes: `produce` (enqueue, cancel, retry), `read` (every GET under /v1), `admin` (pause, resume \
+        description = "Background jobs that keep running when Redis does not.\n\nSend `Authorization: Bearer`: \
+            an API key, or the token of a session (`/v1/auth/login`). A key has scopes, and so has the role of a user: `produce` (enqueue, cancel, retry), `read` (every GET under /v1), `admin` (pause, resume \
             and all of the others). Times are RFC 3339 in UTC, ids are ULIDs, errors are `application/problem+json` \
             (RFC 9457) with a `type` that never changes.",
     ),
@@ -46,6 +46,14 @@ use crate::responses::{constant, tag_of};
         super::schedules::run,
         super::schedules::enable,
         super::schedules::disable,
+        super::account::login,
+        super::account::refresh,
+        super::account::logout,
+        super::account::me,
+        super::keys::list,
+        super::keys::create,
+        super::keys::rotate,
+        super::keys::revoke,
         super::health::report,
         super::health::live,
         super::health::ready,

@@ -1,15 +1,19 @@
 //! The API as its clients meet it: a real server on real sockets, on SQLite unless a test is about another store.
 #![allow(clippy::unwrap_used, reason = "a broken helper must stop the test at once")]
 
+mod attacks;
 mod auth;
 mod bad_input;
 mod caching;
 mod documents;
 mod happy;
 mod health;
+mod keys;
 mod limits;
 mod operations;
 mod outages;
 mod schedules;
+mod rates;
+mod sessions;
 mod start;
 mod support;

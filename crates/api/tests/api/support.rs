@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_api::auth::{ApiKeys, Scopes};
+use holdfast_api::auth::{ApiKeys, Role as UserRole, Scopes, User, Users};
 use holdfast_api::{Application, Services, StartError};
 use holdfast_cache::Cache;
 use holdfast_core::config::{Settings, Sources, load_from};
@@ -15,13 +15,19 @@ use holdfast_core::sql::{self, Database};
 use holdfast_jobs::ledger::{Fence, Outcome, WorkerReport};
 use holdfast_jobs::{JobId, Jobs, WorkerId};
 use holdfast_testkit::http::{Client, Response};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// The bootstrap key of the tests.
 pub(crate) const ADMIN: &str = "bootstrap-key-of-the-tests";
+
+/// What signs the session tokens of the tests.
+pub(crate) const JWT_SECRET: &str = "a secret of the tests, and long enough";
+
+/// The password of every user of the tests.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// How a test wants its application.
 pub(crate) struct TestSettings {
@@ -39,6 +45,7 @@ impl TestSettings {
             ("DATABASE_URL", format!("sqlite://{}", file.display())),
             ("PORT", "0".to_owned()),
             ("HOLDFAST_API_KEY", ADMIN.to_owned()),
+            ("JWT_SECRET_KEY", JWT_SECRET.to_owned()),
             ("HOLDFAST__SERVER__HOST", "127.0.0.1".to_owned()),
             ("HOLDFAST__SERVER__GRACE_SECONDS", "5".to_owned()),
             // Tests ask for what they have just done; those of the cache turn it on.
@@ -112,12 +119,15 @@ impl TestSettings {
         let shutdown = Shutdown::new();
         let running = tokio::spawn(application.run_until_stopped(shutdown.clone()));
         let keys = ApiKeys::new(database.clone(), None);
+        let users = Users::new(database.clone(), 2);
         Ok(TestApp {
             address,
             jobs,
             database,
             gate,
             keys,
+            users,
+            settings,
             shutdown,
             running,
             _directory: Arc::new(self.directory),
@@ -132,6 +142,9 @@ pub(crate) struct TestApp {
     pub(crate) gate: RedisGate,
     /// Over the same table, as `holdfast keys` holds it.
     pub(crate) keys: ApiKeys,
+    /// Over the same table, as `holdfast users` holds it.
+    pub(crate) users: Users,
+    pub(crate) settings: Settings,
     pub(crate) shutdown: Shutdown,
     pub(crate) running: JoinHandle<std::io::Result<()>>,
     _directory: Arc<TempDir>,
@@ -157,6 +170,51 @@ impl TestApp {
         let scopes: Scopes = scopes.parse().unwrap();
         let key = self.keys.create(name, scopes).await.unwrap();
         self.client().with_bearer(key.secret.expose_secret())
+    }
+
+    /// A user with this role and the password of them all.
+    pub(crate) async fn user(&self, name: &str, role: UserRole) -> User {
+        let password = SecretString::from(PASSWORD);
+        self.users.create(name, role, &password).await.unwrap()
+    }
+
+    pub(crate) async fn try_login(&self, name: &str, password: &str) -> Response {
+        let body = json!({"name": name, "password": password});
+        self.client().post_json("/v1/auth/login", &body).await.unwrap()
+    }
+
+    /// The token of a new session.
+    pub(crate) async fn log_in(&self, name: &str) -> String {
+        let response = self.try_login(name, PASSWORD).await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        body_of(&response)["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// What a token is answered at `/v1/auth/me`.
+    pub(crate) async fn me(&self, token: &str) -> Response {
+        self.client().with_bearer(token).get("/v1/auth/me").await.unwrap()
+    }
+
+    /// What a POST without a body is answered.
+    pub(crate) async fn post(&self, token: &str, path: &str) -> Response {
+        let mut client = self.client().with_bearer(token);
+        client.request("POST", path, &[], &[]).await.unwrap()
+    }
+
+    /// Another process over the same database and Redis.
+    pub(crate) async fn twin(&self) -> Self {
+        use secrecy::ExposeSecret as _;
+        let redis = self
+            .settings
+            .redis
+            .queue
+            .as_ref()
+            .map(|redis| redis.url.expose_secret());
+        let settings = TestSettings::new().with("DATABASE_URL", self.settings.database.url.expose_secret());
+        match redis {
+            Some(url) => settings.with("REDIS_URL", url).start().await,
+            None => settings.start().await,
+        }
     }
 
     /// Enqueues a `debug.echo` job; its id.

@@ -1,6 +1,8 @@
 //! `holdfast keys`: API keys, straight in the database. A key's text is shown once, when it is made.
 
-use holdfast_api::auth::{ApiKeys, Scopes, StoredKey};
+use std::time::Duration;
+
+use holdfast_api::auth::{ApiKeys, NewKey, Scopes, StoredKey};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -27,6 +29,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Give a key another text and print it, once; the one before works for a while yet
+    Rotate {
+        /// The key's name or id
+        key: String,
+        /// How long the text before works yet, in seconds; 2592000 (30 days) at most
+        #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+        grace: u64,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// End a key; servers refuse it within ten seconds
     Revoke {
         /// The key's name or id
@@ -42,18 +54,38 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Create { name, scopes, output } => create(&keys, &name, scopes, output).await,
         Command::List { output } => list(&keys, output).await,
+        Command::Rotate { key, grace, output } => {
+            rotate(&keys, &key, Duration::from_secs(grace), output).await
+        }
         Command::Revoke { key, output } => revoke(&keys, &key, output).await,
     }
 }
 
 async fn create(keys: &ApiKeys, name: &str, scopes: Scopes, output: OutputArgs) -> Result<(), Failure> {
     let key = keys.create(name, scopes).await?;
+    show_once(&key, "made", output)
+}
+
+async fn rotate(
+    keys: &ApiKeys,
+    name_or_id: &str,
+    grace: Duration,
+    output: OutputArgs,
+) -> Result<(), Failure> {
+    match keys.rotate(name_or_id, grace).await? {
+        Some(key) => show_once(&key, "rotated", output),
+        None => Err(unknown(name_or_id)),
+    }
+}
+
+/// The text alone on stdout, so that it can be piped.
+fn show_once(key: &NewKey, done: &str, output: OutputArgs) -> Result<(), Failure> {
     let secret = key.secret.expose_secret();
     let document = json!({ "id": key.id, "name": key.name, "scopes": key.scopes, "key": secret });
     output.print(&document, || secret.to_owned())?;
     if !output.json {
         eprintln!(
-            "made {} for {} ({}); it is not shown again",
+            "{done} {} for {} ({}); it is not shown again",
             key.id, key.name, key.scopes
         );
     }
@@ -85,11 +117,13 @@ fn row(key: &StoredKey) -> [String; 6] {
 
 async fn revoke(keys: &ApiKeys, name_or_id: &str, output: OutputArgs) -> Result<(), Failure> {
     let Some(key) = keys.revoke(name_or_id).await? else {
-        return Err(Failure::no(format!(
-            "there is no key with the name or id {name_or_id}"
-        )));
+        return Err(unknown(name_or_id));
     };
     output.print(&json!({ "revoked": key.id, "name": key.name }), || {
         format!("revoked {} ({})", key.name, key.id)
     })
+}
+
+fn unknown(name_or_id: &str) -> Failure {
+    Failure::no(format!("there is no key with the name or id {name_or_id}"))
 }

@@ -11,6 +11,7 @@ pub(crate) mod keys;
 pub(crate) mod migrate;
 pub(crate) mod queues;
 pub(crate) mod schedules;
+pub(crate) mod users;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -21,6 +22,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev => dev::run(),
         Command::Migrate(args) => briefly(migrate::run(args)),
         Command::Keys(command) => briefly(keys::run(command)),
+        Command::Users(command) => briefly(users::run(command)),
         Command::Jobs(args) => briefly(jobs::run(*args)),
         Command::DeadLetters(args) => briefly(dead_letters::run(*args)),
         Command::Queues(args) => briefly(queues::run(args)),

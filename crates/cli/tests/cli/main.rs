@@ -8,3 +8,4 @@ mod commands;
 mod dev;
 mod example;
 mod support;
+mod users;

@@ -12,9 +12,9 @@ use super::fault::{ConfigFault, ConfigFaults};
 use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
-    AuditSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, QueueSettings, RedisEndpoint, RedisSettings,
-    RetrySettings, ServerSettings, Settings, WorkerSettings,
+    AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
+    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, QueueSettings, RateLimitSettings,
+    RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, WorkerSettings,
 };
 use super::tables;
 
@@ -46,6 +46,8 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         audit: AuditSettings {
             retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
         },
+        auth: auth(reader),
+        rate_limit: rate_limit(reader),
         log: log(reader, environment),
     }
 }
@@ -70,6 +72,7 @@ fn server(reader: &mut Reader<'_>) -> ServerSettings {
         grace: reader.seconds("server.grace_seconds", 0.0..=3600.0),
         max_wait: reader.seconds("server.max_wait_seconds", 0.0..=300.0),
         http_workers: reader.count("server.http_workers", 1..=256),
+        trusted_proxies: reader.count("server.trusted_proxies", 0..=10),
     }
 }
 
@@ -280,6 +283,44 @@ fn http_request(reader: &mut Reader<'_>) -> HttpRequestSettings {
     }
 }
 
+fn auth(reader: &mut Reader<'_>) -> AuthSettings {
+    AuthSettings {
+        jwt_secret: jwt_secret(reader),
+        access_token: reader.seconds("auth.access_token_seconds", 60.0..=86_400.0),
+        max_concurrent_hashes: reader.count("auth.max_concurrent_hashes", 1..=64),
+        login_per_account_per_minute: reader.count("auth.login_per_account_per_minute", 1..=10_000),
+        login_per_address_per_minute: reader.count("auth.login_per_address_per_minute", 1..=100_000),
+    }
+}
+
+/// Shorter than the hash it keys, and an attacker who holds one token could search for it.
+const MIN_JWT_SECRET: usize = 32;
+
+fn jwt_secret(reader: &mut Reader<'_>) -> Option<SecretString> {
+    const PATH: &str = "auth.jwt_secret";
+    let secret = reader.secret(PATH)?;
+    let length = secret.expose_secret().len();
+    if length < MIN_JWT_SECRET {
+        let problem = format!("the secret has {length} bytes, and needs {MIN_JWT_SECRET} or more");
+        reader.fault_once(PATH, || {
+            (problem, "generate one: openssl rand -hex 32".to_owned())
+        });
+    }
+    Some(secret)
+}
+
+fn rate_limit(reader: &mut Reader<'_>) -> RateLimitSettings {
+    const RANGE: std::ops::RangeInclusive<u32> = 0..=100_000_000;
+    RateLimitSettings {
+        produce_per_minute: reader.count("rate_limit.produce_per_minute", RANGE),
+        read_per_minute: reader.count("rate_limit.read_per_minute", RANGE),
+        admin_per_minute: reader.count("rate_limit.admin_per_minute", RANGE),
+        anonymous_per_minute: reader.count("rate_limit.anonymous_per_minute", RANGE),
+        burst: reader.seconds("rate_limit.burst_seconds", 0.1..=60.0),
+        instances: reader.count("rate_limit.instances", 1..=1000),
+    }
+}
+
 fn log(reader: &mut Reader<'_>, environment: Environment) -> LogSettings {
     let level = reader.text("log.level");
     if let Err(problem) = crate::telemetry::check_level(&level) {
@@ -311,9 +352,20 @@ fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
         cache,
         jobs,
         worker,
+<<<<<<< HEAD
         beat,
+=======
+        auth,
+>>>>>>> wt-accounts
         ..
     } = settings;
+    reader.require(
+        auth.access_token <= cache.session_ttl,
+        "auth.access_token_seconds",
+        "cache.session_ttl_seconds",
+        "more than",
+        "lower it: a token must not outlive its session",
+    );
     reader.require(
         cache.session_max >= cache.session_ttl,
         "cache.session_max_seconds",

@@ -39,12 +39,14 @@ const CONVENTIONAL: &[(&str, &str)] = &[
     ("REDIS_URL", "redis.url"),
     ("REDIS_CACHE_URL", "redis.cache_url"),
     ("REDIS_MAX_CONNECTIONS", "redis.max_connections"),
+    ("JWT_SECRET_KEY", "auth.jwt_secret"),
     ("LOG_LEVEL", "log.level"),
 ];
 
 /// Settings whose value never appears in a text.
 const SECRETS: &[&str] = &[
     "server.api_key",
+    "auth.jwt_secret",
     "database.url",
     "database.direct_url",
     "redis.url",
@@ -110,6 +112,12 @@ impl<'a> Variables<'a> {
         if self.get("RAILWAY_ENVIRONMENT_NAME").is_some() {
             let production = ValueKind::String("production".to_owned());
             layer.insert("environment", production, "RAILWAY_ENVIRONMENT_NAME");
+            // Every request to a Railway service comes through its edge.
+            layer.insert(
+                "server.trusted_proxies",
+                ValueKind::I64(1),
+                "RAILWAY_ENVIRONMENT_NAME",
+            );
         }
         if let Some(url) = self.postgres_url() {
             layer.insert("database.url", ValueKind::String(url.into()), "PGHOST");

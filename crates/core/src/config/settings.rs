@@ -35,6 +35,8 @@ pub struct Settings {
     pub kinds: BTreeMap<String, KindSettings>,
     pub http_request: HttpRequestSettings,
     pub audit: AuditSettings,
+    pub auth: AuthSettings,
+    pub rate_limit: RateLimitSettings,
     pub log: LogSettings,
 }
 
@@ -57,6 +59,8 @@ pub struct ServerSettings {
     pub max_wait: Duration,
     /// HTTP threads. Few are enough: handlers wait, they do not compute.
     pub http_workers: usize,
+    /// Proxies in front of it whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: usize,
 }
 
 /// The SQL side. `postgres://…` or `sqlite://path`.
@@ -266,6 +270,33 @@ pub struct HttpRequestSettings {
 pub struct AuditSettings {
     /// How long entries are kept; an idempotent bulk operation is remembered as long.
     pub retain: Duration,
+}
+
+/// People: logins and sessions.
+#[derive(Debug, Clone)]
+pub struct AuthSettings {
+    /// `JWT_SECRET_KEY`: signs session tokens, 32 bytes at least. `None` turns logins off in production.
+    pub jwt_secret: Option<SecretString>,
+    /// How long one access token is good for.
+    pub access_token: Duration,
+    /// Password hashes computed at once.
+    pub max_concurrent_hashes: usize,
+    pub login_per_account_per_minute: u32,
+    pub login_per_address_per_minute: u32,
+}
+
+/// Requests per minute, by class; 0 is no limit.
+#[derive(Debug, Clone)]
+pub struct RateLimitSettings {
+    pub produce_per_minute: u32,
+    pub read_per_minute: u32,
+    pub admin_per_minute: u32,
+    /// Requests without a key that is known, per address.
+    pub anonymous_per_minute: u32,
+    /// How much of a minute's allowance may be used at once.
+    pub burst: Duration,
+    /// Processes that share a limit: while Redis is away each grants its share.
+    pub instances: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -71,12 +71,14 @@ macro_rules! embedded {
 const POSTGRES: &[Migration] = embedded!(
     "postgres",
     (1, "0001_jobs"),
+    (2, "0002_accounts"),
     (3, "0003_schedules"),
     (6, "0006_dead_letters")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
     (1, "0001_jobs"),
+    (2, "0002_accounts"),
     (3, "0003_schedules"),
     (6, "0006_dead_letters")
 );

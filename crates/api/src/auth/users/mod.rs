@@ -1,0 +1,361 @@
+//! People who log in: made and managed by an operator, known by a name and a password.
+//!
+//! A user is *enabled* or *disabled*, and has one role. `token_version` is part of every session's token; a change of
+//! password, of role, or of being enabled raises it, which ends the user's sessions. Every process keeps the versions in
+//! memory ([`Mirror`]), so that happens within [`HARD_LIMIT`](super::mirror::HARD_LIMIT) whether Redis is there or not.
+//!
+//! # Invariants
+//! - A password exists as an argon2id hash in the table and nowhere else.
+//! - A login takes one hash and gives one answer for an unknown name, a disabled user and a wrong password.
+//! - A name is unique without regard to case, and is never freed: users are disabled, not deleted, so a log that names
+//!   one names one for ever.
+//!
+//! # When things fail
+//! With the database away nobody can log in (503); sessions that were begun go on, and a token whose user was never
+//! read counts as what it says it is until it expires.
+
+mod password;
+mod role;
+mod store;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
+use holdfast_core::sql::Database;
+use secrecy::SecretString;
+
+use self::password::{Busy, Hasher};
+pub use self::password::{MAX_PASSWORD, MIN_PASSWORD};
+pub use self::role::{Role, UnknownRole};
+use self::store::{Change, UserStore};
+pub use self::store::{User, UserId};
+use super::mirror::{Mirror, Table};
+use super::sql::StoreError;
+
+/// Most users one installation may have: all of them are held in memory.
+pub const MAX_USERS: usize = 10_000;
+
+/// Longest name, in characters: that of an e-mail address.
+pub const MAX_USER_NAME: usize = 254;
+
+/// Why a user could not be made, found or let in.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    #[error("a name has 1 to {MAX_USER_NAME} characters, and neither blanks nor control characters")]
+    InvalidName,
+    #[error("a password has {MIN_PASSWORD} to {MAX_PASSWORD} bytes")]
+    InvalidPassword,
+    #[error("a user of this name exists already")]
+    NameTaken,
+    #[error("there are {MAX_USERS} users already")]
+    TooMany,
+    /// More logins are under way than passwords can be checked.
+    #[error("too many passwords are being checked")]
+    Busy,
+    /// Transient: try again.
+    #[error("the database is away")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the database failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<StoreError> for UserError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Sql(source) => match classify_sql(source) {
+                failure if failure.kind == SqlFailureKind::Unique => Self::NameTaken,
+                failure if failure.class == FailureClass::Transient => Self::Unavailable(error.into()),
+                _ => Self::Failed(error.into()),
+            },
+            StoreError::TimedOut(_) => Self::Unavailable(error.into()),
+        }
+    }
+}
+
+impl From<Busy> for UserError {
+    fn from(_: Busy) -> Self {
+        Self::Busy
+    }
+}
+
+/// What is known of a user at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    Enabled {
+        version: i64,
+        role: Role,
+        name: Arc<str>,
+    },
+    /// Disabled, or there is no such user.
+    Out,
+    /// The table was never read, and cannot be now.
+    Unknown,
+}
+
+/// Every user of an installation. Cheap to clone.
+#[derive(Clone)]
+pub struct Users {
+    mirror: Mirror<UserTable>,
+    hasher: Arc<Hasher>,
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Users").finish_non_exhaustive()
+    }
+}
+
+struct UserTable {
+    store: UserStore,
+}
+
+#[derive(Default)]
+struct KnownUsers(HashMap<UserId, Known>);
+
+struct Known {
+    name: Arc<str>,
+    role: Role,
+    version: i64,
+    is_enabled: bool,
+}
+
+impl Users {
+    /// Over the table, with this many passwords hashed at once. Call it inside tokio; it reaches nothing yet.
+    pub fn new(database: Database, max_concurrent_hashes: usize) -> Self {
+        Self {
+            mirror: Mirror::new(UserTable {
+                store: UserStore::new(database),
+            }),
+            hasher: Arc::new(Hasher::new(max_concurrent_hashes)),
+        }
+    }
+
+    pub async fn create(&self, name: &str, role: Role, password: &SecretString) -> Result<User, UserError> {
+        let name = normalised(name).ok_or(UserError::InvalidName)?;
+        if !password::is_acceptable(password) {
+            return Err(UserError::InvalidPassword);
+        }
+        if self.store().count().await? >= MAX_USERS {
+            return Err(UserError::TooMany);
+        }
+        let hash = self.hasher.hash(password).await?;
+        let id = UserId::generate();
+        self.store().insert(id, &name, &hash, role).await?;
+        self.store()
+            .get(id)
+            .await?
+            .ok_or_else(|| UserError::Failed("the user is gone again".into()))
+    }
+
+    /// As the table has it now.
+    pub(super) async fn get(&self, id: UserId) -> Result<Option<User>, UserError> {
+        Ok(self.store().get(id).await?)
+    }
+
+    /// Every user, by name.
+    pub async fn list(&self) -> Result<Vec<User>, UserError> {
+        Ok(self.store().list(MAX_USERS).await?)
+    }
+
+    /// Ends the user's sessions too. `None`: there is no such user.
+    pub async fn set_password(&self, name: &str, password: &SecretString) -> Result<Option<User>, UserError> {
+        if !password::is_acceptable(password) {
+            return Err(UserError::InvalidPassword);
+        }
+        let hash = self.hasher.hash(password).await?;
+        self.change(name, Change::Password(hash)).await
+    }
+
+    /// Locks a user out or lets one in again; either way sessions from before have ended. `None`: there is no such
+    /// user.
+    pub async fn set_enabled(&self, name: &str, enabled: bool) -> Result<Option<User>, UserError> {
+        self.change(name, Change::Enabled(enabled)).await
+    }
+
+    /// Ends the user's sessions too. `None`: there is no such user.
+    pub async fn set_role(&self, name: &str, role: Role) -> Result<Option<User>, UserError> {
+        self.change(name, Change::Role(role)).await
+    }
+
+    async fn change(&self, name: &str, change: Change) -> Result<Option<User>, UserError> {
+        let Some(name) = normalised(name) else {
+            return Ok(None);
+        };
+        Ok(self.store().change(&name, change).await?)
+    }
+
+    /// The user with this name and password. Whatever is wrong, it takes one hash and tells nothing apart.
+    pub(super) async fn verify(
+        &self,
+        name: &str,
+        password: &SecretString,
+    ) -> Result<Option<User>, UserError> {
+        let found = match normalised(name) {
+            Some(name) => self.store().with_hash(&name).await?,
+            None => None,
+        };
+        let hash = found.as_ref().map(|(_, hash)| hash.clone());
+        let is_right = self.hasher.verify(password, hash).await?;
+        let user = found.map(|(user, _)| user);
+        Ok(user.filter(|user| is_right && user.disabled_at.is_none()))
+    }
+
+    /// How a user stands now; no older than a session may outlive its end.
+    pub(super) async fn standing(&self, id: UserId) -> Standing {
+        if let Some(Some(standing)) = self.mirror.look(|users| users.standing(id)) {
+            return standing;
+        }
+        let answer = self.mirror.look_again(|users| users.standing(id)).await;
+        match answer.found.flatten() {
+            Some(standing) if answer.is_usable => standing,
+            None if answer.is_current => Standing::Out,
+            _ => Standing::Unknown,
+        }
+    }
+
+    /// How often a password was hashed: for tests that hold one login against another.
+    #[cfg(test)]
+    pub(super) fn hashes(&self) -> u64 {
+        self.hasher.runs()
+    }
+
+    fn store(&self) -> &UserStore {
+        &self.mirror.table().store
+    }
+}
+
+impl Table for UserTable {
+    type Rows = KnownUsers;
+
+    const NAME: &'static str = "users";
+
+    async fn read(&self) -> Result<KnownUsers, StoreError> {
+        let users = self.store.list(MAX_USERS).await?;
+        let known = users.into_iter().map(|user| {
+            let known = Known {
+                name: user.name.into(),
+                role: user.role,
+                version: user.token_version,
+                is_enabled: user.disabled_at.is_none(),
+            };
+            (user.id, known)
+        });
+        Ok(KnownUsers(known.collect()))
+    }
+}
+
+impl KnownUsers {
+    fn standing(&self, id: UserId) -> Option<Standing> {
+        let user = self.0.get(&id)?;
+        if !user.is_enabled {
+            return Some(Standing::Out);
+        }
+        Some(Standing::Enabled {
+            version: user.version,
+            role: user.role,
+            name: Arc::clone(&user.name),
+        })
+    }
+}
+
+/// The one form of a name; `None` if it is none.
+pub(super) fn normalised(name: &str) -> Option<String> {
+    let length = name.chars().count();
+    let is_sound =
+        (1..=MAX_USER_NAME).contains(&length) && !name.chars().any(|c| c.is_control() || c.is_whitespace());
+    is_sound.then(|| name.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_core::config::{Sources, load_from};
+    use holdfast_core::sql;
+
+    use super::*;
+
+    async fn users(directory: &tempfile::TempDir) -> Users {
+        let url = format!("sqlite://{}", directory.path().join("users.db").display());
+        let env = [("DATABASE_URL".to_owned(), url)].into();
+        let settings = load_from(Sources { env, file: None }).unwrap();
+        sql::migrate(&settings.database).await.unwrap();
+        Users::new(Database::open(&settings.database).unwrap(), 2)
+    }
+
+    fn secret(text: &str) -> SecretString {
+        SecretString::from(text.to_owned())
+    }
+
+    #[tokio::test]
+    async fn unknown_disabled_and_wrong_cost_the_same_one_hash() {
+        let directory = tempfile::tempdir().unwrap();
+        let users = users(&directory).await;
+        let right = secret("correct horse battery");
+        users
+            .create("Ada@Example.com", Role::Viewer, &right)
+            .await
+            .unwrap();
+        users.create("gone", Role::Viewer, &right).await.unwrap();
+        users.set_enabled("gone", false).await.unwrap().unwrap();
+        for (name, password, is_let_in) in [
+            ("ada@example.COM", "correct horse battery", true),
+            ("ada@example.com", "wrong horse battery!!", false),
+            ("gone", "correct horse battery", false),
+            ("nobody", "correct horse battery", false),
+            ("not a name\n", "correct horse battery", false),
+        ] {
+            let before = users.hashes();
+            let user = users.verify(name, &secret(password)).await.unwrap();
+            assert_eq!(user.is_some(), is_let_in, "{name}");
+            assert_eq!(users.hashes(), before + 1, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_change_raises_the_version_and_so_ends_the_sessions() {
+        let directory = tempfile::tempdir().unwrap();
+        let users = users(&directory).await;
+        let password = secret("correct horse battery");
+        let user = users.create("ada", Role::Viewer, &password).await.unwrap();
+        assert_eq!(user.token_version, 1);
+        let user = users
+            .set_password("ADA", &secret("another long password"))
+            .await
+            .unwrap();
+        assert_eq!(user.unwrap().token_version, 2);
+        let user = users.set_enabled("ada", false).await.unwrap().unwrap();
+        assert_eq!((user.token_version, user.disabled_at.is_some()), (3, true));
+        assert_eq!(users.standing(user.id).await, Standing::Out);
+        let user = users.set_role("ada", Role::Admin).await.unwrap().unwrap();
+        assert_eq!((user.token_version, user.role), (4, Role::Admin));
+        assert!(users.set_role("nobody", Role::Admin).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn names_and_passwords_are_checked() {
+        let directory = tempfile::tempdir().unwrap();
+        let users = users(&directory).await;
+        let password = secret("correct horse battery");
+        users.create("ada", Role::Viewer, &password).await.unwrap();
+        assert!(matches!(
+            users.create("ADA", Role::Viewer, &password).await,
+            Err(UserError::NameTaken)
+        ));
+        for name in ["", "two words", "a\tb", &"n".repeat(255)] {
+            assert!(
+                matches!(
+                    users.create(name, Role::Viewer, &password).await,
+                    Err(UserError::InvalidName)
+                ),
+                "{name:?}"
+            );
+        }
+        for text in ["short", &"p".repeat(MAX_PASSWORD + 1)] {
+            assert!(matches!(
+                users.create("bob", Role::Viewer, &secret(text)).await,
+                Err(UserError::InvalidPassword)
+            ));
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The table `holdfast_users`, on either database. Every call has a deadline.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use holdfast_core::clock;
+use holdfast_core::sql::Database;
+use serde::{Serialize, Serializer};
+use sqlx::Row;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::Role;
+use crate::auth::sql::{StoreError, bounded, execute, fetch_all, unreadable};
+
+/// Names a user in tokens and logs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(Ulid);
+
+impl UserId {
+    pub(super) fn generate() -> Self {
+        Self(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()))
+    }
+
+    pub(crate) fn ulid(self) -> Ulid {
+        self.0
+    }
+
+    fn as_uuid(self) -> Uuid {
+        Uuid::from_u128(self.0.0)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for UserId {
+    type Err = holdfast_jobs::InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = Ulid::from_string(text).map(Self);
+        id.map_err(|_| holdfast_jobs::InvalidId)
+    }
+}
+
+impl Serialize for UserId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A user as one is listed: everything but the password's hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    pub id: UserId,
+    pub name: String,
+    pub role: Role,
+    /// Raised by every change; a session of another version has ended.
+    #[serde(skip)]
+    pub token_version: i64,
+    pub disabled_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What is changed of a user.
+pub(super) enum Change {
+    /// To this hash.
+    Password(String),
+    Enabled(bool),
+    Role(Role),
+}
+
+type UserRow = (Uuid, String, String, i64, Option<i64>, i64, i64, String);
+
+/// With the hash last, on both databases; times in milliseconds.
+const SELECT_POSTGRES: &str = "select id, name, role, token_version, \
+     (extract(epoch from disabled_at) * 1000)::bigint, (extract(epoch from created_at) * 1000)::bigint, \
+     (extract(epoch from updated_at) * 1000)::bigint, password_hash from holdfast_users";
+const SELECT_SQLITE: &str = "select id, name, role, token_version, disabled_at, created_at, updated_at, \
+     password_hash from holdfast_users";
+
+/// Which users are meant.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    Id(UserId),
+    Name(&'a str),
+    All(usize),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct UserStore {
+    database: Database,
+}
+
+impl UserStore {
+    pub(super) fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    pub(super) async fn insert(
+        &self,
+        id: UserId,
+        name: &str,
+        hash: &str,
+        role: Role,
+    ) -> Result<(), StoreError> {
+        bounded(async {
+            match &self.database {
+                Database::Postgres(pool) => {
+                    let insert = sqlx::query(
+                        "insert into holdfast_users (id, name, password_hash, role) values ($1, $2, $3, $4)",
+                    );
+                    let insert = insert
+                        .bind(id.as_uuid())
+                        .bind(name)
+                        .bind(hash)
+                        .bind(role.as_str());
+                    execute(pool, insert).await.map(drop)
+                }
+                Database::Sqlite(database) => sqlx::query(
+                    "insert into holdfast_users (id, name, password_hash, role, created_at, updated_at) \
+                     values ($1, $2, $3, $4, $5, $5)",
+                )
+                .bind(id.as_uuid())
+                .bind(name)
+                .bind(hash)
+                .bind(role.as_str())
+                .bind(clock::now().timestamp_millis())
+                .execute(&database.writer)
+                .await
+                .map(drop),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn get(&self, id: UserId) -> Result<Option<User>, StoreError> {
+        Ok(self.select(Which::Id(id)).await?.pop().map(|(user, _)| user))
+    }
+
+    /// The user of this name, with the password's hash.
+    pub(super) async fn with_hash(&self, name: &str) -> Result<Option<(User, String)>, StoreError> {
+        Ok(self.select(Which::Name(name)).await?.pop())
+    }
+
+    /// By name.
+    pub(super) async fn list(&self, limit: usize) -> Result<Vec<User>, StoreError> {
+        let rows = self.select(Which::All(limit)).await?;
+        Ok(rows.into_iter().map(|(user, _)| user).collect())
+    }
+
+    async fn select(&self, which: Which<'_>) -> Result<Vec<(User, String)>, StoreError> {
+        let end = match which {
+            Which::Id(_) => "where id = $1",
+            Which::Name(_) => "where name = $1",
+            Which::All(_) => "order by name limit $1",
+        };
+        let rows: Vec<UserRow> = bounded(async {
+            macro_rules! select {
+                ($columns:expr) => {{
+                    // Only constants of this file are put together here.
+                    let select = sqlx::query_as(sqlx::AssertSqlSafe(format!("{} {end}", $columns)));
+                    match which {
+                        Which::Id(id) => select.bind(id.as_uuid()),
+                        Which::Name(name) => select.bind(name.to_owned()),
+                        Which::All(limit) => select.bind(limit as i64),
+                    }
+                }};
+            }
+            match &self.database {
+                Database::Postgres(pool) => fetch_all(pool, select!(SELECT_POSTGRES)).await,
+                Database::Sqlite(database) => select!(SELECT_SQLITE).fetch_all(&database.reader).await,
+            }
+        })
+        .await?;
+        rows.into_iter().map(user).collect()
+    }
+
+    /// Makes the change and raises the version. `None`: there is no such user.
+    pub(super) async fn change(&self, name: &str, change: Change) -> Result<Option<User>, StoreError> {
+        let (column, text) = match &change {
+            Change::Password(hash) => ("password_hash", Some(hash.as_str())),
+            Change::Role(role) => ("role", Some(role.as_str())),
+            Change::Enabled(_) => ("disabled_at", None),
+        };
+        let disables = matches!(change, Change::Enabled(false));
+        bounded(async {
+            match &self.database {
+                Database::Postgres(pool) => {
+                    let value = match (&change, disables) {
+                        (Change::Enabled(_), true) => "coalesce(disabled_at, now())",
+                        (Change::Enabled(_), false) => "null",
+                        _ => "$2",
+                    };
+                    let sql = format!(
+                        "update holdfast_users set {column} = {value}, token_version = token_version + 1, \
+                         updated_at = now() where name = $1"
+                    );
+                    let update = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(name.to_owned());
+                    let update = match text {
+                        Some(text) => update.bind(text.to_owned()),
+                        None => update,
+                    };
+                    execute(pool, update).await.map(drop)
+                }
+                Database::Sqlite(database) => {
+                    let value = match (&change, disables) {
+                        (Change::Enabled(_), true) => "coalesce(disabled_at, $2)",
+                        (Change::Enabled(_), false) => "null",
+                        _ => "$3",
+                    };
+                    let sql = format!(
+                        "update holdfast_users set {column} = {value}, token_version = token_version + 1, \
+                         updated_at = $2 where name = $1"
+                    );
+                    let update = sqlx::query(sqlx::AssertSqlSafe(sql))
+                        .bind(name.to_owned())
+                        .bind(clock::now().timestamp_millis());
+                    let update = match text {
+                        Some(text) => update.bind(text.to_owned()),
+                        None => update,
+                    };
+                    update.execute(&database.writer).await.map(drop)
+                }
+            }
+        })
+        .await?;
+        Ok(self.select(Which::Name(name)).await?.pop().map(|(user, _)| user))
+    }
+
+    pub(super) async fn count(&self) -> Result<usize, StoreError> {
+        const SQL: &str = "select count(*) from holdfast_users";
+        let count: i64 = bounded(async {
+            match &self.database {
+                Database::Postgres(pool) => {
+                    let rows: Vec<(i64,)> = fetch_all(pool, sqlx::query_as(SQL)).await?;
+                    Ok(rows.first().map_or(0, |row| row.0))
+                }
+                Database::Sqlite(database) => sqlx::query(SQL).fetch_one(&database.reader).await?.try_get(0),
+            }
+        })
+        .await?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+}
+
+fn user(row: UserRow) -> Result<(User, String), StoreError> {
+    let (id, name, role, token_version, disabled, created, updated, hash) = row;
+    let moment = |millis: i64| DateTime::from_timestamp_millis(millis);
+    let user = User {
+        id: UserId(Ulid(id.as_u128())),
+        name,
+        role: role.parse().map_err(|_| unreadable("role"))?,
+        token_version,
+        disabled_at: disabled.and_then(moment),
+        created_at: moment(created).unwrap_or_default(),
+        updated_at: moment(updated).unwrap_or_default(),
+    };
+    Ok((user, hash))
+}

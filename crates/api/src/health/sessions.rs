@@ -1,0 +1,43 @@
+//! Whether a logout holds everywhere at once.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::{Finding, HealthProbe};
+use crate::auth::Sessions;
+
+/// Can sessions be looked up? Without that they go on, and a logout is late elsewhere.
+#[derive(Debug)]
+pub(crate) struct SessionsProbe {
+    sessions: Sessions,
+}
+
+impl SessionsProbe {
+    pub(crate) fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+
+    fn look(&self) -> Finding {
+        if !self.sessions.is_on() {
+            return Finding::not_configured().with("login", "off: JWT_SECRET_KEY is not set");
+        }
+        if self.sessions.is_degraded() {
+            return Finding::degraded(
+                "sessions cannot be looked up: tokens are good until they expire",
+                "Bring the Redis of the cache back. A logout holds in this process at once, and elsewhere when Redis \
+                 is back or the token expires.",
+            );
+        }
+        Finding::healthy()
+    }
+}
+
+impl HealthProbe for SessionsProbe {
+    fn name(&self) -> &'static str {
+        "sessions"
+    }
+
+    fn check(&self) -> BoxFuture<'_, Finding> {
+        async { self.look() }.boxed()
+    }
+}

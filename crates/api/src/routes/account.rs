@@ -1,0 +1,268 @@
+//! Logging in and out, and who one is.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_core::clock;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::view::ProblemBody;
+use crate::auth::users::{MAX_PASSWORD, MAX_USER_NAME};
+use crate::auth::{Allowed, Anyone, Caller, Opened, Role, Scopes, UserId, bearer, is_token};
+use crate::body::json_body;
+use crate::params::Params;
+use crate::problem::{Problem, ProblemKind};
+use crate::rate::{Class, Subject};
+use crate::state::{State, json};
+
+/// A name and a password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Login, example = json!({"name": "ada@example.com", "password": "correct horse battery staple"}))]
+pub(crate) struct LoginBody {
+    /// Large and small letters are the same.
+    #[schema(max_length = 254)]
+    name: String,
+    #[serde(deserialize_with = "secret")]
+    #[schema(value_type = String, max_length = 1024, format = Password)]
+    password: SecretString,
+}
+
+/// A text that is repeated in no message, not even where it is none.
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    let text = String::deserialize(deserializer);
+    text.map(SecretString::from)
+        .map_err(|_| D::Error::custom("expected a text"))
+}
+
+/// A token, shown once.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SessionToken)]
+pub(crate) struct TokenView {
+    /// Send it as `Authorization: Bearer <access_token>`.
+    access_token: String,
+    #[schema(value_type = String, example = "Bearer")]
+    token_type: &'static str,
+    expires_in: u64,
+    expires_at: DateTime<Utc>,
+    user: UserView,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = User)]
+pub(crate) struct UserView {
+    #[schema(value_type = String)]
+    id: UserId,
+    name: String,
+    #[schema(value_type = String, example = "operator")]
+    role: Role,
+    #[schema(value_type = Vec<String>)]
+    scopes: Scopes,
+}
+
+impl From<Opened> for TokenView {
+    fn from(opened: Opened) -> Self {
+        let Opened {
+            user,
+            token,
+            lifetime,
+        } = opened;
+        Self {
+            access_token: token.expose_secret().to_owned(),
+            token_type: "Bearer",
+            expires_in: lifetime.as_secs(),
+            expires_at: clock::now() + lifetime,
+            user: UserView {
+                id: user.id,
+                name: user.name,
+                role: user.role,
+                scopes: user.role.scopes(),
+            },
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Me)]
+pub(crate) struct MeView {
+    /// `user`, `key`, `bootstrap` (HOLDFAST_API_KEY) or `local` (this machine, while there is no key).
+    #[schema(value_type = String, example = "user")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[schema(value_type = Vec<String>)]
+    scopes: Scopes,
+}
+
+/// Log in
+///
+/// Gives a token that is good for some minutes and is exchanged for the next with `/v1/auth/refresh`. An unknown name,
+/// a disabled user and a wrong password are answered alike. Logins are limited for each name that is tried and for
+/// each address, right ones like wrong ones: more are answered 429 with `Retry-After`.
+#[utoipa::path(post, path = "/v1/auth/login", tag = "sessions", operation_id = "login", request_body = LoginBody,
+    responses(
+        (status = 200, body = TokenView),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "login-failed"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
+        (status = 429, body = ProblemBody, content_type = "application/problem+json", description = "too-many-requests"),
+        (status = 501, body = ProblemBody, content_type = "application/problem+json", description = "login-off"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ))]
+pub(crate) async fn login(
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let address = state.rates.address_of(&request);
+    state
+        .rates
+        .take(Class::LoginAddress, address)
+        .await
+        .enforce(&request)?;
+    let LoginBody { name, password } = json_body(&request, payload, &state).await?;
+    check_lengths(&name, &password)?;
+    // What this bucket holds is told to nobody: others may be trying the same name.
+    let account = Subject::account(&name.to_lowercase());
+    state
+        .rates
+        .take(Class::LoginAccount, account)
+        .await
+        .enforce_silently()?;
+    let sessions = state.sessions.clone();
+    let opened = state.on_runtime(async move { sessions.login(&name, &password).await });
+    json(StatusCode::OK, &TokenView::from(opened.await?))
+}
+
+/// Get the next token
+///
+/// Send the last one, which may have expired as long as its session is live (30 minutes after it was used last).
+#[utoipa::path(post, path = "/v1/auth/refresh", tag = "sessions", operation_id = "refresh_session",
+    responses(
+        (status = 200, body = TokenView),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "not-a-session"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "untrusted-origin"),
+        (status = 429, body = ProblemBody, content_type = "application/problem+json", description = "too-many-requests"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["any"])))]
+pub(crate) async fn refresh(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let address = state.rates.address_of(&request);
+    state
+        .rates
+        .take(Class::Anonymous, address)
+        .await
+        .enforce(&request)?;
+    let token = session_token(&request)?;
+    let sessions = state.sessions.clone();
+    let opened = state.on_runtime(async move { sessions.refresh(&token).await });
+    json(StatusCode::OK, &TokenView::from(opened.await?))
+}
+
+/// Log out
+///
+/// Ends the session: none of its tokens is good any more. While Redis is away other API processes learn of it when it is
+/// back, or when the token expires.
+#[utoipa::path(post, path = "/v1/auth/logout", tag = "sessions", operation_id = "logout",
+    responses(
+        (status = 204, description = "the session has ended"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "not-a-session"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "untrusted-origin"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["any"])))]
+pub(crate) async fn logout(
+    _: Allowed<Anyone>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let token = session_token(&request)?;
+    let sessions = state.sessions.clone();
+    state
+        .on_runtime(async move { sessions.logout(&token).await })
+        .await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Who am I?
+#[utoipa::path(get, path = "/v1/auth/me", tag = "sessions", operation_id = "me",
+    responses(
+        (status = 200, body = MeView),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "untrusted-origin"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["any"])))]
+pub(crate) async fn me(
+    allowed: Allowed<Anyone>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let view = match *allowed.caller() {
+        Caller::User { id, scopes } => MeView {
+            kind: "user",
+            id: Some(id.to_string()),
+            name: state.sessions.name_of(id).await.map(|name| name.to_string()),
+            scopes,
+        },
+        Caller::Key { id, scopes } => MeView {
+            kind: "key",
+            id: Some(id.to_string()),
+            name: None,
+            scopes,
+        },
+        Caller::Bootstrap => all_powerful("bootstrap"),
+        Caller::Local => all_powerful("local"),
+    };
+    json(StatusCode::OK, &view)
+}
+
+fn all_powerful(kind: &'static str) -> MeView {
+    MeView {
+        kind,
+        id: None,
+        name: None,
+        scopes: Scopes::ADMIN,
+    }
+}
+
+/// What no user has is refused before it is hashed; whether a user has it is not told by this.
+fn check_lengths(name: &str, password: &SecretString) -> Result<(), Problem> {
+    let refused = |field, limit, unit| {
+        let reason = format!("it has at most {limit} {unit}");
+        Err(Problem::field(ProblemKind::InvalidField, field, reason))
+    };
+    if name.chars().count() > MAX_USER_NAME {
+        return refused("name", MAX_USER_NAME, "characters");
+    }
+    if password.expose_secret().len() > MAX_PASSWORD {
+        return refused("password", MAX_PASSWORD, "bytes");
+    }
+    Ok(())
+}
+
+/// The session's token that a request carries.
+fn session_token(request: &HttpRequest) -> Result<String, Problem> {
+    match bearer(request)? {
+        Some(token) if is_token(token) => Ok(token.to_owned()),
+        Some(_) => Err(Problem::new(
+            ProblemKind::NotASession,
+            "this is an API key, which is not logged in: `holdfast keys revoke` ends it",
+        )),
+        None => Err(crate::auth::unauthenticated(
+            "send `Authorization: Bearer <access_token>`",
+            false,
+        )),
+    }
+}

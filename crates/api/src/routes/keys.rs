@@ -1,0 +1,208 @@
+//! API keys over HTTP, for whoever may do everything. A key's text is in the answer that makes it, and in no other.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::fields::Seconds;
+use super::view::ProblemBody;
+use crate::auth::{Admin, Allowed, KeyId, NewKey, Scope, Scopes, StoredKey};
+use crate::body::json_body;
+use crate::params::Params;
+use crate::problem::{Problem, ProblemKind, quote};
+use crate::state::{State, json};
+
+/// How long the text before works after a rotation that does not say: an hour is enough to deploy the new one.
+const DEFAULT_GRACE: Duration = Duration::from_hours(1);
+
+/// Every key that was ever made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ApiKeyList)]
+pub(crate) struct KeyList {
+    keys: Vec<StoredKey>,
+}
+
+/// A key to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewApiKey, example = json!({"name": "shop", "scopes": ["produce", "read"]}))]
+pub(crate) struct KeyBody {
+    /// Whom the key is for; logs call it by this name. Never used twice.
+    #[schema(max_length = 100)]
+    name: String,
+    /// produce, read, admin; at least one.
+    scopes: Vec<String>,
+}
+
+/// How a key is rotated.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = KeyRotation)]
+pub(crate) struct RotationBody {
+    /// How long the text before works yet, 0 to 2592000; an hour if left out.
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 2_592_000)]
+    grace_seconds: Option<Seconds>,
+}
+
+/// A key with its text, which is shown once.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiKeyWithText)]
+pub(crate) struct MadeKey {
+    #[schema(value_type = String)]
+    id: KeyId,
+    name: String,
+    #[schema(value_type = Vec<String>)]
+    scopes: Scopes,
+    /// Send it as `Authorization: Bearer <key>`.
+    key: String,
+}
+
+impl From<NewKey> for MadeKey {
+    fn from(key: NewKey) -> Self {
+        Self {
+            id: key.id,
+            name: key.name,
+            scopes: key.scopes,
+            key: key.secret.expose_secret().to_owned(),
+        }
+    }
+}
+
+/// List API keys
+///
+/// Every key that was ever made, oldest first, without its text. `last_used_at` is right to the minute or so.
+#[utoipa::path(get, path = "/v1/keys", tag = "keys", operation_id = "list_keys",
+    responses(
+        (status = 200, body = KeyList),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn list(
+    _: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let keys = state.keys.clone();
+    let keys = state.on_runtime(async move { keys.list().await }).await?;
+    json(StatusCode::OK, &KeyList { keys })
+}
+
+/// Make an API key
+///
+/// It works at once. Its text is in this answer and nowhere else.
+#[utoipa::path(post, path = "/v1/keys", tag = "keys", operation_id = "create_key", request_body = KeyBody,
+    responses(
+        (status = 201, body = MadeKey),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "name-taken"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn create(
+    _: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let body: KeyBody = json_body(&request, payload, &state).await?;
+    let scopes = scopes(&body.scopes)?;
+    let keys = state.keys.clone();
+    let made = state.on_runtime(async move { keys.create(&body.name, scopes).await });
+    json(StatusCode::CREATED, &MadeKey::from(made.await?))
+}
+
+/// Rotate an API key
+///
+/// The key gets another text, which is in this answer and nowhere else. The one before works for the period of grace,
+/// and ten seconds at most beyond it; one from before an earlier rotation ends now.
+#[utoipa::path(post, path = "/v1/keys/{id}/rotate", tag = "keys", operation_id = "rotate_key",
+    params(("id" = String, Path, description = "The key's id or name")),
+    request_body = RotationBody,
+    responses(
+        (status = 200, body = MadeKey),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "key-not-found"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "key-revoked"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn rotate(
+    _: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let body: RotationBody = json_body(&request, payload, &state).await?;
+    let grace = body.grace_seconds.map_or(DEFAULT_GRACE, |seconds| seconds.0);
+    let (keys, name) = (state.keys.clone(), key_name(&request));
+    let wanted = name.clone();
+    let rotated = state.on_runtime(async move { keys.rotate(&wanted, grace).await });
+    match rotated.await? {
+        Some(key) => json(StatusCode::OK, &MadeKey::from(key)),
+        None => Err(unknown(&name)),
+    }
+}
+
+/// Revoke an API key
+///
+/// Every server refuses it within ten seconds. Revoking it again changes nothing.
+#[utoipa::path(post, path = "/v1/keys/{id}/revoke", tag = "keys", operation_id = "revoke_key",
+    params(("id" = String, Path, description = "The key's id or name")),
+    responses(
+        (status = 200, body = StoredKey),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "key-not-found"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn revoke(
+    _: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (keys, name) = (state.keys.clone(), key_name(&request));
+    let wanted = name.clone();
+    let revoked = state.on_runtime(async move { keys.revoke(&wanted).await });
+    match revoked.await? {
+        Some(key) => json(StatusCode::OK, &key),
+        None => Err(unknown(&name)),
+    }
+}
+
+fn scopes(names: &[String]) -> Result<Scopes, Problem> {
+    let refused = |reason: String| Problem::field(ProblemKind::InvalidField, "scopes", reason);
+    let scopes = names
+        .iter()
+        .map(|name| name.parse::<Scope>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| refused(error.to_string()))?;
+    Scopes::of(scopes).ok_or_else(|| refused("name at least one of produce, read, admin".to_owned()))
+}
+
+/// As the path names it: an id, or a name.
+fn key_name(request: &HttpRequest) -> String {
+    request.match_info().get("id").unwrap_or_default().to_owned()
+}
+
+fn unknown(name: &str) -> Problem {
+    Problem::field(
+        ProblemKind::KeyNotFound,
+        "id",
+        format!("no key has the id or the name {}", quote(name)),
+    )
+}
