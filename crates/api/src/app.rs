@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
 use crate::auth::ApiKeys;
-use crate::health::{DatabaseProbe, Health, QueueProbe, RedisProbe, WorkersProbe};
+use crate::health::Health;
 use crate::listen::{self, BindError, Listeners, Reach};
 use crate::state::State;
 use crate::{routes, serve};
@@ -76,11 +76,8 @@ impl Application {
         let reach = reach(settings, &keys).await?;
         warn_of_short_key(settings);
         let listeners = listen::bind(&settings.server, reach)?;
-        let health = Health::builder()
-            .probe(DatabaseProbe::new(services.database.clone()))
-            .probe(RedisProbe::new(services.gate.clone()))
-            .probe(QueueProbe::new(services.jobs.clone()))
-            .probe(WorkersProbe::new(services.jobs.clone(), &settings.worker))
+        let health = Health::of(settings, &services.jobs, &services.database, &services.gate)
+            .cache(&services.cache)
             .build();
         tracing::info!(address = %listeners.address(), "listening");
         Ok(Self {

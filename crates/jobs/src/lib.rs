@@ -15,6 +15,7 @@ mod id;
 mod job;
 pub mod ledger;
 mod maintenance;
+mod meters;
 mod registry;
 pub mod retry;
 mod sql;

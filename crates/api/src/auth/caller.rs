@@ -11,7 +11,7 @@ use futures::future::{Either, LocalBoxFuture, Ready, ready};
 
 use holdfast_jobs::audit::By;
 
-use super::keys::{AuthError, Caller};
+use super::keys::{ApiKeys, AuthError, Caller};
 use super::scope::Scope;
 use crate::border;
 use crate::problem::{Problem, ProblemKind, RETRY_AFTER};
@@ -101,6 +101,24 @@ impl<N: Need> FromRequest for Allowed<N> {
             permit(keys.authenticate(&token).await.map_err(Problem::from)?)
         }))
     }
+}
+
+/// Lets a request read what no route of the API serves. `keyless`: without any key at all everybody may.
+pub(crate) async fn may_read(request: &HttpRequest, keys: &ApiKeys, keyless: bool) -> Result<(), Problem> {
+    let Some(token) = bearer(request)? else {
+        if keyless && keys.none_exist().await? {
+            return Ok(());
+        }
+        return Err(unauthenticated(
+            "send `Authorization: Bearer <key>` with a key that has the scope `read`; `holdfast keys create` makes one",
+            false,
+        ));
+    };
+    let caller = match keys.known(token) {
+        Some(caller) => caller,
+        None => keys.authenticate(token).await?,
+    };
+    permit::<Read>(caller).map(drop)
 }
 
 /// The token of the `Authorization` header, if there is one.

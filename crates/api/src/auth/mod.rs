@@ -19,7 +19,7 @@ mod scope;
 mod secret;
 mod store;
 
-pub(crate) use caller::{Admin, Allowed, Produce, Read};
+pub(crate) use caller::{Admin, Allowed, Produce, Read, may_read};
 pub use keys::{ApiKeys, AuthError, Caller, KeyError, NewKey};
 pub use scope::{Scope, Scopes, UnknownScope};
 pub use store::{KeyId, StoredKey};

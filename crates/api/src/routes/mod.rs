@@ -7,6 +7,7 @@ pub(crate) mod enqueue;
 mod fields;
 mod health;
 pub(crate) mod jobs;
+mod metrics;
 pub(crate) mod openapi;
 pub(crate) mod queues;
 pub(crate) mod view;
@@ -86,6 +87,8 @@ routes! { HEALTH_ROUTES, health:
     "/health" => { GET health::report }
     "/health/live" => { GET health::live }
     "/health/ready" => { GET health::ready }
+    "/metrics" => { GET metrics::prometheus }
+    "/metrics/redis" => { GET metrics::redis }
 }
 
 routes! { DOCS_ROUTES, docs:

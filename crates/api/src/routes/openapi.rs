@@ -33,6 +33,8 @@ use super::view::ProblemBody;
         super::health::report,
         super::health::live,
         super::health::ready,
+        super::metrics::prometheus,
+        super::metrics::redis,
         document,
     ),
     components(schemas(ProblemBody)),

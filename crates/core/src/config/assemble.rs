@@ -13,8 +13,8 @@ use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, CacheSettings, DatabaseSettings, Durability, Environment, HttpRequestSettings,
-    JobsSettings, LogFormat, LogSettings, QueueSettings, RedisEndpoint, RedisSettings, RetrySettings,
-    ServerSettings, Settings, WorkerSettings,
+    JobsSettings, LogFormat, LogSettings, MetricsSettings, QueueSettings, RedisEndpoint, RedisSettings,
+    RetrySettings, ServerSettings, Settings, TracesSettings, WorkerSettings,
 };
 
 pub(super) fn settings(
@@ -42,6 +42,11 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         audit: AuditSettings {
             retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
         },
+        metrics: MetricsSettings {
+            public: reader.flag("metrics.public"),
+            queue_refresh: reader.seconds("metrics.queue_refresh_seconds", 1.0..=3_600.0),
+        },
+        traces: traces(reader),
         log: log(reader, environment),
     }
 }
@@ -262,6 +267,30 @@ fn http_request(reader: &mut Reader<'_>) -> HttpRequestSettings {
         allow_private: reader.flag("http_request.allow_private"),
         max_response_bytes: reader.bytes("http_request.max_response_bytes", 0..=67_108_864),
         max_redirects: reader.count("http_request.max_redirects", 0..=20),
+    }
+}
+
+fn traces(reader: &mut Reader<'_>) -> TracesSettings {
+    let text = reader.text("traces.endpoint");
+    let endpoint = Some(text.as_str())
+        .filter(|text| !text.is_empty())
+        .and_then(|text| {
+            let url = Url::parse(text)
+                .ok()
+                .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            if url.is_none() {
+                let fix =
+                    "give the base URL of an OTLP/HTTP collector, such as http://localhost:4318".to_owned();
+                reader.fault_once("traces.endpoint", || {
+                    ("it is no http:// or https:// URL".to_owned(), fix)
+                });
+            }
+            url
+        });
+    TracesSettings {
+        endpoint,
+        headers: reader.secret("traces.headers"),
+        sample_ratio: f64::from(reader.count::<u32>("traces.sample_percent", 0..=100)) / 100.0,
     }
 }
 

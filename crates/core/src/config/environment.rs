@@ -39,6 +39,8 @@ const CONVENTIONAL: &[(&str, &str)] = &[
     ("REDIS_URL", "redis.url"),
     ("REDIS_CACHE_URL", "redis.cache_url"),
     ("REDIS_MAX_CONNECTIONS", "redis.max_connections"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
     ("LOG_LEVEL", "log.level"),
 ];
 
@@ -49,6 +51,7 @@ const SECRETS: &[&str] = &[
     "database.direct_url",
     "redis.url",
     "redis.cache_url",
+    "traces.headers",
 ];
 
 pub(super) fn is_secret(path: &str) -> bool {
