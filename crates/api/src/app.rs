@@ -14,9 +14,7 @@ use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
 use crate::auth::{ApiKeys, Sessions, Users};
-use crate::health::{
-    BeatsProbe, DatabaseProbe, Health, QueueProbe, RedisProbe, SessionsProbe, WorkersProbe,
-};
+use crate::health::{Health, SessionsProbe};
 use crate::listen::{self, BindError, Listeners, Reach};
 use crate::rate::RateLimits;
 use crate::responses::Responses;
@@ -85,13 +83,9 @@ impl Application {
         let listeners = listen::bind(&settings.server, reach)?;
         let users = Users::new(services.database.clone(), settings.auth.max_concurrent_hashes);
         let sessions = Sessions::new(settings, users, services.cache.sessions());
-        let health = Health::builder()
-            .probe(DatabaseProbe::new(services.database.clone()))
-            .probe(RedisProbe::new(services.gate.clone()))
-            .probe(QueueProbe::new(services.jobs.clone()))
+        let health = Health::of(settings, &services.jobs, &services.database, &services.gate)
+            .cache(&services.cache)
             .probe(SessionsProbe::new(sessions.clone()))
-            .probe(WorkersProbe::new(services.jobs.clone(), &settings.worker))
-            .probe(BeatsProbe::new(schedules_of(settings, &services), &settings.beat))
             .build();
         tracing::info!(address = %listeners.address(), "listening");
         Ok(Self {

@@ -2,7 +2,7 @@
 //!
 //! It gives the request an id (the client's `X-Request-Id` if that is sane), bounds its time, turns every error,
 //! whoever raised it, into a problem that carries the id, and logs what must be logged, once: a failure of ours with
-//! its causes as an error; an outage or a timeout as a warning, one a second at most, since an outage fails every
+//! its causes as an error; an outage or a timeout as a warning, one a minute at most, since an outage fails every
 //! request alike; every request at debug level.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use actix_web::{Error, HttpMessage, HttpRequest, web};
 use tracing::{Instrument, Level};
 use ulid::Ulid;
 
+use crate::measure::Measured;
 use crate::problem::{PROBLEM_JSON, Problem, ProblemKind, of_status};
 use crate::rate::Standing;
 
@@ -28,8 +29,8 @@ const MAX_REQUEST_ID: usize = 128;
 /// Longest query, in bytes: every parameter there is, at its longest, takes less.
 const MAX_QUERY: usize = 4_096;
 
-/// At most one warning of an outage in this time.
-const WARNING_PERIOD: Duration = Duration::from_secs(1);
+/// At most one warning of an outage in this time. That the database or Redis is away, and back, is told where it is known.
+const WARNING_PERIOD: Duration = Duration::from_mins(1);
 
 /// How long requests may take.
 #[derive(Debug)]
@@ -78,11 +79,16 @@ pub(crate) async fn border<B: MessageBody + 'static>(
     let span = tracing::debug_span!("request", request.id = id.to_str().unwrap_or_default());
     request.extensions_mut().insert(RequestId(id.clone()));
     let limit = limits.of(&request);
+    let measured = Measured::begin(&request, started);
     let handled = next.call(request).instrument(span);
-    match tokio::time::timeout(limit, handled).await {
-        Ok(response) => Ok(finish(response?.map_into_boxed_body(), id, &limits, started)),
-        Err(_) => Err(timed_out(&limits, limit, &id).into()),
-    }
+    let Ok(response) = tokio::time::timeout(limit, handled).await else {
+        let problem = timed_out(&limits, limit, &id);
+        measured.end(actix_web::ResponseError::status_code(&problem));
+        return Err(problem.into());
+    };
+    let response = finish(response?.map_into_boxed_body(), id, &limits, started);
+    measured.end(response.status());
+    Ok(response)
 }
 
 /// Under which id the log and the answer name a request.

@@ -19,7 +19,10 @@ pub mod auth;
 mod body;
 mod border;
 pub mod health;
+mod kept;
 mod listen;
+mod measure;
+mod monitor;
 mod params;
 pub mod problem;
 mod responses;
@@ -37,5 +40,6 @@ pub mod schedules {
 pub use app::{Application, Services, StartError};
 pub use health::{HealthServer, health_server};
 pub use listen::BindError;
+pub use monitor::{Advice, AdviceCode, RedisReport, Severity};
 pub use routes::{API_ROUTES, DOCS_ROUTES, HEALTH_ROUTES, Route};
 pub use start::{RunError, run};

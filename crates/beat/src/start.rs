@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_api::health::{BeatsProbe, DatabaseProbe, Health, HealthServer, RedisProbe, health_server};
+use holdfast_api::health::{Health, HealthServer, health_server};
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -58,12 +58,9 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
     let registry = holdfast_tasks::registry_for(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
-    let schedules = Schedules::new(jobs, &database, &settings.database);
+    let schedules = Schedules::new(jobs.clone(), &database, &settings.database);
     let progress = Progress::default();
-    let health = Health::builder()
-        .probe(DatabaseProbe::new(database.clone()))
-        .probe(RedisProbe::new(gate))
-        .probe(BeatsProbe::new(schedules.clone(), &settings.beat))
+    let health = Health::of(&settings, &jobs, &database, &gate)
         .probe(BeatProbe::new(&progress, settings.beat.poll))
         .build();
     let server = health_server(&settings.server, health)?;

@@ -82,6 +82,22 @@ pub enum DegradedReason {
 }
 
 impl DegradedReason {
+    pub const ALL: [Self; 13] = [
+        Self::Connecting,
+        Self::Refused,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::ConnectionLost,
+        Self::Unauthorized,
+        Self::ReadOnly,
+        Self::Loading,
+        Self::OutOfMemory,
+        Self::WritesRefused,
+        Self::Busy,
+        Self::ClusterDown,
+        Self::Unexpected,
+    ];
+
     /// The word that logs and JSON use.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -167,21 +183,7 @@ mod tests {
 
     #[test]
     fn the_word_in_logs_is_the_word_in_json() {
-        for reason in [
-            DegradedReason::Connecting,
-            DegradedReason::Refused,
-            DegradedReason::Unreachable,
-            DegradedReason::TimedOut,
-            DegradedReason::ConnectionLost,
-            DegradedReason::Unauthorized,
-            DegradedReason::ReadOnly,
-            DegradedReason::Loading,
-            DegradedReason::OutOfMemory,
-            DegradedReason::WritesRefused,
-            DegradedReason::Busy,
-            DegradedReason::ClusterDown,
-            DegradedReason::Unexpected,
-        ] {
+        for reason in DegradedReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_core::redis::{GateError, RedisGate};
+use holdfast_core::telemetry::catalogue;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -177,10 +178,17 @@ impl Merged {
 
 /// Sends what is pending, one round trip at a time.
 async fn send_rings(gate: RedisGate, pending: Arc<Pending>) {
+    let meters = (
+        catalogue::BELL_RINGS.with(["sent"]),
+        catalogue::BELL_RINGS.with(["failed"]),
+    );
     loop {
         pending.news.notified().await;
         let rings = pending.take();
-        if let Err(error) = send(&gate, &rings).await {
+        let sent = send(&gate, &rings).await;
+        let outcome = if sent.is_ok() { &meters.0 } else { &meters.1 };
+        outcome.increment(rings.len() as u64);
+        if let Err(error) = sent {
             if !error.is_unavailable() {
                 tracing::debug!(error = %error, queues = rings.len(), "rings of the bell were lost; workers poll");
             }

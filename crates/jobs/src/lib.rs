@@ -17,6 +17,7 @@ mod id;
 mod job;
 pub mod ledger;
 mod maintenance;
+mod meters;
 mod registry;
 pub mod retry;
 pub mod schedules;

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use serde_json::value::RawValue;
 
 use crate::job::{Job, JobContext, JobError, PayloadFault};
+use crate::meters::KindMeters;
 use crate::retry::RetryPolicy;
 
 type Check = fn(&RawValue) -> Result<(), PayloadFault>;
@@ -24,6 +25,7 @@ pub struct Kind {
     pub retry: Option<RetryPolicy>,
     check: Check,
     run: Run,
+    pub(crate) meters: KindMeters,
 }
 
 impl fmt::Debug for Kind {
@@ -42,6 +44,7 @@ impl Kind {
             queue: J::QUEUE,
             timeout: J::timeout(),
             retry: J::retry(),
+            meters: KindMeters::of(J::KIND),
             check: |payload| parse::<J>(payload).and_then(|job| job.validate()),
             run: |payload, ctx| {
                 let parsed = parse::<J>(payload);

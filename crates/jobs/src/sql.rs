@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use holdfast_core::config::DatabaseSettings;
-use holdfast_core::sql::Database;
+use holdfast_core::sql::{Database, measure};
 use sqlx::{Postgres, Sqlite, Transaction};
 
 use crate::client::LedgerTx;
@@ -67,13 +67,16 @@ impl Sql {
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
-        match tokio::time::timeout(self.deadline, work).await {
-            Ok(result) => result.map_err(|source| LedgerError::Sql { doing, source }),
-            Err(_) => Err(LedgerError::TimedOut {
-                doing,
-                after: self.deadline,
-            }),
-        }
+        let in_time = async {
+            match tokio::time::timeout(self.deadline, work).await {
+                Ok(result) => result.map_err(|source| LedgerError::Sql { doing, source }),
+                Err(_) => Err(LedgerError::TimedOut {
+                    doing,
+                    after: self.deadline,
+                }),
+            }
+        };
+        measure(doing, LedgerError::class, in_time).await
     }
 }
 

@@ -2,7 +2,8 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use holdfast_api::health::{Finding, HealthProbe};
+use holdfast_api::health::{Finding, HealthProbe, hints};
+use holdfast_core::telemetry::catalogue;
 
 use crate::progress::Progress;
 
@@ -23,7 +24,7 @@ impl WorkerProbe {
         let Some(watchdog) = self.progress.watchdog() else {
             return Finding::unhealthy(
                 "it has not begun: it waits for the database, or for its schema",
-                "See the service `database` of this report; where database.migrate_at_start is off, run `holdfast migrate`.",
+                hints::WORKER_WAITS,
             );
         };
         Finding::healthy()
@@ -31,6 +32,16 @@ impl WorkerProbe {
             .with("queues", watchdog.queues())
             .with("running", watchdog.running())
             .with("seconds_since_contact", watchdog.silence().as_secs())
+    }
+}
+
+/// The gauges of this process' worker, once it has begun.
+pub(crate) fn measure(progress: &Progress) {
+    if let Some(watchdog) = progress.watchdog() {
+        catalogue::WORKER_RUNNING.with([]).set(watchdog.running() as f64);
+        catalogue::WORKER_SILENCE
+            .with([])
+            .set(watchdog.silence().as_secs_f64());
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_api::health::{
-    DatabaseProbe, Health, HealthServer, QueueProbe, RedisProbe, WorkersProbe, health_server,
-};
+use holdfast_api::health::{Health, HealthServer, health_server};
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -14,7 +12,7 @@ use holdfast_jobs::worker::WorkerParts;
 use holdfast_tasks::outbound::OutboundError;
 use tokio::time::timeout;
 
-use crate::health::WorkerProbe;
+use crate::health::{WorkerProbe, measure};
 use crate::progress::Progress;
 use crate::service::{WorkError, run_worker};
 
@@ -76,12 +74,10 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
 }
 
 fn health_of(parts: &WorkerParts, database: &Database, progress: &Progress) -> Health {
-    Health::builder()
-        .probe(DatabaseProbe::new(database.clone()))
-        .probe(RedisProbe::new(parts.gate.clone()))
-        .probe(QueueProbe::new(parts.jobs.clone()))
-        .probe(WorkersProbe::new(parts.jobs.clone(), &parts.settings.worker))
+    let working = progress.clone();
+    Health::of(&parts.settings, &parts.jobs, database, &parts.gate)
         .probe(WorkerProbe::new(progress))
+        .gauges(move || measure(&working))
         .build()
 }
 

@@ -11,7 +11,7 @@ use futures::future::{Either, LocalBoxFuture, Ready, ready};
 
 use holdfast_jobs::audit::By;
 
-use super::keys::{AuthError, Caller};
+use super::keys::{ApiKeys, AuthError, Caller};
 use super::scope::Scope;
 use super::sessions::{SessionError, is_token};
 use super::users::UserError;
@@ -161,6 +161,24 @@ async fn identify(state: &State, request: &HttpRequest) -> Result<Caller, Proble
 async fn count_anonymous(state: &State, request: &HttpRequest) -> Result<(), Problem> {
     let address = state.rates.address_of(request);
     state.rates.take(Class::Anonymous, address).await.enforce(request)
+}
+
+/// Lets a request read what no route of the API serves. `keyless`: without any key at all everybody may.
+pub(crate) async fn may_read(request: &HttpRequest, keys: &ApiKeys, keyless: bool) -> Result<(), Problem> {
+    let Some(token) = bearer(request)? else {
+        if keyless && keys.none_exist().await? {
+            return Ok(());
+        }
+        return Err(unauthenticated(
+            "send `Authorization: Bearer <key>` with a key that has the scope `read`; `holdfast keys create` makes one",
+            false,
+        ));
+    };
+    let caller = match keys.known(token) {
+        Some(caller) => caller,
+        None => keys.look_up(token).await?,
+    };
+    permit::<Read>(caller).map(drop)
 }
 
 /// The token of the `Authorization` header, if there is one.

@@ -8,7 +8,7 @@ use holdfast_core::config::BeatSettings;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::{BeatRecord, Schedules, Summary};
 
-use super::{Finding, HealthProbe};
+use super::{Finding, HealthProbe, hints};
 
 /// Inside [`super::PROBE_DEADLINE`], so that a probe can still say what did not answer.
 const LOOK: Duration = Duration::from_millis(700);
@@ -45,17 +45,17 @@ impl BeatsProbe {
         } else if alive == 0 {
             Finding::degraded(
                 format!("no beat is alive: {} schedules do not tick", summary.enabled),
-                "Start a beat.",
+                hints::START_BEAT,
             )
         } else if summary.overdue_seconds > OVERDUE.as_secs_f64() {
             Finding::degraded(
                 format!("a tick is {:.0} s late", summary.overdue_seconds),
-                "See the logs of the beats, and last_error of the schedules.",
+                hints::BEAT_LATE,
             )
         } else if summary.failing > 0 {
             Finding::degraded(
                 format!("{} schedules cannot make their job", summary.failing),
-                "See last_error in GET /v1/schedules, and correct them.",
+                hints::BEAT_FAILING,
             )
         } else {
             Finding::healthy()
@@ -77,7 +77,7 @@ impl HealthProbe for BeatsProbe {
             match tokio::time::timeout(LOOK, self.look()).await {
                 Ok(Ok((beats, summary))) => self.judge(&beats, summary),
                 Ok(Err(error)) => {
-                    Finding::degraded(error.to_string(), "See the service `database` of this report.")
+                    Finding::degraded(error.to_string(), hints::SEE_DATABASE)
                 }
                 Err(_) => Finding::degraded("the schedules could not be read in time", "See the database."),
             }

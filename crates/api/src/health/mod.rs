@@ -12,6 +12,7 @@
 //! look. `/health/live` asks nothing at all.
 
 mod beats;
+pub mod hints;
 mod probe;
 mod probes;
 mod server;
@@ -22,11 +23,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, join_all};
+use futures::future::join_all;
+use holdfast_cache::Cache;
+use holdfast_core::config::Settings;
+use holdfast_core::redis::RedisGate;
 use holdfast_core::shutdown::Shutdown;
+use holdfast_core::sql::Database;
+use holdfast_jobs::Jobs;
+use holdfast_jobs::schedules::Schedules;
 use serde::Serialize;
-use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
@@ -35,6 +40,9 @@ pub use self::probe::{Finding, HealthProbe, ServiceStatus};
 pub use self::probes::{DatabaseProbe, QueueProbe, RedisProbe, WorkersProbe};
 pub use self::server::{HealthServer, health_server};
 pub(crate) use self::sessions::SessionsProbe;
+use crate::kept::Kept;
+use crate::monitor::{self, Monitor};
+use crate::problem::{Problem, ProblemKind};
 
 /// Longest one probe may take.
 pub const PROBE_DEADLINE: Duration = Duration::from_millis(800);
@@ -84,11 +92,10 @@ struct Inner {
     probes: Vec<Arc<dyn HealthProbe>>,
     version: &'static str,
     started: Instant,
-    state: Mutex<Option<Making>>,
+    kept: Kept<Report>,
+    monitor: Option<Arc<Monitor>>,
     /// Set by the server: not ready any more.
     stopping: Mutex<Option<Shutdown>>,
-    /// Probes run here: each HTTP thread has a runtime of its own, which no pooled connection may belong to.
-    runtime: Handle,
 }
 
 impl fmt::Debug for Inner {
@@ -99,16 +106,11 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// A report that is made, or being made.
-struct Making {
-    begun: Instant,
-    report: Shared<BoxFuture<'static, Arc<Report>>>,
-}
-
 /// Puts the probes together.
 #[derive(Debug, Default)]
 pub struct HealthBuilder {
     probes: Vec<Arc<dyn HealthProbe>>,
+    monitor: Option<Monitor>,
 }
 
 impl HealthBuilder {
@@ -118,27 +120,65 @@ impl HealthBuilder {
         self
     }
 
+    /// The cache of a process that has one: reported as `cache`, and measured.
+    #[must_use]
+    pub fn cache(mut self, cache: &Cache) -> Self {
+        let gate = cache.gate().clone();
+        self.monitor = self.monitor.map(|monitor| monitor.with_cache_gate(gate.clone()));
+        let measured = cache.clone();
+        self.gauges(move || monitor::read_cache(&measured.stats()))
+            .probe(RedisProbe::new(gate))
+    }
+
+    /// Sets gauges that only this process knows, whenever `/metrics` is asked.
+    #[must_use]
+    pub fn gauges(mut self, source: impl Fn() + Send + Sync + 'static) -> Self {
+        if let Some(monitor) = &mut self.monitor {
+            monitor.add_source(Box::new(source));
+        }
+        self
+    }
+
     /// Uptime counts from here. Call it inside tokio.
     pub fn build(self) -> Health {
         Health(Arc::new(Inner {
             probes: self.probes,
             version: env!("CARGO_PKG_VERSION"),
             started: Instant::now(),
-            state: Mutex::new(None),
+            kept: Kept::new(KEPT_FOR),
+            monitor: self.monitor.map(Arc::new),
             stopping: Mutex::new(None),
-            runtime: Handle::current(),
         }))
     }
 }
 
 impl Health {
+    /// Empty: no probe, no metrics.
     pub fn builder() -> HealthBuilder {
         HealthBuilder::default()
     }
 
+    /// What every service reports and measures. The process adds what is its own. Call it inside tokio.
+    pub fn of(settings: &Settings, jobs: &Jobs, database: &Database, gate: &RedisGate) -> HealthBuilder {
+        let monitor = Monitor::new(settings, jobs, database, gate);
+        let schedules = Schedules::new(jobs.clone(), database, &settings.database);
+        let builder = HealthBuilder {
+            probes: Vec::new(),
+            monitor: Some(monitor),
+        };
+        builder
+            .probe(DatabaseProbe::new(database.clone()))
+            .probe(RedisProbe::new(gate.clone()))
+            .probe(QueueProbe::new(jobs.clone()))
+            .probe(WorkersProbe::new(jobs.clone(), &settings.worker))
+            .probe(BeatsProbe::new(schedules, &settings.beat))
+    }
+
     /// The report, a second old at most.
     pub async fn report(&self) -> Arc<Report> {
-        self.current().await
+        let inner = Arc::clone(&self.0);
+        let report = self.0.kept.get(|| async move { inner.look().await }).await;
+        report.unwrap_or_else(|| Arc::new(self.0.blind()))
     }
 
     /// Whether this process should get traffic: it can do what it is for, and has not been asked to stop.
@@ -160,27 +200,12 @@ impl Health {
         stopping.as_ref().is_some_and(Shutdown::is_triggered)
     }
 
-    /// The one that is kept or being made, or a new one.
-    fn current(&self) -> Shared<BoxFuture<'static, Arc<Report>>> {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(making) = &*state
-            && making.begun.elapsed() < KEPT_FOR
-        {
-            return making.report.clone();
-        }
-        let inner = Arc::clone(&self.0);
-        // A task of its own: whoever asked first may hang up, and the others still get their answer.
-        let task = self.0.runtime.spawn(async move { inner.look().await });
-        let fallback = Arc::clone(&self.0);
-        let report = async move { task.await.unwrap_or_else(|_| fallback.blind()) }
-            .map(Arc::new)
-            .boxed()
-            .shared();
-        *state = Some(Making {
-            begun: Instant::now(),
-            report: report.clone(),
-        });
-        report
+    /// What machines ask for.
+    pub(crate) fn monitor(&self) -> Result<&Arc<Monitor>, Problem> {
+        self.0
+            .monitor
+            .as_ref()
+            .ok_or_else(|| Problem::new(ProblemKind::RouteNotFound, "this process counts nothing"))
     }
 }
 
@@ -226,7 +251,7 @@ async fn look_at(probe: &dyn HealthProbe) -> (&'static str, ServiceHealth) {
     let started = Instant::now();
     let finding = timeout(PROBE_DEADLINE, probe.check()).await.unwrap_or_else(|_| {
         let error = format!("no answer within {} ms", PROBE_DEADLINE.as_millis());
-        Finding::unhealthy(error, "It hangs, or is overloaded: look at its own log and load.")
+        Finding::unhealthy(error, hints::HANGS)
     });
     let response_time_ms = started.elapsed().as_secs_f64() * 1_000.0;
     let Finding {
@@ -250,6 +275,9 @@ async fn look_at(probe: &dyn HealthProbe) -> (&'static str, ServiceHealth) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
 
     use super::*;
 

@@ -9,13 +9,13 @@ use futures::future::BoxFuture;
 use holdfast_core::config::{Durability, WorkerSettings};
 use holdfast_core::failure::{SqlFailureKind, classify_sql};
 use holdfast_core::mode::Mode;
-use holdfast_core::redis::{BreakerState, RedisGate};
+use holdfast_core::redis::{BreakerState, RedisGate, Role};
 use holdfast_core::sql::{Database, SqlError};
 use holdfast_jobs::Jobs;
 use holdfast_jobs::ledger::{LedgerError, QueueStats};
 use serde_json::json;
 
-use super::{Finding, HealthProbe};
+use super::{Finding, HealthProbe, hints};
 
 /// Inside [`super::PROBE_DEADLINE`], so that a probe can still say what did not answer.
 const LOOK: Duration = Duration::from_millis(700);
@@ -45,10 +45,7 @@ impl DatabaseProbe {
                 self.migrated.store(true, Ordering::Relaxed);
                 Finding::healthy()
             }
-            Ok(Ok(_)) => Finding::unhealthy(
-                "its schema is not up to date",
-                "Wait for the migration, or run `holdfast migrate`.",
-            ),
+            Ok(Ok(_)) => Finding::unhealthy("its schema is not up to date", hints::MIGRATE),
             Ok(Err(error)) => Finding::unhealthy(sql_error(&error), sql_hint(&error)),
             Err(_) => {
                 let error = SqlError::Deadline(LOOK);
@@ -109,22 +106,20 @@ const fn sql_kind(kind: SqlFailureKind) -> &'static str {
 
 fn sql_hint(error: &SqlError) -> &'static str {
     let SqlError::Driver(source) = error else {
-        return "See whether the server runs, and whether it is overloaded.";
+        return hints::DATABASE_SLOW;
     };
     match classify_sql(source).kind {
-        SqlFailureKind::Connection => "Start the server, or correct the host and port in DATABASE_URL.",
-        SqlFailureKind::Exhausted => {
-            "Lower database.max_connections of the processes together, or raise the server's limit."
-        }
-        SqlFailureKind::Restarting => "Wait; it is retried all the time.",
-        SqlFailureKind::ReadOnly => "Point DATABASE_URL at the primary, or finish the failover.",
-        SqlFailureKind::Storage => "See the disk: full, read-only, or without permission.",
-        SqlFailureKind::Refused => "Correct user, password or database name in DATABASE_URL.",
-        _ => "See the log of this service for the cause.",
+        SqlFailureKind::Connection => hints::DATABASE_CONNECT,
+        SqlFailureKind::Exhausted => hints::DATABASE_EXHAUSTED,
+        SqlFailureKind::Restarting => hints::DATABASE_RESTARTING,
+        SqlFailureKind::ReadOnly => hints::DATABASE_READ_ONLY,
+        SqlFailureKind::Storage => hints::DATABASE_STORAGE,
+        SqlFailureKind::Refused => hints::DATABASE_REFUSED,
+        _ => hints::DATABASE_OTHER,
     }
 }
 
-/// Does Redis serve? Nothing is lost if it does not, but speed.
+/// Does Redis serve? Nothing is lost if it does not, but speed. `redis` is the queue's, `cache` the cache's.
 #[derive(Debug)]
 pub struct RedisProbe {
     gate: RedisGate,
@@ -146,7 +141,10 @@ impl RedisProbe {
 
 impl HealthProbe for RedisProbe {
     fn name(&self) -> &'static str {
-        "redis"
+        match self.gate.role() {
+            Role::Queue => "redis",
+            Role::Cache => "cache",
+        }
     }
 
     fn check(&self) -> BoxFuture<'_, Finding> {
@@ -166,18 +164,10 @@ impl HealthProbe for RedisProbe {
             let mode = if mode.is_normal() { "normal" } else { "degraded" };
             finding
                 .with("mode", mode)
-                .with("breaker", self.gate.breaker().map(breaker_name))
+                .with("breaker", self.gate.breaker().map(BreakerState::as_str))
                 .with("pool", self.gate.stats())
         }
         .boxed()
-    }
-}
-
-const fn breaker_name(state: BreakerState) -> &'static str {
-    match state {
-        BreakerState::Closed => "closed",
-        BreakerState::Open => "open",
-        BreakerState::HalfOpen => "half_open",
     }
 }
 
@@ -274,7 +264,7 @@ impl HealthProbe for WorkersProbe {
                 Ok(Ok(workers)) => workers,
                 Ok(Err(error)) => return ledger_away(&error),
                 Err(_) => {
-                    return Finding::degraded("the workers could not be read in time", "See the database.");
+                    return Finding::degraded("the workers could not be read in time", hints::SEE_DATABASE);
                 }
             };
             let alive: Vec<_> = workers
@@ -288,7 +278,7 @@ impl HealthProbe for WorkersProbe {
             let finding = if alive.is_empty() {
                 Finding::degraded(
                     "no worker is alive: jobs are accepted and wait",
-                    "Start a worker.",
+                    hints::START_WORKER,
                 )
             } else {
                 Finding::healthy()
@@ -301,5 +291,5 @@ impl HealthProbe for WorkersProbe {
 
 /// The ledger's own text says what it was to do, and nothing of the driver's.
 fn ledger_away(error: &LedgerError) -> Finding {
-    Finding::degraded(error.to_string(), "See the service `database` of this report.")
+    Finding::degraded(error.to_string(), hints::SEE_DATABASE)
 }

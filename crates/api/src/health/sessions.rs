@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::{Finding, HealthProbe};
+use super::{Finding, HealthProbe, hints};
 use crate::auth::Sessions;
 
 /// Can sessions be looked up? Without that they go on, and a logout is late elsewhere.
@@ -24,8 +24,7 @@ impl SessionsProbe {
         if self.sessions.is_degraded() {
             return Finding::degraded(
                 "sessions cannot be looked up: tokens are good until they expire",
-                "Bring the Redis of the cache back. A logout holds in this process at once, and elsewhere when Redis \
-                 is back or the token expires.",
+                hints::SESSIONS_LOCAL,
             );
         }
         Finding::healthy()

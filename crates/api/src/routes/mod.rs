@@ -13,6 +13,7 @@ pub(crate) mod jobs;
 pub(crate) mod kinds;
 mod measure;
 pub(crate) mod keys;
+mod metrics;
 pub(crate) mod openapi;
 pub(crate) mod queues;
 pub(crate) mod schedules;
@@ -122,6 +123,8 @@ routes! { HEALTH_ROUTES, health:
     "/health" => { GET health::report }
     "/health/live" => { GET health::live }
     "/health/ready" => { GET health::ready }
+    "/metrics" => { GET metrics::prometheus }
+    "/metrics/redis" => { GET metrics::redis }
 }
 
 routes! { DOCS_ROUTES, docs:

@@ -57,6 +57,8 @@ use crate::responses::{constant, tag_of};
         super::health::report,
         super::health::live,
         super::health::ready,
+        super::metrics::prometheus,
+        super::metrics::redis,
         document,
     ),
     components(schemas(ProblemBody)),

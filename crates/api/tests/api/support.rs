@@ -101,6 +101,7 @@ impl TestSettings {
         let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
         let cache_gate =
             RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis).unwrap();
+        cache_gate.wait_ready(Duration::from_secs(10)).await;
         let cache = Cache::open(cache_gate, &settings.cache);
         let jobs = Jobs::new(
             &settings,

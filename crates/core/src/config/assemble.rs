@@ -13,8 +13,8 @@ use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, QueueSettings, RateLimitSettings,
-    RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, WorkerSettings,
+    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, QueueSettings, RateLimitSettings,
+    RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, TracesSettings, WorkerSettings,
 };
 use super::tables;
 
@@ -48,6 +48,11 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         },
         auth: auth(reader),
         rate_limit: rate_limit(reader),
+        metrics: MetricsSettings {
+            public: reader.flag("metrics.public"),
+            queue_refresh: reader.seconds("metrics.queue_refresh_seconds", 1.0..=3_600.0),
+        },
+        traces: traces(reader),
         log: log(reader, environment),
     }
 }
@@ -321,6 +326,30 @@ fn rate_limit(reader: &mut Reader<'_>) -> RateLimitSettings {
     }
 }
 
+fn traces(reader: &mut Reader<'_>) -> TracesSettings {
+    let text = reader.text("traces.endpoint");
+    let endpoint = Some(text.as_str())
+        .filter(|text| !text.is_empty())
+        .and_then(|text| {
+            let url = Url::parse(text)
+                .ok()
+                .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            if url.is_none() {
+                let fix =
+                    "give the base URL of an OTLP/HTTP collector, such as http://localhost:4318".to_owned();
+                reader.fault_once("traces.endpoint", || {
+                    ("it is no http:// or https:// URL".to_owned(), fix)
+                });
+            }
+            url
+        });
+    TracesSettings {
+        endpoint,
+        headers: reader.secret("traces.headers"),
+        sample_ratio: f64::from(reader.count::<u32>("traces.sample_percent", 0..=100)) / 100.0,
+    }
+}
+
 fn log(reader: &mut Reader<'_>, environment: Environment) -> LogSettings {
     let level = reader.text("log.level");
     if let Err(problem) = crate::telemetry::check_level(&level) {
@@ -352,11 +381,8 @@ fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
         cache,
         jobs,
         worker,
-<<<<<<< HEAD
         beat,
-=======
         auth,
->>>>>>> wt-accounts
         ..
     } = settings;
     reader.require(

@@ -40,6 +40,8 @@ const CONVENTIONAL: &[(&str, &str)] = &[
     ("REDIS_CACHE_URL", "redis.cache_url"),
     ("REDIS_MAX_CONNECTIONS", "redis.max_connections"),
     ("JWT_SECRET_KEY", "auth.jwt_secret"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
     ("LOG_LEVEL", "log.level"),
 ];
 
@@ -51,6 +53,7 @@ const SECRETS: &[&str] = &[
     "database.direct_url",
     "redis.url",
     "redis.cache_url",
+    "traces.headers",
 ];
 
 pub(super) fn is_secret(path: &str) -> bool {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use url::Url;
 
 /// Where the process runs; production refuses what is merely convenient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     pub auth: AuthSettings,
     pub rate_limit: RateLimitSettings,
+    pub metrics: MetricsSettings,
+    pub traces: TracesSettings,
     pub log: LogSettings,
 }
 
@@ -99,6 +102,16 @@ pub struct RedisSettings {
     pub failure_threshold: u32,
 }
 
+impl RedisSettings {
+    /// Both roles are on one server. Its databases share their memory and their settings.
+    pub fn shares_server(&self) -> bool {
+        match (&self.queue, &self.cache) {
+            (Some(queue), Some(cache)) => queue.server() == cache.server(),
+            _ => false,
+        }
+    }
+}
+
 /// One Redis server.
 #[derive(Debug, Clone)]
 pub struct RedisEndpoint {
@@ -134,6 +147,20 @@ pub struct CacheSettings {
     /// How long the answers of `GET /v1/queues` and `GET /v1/workers` are fresh; zero: not cached.
     pub lists_ttl: Duration,
 }
+
+impl RedisEndpoint {
+    /// Host and port, or the path of the socket.
+    fn server(&self) -> Option<String> {
+        use secrecy::ExposeSecret;
+        let url = Url::parse(self.url.expose_secret()).ok()?;
+        Some(match url.host_str() {
+            Some(host) => format!("{host}:{}", url.port().unwrap_or(DEFAULT_REDIS_PORT)),
+            None => url.path().to_owned(),
+        })
+    }
+}
+
+const DEFAULT_REDIS_PORT: u16 = 6379;
 
 /// How long accepted jobs are tried and kept.
 #[derive(Debug, Clone)]
@@ -297,6 +324,26 @@ pub struct RateLimitSettings {
     pub burst: Duration,
     /// Processes that share a limit: while Redis is away each grants its share.
     pub instances: u32,
+}
+
+/// `/metrics` and `/metrics/redis`.
+#[derive(Debug, Clone)]
+pub struct MetricsSettings {
+    /// Anybody may read them; else it takes a key with the scope `read`.
+    pub public: bool,
+    /// How long the counts of queues and workers are served again.
+    pub queue_refresh: Duration,
+}
+
+/// OpenTelemetry traces.
+#[derive(Debug, Clone)]
+pub struct TracesSettings {
+    /// Base URL of an OTLP/HTTP collector; `None`: no traces.
+    pub endpoint: Option<Url>,
+    /// `name=value` pairs that are sent with every export: they may hold a token.
+    pub headers: Option<SecretString>,
+    /// Part of the traces that begin here which is recorded, 0 to 1. A trace that arrives is followed as its sampled flag says.
+    pub sample_ratio: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

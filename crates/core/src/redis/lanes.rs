@@ -28,7 +28,7 @@ use super::connect::{Connector, PooledConnection};
 const CROWDED: usize = 32;
 /// A lane that has carried nothing for this long is closed, or asked whether it lives if it is the last one: well
 /// under the 300 s after which many servers close idle connections. See [`Lanes::sweep`].
-pub(super) const IDLE: Duration = Duration::from_mins(1);
+pub const IDLE: Duration = Duration::from_mins(1);
 
 pub(super) struct Lanes {
     connector: Connector,

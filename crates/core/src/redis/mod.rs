@@ -34,6 +34,7 @@ mod connect;
 mod error;
 mod gate;
 mod lanes;
+mod meter;
 mod probe;
 mod shared;
 mod subscription;
@@ -47,6 +48,7 @@ use serde::Serialize;
 pub use self::breaker::BreakerState;
 pub use self::error::{GateError, OpenError};
 pub use self::gate::{PoolStats, RedisGate};
+pub use self::lanes::IDLE as IDLE_CONNECTION;
 pub use self::subscription::Subscription;
 
 /// What a Redis server is used for. Each role has its own gate, breaker and mode, even on the same server.

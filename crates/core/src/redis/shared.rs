@@ -18,6 +18,7 @@ use super::breaker::{Breaker, BreakerState, Change, ProbeTicket, Purpose, Ticket
 use super::connect::Connector;
 use super::error::timed_out;
 use super::lanes::{LaneId, Lanes, Loan, Place};
+use super::meter::Meter;
 use super::probe::Again;
 use super::{GateError, PoolStats, Role, Subscription};
 use crate::clock;
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     calls: Semaphore,
     waiting: Arc<AtomicUsize>,
     clock: Mutex<Option<ServerClock>>,
+    meter: Meter,
 }
 
 /// A reading of the server's clock, and when it was taken.
@@ -80,6 +82,7 @@ impl Shared {
             calls: Semaphore::new(lanes.max() * IN_FLIGHT_PER_LANE),
             waiting: Arc::default(),
             clock: Mutex::default(),
+            meter: Meter::new(role),
             lanes,
             settings,
         }
@@ -92,6 +95,17 @@ impl Shared {
         op: &'static str,
         f: F,
     ) -> Result<T, GateError>
+    where
+        F: FnOnce(MultiplexedConnection) -> Fut,
+        Fut: Future<Output = RedisResult<T>>,
+    {
+        let started = Instant::now();
+        let result = self.attempt(purpose, op, f).await;
+        self.meter.count(started, result.as_ref().map(|_| ()));
+        result
+    }
+
+    async fn attempt<T, F, Fut>(&self, purpose: Purpose, op: &'static str, f: F) -> Result<T, GateError>
     where
         F: FnOnce(MultiplexedConnection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
@@ -284,6 +298,7 @@ impl Shared {
             self.lanes.clear();
         }
         self.mode.send_replace(after);
+        self.meter.changed(change);
         self.report(change, before);
     }
 

@@ -6,6 +6,7 @@
 //! Which failures are worth another try is decided in [`crate::failure`], never here.
 
 mod error;
+mod measure;
 mod migrations;
 mod postgres;
 mod schema;
@@ -18,6 +19,7 @@ use sqlx::postgres::PgPool;
 use tokio::time::{Instant, timeout};
 
 pub use error::SqlError;
+pub use measure::measure;
 pub use migrations::{MigrationReport, migrate};
 pub use schema::wait_for_schema;
 pub use sqlite::SqliteDatabase;

@@ -47,10 +47,8 @@ pub(super) fn open(settings: &DatabaseSettings) -> Result<PgPool, SqlError> {
         .test_before_acquire(false)
         .before_acquire(|connection, metadata| {
             Box::pin(async move {
-                if metadata.idle_for >= TRUSTED_IDLE {
-                    within(IDLE_TEST_DEADLINE, connection.ping()).await?;
-                }
-                Ok(true)
+                let trusted = metadata.idle_for < TRUSTED_IDLE;
+                Ok(trusted || within(IDLE_TEST_DEADLINE, connection.ping()).await.is_ok())
             })
         })
         .after_release(|connection, _| Box::pin(settle(connection)))
@@ -58,14 +56,14 @@ pub(super) fn open(settings: &DatabaseSettings) -> Result<PgPool, SqlError> {
     Ok(pool)
 }
 
-/// Waits for the rest of an answer that nobody read, but not for ever.
+/// Waits for the rest of an answer that nobody read, but not for ever. `false`: the connection is closed. (An error
+/// would say the same, and sqlx would log it, for each connection of a pool that an outage cuts.)
 ///
 /// A statement that is dropped at its deadline leaves its answer on the wire, and sqlx' own test on release would
 /// wait for it without limit, holding a place of the pool. On a connection that is at rest this costs nothing:
 /// `flush` returns without touching the network.
 async fn settle(connection: &mut PgConnection) -> Result<bool, Error> {
-    within(RELEASE_DEADLINE, connection.flush()).await?;
-    Ok(true)
+    Ok(within(RELEASE_DEADLINE, connection.flush()).await.is_ok())
 }
 
 async fn within<F>(deadline: Duration, step: F) -> Result<(), Error>

@@ -136,6 +136,19 @@ catalogue! {
     /// Changes of the mode, by where to: normal, degraded.
     REDIS_MODE_CHANGES: Counter "holdfast_redis_mode_changes_total" ["role", "to"];
 
+    // --- the cache ---------------------------------------------------------------------------------------------------
+
+    /// Reads of the cache, by class and outcome: hit_local, hit_redis, stale, miss.
+    CACHE_READS: Counter "holdfast_cache_reads_total" ["class", "outcome"];
+    /// Loads by the cache, by class and outcome: ok, failed.
+    CACHE_LOADS: Counter "holdfast_cache_loads_total" ["class", "outcome"];
+    /// Operations of the cache that did without Redis, by class.
+    CACHE_DEGRADED: Counter "holdfast_cache_degraded_total" ["class"];
+    /// Bytes that the copies in this process take.
+    CACHE_LOCAL: Gauge "holdfast_cache_local_bytes" [];
+    /// Changes that Redis has yet to be told.
+    CACHE_PENDING: Gauge "holdfast_cache_pending_changes" [];
+
     // --- the process -------------------------------------------------------------------------------------------------
 
     /// 1, with the version of the binary.

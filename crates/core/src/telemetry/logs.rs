@@ -31,7 +31,8 @@ struct SpanFields(Fields);
 /// a subscriber: `holdfast dev` and the tests run several services in one process.
 pub(super) fn init(settings: &LogSettings, service: &'static str) {
     // The level was checked with the rest of the configuration; `info` stands in for one that was not.
-    let filter = EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_new(with_quiet_parts(&settings.level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     let installed = match settings.format {
         LogFormat::Json => registry.with(JsonLines::new(service, std::io::stdout)).try_init(),
@@ -39,6 +40,20 @@ pub(super) fn init(settings: &LogSettings, service: &'static str) {
     };
     if installed.is_ok() {
         log_panics();
+    }
+}
+
+/// At the usual level, parts whose news is ours already: a stop and a start are told once, by the service. What the
+/// settings say of a part comes later, and wins.
+fn with_quiet_parts(level: &str) -> String {
+    const QUIET: &str = "actix_server=warn,actix_http=error";
+    let usual = level
+        .split(',')
+        .any(|directive| directive.eq_ignore_ascii_case("info"));
+    if usual {
+        format!("{QUIET},{level}")
+    } else {
+        level.to_owned()
     }
 }
 
@@ -320,6 +335,18 @@ mod tests {
         for level in ["inof", "", "info,", "info, sqlx=warn", "sqlx=loud", "info;debug"] {
             assert!(check_level(level).is_err(), "{level:?}");
         }
+    }
+
+    #[test]
+    fn parts_are_quiet_at_the_usual_level_and_whatever_the_settings_say_wins() {
+        assert_eq!(
+            with_quiet_parts("info"),
+            "actix_server=warn,actix_http=error,info"
+        );
+        assert_eq!(with_quiet_parts("debug"), "debug");
+        assert_eq!(with_quiet_parts("error"), "error");
+        assert!(with_quiet_parts("info,actix_server=info").ends_with("actix_server=info"));
+        assert!(EnvFilter::try_new(with_quiet_parts("info,actix_server=info")).is_ok());
     }
 
     #[test]

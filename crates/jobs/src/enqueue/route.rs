@@ -115,11 +115,21 @@ impl Producer {
     /// Stores checked jobs, all or none, and wakes whoever runs them. One answer for each, in order.
     pub(crate) async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         // A batch that is not for the broker throughout goes to the ledger whole: two stores cannot share a commit.
-        match &self.broker {
+        let stored = match &self.broker {
             Some(broker) if jobs.iter().all(|job| self.belongs_on_broker(job)) => {
                 self.push(broker, jobs).await
             }
             _ => self.write(jobs, true).await,
+        }?;
+        self.count(&stored);
+        Ok(stored)
+    }
+
+    fn count(&self, stored: &[Enqueued]) {
+        for job in stored.iter().filter(|job| !job.duplicate) {
+            if let Some(kind) = self.checker.registry.get(&job.kind) {
+                kind.meters.enqueued(job.durability);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use holdfast_core::config::DatabaseSettings;
+use holdfast_core::sql::measure;
 use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
@@ -172,14 +173,17 @@ impl PostgresLedger {
             tx.commit().await?;
             Ok(done)
         };
-        if let Ok(result) = tokio::time::timeout(self.deadline, session).await {
-            return result.map_err(|source| LedgerError::Sql { doing, source });
-        }
-        self.drop_idle_connections();
-        Err(LedgerError::TimedOut {
-            doing,
-            after: self.deadline,
-        })
+        let in_time = async {
+            if let Ok(result) = tokio::time::timeout(self.deadline, session).await {
+                return result.map_err(|source| LedgerError::Sql { doing, source });
+            }
+            self.drop_idle_connections();
+            Err(LedgerError::TimedOut {
+                doing,
+                after: self.deadline,
+            })
+        };
+        measure(doing, LedgerError::class, in_time).await
     }
 
     /// A statement that was never answered may mean a wire that was cut without a word (a NAT that forgot): then every other

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use holdfast_core::sql::SqliteDatabase;
+use holdfast_core::sql::{SqliteDatabase, measure};
 use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -143,13 +143,16 @@ impl SqliteLedger {
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>> + Send,
     ) -> Result<T, LedgerError> {
-        match tokio::time::timeout(self.deadline, work).await {
-            Ok(result) => result.map_err(|source| LedgerError::Sql { doing, source }),
-            Err(_) => Err(LedgerError::TimedOut {
-                doing,
-                after: self.deadline,
-            }),
-        }
+        let in_time = async {
+            match tokio::time::timeout(self.deadline, work).await {
+                Ok(result) => result.map_err(|source| LedgerError::Sql { doing, source }),
+                Err(_) => Err(LedgerError::TimedOut {
+                    doing,
+                    after: self.deadline,
+                }),
+            }
+        };
+        measure(doing, LedgerError::class, in_time).await
     }
 
     /// One transaction, which holds the write lock from its first moment. A connection that failed in one is closed:

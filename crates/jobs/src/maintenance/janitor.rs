@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_core::config::Durability;
 
 use crate::broker::Janitor;
+use crate::meters::maintained;
 use crate::worker::Shared;
 
 /// The rest between steps that had more to do.
@@ -27,7 +28,9 @@ pub(super) async fn run(shared: &Shared) {
     loop {
         let mut rest = shared.settings.worker.maintenance;
         if broker.serves() {
-            match janitor.step().await {
+            let swept = janitor.step().await;
+            maintained("janitor", &swept, |swept| swept.requeued);
+            match swept {
                 Ok(swept) => {
                     if swept.requeued > 0 {
                         tracing::warn!(

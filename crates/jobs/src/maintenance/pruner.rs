@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ledger::{LedgerError, Retention};
+use crate::meters::maintained;
 use crate::worker::Shared;
 
 /// Rows deleted in one statement.
@@ -26,6 +27,8 @@ pub(super) async fn run(shared: &Shared) {
             .audit()
             .prune(shared.settings.audit.retain, BATCH)
             .await;
+        maintained("prune_jobs", &jobs, |deleted| *deleted);
+        maintained("prune_audit", &entries, |deleted| *deleted);
         tokio::time::sleep(rest_after(jobs).min(rest_after(entries))).await;
     }
 }

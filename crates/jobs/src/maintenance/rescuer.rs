@@ -8,8 +8,11 @@
 use std::time::Duration;
 
 use holdfast_core::config::Durability;
+use holdfast_core::telemetry::catalogue;
 use tokio::time::Instant;
 
+use crate::ledger::RescueReport;
+use crate::meters::maintained;
 use crate::worker::Shared;
 
 /// Jobs returned in one statement.
@@ -65,7 +68,9 @@ pub(super) async fn run(shared: &Shared) {
                 .jobs
                 .ledger()
                 .rescue(settings.lost_after, settings.max_crashes, BATCH);
-            match rescue.await {
+            let rescued = rescue.await;
+            maintained("rescue", &rescued, RescueReport::jobs);
+            match rescued {
                 Ok(report) => {
                     contact.answered();
                     announce(shared, &report);
@@ -82,7 +87,13 @@ pub(super) async fn run(shared: &Shared) {
     }
 }
 
-fn announce(shared: &Shared, report: &crate::ledger::RescueReport) {
+fn announce(shared: &Shared, report: &RescueReport) {
+    catalogue::JOBS_RESCUED
+        .with([])
+        .increment(report.returned.values().sum());
+    catalogue::JOBS_POISONED
+        .with([])
+        .increment(report.poisoned.len() as u64);
     for (queue, jobs) in &report.returned {
         tracing::warn!(queue = %queue, jobs, "rescued jobs of a lost worker");
         shared.jobs.bell().ring(
@@ -115,9 +126,12 @@ pub(super) async fn run_broker(shared: &Shared) {
             .filter(|lane| lane.durability == Durability::Redis)
         {
             while broker.serves() {
-                match broker.rescue(&lane.name).await {
+                let rescued = broker.rescue(&lane.name).await;
+                maintained("rescue_broker", &rescued, |rescued| rescued.returned);
+                match rescued {
                     Ok(rescued) => {
                         if rescued.returned > 0 {
+                            catalogue::JOBS_RESCUED.with([]).increment(rescued.returned);
                             tracing::warn!(queue = %lane.name, jobs = rescued.returned, "rescued broker jobs of lost workers");
                             lane.broker_alarm.now();
                         }

@@ -57,14 +57,14 @@ pub(crate) async fn run_ledger(shared: Arc<Shared>, lane: Arc<Lane>, deliveries:
     {
         match claim_while_full(&shared, &lane, &deliveries).await {
             Ok(()) => {
-                if failures > 0 {
-                    tracing::info!(queue = %lane.name, failures, "claiming again");
-                }
                 failures = 0;
             }
             Err(error) => {
-                if failures == 0 {
-                    tracing::warn!(queue = %lane.name, error = ?error, "cannot claim; trying until the ledger answers");
+                // An outage is told once, by the one place that sees every statement.
+                if error.is_transient() {
+                    tracing::debug!(queue = %lane.name, error = ?error, "cannot claim");
+                } else if failures == 0 {
+                    tracing::error!(queue = %lane.name, error = ?error, "the ledger refuses a claim");
                 }
                 failures += 1;
                 lane.ledger_alarm

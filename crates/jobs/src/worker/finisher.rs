@@ -12,6 +12,7 @@ use std::time::Duration;
 use holdfast_core::backoff::Backoff;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
+use holdfast_core::telemetry::catalogue;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -190,7 +191,7 @@ async fn store_outcomes(shared: &Shared, worker: WorkerId, outcomes: Vec<Outcome
         match shared.jobs.ledger().finish(worker, &outcomes).await {
             Ok(held) => {
                 if failures > 0 {
-                    tracing::info!(jobs = outcomes.len(), failures, "held outcomes are stored");
+                    tracing::debug!(jobs = outcomes.len(), failures, "held outcomes are stored");
                     // An earlier try may have been applied without its reply: then nothing counts as lost.
                     return outcomes.iter().map(|outcome| outcome.fence().id).collect();
                 }
@@ -198,7 +199,7 @@ async fn store_outcomes(shared: &Shared, worker: WorkerId, outcomes: Vec<Outcome
             }
             Err(error) if error.is_transient() => {
                 if failures == 0 {
-                    tracing::warn!(jobs = outcomes.len(), error = ?error, "outcomes are held until the ledger takes them");
+                    tracing::debug!(jobs = outcomes.len(), error = ?error, "outcomes are held until the ledger takes them");
                 }
                 failures += 1;
                 tokio::time::sleep(BACKOFF.delay(failures)).await;
@@ -265,6 +266,7 @@ fn report_lost_leases(finished: &[Finished], held: &HashSet<JobId>) {
         .filter(|id| !held.contains(id))
         .collect();
     if let Some(first) = lost.first() {
+        catalogue::JOB_OUTCOMES_VOID.with([]).increment(lost.len() as u64);
         tracing::warn!(jobs = lost.len(), job.id = %first, "outcomes are void: their leases were lost");
     }
 }
@@ -318,7 +320,7 @@ async fn move_to_ledger(shared: &Shared, queue: &Arc<str>, finished: &[Finished]
     let mut failures = 0;
     while let Err(error) = shared.jobs.ledger().insert(&rows).await {
         if failures == 0 {
-            tracing::warn!(jobs = rows.len(), error = ?error, "failed broker jobs are held until the ledger takes them");
+            tracing::debug!(jobs = rows.len(), error = ?error, "failed broker jobs are held until the ledger takes them");
         }
         failures += 1;
         tokio::time::sleep(BACKOFF.delay(failures)).await;
@@ -435,6 +437,7 @@ async fn leave_broker(
         Ok(void) => {
             departure.forget_leases(shared);
             if void > 0 {
+                catalogue::JOB_OUTCOMES_VOID.with([]).increment(void as u64);
                 tracing::warn!(jobs = void, queue = %departure.queue, "outcomes are void: the broker lost their leases");
             }
         }
@@ -453,7 +456,8 @@ async fn hold(shared: &Shared, departure: Departure, error: BrokerError) {
         return;
     };
     let (jobs, queue) = (departure.jobs(), &departure.queue);
-    tracing::warn!(jobs, queue = %queue, error = %error, "outcomes are held until the broker is back");
+    // The gate has said that Redis is away; this happens for every batch of an outage.
+    tracing::debug!(jobs, queue = %queue, error = %error, "outcomes are held until the broker is back");
     let mut error = error;
     let mut failures = 0;
     while error.class() == FailureClass::Transient {
@@ -461,7 +465,7 @@ async fn hold(shared: &Shared, departure: Departure, error: BrokerError) {
         tokio::time::sleep(BACKOFF.delay(failures)).await;
         match departure.tell(broker).await {
             Ok(_) => {
-                tracing::info!(jobs, queue = %queue, failures, "held outcomes are stored");
+                tracing::debug!(jobs, queue = %queue, failures, "held outcomes are stored");
                 return departure.forget_leases(shared);
             }
             Err(again) => error = again,

@@ -40,7 +40,7 @@ pub(crate) async fn register_once(shared: &Shared) {
     match register(shared).await {
         Ok(()) => shared.vitals.heartbeat(),
         Err(error) => {
-            tracing::warn!(error = ?error, "not registered yet; trying until the ledger answers");
+            tracing::debug!(error = ?error, "not registered yet; trying until the ledger answers");
         }
     }
 }
@@ -62,7 +62,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             match beat_ledger(&shared).await {
                 Ok(()) => {
                     if failures > 0 {
-                        tracing::info!(failures, "heartbeats reach the ledger again");
+                        tracing::debug!(failures, "heartbeats reach the ledger again");
                     }
                     failures = 0;
                     shared.vitals.heartbeat();
@@ -73,7 +73,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(error = ?error, "a heartbeat did not reach the ledger; trying on");
+                        tracing::debug!(error = ?error, "a heartbeat did not reach the ledger; trying on");
                     }
                     failures = failures.saturating_add(1);
                     tokio::time::sleep(RETRY).await;

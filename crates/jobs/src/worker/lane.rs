@@ -9,7 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use holdfast_core::clock;
 use holdfast_core::config::Durability;
+use holdfast_core::telemetry::catalogue;
+use metrics::Histogram;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -40,6 +44,7 @@ pub(crate) struct Lane {
     pub strays: AtomicBool,
     completed: AtomicU64,
     failed: AtomicU64,
+    pickup: Histogram,
     meter: Mutex<Meter>,
 }
 
@@ -73,6 +78,7 @@ impl Lane {
             strays: AtomicBool::new(false),
             completed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            pickup: catalogue::JOB_PICKUP.with([name]),
             meter: Mutex::new(Meter {
                 window_began: now,
                 in_window: 0,
@@ -133,6 +139,12 @@ impl Lane {
     pub(crate) fn take_slot(self: &Arc<Self>) -> Slot {
         self.held.fetch_add(1, Ordering::AcqRel);
         Slot(Arc::clone(self))
+    }
+
+    /// A job that was due at this time starts. Two hosts' clocks may disagree: then it counts as at once.
+    pub(crate) fn picked_up(&self, run_at: DateTime<Utc>) {
+        let waited = clock::now().signed_duration_since(run_at).to_std();
+        self.pickup.record(waited.unwrap_or_default());
     }
 
     pub(crate) fn started(&self) {

@@ -19,8 +19,10 @@ use holdfast_core::backoff::Backoff as CoreBackoff;
 use holdfast_core::clock;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
+use holdfast_core::telemetry::catalogue;
 use serde_json::value::RawValue;
 use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -30,6 +32,7 @@ use crate::broker::BrokerError;
 use crate::enqueue::text_holds_nul;
 use crate::job::{JobContext, JobError, ProgressCell};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome};
+use crate::meters::KindMeters;
 use crate::registry::Kind;
 use crate::retry::{self, MAX_SNOOZES, Verdict};
 
@@ -69,7 +72,9 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     if shared.stop.is_triggered() {
         return delivery.hand_back(shared);
     }
-    delivery.slot.lane().started();
+    let lane = delivery.slot.lane();
+    lane.started();
+    lane.picked_up(delivery.job.run_at);
     let last_chance = match prepare(shared, &delivery).await {
         Prepared::Run(permit) => permit,
         Prepared::HandBack => {
@@ -81,7 +86,12 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     let Delivery { job, lease, slot } = delivery;
     let job = Arc::new(job);
     let outcome = match shared.jobs.registry().get(&job.kind) {
-        Some(kind) => attempt(shared, kind, &job, &lease, &slot).await,
+        Some(kind) => {
+            let started = Instant::now();
+            let outcome = attempt(shared, kind, &job, &lease, &slot).await;
+            kind.meters.executed(&outcome, started.elapsed());
+            outcome
+        }
         None => leave_unknown_kind(&job),
     };
     slot.stopped_running();
@@ -154,10 +164,12 @@ async fn mark_started(shared: &Shared, delivery: &Delivery) -> Result<bool, Fail
 
 fn leave_unknown_kind(job: &ClaimedJob) -> Outcome {
     tracing::warn!(job.id = %job.id, job.kind = %job.kind, "unknown kind: left for a worker that knows it");
-    Outcome::Snooze {
+    let outcome = Outcome::Snooze {
         fence: job.fence(),
         delay: UNKNOWN_KIND_REST,
-    }
+    };
+    KindMeters::of_unknown().ended(&outcome);
+    outcome
 }
 
 /// How an execution came to its end.
@@ -289,6 +301,9 @@ fn failed(
             &shared.identity.name(),
         )
     };
+    catalogue::JOB_FAILURES
+        .with([kind.name, error.class()])
+        .increment(1);
     match retry::verdict(error, attempt, job.max_attempts, job.snoozes, &backoff, cancelled) {
         Verdict::RetryIn(delay) => {
             tracing::info!(

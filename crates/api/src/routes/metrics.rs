@@ -1,0 +1,58 @@
+//! The routes of machines that watch; see [`crate::monitor`].
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_core::telemetry::metrics::CONTENT_TYPE;
+
+use super::view::ProblemBody;
+use crate::health::Health;
+use crate::monitor::RedisReport;
+use crate::params::Params;
+use crate::problem::Problem;
+use crate::state::json;
+
+/// Prometheus metrics
+///
+/// Of this process, and of the queues. Needs a key with the scope `read`, unless `metrics.public` is set or there is no
+/// key at all.
+#[utoipa::path(get, path = "/metrics", tag = "health", operation_id = "metrics",
+    responses(
+        (status = 200, description = "Prometheus text, version 0.0.4", content_type = "text/plain"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security((), ("api_key" = ["read"])))]
+pub(crate) async fn prometheus(
+    request: HttpRequest,
+    health: web::Data<Health>,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let monitor = health.monitor()?;
+    monitor.authorize(&request).await?;
+    Ok(HttpResponse::Ok()
+        .content_type(CONTENT_TYPE)
+        .body(monitor.exposition().await))
+}
+
+/// The Redis server, with advice
+///
+/// Complete in every mode: what cannot be read is null. Kept for a second.
+#[utoipa::path(get, path = "/metrics/redis", tag = "health", operation_id = "redis_metrics",
+    responses(
+        (status = 200, body = RedisReport),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security((), ("api_key" = ["read"])))]
+pub(crate) async fn redis(request: HttpRequest, health: web::Data<Health>) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let monitor = health.monitor()?;
+    monitor.authorize(&request).await?;
+    let report = monitor
+        .redis()
+        .await
+        .ok_or_else(|| Problem::internal("the report on Redis could not be made"))?;
+    json(StatusCode::OK, &*report)
+}
