@@ -13,6 +13,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, web};
+use holdfast_core::telemetry::traces::{self, Kind, Span};
 use tracing::{Instrument, Level};
 use ulid::Ulid;
 
@@ -22,6 +23,8 @@ use crate::rate::Standing;
 
 /// The header that carries a request's id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Longest id of a client's own, in bytes.
 const MAX_REQUEST_ID: usize = 128;
@@ -62,7 +65,7 @@ impl Limits {
 
 /// The middleware around all routes.
 pub(crate) async fn border<B: MessageBody + 'static>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
@@ -80,14 +83,20 @@ pub(crate) async fn border<B: MessageBody + 'static>(
     request.extensions_mut().insert(RequestId(id.clone()));
     let limit = limits.of(&request);
     let measured = Measured::begin(&request, started);
+    let mut trace = begin_trace(&mut request, &measured, &id);
     let handled = next.call(request).instrument(span);
     let Ok(response) = tokio::time::timeout(limit, handled).await else {
         let problem = timed_out(&limits, limit, &id);
         measured.end(actix_web::ResponseError::status_code(&problem));
+        trace.fail("timed out");
         return Err(problem.into());
     };
     let response = finish(response?.map_into_boxed_body(), id, &limits, started);
     measured.end(response.status());
+    trace.set("http.response.status_code", i64::from(response.status().as_u16()));
+    if response.status().is_server_error() {
+        trace.fail(response.status().as_str().to_owned());
+    }
     Ok(response)
 }
 
@@ -100,6 +109,26 @@ pub(crate) fn id_of(request: &HttpRequest) -> Option<String> {
     let extensions = request.extensions();
     let RequestId(id) = extensions.get::<RequestId>()?;
     id.to_str().ok().map(ToOwned::to_owned)
+}
+
+/// The request's span. Handlers hand on the context of the `traceparent` header, so it takes the client's place there.
+fn begin_trace(request: &mut ServiceRequest, measured: &Measured, id: &HeaderValue) -> Span {
+    if !traces::is_on() || !measured.is_traced() {
+        return Span::none();
+    }
+    let name = format!("{} {}", measured.method(), measured.route());
+    let parent = request
+        .headers()
+        .get(TRACEPARENT)
+        .and_then(|value| value.to_str().ok());
+    let mut span = traces::begin(Kind::Server, name, parent);
+    span.set("http.request.method", measured.method());
+    span.set("http.route", measured.route().to_owned());
+    span.set("request.id", id.to_str().unwrap_or_default().to_owned());
+    if let Some(Ok(own)) = span.traceparent().map(|context| HeaderValue::from_str(&context)) {
+        request.headers_mut().insert(TRACEPARENT, own);
+    }
+    span
 }
 
 /// The client's own id if it can stand in a log line, or a fresh one.

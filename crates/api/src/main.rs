@@ -12,7 +12,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(faults.exit_code()).unwrap_or(64));
         }
     };
-    telemetry::init(&settings.log, "api");
+    telemetry::start(&settings, "api");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -20,7 +20,9 @@ fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    match runtime.block_on(holdfast_api::run(settings)) {
+    let ended = runtime.block_on(holdfast_api::run(settings));
+    telemetry::finish();
+    match ended {
         Ok(()) => {
             tracing::info!("stopped");
             ExitCode::SUCCESS

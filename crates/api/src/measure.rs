@@ -29,6 +29,19 @@ impl Measured {
         }
     }
 
+    pub(crate) fn route(&self) -> &str {
+        &self.route
+    }
+
+    pub(crate) fn method(&self) -> &'static str {
+        self.method
+    }
+
+    /// Checks and scrapes would drown the rest.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.route.starts_with("/v1/")
+    }
+
     /// Counts the request, answered with this status.
     pub(crate) fn end(&self, status: StatusCode) {
         let key = (self.method, class_of(status));

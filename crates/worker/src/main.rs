@@ -16,7 +16,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(faults.exit_code()).unwrap_or(64));
         }
     };
-    telemetry::init(&settings.log, "worker");
+    telemetry::start(&settings, "worker");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = match Builder::new_multi_thread()
         .worker_threads(cores.min(MOST_THREADS))
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    match runtime.block_on(holdfast_worker::run(settings)) {
+    let ended = runtime.block_on(holdfast_worker::run(settings));
+    telemetry::finish();
+    match ended {
         Ok(()) => {
             tracing::info!("stopped");
             ExitCode::SUCCESS

@@ -28,9 +28,11 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
 pub(crate) fn run() -> Result<(), Failure> {
     let settings = for_development(config::load()?)?;
-    telemetry::init(&settings.log, "dev");
+    telemetry::start(&settings, "dev");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(settings))
+    let ended = runtime.block_on(serve(settings));
+    telemetry::finish();
+    ended
 }
 
 /// How long a database may take to come up.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_core::config::{Durability, JobsSettings, QueueSettings};
 use holdfast_core::failpoint;
 use holdfast_core::failure::Certainty;
+use holdfast_core::telemetry::traces::{self, Span};
 
 use super::check::{Checker, Origin};
 use super::writer::{WriteError, Writer};
@@ -113,7 +114,17 @@ impl Producer {
     }
 
     /// Stores checked jobs, all or none, and wakes whoever runs them. One answer for each, in order.
-    pub(crate) async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+    pub(crate) async fn store(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+        let mut span = begin_trace(&mut jobs);
+        let stored = self.store_traced(jobs).await;
+        match &stored {
+            Ok(stored) => span.set("job.count", stored.len() as i64),
+            Err(error) => span.fail(error.to_string()),
+        }
+        stored
+    }
+
+    async fn store_traced(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         // A batch that is not for the broker throughout goes to the ledger whole: two stores cannot share a commit.
         let stored = match &self.broker {
             Some(broker) if jobs.iter().all(|job| self.belongs_on_broker(job)) => {
@@ -257,6 +268,32 @@ impl Producer {
             self.bell.ring(queue, count, delay);
         }
     }
+}
+
+/// The enqueue's span; each job carries its context on. What one call stores is one span.
+fn begin_trace(jobs: &mut [NewJob]) -> Span {
+    if !traces::is_on() {
+        return Span::none();
+    }
+    let Some(first) = jobs.first() else {
+        return Span::none();
+    };
+    let one_kind = jobs.iter().all(|job| job.kind == first.kind);
+    let name = if one_kind {
+        format!("enqueue {}", first.kind)
+    } else {
+        "enqueue a batch".to_owned()
+    };
+    let mut span = traces::begin(traces::Kind::Producer, name, first.options.traceparent.as_deref());
+    span.set("job.queue", first.queue.to_string());
+    if jobs.len() == 1 {
+        span.set("job.id", first.id.to_string());
+    }
+    let context = span.traceparent();
+    for job in jobs {
+        job.options.traceparent.clone_from(&context);
+    }
+    span
 }
 
 fn answers(jobs: &[NewJob], accepted: Vec<Accepted>) -> Result<Vec<Enqueued>, EnqueueError> {

@@ -183,6 +183,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The word of metrics and traces.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Completed { .. } => "completed",
+            Self::Retry { .. } => "retry",
+            Self::Snooze { .. } => "snoozed",
+            Self::Discard { .. } => "discarded",
+            Self::Cancel { .. } => "cancelled",
+            Self::HandBack { .. } => "handed_back",
+        }
+    }
+
     pub fn fence(&self) -> &Fence {
         match self {
             Self::Completed { fence, .. }

@@ -19,11 +19,12 @@ use holdfast_core::backoff::Backoff as CoreBackoff;
 use holdfast_core::clock;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
-use holdfast_core::telemetry::catalogue;
+use holdfast_core::telemetry::{catalogue, traces};
 use serde_json::value::RawValue;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::Shared;
 use super::finisher::{Finished, Lease};
@@ -88,8 +89,13 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     let outcome = match shared.jobs.registry().get(&job.kind) {
         Some(kind) => {
             let started = Instant::now();
-            let outcome = attempt(shared, kind, &job, &lease, &slot).await;
+            let mut trace = begin_trace(&job, &slot);
+            let logged = span_of(&job, &slot);
+            let outcome = attempt(shared, kind, &job, &lease, &slot)
+                .instrument(logged)
+                .await;
             kind.meters.executed(&outcome, started.elapsed());
+            end_trace(&mut trace, &outcome);
             outcome
         }
         None => leave_unknown_kind(&job),
@@ -103,6 +109,38 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
         outcome,
         slot,
     });
+}
+
+/// What every line of a handler's log carries.
+fn span_of(job: &ClaimedJob, slot: &Slot) -> tracing::Span {
+    let trace = job.options.traceparent.as_deref().and_then(traces::trace_id);
+    tracing::info_span!(
+        "job",
+        job.id = %job.id,
+        job.kind = &*job.kind,
+        queue = &*slot.lane().name,
+        trace_id = trace
+    )
+}
+
+fn begin_trace(job: &ClaimedJob, slot: &Slot) -> traces::Span {
+    if !traces::is_on() {
+        return traces::Span::none();
+    }
+    let parent = job.options.traceparent.as_deref();
+    let mut span = traces::begin(traces::Kind::Consumer, format!("run {}", job.kind), parent);
+    span.set("job.id", job.id.to_string());
+    span.set("job.queue", slot.lane().name.to_string());
+    span.set("job.attempt", i64::from(job.attempt) + 1);
+    span
+}
+
+fn end_trace(span: &mut traces::Span, outcome: &Outcome) {
+    span.set("job.outcome", outcome.word());
+    if let Outcome::Retry { error, .. } | Outcome::Discard { error, .. } = outcome {
+        // The class alone: a handler's text may hold anything, and goes to the job's own record.
+        span.fail(error.class.clone());
+    }
 }
 
 enum Prepared<'s> {
