@@ -438,3 +438,30 @@ fn every_default_can_be_repeated_in_the_environment() {
             .unwrap_or_else(|faults| panic!("{}: {faults}", doc.env));
     }
 }
+
+#[test]
+fn a_secret_that_could_be_searched_for_is_refused_and_not_repeated() {
+    let fault = only_fault("", &[("JWT_SECRET_KEY", "hunter2-hunter2-hunter2")]);
+    assert_eq!(fault.setting, "auth.jwt_secret");
+    assert!(fault.fix.contains("openssl rand -hex 32"), "{}", fault.fix);
+    let text = refused("", &[("JWT_SECRET_KEY", "hunter2-hunter2-hunter2")]).to_string();
+    assert!(
+        text.contains("JWT_SECRET_KEY") && !text.contains("hunter2"),
+        "{text}"
+    );
+    let long = "hunter2-".repeat(4);
+    let settings = loaded("", &[("JWT_SECRET_KEY", &long)]);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn behind_railways_edge_one_proxy_is_trusted_unless_told_otherwise() {
+    assert_eq!(loaded("", &[]).server.trusted_proxies, 0);
+    let railway = [
+        ("RAILWAY_ENVIRONMENT_NAME", "production"),
+        ("DATABASE_URL", "postgres://h/d"),
+    ];
+    assert_eq!(loaded("", &railway).server.trusted_proxies, 1);
+    let told = [&railway[..], &[("HOLDFAST__SERVER__TRUSTED_PROXIES", "2")]].concat();
+    assert_eq!(loaded("", &told).server.trusted_proxies, 2);
+}

@@ -14,7 +14,7 @@ use super::queues::known_queue;
 use super::view::{JobView, ProblemBody};
 use crate::auth::{Admin, Allowed};
 use crate::body::json_body;
-use crate::params::{Params, queue_name};
+use crate::params::{Params, path_name};
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::state::{State, json};
 
@@ -270,7 +270,7 @@ pub(crate) async fn purge(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let name = queue_name(&request);
+    let name = path_name(&request);
     known_queue(&state, &name)?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
     let body: PurgeBody = json_body(&request, payload, &state).await?;

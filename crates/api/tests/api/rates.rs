@@ -58,8 +58,8 @@ async fn sessions_are(app: &TestApp, status: &str) {
 #[tokio::test]
 async fn a_limit_holds_for_all_processes_together() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let app = limited().with("REDIS_URL", &redis.url()).start().await;
-    let twin = limited().with("REDIS_URL", &redis.url()).start().await;
+    let app = limited().over(&redis.url()).start().await;
+    let twin = limited().over(&redis.url()).start().await;
     counts_over_redis(&app).await;
     counts_over_redis(&twin).await;
     assert_about_ten(granted(&[&app, &twin], 40).await);
@@ -99,7 +99,7 @@ async fn a_limit_holds_for_all_processes_together() {
 #[tokio::test]
 async fn without_redis_each_process_grants_its_share() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let app = limited().with("REDIS_URL", &redis.url()).start().await;
+    let app = limited().over(&redis.url()).start().await;
     counts_over_redis(&app).await;
     redis.kill9().await.unwrap();
     sessions_are(&app, "degraded").await;

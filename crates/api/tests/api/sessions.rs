@@ -15,7 +15,7 @@ use crate::support::{PASSWORD, TestApp, TestSettings, body_of, echo, problem, pr
 const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn with_redis(redis: &RedisServer) -> TestApp {
-    let app = TestSettings::new().with("REDIS_URL", &redis.url()).start().await;
+    let app = TestSettings::new().over(&redis.url()).start().await;
     wait_for_sessions(&app, "healthy").await;
     app
 }
