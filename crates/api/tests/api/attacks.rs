@@ -144,6 +144,10 @@ async fn no_token_of_anybodys_own_making_lets_in() {
         problem(&response, 401, "unauthenticated");
         let challenge = response.header("www-authenticate").unwrap();
         assert!(challenge.contains("invalid_token"), "{what}: {challenge}");
+        // Its session is live: a refresh is what it is good for yet.
+        if *what == "expired" {
+            continue;
+        }
         let refreshed = app.post(token, "/v1/auth/refresh").await;
         // What has not even the form of a token is no session.
         assert!(

@@ -26,6 +26,7 @@ async fn a_body_that_never_ends_is_given_up() {
     let app = TestSettings::new()
         .with("HOLDFAST__SERVER__REQUEST_TIMEOUT_SECONDS", "0.5")
         .with("HOLDFAST__DATABASE__ACQUIRE_TIMEOUT_SECONDS", "0.2")
+        .with("HOLDFAST__CACHE__LOAD_TIMEOUT_SECONDS", "0.3")
         .start()
         .await;
     let head = format!(

@@ -27,7 +27,7 @@ pub(crate) const ADMIN: &str = "bootstrap-key-of-the-tests";
 pub(crate) const JWT_SECRET: &str = "a secret of the tests, and long enough";
 
 /// The password of every user of the tests.
-pub(crate) const PASSWORD: &str = "correct horse battery staple";
+pub(crate) const PASSWORD: &str = "nobody would guess this one";
 
 /// How a test wants its application.
 pub(crate) struct TestSettings {
