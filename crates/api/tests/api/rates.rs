@@ -20,14 +20,13 @@ async fn granted(apps: &[&TestApp], requests: usize) -> (usize, Duration) {
     let mut granted = 0;
     for n in 0..requests {
         let response = apps[n % apps.len()].admin().get("/v1/queues").await.unwrap();
-        match response.status {
-            200 => granted += 1,
-            _ => {
-                problem(&response, 429, "too-many-requests");
-                let seconds: u64 = response.header("retry-after").unwrap().parse().unwrap();
-                assert!((1..=2).contains(&seconds), "{seconds}");
-            }
+        if response.status == 200 {
+            granted += 1;
+            continue;
         }
+        problem(&response, 429, "too-many-requests");
+        let seconds: u64 = response.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=2).contains(&seconds), "{seconds}");
     }
     (granted, started.elapsed())
 }
