@@ -151,6 +151,7 @@ fn follow(inner: &Inner, message: &[u8]) {
             if let Some(class) = inner.class_of_copy(key) {
                 count(&inner.counters.of(class).invalidations);
             }
+            inner.flights.abandon(key);
             inner.local.forget(key);
         }
         Change::Namespace { name, generation } => inner.generations.heard(name, generation),

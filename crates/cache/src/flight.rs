@@ -52,6 +52,8 @@ pub(crate) struct Flights {
 #[derive(Debug, Clone)]
 struct Flight {
     number: u64,
+    /// Of the namespace when it started: who asks after that was forgotten waits for another.
+    generation: u64,
     landing: Waiting,
 }
 
@@ -121,16 +123,25 @@ impl Drop for OnBoard {
 
 impl Inner {
     /// The flight of this key that is under way, or else a new one.
-    pub(crate) fn board(self: &Arc<Self>, order: impl FnOnce() -> Order, key: &Arc<str>) -> Waiting {
+    pub(crate) fn board(
+        self: &Arc<Self>,
+        order: impl FnOnce() -> Order,
+        key: &Arc<str>,
+        meta: &Meta,
+    ) -> Waiting {
         let (sender, landing) = watch::channel(None);
         let number = rand::random();
+        let generation = self.now(meta).generation;
         {
             let mut board = self.flights.lock();
-            if let Some(flight) = board.get(key) {
+            if let Some(flight) = board.get(key)
+                && flight.generation == generation
+            {
                 return flight.landing.clone();
             }
             let flight = Flight {
                 number,
+                generation,
                 landing: landing.clone(),
             };
             board.insert(Arc::clone(key), flight);

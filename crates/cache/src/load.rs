@@ -265,7 +265,7 @@ where
         look_first: start.look_first,
         loading: loading(codec, load),
     };
-    inner.board(order, &key.id)
+    inner.board(order, &key.id, key.meta())
 }
 
 /// The loader without its types.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_cache::{Class, Namespace, Source};
 use holdfast_core::config::CacheSettings;
+use holdfast_testkit::{FaultProxy, Mode as Wire};
 
 use crate::support::*;
 
@@ -15,9 +16,9 @@ const SLACK: Duration = Duration::from_secs(5);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hanging_server_delays_the_first_calls_to_the_deadline_and_the_others_not_at_all() {
     let server = server().await;
-    let cache = ready(&server.url(), &settings()).await;
+    let cache = open_impatient(&server.url(), &settings());
+    becomes_ready(&cache).await;
     let key = UNCOPIED.key(&["k"]);
-    cache.set(&key, &"value".to_owned()).await;
     server.sigstop().await.unwrap();
     let began = Instant::now();
     assert_eq!(cache.get(&key).await, None);
@@ -61,10 +62,9 @@ async fn while_redis_is_away_copies_serve_for_their_local_ttl_and_then_the_loade
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_changed_during_an_outage_does_not_come_back_after_it() {
     let server = server().await;
-    let (changing, other) = (
-        ready(&server.url(), &settings()).await,
-        ready(&server.url(), &settings()).await,
-    );
+    let proxy = FaultProxy::for_redis(&server).await.unwrap();
+    let url = proxy.url_for(&server.url());
+    let (changing, other) = (ready(&url, &settings()).await, ready(&url, &settings()).await);
     let (deleted, replaced, bumped) = (
         TEXTS.key(&["deleted"]),
         TEXTS.key(&["replaced"]),
@@ -74,7 +74,7 @@ async fn what_was_changed_during_an_outage_does_not_come_back_after_it() {
         changing.set(key, &"before".to_owned()).await;
         assert_eq!(other.get(key).await.as_deref(), Some("before"));
     }
-    server.sigstop().await.unwrap();
+    proxy.set_mode(Wire::Refuse).await.unwrap();
     becomes_degraded(&changing).await;
     becomes_degraded(&other).await;
     changing.delete(&deleted).await;
@@ -85,7 +85,7 @@ async fn what_was_changed_during_an_outage_does_not_come_back_after_it() {
         assert_eq!(changing.get(key).await, None);
     }
     assert_eq!(changing.get(&replaced).await.as_deref(), Some("during"));
-    server.sigcont().await.unwrap();
+    proxy.set_mode(Wire::Forward).await.unwrap();
     becomes_ready(&changing).await;
     for key in [&deleted, &replaced, &bumped] {
         let seen = changing.get(key).await;

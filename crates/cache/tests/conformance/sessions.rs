@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_cache::sessions::{Checked, MAX_DATA, MAX_SESSIONS, Reach, Session};
 use holdfast_core::config::CacheSettings;
-use holdfast_testkit::RespValue;
+use holdfast_testkit::{FaultProxy, Mode as Wire, RespValue};
 use serde_json::json;
 
 use crate::support::*;
@@ -58,30 +58,44 @@ async fn all_sessions_of_a_user_end_at_once_and_a_new_one_holds() {
     assert_eq!(store.list("ann").await.unwrap().len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn use_moves_the_end_of_a_session_on_up_to_its_longest_life() {
-    let server = server().await;
-    let short = CacheSettings {
-        session_ttl: Duration::from_secs(3),
-        session_max: Duration::from_secs(8),
+fn lasting(idle: Duration, most: Duration) -> CacheSettings {
+    CacheSettings {
+        session_ttl: idle,
+        session_max: most,
         ..settings()
-    };
-    let store = ready(&server.url(), &short).await.sessions();
-    let (used, unused) = (
-        store.create("ann", json!(1)).await.unwrap(),
-        store.create("ann", json!(2)).await.unwrap(),
-    );
-    // Once it has outlived its idle time, use has moved its end on; it ends for all that.
-    until("the unused one ends", || async {
-        let held = is_live(store.check("ann", &used.id).await, &used).await;
-        let unused = store.list("ann").await.unwrap();
-        assert!(held, "the used one has ended: {unused:?}");
-        unused.len() == 1
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn use_moves_the_end_of_a_session_on() {
+    let server = server().await;
+    let long = lasting(LIMIT, Duration::from_hours(1));
+    let store = ready(&server.url(), &long).await.sessions();
+    let session = store.create("ann", json!(1)).await.unwrap();
+    let end = async || store.list("ann").await.unwrap()[0].expires_at;
+    let first = end().await;
+    // By a twentieth of the idle time at least, so not with every use.
+    until("its end has moved on", || async {
+        assert!(is_live(store.check("ann", &session.id).await, &session).await);
+        end().await > first
     })
     .await;
-    assert_eq!(store.get("ann", &unused.id).await, Checked::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_when_nobody_uses_it_and_at_its_longest_life_whoever_does() {
+    let server = server().await;
+    let second = Duration::from_secs(1);
+    let idle = ready(&server.url(), &lasting(second, LIMIT)).await.sessions();
+    let unused = idle.create("ann", json!(1)).await.unwrap();
+    until("the unused one ends", || async {
+        idle.get("ann", &unused.id).await == Checked::Gone
+    })
+    .await;
+    let capped = ready(&server.url(), &lasting(second, second)).await.sessions();
+    let used = capped.create("ann", json!(2)).await.unwrap();
     until("the used one ends too", || async {
-        store.check("ann", &used.id).await == Checked::Gone
+        capped.check("ann", &used.id).await == Checked::Gone
     })
     .await;
     assert!(server.keys("holdfast:sessions:*").await.unwrap().is_empty());
@@ -135,10 +149,9 @@ async fn a_user_has_so_many_sessions_and_a_session_so_many_bytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_redis_is_away_the_token_decides_but_for_what_was_revoked() {
     let server = server().await;
-    let (one, other) = (
-        ready(&server.url(), &settings()).await,
-        ready(&server.url(), &settings()).await,
-    );
+    let proxy = FaultProxy::for_redis(&server).await.unwrap();
+    let url = proxy.url_for(&server.url());
+    let (one, other) = (ready(&url, &settings()).await, ready(&url, &settings()).await);
     let (here, there) = (one.sessions(), other.sessions());
     let mut made = Vec::new();
     for user in ["kept", "before", "during", "all"] {
@@ -155,7 +168,7 @@ async fn while_redis_is_away_the_token_decides_but_for_what_was_revoked() {
         other.get(&marker).await.as_deref() == Some("new")
     })
     .await;
-    server.sigstop().await.unwrap();
+    proxy.set_mode(Wire::Refuse).await.unwrap();
     becomes_degraded(&one).await;
     becomes_degraded(&other).await;
     assert!(here.is_degraded());
@@ -176,7 +189,7 @@ async fn while_redis_is_away_the_token_decides_but_for_what_was_revoked() {
     assert_eq!(there.check("new", &new.id).await, Checked::CannotTell);
     assert_eq!(here.list("kept").await, None);
 
-    server.sigcont().await.unwrap();
+    proxy.set_mode(Wire::Forward).await.unwrap();
     becomes_ready(&one).await;
     becomes_ready(&other).await;
     assert!(is_live(here.check("kept", &kept.id).await, &kept).await);

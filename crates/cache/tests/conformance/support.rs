@@ -13,18 +13,20 @@ use holdfast_testkit::{RedisOptions, RedisServer, eventually};
 /// What only a broken cache exceeds.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const POLL: Duration = Duration::from_millis(5);
+/// As in the defaults.
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(crate) const TEXTS: Namespace<String> = Namespace::json(Class::Static, "texts", 1);
 pub(crate) const ANSWERS: Namespace<String> = Namespace::json(Class::ApiResponse, "answers", 1);
 
-pub(crate) fn redis_settings() -> RedisSettings {
+/// As in the defaults, but a busy machine is no outage.
+fn redis_settings() -> RedisSettings {
     RedisSettings {
         queue: None,
         cache: None,
         max_connections: 8,
-        connect_timeout: Duration::from_secs(1),
-        command_timeout: COMMAND_TIMEOUT,
+        connect_timeout: LIMIT,
+        command_timeout: LIMIT,
         probe_interval: Duration::from_millis(500),
         failure_threshold: 3,
     }
@@ -56,10 +58,23 @@ pub(crate) async fn server() -> RedisServer {
 
 /// A cache on this address, as one more process would have it. It may not be connected yet.
 pub(crate) fn open(url: &str, settings: &CacheSettings) -> Cache {
+    open_with(url, settings, &redis_settings())
+}
+
+/// A cache that waits for Redis no longer than the defaults say.
+pub(crate) fn open_impatient(url: &str, settings: &CacheSettings) -> Cache {
+    let impatient = RedisSettings {
+        command_timeout: COMMAND_TIMEOUT,
+        ..redis_settings()
+    };
+    open_with(url, settings, &impatient)
+}
+
+fn open_with(url: &str, settings: &CacheSettings, redis: &RedisSettings) -> Cache {
     let endpoint = RedisEndpoint {
         url: url.to_owned().into(),
     };
-    let gate = RedisGate::open(Role::Cache, Some(&endpoint), &redis_settings()).unwrap();
+    let gate = RedisGate::open(Role::Cache, Some(&endpoint), redis).unwrap();
     Cache::open(gate, settings)
 }
 
