@@ -1,7 +1,5 @@
 //! Values on Redis: their bytes, their TTLs, their limits, and what a read costs.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use holdfast_cache::{Class, Namespace};
 use holdfast_core::config::CacheSettings;
@@ -194,14 +192,16 @@ async fn a_read_from_redis_costs_one_command_and_a_local_one_none() {
         total
     };
     let (before, gets) = (processed().await, calls_of(&server, "get").await);
+    let began = std::time::Instant::now();
     for _ in 0..READS {
         assert!(cache.get(&uncopied).await.is_some());
     }
     let commands = processed().await - before;
     assert_eq!(calls_of(&server, "get").await - gets, READS);
-    // The gate's probes, two namespaces' numbers and our own questions are among them.
+    // The gate's probes (three commands every 500 ms) and our own questions are among them.
+    let others = 50 + began.elapsed().as_millis() as u64 / 50;
     assert!(
-        commands <= READS + READS / 4,
+        commands <= READS + others,
         "{commands} commands for {READS} reads"
     );
     let gets = calls_of(&server, "get").await;
@@ -227,6 +227,5 @@ async fn a_lost_copy_of_the_namespace_number_loses_values_and_revives_none() {
         .unwrap();
     let other = ready(&server.url(), &settings()).await;
     assert_eq!(other.get(&key).await, None);
-    let waits = Duration::ZERO;
-    assert_eq!(other.stats().of(Class::Static).miss, 1, "{waits:?}");
+    assert_eq!(other.stats().of(Class::Static).miss, 1);
 }
