@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth::{ApiKeys, Sessions};
 use crate::problem::Problem;
-use crate::responses::Responses;
 use crate::rate::RateLimits;
+use crate::responses::Responses;
 
 #[derive(Debug)]
 pub(crate) struct State {

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(faults.exit_code()).unwrap_or(64));
         }
     };
-    telemetry::init(&settings.log, "beat");
+    telemetry::start(&settings, "beat");
     let runtime = match Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
@@ -28,7 +28,9 @@ fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    match runtime.block_on(holdfast_beat::run(settings)) {
+    let ended = runtime.block_on(holdfast_beat::run(settings));
+    telemetry::finish();
+    match ended {
         Ok(()) => {
             tracing::info!("stopped");
             ExitCode::SUCCESS

@@ -76,10 +76,8 @@ impl HealthProbe for BeatsProbe {
         async move {
             match tokio::time::timeout(LOOK, self.look()).await {
                 Ok(Ok((beats, summary))) => self.judge(&beats, summary),
-                Ok(Err(error)) => {
-                    Finding::degraded(error.to_string(), hints::SEE_DATABASE)
-                }
-                Err(_) => Finding::degraded("the schedules could not be read in time", "See the database."),
+                Ok(Err(error)) => Finding::degraded(error.to_string(), hints::SEE_DATABASE),
+                Err(_) => Finding::degraded("the schedules could not be read in time", hints::SEE_DATABASE),
             }
         }
         .boxed()
