@@ -112,6 +112,10 @@ async fn what_was_loaded_before_a_deletion_is_not_stored_after_it() {
         })
         .await;
         deleting.delete(&key).await;
+        until("the deletion is heard", || async {
+            loading.get(&key).await.is_none()
+        })
+        .await;
     }
 }
 
