@@ -9,6 +9,7 @@ use holdfast_core::redis::RedisGate;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
+use holdfast_tasks::points::Points;
 use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
@@ -106,8 +107,13 @@ impl Application {
     pub async fn run_until_stopped(self, shutdown: Shutdown) -> std::io::Result<()> {
         self.health.obey(shutdown.clone());
         let keys = self.keys.clone();
+        let Services {
+            jobs, database, gate, ..
+        } = self.services;
+        let points = Points::new(&self.settings, &database, &gate, jobs.clone());
         let state = Data::new(State {
-            jobs: self.services.jobs,
+            jobs,
+            points,
             keys: self.keys,
             open: self.open,
             max_body: self.settings.server.max_body_bytes,

@@ -2,6 +2,7 @@
 
 use actix_web::http::StatusCode;
 use holdfast_jobs::Jobs;
+use holdfast_tasks::points::Points;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::problem::Problem;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) jobs: Jobs,
+    pub(crate) points: Points,
     pub(crate) keys: ApiKeys,
     /// The server started without any key: it serves this machine while there is none.
     pub(crate) open: bool,

@@ -19,7 +19,7 @@ pub mod ledger;
 mod maintenance;
 mod registry;
 pub mod retry;
-mod sql;
+pub mod sql;
 mod state;
 mod steering;
 mod wait;

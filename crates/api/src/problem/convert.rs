@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_tasks::points::PointsError;
 
 use super::{FieldFault, Problem, ProblemKind};
 
@@ -81,6 +82,17 @@ impl From<BulkError> for Problem {
                 RETRY_AFTER,
             ),
         }
+    }
+}
+
+impl From<PointsError> for Problem {
+    fn from(PointsError::Sql(error): PointsError) -> Self {
+        if error.is_transient() {
+            let detail = "neither Redis nor the database can take the points now; some may have been taken: send all of \
+                          them again, which doubles none";
+            return Self::unavailable(detail, RETRY_AFTER).caused_by(error);
+        }
+        error.into()
     }
 }
 

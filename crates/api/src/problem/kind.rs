@@ -19,9 +19,11 @@ pub enum ProblemKind {
     JobNotFound,
     QueueNotFound,
     NothingMatched,
+    TrackNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
+    TrackExists,
     BodyTooLarge,
     PayloadTooLarge,
     BatchTooLarge,
@@ -41,7 +43,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -55,9 +57,11 @@ impl ProblemKind {
         Self::JobNotFound,
         Self::QueueNotFound,
         Self::NothingMatched,
+        Self::TrackNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
+        Self::TrackExists,
         Self::BodyTooLarge,
         Self::PayloadTooLarge,
         Self::BatchTooLarge,
@@ -112,6 +116,7 @@ impl ProblemKind {
             Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
+            Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
             Self::MethodNotAllowed => (
                 "method-not-allowed",
@@ -128,6 +133,7 @@ impl ProblemKind {
                 S::CONFLICT,
                 "The job's state does not allow it",
             ),
+            Self::TrackExists => ("track-exists", S::CONFLICT, "Another track has this id"),
             Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::PayloadTooLarge => (
                 "payload-too-large",

@@ -26,6 +26,12 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/dead-letters/{id}", "read"),
     ("POST", "/v1/dead-letters/redrive", "admin"),
     ("POST", "/v1/dead-letters/delete", "admin"),
+    ("POST", "/v1/tracks", "produce"),
+    ("GET", "/v1/tracks/{id}/points", "read"),
+    ("POST", "/v1/points", "produce"),
+    ("GET", "/v1/points/dead-letters", "read"),
+    ("POST", "/v1/points/dead-letters/redrive", "admin"),
+    ("POST", "/v1/points/dead-letters/delete", "admin"),
     ("GET", "/v1/audit", "admin"),
     ("GET", "/v1/workers", "read"),
 ];

@@ -9,5 +9,6 @@ mod health;
 mod limits;
 mod operations;
 mod outages;
+mod points;
 mod start;
 mod support;

@@ -13,8 +13,8 @@ use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, CacheSettings, DatabaseSettings, Durability, Environment, HttpRequestSettings,
-    JobsSettings, LogFormat, LogSettings, QueueSettings, RedisEndpoint, RedisSettings, RetrySettings,
-    ServerSettings, Settings, WorkerSettings,
+    JobsSettings, LogFormat, LogSettings, PointsSettings, QueueSettings, RedisEndpoint, RedisSettings,
+    RetrySettings, ServerSettings, Settings, WorkerSettings,
 };
 
 pub(super) fn settings(
@@ -41,6 +41,11 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         http_request: http_request(reader),
         audit: AuditSettings {
             retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
+        },
+        points: PointsSettings {
+            buffer: reader.flag("points.buffer"),
+            max_buffered: reader.count("points.max_buffered", 1_000..=100_000_000),
+            retain_letters: reader.seconds("points.retain_letters_seconds", 3600.0..=315_360_000.0),
         },
         log: log(reader, environment),
     }

@@ -30,6 +30,7 @@ pub struct Settings {
     pub worker: WorkerSettings,
     pub http_request: HttpRequestSettings,
     pub audit: AuditSettings,
+    pub points: PointsSettings,
     pub log: LogSettings,
 }
 
@@ -213,6 +214,17 @@ pub struct HttpRequestSettings {
 pub struct AuditSettings {
     /// How long entries are kept; an idempotent bulk operation is remembered as long.
     pub retain: Duration,
+}
+
+/// Bulk ingest of points.
+#[derive(Debug, Clone)]
+pub struct PointsSettings {
+    /// Off: every point is in SQL before it is accepted.
+    pub buffer: bool,
+    /// Points in the buffer at most; what comes beyond goes straight to SQL.
+    pub max_buffered: u64,
+    /// How long points without a track are kept.
+    pub retain_letters: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

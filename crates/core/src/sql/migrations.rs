@@ -68,8 +68,18 @@ macro_rules! embedded {
     };
 }
 
-const POSTGRES: &[Migration] = embedded!("postgres", (1, "0001_jobs"), (6, "0006_dead_letters"));
-const SQLITE: &[Migration] = embedded!("sqlite", (1, "0001_jobs"), (6, "0006_dead_letters"));
+const POSTGRES: &[Migration] = embedded!(
+    "postgres",
+    (1, "0001_jobs"),
+    (6, "0006_dead_letters"),
+    (7, "0007_points")
+);
+const SQLITE: &[Migration] = embedded!(
+    "sqlite",
+    (1, "0001_jobs"),
+    (6, "0006_dead_letters"),
+    (7, "0007_points")
+);
 
 /// What a migration run did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
