@@ -10,6 +10,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::points::Points;
 use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
@@ -124,6 +125,12 @@ impl Application {
         let state = Data::new(State {
             schedules: schedules_of(&self.settings, &self.services),
             responses: Responses::new(self.services.cache, &self.settings),
+            points: Points::new(
+                &self.settings,
+                &self.services.database,
+                &self.services.gate,
+                self.services.jobs.clone(),
+            ),
             jobs: self.services.jobs,
             keys: self.keys,
             rates,

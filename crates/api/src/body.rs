@@ -24,19 +24,23 @@ pub(crate) async fn json_body<T: DeserializeOwned>(
     payload: web::Payload,
     state: &State,
 ) -> Result<T, Problem> {
-    let declared = check_head(request)?;
-    let bytes = read(
-        payload.into_inner(),
-        declared,
-        state.max_body,
-        state.body_deadline,
-    )
-    .await?;
-    parse(&bytes)
+    parse(&body_bytes(request, payload, state, &[]).await?)
+}
+
+/// Reads a body of JSON, or of one of the `other` media types, and leaves the parsing to the caller.
+pub(crate) async fn body_bytes(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &State,
+    other: &[&str],
+) -> Result<Bytes, Problem> {
+    let declared = check_head(request, other)?;
+    let limits = (state.max_body, state.body_deadline);
+    read(payload.into_inner(), declared, limits.0, limits.1).await
 }
 
 /// Refuses what the headers already give away; the declared length, if there is one.
-fn check_head(request: &HttpRequest) -> Result<Option<usize>, Problem> {
+fn check_head(request: &HttpRequest, other: &[&str]) -> Result<Option<usize>, Problem> {
     if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING)
         && encoding != "identity"
     {
@@ -46,7 +50,7 @@ fn check_head(request: &HttpRequest) -> Result<Option<usize>, Problem> {
     let media = request.content_type();
     let json = media.eq_ignore_ascii_case("application/json")
         || (media.starts_with("application/") && media.ends_with("+json"));
-    if !json {
+    if !json && !other.contains(&media) {
         let detail = match media {
             "" => "send the header `Content-Type: application/json`".to_owned(),
             other => format!("{} is not application/json", crate::problem::quote(other)),

@@ -21,7 +21,7 @@ mod meters;
 mod registry;
 pub mod retry;
 pub mod schedules;
-mod sql;
+pub mod sql;
 mod state;
 mod steering;
 mod wait;

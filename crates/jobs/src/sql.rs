@@ -22,7 +22,7 @@ pub(crate) use sqlite_now;
 
 /// One database, its deadline, and whether statements may be named.
 #[derive(Debug, Clone)]
-pub(crate) struct Sql {
+pub struct Sql {
     database: Database,
     deadline: Duration,
     /// See `database.prepared_statements`.
@@ -31,13 +31,13 @@ pub(crate) struct Sql {
 
 /// A transaction of our own on either database; rolled back when it is dropped.
 #[derive(Debug)]
-pub(crate) enum OwnTx {
+pub enum OwnTx {
     Postgres(Transaction<'static, Postgres>),
     Sqlite(Transaction<'static, Sqlite>),
 }
 
 impl Sql {
-    pub(crate) fn new(database: &Database, settings: &DatabaseSettings) -> Self {
+    pub fn new(database: &Database, settings: &DatabaseSettings) -> Self {
         Self {
             database: database.clone(),
             deadline: settings.statement_timeout,
@@ -45,8 +45,13 @@ impl Sql {
         }
     }
 
+    /// Whether statements may be prepared by name: what `persistent` of a query takes.
+    pub fn named(&self) -> bool {
+        self.named
+    }
+
     /// A transaction that may write. On SQLite it holds the write lock from its first moment.
-    pub(crate) async fn begin(&self) -> Result<OwnTx, sqlx::Error> {
+    pub async fn begin(&self) -> Result<OwnTx, sqlx::Error> {
         Ok(match &self.database {
             Database::Postgres(pool) => OwnTx::Postgres(pool.begin().await?),
             Database::Sqlite(database) => OwnTx::Sqlite(database.writer.begin_with("BEGIN IMMEDIATE").await?),
@@ -54,7 +59,7 @@ impl Sql {
     }
 
     /// A transaction that only reads.
-    pub(crate) async fn begin_read(&self) -> Result<OwnTx, sqlx::Error> {
+    pub async fn begin_read(&self) -> Result<OwnTx, sqlx::Error> {
         Ok(match &self.database {
             Database::Postgres(pool) => OwnTx::Postgres(pool.begin().await?),
             Database::Sqlite(database) => OwnTx::Sqlite(database.reader.begin().await?),
@@ -62,7 +67,7 @@ impl Sql {
     }
 
     /// Gives the work up at the deadline.
-    pub(crate) async fn within<T>(
+    pub async fn within<T>(
         &self,
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -81,14 +86,14 @@ impl Sql {
 }
 
 impl OwnTx {
-    pub(crate) fn on(&mut self) -> LedgerTx<'_> {
+    pub fn on(&mut self) -> LedgerTx<'_> {
         match self {
             Self::Postgres(tx) => LedgerTx::Postgres(tx),
             Self::Sqlite(tx) => LedgerTx::Sqlite(tx),
         }
     }
 
-    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Postgres(tx) => tx.commit().await,
             Self::Sqlite(tx) => tx.commit().await,

@@ -6,6 +6,7 @@
 //! | [`DebugSleep`] `debug.sleep` | sleeps, reports progress, gives way to a cancellation |
 //! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
 //! | [`HttpRequest`] `http.request` | calls a URL |
+//! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
 //!
 //! The `debug.*` kinds exist for tests and first steps, and a production process does not know them
 //! ([`registry_for`]). A new kind is one file here and one line in the list below. What handlers share (the HTTP
@@ -43,6 +44,7 @@ kinds! {
 }
 
 pub mod outbound;
+pub mod points;
 mod registry;
 
 pub use debug_fail::{FailMode, Recovered};

@@ -8,14 +8,18 @@ use crate::{ResultLimit, built_in, debug};
 
 /// Every kind that Holdfast brings along, the `debug.*` ones included.
 pub fn registry() -> Registry {
-    debug(built_in(Registry::new()))
+    debug(production())
+}
+
+fn production() -> Registry {
+    built_in(Registry::new()).register::<crate::points::PointsFlush>()
 }
 
 /// The kinds of a process with these settings: no `debug.*` in production, where [`crate::DebugFail`] could be used to
 /// kill workers.
 pub fn registry_for(settings: &Settings) -> Registry {
     if settings.is_production() {
-        built_in(Registry::new())
+        production()
     } else {
         registry()
     }

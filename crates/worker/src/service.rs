@@ -4,6 +4,8 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
+use holdfast_tasks::points::Points;
+
 use crate::probes::{RedisProbe, SqlProbe};
 use crate::progress::Progress;
 
@@ -25,7 +27,7 @@ pub enum WorkError {
 /// # Errors
 /// What waiting does not mend: a database that does not let us in, a migration that fails, a part that ended by itself.
 pub async fn run_worker(
-    parts: WorkerParts,
+    mut parts: WorkerParts,
     database: &Database,
     progress: &Progress,
     stop: Shutdown,
@@ -36,10 +38,16 @@ pub async fn run_worker(
     }
     let sql_probe = SqlProbe::new(&parts.settings.database);
     let redis_probe = parts.settings.redis.queue.as_ref().map(RedisProbe::new);
+    let points = Points::new(&parts.settings, database, &parts.gate, parts.jobs.clone());
+    parts.resources = parts.resources.with(points.clone());
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
-    Ok(worker.run().await?)
+    tokio::select! {
+        ended = worker.run() => Ok(ended?),
+        // It never ends by itself.
+        () = points.watch() => Ok(()),
+    }
 }
 
 fn watch(watchdog: Watchdog, sql: SqlProbe, redis: Option<RedisProbe>) -> std::io::Result<()> {

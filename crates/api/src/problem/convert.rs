@@ -7,6 +7,7 @@ use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
+use holdfast_tasks::points::PointsError;
 
 use crate::auth::KeyError;
 
@@ -114,6 +115,17 @@ impl From<ScheduleError> for Problem {
             ScheduleError::Enqueue(error) => error.into(),
             ScheduleError::Ledger(error) => error.into(),
         }
+    }
+}
+
+impl From<PointsError> for Problem {
+    fn from(PointsError::Sql(error): PointsError) -> Self {
+        if error.is_transient() {
+            let detail = "neither Redis nor the database can take the points now; some may have been taken: send all of \
+                          them again, which doubles none";
+            return Self::unavailable(detail, RETRY_AFTER).caused_by(error);
+        }
+        error.into()
     }
 }
 

@@ -23,6 +23,7 @@ pub enum ProblemKind {
     NothingMatched,
     ScheduleNotFound,
     KeyNotFound,
+    TrackNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
@@ -31,6 +32,7 @@ pub enum ProblemKind {
     TooManySchedules,
     NameTaken,
     KeyRevoked,
+    TrackExists,
     BodyTooLarge,
     PayloadTooLarge,
     BatchTooLarge,
@@ -52,7 +54,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -70,6 +72,7 @@ impl ProblemKind {
         Self::NothingMatched,
         Self::ScheduleNotFound,
         Self::KeyNotFound,
+        Self::TrackNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
@@ -78,6 +81,7 @@ impl ProblemKind {
         Self::TooManySchedules,
         Self::NameTaken,
         Self::KeyRevoked,
+        Self::TrackExists,
         Self::BodyTooLarge,
         Self::PayloadTooLarge,
         Self::BatchTooLarge,
@@ -144,6 +148,7 @@ impl ProblemKind {
             Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
+            Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
             Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
             Self::KeyNotFound => ("key-not-found", S::NOT_FOUND, "There is no such API key"),
@@ -171,6 +176,7 @@ impl ProblemKind {
             Self::TooManySchedules => ("too-many-schedules", S::CONFLICT, "No more schedules are kept"),
             Self::NameTaken => ("name-taken", S::CONFLICT, "The name is taken"),
             Self::KeyRevoked => ("key-revoked", S::CONFLICT, "The API key is revoked"),
+            Self::TrackExists => ("track-exists", S::CONFLICT, "Another track has this id"),
             Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::PayloadTooLarge => (
                 "payload-too-large",

@@ -15,6 +15,8 @@ pub(crate) mod kinds;
 mod measure;
 mod metrics;
 pub(crate) mod openapi;
+mod points;
+mod points_body;
 pub(crate) mod queues;
 pub(crate) mod schedules;
 pub(crate) mod view;
@@ -102,6 +104,12 @@ routes! { API_ROUTES, api:
     "/v1/dead-letters/redrive" => { POST dead_letters::redrive }
     "/v1/dead-letters/delete" => { POST dead_letters::delete }
     "/v1/dead-letters/{id}" => { GET dead_letters::show }
+    "/v1/tracks" => { POST points::make_track }
+    "/v1/tracks/{id}/points" => { GET points::list }
+    "/v1/points" => { POST points::accept }
+    "/v1/points/dead-letters" => { GET points::letters }
+    "/v1/points/dead-letters/redrive" => { POST points::redrive_letters }
+    "/v1/points/dead-letters/delete" => { POST points::delete_letters }
     "/v1/audit" => { GET audit::list }
     "/v1/schedules" => { GET schedules::list, POST schedules::create }
     "/v1/schedules/{name}" => { GET schedules::show, PUT schedules::put, DELETE schedules::delete }

@@ -37,6 +37,12 @@ use crate::responses::{constant, tag_of};
         super::dead_letters::show,
         super::dead_letters::redrive,
         super::dead_letters::delete,
+        super::points::make_track,
+        super::points::list,
+        super::points::accept,
+        super::points::letters,
+        super::points::redrive_letters,
+        super::points::delete_letters,
         super::audit::list,
         super::schedules::list,
         super::schedules::create,
@@ -61,7 +67,7 @@ use crate::responses::{constant, tag_of};
         super::metrics::redis,
         document,
     ),
-    components(schemas(ProblemBody)),
+    components(schemas(ProblemBody, super::points::PointBody)),
     modifiers(&ApiKey),
 )]
 struct ApiDocument;

@@ -18,5 +18,6 @@ mod rates;
 mod schedules;
 mod schema;
 mod sessions;
+mod points;
 mod start;
 mod support;

@@ -13,7 +13,7 @@ use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, QueueSettings,
+    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, PointsSettings, QueueSettings,
     RateLimitSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, TracesSettings,
     WorkerSettings,
 };
@@ -47,6 +47,7 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         audit: AuditSettings {
             retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
         },
+<<<<<<< HEAD
         auth: auth(reader),
         rate_limit: rate_limit(reader),
         metrics: MetricsSettings {
@@ -54,6 +55,13 @@ fn read(reader: &mut Reader<'_>) -> Settings {
             queue_refresh: reader.seconds("metrics.queue_refresh_seconds", 1.0..=3_600.0),
         },
         traces: traces(reader),
+=======
+        points: PointsSettings {
+            buffer: reader.flag("points.buffer"),
+            max_buffered: reader.count("points.max_buffered", 1_000..=100_000_000),
+            retain_letters: reader.seconds("points.retain_letters_seconds", 3600.0..=315_360_000.0),
+        },
+>>>>>>> wt-deadletters
         log: log(reader, environment),
     }
 }

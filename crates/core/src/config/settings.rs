@@ -40,6 +40,7 @@ pub struct Settings {
     pub rate_limit: RateLimitSettings,
     pub metrics: MetricsSettings,
     pub traces: TracesSettings,
+    pub points: PointsSettings,
     pub log: LogSettings,
 }
 
@@ -344,6 +345,17 @@ pub struct TracesSettings {
     pub headers: Option<SecretString>,
     /// Part of the traces that begin here which is recorded, 0 to 1. A trace that arrives is followed as its sampled flag says.
     pub sample_ratio: f64,
+}
+
+/// Bulk ingest of points.
+#[derive(Debug, Clone)]
+pub struct PointsSettings {
+    /// Off: every point is in SQL before it is accepted.
+    pub buffer: bool,
+    /// Points in the buffer at most; what comes beyond goes straight to SQL.
+    pub max_buffered: u64,
+    /// How long points without a track are kept.
+    pub retain_letters: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -73,14 +73,16 @@ const POSTGRES: &[Migration] = embedded!(
     (1, "0001_jobs"),
     (2, "0002_accounts"),
     (3, "0003_schedules"),
-    (6, "0006_dead_letters")
+    (6, "0006_dead_letters"),
+    (7, "0007_points")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
     (1, "0001_jobs"),
     (2, "0002_accounts"),
     (3, "0003_schedules"),
-    (6, "0006_dead_letters")
+    (6, "0006_dead_letters"),
+    (7, "0007_points")
 );
 
 /// What a migration run did.

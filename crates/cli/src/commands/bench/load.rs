@@ -3,7 +3,7 @@
 //! The client is a few lines over a socket, so that the figure is the server's and not a client library's.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_api::{Application, Services};
 use holdfast_core::config::Settings;
@@ -32,6 +32,35 @@ pub(super) struct HttpFigures {
 
 /// Serves the API in this process and loads it.
 pub(super) async fn measure(system: &System, load: HttpLoad) -> Result<HttpFigures, Failure> {
+    served(system, async |address| produce(address, load).await).await
+}
+
+/// Serves the API in this process and sends each producer's requests, one after another; how long it took.
+pub(super) async fn post_all(system: &System, shares: Vec<Vec<Vec<u8>>>) -> Result<Duration, Failure> {
+    served(system, async |address| {
+        let began = Instant::now();
+        let mut producers = JoinSet::new();
+        for share in shares {
+            producers.spawn(async move {
+                let mut connection = Connection::open(address).await?;
+                for request in &share {
+                    connection.post(request).await?;
+                }
+                Ok::<_, std::io::Error>(())
+            });
+        }
+        while let Some(done) = producers.join_next().await {
+            done.map_err(failed)?.map_err(failed)?;
+        }
+        Ok(began.elapsed())
+    })
+    .await
+}
+
+async fn served<T>(
+    system: &System,
+    work: impl AsyncFnOnce(SocketAddr) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let mut settings: Settings = system.settings.clone();
     "127.0.0.1".clone_into(&mut settings.server.host);
     settings.server.port = 0;
@@ -45,7 +74,7 @@ pub(super) async fn measure(system: &System, load: HttpLoad) -> Result<HttpFigur
     let address = SocketAddr::from(([127, 0, 0, 1], application.port()));
     let stop = Shutdown::new();
     let serving = tokio::spawn(application.run_until_stopped(stop.clone()));
-    let figures = produce(address, load).await;
+    let figures = work(address).await;
     stop.trigger();
     serving.await.map_err(failed)?.map_err(failed)?;
     figures

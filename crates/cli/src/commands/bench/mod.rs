@@ -9,6 +9,8 @@ mod http;
 mod idle;
 mod invalidation;
 mod load;
+mod points;
+mod redrive;
 mod report;
 mod scenario;
 mod system;
@@ -26,7 +28,7 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle. All that the servers allow by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points. All that the servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -57,15 +59,19 @@ enum Part {
     NoRedis,
     Sqlite,
     Idle,
+    Redrive,
+    Points,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
         (Self::Sqlite, "sqlite"),
         (Self::Idle, "idle"),
+        (Self::Redrive, "redrive"),
+        (Self::Points, "points"),
     ];
 }
 
@@ -88,7 +94,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle => servers.setup(true, true, "ledger"),
+                Part::Ledger | Part::Idle | Part::Redrive | Part::Points => {
+                    servers.setup(true, true, "ledger")
+                }
                 Part::NoRedis => servers.setup(true, false, "ledger"),
                 Part::Sqlite => Some(Setup::sqlite(&args.directory)),
             };
@@ -105,6 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::NoRedis => scenario::no_redis(&setup, args.scale, &mut report).await?,
                 Part::Sqlite => scenario::sqlite(&setup, args.scale, &mut report).await?,
                 Part::Idle => idle::measure(&setup, &mut report).await?,
+                Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
+                Part::Points => points::measure(&setup, args.scale, &mut report).await?,
             }
         }
         remove(&args.directory)

@@ -14,7 +14,7 @@ const BULK: usize = 1_000;
 const BULK_PRODUCERS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(300);
 
-fn scaled(number: usize, scale: f64) -> usize {
+pub(super) fn scaled(number: usize, scale: f64) -> usize {
     (((number as f64 * scale) as usize) / BULK).max(2) * BULK
 }
 

@@ -250,6 +250,19 @@ impl System {
         Ok(())
     }
 
+    /// Runs a statement of the bench's own, which both databases understand.
+    pub(super) async fn sql(&self, statement: &str) -> Result<(), Failure> {
+        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()));
+        match &self.database {
+            Database::Postgres(pool) => statement.execute(pool).await.map(drop).map_err(failed),
+            Database::Sqlite(database) => statement
+                .execute(&database.writer)
+                .await
+                .map(drop)
+                .map_err(failed),
+        }
+    }
+
     /// Removes the bench's own jobs, and lets the database tidy up after them.
     async fn clear(&self) -> Result<(), Failure> {
         let delete = "delete from holdfast_jobs where queue = 'bench'";

@@ -1,0 +1,295 @@
+//! The body of `POST /v1/points`: read at once where all is well, point by point where it is not.
+//!
+//! A good body is parsed once, straight into points. Only if that fails is it taken apart again, so that every bad
+//! point is told by its index and field and the good ones are kept: senders of bad points pay for that.
+
+use actix_web::{HttpMessage, HttpRequest, web};
+use chrono::{DateTime, Utc};
+use holdfast_tasks::points::{Point, TrackId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use ulid::Ulid;
+use utoipa::ToSchema;
+
+use crate::body::{body_bytes, parse};
+use crate::problem::{Problem, ProblemKind};
+use crate::state::State;
+
+/// Most points of one request.
+pub(super) const MAX_POINTS: usize = 10_000;
+
+/// How far a point's time may lie ahead: clocks of devices are wrong, and time zones are forgotten.
+const MAX_AHEAD: chrono::Duration = chrono::Duration::days(1);
+
+/// 2000-01-01, before which nobody recorded points.
+const EARLIEST: i64 = 946_684_800;
+
+/// One point a line.
+const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
+
+/// A point that was not accepted.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RejectedPoint)]
+pub(crate) struct Rejected {
+    /// Its place in the request, from 0.
+    pub(super) index: usize,
+    #[schema(value_type = String, example = "lat")]
+    pub(super) field: Cow<'static, str>,
+    pub(super) reason: String,
+}
+
+/// A point as its producer words it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Worded<'a> {
+    #[serde(borrow)]
+    track_id: Cow<'a, str>,
+    #[serde(borrow)]
+    recorded_at: Cow<'a, str>,
+    lat: f64,
+    lon: f64,
+    altitude: Option<f64>,
+    speed: Option<f64>,
+}
+
+/// Either form of a JSON body.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapped<T> {
+    points: Vec<T>,
+}
+
+type Read = (Vec<Point>, Vec<Rejected>);
+
+pub(super) async fn read_points(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &State,
+) -> Result<Read, Problem> {
+    let lines = NDJSON.contains(&request.content_type());
+    let bytes = body_bytes(request, payload, state, &NDJSON).await?;
+    let latest = holdfast_core::clock::now() + MAX_AHEAD;
+    if lines {
+        return from_lines(&bytes, latest);
+    }
+    match worded(&bytes) {
+        Some(worded) => {
+            within_bounds(worded.len())?;
+            Ok(checked(worded.into_iter().map(Ok), latest))
+        }
+        None => one_by_one(&bytes, latest),
+    }
+}
+
+/// All of them, if all are well-formed.
+fn worded(bytes: &[u8]) -> Option<Vec<Worded<'_>>> {
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return serde_json::from_slice(bytes).ok();
+    }
+    let wrapped: Wrapped<Worded<'_>> = serde_json::from_slice(bytes).ok()?;
+    Some(wrapped.points)
+}
+
+fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
+    let pieces: Vec<Box<RawValue>> = if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        parse(bytes)?
+    } else {
+        parse::<Wrapped<Box<RawValue>>>(bytes)?.points
+    };
+    within_bounds(pieces.len())?;
+    Ok(checked(
+        pieces.iter().map(|piece| serde_json::from_str(piece.get())),
+        latest,
+    ))
+}
+
+fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
+    let lines: Vec<&[u8]> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.iter().all(u8::is_ascii_whitespace))
+        .take(MAX_POINTS + 1)
+        .collect();
+    within_bounds(lines.len())?;
+    Ok(checked(lines.into_iter().map(serde_json::from_slice), latest))
+}
+
+fn within_bounds(count: usize) -> Result<(), Problem> {
+    if count <= MAX_POINTS {
+        return Ok(());
+    }
+    let detail = format!("a request has at most {MAX_POINTS} points");
+    Err(Problem::new(ProblemKind::BatchTooLarge, detail))
+}
+
+fn checked<'a>(pieces: impl Iterator<Item = serde_json::Result<Worded<'a>>>, latest: DateTime<Utc>) -> Read {
+    let (mut good, mut rejected) = (Vec::with_capacity(pieces.size_hint().0), Vec::new());
+    for (index, piece) in pieces.enumerate() {
+        let point = match piece {
+            Ok(worded) => check(&worded, latest),
+            Err(error) => Err(shape_fault(&error)),
+        };
+        match point {
+            Ok(point) => good.push(point),
+            Err((field, reason)) => rejected.push(Rejected { index, field, reason }),
+        }
+    }
+    (good, rejected)
+}
+
+type Fault = (Cow<'static, str>, String);
+
+fn check(worded: &Worded<'_>, latest: DateTime<Utc>) -> Result<Point, Fault> {
+    let track = Ulid::from_string(&worded.track_id)
+        .map_err(|_| fault("track_id", "is not an id: expected a ULID, 26 characters"))?;
+    Ok(Point {
+        track_id: TrackId(track),
+        recorded_at: recorded_at(&worded.recorded_at, latest)?,
+        lat: ranged("lat", worded.lat, -90.0, 90.0, "degrees")?,
+        lon: ranged("lon", worded.lon, -180.0, 180.0, "degrees")?,
+        altitude: optional("altitude", worded.altitude, -12_000.0, 100_000.0, "metres")?,
+        speed: optional("speed", worded.speed, 0.0, 100_000.0, "metres a second")?,
+    })
+}
+
+fn recorded_at(text: &str, latest: DateTime<Utc>) -> Result<DateTime<Utc>, Fault> {
+    let at = DateTime::parse_from_rfc3339(text).map_err(|_| {
+        fault(
+            "recorded_at",
+            "is not an RFC 3339 time with an offset, such as 2030-01-31T12:00:00Z",
+        )
+    })?;
+    let at = at.to_utc();
+    if at > latest {
+        return Err(fault("recorded_at", "lies more than a day ahead"));
+    }
+    if at.timestamp() < EARLIEST {
+        return Err(fault("recorded_at", "lies before the year 2000"));
+    }
+    // The database keeps microseconds: the same point must be the same everywhere.
+    Ok(DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at))
+}
+
+fn ranged(field: &'static str, number: f64, least: f64, most: f64, unit: &str) -> Result<f64, Fault> {
+    // A NaN is in no range.
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(fault(
+            field,
+            &format!("{number} is not between {least} and {most} {unit}"),
+        ))
+    }
+}
+
+fn optional(
+    field: &'static str,
+    number: Option<f64>,
+    least: f64,
+    most: f64,
+    unit: &str,
+) -> Result<Option<f64>, Fault> {
+    number
+        .map(|number| ranged(field, number, least, most, unit))
+        .transpose()
+}
+
+fn fault(field: &'static str, reason: &str) -> Fault {
+    (Cow::Borrowed(field), reason.to_owned())
+}
+
+/// Which field serde stumbled over, where its words tell.
+fn shape_fault(error: &serde_json::Error) -> Fault {
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let named = reason.split('`').nth(1).filter(|_| reason.contains("field `"));
+    let field = named.map_or(Cow::Borrowed("point"), |name| {
+        Cow::Owned(name.chars().take(80).collect())
+    });
+    (field, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACK: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
+
+    fn latest() -> DateTime<Utc> {
+        holdfast_core::clock::now() + MAX_AHEAD
+    }
+
+    fn lines(text: &str) -> Read {
+        from_lines(text.as_bytes(), latest()).unwrap()
+    }
+
+    #[test]
+    fn the_good_ones_are_kept_and_the_bad_ones_are_told() {
+        let point =
+            |rest: &str| format!(r#"{{"track_id":"{TRACK}","recorded_at":"2024-06-01T12:00:00Z",{rest}}}"#);
+        let text = [
+            point(r#""lat":1,"lon":2"#),
+            point(r#""lat":91,"lon":2"#),
+            point(r#""lat":NaN,"lon":2"#),
+            point(r#""lat":1,"lon":2,"altitude":1e9"#),
+            point(r#""lat":1"#),
+            point(r#""lat":1,"lon":2,"colour":"red""#),
+            point(r#""lat":1,"lon":-180,"altitude":null,"speed":3.5"#),
+        ]
+        .join("\n");
+        let (good, rejected) = lines(&text);
+        assert_eq!(good.len(), 2);
+        assert_eq!(good[1].speed, Some(3.5));
+        let told: Vec<_> = rejected.iter().map(|r| (r.index, &*r.field)).collect();
+        assert_eq!(
+            told,
+            [
+                (1, "lat"),
+                (2, "point"),
+                (3, "altitude"),
+                (4, "lon"),
+                (5, "colour")
+            ]
+        );
+    }
+
+    #[test]
+    fn times_are_bounded_and_kept_to_the_microsecond() {
+        let at = |time: &str| {
+            lines(&format!(
+                r#"{{"track_id":"{TRACK}","recorded_at":"{time}","lat":1,"lon":2}}"#
+            ))
+        };
+        let (good, _) = at("2024-06-01T12:00:00.123456789+02:00");
+        assert_eq!(
+            good[0].recorded_at.to_rfc3339(),
+            "2024-06-01T10:00:00.123456+00:00"
+        );
+        for odd in [
+            "2999-01-01T00:00:00Z",
+            "1999-12-31T23:59:59Z",
+            "yesterday",
+            "2024-06-01T12:00:00",
+        ] {
+            let (good, rejected) = at(odd);
+            assert!(good.is_empty() && rejected[0].field == "recorded_at", "{odd}");
+        }
+    }
+
+    #[test]
+    fn both_forms_of_json_are_read() {
+        let point =
+            format!(r#"{{"track_id":"{TRACK}","recorded_at":"2024-06-01T12:00:00Z","lat":1,"lon":2}}"#);
+        assert_eq!(worded(format!(" [{point},{point}]").as_bytes()).unwrap().len(), 2);
+        assert_eq!(
+            worded(format!("{{\"points\":[{point}]}}").as_bytes())
+                .unwrap()
+                .len(),
+            1
+        );
+        let mixed = format!("[{point},{{\"lat\":\"x\"}},7]");
+        let (good, rejected) = one_by_one(mixed.as_bytes(), latest()).unwrap();
+        assert_eq!((good.len(), rejected.len()), (1, 2));
+        assert!(one_by_one(b"{\"points\":[1,}", latest()).is_err());
+    }
+}
