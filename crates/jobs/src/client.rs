@@ -20,6 +20,7 @@ use crate::ledger::{
     self, CancelReply, JobFilter, JobRecord, Ledger, LedgerError, NewJob, PostgresLedger, QueueStats,
     RetryReply, SqliteLedger, WorkerRecord,
 };
+use crate::limits::LimitStore;
 use crate::registry::Registry;
 use crate::sql::Sql;
 use crate::wait::WaitHub;
@@ -42,6 +43,7 @@ struct Inner {
     queues: BTreeMap<String, QueueSettings>,
     waiting: WaitHub,
     audit: AuditLog,
+    limits: LimitStore,
     sql: Sql,
     /// See `database.prepared_statements`.
     named_statements: bool,
@@ -125,6 +127,7 @@ impl Jobs {
             queues: settings.queues.clone(),
             waiting,
             audit: AuditLog::new(database, &settings.database),
+            limits: LimitStore::new(database, &settings.database),
             sql: Sql::new(database, &settings.database),
             named_statements: settings.database.prepared_statements,
         }))
@@ -145,6 +148,11 @@ impl Jobs {
     /// Who did what.
     pub fn audit(&self) -> &AuditLog {
         &self.0.audit
+    }
+
+    /// What bounds each queue over all of its workers.
+    pub fn limits(&self) -> &LimitStore {
+        &self.0.limits
     }
 
     pub fn broker(&self) -> Option<&Broker> {

@@ -9,6 +9,7 @@ pub(crate) mod enqueue;
 mod fields;
 mod health;
 pub(crate) mod jobs;
+pub(crate) mod limits;
 pub(crate) mod openapi;
 pub(crate) mod queues;
 pub(crate) mod view;
@@ -25,7 +26,7 @@ pub(crate) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// One method of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// `GET` or `POST`. HEAD is answered wherever GET is.
+    /// `GET`, `POST`, `PUT` or `DELETE`. HEAD is answered wherever GET is.
     pub method: &'static str,
     /// With parameters in braces.
     pub path: &'static str,
@@ -56,6 +57,12 @@ macro_rules! method {
     (POST) => {
         web::post()
     };
+    (PUT) => {
+        web::put()
+    };
+    (DELETE) => {
+        web::delete()
+    };
 }
 
 macro_rules! allow {
@@ -67,6 +74,9 @@ macro_rules! allow {
     };
     (GET, POST) => {
         "GET, HEAD, POST"
+    };
+    (PUT, DELETE) => {
+        "PUT, DELETE"
     };
 }
 
@@ -85,6 +95,7 @@ routes! { API_ROUTES, api:
     "/v1/dead-letters/redrive" => { POST dead_letters::redrive }
     "/v1/dead-letters/delete" => { POST dead_letters::delete }
     "/v1/dead-letters/{id}" => { GET dead_letters::show }
+    "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
     "/v1/audit" => { GET audit::list }
     "/v1/workers" => { GET queues::workers }
     "/openapi.json" => { GET openapi::document }

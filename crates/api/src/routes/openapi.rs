@@ -28,6 +28,8 @@ use super::view::ProblemBody;
         super::queues::list,
         super::queues::pause,
         super::queues::resume,
+        super::limits::set,
+        super::limits::unset,
         super::queues::workers,
         super::bulk::cancel,
         super::bulk::purge,

@@ -26,6 +26,8 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/dead-letters/{id}", "read"),
     ("POST", "/v1/dead-letters/redrive", "admin"),
     ("POST", "/v1/dead-letters/delete", "admin"),
+    ("PUT", "/v1/queues/{name}/limits", "admin"),
+    ("DELETE", "/v1/queues/{name}/limits", "admin"),
     ("GET", "/v1/audit", "admin"),
     ("GET", "/v1/workers", "read"),
 ];

@@ -9,5 +9,6 @@ mod health;
 mod limits;
 mod operations;
 mod outages;
+mod queue_limits;
 mod start;
 mod support;

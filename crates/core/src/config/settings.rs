@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::limits::QueueLimits;
+
 /// Where the process runs; production refuses what is merely convenient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
@@ -170,6 +172,8 @@ pub struct QueueSettings {
     pub durability: Durability,
     /// Jobs of this queue that one worker process runs at once.
     pub concurrency: usize,
+    /// What bounds the queue over all workers, unless the API says otherwise.
+    pub limits: QueueLimits,
 }
 
 #[derive(Debug, Clone)]

@@ -68,8 +68,18 @@ macro_rules! embedded {
     };
 }
 
-const POSTGRES: &[Migration] = embedded!("postgres", (1, "0001_jobs"), (6, "0006_dead_letters"));
-const SQLITE: &[Migration] = embedded!("sqlite", (1, "0001_jobs"), (6, "0006_dead_letters"));
+const POSTGRES: &[Migration] = embedded!(
+    "postgres",
+    (1, "0001_jobs"),
+    (4, "0004_queue_limits"),
+    (6, "0006_dead_letters")
+);
+const SQLITE: &[Migration] = embedded!(
+    "sqlite",
+    (1, "0001_jobs"),
+    (4, "0004_queue_limits"),
+    (6, "0006_dead_letters")
+);
 
 /// What a migration run did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
