@@ -20,6 +20,7 @@ use crate::ledger::{
     self, CancelReply, JobFilter, JobRecord, Ledger, LedgerError, NewJob, PostgresLedger, QueueStats,
     RetryReply, SqliteLedger, WorkerRecord,
 };
+use crate::limits::LimitStore;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
@@ -43,6 +44,7 @@ struct Inner {
     queues: BTreeMap<String, QueueSettings>,
     waiting: WaitHub,
     audit: AuditLog,
+    limits: LimitStore,
     sql: Sql,
     retries: RetryPolicies,
     default_timeout: Duration,
@@ -130,6 +132,7 @@ impl Jobs {
             queues: settings.queues.clone(),
             waiting,
             audit: AuditLog::new(database, &settings.database),
+            limits: LimitStore::new(database, &settings.database),
             sql: Sql::new(database, &settings.database),
             retries,
             default_timeout: settings.jobs.default_timeout,
@@ -162,6 +165,11 @@ impl Jobs {
     /// Who did what.
     pub fn audit(&self) -> &AuditLog {
         &self.0.audit
+    }
+
+    /// What bounds each queue over all of its workers.
+    pub fn limits(&self) -> &LimitStore {
+        &self.0.limits
     }
 
     pub fn broker(&self) -> Option<&Broker> {

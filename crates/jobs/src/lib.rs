@@ -16,6 +16,7 @@ mod envelope;
 mod id;
 mod job;
 pub mod ledger;
+pub mod limits;
 mod maintenance;
 mod meters;
 mod registry;

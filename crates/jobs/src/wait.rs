@@ -219,6 +219,7 @@ fn job_record(queue: &str, record: BrokerRecord) -> JobRecord {
         crashes: record.crashes,
         timeout_seconds: timeout_ms as f64 / 1_000.0,
         unique_key: None,
+        limit_key: None,
         run_at: created,
         created_at: created,
         started_at: None,

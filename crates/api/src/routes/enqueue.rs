@@ -56,6 +56,9 @@ pub(crate) struct JobBody {
     /// While a job of this kind with this key waits or runs, another one is answered with the first.
     #[schema(max_length = 255)]
     pub(crate) unique_key: Option<String>,
+    /// Whose place and tokens it takes in a queue with limits by key: a customer's, say.
+    #[schema(max_length = 255)]
+    pub(crate) limit_key: Option<String>,
 }
 
 impl JobBody {
@@ -68,6 +71,7 @@ impl JobBody {
             max_attempts: self.max_attempts.map(|attempts| attempts.0),
             timeout: self.timeout_seconds.map(|seconds| seconds.0),
             unique_key: self.unique_key,
+            limit_key: self.limit_key,
             idempotency_key,
             traceparent,
             ..JobRequest::new(self.kind, self.payload)

@@ -14,6 +14,7 @@ pub(crate) mod keys;
 pub(crate) mod kinds;
 mod measure;
 mod metrics;
+pub(crate) mod limits;
 pub(crate) mod openapi;
 mod points;
 mod points_body;
@@ -86,6 +87,9 @@ macro_rules! allow {
     (GET, PUT, DELETE) => {
         "GET, HEAD, PUT, DELETE"
     };
+    (PUT, DELETE) => {
+        "PUT, DELETE"
+    };
 }
 
 routes! { API_ROUTES, api:
@@ -110,6 +114,7 @@ routes! { API_ROUTES, api:
     "/v1/points/dead-letters" => { GET points::letters }
     "/v1/points/dead-letters/redrive" => { POST points::redrive_letters }
     "/v1/points/dead-letters/delete" => { POST points::delete_letters }
+    "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
     "/v1/audit" => { GET audit::list }
     "/v1/schedules" => { GET schedules::list, POST schedules::create }
     "/v1/schedules/{name}" => { GET schedules::show, PUT schedules::put, DELETE schedules::delete }

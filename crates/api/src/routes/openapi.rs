@@ -30,6 +30,8 @@ use crate::responses::{constant, tag_of};
         super::queues::list,
         super::queues::pause,
         super::queues::resume,
+        super::limits::set,
+        super::limits::unset,
         super::queues::workers,
         super::bulk::cancel,
         super::bulk::purge,

@@ -16,7 +16,7 @@ use crate::state::{State, json};
 
 /// List queues
 ///
-/// Every configured queue, and every other one that holds jobs: depth by state, oldest age, rates, paused or not.
+/// Every configured queue, and every other one that holds jobs: depth by state, oldest age, rates, limits, paused or not.
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
     responses(
         (status = 200, body = QueueList),
@@ -33,7 +33,8 @@ pub(crate) async fn list(
     Params::of(&request, &[]).finish()?;
     let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
     let list = async move {
-        let (stats, workers) = tokio::try_join!(jobs.queue_stats(), jobs.workers())?;
+        let (stats, workers, mut limits) =
+            tokio::try_join!(jobs.queue_stats(), jobs.workers(), jobs.limits().all())?;
         let mut rates: BTreeMap<String, RateView> = BTreeMap::new();
         for worker in workers.iter().filter(|worker| is_alive(worker, lost_after)) {
             for (queue, stats) in &worker.stats {
@@ -43,7 +44,8 @@ pub(crate) async fn list(
         let queues = stats.into_iter().map(|stats| {
             let durability = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
             let rates = rates.remove(&stats.queue).unwrap_or_default();
-            QueueView::new(stats, durability, rates)
+            let limits = limits.remove(&stats.queue).unwrap_or_default();
+            QueueView::new(stats, durability, rates, limits)
         });
         Ok::<_, LedgerError>(QueueList {
             queues: queues.collect(),

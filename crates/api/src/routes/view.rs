@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use holdfast_core::config::Durability;
 use holdfast_jobs::enqueue::Enqueued;
 use holdfast_jobs::ledger::{ErrorRecord, JobRecord, Priority, QueueStats, WorkerQueueStats, WorkerRecord};
+use holdfast_jobs::limits::LimitsInForce;
 use holdfast_jobs::{JobId, State, WorkerId};
+
+use super::limits::LimitsView;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -89,6 +92,7 @@ pub(crate) struct JobView {
     crashes: u32,
     timeout_seconds: f64,
     unique_key: Option<String>,
+    limit_key: Option<String>,
     /// When it may run, or might have first.
     run_at: DateTime<Utc>,
     created_at: DateTime<Utc>,
@@ -123,6 +127,7 @@ impl JobView {
             crashes,
             timeout_seconds,
             unique_key,
+            limit_key,
             run_at,
             created_at,
             started_at,
@@ -146,6 +151,7 @@ impl JobView {
             crashes,
             timeout_seconds,
             unique_key,
+            limit_key,
             run_at,
             created_at,
             started_at,
@@ -234,8 +240,12 @@ pub(crate) struct QueueView {
     depth: DepthView,
     /// How long the oldest job that is due has waited.
     oldest_age_seconds: f64,
+    /// How long the due jobs would take at the present rate; null while nothing is done. What the limits allow is in it, what is
+    /// yet to come is not.
+    drain_seconds: Option<f64>,
     /// What the workers that are alive do with this queue.
     rates: RateView,
+    limits: LimitsView,
 }
 
 /// Jobs by state. Completed and cancelled ones are not counted: there may be millions.
@@ -268,10 +278,23 @@ impl RateView {
         self.completed += stats.completed;
         self.failed += stats.failed;
     }
+
+    /// `None`: nothing is done, so nobody can tell.
+    fn drain_seconds(&self, available: u64) -> Option<f64> {
+        if available == 0 {
+            return Some(0.0);
+        }
+        (self.per_second > 0.0).then(|| available as f64 / self.per_second)
+    }
 }
 
 impl QueueView {
-    pub(crate) fn new(stats: QueueStats, durability: Option<Durability>, rates: RateView) -> Self {
+    pub(crate) fn new(
+        stats: QueueStats,
+        durability: Option<Durability>,
+        rates: RateView,
+        limits: LimitsInForce,
+    ) -> Self {
         let QueueStats {
             queue,
             paused,
@@ -294,7 +317,9 @@ impl QueueView {
                 discarded,
             },
             oldest_age_seconds,
+            drain_seconds: rates.drain_seconds(available),
             rates,
+            limits: limits.into(),
         }
     }
 }

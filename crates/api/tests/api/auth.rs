@@ -32,6 +32,8 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/points/dead-letters", "read"),
     ("POST", "/v1/points/dead-letters/redrive", "admin"),
     ("POST", "/v1/points/dead-letters/delete", "admin"),
+    ("PUT", "/v1/queues/{name}/limits", "admin"),
+    ("DELETE", "/v1/queues/{name}/limits", "admin"),
     ("GET", "/v1/audit", "admin"),
     ("GET", "/v1/kinds", "read"),
     ("GET", "/v1/schedules", "read"),

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::environment::variable_of;
 use super::fault::{ConfigFault, ConfigFaults};
+use super::limits::{MAX_RUNNING_LIMIT, QueueLimits};
 use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
@@ -47,7 +48,6 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         audit: AuditSettings {
             retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
         },
-<<<<<<< HEAD
         auth: auth(reader),
         rate_limit: rate_limit(reader),
         metrics: MetricsSettings {
@@ -55,13 +55,11 @@ fn read(reader: &mut Reader<'_>) -> Settings {
             queue_refresh: reader.seconds("metrics.queue_refresh_seconds", 1.0..=3_600.0),
         },
         traces: traces(reader),
-=======
         points: PointsSettings {
             buffer: reader.flag("points.buffer"),
             max_buffered: reader.count("points.max_buffered", 1_000..=100_000_000),
             retain_letters: reader.seconds("points.retain_letters_seconds", 3600.0..=315_360_000.0),
         },
->>>>>>> wt-deadletters
         log: log(reader, environment),
     }
 }
@@ -254,10 +252,26 @@ fn queue(reader: &mut Reader<'_>, path: &str) -> QueueSettings {
     let durability = reader.either(&format!("{path}.durability"), "queue_defaults.durability");
     let concurrency = reader.either(&format!("{path}.concurrency"), "queue_defaults.concurrency");
     let choices = [("ledger", Durability::Ledger), ("redis", Durability::Redis)];
+    let limits = limits(reader, path);
     QueueSettings {
+        limits,
         durability: reader.choice(&durability, &choices).unwrap_or(Durability::Ledger),
         concurrency: reader.count(&concurrency, 1..=10_000),
         retry: tables::retry(reader, path),
+    }
+}
+
+fn limits(reader: &mut Reader<'_>, path: &str) -> QueueLimits {
+    let at = |reader: &Reader<'_>, key: &str| {
+        reader.either(&format!("{path}.{key}"), &format!("queue_defaults.{key}"))
+    };
+    let (max_running, key_max_running) = (at(reader, "max_running"), at(reader, "key_max_running"));
+    let (rate, key_rate) = (at(reader, "rate"), at(reader, "key_rate"));
+    QueueLimits {
+        max_running: reader.optional_count(&max_running, 1..=MAX_RUNNING_LIMIT),
+        rate: reader.optional_parsed(&rate),
+        key_max_running: reader.optional_count(&key_max_running, 1..=MAX_RUNNING_LIMIT),
+        key_rate: reader.optional_parsed(&key_rate),
     }
 }
 

@@ -10,6 +10,7 @@ mod docs;
 mod environment;
 mod fault;
 mod layers;
+mod limits;
 mod reader;
 mod schema;
 mod settings;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 
 pub use docs::{SettingDoc, settings_table};
 pub use fault::{ConfigFault, ConfigFaults};
+pub use limits::*;
 pub use settings::*;
 
 #[cfg(debug_assertions)]

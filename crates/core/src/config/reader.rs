@@ -106,6 +106,47 @@ impl<'a> Reader<'a> {
         *range.start()
     }
 
+    /// A whole number, or empty: not set. The setting is a text by type, so a number may come with or without quotation marks.
+    pub(super) fn optional_count(&mut self, path: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        self.note_limits(path, &range);
+        let kind = self.kind(path);
+        let number = match kind {
+            Some(ValueKind::String(text)) if text.trim().is_empty() => return None,
+            Some(ValueKind::String(text)) => text.trim().parse().ok(),
+            Some(ValueKind::I64(whole)) => u32::try_from(*whole).ok(),
+            _ => None,
+        };
+        let within = number.filter(|number| range.contains(number));
+        if within.is_none() {
+            let problem = format!("{} is out of range, or no whole number", describe(path, kind));
+            let fix = format!(
+                "give a whole number from {} to {}, or \"\" for no limit",
+                range.start(),
+                range.end()
+            );
+            self.fault(path, problem, fix);
+        }
+        within
+    }
+
+    /// A text that means something, or empty: not set.
+    pub(super) fn optional_parsed<T>(&mut self, path: &str) -> Option<T>
+    where
+        T: std::str::FromStr<Err: Display>,
+    {
+        let text = self.text(path);
+        if text.is_empty() {
+            return None;
+        }
+        let parsed = text.parse::<T>();
+        parsed
+            .map_err(|error| {
+                let fix = "correct it, or give \"\" for no limit".to_owned();
+                self.fault_once(path, || (error.to_string(), fix));
+            })
+            .ok()
+    }
+
     pub(super) fn flag(&mut self, path: &str) -> bool {
         if let Some(ValueKind::Boolean(value)) = self.kind(path) {
             return *value;

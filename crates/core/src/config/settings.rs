@@ -11,6 +11,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use super::limits::QueueLimits;
+
 /// Where the process runs; production refuses what is merely convenient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
@@ -209,6 +211,8 @@ pub struct QueueSettings {
     pub concurrency: usize,
     /// `[queues.NAME.retry]`.
     pub retry: RetryOverride,
+    /// What bounds the queue over all workers, unless the API says otherwise.
+    pub limits: QueueLimits,
 }
 
 /// What one kind or one queue says about retries. Unset parts are decided elsewhere: `retry.rs` of the jobs crate says

@@ -73,6 +73,7 @@ const POSTGRES: &[Migration] = embedded!(
     (1, "0001_jobs"),
     (2, "0002_accounts"),
     (3, "0003_schedules"),
+    (4, "0004_queue_limits"),
     (6, "0006_dead_letters"),
     (7, "0007_points")
 );
@@ -81,6 +82,7 @@ const SQLITE: &[Migration] = embedded!(
     (1, "0001_jobs"),
     (2, "0002_accounts"),
     (3, "0003_schedules"),
+    (4, "0004_queue_limits"),
     (6, "0006_dead_letters"),
     (7, "0007_points")
 );

@@ -73,6 +73,12 @@ impl Enqueue {
         self.set(|request| request.unique_key = Some(key.into()))
     }
 
+    /// Whose place and tokens the job takes in a queue with limits by key: the customer's, say, where each customer may have
+    /// one job running at a time. Without such limits it means nothing.
+    pub fn limit_key(self, key: impl Into<String>) -> Self {
+        self.set(|request| request.limit_key = Some(key.into()))
+    }
+
     /// As long as the first job with this key is kept, another one is answered with the first.
     pub fn idempotency_key(self, key: impl Into<String>) -> Self {
         self.set(|request| request.idempotency_key = Some(key.into()))

@@ -42,6 +42,7 @@ impl Checker {
             kind.timeout.unwrap_or(self.settings.default_timeout),
         )?;
         check_key("unique_key", request.unique_key.as_deref())?;
+        check_key("limit_key", request.limit_key.as_deref())?;
         check_key("Idempotency-Key", request.idempotency_key.as_deref())?;
         Ok(NewJob {
             id: JobId::generate(),
@@ -54,6 +55,7 @@ impl Checker {
             timeout,
             unique_key: request.unique_key,
             idempotency_key: request.idempotency_key,
+            limit_key: request.limit_key,
             options: Options {
                 backoff: request.backoff,
                 traceparent: request.traceparent,

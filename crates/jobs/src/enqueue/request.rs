@@ -25,6 +25,8 @@ pub struct JobRequest {
     pub backoff: Option<Backoff>,
     pub unique_key: Option<String>,
     pub idempotency_key: Option<String>,
+    /// Whose place and tokens the job takes in a queue with limits by key, such as a customer's.
+    pub limit_key: Option<String>,
     pub traceparent: Option<String>,
 }
 
@@ -42,6 +44,7 @@ impl JobRequest {
             backoff: None,
             unique_key: None,
             idempotency_key: None,
+            limit_key: None,
             traceparent: None,
         }
     }

@@ -144,18 +144,19 @@ impl Producer {
         }
     }
 
-    /// Only what is plain and due fits on the broker; the ledger knows delays, priorities and keys.
+    /// Only what is plain and due fits on the broker; the ledger knows delays, priorities, keys and limits.
     fn belongs_on_broker(&self, job: &NewJob) -> bool {
         let redis = self
             .checker
             .queues
             .get(&*job.queue)
-            .is_some_and(|queue| queue.durability == Durability::Redis);
+            .is_some_and(|queue| queue.durability == Durability::Redis && queue.limits.is_empty());
         redis
             && job.run_at == RunAt::Now
             && job.priority == Priority::Normal
             && job.unique_key.is_none()
             && job.idempotency_key.is_none()
+            && job.limit_key.is_none()
     }
 
     async fn push(&self, broker: &Broker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {

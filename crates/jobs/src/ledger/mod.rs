@@ -45,8 +45,9 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// Accepts jobs, all or nothing, in one transaction. One answer for each job, in order.
     async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError>;
 
-    /// Leases up to `limit` due jobs of a queue to a worker, most urgent first. Nothing if the queue is paused, or if the
-    /// worker's own heartbeat is older than `lost_after`.
+    /// Leases up to `limit` due jobs of a queue to a worker, most urgent first. Nothing if the queue is paused, if it has
+    /// limits (then [`crate::limits::LimitStore::claim`] is the way), or if the worker's own heartbeat is older than
+    /// `lost_after`.
     async fn claim(
         &self,
         queue: &str,
@@ -55,7 +56,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         lost_after: Duration,
     ) -> Result<Vec<ClaimedJob>, LedgerError>;
 
-    /// For each queue that has a waiting job: how long until the earliest is due (zero if it is).
+    /// For each queue without limits that has a waiting job: how long until the earliest is due (zero if it is).
     async fn peek(&self, queues: &[String]) -> Result<BTreeMap<String, Duration>, LedgerError>;
 
     /// Writes outcomes under their fences; answers with the ids that were still held.

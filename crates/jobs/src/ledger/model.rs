@@ -70,6 +70,8 @@ pub struct NewJob {
     pub unique_key: Option<String>,
     /// At most one job with this key is ever accepted while its row is kept.
     pub idempotency_key: Option<String>,
+    /// Whose place and tokens it takes in a queue with limits by key ([`crate::limits`]).
+    pub limit_key: Option<String>,
     pub options: Options,
     /// Attempts that came to an outcome before the job came here: those of a `redis` job on the broker.
     pub attempt: u32,
@@ -311,6 +313,7 @@ pub struct JobRecord {
     pub crashes: u32,
     pub timeout_seconds: f64,
     pub unique_key: Option<String>,
+    pub limit_key: Option<String>,
     pub run_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,

@@ -29,16 +29,16 @@ use crate::state::StoredState;
 const INSERT: &str = "
 insert into holdfast_jobs
     (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key, options,
-     attempt, crashes, errors, doubtful, state, finished_at)
+     attempt, crashes, errors, doubtful, limit_key, state, finished_at)
 select id, queue, kind, payload::jsonb, priority,
        coalesce(run_at, now() + delay_ms * interval '1 millisecond'),
        max_attempts, timeout_ms, unique_key, idempotency_key, options::jsonb, attempt, crashes, errors::jsonb, doubtful,
-       case when discarded then 'discarded' else 'available' end, case when discarded then now() end
+       limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end
 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::timestamptz[], $7::bigint[],
             $8::integer[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::integer[], $14::integer[],
-            $15::text[], $16::boolean[], $17::boolean[])
+            $15::text[], $16::boolean[], $17::boolean[], $18::text[])
   as t(id, queue, kind, payload, priority, run_at, delay_ms, max_attempts, timeout_ms, unique_key, idempotency_key,
-       options, attempt, crashes, errors, doubtful, discarded)
+       options, attempt, crashes, errors, doubtful, discarded, limit_key)
 on conflict do nothing
 returning id";
 
@@ -54,7 +54,7 @@ with picked as materialized (
         for update skip locked) as due
     where exists (select from holdfast_workers
                   where id = $2 and seen_at > now() - $4 * interval '1 millisecond')
-      and not exists (select from holdfast_queues where name = $1 and paused)
+      and not exists (select from holdfast_queues where name = $1 and (paused or limited))
     limit $3)
 update holdfast_jobs
 set state = 'running', worker = $2, started_at = case when crashes = 0 then now() end
@@ -72,7 +72,7 @@ cross join lateral (
     where state = 'available' and queue = q.queue and priority = level.priority
     order by run_at
     limit 1) as first
-where not exists (select from holdfast_queues where name = q.queue and paused)
+where not exists (select from holdfast_queues where name = q.queue and (paused or limited))
 group by queue";
 
 const FINISH: &str = "
@@ -136,7 +136,7 @@ returning id";
 
 pub(crate) const RECORD: &str = "
 select id, kind, queue, state, priority, payload::text as payload, attempt, max_attempts, crashes, timeout_ms, unique_key,
-       run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
+       limit_key, run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
        progress::text as progress, errors::text as errors, worker, cancel_requested
 from holdfast_jobs ";
 
@@ -337,6 +337,7 @@ async fn insert_rows(
         .bind(column.errors)
         .bind(column.doubtful)
         .bind(column.discarded)
+        .bind(column.limit_keys)
         .persistent(named_statements)
         .fetch_all(connection)
         .await?;
@@ -399,6 +400,7 @@ struct Columns<'a> {
     errors: Vec<Option<String>>,
     doubtful: Vec<bool>,
     discarded: Vec<bool>,
+    limit_keys: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -427,6 +429,7 @@ impl<'a> Columns<'a> {
             column.errors.push(keys::errors_text(&job.errors));
             column.doubtful.push(job.doubtful);
             column.discarded.push(job.discarded);
+            column.limit_keys.push(job.limit_key.as_deref());
         }
         column
     }
@@ -496,6 +499,7 @@ impl FromRow<'_, PgRow> for JobRecord {
             crashes: from_count(row.try_get("crashes")?),
             timeout_seconds: timeout as f64 / 1_000.0,
             unique_key: row.try_get("unique_key")?,
+            limit_key: row.try_get("limit_key")?,
             run_at: row.try_get("run_at")?,
             created_at: row.try_get("created_at")?,
             started_at: row.try_get("started_at")?,

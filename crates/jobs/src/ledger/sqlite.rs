@@ -33,7 +33,7 @@ macro_rules! now {
     };
 }
 
-/// Rows of one `VALUES` list at most; 16 variables each, of the 32,766 that SQLite allows.
+/// Rows of one `VALUES` list at most; 17 variables each, of the 32,766 that SQLite allows.
 const INSERT_ROWS: usize = 128;
 
 const CLAIM: &str = concat!(
@@ -49,7 +49,7 @@ const CLAIM: &str = concat!(
                         and run_at <= ", now!(), " order by run_at, id limit ?3)
          ) limit ?3)
        and exists (select 1 from holdfast_workers where id = ?2 and seen_at > ", now!(), " - ?4)
-       and not exists (select 1 from holdfast_queues where name = ?1 and paused)
+       and not exists (select 1 from holdfast_queues where name = ?1 and (paused or limited))
      returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, snoozes, doubtful"
 );
 
@@ -59,7 +59,7 @@ const PEEK: &str = concat!(
          where state = 'available' and queue = q.value and priority = level.value order by run_at limit 1)) - ", now!(), "
          as due_ms
      from json_each(?1) as q cross join json_each('[0,1,2]') as level
-     where not exists (select 1 from holdfast_queues where name = q.value and paused)
+     where not exists (select 1 from holdfast_queues where name = q.value and (paused or limited))
      group by q.value"
 );
 
@@ -113,7 +113,7 @@ const RESCUE: &str = concat!(
 );
 
 pub(crate) const RECORD: &str = concat!(
-    "select id, kind, queue, state, priority, payload, attempt, max_attempts, crashes, timeout_ms, unique_key, run_at,
+    "select id, kind, queue, state, priority, payload, attempt, max_attempts, crashes, timeout_ms, unique_key, limit_key, run_at,
             run_at > ", now!(), " as ahead, created_at, started_at, finished_at, result, progress, errors, worker,
             cancel_requested
      from holdfast_jobs "
@@ -295,7 +295,7 @@ async fn insert_rows(connection: &mut SqliteConnection, jobs: &[&NewJob]) -> Res
     let mut query = QueryBuilder::<Sqlite>::new(
         "insert into holdfast_jobs
              (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key,
-              options, attempt, crashes, errors, doubtful, state, finished_at, created_at) ",
+              options, attempt, crashes, errors, doubtful, limit_key, state, finished_at, created_at) ",
     );
     query.push_values(jobs, |mut row, job| {
         let (run_at, delay) = match job.run_at {
@@ -322,6 +322,7 @@ async fn insert_rows(connection: &mut SqliteConnection, jobs: &[&NewJob]) -> Res
             .push_bind(job.crashes)
             .push_bind(keys::errors_text(&job.errors))
             .push_bind(job.doubtful)
+            .push_bind(job.limit_key.clone())
             .push_bind(
                 if job.discarded {
                     StoredState::Discarded
@@ -457,6 +458,7 @@ impl FromRow<'_, SqliteRow> for JobRecord {
             crashes: row.try_get("crashes")?,
             timeout_seconds: timeout as f64 / 1_000.0,
             unique_key: row.try_get("unique_key")?,
+            limit_key: row.try_get("limit_key")?,
             run_at: time(row, "run_at")?,
             created_at: time(row, "created_at")?,
             started_at: optional_time(row, "started_at")?,

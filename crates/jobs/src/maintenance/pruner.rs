@@ -1,4 +1,4 @@
-//! Deletes finished jobs and audit entries past their retention, in small steps.
+//! Deletes finished jobs and audit entries past their retention, and what limits no longer need, in small steps.
 
 use std::time::Duration;
 
@@ -27,9 +27,11 @@ pub(super) async fn run(shared: &Shared) {
             .audit()
             .prune(shared.settings.audit.retain, BATCH)
             .await;
+        let buckets = shared.jobs.limits().prune(BATCH).await;
         maintained("prune_jobs", &jobs, |deleted| *deleted);
         maintained("prune_audit", &entries, |deleted| *deleted);
-        tokio::time::sleep(rest_after(jobs).min(rest_after(entries))).await;
+        let rest = rest_after(jobs).min(rest_after(entries)).min(rest_after(buckets));
+        tokio::time::sleep(rest).await;
     }
 }
 

@@ -16,6 +16,7 @@ use crate::audit::{AuditEntry, By, action};
 use crate::client::{Jobs, LedgerTx};
 use crate::id::JobId;
 use crate::ledger::{CancelReply, LedgerError, PostgresLedger, RetryReply, SqliteLedger};
+use crate::limits::QueueLimits;
 
 /// A handle on what an operator may do, in that operator's name: [`Jobs::steer`].
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +63,25 @@ impl Steering<'_> {
             tx.commit().await
         })
         .await
+    }
+
+    /// Sets what bounds a queue over all workers in place of its configured limits; `None` returns to those. Every worker keeps
+    /// to it from its next claim on.
+    pub async fn limit(&self, queue: &str, limits: Option<&QueueLimits>) -> Result<(), LedgerError> {
+        let details = serde_json::json!({ "limits": limits });
+        let entry = AuditEntry::new(action::QUEUE_LIMIT)
+            .target(queue)
+            .details(details);
+        let sql = self.jobs.sql();
+        sql.within("set a queue's limits", async {
+            let mut tx = sql.begin().await?;
+            self.jobs.limits().override_in(tx.on(), queue, limits).await?;
+            self.jobs.audit().record_in(tx.on(), self.by, &entry).await?;
+            tx.commit().await
+        })
+        .await?;
+        self.jobs.ring(queue);
+        Ok(())
     }
 
     /// As [`Jobs::cancel`].

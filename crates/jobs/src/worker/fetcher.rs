@@ -29,6 +29,7 @@ use crate::broker::{
 use crate::envelope::Envelope;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Options, Outcome, Priority};
+use crate::limits::Asked;
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
@@ -79,42 +80,100 @@ async fn claim_while_full(
     lane: &Arc<Lane>,
     deliveries: &Deliveries,
 ) -> Result<(), LedgerError> {
+    shared.declare_limits().await?;
     loop {
         let Some(room) = shared.stop.token().run_until_cancelled(lane.has_room()).await else {
             return Ok(());
         };
-        let claim = shared.identity.begin_claim();
-        let worker = claim.id;
-        let lost_after = shared.settings.worker.lost_after;
-        let claimed = shared
-            .jobs
-            .ledger()
-            .claim(&lane.name, worker, room, lost_after)
-            .await
-            .inspect_err(|error| {
-                if error.certainty() == Certainty::Unknown {
-                    shared.identity.retire(worker);
-                }
-            })?;
-        shared
-            .leased
-            .add(&lane.name, worker, claimed.iter().map(|job| job.id));
-        drop(claim);
+        let (worker, claimed) = claim(shared, lane, room).await?;
         shared.vitals.fetched();
-        if !claimed.is_empty() {
-            failpoint::reach("claim");
-        }
-        let full = claimed.len() >= room;
-        let (doubtful, certain): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|job| job.doubtful);
-        deliver(shared, lane, deliveries, worker, certain).await;
-        if !doubtful.is_empty() {
-            let cleared = resolve_doubts(shared, lane, worker, doubtful).await?;
-            deliver(shared, lane, deliveries, worker, cleared).await;
-        }
-        if !full {
-            return Ok(());
+        match claimed {
+            Claimed::OtherwiseClaimed => {}
+            Claimed::Jobs { jobs, more } => {
+                take(shared, lane, deliveries, worker, jobs).await?;
+                if !more {
+                    return Ok(());
+                }
+            }
         }
     }
+}
+
+/// What one claim came to.
+enum Claimed {
+    Jobs {
+        jobs: Vec<ClaimedJob>,
+        /// A full batch: more may wait.
+        more: bool,
+    },
+    /// The queue has limits now, or none any more: it is to be claimed from the other way.
+    OtherwiseClaimed,
+}
+
+/// Claims within the queue's limits, if it has any; finds out when it begins or ceases to have them.
+async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, Claimed), LedgerError> {
+    let claim = shared.identity.begin_claim();
+    let worker = claim.id;
+    let uncertain = |error: &LedgerError| {
+        if error.certainty() == Certainty::Unknown {
+            shared.identity.retire(worker);
+        }
+    };
+    let lost_after = shared.settings.worker.lost_after;
+    let (jobs, more) = if lane.is_limited() {
+        let asked = Asked {
+            queue: &lane.name,
+            worker,
+            room,
+            lost_after,
+        };
+        let claimed = shared.jobs.limits().claim(asked).await.inspect_err(uncertain)?;
+        if !claimed.limited {
+            lane.set_limited(false);
+            return Ok((worker, Claimed::OtherwiseClaimed));
+        }
+        if let Some(again_in) = claimed.again_in {
+            lane.ledger_alarm.after(again_in);
+        }
+        let more = claimed.jobs.len() >= room;
+        (claimed.jobs, more)
+    } else {
+        let ledger = shared.jobs.ledger();
+        let jobs = ledger
+            .claim(&lane.name, worker, room, lost_after)
+            .await
+            .inspect_err(uncertain)?;
+        if jobs.is_empty() && shared.jobs.limits().is_limited(&lane.name).await? {
+            lane.set_limited(true);
+            return Ok((worker, Claimed::OtherwiseClaimed));
+        }
+        let more = jobs.len() >= room;
+        (jobs, more)
+    };
+    shared
+        .leased
+        .add(&lane.name, worker, jobs.iter().map(|job| job.id));
+    drop(claim);
+    Ok((worker, Claimed::Jobs { jobs, more }))
+}
+
+async fn take(
+    shared: &Shared,
+    lane: &Arc<Lane>,
+    deliveries: &Deliveries,
+    worker: WorkerId,
+    claimed: Vec<ClaimedJob>,
+) -> Result<(), LedgerError> {
+    if !claimed.is_empty() {
+        failpoint::reach("claim");
+    }
+    let (doubtful, certain): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|job| job.doubtful);
+    deliver(shared, lane, deliveries, worker, certain).await;
+    if !doubtful.is_empty() {
+        let cleared = resolve_doubts(shared, lane, worker, doubtful).await?;
+        deliver(shared, lane, deliveries, worker, cleared).await;
+    }
+    Ok(())
 }
 
 async fn deliver(

@@ -180,7 +180,8 @@ async fn finish_on_ledger(shared: &Shared, finished: Vec<Finished>) {
         }
         report_lost_leases(&finished, &held);
         arm_alarms(&finished);
-        // Dropping `finished` frees the slots: the outcomes are stored, or void.
+        // The outcomes are stored, or void: the slots are free.
+        pass_places_on(shared, finished);
     }
 }
 
@@ -271,6 +272,23 @@ fn report_lost_leases(finished: &[Finished], held: &HashSet<JobId>) {
     }
 }
 
+/// Frees the slots, and in a queue with limits tells whoever waits for a place that one is free.
+fn pass_places_on(shared: &Shared, finished: Vec<Finished>) {
+    let mut limited: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for one in finished {
+        let lane = one.slot.lane();
+        if lane.is_limited() {
+            *limited.entry(Arc::clone(&lane.name)).or_default() += 1;
+        }
+    }
+    for (queue, places) in limited {
+        if let Some(lane) = shared.lanes.get(&queue) {
+            lane.ledger_alarm.now();
+        }
+        shared.jobs.bell().ring(&queue, places, Duration::ZERO);
+    }
+}
+
 /// A job that is due again soon is claimed when it is due, not at the next poll.
 fn arm_alarms(finished: &[Finished]) {
     for one in finished {
@@ -346,6 +364,7 @@ fn ledger_row(queue: &Arc<str>, one: &Finished) -> Option<NewJob> {
         timeout: job.timeout,
         unique_key: None,
         idempotency_key: None,
+        limit_key: None,
         options: job.options.clone(),
         attempt,
         crashes: job.crashes,

@@ -36,6 +36,8 @@ pub(crate) struct Lane {
     /// Handed to the runner so far, of those held.
     running: AtomicUsize,
     freed: Notify,
+    /// The queue has limits over all workers: nothing is claimed that could not run at once.
+    limited: AtomicBool,
     /// Jobs of the ledger may be due.
     pub ledger_alarm: Alarm,
     /// Jobs on the broker may wait.
@@ -73,6 +75,7 @@ impl Lane {
             held: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             freed: Notify::new(),
+            limited: AtomicBool::new(false),
             ledger_alarm: Alarm::default(),
             broker_alarm: Alarm::default(),
             strays: AtomicBool::new(false),
@@ -98,7 +101,19 @@ impl Lane {
         self.concurrency + self.batch * BUFFERED_BATCHES
     }
 
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_limited(&self, limited: bool) {
+        self.limited.store(limited, Ordering::Release);
+    }
+
     fn capacity(&self) -> usize {
+        if self.is_limited() {
+            // A place under a limit that a job in a buffer would take is one that no other worker could use.
+            return self.concurrency;
+        }
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         meter.roll(Instant::now());
         self.concurrency + meter.last.max(meter.in_window).min(self.batch * BUFFERED_BATCHES)

@@ -89,6 +89,10 @@ async fn look(shared: &Shared, queues: &[String], horizon: Duration) -> Option<b
         }
     };
     shared.vitals.fetched();
+    // What is due in a queue with limits may not start all the same; its claim knows, and says when to ask again.
+    for lane in shared.lanes.values().filter(|lane| lane.is_limited()) {
+        lane.ledger_alarm.now();
+    }
     let mut found = false;
     for (queue, due_in) in due {
         let Some(lane) = shared.lanes.get(queue.as_str()) else {

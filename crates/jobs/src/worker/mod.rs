@@ -37,7 +37,7 @@ use std::time::Duration;
 use holdfast_core::config::{Durability, Settings};
 use holdfast_core::redis::RedisGate;
 use holdfast_core::shutdown::Shutdown;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend;
 use crate::client::Jobs;
 use crate::job::Resources;
+use crate::ledger::LedgerError;
 use crate::maintenance;
 use finisher::Finishers;
 use identity::Identity;
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     pub leased: Leased,
     paused: Mutex<BTreeSet<String>>,
     pub vitals: Vitals,
+    /// Whether this process' configured limits stand in SQL; nothing is claimed before they do.
+    limits_declared: OnceCell<()>,
     /// No new work.
     pub stop: Shutdown,
     /// The grace period is over: what still runs is dropped.
@@ -102,6 +105,16 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(queue)
+    }
+}
+
+impl Shared {
+    /// Makes the configured limits known, once.
+    pub(crate) async fn declare_limits(&self) -> Result<(), LedgerError> {
+        self.limits_declared
+            .get_or_try_init(async || self.jobs.limits().declare(&self.settings.queues).await)
+            .await
+            .copied()
     }
 }
 
@@ -150,6 +163,7 @@ impl Worker {
             leased: Leased::default(),
             paused: Mutex::default(),
             vitals: Vitals::default(),
+            limits_declared: OnceCell::new(),
             stop,
             abort: CancellationToken::new(),
             last_chance: Semaphore::new(1),

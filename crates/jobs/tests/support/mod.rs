@@ -137,6 +137,7 @@ pub(crate) fn new_job() -> NewJob {
         timeout: Duration::from_secs(30),
         unique_key: None,
         idempotency_key: None,
+        limit_key: None,
         options: Options::default(),
         attempt: 0,
         crashes: 0,

@@ -1,0 +1,214 @@
+//! What bounds a queue over all of its workers, changed while it runs.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_core::config::{Durability, Rate, check_max_running};
+use holdfast_jobs::limits::{LimitsInForce, QueueLimits};
+use serde::de::{Deserializer, Error, Visitor};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::queues::known_queue;
+use super::view::ProblemBody;
+use crate::auth::{Admin, Allowed};
+use crate::body::json_body;
+use crate::params::{Params, queue_name};
+use crate::problem::{Problem, ProblemKind};
+use crate::state::{State, json};
+
+/// A number of places, never zero.
+#[derive(Debug, Clone, Copy)]
+struct Places(u32);
+
+impl<'de> Deserialize<'de> for Places {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsPlaces;
+
+        impl Visitor<'_> for AsPlaces {
+            type Value = Places;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number from 1, or null for no limit")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Places, E> {
+                check_max_running(number).map(Places).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(AsPlaces)
+    }
+}
+
+/// The limits that shall hold, all of them: what is left out or null is not limited.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewQueueLimits, example = json!({"key_max_running": 1, "rate": "100/60s"}))]
+pub(crate) struct LimitsBody {
+    /// Jobs of the queue that run at once, over all workers.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    max_running: Option<Places>,
+    /// Jobs of the queue that start in a time, over all workers: `100/60s` is at most 100 at once, and 100 a minute over a
+    /// longer time.
+    #[schema(value_type = Option<String>, example = "100/60s")]
+    rate: Option<Rate>,
+    /// Jobs that run at once for each `limit_key`.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    key_max_running: Option<Places>,
+    /// Jobs that start in a time for each `limit_key`.
+    #[schema(value_type = Option<String>, example = "10/1s")]
+    key_rate: Option<Rate>,
+}
+
+impl From<LimitsBody> for QueueLimits {
+    fn from(body: LimitsBody) -> Self {
+        Self {
+            max_running: body.max_running.map(|places| places.0),
+            rate: body.rate,
+            key_max_running: body.key_max_running.map(|places| places.0),
+            key_rate: body.key_rate,
+        }
+    }
+}
+
+/// The limits that hold for a queue. Null: no limit.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = QueueLimits)]
+pub(crate) struct LimitsView {
+    max_running: Option<u32>,
+    rate: Option<String>,
+    key_max_running: Option<u32>,
+    key_rate: Option<String>,
+    /// `api`: set over the API, in place of the configured ones. `configuration`: as the workers were configured.
+    source: &'static str,
+}
+
+impl From<LimitsInForce> for LimitsView {
+    fn from(limits: LimitsInForce) -> Self {
+        let QueueLimits {
+            max_running,
+            rate,
+            key_max_running,
+            key_rate,
+        } = limits.effective();
+        Self {
+            max_running,
+            rate: rate.map(|rate| rate.to_string()),
+            key_max_running,
+            key_rate: key_rate.map(|rate| rate.to_string()),
+            source: if limits.overridden.is_some() {
+                "api"
+            } else {
+                "configuration"
+            },
+        }
+    }
+}
+
+/// What became of a request to limit.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LimitedQueue {
+    name: String,
+    limits: LimitsView,
+}
+
+/// Limit a queue
+///
+/// Sets what bounds the queue over all of its workers, in place of the configured limits. Every worker keeps to it from its next
+/// claim on; what runs goes on. It survives restarts. A queue of `redis` durability takes limits this way only if its
+/// configuration names some: the broker, where its jobs live otherwise, knows none.
+#[utoipa::path(put, path = "/v1/queues/{name}/limits", tag = "queues", operation_id = "limit_queue",
+    request_body = LimitsBody,
+    params(("name" = String, Path, description = "A queue that the configuration names")),
+    responses(
+        (status = 200, body = LimitedQueue),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body-too-large"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "unsupported-media-type"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn set(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let name = queue_name(&request);
+    let body: LimitsBody = json_body(&request, payload, &state).await?;
+    known_queue(&state, &name)?;
+    let limits = QueueLimits::from(body);
+    check_durability(&state, &name, &limits)?;
+    apply(&allowed, &state, &request, name, Some(limits)).await
+}
+
+/// Unlimit a queue
+///
+/// Returns to the configured limits.
+#[utoipa::path(delete, path = "/v1/queues/{name}/limits", tag = "queues", operation_id = "unlimit_queue",
+    params(("name" = String, Path, description = "A queue that the configuration names")),
+    responses(
+        (status = 200, body = LimitedQueue),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn unset(
+    allowed: Allowed<Admin>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let name = queue_name(&request);
+    known_queue(&state, &name)?;
+    apply(&allowed, &state, &request, name, None).await
+}
+
+/// Jobs on the broker pass by every limit. Where the configuration names limits, new jobs go to the ledger.
+fn check_durability(state: &State, name: &str, limits: &QueueLimits) -> Result<(), Problem> {
+    let bypassed = state
+        .jobs
+        .queues()
+        .get(name)
+        .is_some_and(|queue| queue.durability == Durability::Redis && queue.limits.is_empty());
+    if bypassed && !limits.is_empty() {
+        let reason = "the jobs of this queue live on the broker, which knows no limits; name some in its configuration, \
+                      or make its durability \"ledger\"";
+        return Err(Problem::field(ProblemKind::InvalidField, "name", reason));
+    }
+    Ok(())
+}
+
+async fn apply(
+    allowed: &Allowed<Admin>,
+    state: &State,
+    request: &HttpRequest,
+    name: String,
+    limits: Option<QueueLimits>,
+) -> Result<HttpResponse, Problem> {
+    let (jobs, by, queue) = (state.jobs.clone(), allowed.by(request), name.clone());
+    let in_force = state
+        .on_runtime(async move {
+            jobs.steer(&by).limit(&queue, limits.as_ref()).await?;
+            Ok::<_, holdfast_jobs::ledger::LedgerError>(jobs.limits().all().await?.remove(&queue))
+        })
+        .await?
+        .unwrap_or_default();
+    json(
+        StatusCode::OK,
+        &LimitedQueue {
+            name,
+            limits: LimitsView::from(in_force),
+        },
+    )
+}
