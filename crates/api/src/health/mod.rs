@@ -118,7 +118,7 @@ impl HealthBuilder {
     pub fn build(self) -> Health {
         Health(Arc::new(Inner {
             probes: self.probes,
-            version: env!("CARGO_PKG_VERSION"),
+            version: holdfast_core::build::version(),
             started: Instant::now(),
             state: Mutex::new(None),
             stopping: Mutex::new(None),

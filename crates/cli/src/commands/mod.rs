@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod bulk;
 pub(crate) mod dead_letters;
+pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod healthcheck;
 pub(crate) mod jobs;
@@ -26,6 +27,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Audit(args) => briefly(audit::run(args)),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Deploy(args) => briefly(deploy::run(*args)),
     }
 }
 
