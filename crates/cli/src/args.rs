@@ -5,12 +5,12 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, bench, dead_letters, healthcheck, jobs, keys, migrate, queues, schedules, users,
+    audit, bench, dead_letters, deploy, healthcheck, jobs, keys, migrate, queues, schedules, users,
 };
 
 /// Background jobs that keep working when Redis does not.
 #[derive(Debug, Parser)]
-#[command(name = "holdfast", version, about, propagate_version = true)]
+#[command(name = "holdfast", version = holdfast_core::build::version(), about, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Healthcheck(healthcheck::Args),
     /// Measure what this machine can do, against the servers of the configuration
     Bench(bench::Args),
+    /// Bring this version onto Railway: migrate, deploy each service, follow, check, roll back if asked
+    Deploy(Box<deploy::Args>),
 }
 
 /// Where a command about jobs goes: through the HTTP API, or straight to the database.
@@ -64,7 +66,7 @@ pub(crate) struct OutputArgs {
 }
 
 /// An address without a path of its own, a user or a password.
-fn api_url(text: &str) -> Result<Url, String> {
+pub(crate) fn api_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err("expected http://host:port or https://host".to_owned());

@@ -7,6 +7,9 @@
     reason = "test code: what is not there must fail the test"
 )]
 
+#[path = "deployment/env_text.rs"]
+mod env_text;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -224,7 +227,7 @@ async fn the_first_job_answers_what_the_readme_says() {
 }
 
 #[tokio::test]
-#[ignore = "writes the README: run it by hand after a change"]
+#[ignore = "writes the README and .env.example: run it by hand after a change"]
 async fn bring_the_readme_up_to_date() {
     let readme = read("README.md");
     let (before, rest) = readme.split_once(SETTINGS.0).unwrap();
@@ -240,6 +243,7 @@ async fn bring_the_readme_up_to_date() {
     let readme = with_block_after(&readme, "<!-- first-job: answer -->", &format!("{answer}\n"));
     let readme = with_block_after(&readme, "<!-- first-job: result -->", &format!("{result}\n"));
     std::fs::write(root().join("README.md"), readme).unwrap();
+    std::fs::write(root().join(".env.example"), env_text::generated()).unwrap();
 }
 
 /// Pastes the README's two curl lines into a shell, against a fresh `holdfast dev`.

@@ -2,6 +2,7 @@
 //! the clock, shutdown and telemetry. Nothing here knows what a job is.
 
 pub mod backoff;
+pub mod build;
 pub mod clock;
 pub mod config;
 pub mod failpoint;

@@ -143,7 +143,7 @@ impl HealthBuilder {
     pub fn build(self) -> Health {
         Health(Arc::new(Inner {
             probes: self.probes,
-            version: env!("CARGO_PKG_VERSION"),
+            version: holdfast_core::build::version(),
             started: Instant::now(),
             kept: Kept::new(KEPT_FOR),
             monitor: self.monitor.map(Arc::new),

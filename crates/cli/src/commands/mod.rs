@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod bulk;
 pub(crate) mod dead_letters;
+pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod healthcheck;
 pub(crate) mod jobs;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Schedules(args) => briefly(schedules::run(*args)),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Deploy(args) => briefly(deploy::run(*args)),
     }
 }
 

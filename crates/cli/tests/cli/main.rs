@@ -5,6 +5,7 @@
 )]
 
 mod commands;
+mod deploy;
 mod dev;
 mod example;
 mod support;

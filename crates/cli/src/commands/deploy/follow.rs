@@ -1,0 +1,163 @@
+//! One deployment, followed to a final status.
+//!
+//! `railway up --ci` would follow too, but does not end on SKIPPED, REMOVED or NEEDS_APPROVAL: so the upload is
+//! detached, and the list of deployments is looked at until the deadline. A look that fails is tried again, a few times.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::documents::Deployment;
+use super::railway::Railway;
+use super::{Limits, say};
+
+/// Looks that may fail one after another.
+const MOST_FAILED_LOOKS: u32 = 5;
+
+/// How a deployment ended.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Alive,
+    /// Railway saw no reason to deploy: no watched file has changed. What served before serves on.
+    Unchanged,
+    Dead {
+        why: Why,
+    },
+}
+
+/// The same, for the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    Alive,
+    Unchanged,
+    /// It never served: the old deployment does.
+    NeverAlive,
+    /// It served and fell, or nobody knows.
+    Lost,
+}
+
+impl Outcome {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Unchanged => "unchanged",
+            Self::NeverAlive => "never alive",
+            Self::Lost => "lost",
+        }
+    }
+
+    pub(crate) fn has_replaced_the_old(self) -> bool {
+        matches!(self, Self::Alive | Self::Lost)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Why {
+    #[error("its build or its health check failed (FAILED)")]
+    Failed,
+    #[error("it started and crashed (CRASHED)")]
+    Crashed,
+    #[error("it was removed before it was alive ({0}): has somebody else deployed?")]
+    Removed(String),
+    #[error(
+        "it waits for an approval (NEEDS_APPROVAL): approve it in Railway's dashboard, then run this again"
+    )]
+    NeedsApproval,
+    #[error("it was {status} after {seconds:.0} s: give it longer with --timeout-seconds")]
+    Deadline { status: String, seconds: f64 },
+    #[error("its status cannot be asked for: {0}")]
+    Blind(String),
+}
+
+impl Ending {
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Alive => Outcome::Alive,
+            Self::Unchanged => Outcome::Unchanged,
+            Self::Dead {
+                why: Why::Failed | Why::NeedsApproval,
+            } => Outcome::NeverAlive,
+            Self::Dead { .. } => Outcome::Lost,
+        }
+    }
+}
+
+pub(crate) async fn follow(railway: &Railway, list: &[String], id: &str, limits: Limits) -> Ending {
+    let begun = Instant::now();
+    let mut status = "unknown".to_owned();
+    let mut failed_looks = 0;
+    while begun.elapsed() < limits.service {
+        match railway.json::<Vec<Deployment>>(list).await {
+            Ok(deployments) => {
+                failed_looks = 0;
+                // Not listed yet: it was uploaded a moment ago.
+                if let Some(found) = deployments.into_iter().find(|deployment| deployment.id == id) {
+                    if found.status != status {
+                        say(&format!("  {}", found.status.to_lowercase()));
+                    }
+                    status = found.status;
+                    if let Some(ending) = ending(&status) {
+                        return ending;
+                    }
+                }
+            }
+            Err(error) => {
+                failed_looks += 1;
+                if failed_looks >= MOST_FAILED_LOOKS {
+                    let why = Why::Blind(error.to_string());
+                    return Ending::Dead { why };
+                }
+            }
+        }
+        tokio::time::sleep(limits.poll).await;
+    }
+    let seconds = limits.service.as_secs_f64();
+    Ending::Dead {
+        why: Why::Deadline { status, seconds },
+    }
+}
+
+/// `None` while it is under way. A status that is not known here may be one on the way: the deadline ends it.
+fn ending(status: &str) -> Option<Ending> {
+    let dead = |why| Some(Ending::Dead { why });
+    match status {
+        "SUCCESS" | "SLEEPING" => Some(Ending::Alive),
+        "SKIPPED" => Some(Ending::Unchanged),
+        "FAILED" => dead(Why::Failed),
+        "CRASHED" => dead(Why::Crashed),
+        "REMOVED" | "REMOVING" => dead(Why::Removed(status.to_owned())),
+        "NEEDS_APPROVAL" => dead(Why::NeedsApproval),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_of_railway_is_under_way_or_final() {
+        let under_way = ["BUILDING", "DEPLOYING", "INITIALIZING", "QUEUED", "WAITING"];
+        for status in under_way {
+            assert!(ending(status).is_none(), "{status}");
+        }
+        let over = [
+            ("SUCCESS", Outcome::Alive),
+            ("SLEEPING", Outcome::Alive),
+            ("SKIPPED", Outcome::Unchanged),
+            ("FAILED", Outcome::NeverAlive),
+            ("NEEDS_APPROVAL", Outcome::NeverAlive),
+            ("CRASHED", Outcome::Lost),
+            ("REMOVED", Outcome::Lost),
+            ("REMOVING", Outcome::Lost),
+        ];
+        for (status, outcome) in over {
+            assert_eq!(
+                ending(status).map(|ending| ending.outcome()),
+                Some(outcome),
+                "{status}"
+            );
+        }
+    }
+}
