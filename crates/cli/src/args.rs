@@ -4,7 +4,9 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::commands::{audit, bench, dead_letters, healthcheck, jobs, keys, migrate, queues};
+use crate::commands::{
+    audit, bench, dead_letters, healthcheck, jobs, keys, migrate, monitor, queues, redis_check, validate,
+};
 
 /// Background jobs that keep working when Redis does not.
 #[derive(Debug, Parser)]
@@ -33,6 +35,12 @@ pub(crate) enum Command {
     Audit(audit::Args),
     /// Ask the service on this machine's PORT whether it is alive
     Healthcheck(healthcheck::Args),
+    /// Check a Redis server: can it be used, and how well?
+    RedisCheck(redis_check::Args),
+    /// Check a whole system: configuration, database, Redis, API, workers, queues
+    Validate(Box<validate::Args>),
+    /// Watch an API: dashboard or JSON lines, alerts, report
+    Monitor(Box<monitor::Args>),
     /// Measure what this machine can do, against the servers of the configuration
     Bench(bench::Args),
 }
