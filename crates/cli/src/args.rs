@@ -5,7 +5,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, bench, dead_letters, deploy, healthcheck, jobs, keys, migrate, queues, schedules, users,
+    audit, bench, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues, redis_check,
+    schedules, users, validate,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -40,6 +41,12 @@ pub(crate) enum Command {
     Schedules(Box<schedules::Args>),
     /// Ask the service on this machine's PORT whether it is alive
     Healthcheck(healthcheck::Args),
+    /// Check a Redis server: can it be used, and how well?
+    RedisCheck(redis_check::Args),
+    /// Check a whole system: configuration, database, Redis, API, workers, queues
+    Validate(Box<validate::Args>),
+    /// Watch an API: dashboard or JSON lines, alerts, report
+    Monitor(Box<monitor::Args>),
     /// Measure what this machine can do, against the servers of the configuration
     Bench(bench::Args),
     /// Bring this version onto Railway: migrate, deploy each service, follow, check, roll back if asked

@@ -47,6 +47,9 @@ pub(crate) enum Failure {
     Users(#[from] UserError),
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// Everything is said already, on stdout; this is the exit code.
+    #[error("checks ended with {0}")]
+    Verdict(u8),
     /// A service that this command runs has failed.
     #[error("{doing}")]
     Service {
@@ -67,9 +70,17 @@ impl Failure {
         }
     }
 
+    pub(crate) fn unless_zero(code: u8) -> Result<(), Self> {
+        match code {
+            0 => Ok(()),
+            code => Err(Self::Verdict(code)),
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Misused(_) => ExitCode::from(64),
+            Self::Verdict(code) => ExitCode::from(*code),
             Self::Config(faults) => ExitCode::from(u8::try_from(faults.exit_code()).unwrap_or(64)),
             _ if self.is_closed_pipe() => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
@@ -78,7 +89,7 @@ impl Failure {
 
     /// On stderr: the failure and its causes.
     pub(crate) fn report(&self) {
-        if self.is_closed_pipe() {
+        if self.is_closed_pipe() || matches!(self, Self::Verdict(_)) {
             return;
         }
         let mut said = self.to_string();

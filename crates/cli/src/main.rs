@@ -5,6 +5,7 @@
 //! has faults. What was asked for goes to stdout, everything else to stderr.
 
 mod args;
+mod checks;
 mod commands;
 mod failure;
 mod local;

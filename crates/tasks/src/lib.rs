@@ -7,6 +7,7 @@
 //! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
 //! | [`HttpRequest`] `http.request` | calls a URL |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
+//! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
 //!
 //! The `debug.*` kinds exist for tests and first steps, and a production process does not know them
 //! ([`registry_for`]). A new kind is one file here and one line in the list below. What handlers share (the HTTP
@@ -34,6 +35,7 @@ kinds! {
     /// In every process.
     built_in {
         http_request::HttpRequest,
+        probe::Probe,
     }
     /// Not in production.
     debug {

@@ -10,9 +10,12 @@ pub(crate) mod healthcheck;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod migrate;
+pub(crate) mod monitor;
 pub(crate) mod queues;
 pub(crate) mod schedules;
 pub(crate) mod users;
+pub(crate) mod redis_check;
+pub(crate) mod validate;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -30,6 +33,9 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Audit(args) => briefly(audit::run(args)),
         Command::Schedules(args) => briefly(schedules::run(*args)),
         Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::RedisCheck(args) => briefly(redis_check::run(args)),
+        Command::Validate(args) => at_length(validate::run(*args)),
+        Command::Monitor(args) => at_length(monitor::run(*args)),
         Command::Bench(args) => bench::run(&args),
         Command::Deploy(args) => briefly(deploy::run(*args)),
     }
@@ -42,6 +48,14 @@ fn briefly(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
         .build()?;
     let outcome = runtime.block_on(command);
     // Nothing that is still under way is worth waiting for: what was asked for is answered.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Runs a command that has services of its own in this process.
+fn at_length(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(command);
     runtime.shutdown_background();
     outcome
 }

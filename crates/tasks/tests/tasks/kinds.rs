@@ -30,7 +30,14 @@ fn names(registry: &Registry) -> Vec<&str> {
 
 #[test]
 fn a_production_process_knows_no_debug_kinds() {
-    let all = ["debug.echo", "debug.fail", "debug.sleep", "http.request", "points.flush"];
+    let all = [
+        "debug.echo",
+        "debug.fail",
+        "debug.sleep",
+        "holdfast.probe",
+        "http.request",
+        "points.flush",
+    ];
     assert_eq!(names(&holdfast_tasks::registry()), all);
     assert_eq!(
         names(&holdfast_tasks::registry_for(&settings("development"))),
@@ -38,7 +45,7 @@ fn a_production_process_knows_no_debug_kinds() {
     );
     assert_eq!(
         names(&holdfast_tasks::registry_for(&settings("production"))),
-        ["http.request", "points.flush"]
+        ["holdfast.probe", "http.request", "points.flush"]
     );
 }
 

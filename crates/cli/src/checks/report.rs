@@ -1,0 +1,270 @@
+//! What is shown of a run of checks: lines for people, a JSON document, a JUnit file.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use holdfast_core::clock;
+use serde::Serialize;
+
+use super::{Outcome, Verdict};
+use crate::failure::Failure;
+
+/// The form of the answer on stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Text,
+    Json,
+    Junit,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Counts {
+    passed: usize,
+    warned: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// A finished run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<'a> {
+    /// The gravest verdict; `pass` if nothing was checked.
+    pub(crate) status: Verdict,
+    /// 0 to 100: what passed of what was checked; a warning counts half.
+    pub(crate) score: u32,
+    counts: Counts,
+    version: &'static str,
+    at: chrono::DateTime<chrono::Utc>,
+    checks: &'a [Outcome],
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn of(checks: &'a [Outcome]) -> Self {
+        let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
+        let counts = Counts {
+            passed: count(Verdict::Pass),
+            warned: count(Verdict::Warn),
+            failed: count(Verdict::Fail),
+            skipped: count(Verdict::Skipped),
+        };
+        let status = match counts {
+            Counts { failed: 1.., .. } => Verdict::Fail,
+            Counts { warned: 1.., .. } => Verdict::Warn,
+            _ => Verdict::Pass,
+        };
+        Self {
+            status,
+            score: score(counts),
+            counts,
+            version: env!("CARGO_PKG_VERSION"),
+            at: clock::now(),
+            checks,
+        }
+    }
+
+    /// Prints the whole run; in the text form the lines are out already, and this is the end.
+    pub(crate) fn print(&self, form: Form) -> Result<(), Failure> {
+        let text = match form {
+            Form::Text => self.closing_line(),
+            Form::Json => serde_json::to_string_pretty(self).map_err(io::Error::from)? + "\n",
+            Form::Junit => self.junit(),
+        };
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()?;
+        Ok(())
+    }
+
+    /// The exit code: 0, 1 (something failed), 2 (something is to be looked at, and that is not allowed).
+    pub(crate) fn exit_code(&self, strict: bool) -> u8 {
+        match self.status {
+            Verdict::Fail => 1,
+            Verdict::Warn if strict => 2,
+            _ => 0,
+        }
+    }
+
+    fn closing_line(&self) -> String {
+        let Counts {
+            passed,
+            warned,
+            failed,
+            skipped,
+        } = self.counts;
+        let score = self.score;
+        format!(
+            "\n{passed} passed, {warned} to be looked at, {failed} failed, {skipped} skipped. Score: {score} of 100.\n"
+        )
+    }
+
+    fn junit(&self) -> String {
+        let Counts {
+            passed,
+            warned,
+            failed,
+            skipped,
+        } = self.counts;
+        let total = passed + warned + failed + skipped;
+        let mut xml = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"holdfast\" tests=\"{total}\" failures=\"{failed}\">\n"
+        );
+        for group in self.groups() {
+            let cases: Vec<_> = self.checks.iter().filter(|check| check.group == group).collect();
+            let of = |verdict| cases.iter().filter(|case| case.verdict == verdict).count();
+            let seconds: f64 = cases.iter().map(|case| case.elapsed_ms).sum::<f64>() / 1_000.0;
+            let _ = writeln!(
+                xml,
+                "  <testsuite name=\"{group}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" time=\"{seconds:.3}\">",
+                cases.len(),
+                of(Verdict::Fail),
+                of(Verdict::Skipped),
+            );
+            for case in cases {
+                xml.push_str(&junit_case(case));
+            }
+            xml.push_str("  </testsuite>\n");
+        }
+        xml + "</testsuites>\n"
+    }
+
+    fn groups(&self) -> Vec<&'static str> {
+        let mut groups: Vec<&'static str> = Vec::new();
+        for check in self.checks {
+            if !groups.contains(&check.group) {
+                groups.push(check.group);
+            }
+        }
+        groups
+    }
+}
+
+fn score(counts: Counts) -> u32 {
+    let checked = counts.passed + counts.warned + counts.failed;
+    if checked == 0 {
+        return 0;
+    }
+    ((counts.passed * 2 + counts.warned) * 100 / (checked * 2)) as u32
+}
+
+fn junit_case(case: &Outcome) -> String {
+    let (summary, hint) = (
+        escaped(&case.summary),
+        escaped(case.hint.as_deref().unwrap_or_default()),
+    );
+    let inner = match case.verdict {
+        Verdict::Fail => format!("<failure message=\"{summary}\">{hint}</failure>"),
+        Verdict::Skipped => format!("<skipped message=\"{summary}\"/>"),
+        // JUnit knows no warnings.
+        Verdict::Warn => format!("<system-out>warning: {summary}: {hint}</system-out>"),
+        Verdict::Pass => format!("<system-out>{summary}</system-out>"),
+    };
+    format!(
+        "    <testcase classname=\"{}\" name=\"{}\" time=\"{:.3}\">{inner}</testcase>\n",
+        case.group,
+        escaped(&case.name),
+        case.elapsed_ms / 1_000.0,
+    )
+}
+
+/// For XML's text and attributes. Control characters have no place there, escaped or not.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            c if c.is_control() && !matches!(c, '\n' | '\t') => safe.push('\u{fffd}'),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// The text form of one check, printed as it ends. A reader who went away is met at the end of the run.
+pub(crate) fn print_line(outcome: &Outcome) {
+    let coloured = io::stdout().is_terminal();
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(line(outcome, coloured).as_bytes()).ok();
+    stdout.flush().ok();
+}
+
+/// Where lines would disturb the document.
+pub(crate) fn print_nothing(_: &Outcome) {}
+
+fn line(outcome: &Outcome, coloured: bool) -> String {
+    let (word, colour) = match outcome.verdict {
+        Verdict::Pass => ("pass", 32),
+        Verdict::Warn => ("warn", 33),
+        Verdict::Fail => ("FAIL", 31),
+        Verdict::Skipped => ("skip", 90),
+    };
+    let word = if coloured {
+        format!("\x1b[{colour}m{word}\x1b[0m")
+    } else {
+        word.to_owned()
+    };
+    let took = match outcome.verdict {
+        Verdict::Skipped => String::new(),
+        _ => format!(" ({})", super::timing::shown(outcome.elapsed_ms)),
+    };
+    let mut line = format!("{word}  {:<24} {}{took}\n", outcome.full_name(), outcome.summary);
+    if let Some(hint) = &outcome.hint {
+        let _ = writeln!(line, "      hint: {hint}");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+
+    fn outcome(verdict: Verdict) -> Outcome {
+        Outcome {
+            group: "redis",
+            name: "login".to_owned(),
+            verdict,
+            summary: "<\"a\" & \u{1b}b>".to_owned(),
+            hint: Some("mend it".to_owned()),
+            elapsed_ms: 1.5,
+            numbers: Map::new(),
+        }
+    }
+
+    #[test]
+    fn a_warning_counts_half_and_a_skipped_check_not_at_all() {
+        let checks = [
+            outcome(Verdict::Pass),
+            outcome(Verdict::Warn),
+            outcome(Verdict::Skipped),
+        ];
+        let report = Report::of(&checks);
+        assert_eq!((report.score, report.status), (75, Verdict::Warn));
+        assert_eq!((report.exit_code(false), report.exit_code(true)), (0, 2));
+        assert_eq!(Report::of(&[outcome(Verdict::Fail)]).exit_code(true), 1);
+        assert_eq!(Report::of(&[]).exit_code(true), 0);
+    }
+
+    #[test]
+    fn junit_is_well_formed_whatever_a_server_says() {
+        let checks = [outcome(Verdict::Fail), outcome(Verdict::Warn)];
+        let xml = Report::of(&checks).junit();
+        assert!(xml.contains("<failure message=\"&lt;&quot;a&quot; &amp; \u{fffd}b&gt;\">mend it</failure>"));
+        assert!(
+            xml.contains(
+                "<testsuite name=\"redis\" tests=\"2\" failures=\"1\" skipped=\"0\" time=\"0.003\">"
+            )
+        );
+        assert!(xml.ends_with("</testsuites>\n"));
+    }
+
+    #[test]
+    fn a_line_says_verdict_name_and_hint() {
+        let line = line(&outcome(Verdict::Fail), false);
+        assert!(line.starts_with("FAIL  redis.login"), "{line}");
+        assert!(line.ends_with("(1.5 ms)\n      hint: mend it\n"), "{line}");
+    }
+}

@@ -1,0 +1,274 @@
+//! `holdfast validate`: is this system as it should be? Configuration, database, Redis, API, workers, queues.
+//!
+//! What is configured here (DATABASE_URL, REDIS_URL) is asked directly; with `--url` the API is asked as well, and
+//! queues and workers through it. `--files` looks at deployment files alone.
+//!
+//! Exit codes: 0; 1 a check failed; 2 one is to be looked at, with `--strict`; 64 the command line is of no use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use holdfast_core::config::{self, ConfigFaults, Durability, Settings, Sources};
+use holdfast_core::redis::{RedisGate, Role};
+use holdfast_core::sql::Database;
+use holdfast_jobs::Jobs;
+use secrecy::ExposeSecret;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::args::TargetArgs;
+use crate::checks::api::wire::Wire;
+use crate::checks::api::{self, ApiSubject, HealthSubject};
+use crate::checks::configuration::{self, ConfigSubject};
+use crate::checks::database::{self, DatabaseSubject};
+use crate::checks::files::{self, Deployment};
+use crate::checks::redis::{self, RedisSubject};
+use crate::checks::report::{Form, Report, print_line, print_nothing};
+use crate::checks::system::{self, SystemSubject};
+use crate::checks::{Run, Verdict, drill};
+use crate::failure::Failure;
+use crate::remote::Api;
+use crate::target::Target;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Print one JSON document instead of text
+    #[arg(long, conflicts_with = "junit")]
+    json: bool,
+    /// Print a JUnit file instead of text
+    #[arg(long)]
+    junit: bool,
+    /// Let a check that is to be looked at fail the run
+    #[arg(long)]
+    strict: bool,
+    /// Cut Redis off from a private API and worker for five seconds, and see whether their jobs run
+    #[arg(long)]
+    drill: bool,
+    /// Check the deployment files of a directory and nothing else
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".", conflicts_with_all = ["url", "drill"])]
+    files: Option<PathBuf>,
+    /// How many processes share the database, for the sum of their pools; without it the live workers and two
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    processes: Option<u64>,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    be_quiet();
+    let (form, show) = match (args.json, args.junit) {
+        (true, _) => (Form::Json, print_nothing as fn(&_)),
+        (_, true) => (Form::Junit, print_nothing as fn(&_)),
+        _ => (Form::Text, print_line as fn(&_)),
+    };
+    let mut run = Run::new(show);
+    match &args.files {
+        Some(directory) => check_files(&mut run, directory).await?,
+        None => check_system(&mut run, &args).await?,
+    }
+    let report = Report::of(run.outcomes());
+    report.print(form)?;
+    Failure::unless_zero(report.exit_code(args.strict))
+}
+
+/// The checks say what is wrong; what the parts would log while they are tried says it again, and worse.
+fn be_quiet() {
+    let to_stderr = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::ERROR)
+        .with_writer(std::io::stderr);
+    to_stderr.without_time().with_target(false).try_init().ok();
+}
+
+async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(), Failure> {
+    if !directory.is_dir() {
+        return Err(Failure::Misused(format!(
+            "--files: {} is no directory",
+            directory.display()
+        )));
+    }
+    let file = directory.join("holdfast.toml");
+    let text = std::fs::read_to_string(&file).ok();
+    let sources = Sources {
+        file: text.map(|text| (file, text)),
+        ..Sources::default()
+    };
+    // A file with faults is told by a check of its own.
+    let settings = match config::load_from(sources) {
+        Ok(settings) => settings,
+        Err(_) => config::load_from(Sources::default())?,
+    };
+    let deployment = Deployment::new(directory.to_owned(), settings.server.grace);
+    run.all("files", &deployment, files::CHECKS).await;
+    Ok(())
+}
+
+async fn check_system(run: &mut Run, args: &Args) -> Result<(), Failure> {
+    let loaded = config::load();
+    let settings = match &loaded {
+        Ok(settings) => settings.clone(),
+        Err(_) => config::load_from(Sources::default())?,
+    };
+    check_configuration(run, loaded.clone()).await;
+    let database = check_database(run, loaded.as_ref().ok(), args).await?;
+    check_redis(run, loaded.as_ref().ok()).await;
+    let api = check_api(run, loaded.as_ref().ok(), args).await?;
+    check_jobs(run, &settings, api.as_ref(), database.as_ref()).await?;
+    check_answers(run, api.as_ref()).await;
+    if args.drill {
+        run.all("drill", &settings, drill::CHECKS).await;
+    } else {
+        run.skip("drill", drill::CHECKS, "ask for it with --drill");
+    }
+    Ok(())
+}
+
+async fn check_configuration(run: &mut Run, loaded: Result<Settings, ConfigFaults>) {
+    let directory = PathBuf::from(".");
+    run.all(
+        "configuration",
+        &ConfigSubject {
+            loaded,
+            directory: directory.clone(),
+        },
+        configuration::CHECKS,
+    )
+    .await;
+    let deployment = Deployment::new(directory, std::time::Duration::ZERO);
+    run.all("configuration", &deployment, configuration::CUTOFF).await;
+}
+
+/// The database of this configuration, if there is one.
+async fn check_database(
+    run: &mut Run,
+    settings: Option<&Settings>,
+    args: &Args,
+) -> Result<Option<DatabaseSubject>, Failure> {
+    const GROUP: &str = "database";
+    let Some(settings) = settings else {
+        run.skip(GROUP, database::CHECKS, "configuration.settings failed");
+        return Ok(None);
+    };
+    // SQLite would make an empty one.
+    if settings.embedded_path().is_some_and(|path| !path.exists()) {
+        run.skip(GROUP, database::CHECKS, "no database is configured here");
+        return Ok(None);
+    }
+    let opened = Database::open(&settings.database)?;
+    let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
+    let jobs = Jobs::new(settings, holdfast_tasks::registry_for(settings), &opened, &gate);
+    let subject = DatabaseSubject {
+        settings: settings.clone(),
+        database: opened,
+        jobs,
+        gate,
+        processes: args.processes,
+    };
+    run.all(GROUP, &subject, database::CHECKS).await;
+    Ok(Some(subject))
+}
+
+async fn check_redis(run: &mut Run, settings: Option<&Settings>) {
+    let Some(settings) = settings else {
+        return run.skip("redis", redis::CHECKS, "configuration.settings failed");
+    };
+    let Some(queue) = &settings.redis.queue else {
+        return run.skip("redis", redis::CHECKS, "no Redis is configured here");
+    };
+    let cache = settings.redis.cache.as_ref();
+    let separate = cache.filter(|cache| cache.url.expose_secret() != queue.url.expose_secret());
+    let mut subject = RedisSubject::new(Role::Queue, queue.clone(), settings.redis.clone());
+    subject.shared = separate.is_none();
+    let on_redis = settings
+        .queues
+        .iter()
+        .filter(|(_, queue)| queue.durability == Durability::Redis);
+    subject.job_queues = on_redis.map(|(name, _)| name.clone()).collect();
+    run.all("redis", &subject, redis::CHECKS).await;
+    if let Some(cache) = separate {
+        let mut subject = RedisSubject::new(Role::Cache, cache.clone(), settings.redis.clone());
+        subject.shared = false;
+        run.all("redis_cache", &subject, redis::CHECKS).await;
+    }
+}
+
+async fn check_api(
+    run: &mut Run,
+    settings: Option<&Settings>,
+    args: &Args,
+) -> Result<Option<ApiSubject>, Failure> {
+    let Some(url) = &args.target.url else {
+        run.skip("api", api::API, NO_URL);
+        return Ok(None);
+    };
+    let wire = Wire::new(url.clone(), args.target.key.clone())
+        .map_err(|error| Failure::service("the HTTP client cannot be built", error))?;
+    let subject = ApiSubject {
+        wire: Arc::new(wire),
+        settings: settings.cloned(),
+    };
+    run.all("api", &subject, api::API).await;
+    Ok(Some(subject))
+}
+
+const NO_URL: &str = "no API was named: give --url";
+
+/// Workers and queues: through the API if one was named, else straight from the database.
+async fn check_jobs(
+    run: &mut Run,
+    settings: &Settings,
+    api: Option<&ApiSubject>,
+    database: Option<&DatabaseSubject>,
+) -> Result<(), Failure> {
+    let way = match (api, database) {
+        (Some(api), _) if passed(run, "api.key") => {
+            let api = Api::new(api.wire.base.clone(), api.wire.key.as_ref())?;
+            Ok(Target::Api(api))
+        }
+        (Some(_), _) => Err("the API does not let us ask (api.key)"),
+        (None, Some(database)) if passed(run, "database.schema") => Ok(Target::Database {
+            jobs: database.jobs.clone(),
+            gate: database.gate.clone(),
+        }),
+        (None, Some(_)) => Err("the database cannot be asked"),
+        (None, None) => Err("neither an API (--url) nor a database is configured here"),
+    };
+    match way {
+        Ok(target) => {
+            let subject = SystemSubject::new(target, settings.worker.lost_after);
+            run.all("workers", &subject, system::WORKERS).await;
+            run.all("queue", &subject, system::QUEUE).await;
+        }
+        Err(why) => {
+            run.skip("workers", system::WORKERS, why);
+            run.skip("queue", system::QUEUE, why);
+        }
+    }
+    Ok(())
+}
+
+fn passed(run: &Run, name: &str) -> bool {
+    let is_it = |outcome: &&crate::checks::Outcome| outcome.full_name() == name;
+    let found = run.outcomes().iter().find(is_it);
+    found.is_some_and(|outcome| matches!(outcome.verdict, Verdict::Pass | Verdict::Warn))
+}
+
+/// The documents of the API, its manners, its speed.
+async fn check_answers(run: &mut Run, api: Option<&ApiSubject>) {
+    let Some(subject) = api else {
+        run.skip("beat", api::BEAT, NO_URL);
+        run.skip("health", api::HEALTH, NO_URL);
+        run.skip("errors", api::ERRORS, NO_URL);
+        run.skip("security", api::SECURITY, NO_URL);
+        run.skip("performance", api::PERFORMANCE, NO_URL);
+        return;
+    };
+    for (group, checks) in [("beat", api::BEAT), ("health", api::HEALTH)] {
+        let health = HealthSubject {
+            wire: Arc::clone(&subject.wire),
+            told: run.outcomes().to_vec(),
+        };
+        run.all(group, &health, checks).await;
+    }
+    run.all("errors", subject, api::ERRORS).await;
+    run.all("security", subject, api::SECURITY).await;
+    run.all("performance", subject, api::PERFORMANCE).await;
+}
