@@ -14,8 +14,9 @@ use super::queues::known_queue;
 use super::view::ProblemBody;
 use crate::auth::{Admin, Allowed};
 use crate::body::json_body;
-use crate::params::{Params, queue_name};
+use crate::params::{Params, path_name};
 use crate::problem::{Problem, ProblemKind};
+use crate::responses::Cached;
 use crate::state::{State, json};
 
 /// A number of places, never zero.
@@ -142,7 +143,7 @@ pub(crate) async fn set(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let name = queue_name(&request);
+    let name = path_name(&request);
     let body: LimitsBody = json_body(&request, payload, &state).await?;
     known_queue(&state, &name)?;
     let limits = QueueLimits::from(body);
@@ -169,7 +170,7 @@ pub(crate) async fn unset(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let name = queue_name(&request);
+    let name = path_name(&request);
     known_queue(&state, &name)?;
     apply(&allowed, &state, &request, name, None).await
 }
@@ -204,6 +205,7 @@ async fn apply(
         })
         .await?
         .unwrap_or_default();
+    state.responses.forget(Cached::Queues).await;
     json(
         StatusCode::OK,
         &LimitedQueue {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_api::{Application, Services};
 use holdfast_cache::Cache;
-use holdfast_core::config::{Durability, Environment, QueueSettings, RedisEndpoint, Settings};
+use holdfast_core::config::{Durability, Environment, QueueLimits, QueueSettings, RedisEndpoint, RetryOverride, Settings};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{self, Database};
@@ -125,10 +125,9 @@ fn private(settings: &Settings, directory: &std::path::Path, queue: &str, redis_
     own.redis.cache = None;
     let template = QueueSettings {
         durability: Durability::Ledger,
-        ..settings.queues.values().next().cloned().unwrap_or(QueueSettings {
-            durability: Durability::Ledger,
-            concurrency: 4,
-        })
+        concurrency: 4,
+        retry: RetryOverride::default(),
+        limits: QueueLimits::default(),
     };
     own.queues = BTreeMap::from([(queue.to_owned(), template)]);
     own.worker.queues = Vec::new();

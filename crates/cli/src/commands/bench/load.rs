@@ -44,7 +44,7 @@ pub(super) async fn post_all(system: &System, shares: Vec<Vec<Vec<u8>>>) -> Resu
             producers.spawn(async move {
                 let mut connection = Connection::open(address).await?;
                 for request in &share {
-                    connection.post(request).await?;
+                    connection.ask(request, b"HTTP/1.1 202").await?;
                 }
                 Ok::<_, std::io::Error>(())
             });
