@@ -19,7 +19,7 @@ pub(crate) struct Args {
     target: TargetArgs,
     #[command(flatten)]
     output: OutputArgs,
-    /// Only this actor, such as bootstrap, cli/alice or key/<id>
+    /// Only this actor, such as bootstrap, cli/alice or key/ID
     #[arg(long)]
     actor: Option<String>,
     /// Only this action, such as queue.pause; with a dot at the end, all that begin so

@@ -1,6 +1,6 @@
 //! Counting: the three types of metric, and the one recorder of the process.
 //!
-//! Every metric is declared in [`catalogue`](super::catalogue), and recorded through its declaration:
+//! Every metric is declared in [`catalogue`], and recorded through its declaration:
 //! `catalogue::JOB_EXECUTIONS.with(["http.request", "completed"]).increment(1)`. So the list is complete, the names
 //! and labels cannot disagree with it, and what is served at `/metrics` is what the documents describe.
 //!
