@@ -12,9 +12,9 @@ pub(crate) mod keys;
 pub(crate) mod migrate;
 pub(crate) mod monitor;
 pub(crate) mod queues;
+pub(crate) mod redis_check;
 pub(crate) mod schedules;
 pub(crate) mod users;
-pub(crate) mod redis_check;
 pub(crate) mod validate;
 
 use crate::args::{Cli, Command};

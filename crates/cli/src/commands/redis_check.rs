@@ -13,7 +13,7 @@ use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The server: redis://[user:password@]host:port, or rediss:// for TLS
+    /// The server: `redis://user:password@host:port`, or rediss:// for TLS
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     url: Option<SecretString>,
     /// Check it as a cache, which may evict and need not persist

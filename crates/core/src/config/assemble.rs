@@ -14,9 +14,9 @@ use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, PointsSettings, QueueSettings,
-    RateLimitSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, TracesSettings,
-    WorkerSettings,
+    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, PointsSettings,
+    QueueSettings, RateLimitSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings,
+    TracesSettings, WorkerSettings,
 };
 use super::tables;
 

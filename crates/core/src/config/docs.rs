@@ -75,7 +75,9 @@ mod tests {
             assert!(row.help.len() > 10, "{path} is not explained");
         }
         // What each queue may set for itself has a row of its own.
-        let of_each_queue = schema.settings().filter(|(path, _)| path.starts_with("queue_defaults."));
+        let of_each_queue = schema
+            .settings()
+            .filter(|(path, _)| path.starts_with("queue_defaults."));
         assert_eq!(table.len(), schema.settings().count() + of_each_queue.count());
     }
 

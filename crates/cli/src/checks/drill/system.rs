@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use holdfast_api::{Application, Services};
 use holdfast_cache::Cache;
-use holdfast_core::config::{Durability, Environment, QueueLimits, QueueSettings, RedisEndpoint, RetryOverride, Settings};
+use holdfast_core::config::{
+    Durability, Environment, QueueLimits, QueueSettings, RedisEndpoint, RetryOverride, Settings,
+};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{self, Database};
