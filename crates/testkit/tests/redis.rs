@@ -206,11 +206,14 @@ async fn filling_past_maxmemory_evicts_other_clients_keys_under_allkeys_lru() {
     let redis = redis(RedisOptions::default()).await;
     let limit = redis.memory_used().await.unwrap() + 2_000_000;
     redis.set_maxmemory(limit, Eviction::AllKeysLru).await.unwrap();
-    set(&redis, "victim").await;
+    // Redis samples what it evicts: which keys survive is chance, that a hundred all do is not.
+    for n in 0..100 {
+        set(&redis, &format!("victim-{n}")).await;
+    }
     let report = redis.fill(3 * limit).await.unwrap();
     assert_eq!(report.refused, 0);
     assert_eq!(report.written, (3 * limit).div_ceil(1024));
-    assert_eq!(redis.keys("victim").await.unwrap(), Vec::<String>::new());
+    assert!(redis.keys("victim-*").await.unwrap().len() < 50);
     assert_ne!(redis.info("stats", "evicted_keys").await.unwrap(), "0");
 }
 
