@@ -32,7 +32,8 @@ const MAX_REQUEST_ID: usize = 128;
 /// Longest query, in bytes: every parameter there is, at its longest, takes less.
 const MAX_QUERY: usize = 4_096;
 
-/// At most one warning of an outage in this time. That the database or Redis is away, and back, is told where it is known.
+/// Refusals with less time between them than this are one burst, and warned of once. That the database or Redis is
+/// away, and back, is told where it is known.
 const WARNING_PERIOD: Duration = Duration::from_mins(1);
 
 /// How long requests may take.
@@ -260,30 +261,26 @@ fn log(problem: &Problem, id: &HeaderValue, limits: &Limits) {
     }
 }
 
-/// Lets one through in every [`WARNING_PERIOD`].
+/// Lets the first of a burst through: one that comes when there was none for a [`WARNING_PERIOD`].
 #[derive(Debug)]
 struct Throttle {
     start: Instant,
-    next_ms: AtomicU64,
+    /// Milliseconds after `start` until which a further one belongs to the burst.
+    burst_until: AtomicU64,
 }
 
 impl Throttle {
     fn new() -> Self {
         Self {
             start: Instant::now(),
-            next_ms: AtomicU64::new(0),
+            burst_until: AtomicU64::new(0),
         }
     }
 
     fn permits(&self) -> bool {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let next = self.next_ms.load(Ordering::Relaxed);
-        let after = now + WARNING_PERIOD.as_millis() as u64;
-        now >= next
-            && self
-                .next_ms
-                .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        let until = now.saturating_add(WARNING_PERIOD.as_millis() as u64);
+        self.burst_until.swap(until, Ordering::Relaxed) <= now
     }
 }
 

@@ -60,6 +60,11 @@ impl Connector {
         })
     }
 
+    /// Host and port or the socket's path: the server without its credentials.
+    pub(super) fn server(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
     /// Connections the pool may hold.
     pub(super) fn max_size(&self) -> usize {
         self.pool.status().max_size

@@ -8,13 +8,14 @@
 //!
 //! The breaker (`breaker.rs`) is closed, open or half-open; the [`Mode`](crate::mode::Mode) follows it: `Normal`
 //! exactly while it is closed, `Degraded` otherwise, `Absent` if no Redis is configured. The mode is published on a
-//! watch channel, logged once for each change, and decided nowhere else.
+//! watch channel, an outage and its end are logged once, and nobody else decides.
 //!
 //! # Parts
 //!
 //! - `connect.rs` makes connections (deadpool, socket options, TLS); nothing outside this folder names deadpool.
 //! - `lanes.rs` keeps a few long-lived connections that all calls share: one round trip a command.
 //! - `probe.rs` runs the background probe and keeps the lanes.
+//! - `outage.rs` sees to it that the gates of a process tell an outage once.
 //! - `gate.rs` is what callers hold, `shared.rs` what happens in it.
 //! - What an error means stands in [`crate::failure`].
 //!
@@ -35,6 +36,7 @@ mod error;
 mod gate;
 mod lanes;
 mod meter;
+mod outage;
 mod probe;
 mod shared;
 mod subscription;

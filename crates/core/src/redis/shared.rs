@@ -19,6 +19,7 @@ use super::connect::Connector;
 use super::error::timed_out;
 use super::lanes::{LaneId, Lanes, Loan, Place};
 use super::meter::Meter;
+use super::outage::Outage;
 use super::probe::Again;
 use super::{GateError, PoolStats, Role, Subscription};
 use crate::clock;
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     waiting: Arc<AtomicUsize>,
     clock: Mutex<Option<ServerClock>>,
     meter: Meter,
+    outage: Outage,
 }
 
 /// A reading of the server's clock, and when it was taken.
@@ -73,6 +75,7 @@ impl Shared {
         connector: Connector,
         mode: watch::Sender<Mode>,
     ) -> Self {
+        let outage = Outage::new(connector.server());
         let lanes = Lanes::new(connector);
         Self {
             role,
@@ -83,6 +86,7 @@ impl Shared {
             waiting: Arc::default(),
             clock: Mutex::default(),
             meter: Meter::new(role),
+            outage,
             lanes,
             settings,
         }
@@ -302,25 +306,31 @@ impl Shared {
         self.report(change, before);
     }
 
+    /// One warning when the server goes away and one line when it is back; what other gates told already is for who
+    /// debugs.
     fn report(&self, change: Change, before: Mode) {
         let role = self.role.as_str();
         match (change, before) {
-            (Change::Opened(reason), _) => {
+            (Change::Opened(reason), _) if self.outage.began() => {
                 let (reason, hint) = (reason.as_str(), reason.hint());
                 tracing::warn!(redis.role = role, redis.reason = reason, "Redis is away: {hint}");
             }
-            (Change::Reason(reason), _) => {
+            (Change::Opened(reason) | Change::Reason(reason), _) => {
                 let reason = reason.as_str();
                 tracing::debug!(redis.role = role, redis.reason = reason, "Redis is still away");
             }
             (Change::Closed, Mode::Degraded { since, reason }) if reason != DegradedReason::Connecting => {
                 let (reason, outage_ms) = (reason.as_str(), (clock::now() - since).num_milliseconds());
-                tracing::info!(
-                    redis.role = role,
-                    redis.reason = reason,
-                    outage_ms,
-                    "Redis is back"
-                );
+                if self.outage.ended() {
+                    tracing::info!(
+                        redis.role = role,
+                        redis.reason = reason,
+                        outage_ms,
+                        "Redis is back"
+                    );
+                } else {
+                    tracing::debug!(redis.role = role, outage_ms, "Redis is back for one role");
+                }
             }
             (Change::Closed, _) => tracing::info!(redis.role = role, "Redis is connected"),
         }
