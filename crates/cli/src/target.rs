@@ -134,6 +134,7 @@ impl Target {
                         format!("the job is {state}; only a job that waits or is discarded can be retried");
                     Err(Failure::no(reason))
                 }
+                Some(RetryReply::UniqueKeyTaken) => Err(Failure::no(RetryReply::UNIQUE_KEY_TAKEN)),
             },
         }
     }

@@ -52,6 +52,7 @@ contract!(
     strays_go_back_and_what_is_known_stays,
     cancel_ends_a_waiting_job_and_asks_a_running_one,
     retry_revives_a_dead_letter_and_hurries_a_waiting_job,
+    a_dead_letter_whose_unique_key_is_taken_stays_where_it_is,
     progress_and_results_are_kept,
     the_list_filters_and_pages,
     stats_count_every_state,
@@ -674,6 +675,33 @@ async fn retry_revives_a_dead_letter_and_hurries_a_waiting_job(f: Fixture) {
         f.ledger.claim("default", worker, 1, LOST_AFTER).await.unwrap()[0].id,
         later
     );
+}
+
+async fn a_dead_letter_whose_unique_key_is_taken_stays_where_it_is(f: Fixture) {
+    let unique = || NewJob {
+        unique_key: Some("customer-7".into()),
+        ..new_job()
+    };
+    let dead = accept(&f, unique()).await;
+    let worker = f.worker().await;
+    let claimed = f.ledger.claim("default", worker, 1, LOST_AFTER).await.unwrap();
+    let fence = claimed[0].fence();
+    let outcome = Outcome::Discard {
+        fence,
+        error: error("permanent"),
+    };
+    f.ledger.finish(worker, &[outcome]).await.unwrap();
+    let next = accept(&f, unique()).await;
+    assert_eq!(
+        f.ledger.retry_now(dead).await.unwrap(),
+        Some(RetryReply::UniqueKeyTaken)
+    );
+    assert_eq!(state(&f, dead).await, State::Discarded);
+    f.ledger.cancel(next).await.unwrap();
+    assert!(matches!(
+        f.ledger.retry_now(dead).await.unwrap(),
+        Some(RetryReply::Available { .. })
+    ));
 }
 
 async fn progress_and_results_are_kept(f: Fixture) {

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::config::Durability;
 use holdfast_jobs::bulk::Done;
 use holdfast_jobs::dead_letters::{DeadLetterFilter, DeadLetters, MAX_RATE, MIN_RATE, Redrive};
-use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::ledger::{LedgerError, RetryReply};
 use holdfast_jobs::{JobId, Jobs};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -468,7 +468,7 @@ async fn why_not(jobs: &Jobs, id: JobId) -> Result<Problem, LedgerError> {
         return Ok(not_dead(id));
     };
     let detail = if record.state == holdfast_jobs::State::Discarded {
-        "another job of its kind with its unique_key waits or runs; end that one first".to_owned()
+        RetryReply::UNIQUE_KEY_TAKEN.to_owned()
     } else {
         format!(
             "the job is {}; only a discarded job is a dead letter",

@@ -258,7 +258,7 @@ pub(crate) async fn cancel(
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "job-not-found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "illegal-transition: it is running, completed or cancelled"),
+            description = "illegal-transition: it is running, completed or cancelled, or its unique key is taken"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
     ),
     security(("api_key" = ["produce"])))]
@@ -285,6 +285,9 @@ pub(crate) async fn retry(
             state,
             "only a job that waits or is discarded can be retried",
         )),
+        RetryReply::UniqueKeyTaken => {
+            Err(Problem::new(ProblemKind::IllegalTransition, RetryReply::UNIQUE_KEY_TAKEN).about(id))
+        }
     }
 }
 

@@ -30,6 +30,38 @@ async fn dead(app: &TestApp) -> String {
 }
 
 #[tokio::test]
+async fn a_dead_letter_is_not_retried_while_another_job_has_its_unique_key() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    let unique = json!({"kind": "debug.echo", "payload": {"n": 1}, "unique_key": "customer-7"});
+    let accepted = async |admin: &mut Client| {
+        let response = admin.post_json("/v1/jobs", &unique).await.unwrap();
+        assert_eq!(response.status, 202, "{}", response.text());
+        body_of(&response)["id"].as_str().unwrap().to_owned()
+    };
+    let first = accepted(&mut admin).await;
+    let error = ErrorRecord::new(holdfast_core::clock::now(), 1, "permanent", "no such user", "w");
+    app.finish_all(|fence| Outcome::Discard {
+        fence,
+        error: error.clone(),
+    })
+    .await;
+    let second = accepted(&mut admin).await;
+    let retry = format!("/v1/jobs/{first}/retry");
+    let refused = admin.request("POST", &retry, &[], &[]).await.unwrap();
+    let refused = problem(&refused, 409, "illegal-transition");
+    assert_eq!(refused["job_id"], first.as_str());
+    assert!(
+        refused["detail"].as_str().unwrap().contains("unique_key"),
+        "{refused}"
+    );
+    let cancelled = admin.request("POST", &format!("/v1/jobs/{second}/cancel"), &[], &[]);
+    assert_eq!(cancelled.await.unwrap().status, 200);
+    let retried = admin.request("POST", &retry, &[], &[]).await.unwrap();
+    assert_eq!(retried.status, 200, "{}", retried.text());
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_found_edited_and_put_back() {
     let app = TestApp::start().await;
     let (first, second) = (dead(&app).await, dead(&app).await);

@@ -22,7 +22,6 @@ mod delete;
 mod filter;
 mod redrive;
 
-use holdfast_core::failure::{SqlFailureKind, classify_sql};
 use sqlx::{AssertSqlSafe, FromRow};
 
 pub use self::filter::DeadLetterFilter;
@@ -134,9 +133,4 @@ impl DeadLetters {
             })
             .await
     }
-}
-
-/// Whether a job could not become available because another one has its unique key.
-pub fn is_unique_key_taken(error: &LedgerError) -> bool {
-    matches!(error, LedgerError::Sql { source, .. } if classify_sql(source).kind == SqlFailureKind::Unique)
 }

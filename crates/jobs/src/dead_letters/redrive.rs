@@ -87,7 +87,7 @@ const POSTGRES: &str = concat!(
          update holdfast_jobs as j
          set state = 'available', finished_at = null, started_at = null, worker = null, cancel_requested = false,
              run_at = 'epoch'::timestamptz + ($10 + placed.place * $11) * interval '1 millisecond',
-             crashes = 0, max_attempts = greatest(j.max_attempts, j.attempt + $12),
+             crashes = 0, snoozes = 0, max_attempts = greatest(j.max_attempts, j.attempt + $12),
              payload = coalesce($13::text::jsonb, j.payload),
              errors = case when jsonb_array_length(j.errors) > $14
                            then jsonb_path_query_array(j.errors, '$[last - $keep to last]',
@@ -116,7 +116,7 @@ const SQLITE_PICK: &str = concat!(
 const SQLITE_MOVE: &str = "
 update holdfast_jobs as j
 set state = 'available', finished_at = null, started_at = null, worker = null, cancel_requested = 0,
-    run_at = placed.run_at, crashes = 0, max_attempts = max(j.max_attempts, j.attempt + ?2),
+    run_at = placed.run_at, crashes = 0, snoozes = 0, max_attempts = max(j.max_attempts, j.attempt + ?2),
     payload = coalesce(?3, j.payload),
     errors = case when json_array_length(j.errors) > ?4
                   then (select json_group_array(json(value)) from (

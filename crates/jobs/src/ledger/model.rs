@@ -354,6 +354,22 @@ pub enum RetryReply {
     },
     /// It is running, or has ended in a state that is never left.
     Refused(State),
+    /// It stays discarded: another job of its kind with its unique key waits or runs.
+    UniqueKeyTaken,
+}
+
+impl RetryReply {
+    /// What to tell whoever met [`Self::UniqueKeyTaken`].
+    pub const UNIQUE_KEY_TAKEN: &str =
+        "another job of its kind with its unique_key waits or runs; end that one first";
+
+    /// The reply to a statement that would have made two jobs with one unique key wait or run.
+    pub(super) fn unless_taken(error: sqlx::Error) -> Result<Option<Self>, sqlx::Error> {
+        match classify_sql(&error).kind {
+            SqlFailureKind::Unique => Ok(Some(Self::UniqueKeyTaken)),
+            _ => Err(error),
+        }
+    }
 }
 
 /// One queue, counted.

@@ -280,8 +280,12 @@ impl PostgresLedger {
             .bind(id.as_uuid())
             .persistent(named_statements)
             .fetch_optional(&mut *connection)
-            .await?;
-        let Some(row) = row else { return Ok(None) };
+            .await;
+        let row = match row {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(None),
+            Err(error) => return RetryReply::unless_taken(error),
+        };
         if row.try_get("moved")? {
             return Ok(Some(RetryReply::Available {
                 queue: row.try_get("queue")?,

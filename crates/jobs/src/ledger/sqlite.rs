@@ -256,7 +256,7 @@ impl SqliteLedger {
                 state.seen_as(row.try_get("ahead")?, row.try_get("attempt")?),
             )));
         }
-        sqlx::query(concat!(
+        let moved = sqlx::query(concat!(
             "update holdfast_jobs
                  set run_at = ",
             now!(),
@@ -270,7 +270,10 @@ impl SqliteLedger {
         ))
         .bind(id.as_uuid())
         .execute(&mut *connection)
-        .await?;
+        .await;
+        if let Err(error) = moved {
+            return RetryReply::unless_taken(error);
+        }
         Ok(Some(RetryReply::Available {
             queue: row.try_get("queue")?,
         }))
