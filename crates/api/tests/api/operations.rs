@@ -55,8 +55,9 @@ async fn a_dead_letter_is_not_retried_while_another_job_has_its_unique_key() {
         refused["detail"].as_str().unwrap().contains("unique_key"),
         "{refused}"
     );
-    let cancelled = admin.request("POST", &format!("/v1/jobs/{second}/cancel"), &[], &[]);
-    assert_eq!(cancelled.await.unwrap().status, 200);
+    let cancel = format!("/v1/jobs/{second}/cancel");
+    let cancelled = admin.request("POST", &cancel, &[], &[]).await.unwrap();
+    assert_eq!(cancelled.status, 200);
     let retried = admin.request("POST", &retry, &[], &[]).await.unwrap();
     assert_eq!(retried.status, 200, "{}", retried.text());
 }
