@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Problems that say no more than that what was asked for is not there.
-const NOT_THERE: [&str; 2] = [":job-not-found", ":schedule-not-found"];
+const NOT_THERE: [&str; 3] = [":job-not-found", ":batch-not-found", ":schedule-not-found"];
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -68,7 +68,7 @@ impl Api {
         Ok(Self { client, base })
     }
 
-    /// The JSON at a path; `None` if there is no such job or schedule.
+    /// The JSON at a path; `None` if there is no such job, batch or schedule.
     pub(crate) async fn get(
         &self,
         path: &[&str],
@@ -79,7 +79,7 @@ impl Api {
             .await
     }
 
-    /// What a POST without a body answers; `None` if there is no such job or schedule.
+    /// What a POST without a body answers; `None` if there is no such job, batch or schedule.
     pub(crate) async fn post(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
         self.send(self.request(Method::POST, path, &[]).timeout(DEADLINE))
             .await
