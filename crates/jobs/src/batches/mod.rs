@@ -121,7 +121,7 @@ impl Batches {
     }
 
     /// Forgets up to `most` batches that ended longer than `retain` ago.
-    pub(crate) async fn prune(&self, retain: Duration, most: usize) -> Result<u64, LedgerError> {
+    pub async fn prune(&self, retain: Duration, most: usize) -> Result<u64, LedgerError> {
         self.sql
             .within("prune batches", async {
                 let mut tx = self.sql.begin().await?;
@@ -133,7 +133,7 @@ impl Batches {
     }
 
     /// Ends up to `most` batches that nobody has ended though all of their jobs are final; see the module.
-    pub(crate) async fn sweep(&self, most: usize) -> Result<u64, LedgerError> {
+    pub async fn sweep(&self, most: usize) -> Result<u64, LedgerError> {
         let (swept, aftermath) = self
             .sql
             .within("look for batches that should have ended", async {
