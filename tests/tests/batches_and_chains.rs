@@ -66,10 +66,16 @@ async fn one_child_and_one_callback(setup: Setup, point: &str, midway: impl Asyn
         assert_eq!(shown["state"], "completed", "{what}: {shown}");
         assert_eq!(cluster.receiver.hits(what).len(), 1, "{what} ran once");
     }
-    let told = &cluster.receiver.hits("callback")[0];
+    let recorded = cluster.receiver.recorded();
+    let request = |name: &str| {
+        recorded
+            .iter()
+            .find(|request| request.path == format!("/hit/{name}"))
+    };
     let counts = format!("{id}; total=1; completed=1; discarded=0; cancelled=0");
-    assert_eq!(told.header("holdfast-batch"), Some(counts.as_str()));
-    assert_eq!(cluster.receiver.hits("child")[0].header("holdfast-parent"), parent["id"].as_str());
+    let told = |name: &str, header: &str| request(name).and_then(|request| request.header(header));
+    assert_eq!(told("callback", "holdfast-batch"), Some(counts.as_str()));
+    assert_eq!(told("child", "holdfast-parent"), parent["id"].as_str());
     let states = cluster.ledger().states().await.unwrap();
     assert_eq!(
         states,

@@ -916,7 +916,12 @@ impl Ledger for PostgresLedger {
         self.within("retry a job", async |on| {
             let mut tx = on.begin().await?;
             let done = Self::retry_in(&mut tx, id, self.named_statements).await?;
-            tx.commit().await?;
+            if done == Some(RetryReply::UniqueKeyTaken) {
+                // The statement that found out has aborted the transaction.
+                tx.rollback().await?;
+            } else {
+                tx.commit().await?;
+            }
             Ok(done)
         })
         .await
