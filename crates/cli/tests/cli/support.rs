@@ -48,6 +48,17 @@ impl Place {
             .unwrap()
     }
 
+    /// A service of the same environment, on a port of its own.
+    pub(crate) fn service(&self, binary: &str, port: u16) -> Child {
+        let env = self.env.iter().map(|(name, value)| (name, value));
+        Child::binary(binary)
+            .envs(env)
+            .env("PORT", port.to_string())
+            .current_dir(self.path())
+            .start()
+            .unwrap()
+    }
+
     pub(crate) async fn run(&self, args: &[&str]) -> Ended {
         let mut child = self.start(args);
         let status = child.wait_exit(DEADLINE).await.unwrap();
