@@ -204,6 +204,43 @@ async fn a_redis_that_is_nearly_full() {
     assert_eq!(checks.code, 0, "a warning");
 }
 
+/// A system whose cache has a server of its own, set up so.
+async fn with_cache(options: RedisOptions) -> (System, RedisServer) {
+    let cache = RedisServer::start(options).await.unwrap();
+    let url = cache.url();
+    let system = System::start_with(RedisOptions::default(), &[("REDIS_CACHE_URL", &url)]).await;
+    (system, cache)
+}
+
+#[tokio::test]
+async fn a_cache_that_seldom_hits() {
+    let evicting = RedisOptions::default().maxmemory(64 * 1024 * 1024, Eviction::AllKeysLru);
+    let (system, cache) = with_cache(evicting).await;
+    system.validate().await.assert_sound();
+
+    let client = redis::Client::open(cache.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut lookups = redis::pipe();
+    for _ in 0..2_000 {
+        lookups.cmd("GET").arg("nothing").ignore();
+    }
+    lookups.exec_async(&mut connection).await.unwrap();
+    let checks = system.validate().await;
+    checks.assert_only("redis_cache.hit_ratio", "lookups since the server's start hit");
+    assert_eq!(checks.code, 0, "a warning");
+}
+
+#[tokio::test]
+async fn a_cache_that_refuses_when_it_is_full() {
+    let refusing = RedisOptions::default().maxmemory(64 * 1024 * 1024, Eviction::NoEviction);
+    let (system, _cache) = with_cache(refusing).await;
+    let checks = system.validate().await;
+    checks.assert_only(
+        "redis_cache.policy",
+        "a full cache refuses to cache anything more",
+    );
+}
+
 #[tokio::test]
 async fn a_redis_that_is_a_replica() {
     let system = System::start().await;

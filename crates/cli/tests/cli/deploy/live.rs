@@ -1,8 +1,6 @@
 //! The check of the public address that follows a deployment.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use holdfast_testkit::{Child, PostgresServer, eventually, free_port, http};
@@ -10,46 +8,10 @@ use serde_json::{Value, json};
 
 use super::fake::{Fake, deployment};
 use super::{assert_says, document};
-use crate::support::{DEADLINE, Dev, Place};
+use crate::support::{Canned, DEADLINE, Dev, Place};
 
 const KEY: &str = "a-key-of-the-test-0123456789";
 const POLL: Duration = Duration::from_millis(50);
-
-/// Answers every request with the same bytes, or never.
-struct Canned {
-    address: SocketAddr,
-    /// Dropped with it: then the connections close.
-    _open: mpsc::Sender<()>,
-}
-
-impl Canned {
-    fn start(answer: Option<&'static str>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (open, closed) = mpsc::channel::<()>();
-        std::thread::spawn(move || {
-            let mut held = Vec::new();
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                if let Some(answer) = answer {
-                    let mut request = [0; 4096];
-                    let _read = stream.read(&mut request);
-                    stream.write_all(answer.as_bytes()).ok();
-                } else {
-                    held.push(stream);
-                }
-                if matches!(closed.try_recv(), Err(mpsc::TryRecvError::Disconnected)) {
-                    return;
-                }
-            }
-        });
-        Self { address, _open: open }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-}
 
 /// Patient with the machine, except where nothing will ever come.
 const PATIENT: [&str; 3] = ["--yes", "--max-p95-ms", "60000"];
