@@ -286,6 +286,8 @@ async fn a_queue_that_is_paused() {
         "{:#}",
         checks.document
     );
+    assert_eq!(checks.code, 0, "a warning");
+    assert_eq!(system.validate_with(&["--strict"]).await.code, 2);
 }
 
 #[tokio::test]
