@@ -136,7 +136,7 @@ pub(crate) async fn check_deployed(
 ) -> Result<(), Failure> {
     let wire = Wire::new(url, key).map_err(|error| Failure::service(NO_CLIENT, error))?;
     let subject = ApiSubject {
-        wire: Arc::new(wire.as_public()),
+        wire: Arc::new(wire.taken_for_public()),
         settings: None,
     };
     let settings = config::load_from(Sources::default())?;

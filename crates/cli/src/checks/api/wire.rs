@@ -64,7 +64,7 @@ impl Wire {
     }
 
     /// The same for what everybody reaches, whatever the address: nothing is merely convenient there.
-    pub(crate) fn as_public(mut self) -> Self {
+    pub(crate) fn taken_for_public(mut self) -> Self {
         self.public = true;
         self
     }
