@@ -1,9 +1,11 @@
 //! Putting dead letters back.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::json;
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -50,7 +52,7 @@ impl Steering<'_> {
             "rate": redrive.rate,
             "attempts": redrive.attempts,
             // What the payload says is nobody's business here; that it is another one is.
-            "payload_bytes": redrive.payload.as_ref().map(|payload| payload.get().len()),
+            "payload_sha256": redrive.payload.as_deref().map(digest),
         });
         let operation = Operation {
             action: action::DEAD_LETTERS_REDRIVE,
@@ -66,6 +68,15 @@ impl Steering<'_> {
         let request = JobRequest::new(kind, payload);
         Ok(self.jobs.producer().check_text(request)?.payload)
     }
+}
+
+fn digest(payload: &RawValue) -> String {
+    Sha256::digest(payload.get())
+        .iter()
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}"); // writing to a String does not fail
+            hex
+        })
 }
 
 const POSTGRES: &str = concat!(
