@@ -18,7 +18,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const LONGEST: usize = 256 * 1024 * 1024;
 
 /// Problems that say no more than that what was asked for is not there.
-const NOT_THERE: [&str; 2] = [":job-not-found", ":schedule-not-found"];
+const NOT_THERE: [&str; 3] = [":job-not-found", ":batch-not-found", ":schedule-not-found"];
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -86,7 +86,7 @@ impl Api {
         Ok(Self { client, base })
     }
 
-    /// The JSON at a path; `None` if there is no such job or schedule.
+    /// The JSON at a path; `None` if there is no such job, batch or schedule.
     pub(crate) async fn get(
         &self,
         path: &[&str],
@@ -97,7 +97,7 @@ impl Api {
             .await
     }
 
-    /// What a POST without a body answers; `None` if there is no such job or schedule.
+    /// What a POST without a body answers; `None` if there is no such job, batch or schedule.
     pub(crate) async fn post(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
         self.send(self.request(Method::POST, path, &[]).timeout(DEADLINE))
             .await
