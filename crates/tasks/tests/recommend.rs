@@ -375,10 +375,10 @@ async fn what_is_past_its_retention_goes_and_nothing_else(f: Fixture) {
     };
     let long = NewEvent {
         ends_at: Some(days(1)),
-        ..at("long", -500)
+        ..at("long", -502)
     };
     let ids = f
-        .ids(&[at("old", -500), at("remembered", -500), long, at("new", -1)])
+        .ids(&[at("old", -501), at("remembered", -500), long, at("new", -1)])
         .await;
     let old = Interaction {
         at: days(-900),

@@ -26,7 +26,8 @@
 //! # Lists
 //! Cached for the class `Recommendation` (an hour), served stale while a newer one is made. A save, an attendance or a
 //! dismissal drops the user's list; a view does not. Whoever asks without a list in the cache waits
-//! `recommend.deadline_seconds` for it, and gets what is popular after that, marked so; the list is made all the same.
+//! `recommend.deadline_seconds` for it, and gets what is popular after that, marked so; the list is made all the same. An
+//! event that begins leaves every list at once; one that is cancelled or changed leaves a cached list with its time.
 //!
 //! # When things fail
 //! - *There is no model yet, or it cannot be read*: lists are what is popular, by the newest interactions in SQL.

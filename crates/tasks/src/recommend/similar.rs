@@ -14,7 +14,7 @@ use super::matrix::{Matrix, keep_largest};
 pub(crate) const NEIGHBOURS: usize = 50;
 
 /// Users in common at which a likeness counts half.
-const SHRINK: f32 = 2.0;
+const SHRINK: f32 = 3.0;
 
 /// For each of `items` events those that are most like it, of those from `first` on: what cannot be recommended any more
 /// need not be found. Costs the sum of the squared lengths of the rows.

@@ -96,9 +96,9 @@ impl Recommender {
             trained.seconds = began.elapsed().as_secs_f64();
             return Ok(Some(trained));
         }
-        // Whoever cannot read the older one learns everything.
+        // The version that counts now, not one that this process still holds. Whoever cannot read it learns everything.
         let older = match &before {
-            Some(_) => self.model().await.unwrap_or_default(),
+            Some(_) => self.look().await.unwrap_or_default(),
             None => None,
         };
         let learned_at = match (&before, &older) {

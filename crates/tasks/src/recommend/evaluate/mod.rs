@@ -296,9 +296,10 @@ mod tests {
     fn the_model_beats_popularity_and_chance_clearly_on_a_set_of_known_structure() {
         for seed in [1, 2, 3] {
             let shape = Shape {
-                events: 1_200,
-                users: 900,
-                visits: 12_000,
+                events: 3_000,
+                users: 2_000,
+                visits: 40_000,
+                circles: 60,
                 ..Shape::default()
             };
             let found = shape.generate(seed).leave_last_out(500, HALF_LIFE, seed);
