@@ -19,6 +19,7 @@ pub enum ProblemKind {
     UntrustedOrigin,
     RouteNotFound,
     JobNotFound,
+    BatchNotFound,
     QueueNotFound,
     NothingMatched,
     ScheduleNotFound,
@@ -54,7 +55,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -68,6 +69,7 @@ impl ProblemKind {
         Self::UntrustedOrigin,
         Self::RouteNotFound,
         Self::JobNotFound,
+        Self::BatchNotFound,
         Self::QueueNotFound,
         Self::NothingMatched,
         Self::ScheduleNotFound,
@@ -147,6 +149,7 @@ impl ProblemKind {
             ),
             Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
+            Self::BatchNotFound => ("batch-not-found", S::NOT_FOUND, "There is no such batch"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
             Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),

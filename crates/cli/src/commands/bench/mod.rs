@@ -5,6 +5,7 @@
 //! LPUSH of the same payload against the same Redis, one by one and pipelined.
 
 mod cache;
+mod health;
 mod http;
 mod idle;
 mod invalidation;
@@ -15,6 +16,7 @@ mod redrive;
 mod report;
 mod scenario;
 mod system;
+mod ticks;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -29,7 +31,7 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points. All that the servers allow by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks. All that the servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -48,7 +50,7 @@ pub(crate) struct Args {
 enum What {
     /// The cache: its operations, what they cost Redis, a herd of misses, and ways to tell other processes
     Cache,
-    /// Cached answers against the same answer as a constant, also while Redis hangs
+    /// Cached answers against the same answer as a constant, also while Redis hangs; and how long `/health` takes
     Http,
     /// Recommendations: what a training and a list cost, and what they are worth against popularity and chance
     Recommend(recommend::Args),
@@ -64,10 +66,11 @@ enum Part {
     Idle,
     Redrive,
     Points,
+    Ticks,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
@@ -75,6 +78,7 @@ impl Part {
         (Self::Idle, "idle"),
         (Self::Redrive, "redrive"),
         (Self::Points, "points"),
+        (Self::Ticks, "ticks"),
     ];
 }
 
@@ -97,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle | Part::Redrive | Part::Points => {
+                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks => {
                     servers.setup(true, true, "ledger")
                 }
                 Part::NoRedis => servers.setup(true, false, "ledger"),
@@ -118,6 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Idle => idle::measure(&setup, &mut report).await?,
                 Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
+                Part::Ticks => ticks::measure(&setup, args.scale, &mut report).await?,
             }
         }
         remove(&args.directory)
@@ -142,7 +147,8 @@ async fn instead(
     let mut setup = Setup::sqlite(&args.directory);
     setup.env.insert("REDIS_URL".to_owned(), redis.clone());
     if *what == What::Http {
-        http::measure(&setup, args.scale, report).await
+        http::measure(&setup, args.scale, report).await?;
+        health::measure(&setup, report).await
     } else {
         cache::measure(&setup, args.scale, report).await
     }
