@@ -23,6 +23,7 @@ use holdfast_jobs::{
 };
 use holdfast_testkit::{PostgresOptions, PostgresServer, RedisOptions, RedisServer, eventually};
 use serde::{Deserialize, Serialize};
+use sqlx::Connection as _;
 use support::{raw, settings};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -349,6 +350,69 @@ async fn an_outcome_that_the_broker_refuses_for_a_while_is_held_and_the_job_runs
     assert_eq!(system.end_of(id).await.state, State::Completed);
     assert_eq!(redis.keys("*:inflight:*").await.unwrap(), Vec::<String>::new());
     assert_eq!(system.seen.runs.load(Ordering::SeqCst), 1);
+    system.stop().await;
+}
+
+/// Two jobs whose next crash would be their last: the one runs only when the other's outcome is written down, for until
+/// then a crash would count against both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_last_chance_lasts_until_the_outcome_is_stored() {
+    let system = System::start(true, false, &[]).await;
+    let postgres = system.hosts.0.as_ref().unwrap();
+    let crashed_twice = async |act: &str| {
+        let mut request = JobRequest::new(Probe::KIND, raw(&format!(r#"{{"act":{act}}}"#)));
+        request.delay = Some(Duration::from_hours(1));
+        let id = system.jobs.enqueue_request(request).await.unwrap().id;
+        let due = format!(
+            "update holdfast_jobs set crashes = 2, state = 'available', run_at = now() where id = '{}'",
+            id.as_uuid()
+        );
+        postgres.psql(&due).await.unwrap();
+        system.jobs.bell().ring("default", 1, Duration::ZERO);
+        id
+    };
+    let first = crashed_twice(r#""progress""#).await;
+    system.seen.started.notified().await;
+    let second = crashed_twice(r#"{"echo":2}"#).await;
+    let ask = |sql: String| async move { (postgres.psql(&sql).await.ok()?.trim() == "1").then_some(()) };
+    let claimed = format!(
+        "select count(*) from holdfast_jobs where id = '{}' and state = 'running'",
+        second.as_uuid()
+    );
+    eventually("the claim", DEADLINE, Duration::from_millis(20), || {
+        ask(claimed.clone())
+    })
+    .await
+    .unwrap();
+
+    let mut other = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+    let lock =
+        "begin; select 1 from holdfast_jobs where state = 'running' and started_at is not null for update";
+    sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
+    system.seen.release.notify_one();
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'".to_owned();
+    eventually("the outcome to wait", DEADLINE, Duration::from_millis(20), || {
+        ask(waits.clone())
+    })
+    .await
+    .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(
+        system.seen.runs.load(Ordering::SeqCst),
+        1,
+        "the second did not wait"
+    );
+    sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+
+    for id in [first, second] {
+        let record = system.end_of(id).await;
+        assert_eq!(
+            (record.state, record.crashes),
+            (State::Completed, 2),
+            "{record:?}"
+        );
+    }
+    assert_eq!(system.seen.runs.load(Ordering::SeqCst), 2);
     system.stop().await;
 }
 

@@ -274,12 +274,8 @@ async fn take_over_result(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, j
 /// An outcome without an execution here.
 fn store_unrun(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob, outcome: Outcome) {
     let slot = lane.take_slot();
-    shared.outcomes.send(Finished {
-        lease: Lease::Ledger { worker },
-        job: Arc::new(job),
-        outcome,
-        slot,
-    });
+    let lease = Lease::Ledger { worker };
+    shared.outcomes.send(Finished::unrun(lease, job, outcome, slot));
 }
 
 /// Fetches this lane's jobs from the broker until the worker stops.
@@ -411,12 +407,8 @@ impl BrokerSource<'_> {
                 error,
             };
             let slot = lane.take_slot();
-            self.shared.outcomes.send(Finished {
-                lease: lease.clone(),
-                job: Arc::new(job),
-                outcome,
-                slot,
-            });
+            let finished = Finished::unrun(lease.clone(), job, outcome, slot);
+            self.shared.outcomes.send(finished);
         }
         let max_crashes = self.shared.settings.worker.max_crashes;
         for job in batch.jobs {
@@ -430,12 +422,8 @@ impl BrokerSource<'_> {
                     error,
                 };
                 let slot = lane.take_slot();
-                self.shared.outcomes.send(Finished {
-                    lease: lease.clone(),
-                    job: Arc::new(claimed),
-                    outcome,
-                    slot,
-                });
+                let finished = Finished::unrun(lease.clone(), claimed, outcome, slot);
+                self.shared.outcomes.send(finished);
                 continue;
             }
             let delivery = Delivery {

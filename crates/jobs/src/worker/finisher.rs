@@ -13,7 +13,7 @@ use holdfast_core::backoff::Backoff;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
 use holdfast_core::telemetry::catalogue;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -52,6 +52,21 @@ pub(crate) struct Finished {
     pub job: Arc<ClaimedJob>,
     pub outcome: Outcome,
     pub slot: Slot,
+    /// Of a job whose next crash would make it poison: no other such job runs here until this one's outcome is stored.
+    pub last_chance: Option<OwnedSemaphorePermit>,
+}
+
+impl Finished {
+    /// Of a job that did not run here.
+    pub(crate) fn unrun(lease: Lease, job: ClaimedJob, outcome: Outcome, slot: Slot) -> Self {
+        Self {
+            lease,
+            job: Arc::new(job),
+            outcome,
+            slot,
+            last_chance: None,
+        }
+    }
 }
 
 /// The way in. Bounded by the lanes' slots: each outcome holds one.
@@ -432,7 +447,8 @@ impl Departure {
 }
 
 /// Takes finished jobs off the broker. If it is away, their places are freed at once (the lane's jobs come from the
-/// ledger now, and no more can come from the broker), and the outcomes are held.
+/// ledger now, and no more can come from the broker), and the outcomes are held, with the last chances among them: a
+/// crash would still count against these jobs.
 async fn leave_broker(
     shared: &Arc<Shared>,
     departure: Departure,
@@ -451,9 +467,12 @@ async fn leave_broker(
             }
         }
         Err(error) => {
-            drop(places);
+            let last_chances: Vec<_> = places.into_iter().filter_map(|one| one.last_chance).collect();
             let shared = Arc::clone(shared);
-            holding.spawn(async move { hold(&shared, departure, error).await });
+            holding.spawn(async move {
+                hold(&shared, departure, error).await;
+                drop(last_chances);
+            });
         }
     }
 }

@@ -100,7 +100,7 @@ pub(crate) struct Shared {
     /// The grace period is over: what still runs is dropped.
     pub abort: CancellationToken,
     /// One job at a time, in the whole process, runs for the last time before it would count as poison.
-    pub last_chance: Semaphore,
+    pub last_chance: Arc<Semaphore>,
     pub outcomes: finisher::Outcomes,
 }
 
@@ -178,7 +178,7 @@ impl Worker {
             limits_declared: OnceCell::new(),
             stop,
             abort: CancellationToken::new(),
-            last_chance: Semaphore::new(1),
+            last_chance: Arc::new(Semaphore::new(1)),
             outcomes,
             settings,
             jobs,

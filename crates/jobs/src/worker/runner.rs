@@ -5,8 +5,9 @@
 //! handler that computes for long without an await cannot be stopped before it yields: it belongs on `spawn_blocking`.
 //!
 //! A job that crashed before is marked as started before it runs, so that only crashes of a started job are held
-//! against it. The run that could make it poison happens under the process' one last-chance permit: two suspects never
-//! share a process, so neither can be discarded for the other's deed.
+//! against it. The run that could make it poison happens under the process' one last-chance permit, which is kept until
+//! the run's outcome is stored: two suspects never share a process, so neither can be discarded for the other's deed,
+//! not even one that has ended and is not yet written down.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
 use holdfast_core::telemetry::{catalogue, traces};
 use serde_json::value::RawValue;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -60,12 +61,8 @@ impl Delivery {
         let outcome = Outcome::HandBack {
             fence: self.job.fence(),
         };
-        shared.outcomes.send(Finished {
-            lease: self.lease,
-            job: Arc::new(self.job),
-            outcome,
-            slot: self.slot,
-        });
+        let finished = Finished::unrun(self.lease, self.job, outcome, self.slot);
+        shared.outcomes.send(finished);
     }
 }
 
@@ -107,12 +104,12 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     };
     slot.stopped_running();
     slot.lane().ended(matches!(outcome, Outcome::Completed { .. }));
-    drop(last_chance);
     shared.outcomes.send(Finished {
         lease,
         job,
         outcome,
         slot,
+        last_chance,
     });
 }
 
@@ -157,21 +154,21 @@ fn end_trace(span: &mut traces::Span, outcome: &Outcome) {
     }
 }
 
-enum Prepared<'s> {
-    Run(Option<SemaphorePermit<'s>>),
+enum Prepared {
+    Run(Option<OwnedSemaphorePermit>),
     HandBack,
     LeaseLost,
 }
 
 /// What must happen before a job runs that crashed before; nothing for any other.
-async fn prepare<'s>(shared: &'s Shared, delivery: &Delivery) -> Prepared<'s> {
+async fn prepare(shared: &Shared, delivery: &Delivery) -> Prepared {
     let job = &delivery.job;
     if job.crashes == 0 {
         return Prepared::Run(None);
     }
     let permit = if job.crashes + 1 >= shared.settings.worker.max_crashes {
         tokio::select! {
-            permit = shared.last_chance.acquire() => permit.ok(),
+            permit = Arc::clone(&shared.last_chance).acquire_owned() => permit.ok(),
             () = shared.stop.wait() => return Prepared::HandBack,
         }
     } else {
