@@ -220,7 +220,7 @@ async fn run_lookout(board: Weak<Board>, ledger: Arc<dyn Ledger>, sql: Sql) {
 async fn ended_batches(sql: &Sql, ids: &[BatchId]) -> Result<Vec<BatchId>, LedgerError> {
     sql.within("look for ended batches", async {
         let mut tx = sql.begin_read().await?;
-        let ended = batches::store::ended(tx.on(), ids, sql.named).await?;
+        let ended = batches::read::ended(tx.on(), ids, sql.named).await?;
         tx.commit().await?;
         Ok(ended)
     })

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::points_body::shape_fault;
 use crate::body::parse;
 use crate::problem::{FieldFault, Problem, ProblemKind, quote};
 
@@ -47,6 +46,25 @@ pub(super) struct Names {
     pub(super) most: usize,
 }
 
+impl Names {
+    pub(super) fn within(self, count: usize) -> Result<(), Problem> {
+        if count <= self.most {
+            return Ok(());
+        }
+        let detail = format!("a request has at most {} {}", self.most, self.many);
+        Err(Problem::new(ProblemKind::BatchTooLarge, detail))
+    }
+
+    /// The answer to a list without items.
+    pub(super) fn nothing(self) -> Problem {
+        let detail = format!("send 1 to {} {}", self.most, self.many);
+        Problem::new(ProblemKind::BatchEmpty, detail)
+    }
+}
+
+/// The field of an item, and what is wrong with it.
+pub(super) type Fault = (Cow<'static, str>, String);
+
 /// Items with their places in the request.
 pub(super) type Placed<T> = Vec<(usize, T)>;
 
@@ -56,13 +74,9 @@ pub(super) fn read_items<T: for<'de> Deserialize<'de>>(
     names: Names,
 ) -> Result<(Placed<T>, Vec<RejectedItem>), Problem> {
     let pieces = pieces(bytes, names)?;
-    if pieces.len() > names.most {
-        let detail = format!("a request has at most {} {}", names.most, names.many);
-        return Err(Problem::new(ProblemKind::BatchTooLarge, detail));
-    }
+    names.within(pieces.len())?;
     if pieces.is_empty() {
-        let detail = format!("send 1 to {} {}", names.most, names.many);
-        return Err(Problem::new(ProblemKind::BatchEmpty, detail));
+        return Err(names.nothing());
     }
     let (mut good, mut rejected) = (Vec::with_capacity(pieces.len()), Vec::new());
     for (index, piece) in pieces.iter().enumerate() {
@@ -77,8 +91,14 @@ pub(super) fn read_items<T: for<'de> Deserialize<'de>>(
     Ok((good, rejected))
 }
 
-fn pieces(bytes: &Bytes, names: Names) -> Result<Vec<Box<RawValue>>, Problem> {
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+/// Whether a body is a bare list.
+pub(super) fn is_list(bytes: &[u8]) -> bool {
+    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
+}
+
+/// The items of a body, unread.
+pub(super) fn pieces(bytes: &[u8], names: Names) -> Result<Vec<Box<RawValue>>, Problem> {
+    if is_list(bytes) {
         return parse(bytes);
     }
     let mut fields: BTreeMap<String, Box<RawValue>> = parse(bytes)?;
@@ -109,4 +129,15 @@ pub(super) fn moment(text: &str) -> Result<chrono::DateTime<chrono::Utc>, String
     chrono::DateTime::parse_from_rfc3339(text)
         .map(|at| at.to_utc())
         .map_err(|_| "is not an RFC 3339 time with an offset, such as 2030-01-31T12:00:00Z".to_owned())
+}
+
+/// Which field serde stumbled over, where its words tell; `whole` where they do not.
+pub(super) fn shape_fault(error: &serde_json::Error, whole: &'static str) -> Fault {
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let named = reason.split('`').nth(1).filter(|_| reason.contains("field `"));
+    let field = named.map_or(Cow::Borrowed(whole), |name| {
+        Cow::Owned(name.chars().take(80).collect())
+    });
+    (field, reason)
 }

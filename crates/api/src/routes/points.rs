@@ -10,12 +10,13 @@ use ulid::Ulid;
 use utoipa::ToSchema;
 
 use super::bulk::nothing_matched;
-use super::points_body::{MAX_POINTS, Rejected, read_points};
+use super::items::{RejectedItem, none_good};
+use super::points_body::{NAMES, read_points};
 use super::view::ProblemBody;
 use crate::auth::{Admin, Allowed, Produce, Read};
 use crate::body::json_body;
 use crate::params::Params;
-use crate::problem::{FieldFault, Problem, ProblemKind, quote};
+use crate::problem::{Problem, ProblemKind, quote};
 use crate::state::{State, json};
 
 const DEFAULT_LIMIT: usize = 1_000;
@@ -23,9 +24,6 @@ const MAX_LIMIT: usize = 10_000;
 
 /// Longest name of a track, in bytes.
 const MAX_NAME: usize = 255;
-
-/// Most faults told where nothing was accepted.
-const MAX_FAULTS: usize = 100;
 
 /// A track to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -120,7 +118,7 @@ pub(crate) struct AcceptedPoints {
     /// In the buffer on Redis, or in the database.
     accepted: usize,
     /// What was not accepted, and why.
-    rejected: Vec<Rejected>,
+    rejected: Vec<RejectedItem>,
 }
 
 /// Accept points
@@ -153,8 +151,11 @@ pub(crate) async fn accept(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (good, rejected) = read_points(&request, payload, &state).await?;
+    if rejected.is_empty() && good.is_empty() {
+        return Err(NAMES.nothing());
+    }
     if good.is_empty() {
-        return Err(nothing_good(rejected));
+        return Err(none_good(rejected));
     }
     let accepted = good.len();
     let points = state.points.clone();
@@ -162,17 +163,6 @@ pub(crate) async fn accept(
         .on_runtime(async move { points.accept(&good).await })
         .await?;
     json(StatusCode::ACCEPTED, &AcceptedPoints { accepted, rejected })
-}
-
-fn nothing_good(rejected: Vec<Rejected>) -> Problem {
-    if rejected.is_empty() {
-        return Problem::new(ProblemKind::BatchEmpty, format!("send 1 to {MAX_POINTS} points"));
-    }
-    let faults = rejected.into_iter().take(MAX_FAULTS).map(|rejected| FieldFault {
-        index: Some(rejected.index),
-        ..FieldFault::new(rejected.field, rejected.reason)
-    });
-    Problem::faults(ProblemKind::InvalidField, faults.collect())
 }
 
 /// A point.

@@ -6,18 +6,20 @@
 use actix_web::{HttpMessage, HttpRequest, web};
 use chrono::{DateTime, Utc};
 use holdfast_tasks::points::{Point, TrackId};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 use std::borrow::Cow;
 use ulid::Ulid;
-use utoipa::ToSchema;
 
-use crate::body::{body_bytes, parse};
-use crate::problem::{Problem, ProblemKind};
+use super::items::{Fault, Names, RejectedItem, is_list, moment, pieces, shape_fault};
+use crate::body::body_bytes;
+use crate::problem::Problem;
 use crate::state::State;
 
-/// Most points of one request.
-pub(super) const MAX_POINTS: usize = 10_000;
+pub(super) const NAMES: Names = Names {
+    one: "point",
+    many: "points",
+    most: 10_000,
+};
 
 /// How far a point's time may lie ahead: clocks of devices are wrong, and time zones are forgotten.
 const MAX_AHEAD: chrono::Duration = chrono::Duration::days(1);
@@ -27,17 +29,6 @@ const EARLIEST: i64 = 946_684_800;
 
 /// One point a line.
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
-
-/// A point that was not accepted.
-#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = RejectedPoint)]
-pub(crate) struct Rejected {
-    /// Its place in the request, from 0.
-    pub(super) index: usize,
-    #[schema(value_type = String, example = "lat")]
-    pub(super) field: Cow<'static, str>,
-    pub(super) reason: String,
-}
 
 /// A point as its producer words it.
 #[derive(Debug, Deserialize)]
@@ -53,14 +44,15 @@ struct Worded<'a> {
     speed: Option<f64>,
 }
 
-/// Either form of a JSON body.
+/// The other form of a JSON body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wrapped<T> {
-    points: Vec<T>,
+struct Wrapped<'a> {
+    #[serde(borrow)]
+    points: Vec<Worded<'a>>,
 }
 
-type Read = (Vec<Point>, Vec<Rejected>);
+type Read = (Vec<Point>, Vec<RejectedItem>);
 
 pub(super) async fn read_points(
     request: &HttpRequest,
@@ -75,7 +67,7 @@ pub(super) async fn read_points(
     }
     match worded(&bytes) {
         Some(worded) => {
-            within_bounds(worded.len())?;
+            NAMES.within(worded.len())?;
             Ok(checked(worded.into_iter().map(Ok), latest))
         }
         None => one_by_one(&bytes, latest),
@@ -84,20 +76,16 @@ pub(super) async fn read_points(
 
 /// All of them, if all are well-formed.
 fn worded(bytes: &[u8]) -> Option<Vec<Worded<'_>>> {
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+    if is_list(bytes) {
         return serde_json::from_slice(bytes).ok();
     }
-    let wrapped: Wrapped<Worded<'_>> = serde_json::from_slice(bytes).ok()?;
+    let wrapped: Wrapped<'_> = serde_json::from_slice(bytes).ok()?;
     Some(wrapped.points)
 }
 
 fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
-    let pieces: Vec<Box<RawValue>> = if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        parse(bytes)?
-    } else {
-        parse::<Wrapped<Box<RawValue>>>(bytes)?.points
-    };
-    within_bounds(pieces.len())?;
+    let pieces = pieces(bytes, NAMES)?;
+    NAMES.within(pieces.len())?;
     Ok(checked(
         pieces.iter().map(|piece| serde_json::from_str(piece.get())),
         latest,
@@ -108,18 +96,10 @@ fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
     let lines: Vec<&[u8]> = bytes
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.iter().all(u8::is_ascii_whitespace))
-        .take(MAX_POINTS + 1)
+        .take(NAMES.most + 1)
         .collect();
-    within_bounds(lines.len())?;
+    NAMES.within(lines.len())?;
     Ok(checked(lines.into_iter().map(serde_json::from_slice), latest))
-}
-
-fn within_bounds(count: usize) -> Result<(), Problem> {
-    if count <= MAX_POINTS {
-        return Ok(());
-    }
-    let detail = format!("a request has at most {MAX_POINTS} points");
-    Err(Problem::new(ProblemKind::BatchTooLarge, detail))
 }
 
 fn checked<'a>(pieces: impl Iterator<Item = serde_json::Result<Worded<'a>>>, latest: DateTime<Utc>) -> Read {
@@ -127,17 +107,15 @@ fn checked<'a>(pieces: impl Iterator<Item = serde_json::Result<Worded<'a>>>, lat
     for (index, piece) in pieces.enumerate() {
         let point = match piece {
             Ok(worded) => check(&worded, latest),
-            Err(error) => Err(shape_fault(&error, "point")),
+            Err(error) => Err(shape_fault(&error, NAMES.one)),
         };
         match point {
             Ok(point) => good.push(point),
-            Err((field, reason)) => rejected.push(Rejected { index, field, reason }),
+            Err((field, reason)) => rejected.push(RejectedItem::new(index, field, reason)),
         }
     }
     (good, rejected)
 }
-
-type Fault = (Cow<'static, str>, String);
 
 fn check(worded: &Worded<'_>, latest: DateTime<Utc>) -> Result<Point, Fault> {
     let track = Ulid::from_string(&worded.track_id)
@@ -153,13 +131,7 @@ fn check(worded: &Worded<'_>, latest: DateTime<Utc>) -> Result<Point, Fault> {
 }
 
 fn recorded_at(text: &str, latest: DateTime<Utc>) -> Result<DateTime<Utc>, Fault> {
-    let at = DateTime::parse_from_rfc3339(text).map_err(|_| {
-        fault(
-            "recorded_at",
-            "is not an RFC 3339 time with an offset, such as 2030-01-31T12:00:00Z",
-        )
-    })?;
-    let at = at.to_utc();
+    let at = moment(text).map_err(|reason| (Cow::Borrowed("recorded_at"), reason))?;
     if at > latest {
         return Err(fault("recorded_at", "lies more than a day ahead"));
     }
@@ -196,17 +168,6 @@ fn optional(
 
 fn fault(field: &'static str, reason: &str) -> Fault {
     (Cow::Borrowed(field), reason.to_owned())
-}
-
-/// Which field serde stumbled over, where its words tell; `whole` where they do not.
-pub(super) fn shape_fault(error: &serde_json::Error, whole: &'static str) -> Fault {
-    let text = error.to_string();
-    let reason = text.split(" at line ").next().unwrap_or(&text).to_owned();
-    let named = reason.split('`').nth(1).filter(|_| reason.contains("field `"));
-    let field = named.map_or(Cow::Borrowed(whole), |name| {
-        Cow::Owned(name.chars().take(80).collect())
-    });
-    (field, reason)
 }
 
 #[cfg(test)]

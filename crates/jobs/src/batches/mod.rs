@@ -15,13 +15,15 @@
 //!   ended it stays as it was: a redriven job runs, and is not counted a second time.
 //!
 //! # When things fail
-//! The counts cannot be lost apart from the outcomes they count. The [sweep](store::sweep) ends a batch whose last jobs
+//! The counts cannot be lost apart from the outcomes they count. The [sweep](upkeep::sweep) ends a batch whose last jobs
 //! were finished by a process of a version that knew no batches, from the states of their rows.
 
 mod builder;
 mod cancel;
 mod model;
+pub(crate) mod read;
 pub(crate) mod store;
+mod upkeep;
 
 use std::time::Duration;
 
@@ -71,7 +73,7 @@ impl Batches {
         self.sql
             .within("read a batch", async {
                 let mut tx = self.sql.begin_read().await?;
-                let found = store::get(tx.on(), id, self.sql.named).await?;
+                let found = read::get(tx.on(), id, self.sql.named).await?;
                 tx.commit().await?;
                 Ok(found)
             })
@@ -95,9 +97,9 @@ impl Batches {
         self.sql
             .within("count a batch", async {
                 let mut tx = self.sql.begin_read().await?;
-                let found = match store::get(tx.on(), id, self.sql.named).await? {
+                let found = match read::get(tx.on(), id, self.sql.named).await? {
                     Some(record) => {
-                        let progress = store::progress(tx.on(), &record, self.sql.named).await?;
+                        let progress = read::progress(tx.on(), &record, self.sql.named).await?;
                         Some((record, progress))
                     }
                     None => None,
@@ -113,7 +115,7 @@ impl Batches {
         self.sql
             .within("list batches", async {
                 let mut tx = self.sql.begin_read().await?;
-                let records = store::list(tx.on(), filter, self.sql.named).await?;
+                let records = read::list(tx.on(), filter, self.sql.named).await?;
                 tx.commit().await?;
                 Ok(records)
             })
@@ -125,7 +127,7 @@ impl Batches {
         self.sql
             .within("prune batches", async {
                 let mut tx = self.sql.begin().await?;
-                let pruned = store::prune(tx.on(), retain, most, self.sql.named).await?;
+                let pruned = upkeep::prune(tx.on(), retain, most, self.sql.named).await?;
                 tx.commit().await?;
                 Ok(pruned)
             })
@@ -138,13 +140,13 @@ impl Batches {
             .sql
             .within("look for batches that should have ended", async {
                 let mut tx = self.sql.begin_read().await?;
-                let left = store::left_open(tx.on(), most, self.sql.named).await?;
+                let left = upkeep::left_open(tx.on(), most, self.sql.named).await?;
                 tx.commit().await?;
                 if left.is_empty() {
                     return Ok((0, crate::ties::Aftermath::default()));
                 }
                 let mut tx = self.sql.begin().await?;
-                let missing = store::sweep(tx.on(), &left, self.sql.named).await?;
+                let missing = upkeep::sweep(tx.on(), &left, self.sql.named).await?;
                 let aftermath = crate::ties::count(tx.on(), &missing, self.sql.named).await?;
                 tx.commit().await?;
                 Ok((missing.len() as u64, aftermath))

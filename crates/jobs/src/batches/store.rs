@@ -1,22 +1,17 @@
-//! The statements of batches, on both databases. Each runs in its caller's transaction.
+//! Writing batches and their counts, on both databases. Each statement runs in its caller's transaction.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::postgres::PgRow;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, PgConnection, Row, SqliteConnection};
+use sqlx::{PgConnection, Row, SqliteConnection};
 use uuid::Uuid;
 
-use super::model::{BatchFilter, BatchRecord, CallbackRecord, NewBatch, Progress, Tally};
+use super::model::{NewBatch, Tally};
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId};
 use crate::ledger::{MAX_STATEMENT_ROWS, PostgresLedger, SqliteLedger};
 use crate::link::{EndedBatch, Link};
-use crate::sql::{decode_error, hex_ids, limit, millis, sqlite_now};
-use crate::state::StoredState;
+use crate::sql::{decode_error, sqlite_now};
 
 /// What became of a batch that was to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +23,24 @@ pub(crate) enum Written {
     Conflict(BatchId),
 }
 
+/// A batch that stands in the way may be pruned before it is read; then there is room for the new one.
+const TRIES: usize = 3;
+
 /// Writes a batch and its jobs, unless its key is taken.
 pub(crate) async fn insert(
     mut on: LedgerTx<'_>,
     batch: &NewBatch,
     named: bool,
 ) -> Result<Written, sqlx::Error> {
-    if !insert_row(on.reborrow(), batch, named).await? {
-        return standing(on, batch, named).await;
+    let mut tries = 0;
+    while !insert_row(on.reborrow(), batch, named).await? {
+        if let Some(written) = standing(on.reborrow(), batch, named).await? {
+            return Ok(written);
+        }
+        tries += 1;
+        if tries == TRIES {
+            return Err(sqlx::Error::RowNotFound);
+        }
     }
     for jobs in batch.jobs.chunks(MAX_STATEMENT_ROWS) {
         match on.reborrow() {
@@ -86,7 +91,7 @@ async fn insert_row(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<b
 
 /// What stands in the way of a batch that was not written. A row with the very id is this batch, written by an attempt
 /// whose reply was lost.
-async fn standing(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<Written, sqlx::Error> {
+async fn standing(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<Option<Written>, sqlx::Error> {
     let row: Option<(Uuid, i32, Option<String>)> = match on {
         LedgerTx::Postgres(on) => {
             sqlx::query_as(
@@ -110,16 +115,16 @@ async fn standing(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<Wri
             .await?
         }
     };
-    // Pruned since it stood in the way: the producer may well try once more.
-    let (id, total, fingerprint) = row.ok_or(sqlx::Error::PoolTimedOut)?;
-    let id = BatchId::from_uuid(id);
-    Ok(if id == batch.id {
-        Written::New
-    } else if fingerprint == batch.fingerprint {
-        Written::Duplicate(id, total.unsigned_abs())
-    } else {
-        Written::Conflict(id)
-    })
+    Ok(row.map(|(id, total, fingerprint)| {
+        let id = BatchId::from_uuid(id);
+        if id == batch.id {
+            Written::New
+        } else if fingerprint == batch.fingerprint {
+            Written::Duplicate(id, total.unsigned_abs())
+        } else {
+            Written::Conflict(id)
+        }
+    }))
 }
 
 /// Moves the counts of batches that have not ended; tells of those that end with it, with their callbacks.
@@ -299,304 +304,4 @@ pub(crate) async fn note_cancel(on: LedgerTx<'_>, batch: BatchId, named: bool) -
         }
     }
     Ok(())
-}
-
-const POSTGRES_RECORD: &str = "
-select id, name, total, completed, discarded, cancelled, callback ->> 'kind' as kind, callback ->> 'queue' as queue,
-       callback_id, cancel_requested, created_at, ended_at
-from holdfast_batches ";
-
-const SQLITE_RECORD: &str = "
-select id, name, total, completed, discarded, cancelled, callback ->> 'kind' as kind, callback ->> 'queue' as queue,
-       callback_id, cancel_requested, created_at, ended_at
-from holdfast_batches ";
-
-pub(crate) async fn get(
-    on: LedgerTx<'_>,
-    id: BatchId,
-    named: bool,
-) -> Result<Option<BatchRecord>, sqlx::Error> {
-    match on {
-        LedgerTx::Postgres(on) => sqlx::query(AssertSqlSafe(format!("{POSTGRES_RECORD} where id = $1")))
-            .bind(id.as_uuid())
-            .persistent(named)
-            .fetch_optional(on)
-            .await?
-            .map(|row| record_of_postgres(&row))
-            .transpose(),
-        LedgerTx::Sqlite(on) => sqlx::query(AssertSqlSafe(format!("{SQLITE_RECORD} where id = ?1")))
-            .bind(id.as_uuid())
-            .fetch_optional(on)
-            .await?
-            .map(|row| record_of_sqlite(&row))
-            .transpose(),
-    }
-}
-
-pub(crate) async fn list(
-    on: LedgerTx<'_>,
-    filter: &BatchFilter,
-    named: bool,
-) -> Result<Vec<BatchRecord>, sqlx::Error> {
-    let after = filter.after.map(BatchId::as_uuid);
-    match on {
-        LedgerTx::Postgres(on) => {
-            let text = format!(
-                "{POSTGRES_RECORD}
-                 where ($1::uuid is null or id < $1) and ($2::boolean is null or (ended_at is not null) = $2)
-                 order by id desc limit $3"
-            );
-            let rows = sqlx::query(AssertSqlSafe(text))
-                .bind(after)
-                .bind(filter.ended)
-                .bind(limit(filter.limit))
-                .persistent(named)
-                .fetch_all(on)
-                .await?;
-            rows.iter().map(record_of_postgres).collect()
-        }
-        LedgerTx::Sqlite(on) => {
-            let text = format!(
-                "{SQLITE_RECORD}
-                 where (?1 is null or id < ?1) and (?2 is null or (ended_at is not null) = ?2)
-                 order by id desc limit ?3"
-            );
-            let rows = sqlx::query(AssertSqlSafe(text))
-                .bind(after)
-                .bind(filter.ended)
-                .bind(limit(filter.limit))
-                .fetch_all(on)
-                .await?;
-            rows.iter().map(record_of_sqlite).collect()
-        }
-    }
-}
-
-/// What both rows say alike.
-macro_rules! record {
-    ($row:expr, $number:expr, $time:expr) => {{
-        let (row, number, time) = ($row, $number, $time);
-        let callback = match (row.try_get("kind")?, row.try_get("queue")?) {
-            (Some(kind), Some(queue)) => Some(CallbackRecord {
-                kind,
-                queue,
-                id: row
-                    .try_get::<Option<Uuid>, _>("callback_id")?
-                    .map(JobId::from_uuid),
-            }),
-            _ => None,
-        };
-        Ok(BatchRecord {
-            id: BatchId::from_uuid(row.try_get("id")?),
-            name: row.try_get("name")?,
-            total: number("total")?,
-            completed: number("completed")?,
-            discarded: number("discarded")?,
-            cancelled: number("cancelled")?,
-            callback,
-            cancel_requested: row.try_get("cancel_requested")?,
-            created_at: time("created_at")?.ok_or_else(|| decode_error("a batch without a time"))?,
-            ended_at: time("ended_at")?,
-        })
-    }};
-}
-
-fn record_of_postgres(row: &PgRow) -> Result<BatchRecord, sqlx::Error> {
-    record!(
-        row,
-        |name: &str| row.try_get::<i32, _>(name).map(i32::unsigned_abs),
-        |name: &str| row.try_get::<Option<DateTime<Utc>>, _>(name)
-    )
-}
-
-fn record_of_sqlite(row: &SqliteRow) -> Result<BatchRecord, sqlx::Error> {
-    record!(row, |name: &str| row.try_get::<u32, _>(name), |name: &str| {
-        let unix_ms: Option<i64> = row.try_get(name)?;
-        Ok::<_, sqlx::Error>(unix_ms.and_then(DateTime::from_timestamp_millis))
-    })
-}
-
-/// Counts the jobs that are not final.
-pub(crate) async fn progress(
-    on: LedgerTx<'_>,
-    batch: &BatchRecord,
-    named: bool,
-) -> Result<Progress, sqlx::Error> {
-    let mut progress = Progress::default();
-    if batch.ended_at.is_some() {
-        return Ok(progress);
-    }
-    let rows: Vec<(String, bool, bool, i64)> = match on {
-        LedgerTx::Postgres(on) => {
-            sqlx::query_as(
-                "select state, run_at > now(), attempt > 0, count(*) from holdfast_jobs
-                 where batch_id = $1 and state in ('available', 'running') group by 1, 2, 3",
-            )
-            .bind(batch.id.as_uuid())
-            .persistent(named)
-            .fetch_all(on)
-            .await?
-        }
-        LedgerTx::Sqlite(on) => {
-            sqlx::query_as(concat!(
-                "select state, run_at > ",
-                sqlite_now!(),
-                " as ahead, attempt > 0 as tried, count(*) from holdfast_jobs
-                 where batch_id = ?1 and state in ('available', 'running') group by 1, 2, 3"
-            ))
-            .bind(batch.id.as_uuid())
-            .fetch_all(on)
-            .await?
-        }
-    };
-    for (state, ahead, tried, jobs) in rows {
-        let state: StoredState = state.parse().map_err(decode_error)?;
-        progress.add(
-            state.seen_as(ahead, u32::from(tried)),
-            u32::try_from(jobs).unwrap_or(u32::MAX),
-        );
-    }
-    Ok(progress)
-}
-
-/// Those among `ids` that have ended, or are not known.
-pub(crate) async fn ended(
-    on: LedgerTx<'_>,
-    ids: &[BatchId],
-    named: bool,
-) -> Result<Vec<BatchId>, sqlx::Error> {
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
-    let found: Vec<Uuid> = match on {
-        LedgerTx::Postgres(on) => {
-            sqlx::query_scalar("select id from holdfast_batches where id = any($1) and ended_at is not null")
-                .bind(ids)
-                .persistent(named)
-                .fetch_all(on)
-                .await?
-        }
-        LedgerTx::Sqlite(on) => {
-            sqlx::query_scalar(
-                "select id from holdfast_batches
-                 where id in (select unhex(value) from json_each(?1)) and ended_at is not null",
-            )
-            .bind(hex_ids(&ids))
-            .fetch_all(on)
-            .await?
-        }
-    };
-    Ok(found.into_iter().map(BatchId::from_uuid).collect())
-}
-
-pub(crate) async fn prune(
-    on: LedgerTx<'_>,
-    retain: Duration,
-    most: usize,
-    named: bool,
-) -> Result<u64, sqlx::Error> {
-    let done = match on {
-        LedgerTx::Postgres(on) => sqlx::query(
-            "delete from holdfast_batches where id = any (array (
-                 select id from holdfast_batches
-                 where ended_at < now() - $1 * interval '1 millisecond'
-                 order by ended_at limit $2 for update skip locked))",
-        )
-        .bind(millis(retain))
-        .bind(limit(most))
-        .persistent(named)
-        .execute(on)
-        .await?
-        .rows_affected(),
-        LedgerTx::Sqlite(on) => sqlx::query(concat!(
-            "delete from holdfast_batches where id in (
-                 select id from holdfast_batches where ended_at < ",
-            sqlite_now!(),
-            " - ?1 order by ended_at limit ?2)"
-        ))
-        .bind(millis(retain))
-        .bind(limit(most))
-        .execute(on)
-        .await?
-        .rows_affected(),
-    };
-    Ok(done)
-}
-
-/// Batches that run, and have no job that does or waits.
-pub(crate) async fn left_open(
-    on: LedgerTx<'_>,
-    most: usize,
-    named: bool,
-) -> Result<Vec<BatchId>, sqlx::Error> {
-    // A batch and its jobs change together, so one statement never sees a batch between its last job and its end.
-    const LEFT: &str = "select b.id from holdfast_batches as b where b.ended_at is null and not exists (
-            select 1 from holdfast_jobs as j where j.batch_id = b.id and j.state in ('available', 'running'))
-        order by b.id limit $1";
-    let found: Vec<Uuid> = match on {
-        LedgerTx::Postgres(on) => {
-            sqlx::query_scalar(LEFT)
-                .bind(limit(most))
-                .persistent(named)
-                .fetch_all(on)
-                .await?
-        }
-        LedgerTx::Sqlite(on) => sqlx::query_scalar(LEFT).bind(limit(most)).fetch_all(on).await?,
-    };
-    Ok(found.into_iter().map(BatchId::from_uuid).collect())
-}
-
-/// A batch as a sweep reads it: id, total, completed, discarded, cancelled, and the rows of its jobs that are pending,
-/// discarded and cancelled.
-type Left = (Uuid, i32, i32, i32, i32, i64, i64, i64);
-
-/// What the counts of these batches lack, under their locks. A job whose row is gone, and that nobody counted, counts as
-/// completed: it was final, or it would not have been deleted.
-pub(crate) async fn sweep(
-    on: LedgerTx<'_>,
-    ids: &[BatchId],
-    named: bool,
-) -> Result<BTreeMap<BatchId, Tally>, sqlx::Error> {
-    const COUNTED: &str = "select b.id, b.total, b.completed, b.discarded, b.cancelled,
-            (select count(*) from holdfast_jobs as j where j.batch_id = b.id and j.state in ('available', 'running')),
-            (select count(*) from holdfast_jobs as j where j.batch_id = b.id and j.state = 'discarded'),
-            (select count(*) from holdfast_jobs as j where j.batch_id = b.id and j.state = 'cancelled')
-        from holdfast_batches as b where b.ended_at is null and b.id ";
-    let uuids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
-    let rows: Vec<Left> = match on {
-        LedgerTx::Postgres(on) => {
-            sqlx::query("select from holdfast_batches where id = any($1) order by id for update")
-                .bind(&uuids)
-                .persistent(named)
-                .execute(&mut *on)
-                .await?;
-            sqlx::query_as(AssertSqlSafe(format!("{COUNTED} = any($1)")))
-                .bind(&uuids)
-                .persistent(named)
-                .fetch_all(on)
-                .await?
-        }
-        LedgerTx::Sqlite(on) => {
-            sqlx::query_as(AssertSqlSafe(format!(
-                "{COUNTED} in (select unhex(value) from json_each(?1))"
-            )))
-            .bind(hex_ids(&uuids))
-            .fetch_all(on)
-            .await?
-        }
-    };
-    let mut missing = BTreeMap::new();
-    for (id, total, completed, discarded, cancelled, pending, dead, given_up) in rows {
-        // A dead letter was put back since the look without a lock.
-        if pending > 0 {
-            continue;
-        }
-        let more = Tally {
-            completed: 0,
-            discarded: (dead - i64::from(discarded)).max(0),
-            cancelled: (given_up - i64::from(cancelled)).max(0),
-        };
-        let known = i64::from(completed + discarded + cancelled) + more.discarded + more.cancelled;
-        let completed = (i64::from(total) - known).max(0);
-        missing.insert(BatchId::from_uuid(id), Tally { completed, ..more });
-    }
-    Ok(missing)
 }
