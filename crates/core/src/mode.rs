@@ -123,7 +123,7 @@ impl DegradedReason {
             Self::Connecting => "Wait for the first probe; it takes less than two seconds.",
             Self::Refused => "Start the server, or correct the host and port in the URL.",
             Self::Unreachable => {
-                "Check the host name, the network between the services, and TLS (`rediss://`)."
+                "Check the host name, the network between the services, and TLS (`rediss://`, `redis.ca_certificate`)."
             }
             Self::TimedOut => {
                 "See whether the server hangs or is overloaded: `redis-cli --latency`, `SLOWLOG GET`."

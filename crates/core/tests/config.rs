@@ -338,6 +338,40 @@ fn urls_of_another_kind_are_refused() {
 }
 
 #[test]
+fn an_authority_is_a_pem_text_or_the_path_of_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (good, empty) = (
+        directory.path().join("good.pem"),
+        directory.path().join("empty.pem"),
+    );
+    let pem = holdfast_testkit::Authority::new().unwrap().pem();
+    std::fs::write(&good, &pem).unwrap();
+    std::fs::write(&empty, "nothing\n").unwrap();
+    let read = |value: &str| {
+        let env = [("HOLDFAST__REDIS__CA_CERTIFICATE", value)];
+        load_from(sources("", &env)).map(|settings| settings.redis.ca_certificate)
+    };
+    for value in [good.to_str().unwrap(), pem.as_str()] {
+        assert_eq!(read(value).unwrap().unwrap().trim(), pem.trim());
+    }
+    assert!(read("").unwrap().is_none());
+    let cut = &pem[..pem.len() / 2];
+    for (value, problem) in [
+        ("/no/such/file.pem", "cannot be read"),
+        (empty.to_str().unwrap(), "no certificate"),
+        (cut, "not PEM"),
+    ] {
+        let faults = read(value).unwrap_err();
+        let [fault] = faults.faults() else {
+            panic!("{faults}");
+        };
+        assert_eq!(fault.setting, "redis.ca_certificate");
+        assert!(fault.problem.contains(problem), "{fault:?}");
+        assert!(fault.fix.contains("PEM"), "{fault:?}");
+    }
+}
+
+#[test]
 fn no_secret_is_shown_by_faults_debug_or_sources() {
     let env = [
         ("DATABASE_URL", "postgres://u:hunter2@host/db"),

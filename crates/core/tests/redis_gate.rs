@@ -6,10 +6,11 @@ mod redis_support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_core::config::RedisSettings;
 use holdfast_core::failure::{Certainty, FailureClass};
 use holdfast_core::mode::{DegradedReason, Mode};
 use holdfast_core::redis::{BreakerState, GateError, RedisGate, Role};
-use holdfast_testkit::{FaultProxy, RedisOptions, RedisServer, bytes_contain, eventually};
+use holdfast_testkit::{Authority, FaultProxy, RedisOptions, RedisServer, bytes_contain, eventually};
 use redis_support::*;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -435,4 +436,37 @@ async fn no_secret_shows() {
     let invalid = RedisGate::open(Role::Queue, Some(&endpoint), &settings()).unwrap_err();
     assert_eq!(invalid.to_string(), "the Redis URL of the queue is not valid");
     assert!(!format!("{invalid:?}").contains("hunter2"));
+}
+
+/// A server whose certificate comes from an authority of its own is reached by whoever was told of that authority, under
+/// the name that it vouches for, and by nobody else.
+#[tokio::test]
+async fn tls_trusts_the_authority_that_the_settings_name_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new().unwrap();
+    let options = RedisOptions::default().password("hunter2");
+    let (options, port) = authority.secure(options, "localhost", directory.path()).unwrap();
+    let _server = RedisServer::start(options).await.unwrap();
+    let url = format!("rediss://:hunter2@localhost:{}/0", port.port());
+    let trusting = |pem: Option<String>| RedisSettings {
+        ca_certificate: pem.map(Into::into),
+        ..settings()
+    };
+
+    let gate = open_with(&url, &trusting(Some(authority.pem())));
+    becomes_normal(&gate).await;
+    set(&gate, "key", "value").await.unwrap();
+    assert_eq!(get(&gate, "key").await.unwrap(), Some("value".to_owned()));
+
+    let stranger = Authority::new().unwrap();
+    let elsewhere = url.replace("localhost", "127.0.0.1");
+    for (url, pem) in [
+        (&url, None),
+        (&url, Some(stranger.pem())),
+        (&elsewhere, Some(authority.pem())),
+    ] {
+        let gate = open_with(url, &trusting(pem));
+        becomes_degraded_by(&gate, DegradedReason::Unreachable).await;
+        assert!(get(&gate, "key").await.is_err(), "{url}");
+    }
 }

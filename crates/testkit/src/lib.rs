@@ -21,6 +21,7 @@
     reason = "test code: a broken testkit must stop the test at once"
 )]
 
+mod authority;
 mod background;
 mod child;
 mod environment;
@@ -38,6 +39,7 @@ pub mod resp;
 mod scratch;
 mod undertaker;
 
+pub use authority::Authority;
 pub use child::{Child, ChildBuilder, binary};
 pub use eventually::eventually;
 pub use pgbouncer::PgBouncer;

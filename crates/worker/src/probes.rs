@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use holdfast_core::config::{DatabaseSettings, RedisEndpoint};
+use holdfast_core::config::{DatabaseSettings, RedisEndpoint, RedisSettings};
 use holdfast_core::sql::Database;
 use holdfast_jobs::worker::DependencyProbe;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
-use secrecy::ExposeSecret;
+use redis::{AsyncConnectionConfig, RedisResult};
 use tokio::time::timeout;
 
 /// Longest wait for an answer, connecting included.
@@ -55,20 +54,23 @@ impl DependencyProbe for SqlProbe {
 #[derive(Debug)]
 pub(crate) struct RedisProbe {
     endpoint: RedisEndpoint,
+    settings: RedisSettings,
 }
 
 impl RedisProbe {
-    pub(crate) fn new(endpoint: &RedisEndpoint) -> Self {
-        Self {
-            endpoint: endpoint.clone(),
-        }
+    /// Of the queue's server; `None` if there is none.
+    pub(crate) fn new(settings: &RedisSettings) -> Option<Self> {
+        settings.queue.clone().map(|endpoint| Self {
+            endpoint,
+            settings: settings.clone(),
+        })
     }
 
     async fn ask(&self) -> RedisResult<()> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(DEADLINE))
             .set_response_timeout(Some(DEADLINE));
-        let client = Client::open(self.endpoint.url.expose_secret())?;
+        let client = holdfast_core::redis::client(&self.endpoint, &self.settings)?;
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
@@ -133,10 +135,12 @@ mod tests {
         let redis = runtime
             .block_on(RedisServer::start(holdfast_testkit::RedisOptions::default()))
             .unwrap();
-        let endpoint = RedisEndpoint {
+        let mut settings = load_from(Sources::default()).unwrap().redis;
+        assert!(RedisProbe::new(&settings).is_none());
+        settings.queue = Some(RedisEndpoint {
             url: SecretString::from(redis.url()),
-        };
-        let mut probe = RedisProbe::new(&endpoint);
+        });
+        let mut probe = RedisProbe::new(&settings).unwrap();
         assert!(probe.answers());
         runtime.block_on(redis.sigstop()).unwrap();
         assert!(!probe.answers());

@@ -42,7 +42,7 @@ pub async fn run_worker(
         ended => ended?,
     }
     let sql_probe = SqlProbe::new(&parts.settings.database);
-    let redis_probe = parts.settings.redis.queue.as_ref().map(RedisProbe::new);
+    let redis_probe = RedisProbe::new(&parts.settings.redis);
     let points = Points::new(&parts.settings, database, &parts.gate, parts.jobs.clone());
     let cache = cache_of(&parts)?;
     let recommender = Recommender::new(&parts.settings, database, &cache);

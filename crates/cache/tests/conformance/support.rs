@@ -24,6 +24,7 @@ fn redis_settings() -> RedisSettings {
     RedisSettings {
         queue: None,
         cache: None,
+        ca_certificate: None,
         max_connections: 8,
         connect_timeout: LIMIT,
         command_timeout: LIMIT,

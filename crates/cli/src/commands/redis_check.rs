@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0; 1 a check failed; 2 one is to be looked at, with `--strict`; 64 there is no URL, or it is none.
 
-use holdfast_core::config::{self, RedisEndpoint, RedisSettings, Sources};
+use holdfast_core::config::{self, RedisEndpoint, RedisSettings};
 use holdfast_core::redis::Role;
 use secrecy::SecretString;
 
@@ -29,7 +29,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let (url, settings) = match args.url {
-        Some(url) => (url, config::load_from(Sources::default())?.redis),
+        Some(url) => (url, config::load_section("redis")?.redis),
         None => configured()?,
     };
     let (form, show) = if args.json {

@@ -1,6 +1,6 @@
 //! `holdfast redis-check`, for a URL alone.
 
-use holdfast_testkit::{Eviction, Persistence, RedisOptions, RedisServer, free_port};
+use holdfast_testkit::{Authority, Eviction, Persistence, RedisOptions, RedisServer, free_port};
 
 use crate::support::{Place, Silent};
 
@@ -99,4 +99,32 @@ async fn without_a_url_it_says_what_to_set() {
     let (code, text) = Place::new().run(&["redis-check"]).await;
     assert_eq!(code, 64);
     assert!(text.contains("set REDIS_URL, or give --url"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_behind_tls_is_checked_as_any_other_once_its_authority_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new().unwrap();
+    let options = RedisOptions::default().persistence(Persistence::AofEverysec);
+    let (options, port) = authority.secure(options, "localhost", directory.path()).unwrap();
+    let _server = RedisServer::start(options).await.unwrap();
+    let url = format!("rediss://localhost:{}", port.port());
+    let place = Place::new().with("REDIS_URL", &url);
+    let checks = place.checks(&["redis-check"]).await;
+    checks.assert_only("redis.login", "redis.ca_certificate");
+    assert_eq!(checks.code, 1);
+
+    let file = directory.path().join("authority.crt");
+    for ca in [file.display().to_string(), authority.pem()] {
+        let place = Place::new()
+            .with("REDIS_URL", &url)
+            .with("HOLDFAST__REDIS__CA_CERTIFICATE", ca);
+        let checks = place.checks(&["redis-check"]).await;
+        checks.assert_sound();
+        assert!(
+            checks.document.to_string().contains("over TLS"),
+            "{}",
+            checks.document
+        );
+    }
 }

@@ -11,12 +11,13 @@ use super::environment::variable_of;
 use super::fault::{ConfigFault, ConfigFaults};
 use super::limits::{MAX_RUNNING_LIMIT, QueueLimits};
 use super::reader::Reader;
+use super::redis;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
     EventsSettings, HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings,
-    PointsSettings, QueueSettings, RateLimitSettings, RecommendSettings, RedisEndpoint, RedisSettings,
-    RetrySettings, ServerSettings, Settings, TracesSettings, WorkerSettings,
+    PointsSettings, QueueSettings, RateLimitSettings, RecommendSettings, RetrySettings, ServerSettings,
+    Settings, TracesSettings, WorkerSettings,
 };
 use super::tables;
 
@@ -36,7 +37,7 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         environment,
         server: server(reader),
         database: database(reader, environment),
-        redis: redis(reader),
+        redis: redis::settings(reader),
         cache: cache(reader),
         jobs: jobs(reader),
         queues: queues(reader),
@@ -165,46 +166,6 @@ fn check_database_url(reader: &mut Reader<'_>, path: &str, url: &SecretString) {
     if let Err(error) = crate::sql::check_url(url) {
         let fix = "give postgres://user:password@host:5432/name or sqlite://path/to/file.db".to_owned();
         reader.fault_once(path, || (error.to_string(), fix));
-    }
-}
-
-fn redis(reader: &mut Reader<'_>) -> RedisSettings {
-    let queue = redis_endpoint(reader, "redis.url");
-    let cache = redis_endpoint(reader, "redis.cache_url").or_else(|| queue.clone());
-    RedisSettings {
-        queue,
-        cache,
-        max_connections: reader.count("redis.max_connections", 1..=10_000),
-        connect_timeout: reader.millis("redis.connect_timeout_ms", 10..=60_000),
-        command_timeout: reader.millis("redis.command_timeout_ms", 10..=60_000),
-        probe_interval: reader.millis("redis.probe_interval_ms", 50..=60_000),
-        failure_threshold: reader.count("redis.failure_threshold", 1..=100),
-    }
-}
-
-fn redis_endpoint(reader: &mut Reader<'_>, path: &str) -> Option<RedisEndpoint> {
-    let url = reader.secret(path)?;
-    if let Err(problem) = check_redis_url(url.expose_secret()) {
-        let fix =
-            "give redis://:password@host:6379/0, rediss://… for TLS, or unix:///path/to/socket".to_owned();
-        reader.fault_once(path, || (problem, fix));
-    }
-    Some(RedisEndpoint { url })
-}
-
-fn check_redis_url(url: &str) -> Result<(), String> {
-    let url = Url::parse(url).map_err(|error| format!("the Redis URL cannot be used: {error}"))?;
-    let database = url.path().trim_start_matches('/');
-    match url.scheme() {
-        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => {
-            Err("the Redis URL names no host".to_owned())
-        }
-        "redis" | "rediss" if !database.is_empty() && database.parse::<u16>().is_err() => {
-            Err("the path of the Redis URL is not a database number".to_owned())
-        }
-        "unix" if database.is_empty() => Err("the Redis URL names no socket".to_owned()),
-        "redis" | "rediss" | "unix" => Ok(()),
-        _ => Err("the Redis URL must start with redis://, rediss:// or unix://".to_owned()),
     }
 }
 

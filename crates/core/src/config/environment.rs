@@ -17,7 +17,7 @@ use super::layers::{Layer, misnamed};
 use super::schema::{Schema, misnamed_queue, template_path};
 
 /// Prefix of the names that reach every setting.
-const PREFIX: &str = "HOLDFAST__";
+pub(super) const PREFIX: &str = "HOLDFAST__";
 
 /// The path of the configuration file, which is no setting.
 pub(super) const CONFIG_FILE_VARIABLE: &str = "HOLDFAST_CONFIG";

@@ -12,6 +12,7 @@ mod fault;
 mod layers;
 mod limits;
 mod reader;
+mod redis;
 mod schema;
 mod settings;
 mod tables;
@@ -71,6 +72,15 @@ pub fn load() -> Result<Settings, ConfigFaults> {
         Err(fault) => (None, vec![fault]),
     };
     assemble_from(Sources { env, file }, faults)
+}
+
+/// One section as this process' environment words it (`HOLDFAST__SECTION__…`), and the defaults for the rest: for who asks
+/// about one thing, and is not to be stopped by faults of another.
+pub fn load_section(section: &str) -> Result<Settings, ConfigFaults> {
+    let prefix = format!("{}{}__", environment::PREFIX, section.to_ascii_uppercase());
+    let mut env = process_environment();
+    env.retain(|name, _| name.starts_with(&prefix));
+    load_from(Sources { env, file: None })
 }
 
 /// The same from given sources.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -96,6 +97,8 @@ pub struct RedisSettings {
     /// `None`: Redis is not configured, and nothing ever tries to reach it.
     pub queue: Option<RedisEndpoint>,
     pub cache: Option<RedisEndpoint>,
+    /// PEM text of the authorities that vouch for servers reached by TLS; `None`: the public ones.
+    pub ca_certificate: Option<Arc<str>>,
     /// `REDIS_MAX_CONNECTIONS`: pooled connections of each role.
     pub max_connections: usize,
     pub connect_timeout: Duration,

@@ -8,7 +8,10 @@ use std::time::Duration;
 use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
+    TlsCertificates,
+};
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
@@ -40,14 +43,13 @@ impl Connector {
         endpoint: &RedisEndpoint,
         settings: &RedisSettings,
     ) -> Result<Self, OpenError> {
-        install_crypto_provider();
         Self::build(endpoint, settings).map_err(|_| OpenError::InvalidUrl { role })
     }
 
     fn build(endpoint: &RedisEndpoint, settings: &RedisSettings) -> RedisResult<Self> {
-        let info = connection_info(endpoint)?;
+        let client = client(endpoint, settings)?;
         let config = connection_config(settings.connect_timeout, settings.command_timeout);
-        let manager = Manager::new_with_config(info.clone(), config)?;
+        let manager = Manager::new_with_config(client.get_connection_info().clone(), config)?;
         let pool = Pool::builder(manager)
             .config(PoolConfig::new(settings.max_connections.max(FEWEST_CONNECTIONS)))
             .runtime(Runtime::Tokio1)
@@ -55,7 +57,7 @@ impl Connector {
             .map_err(|_| (redis::ErrorKind::InvalidClientConfig, "the pool cannot be built"))?;
         Ok(Self {
             pool,
-            client: Client::open(info)?,
+            client,
             connect_timeout: settings.connect_timeout,
         })
     }
@@ -134,6 +136,23 @@ impl Drop for PooledConnection {
         if let Some(pooled) = self.pooled.take() {
             drop(deadpool_redis::Connection::take(pooled));
         }
+    }
+}
+
+/// Whoever asks a server outside the gate (checks, probes, benches) reaches it as the gate does: the same socket options,
+/// and the authorities of `redis.ca_certificate`. Connects to nothing.
+pub fn client(endpoint: &RedisEndpoint, settings: &RedisSettings) -> RedisResult<Client> {
+    install_crypto_provider();
+    let info = connection_info(endpoint)?;
+    match (&settings.ca_certificate, info.addr()) {
+        (Some(pem), ConnectionAddr::TcpTls { .. }) => {
+            let certificates = TlsCertificates {
+                client_tls: None,
+                root_cert: Some(pem.as_bytes().to_vec()),
+            };
+            Client::build_with_tls(info, certificates)
+        }
+        _ => Client::open(info),
     }
 }
 

@@ -254,6 +254,7 @@ mod tests {
         let settings = RedisSettings {
             queue: None,
             cache: None,
+            ca_certificate: None,
             max_connections: 4,
             connect_timeout: LIMIT,
             command_timeout: LIMIT,

@@ -50,6 +50,7 @@ use serde::Serialize;
 use crate::config::RedisSettings;
 
 pub use self::breaker::BreakerState;
+pub use self::connect::client;
 pub use self::error::{GateError, OpenError};
 pub use self::gate::{PoolStats, RedisGate};
 pub use self::lanes::IDLE as IDLE_CONNECTION;

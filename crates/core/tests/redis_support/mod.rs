@@ -21,6 +21,7 @@ pub(crate) fn settings() -> RedisSettings {
     RedisSettings {
         queue: None,
         cache: None,
+        ca_certificate: None,
         max_connections: 8,
         connect_timeout: Duration::from_secs(1),
         command_timeout: Duration::from_millis(250),

@@ -23,6 +23,7 @@ pub(crate) fn redis_settings() -> RedisSettings {
     RedisSettings {
         queue: None,
         cache: None,
+        ca_certificate: None,
         max_connections: 8,
         connect_timeout: Duration::from_secs(1),
         // A busy test machine may take its time.

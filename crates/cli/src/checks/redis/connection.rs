@@ -126,11 +126,7 @@ impl RedisSubject {
     }
 
     pub(super) fn client(&self) -> Result<Client, RedisError> {
-        // One provider of cryptography for the process; it is there already if another part has installed it.
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let info = self.endpoint.url.expose_secret().into_connection_info()?;
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        Client::open(info.set_tcp_settings(tcp))
+        holdfast_core::redis::client(&self.endpoint, &self.settings)
     }
 
     /// `INFO`, asked once.

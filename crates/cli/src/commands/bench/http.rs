@@ -11,7 +11,6 @@ use holdfast_api::{Application, Services};
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::shutdown::Shutdown;
-use secrecy::ExposeSecret;
 use tokio::task::JoinSet;
 
 use super::failed;
@@ -120,7 +119,7 @@ async fn hanging(
     let Some(endpoint) = &settings.redis.cache else {
         return Ok(());
     };
-    let client = redis::Client::open(endpoint.url.expose_secret()).map_err(failed)?;
+    let client = holdfast_core::redis::client(endpoint, &settings.redis).map_err(failed)?;
     let mut connection = client.get_multiplexed_async_connection().await.map_err(failed)?;
     let deadline = Figure::Millis(settings.redis.command_timeout.as_secs_f64() * 1_000.0);
     for path in &PATHS[1..] {
