@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 use serde::Serialize;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(crate) struct State {
     /// Of the routes that opt in.
     pub(crate) responses: Responses,
     pub(crate) points: Points,
+    pub(crate) notices: Notices,
     pub(crate) keys: ApiKeys,
     pub(crate) rates: RateLimits,
     pub(crate) sessions: Sessions,

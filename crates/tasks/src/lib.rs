@@ -6,6 +6,7 @@
 //! | [`DebugSleep`] `debug.sleep` | sleeps, reports progress, gives way to a cancellation |
 //! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
 //! | [`HttpRequest`] `http.request` | calls a URL |
+//! | [`webhooks::NotifyWebhook`] `notify.webhook` | tells an endpoint of an event, signed |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
 //! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
 //!
@@ -45,9 +46,12 @@ kinds! {
     }
 }
 
+mod dialect;
+pub mod notices;
 pub mod outbound;
 pub mod points;
 mod registry;
+pub mod webhooks;
 
 pub use debug_fail::{FailMode, Recovered};
 pub use debug_sleep::Slept;

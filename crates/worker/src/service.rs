@@ -4,6 +4,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
+use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 
 use crate::probes::{RedisProbe, SqlProbe};
@@ -39,14 +40,19 @@ pub async fn run_worker(
     let sql_probe = SqlProbe::new(&parts.settings.database);
     let redis_probe = parts.settings.redis.queue.as_ref().map(RedisProbe::new);
     let points = Points::new(&parts.settings, database, &parts.gate, parts.jobs.clone());
-    parts.resources = parts.resources.with(points.clone());
+    let notices = Notices::new(&parts.settings, database, parts.jobs.clone());
+    parts.resources = parts
+        .resources
+        .with(points.clone())
+        .with(notices.webhooks().clone());
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
     tokio::select! {
         ended = worker.run() => Ok(ended?),
-        // It never ends by itself.
+        // These never end by themselves.
         () = points.watch() => Ok(()),
+        () = notices.watch() => Ok(()),
     }
 }
 

@@ -15,12 +15,14 @@ pub(crate) mod kinds;
 pub(crate) mod limits;
 mod measure;
 mod metrics;
+mod notices;
 pub(crate) mod openapi;
 mod points;
 mod points_body;
 pub(crate) mod queues;
 pub(crate) mod schedules;
 pub(crate) mod view;
+mod webhooks;
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{self, ServiceConfig};
@@ -121,6 +123,12 @@ routes! { API_ROUTES, api:
     "/v1/schedules/{name}/run" => { POST schedules::run }
     "/v1/schedules/{name}/enable" => { POST schedules::enable }
     "/v1/schedules/{name}/disable" => { POST schedules::disable }
+    "/v1/webhooks" => { GET webhooks::list, POST webhooks::create }
+    "/v1/webhooks/{id}" => { GET webhooks::show, PUT webhooks::put, DELETE webhooks::delete }
+    "/v1/webhooks/{id}/rotate" => { POST webhooks::rotate }
+    "/v1/webhooks/{id}/test" => { POST webhooks::test }
+    "/v1/webhooks/{id}/deliveries" => { GET webhooks::deliveries }
+    "/v1/notifications" => { POST notices::publish }
     "/v1/workers" => { GET queues::workers }
     "/v1/auth/login" => { POST account::login }
     "/v1/auth/refresh" => { POST account::refresh }

@@ -14,9 +14,9 @@ use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, PointsSettings,
-    QueueSettings, RateLimitSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings,
-    TracesSettings, WorkerSettings,
+    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, NotificationsSettings,
+    PointsSettings, QueueSettings, RateLimitSettings, RedisEndpoint, RedisSettings, RetrySettings,
+    ServerSettings, Settings, TracesSettings, WorkerSettings,
 };
 use super::tables;
 
@@ -60,6 +60,7 @@ fn read(reader: &mut Reader<'_>) -> Settings {
             max_buffered: reader.count("points.max_buffered", 1_000..=100_000_000),
             retain_letters: reader.seconds("points.retain_letters_seconds", 3600.0..=315_360_000.0),
         },
+        notifications: notifications(reader),
         log: log(reader, environment),
     }
 }
@@ -370,6 +371,15 @@ fn traces(reader: &mut Reader<'_>) -> TracesSettings {
         endpoint,
         headers: reader.secret("traces.headers"),
         sample_ratio: f64::from(reader.count::<u32>("traces.sample_percent", 0..=100)) / 100.0,
+    }
+}
+
+fn notifications(reader: &mut Reader<'_>) -> NotificationsSettings {
+    NotificationsSettings {
+        webhook_timeout: reader.seconds("notifications.webhook_timeout_seconds", 0.1..=60.0),
+        webhook_disable_after: reader
+            .seconds("notifications.webhook_disable_after_seconds", 60.0..=31_536_000.0),
+        retain_deliveries: reader.seconds("notifications.retain_deliveries_seconds", 3600.0..=31_536_000.0),
     }
 }
 

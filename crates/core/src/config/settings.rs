@@ -43,6 +43,7 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     pub traces: TracesSettings,
     pub points: PointsSettings,
+    pub notifications: NotificationsSettings,
     pub log: LogSettings,
 }
 
@@ -360,6 +361,17 @@ pub struct PointsSettings {
     pub max_buffered: u64,
     /// How long points without a track are kept.
     pub retain_letters: Duration,
+}
+
+/// Webhooks, and what becomes of notifications.
+#[derive(Debug, Clone)]
+pub struct NotificationsSettings {
+    /// Longest a receiver of a webhook may take to answer.
+    pub webhook_timeout: Duration,
+    /// An endpoint that has failed for this long, without a success, is disabled.
+    pub webhook_disable_after: Duration,
+    /// How long attempts of delivery are listed, and published notifications remembered.
+    pub retain_deliveries: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
