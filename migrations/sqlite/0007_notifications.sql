@@ -44,3 +44,42 @@ create table holdfast_notices (
     at          integer not null
 ) without rowid;
 create index holdfast_notices_at on holdfast_notices (at);
+
+-- Mail: crates/tasks/src/mail.
+
+create table holdfast_mail_templates (
+    name       text    primary key,
+    subject    text    not null,
+    body       text    not null,                            -- the plain text
+    html       text,
+    created_at integer not null,
+    updated_at integer not null
+) without rowid;
+
+-- What was sent to whom under which key: one mail, however many jobs want it.
+create table holdfast_mails (
+    key     text    not null,
+    address text    not null,                               -- in lower case
+    job_id  blob    not null,                               -- who sends it
+    sent    boolean not null default false,
+    at      integer not null,
+    primary key (key, address)
+) without rowid;
+create index holdfast_mails_at on holdfast_mails (at);
+
+-- Who gets no mail: of one list, or ('') at all.
+create table holdfast_mail_suppressions (
+    address text    not null,                               -- in lower case
+    list    text    not null,
+    reason  text    not null,
+    at      integer not null,
+    primary key (address, list)
+) without rowid;
+
+-- What the link of a mail says, whose holder may unsubscribe the address from the list.
+create table holdfast_mail_tokens (
+    token   text primary key,                               -- random
+    address text not null,
+    list    text not null,
+    unique (address, list)
+) without rowid;

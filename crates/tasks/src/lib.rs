@@ -7,6 +7,7 @@
 //! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
 //! | [`HttpRequest`] `http.request` | calls a URL |
 //! | [`webhooks::NotifyWebhook`] `notify.webhook` | tells an endpoint of an event, signed |
+//! | [`mail::NotifyEmail`] `notify.email` | sends a mail, written from a template |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
 //! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
 //!
@@ -47,6 +48,7 @@ kinds! {
 }
 
 mod dialect;
+pub mod mail;
 pub mod notices;
 pub mod outbound;
 pub mod points;

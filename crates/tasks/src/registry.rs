@@ -15,6 +15,7 @@ fn production() -> Registry {
     built_in(Registry::new())
         .register::<crate::points::PointsFlush>()
         .register::<crate::webhooks::NotifyWebhook>()
+        .register::<crate::mail::NotifyEmail>()
 }
 
 /// The kinds of a process with these settings: no `debug.*` in production, where [`crate::DebugFail`] could be used to

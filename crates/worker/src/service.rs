@@ -44,7 +44,8 @@ pub async fn run_worker(
     parts.resources = parts
         .resources
         .with(points.clone())
-        .with(notices.webhooks().clone());
+        .with(notices.webhooks().clone())
+        .with(notices.mail().clone());
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());

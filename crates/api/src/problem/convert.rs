@@ -7,6 +7,7 @@ use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
+use holdfast_tasks::mail::MailError;
 use holdfast_tasks::notices::NoticeError;
 use holdfast_tasks::points::PointsError;
 use holdfast_tasks::webhooks::WebhookError;
@@ -140,6 +141,19 @@ impl From<WebhookError> for Problem {
             WebhookError::TooMany => Self::new(ProblemKind::TooManyWebhooks, text),
             WebhookError::Enqueue(error) => error.into(),
             WebhookError::Sql(error) => error.into(),
+        }
+    }
+}
+
+impl From<MailError> for Problem {
+    fn from(error: MailError) -> Self {
+        let text = error.to_string();
+        match error {
+            MailError::Invalid { field, reason } => Self::field(ProblemKind::InvalidField, field, reason),
+            MailError::UnknownTemplate(_) => Self::field(ProblemKind::MailTemplateNotFound, "name", text),
+            MailError::TooManyTemplates => Self::new(ProblemKind::TooManyMailTemplates, text),
+            MailError::NotSuppressed(_) => Self::field(ProblemKind::NothingMatched, "address", text),
+            MailError::Sql(error) => error.into(),
         }
     }
 }

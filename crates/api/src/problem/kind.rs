@@ -25,6 +25,8 @@ pub enum ProblemKind {
     KeyNotFound,
     TrackNotFound,
     WebhookNotFound,
+    MailTemplateNotFound,
+    LinkNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
@@ -32,6 +34,7 @@ pub enum ProblemKind {
     ScheduleConfigured,
     TooManySchedules,
     TooManyWebhooks,
+    TooManyMailTemplates,
     NameTaken,
     KeyRevoked,
     TrackExists,
@@ -56,7 +59,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 49] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -76,6 +79,8 @@ impl ProblemKind {
         Self::KeyNotFound,
         Self::TrackNotFound,
         Self::WebhookNotFound,
+        Self::MailTemplateNotFound,
+        Self::LinkNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
@@ -83,6 +88,7 @@ impl ProblemKind {
         Self::ScheduleConfigured,
         Self::TooManySchedules,
         Self::TooManyWebhooks,
+        Self::TooManyMailTemplates,
         Self::NameTaken,
         Self::KeyRevoked,
         Self::TrackExists,
@@ -154,6 +160,12 @@ impl ProblemKind {
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
             Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
             Self::WebhookNotFound => ("webhook-not-found", S::NOT_FOUND, "There is no such webhook"),
+            Self::MailTemplateNotFound => (
+                "mail-template-not-found",
+                S::NOT_FOUND,
+                "There is no such mail template",
+            ),
+            Self::LinkNotFound => ("link-not-found", S::NOT_FOUND, "The link leads nowhere"),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
             Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
             Self::KeyNotFound => ("key-not-found", S::NOT_FOUND, "There is no such API key"),
@@ -180,6 +192,11 @@ impl ProblemKind {
             ),
             Self::TooManySchedules => ("too-many-schedules", S::CONFLICT, "No more schedules are kept"),
             Self::TooManyWebhooks => ("too-many-webhooks", S::CONFLICT, "No more webhooks are kept"),
+            Self::TooManyMailTemplates => (
+                "too-many-mail-templates",
+                S::CONFLICT,
+                "No more mail templates are kept",
+            ),
             Self::NameTaken => ("name-taken", S::CONFLICT, "The name is taken"),
             Self::KeyRevoked => ("key-revoked", S::CONFLICT, "The API key is revoked"),
             Self::TrackExists => ("track-exists", S::CONFLICT, "Another track has this id"),

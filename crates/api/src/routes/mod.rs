@@ -13,6 +13,7 @@ pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod kinds;
 pub(crate) mod limits;
+mod mail;
 mod measure;
 mod metrics;
 mod notices;
@@ -21,6 +22,7 @@ mod points;
 mod points_body;
 pub(crate) mod queues;
 pub(crate) mod schedules;
+mod unsubscribe;
 pub(crate) mod view;
 mod webhooks;
 
@@ -129,6 +131,11 @@ routes! { API_ROUTES, api:
     "/v1/webhooks/{id}/test" => { POST webhooks::test }
     "/v1/webhooks/{id}/deliveries" => { GET webhooks::deliveries }
     "/v1/notifications" => { POST notices::publish }
+    "/v1/mail-templates" => { GET mail::list_templates }
+    "/v1/mail-templates/{name}" => { GET mail::show_template, PUT mail::put_template, DELETE mail::delete_template }
+    "/v1/mail-suppressions" => { GET mail::list_suppressions, POST mail::suppress }
+    "/v1/mail-suppressions/release" => { POST mail::release }
+    "/v1/unsubscribe/{token}" => { GET unsubscribe::ask, POST unsubscribe::unsubscribe }
     "/v1/workers" => { GET queues::workers }
     "/v1/auth/login" => { POST account::login }
     "/v1/auth/refresh" => { POST account::refresh }

@@ -12,6 +12,7 @@ mod health;
 mod keys;
 mod limits;
 mod metrics;
+mod notifications;
 mod operations;
 mod outages;
 mod points;

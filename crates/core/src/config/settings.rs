@@ -44,6 +44,7 @@ pub struct Settings {
     pub traces: TracesSettings,
     pub points: PointsSettings,
     pub notifications: NotificationsSettings,
+    pub smtp: SmtpSettings,
     pub log: LogSettings,
 }
 
@@ -372,6 +373,19 @@ pub struct NotificationsSettings {
     pub webhook_disable_after: Duration,
     /// How long attempts of delivery are listed, and published notifications remembered.
     pub retain_deliveries: Duration,
+    /// Where people reach the API, for the links in mails.
+    pub public_url: Option<Url>,
+}
+
+/// The mail server.
+#[derive(Debug, Clone)]
+pub struct SmtpSettings {
+    /// `None`: no mail can be sent.
+    pub url: Option<SecretString>,
+    /// The sender, `Name <address>` or an address alone; set wherever `url` is.
+    pub from: Option<String>,
+    /// Longest that the server may take for one mail.
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
 pub use self::publish::{Notice, NoticeId, Published};
+use crate::mail::Mail;
 use crate::webhooks::Webhooks;
 
 /// How often a worker looks for what is past its retention.
@@ -52,6 +53,7 @@ struct Inner {
     sql: Sql,
     limits: JobsSettings,
     webhooks: Webhooks,
+    mail: Mail,
 }
 
 impl Notices {
@@ -60,12 +62,17 @@ impl Notices {
         Self(Arc::new(Inner {
             sql: Sql::new(database, &settings.database),
             limits: settings.jobs.clone(),
-            webhooks: Webhooks::new(settings, database, jobs),
+            webhooks: Webhooks::new(settings, database, jobs.clone()),
+            mail: Mail::new(settings, database, jobs),
         }))
     }
 
     pub fn webhooks(&self) -> &Webhooks {
         &self.0.webhooks
+    }
+
+    pub fn mail(&self) -> &Mail {
+        &self.0.mail
     }
 
     /// Deletes what is past its retention, for as long as it is polled: a worker's duty.
@@ -76,6 +83,12 @@ impl Notices {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "cannot prune deliveries of webhooks"
+                );
+            }
+            if let Err(error) = self.0.mail.prune().await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot forget mails that were sent"
                 );
             }
         }

@@ -132,7 +132,9 @@ impl Job for NotifyWebhook {
         };
         let attempt = Attempt::of(&self, &ctx, &body, &answer, began.elapsed());
         let outcome = judge(&endpoint, answer);
-        webhooks.0.log.write(attempt.ended(&outcome)).await;
+        if webhooks.0.log.write(attempt.ended(&outcome)).await {
+            webhooks.forget(self.webhook);
+        }
         outcome
     }
 }

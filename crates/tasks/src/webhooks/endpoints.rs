@@ -310,7 +310,7 @@ impl Webhooks {
     }
 
     /// What this process has just changed it knows at once.
-    fn forget(&self, id: WebhookId) {
+    pub(super) fn forget(&self, id: WebhookId) {
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&id);
     }

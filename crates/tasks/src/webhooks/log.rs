@@ -191,7 +191,8 @@ pub(super) struct LogParts {
     pub(super) disable_after: Duration,
 }
 
-type Waiting = (Attempt, oneshot::Sender<()>);
+/// What waits hears whether its endpoint is disabled now.
+type Waiting = (Attempt, oneshot::Sender<bool>);
 
 /// Takes attempts, and writes them in batches. Its task ends with the last handle.
 #[derive(Debug)]
@@ -207,18 +208,20 @@ impl Log {
         Self { waiting }
     }
 
-    /// Waits until the attempt is written, or cannot be.
-    pub(super) async fn write(&self, attempt: Attempt) {
+    /// Waits until the attempt is written, or cannot be; whether its endpoint is disabled now.
+    pub(super) async fn write(&self, attempt: Attempt) -> bool {
         let (written, row) = oneshot::channel();
         let writing = async {
             // Nobody takes attempts any more only where the runtime ends.
-            if self.waiting.send((attempt, written)).await.is_ok() {
-                row.await.ok();
+            match self.waiting.send((attempt, written)).await {
+                Ok(()) => row.await.unwrap_or_default(),
+                Err(_) => false,
             }
         };
-        if tokio::time::timeout(PATIENCE, writing).await.is_err() {
+        tokio::time::timeout(PATIENCE, writing).await.unwrap_or_else(|_| {
             tracing::warn!("a delivery waits in vain for its row in the log of webhooks");
-        }
+            false
+        })
     }
 }
 
@@ -226,16 +229,17 @@ async fn write_all(parts: LogParts, mut attempts: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(BATCH);
     while attempts.recv_many(&mut batch, BATCH).await > 0 {
         let (rows, waiting): (Vec<Attempt>, Vec<_>) = batch.drain(..).unzip();
-        if let Err(error) = parts.write(&rows).await {
+        let disabled = parts.write(&rows).await.unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 deliveries = rows.len(),
                 "deliveries of webhooks are missing from their log"
             );
-        }
-        for written in waiting {
+            Vec::new()
+        });
+        for (attempt, written) in rows.iter().zip(waiting) {
             // Its job may have been given up meanwhile.
-            written.send(()).ok();
+            written.send(disabled.contains(&attempt.webhook)).ok();
         }
     }
 }
@@ -278,8 +282,8 @@ struct Standing {
 }
 
 impl LogParts {
-    /// Both or neither: the rows, and what follows for their endpoints.
-    async fn write(&self, attempts: &[Attempt]) -> Result<(), WebhookError> {
+    /// Both or neither: the rows, and what follows for their endpoints. Those that are disabled now.
+    async fn write(&self, attempts: &[Attempt]) -> Result<Vec<WebhookId>, WebhookError> {
         let text =
             serde_json::to_string(attempts).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
         // By id: whoever else changes several endpoints takes them in the same order.
@@ -318,13 +322,13 @@ impl LogParts {
             })
             .await?;
         let (disabled, told) = written?;
-        for Disabled { id, reason } in disabled {
+        for Disabled { id, reason } in &disabled {
             tracing::warn!(webhook.id = %id, "the webhook is disabled: {reason}; PUT /v1/webhooks/{id} enables it again");
         }
         if let Some(job) = told.first() {
             self.jobs.ring(&job.queue);
         }
-        Ok(())
+        Ok(disabled.into_iter().map(|disabled| disabled.id).collect())
     }
 
     /// What the last attempts mean for their endpoint; the reason, if it is disabled now.

@@ -6,6 +6,7 @@
 )]
 
 mod endpoints;
+mod mail;
 mod official;
 mod support;
 mod webhooks;

@@ -16,7 +16,7 @@ use holdfast_tasks::notices::{Notice, Notices, Published};
 use holdfast_tasks::webhooks::{
     Delivery, DeliveryFilter, MadeWebhook, WebhookDraft, WebhookId, WebhookRecord, Webhooks,
 };
-use holdfast_testkit::{PostgresServer, RecordedRequest};
+use holdfast_testkit::{PostgresServer, RecordedRequest, SmtpServer};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -24,7 +24,13 @@ use tokio::task::JoinHandle;
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Failed deliveries come back at once.
-const FILE: &str = "[kinds.\"notify.webhook\".retry]\nbase_seconds = 0.01\ncap_seconds = 0.02\n";
+const FILE: &str = "[kinds.\"notify.webhook\".retry]
+base_seconds = 0.01
+cap_seconds = 0.02
+[kinds.\"notify.email\".retry]
+base_seconds = 0.01
+cap_seconds = 0.02
+";
 
 pub(crate) struct Fixture {
     pub(crate) settings: Settings,
@@ -48,6 +54,23 @@ impl Fixture {
 
     pub(crate) async fn with(more: &[(&str, &str)]) -> Self {
         Self::start(None, more).await
+    }
+
+    /// On either database, with a mail server.
+    pub(crate) async fn mailing(postgres: bool, server: &SmtpServer, more: &[(&str, &str)]) -> Self {
+        let url = server.url();
+        let mut env = vec![
+            ("SMTP_URL", url.as_str()),
+            ("HOLDFAST__SMTP__FROM", "Holdfast <no-reply@example.com>"),
+            ("HOLDFAST__SMTP__TIMEOUT_SECONDS", "2"),
+            ("HOLDFAST__NOTIFICATIONS__PUBLIC_URL", "https://jobs.example.com/"),
+        ];
+        env.extend_from_slice(more);
+        let postgres = match postgres {
+            true => Some(PostgresServer::start().await.unwrap()),
+            false => None,
+        };
+        Self::start(postgres, &env).await
     }
 
     async fn start(postgres: Option<PostgresServer>, more: &[(&str, &str)]) -> Self {
@@ -90,7 +113,8 @@ impl Fixture {
         let stop = Shutdown::new();
         let resources = holdfast_tasks::resources(&self.settings)
             .unwrap()
-            .with(self.webhooks().clone());
+            .with(self.webhooks().clone())
+            .with(self.notices.mail().clone());
         let parts = WorkerParts {
             settings: self.settings.clone(),
             jobs: self.jobs.clone(),

@@ -36,6 +36,7 @@ fn a_production_process_knows_no_debug_kinds() {
         "debug.sleep",
         "holdfast.probe",
         "http.request",
+        "notify.email",
         "notify.webhook",
         "points.flush",
     ];
@@ -46,7 +47,13 @@ fn a_production_process_knows_no_debug_kinds() {
     );
     assert_eq!(
         names(&holdfast_tasks::registry_for(&settings("production"))),
-        ["holdfast.probe", "http.request", "notify.webhook", "points.flush"]
+        [
+            "holdfast.probe",
+            "http.request",
+            "notify.email",
+            "notify.webhook",
+            "points.flush"
+        ]
     );
 }
 

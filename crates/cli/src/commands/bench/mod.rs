@@ -14,6 +14,7 @@ mod redrive;
 mod report;
 mod scenario;
 mod system;
+mod webhooks;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points. All that the servers allow by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, webhooks. All that the servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -61,10 +62,11 @@ enum Part {
     Idle,
     Redrive,
     Points,
+    Webhooks,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
@@ -72,6 +74,7 @@ impl Part {
         (Self::Idle, "idle"),
         (Self::Redrive, "redrive"),
         (Self::Points, "points"),
+        (Self::Webhooks, "webhooks"),
     ];
 }
 
@@ -94,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle | Part::Redrive | Part::Points => {
+                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Webhooks => {
                     servers.setup(true, true, "ledger")
                 }
                 Part::NoRedis => servers.setup(true, false, "ledger"),
@@ -115,6 +118,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Idle => idle::measure(&setup, &mut report).await?,
                 Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
+                Part::Webhooks => webhooks::measure(&setup, args.scale, &mut report).await?,
             }
         }
         remove(&args.directory)
