@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
 use crate::auth::{ApiKeys, Sessions, Users};
-use crate::health::{Health, SessionsProbe};
+use crate::health::Health;
 use crate::listen::{self, BindError, Listeners, Reach};
 use crate::rate::RateLimits;
 use crate::responses::Responses;
@@ -87,7 +87,7 @@ impl Application {
         let sessions = Sessions::new(settings, users, services.cache.sessions());
         let health = Health::of(settings, &services.jobs, &services.database, &services.gate)
             .cache(&services.cache)
-            .probe(SessionsProbe::new(sessions.clone()))
+            .sessions(&sessions)
             .build();
         tracing::info!(address = %listeners.address(), "listening");
         Ok(Self {

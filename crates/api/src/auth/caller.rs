@@ -13,7 +13,7 @@ use holdfast_jobs::audit::By;
 
 use super::keys::{ApiKeys, AuthError, Caller};
 use super::scope::Scope;
-use super::sessions::{SessionError, is_token};
+use super::sessions::{SessionError, Sessions, is_token};
 use super::users::UserError;
 use crate::border;
 use crate::problem::{Problem, ProblemKind, RETRY_AFTER};
@@ -163,8 +163,14 @@ async fn count_anonymous(state: &State, request: &HttpRequest) -> Result<(), Pro
     state.rates.take(Class::Anonymous, address).await.enforce(request)
 }
 
-/// Lets a request read what no route of the API serves. `keyless`: without any key at all everybody may.
-pub(crate) async fn may_read(request: &HttpRequest, keys: &ApiKeys, keyless: bool) -> Result<(), Problem> {
+/// Lets a request read what no route of the API serves, with a key or, where there are any, with a session. `keyless`:
+/// without any key at all everybody may.
+pub(crate) async fn may_read(
+    request: &HttpRequest,
+    keys: &ApiKeys,
+    sessions: Option<&Sessions>,
+    keyless: bool,
+) -> Result<(), Problem> {
     let Some(token) = bearer(request)? else {
         if keyless && keys.none_exist().await? {
             return Ok(());
@@ -174,9 +180,10 @@ pub(crate) async fn may_read(request: &HttpRequest, keys: &ApiKeys, keyless: boo
             false,
         ));
     };
-    let caller = match keys.known(token) {
-        Some(caller) => caller,
-        None => keys.look_up(token).await?,
+    let caller = match (keys.known(token), sessions) {
+        (Some(caller), _) => caller,
+        (None, Some(sessions)) if is_token(token) => sessions.authenticate(token).await?,
+        (None, _) => keys.look_up(token).await?,
     };
     permit::<Read>(caller).map(drop)
 }

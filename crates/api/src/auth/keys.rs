@@ -19,6 +19,7 @@ use std::time::Duration;
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
 use holdfast_jobs::audit::Actor;
+use holdfast_jobs::audit::By;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
@@ -190,7 +191,7 @@ impl ApiKeys {
     }
 
     /// Makes a key. Its text is in the answer and nowhere else.
-    pub async fn create(&self, name: &str, scopes: Scopes) -> Result<NewKey, KeyError> {
+    pub async fn create(&self, name: &str, scopes: Scopes, by: &By) -> Result<NewKey, KeyError> {
         let length = name.chars().count();
         if !(1..=MAX_NAME).contains(&length) || name.trim() != name || name.chars().any(char::is_control) {
             return Err(KeyError::InvalidName);
@@ -201,7 +202,7 @@ impl ApiKeys {
         let secret = secret::generate();
         let id = KeyId::generate();
         let digest = Digest::of_secret(&secret);
-        self.store().insert(id, name, &digest, scopes).await?;
+        self.store().insert(id, name, &digest, scopes, by).await?;
         Ok(NewKey {
             id,
             name: name.to_owned(),
@@ -217,17 +218,22 @@ impl ApiKeys {
 
     /// Ends the key with this name or id, both its texts if it was rotated; it works nowhere after [`HARD_LIMIT`].
     /// Ending it again changes nothing. `None`: there is no such key.
-    pub async fn revoke(&self, name_or_id: &str) -> Result<Option<StoredKey>, KeyError> {
+    pub async fn revoke(&self, name_or_id: &str, by: &By) -> Result<Option<StoredKey>, KeyError> {
         let Some(key) = self.find(name_or_id).await? else {
             return Ok(None);
         };
-        self.store().revoke(key.id).await?;
+        self.store().revoke(key.id, by).await?;
         self.find(&key.id.to_string()).await
     }
 
     /// Gives the key with this name or id another text. The text before works for `grace` more, and [`HARD_LIMIT`] at
     /// most beyond that; one from before an earlier rotation ends now. `None`: there is no such key.
-    pub async fn rotate(&self, name_or_id: &str, grace: Duration) -> Result<Option<NewKey>, KeyError> {
+    pub async fn rotate(
+        &self,
+        name_or_id: &str,
+        grace: Duration,
+        by: &By,
+    ) -> Result<Option<NewKey>, KeyError> {
         if grace > MAX_GRACE {
             return Err(KeyError::GraceTooLong);
         }
@@ -236,7 +242,7 @@ impl ApiKeys {
         };
         let secret = secret::generate();
         let digest = Digest::of_secret(&secret);
-        if !self.store().rotate(key.id, &digest, grace).await? {
+        if !self.store().rotate(key.id, &digest, grace, by).await? {
             return Err(KeyError::Revoked);
         }
         Ok(Some(NewKey {

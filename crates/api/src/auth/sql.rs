@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use holdfast_jobs::audit::{AuditEntry, By};
 use sqlx::FromRow;
 use sqlx::postgres::{PgArguments, PgPool, PgQueryResult, PgRow, Postgres};
 use sqlx::query::{Query, QueryAs};
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool};
 
 /// Longest one statement may take.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -28,6 +30,49 @@ pub(super) async fn execute(
     let done = statement.persistent(false).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(done)
+}
+
+/// Who does something to keys or users, and what the audit log says of it.
+pub(super) struct Deed<'a> {
+    pub(super) by: &'a By,
+    pub(super) entry: AuditEntry,
+}
+
+/// A statement for the database in use.
+pub(super) enum Write<'q> {
+    Postgres(&'q PgPool, Query<'q, Postgres, PgArguments>),
+    Sqlite(&'q SqlitePool, Query<'q, Sqlite, SqliteArguments>),
+}
+
+impl Write<'_> {
+    /// Runs the statement and records the deed in one transaction. A statement that changes nothing is no deed. Answers
+    /// how many rows it changed.
+    pub(super) async fn recorded(self, deed: &Deed<'_>) -> sqlx::Result<u64> {
+        match self {
+            Self::Postgres(pool, statement) => {
+                let mut tx = pool.begin().await?;
+                let changed = statement
+                    .persistent(false)
+                    .execute(&mut *tx)
+                    .await?
+                    .rows_affected();
+                if changed > 0 {
+                    deed.entry.record_in(&mut tx, deed.by).await?;
+                }
+                tx.commit().await?;
+                Ok(changed)
+            }
+            Self::Sqlite(pool, statement) => {
+                let mut tx = pool.begin_with("begin immediate").await?;
+                let changed = statement.execute(&mut *tx).await?.rows_affected();
+                if changed > 0 {
+                    deed.entry.record_in(&mut tx, deed.by).await?;
+                }
+                tx.commit().await?;
+                Ok(changed)
+            }
+        }
+    }
 }
 
 /// Like [`execute`], for rows.

@@ -10,14 +10,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
+use holdfast_jobs::audit::{AuditEntry, By, action};
 use serde::{Serialize, Serializer};
+use serde_json::json;
 use sqlx::Row;
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::scope::Scopes;
 use super::secret::Digest;
-use super::sql::{StoreError, bounded, execute, fetch_all, unreadable};
+use super::sql::{Deed, StoreError, Write, bounded, execute, fetch_all, unreadable};
 
 /// Most keys one installation may have in force: all of them are held in memory.
 pub(super) const MAX_KEYS: usize = 10_000;
@@ -132,33 +134,35 @@ impl Store {
         name: &str,
         digest: &Digest,
         scopes: Scopes,
+        by: &By,
     ) -> Result<(), StoreError> {
-        bounded(async {
-            match &self.database {
-                Database::Postgres(pool) => execute(pool, sqlx::query(
-                    "insert into holdfast_api_keys (id, name, hash, scopes) values ($1, $2, $3, $4)",
-                )
-                .bind(id.as_uuid())
-                .bind(name)
-                .bind(digest.as_bytes())
-                .bind(scopes.to_string())
-                )
-                .await
-                .map(drop),
-                Database::Sqlite(database) => sqlx::query(
+        let deed = Deed {
+            by,
+            entry: entry(action::KEY_CREATE, id).details(json!({ "name": name, "scopes": scopes })),
+        };
+        let scopes = scopes.to_string();
+        let insert = match &self.database {
+            Database::Postgres(pool) => Write::Postgres(
+                pool,
+                sqlx::query("insert into holdfast_api_keys (id, name, hash, scopes) values ($1, $2, $3, $4)")
+                    .bind(id.as_uuid())
+                    .bind(name)
+                    .bind(digest.as_bytes())
+                    .bind(&scopes),
+            ),
+            Database::Sqlite(database) => Write::Sqlite(
+                &database.writer,
+                sqlx::query(
                     "insert into holdfast_api_keys (id, name, hash, scopes, created_at) values ($1, $2, $3, $4, $5)",
                 )
                 .bind(id.as_uuid())
                 .bind(name)
                 .bind(digest.as_bytes())
-                .bind(scopes.to_string())
-                .bind(clock::now().timestamp_millis())
-                .execute(&database.writer)
-                .await
-                .map(drop),
-            }
-        })
-        .await
+                .bind(&scopes)
+                .bind(clock::now().timestamp_millis()),
+            ),
+        };
+        bounded(insert.recorded(&deed)).await.map(drop)
     }
 
     /// Every key, oldest first, revoked ones included.
@@ -222,28 +226,29 @@ impl Store {
     }
 
     /// Ends a key. False: no key in force has this id.
-    pub(super) async fn revoke(&self, id: KeyId) -> Result<bool, StoreError> {
-        let changed = bounded(async {
-            match &self.database {
-                Database::Postgres(pool) => execute(pool, sqlx::query(
+    pub(super) async fn revoke(&self, id: KeyId, by: &By) -> Result<bool, StoreError> {
+        let update = match &self.database {
+            Database::Postgres(pool) => Write::Postgres(
+                pool,
+                sqlx::query(
                     "update holdfast_api_keys set revoked_at = now() where id = $1 and revoked_at is null",
                 )
-                .bind(id.as_uuid())
-                )
-                .await
-                .map(|done| done.rows_affected()),
-                Database::Sqlite(database) => sqlx::query(
+                .bind(id.as_uuid()),
+            ),
+            Database::Sqlite(database) => Write::Sqlite(
+                &database.writer,
+                sqlx::query(
                     "update holdfast_api_keys set revoked_at = $2 where id = $1 and revoked_at is null",
                 )
                 .bind(id.as_uuid())
-                .bind(clock::now().timestamp_millis())
-                .execute(&database.writer)
-                .await
-                .map(|done| done.rows_affected()),
-            }
-        })
-        .await?;
-        Ok(changed > 0)
+                .bind(clock::now().timestamp_millis()),
+            ),
+        };
+        let deed = Deed {
+            by,
+            entry: entry(action::KEY_REVOKE, id),
+        };
+        Ok(bounded(update.recorded(&deed)).await? > 0)
     }
 
     /// Gives a key another text; the one before works for `grace` yet, and the one before that no more. False: no key in
@@ -253,34 +258,38 @@ impl Store {
         id: KeyId,
         digest: &Digest,
         grace: Duration,
+        by: &By,
     ) -> Result<bool, StoreError> {
         let grace_ms = grace.as_millis() as i64;
-        let changed = bounded(async {
-            match &self.database {
-                Database::Postgres(pool) => {
-                    let update = sqlx::query(
-                        "update holdfast_api_keys set previous_hash = hash, hash = $2, rotated_at = now(), \
-                         previous_until = now() + $3 * interval '1 millisecond' \
-                         where id = $1 and revoked_at is null",
-                    );
-                    let update = update.bind(id.as_uuid()).bind(digest.as_bytes()).bind(grace_ms);
-                    execute(pool, update).await.map(|done| done.rows_affected())
-                }
-                Database::Sqlite(database) => sqlx::query(
+        let update = match &self.database {
+            Database::Postgres(pool) => Write::Postgres(
+                pool,
+                sqlx::query(
+                    "update holdfast_api_keys set previous_hash = hash, hash = $2, rotated_at = now(), \
+                     previous_until = now() + $3 * interval '1 millisecond' \
+                     where id = $1 and revoked_at is null",
+                )
+                .bind(id.as_uuid())
+                .bind(digest.as_bytes())
+                .bind(grace_ms),
+            ),
+            Database::Sqlite(database) => Write::Sqlite(
+                &database.writer,
+                sqlx::query(
                     "update holdfast_api_keys set previous_hash = hash, hash = $2, rotated_at = $3, \
                      previous_until = $3 + $4 where id = $1 and revoked_at is null",
                 )
                 .bind(id.as_uuid())
                 .bind(digest.as_bytes())
                 .bind(clock::now().timestamp_millis())
-                .bind(grace_ms)
-                .execute(&database.writer)
-                .await
-                .map(|done| done.rows_affected()),
-            }
-        })
-        .await?;
-        Ok(changed > 0)
+                .bind(grace_ms),
+            ),
+        };
+        let deed = Deed {
+            by,
+            entry: entry(action::KEY_ROTATE, id).details(json!({ "grace_seconds": grace.as_secs() })),
+        };
+        Ok(bounded(update.recorded(&deed)).await? > 0)
     }
 
     /// Records that these keys were used just now.
@@ -324,6 +333,10 @@ impl Store {
         .await?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
+}
+
+fn entry(action: &'static str, id: KeyId) -> AuditEntry {
+    AuditEntry::new(action).target(id)
 }
 
 /// A row that somebody else spoiled must not lock every other key out.

@@ -40,6 +40,7 @@ pub use self::probe::{Finding, HealthProbe, ServiceStatus};
 pub use self::probes::{DatabaseProbe, QueueProbe, RedisProbe, WorkersProbe};
 pub use self::server::{HealthServer, health_server};
 pub(crate) use self::sessions::SessionsProbe;
+use crate::auth::Sessions;
 use crate::kept::Kept;
 use crate::monitor::{self, Monitor};
 use crate::problem::{Problem, ProblemKind};
@@ -128,6 +129,15 @@ impl HealthBuilder {
         let measured = cache.clone();
         self.gauges(move || monitor::read_cache(&measured.stats()))
             .probe(RedisProbe::new(gate))
+    }
+
+    /// The sessions of a service where people log in: reported as `sessions`, and good for the figures.
+    #[must_use]
+    pub(crate) fn sessions(mut self, sessions: &Sessions) -> Self {
+        self.monitor = self
+            .monitor
+            .map(|monitor| monitor.with_sessions(sessions.clone()));
+        self.probe(SessionsProbe::new(sessions.clone()))
     }
 
     /// Sets gauges that only this process knows, whenever `/metrics` is asked.

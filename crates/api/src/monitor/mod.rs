@@ -33,7 +33,7 @@ use tokio::time::timeout;
 
 pub use self::advice::{Advice, AdviceCode, Severity};
 pub use self::redis::RedisReport;
-use crate::auth::{ApiKeys, may_read};
+use crate::auth::{ApiKeys, Sessions, may_read};
 use crate::kept::Kept;
 use crate::problem::Problem;
 
@@ -56,6 +56,8 @@ pub(crate) struct Monitor {
     /// Both roles are on one server.
     shared_server: bool,
     keys: ApiKeys,
+    /// Of a service where people log in.
+    sessions: Option<Sessions>,
     public: bool,
     /// Development without the bootstrap key: while there is no other, everybody may ask.
     keyless: bool,
@@ -81,6 +83,7 @@ impl Monitor {
             cache_gate: None,
             shared_server: settings.redis.shares_server(),
             keys: ApiKeys::new(database.clone(), settings.server.api_key.as_ref()),
+            sessions: None,
             public: settings.metrics.public,
             keyless: !settings.is_production() && settings.server.api_key.is_none(),
             lost_after: settings.worker.lost_after,
@@ -95,6 +98,11 @@ impl Monitor {
         self
     }
 
+    pub(crate) fn with_sessions(mut self, sessions: Sessions) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+
     pub(crate) fn add_source(&mut self, source: Source) {
         self.sources.push(source);
     }
@@ -104,7 +112,7 @@ impl Monitor {
         if self.public {
             return Ok(());
         }
-        may_read(request, &self.keys, self.keyless).await
+        may_read(request, &self.keys, self.sessions.as_ref(), self.keyless).await
     }
 
     /// The Prometheus text.

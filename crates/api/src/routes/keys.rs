@@ -108,7 +108,7 @@ pub(crate) async fn list(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn create(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
     payload: web::Payload,
@@ -116,8 +116,8 @@ pub(crate) async fn create(
     Params::of(&request, &[]).finish()?;
     let body: KeyBody = json_body(&request, payload, &state).await?;
     let scopes = scopes(&body.scopes)?;
-    let keys = state.keys.clone();
-    let made = state.on_runtime(async move { keys.create(&body.name, scopes).await });
+    let (keys, by) = (state.keys.clone(), allowed.by(&request));
+    let made = state.on_runtime(async move { keys.create(&body.name, scopes, &by).await });
     json(StatusCode::CREATED, &MadeKey::from(made.await?))
 }
 
@@ -139,7 +139,7 @@ pub(crate) async fn create(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn rotate(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
     payload: web::Payload,
@@ -147,9 +147,9 @@ pub(crate) async fn rotate(
     Params::of(&request, &[]).finish()?;
     let body: RotationBody = json_body(&request, payload, &state).await?;
     let grace = body.grace_seconds.map_or(DEFAULT_GRACE, |seconds| seconds.0);
-    let (keys, name) = (state.keys.clone(), key_name(&request));
+    let (keys, name, by) = (state.keys.clone(), key_name(&request), allowed.by(&request));
     let wanted = name.clone();
-    let rotated = state.on_runtime(async move { keys.rotate(&wanted, grace).await });
+    let rotated = state.on_runtime(async move { keys.rotate(&wanted, grace, &by).await });
     match rotated.await? {
         Some(key) => json(StatusCode::OK, &MadeKey::from(key)),
         None => Err(unknown(&name)),
@@ -170,14 +170,14 @@ pub(crate) async fn rotate(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn revoke(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (keys, name) = (state.keys.clone(), key_name(&request));
+    let (keys, name, by) = (state.keys.clone(), key_name(&request), allowed.by(&request));
     let wanted = name.clone();
-    let revoked = state.on_runtime(async move { keys.revoke(&wanted).await });
+    let revoked = state.on_runtime(async move { keys.revoke(&wanted, &by).await });
     match revoked.await? {
         Some(key) => json(StatusCode::OK, &key),
         None => Err(unknown(&name)),

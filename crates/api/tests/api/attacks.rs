@@ -10,7 +10,7 @@ use sha2::{Sha256, Sha512};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{ADMIN, JWT_SECRET, PASSWORD, TestApp, TestSettings, problem};
+use crate::support::{ADMIN, JWT_SECRET, PASSWORD, TestApp, TestSettings, by, problem};
 
 fn now() -> u64 {
     holdfast_core::clock::unix_millis() / 1000
@@ -278,7 +278,11 @@ async fn no_answer_gives_a_secret_away() {
     let app = TestApp::start().await;
     app.user("ada", Role::Admin).await;
     let token = app.log_in("ada").await;
-    let key = app.keys.create("ci", "admin".parse().unwrap()).await.unwrap();
+    let key = app
+        .keys
+        .create("ci", "admin".parse().unwrap(), &by())
+        .await
+        .unwrap();
     let key = secrecy::ExposeSecret::expose_secret(&key.secret).to_owned();
     let database = secrecy::ExposeSecret::expose_secret(&app.settings.database.url).to_owned();
     let secrets = [ADMIN, JWT_SECRET, PASSWORD, &key, &token, &database, "$argon2"];

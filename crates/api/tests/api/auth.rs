@@ -7,7 +7,7 @@ use holdfast_api::auth::{KeyError, Scopes};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use crate::support::{TestApp, TestSettings, echo, problem, problem_of, until};
+use crate::support::{TestApp, TestSettings, by, echo, problem, problem_of, until};
 
 /// Every route under `/v1` with the scope that its documentation names.
 const SCOPES: &[(&str, &str, &str)] = &[
@@ -35,6 +35,10 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("PUT", "/v1/queues/{name}/limits", "admin"),
     ("DELETE", "/v1/queues/{name}/limits", "admin"),
     ("GET", "/v1/audit", "admin"),
+    ("GET", "/v1/batches", "read"),
+    ("POST", "/v1/batches", "produce"),
+    ("GET", "/v1/batches/{id}", "read"),
+    ("POST", "/v1/batches/{id}/cancel", "produce"),
     ("GET", "/v1/kinds", "read"),
     ("GET", "/v1/schedules", "read"),
     ("POST", "/v1/schedules", "admin"),
@@ -183,7 +187,11 @@ async fn a_new_key_works_at_once_and_its_text_is_stored_nowhere() {
         .await
         .unwrap();
     problem(&warm, 401, "unauthenticated");
-    let key = app.keys.create("ci", "read".parse().unwrap()).await.unwrap();
+    let key = app
+        .keys
+        .create("ci", "read".parse().unwrap(), &by())
+        .await
+        .unwrap();
     let secret = key.secret.expose_secret().to_owned();
     let mut client = app.client().with_bearer(&secret);
     until("the key works", Duration::from_secs(2), async || {
@@ -204,8 +212,11 @@ async fn a_revoked_key_stops_working() {
     let app = TestApp::start().await;
     let mut client = app.with_scopes("leaver", "read").await;
     assert_eq!(client.get("/v1/queues").await.unwrap().status, 200);
-    assert_eq!(app.keys.revoke("leaver").await.unwrap().unwrap().name, "leaver");
-    assert_eq!(app.keys.revoke("nobody").await.unwrap(), None);
+    assert_eq!(
+        app.keys.revoke("leaver", &by()).await.unwrap().unwrap().name,
+        "leaver"
+    );
+    assert_eq!(app.keys.revoke("nobody", &by()).await.unwrap(), None);
     let refused = until("the key is refused", Duration::from_secs(11), async || {
         let response = client.get("/v1/queues").await.unwrap();
         (response.status != 200).then_some(response)
@@ -219,14 +230,17 @@ async fn a_revoked_key_stops_working() {
 async fn names_of_keys_are_checked_and_taken_once() {
     let app = TestApp::start().await;
     let scopes: Scopes = "read".parse().unwrap();
-    app.keys.create("ci", scopes).await.unwrap();
+    app.keys.create("ci", scopes, &by()).await.unwrap();
     assert!(matches!(
-        app.keys.create("ci", scopes).await,
+        app.keys.create("ci", scopes, &by()).await,
         Err(KeyError::NameTaken)
     ));
     for name in ["", " ci", "a\nb", &"n".repeat(101)] {
         assert!(
-            matches!(app.keys.create(name, scopes).await, Err(KeyError::InvalidName)),
+            matches!(
+                app.keys.create(name, scopes, &by()).await,
+                Err(KeyError::InvalidName)
+            ),
             "{name:?}"
         );
     }

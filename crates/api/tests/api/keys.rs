@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use holdfast_api::auth::Role;
 use holdfast_testkit::PostgresServer;
 use holdfast_testkit::http::Client;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, TestSettings, body_of, problem, problem_of, until};
+use crate::support::{TestApp, TestSettings, body_of, by, problem, problem_of, until};
 
 /// Generous: what is bounded by ten seconds is waited for a minute.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -89,6 +90,79 @@ async fn a_life(app: &TestApp) {
         "name-taken",
         "name",
     );
+    // What was refused, and what changed nothing, is no deed.
+    let again = admin.request("POST", "/v1/keys/shop/revoke", &[], &[]).await;
+    assert_eq!(again.unwrap().status, 200);
+    let entries = audit(app, "key.").await;
+    assert_eq!(
+        actions(&entries),
+        ["key.revoke", "key.rotate", "key.rotate", "key.create"]
+    );
+    for entry in &entries {
+        assert_eq!(entry["target"], first["id"], "{entry}");
+        assert_eq!(entry["actor"], "bootstrap");
+        assert!(entry["request_id"].is_string());
+    }
+    assert_eq!(entries[3]["details"], json!({"name": "shop", "scopes": ["read"]}));
+}
+
+/// What the audit log has of actions that begin so, newest first.
+async fn audit(app: &TestApp, beginning: &str) -> Vec<Value> {
+    let path = format!("/v1/audit?action={beginning}");
+    let log = body_of(&app.admin().get(&path).await.unwrap());
+    log["entries"].as_array().unwrap().clone()
+}
+
+fn actions(entries: &[Value]) -> Vec<&str> {
+    entries
+        .iter()
+        .map(|entry| entry["action"].as_str().unwrap())
+        .collect()
+}
+
+async fn a_user_leaves_traces(app: &TestApp) {
+    app.user("ada", Role::Viewer).await;
+    let password = secrecy::SecretString::from("another long password");
+    app.users.set_password("ada", &password, &by()).await.unwrap();
+    app.users.set_role("ada", Role::Admin, &by()).await.unwrap();
+    app.users.set_enabled("ada", false, &by()).await.unwrap();
+    let again = app.users.set_enabled("ada", true, &by()).await.unwrap().unwrap();
+    assert_eq!((again.role, again.disabled_at), (Role::Admin, None));
+    assert!(
+        app.users
+            .set_enabled("nobody", false, &by())
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let entries = audit(app, "user.").await;
+    let told: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry["action"].as_str().unwrap(), entry["details"].clone()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("user.update", json!({"enabled": true})),
+            ("user.update", json!({"enabled": false})),
+            ("user.update", json!({"role": "admin"})),
+            ("user.update", json!({"changed": "password"})),
+            ("user.create", json!({"role": "viewer"})),
+        ]
+    );
+    assert!(entries.iter().all(|entry| entry["target"] == "ada"));
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_user_is_in_the_audit_log_on_sqlite() {
+    a_user_leaves_traces(&TestApp::start().await).await;
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_user_is_in_the_audit_log_on_postgres() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let settings = TestSettings::new().with("DATABASE_URL", &postgres.url());
+    a_user_leaves_traces(&settings.start().await).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use holdfast_api::auth::Role;
 use holdfast_core::telemetry::catalogue;
 use holdfast_testkit::{Eviction, Persistence, RedisOptions, RedisServer};
 use serde_json::Value;
@@ -161,6 +162,12 @@ async fn figures_are_for_those_who_may_read_unless_they_are_public() {
         let mut reader = app.with_scopes(&format!("r{path}"), "read").await;
         assert_eq!(reader.get(path).await.unwrap().status, 200);
     }
+    app.user("ada", Role::Viewer).await;
+    let token = app.log_in("ada").await;
+    let mut ada = app.client().with_bearer(&token);
+    assert_eq!(ada.get("/metrics").await.unwrap().status, 200);
+    assert_eq!(app.post(&token, "/v1/auth/logout").await.status, 204);
+    problem(&ada.get("/metrics").await.unwrap(), 401, "unauthenticated");
     let public = TestSettings::new()
         .with("HOLDFAST__METRICS__PUBLIC", "true")
         .start()

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::attacks::expired_twin_of;
-use crate::support::{PASSWORD, TestApp, TestSettings, body_of, echo, problem, problem_of, until};
+use crate::support::{PASSWORD, TestApp, TestSettings, body_of, by, echo, problem, problem_of, until};
 
 /// Generous: nothing here is about speed.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -75,7 +75,7 @@ async fn whatever_is_wrong_with_a_login_is_answered_alike() {
     let app = TestApp::start().await;
     app.user("ada", Role::Viewer).await;
     app.user("gone", Role::Viewer).await;
-    app.users.set_enabled("gone", false).await.unwrap();
+    app.users.set_enabled("gone", false, &by()).await.unwrap();
     let mut answers = Vec::new();
     for (name, password) in [
         ("ada", "a wrong password"),
@@ -209,16 +209,16 @@ async fn a_new_password_or_a_disabled_user_ends_the_sessions_without_redis_too()
     let token = app.log_in("ada").await;
     assert_eq!(app.me(&token).await.status, 200);
     let password = SecretString::from("another long password".to_owned());
-    app.users.set_password("ada", &password).await.unwrap();
+    app.users.set_password("ada", &password, &by()).await.unwrap();
     ended(&token).await;
     problem(&app.try_login("ada", PASSWORD).await, 401, "login-failed");
 
     let response = app.try_login("ada", "another long password").await;
     let token = body_of(&response)["access_token"].as_str().unwrap().to_owned();
     assert_eq!(app.me(&token).await.status, 200);
-    app.users.set_enabled("ada", false).await.unwrap();
+    app.users.set_enabled("ada", false, &by()).await.unwrap();
     ended(&token).await;
-    app.users.set_enabled("ada", true).await.unwrap();
+    app.users.set_enabled("ada", true, &by()).await.unwrap();
     problem(&app.me(&token).await, 401, "unauthenticated");
 }
 
@@ -310,15 +310,24 @@ async fn users_are_the_same_on_postgres() {
     );
     let token = app.log_in("ADA").await;
     assert_eq!(body_of(&app.me(&token).await)["scopes"], json!(["admin"]));
-    let off = app.users.set_enabled("ada", false).await.unwrap().unwrap();
+    let off = app.users.set_enabled("ada", false, &by()).await.unwrap().unwrap();
     assert!(off.disabled_at.is_some() && off.updated_at >= made.updated_at);
     problem(&app.try_login("ada", PASSWORD).await, 401, "login-failed");
-    let on = app.users.set_enabled("ada", true).await.unwrap().unwrap();
+    let on = app.users.set_enabled("ada", true, &by()).await.unwrap().unwrap();
     assert_eq!((on.disabled_at, on.token_version), (None, 3));
-    let viewer = app.users.set_role("ada", Role::Viewer).await.unwrap().unwrap();
+    let viewer = app
+        .users
+        .set_role("ada", Role::Viewer, &by())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(viewer.role, Role::Viewer);
     let password = SecretString::from("another long password".to_owned());
-    app.users.set_password("ada", &password).await.unwrap().unwrap();
+    app.users
+        .set_password("ada", &password, &by())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(app.try_login("ada", "another long password").await.status, 200);
     assert_eq!(app.users.list().await.unwrap().len(), 1);
     let stored = postgres

@@ -5,7 +5,7 @@ use holdfast_api::auth::ApiKeys;
 use holdfast_core::sql::{self, Database};
 use holdfast_testkit::http;
 
-use crate::support::{TestSettings, problem};
+use crate::support::{TestSettings, by, problem};
 
 #[tokio::test]
 async fn a_production_server_without_any_key_does_not_start_and_says_what_to_set() {
@@ -30,7 +30,9 @@ async fn a_production_server_starts_with_a_key_of_the_table() {
     let loaded = settings.load();
     sql::migrate(&loaded.database).await.unwrap();
     let keys = ApiKeys::new(Database::open(&loaded.database).unwrap(), None);
-    keys.create("first", "admin".parse().unwrap()).await.unwrap();
+    keys.create("first", "admin".parse().unwrap(), &by())
+        .await
+        .unwrap();
     let app = settings.start().await;
     problem(
         &app.client().get("/v1/queues").await.unwrap(),

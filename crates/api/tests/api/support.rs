@@ -12,6 +12,7 @@ use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{self, Database};
+use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::ledger::{Fence, Outcome, WorkerReport};
 use holdfast_jobs::{JobId, Jobs, WorkerId};
 use holdfast_testkit::http::{Client, Response};
@@ -19,6 +20,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+
+/// Whoever makes and ends the keys and users of the tests.
+pub(crate) fn by() -> By {
+    By::new(Actor::cli())
+}
 
 /// The bootstrap key of the tests.
 pub(crate) const ADMIN: &str = "bootstrap-key-of-the-tests";
@@ -175,14 +181,14 @@ impl TestApp {
     /// With a fresh key of these scopes.
     pub(crate) async fn with_scopes(&self, name: &str, scopes: &str) -> Client {
         let scopes: Scopes = scopes.parse().unwrap();
-        let key = self.keys.create(name, scopes).await.unwrap();
+        let key = self.keys.create(name, scopes, &by()).await.unwrap();
         self.client().with_bearer(key.secret.expose_secret())
     }
 
     /// A user with this role and the password of them all.
     pub(crate) async fn user(&self, name: &str, role: UserRole) -> User {
         let password = SecretString::from(PASSWORD);
-        self.users.create(name, role, &password).await.unwrap()
+        self.users.create(name, role, &password, &by()).await.unwrap()
     }
 
     pub(crate) async fn try_login(&self, name: &str, password: &str) -> Response {

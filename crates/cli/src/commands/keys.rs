@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_api::auth::{ApiKeys, NewKey, Scopes, StoredKey};
+use holdfast_jobs::audit::{Actor, By};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -62,7 +63,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
 }
 
 async fn create(keys: &ApiKeys, name: &str, scopes: Scopes, output: OutputArgs) -> Result<(), Failure> {
-    let key = keys.create(name, scopes).await?;
+    let key = keys.create(name, scopes, &by()).await?;
     show_once(&key, "made", output)
 }
 
@@ -72,7 +73,7 @@ async fn rotate(
     grace: Duration,
     output: OutputArgs,
 ) -> Result<(), Failure> {
-    match keys.rotate(name_or_id, grace).await? {
+    match keys.rotate(name_or_id, grace, &by()).await? {
         Some(key) => show_once(&key, "rotated", output),
         None => Err(unknown(name_or_id)),
     }
@@ -116,12 +117,16 @@ fn row(key: &StoredKey) -> [String; 6] {
 }
 
 async fn revoke(keys: &ApiKeys, name_or_id: &str, output: OutputArgs) -> Result<(), Failure> {
-    let Some(key) = keys.revoke(name_or_id).await? else {
+    let Some(key) = keys.revoke(name_or_id, &by()).await? else {
         return Err(unknown(name_or_id));
     };
     output.print(&json!({ "revoked": key.id, "name": key.name }), || {
         format!("revoked {} ({})", key.name, key.id)
     })
+}
+
+fn by() -> By {
+    By::new(Actor::cli())
 }
 
 fn unknown(name_or_id: &str) -> Failure {

@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 
 use holdfast_api::auth::users::{MAX_PASSWORD, MIN_PASSWORD};
 use holdfast_api::auth::{Role, User, Users};
+use holdfast_jobs::audit::{Actor, By};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
@@ -59,23 +60,30 @@ pub(crate) struct One {
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     let Local { settings, database } = Local::open().await?;
     let users = Users::new(database, settings.auth.max_concurrent_hashes);
+    let by = By::new(Actor::cli());
     match command {
         Command::Add { name, role, output } => {
-            let user = users.create(&name, role, &password()?).await?;
+            let user = users.create(&name, role, &password()?, &by).await?;
             print(&user, "made", output)
         }
-        Command::Disable(One { name, output }) => {
-            changed(&name, users.set_enabled(&name, false).await?, "disabled", output)
-        }
-        Command::Enable(One { name, output }) => {
-            changed(&name, users.set_enabled(&name, true).await?, "enabled", output)
-        }
+        Command::Disable(One { name, output }) => changed(
+            &name,
+            users.set_enabled(&name, false, &by).await?,
+            "disabled",
+            output,
+        ),
+        Command::Enable(One { name, output }) => changed(
+            &name,
+            users.set_enabled(&name, true, &by).await?,
+            "enabled",
+            output,
+        ),
         Command::Passwd(One { name, output }) => {
-            let set = users.set_password(&name, &password()?).await?;
+            let set = users.set_password(&name, &password()?, &by).await?;
             changed(&name, set, "set the password of", output)
         }
         Command::Role { name, role, output } => {
-            changed(&name, users.set_role(&name, role).await?, "changed", output)
+            changed(&name, users.set_role(&name, role, &by).await?, "changed", output)
         }
         Command::List { output } => list(&users, output).await,
     }

@@ -4,6 +4,7 @@
     reason = "test code: what is not there must fail the test"
 )]
 
+mod addresses;
 mod commands;
 mod deploy;
 mod dev;

@@ -70,6 +70,7 @@ impl RedisGate {
         endpoint: Option<&RedisEndpoint>,
         settings: &RedisSettings,
     ) -> Result<Self, OpenError> {
+        let settings = &role.settings(settings);
         let Some(endpoint) = endpoint else {
             return Ok(Self::absent(role, settings));
         };

@@ -47,6 +47,8 @@ pub(crate) use deadpool_redis::{PoolError, TimeoutType};
 pub use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 
+use crate::config::RedisSettings;
+
 pub use self::breaker::BreakerState;
 pub use self::error::{GateError, OpenError};
 pub use self::gate::{PoolStats, RedisGate};
@@ -68,6 +70,21 @@ impl Role {
         match self {
             Self::Queue => "queue",
             Self::Cache => "cache",
+        }
+    }
+
+    /// The settings as they hold for this role.
+    ///
+    /// A request that asks the cache still has its own work to do when a hanging server has been given up, and is to
+    /// be over within the command timeout itself: the cache waits for four fifths of it.
+    fn settings(self, all: &RedisSettings) -> RedisSettings {
+        let command_timeout = match self {
+            Self::Queue => all.command_timeout,
+            Self::Cache => all.command_timeout * 4 / 5,
+        };
+        RedisSettings {
+            command_timeout,
+            ..all.clone()
         }
     }
 }

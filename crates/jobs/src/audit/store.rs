@@ -52,44 +52,7 @@ impl AuditLog {
         by: &By,
         entry: &AuditEntry,
     ) -> Result<AuditId, sqlx::Error> {
-        let id = AuditId::generate();
-        let count = entry.count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-        match tx.into() {
-            LedgerTx::Postgres(on) => {
-                sqlx::query(
-                    "insert into holdfast_audit (id, actor, action, target, count, request_id, details)
-                     values ($1, $2, $3, $4, $5, $6, $7::text::jsonb)",
-                )
-                .bind(id.as_uuid())
-                .bind(by.actor.as_str())
-                .bind(entry.action)
-                .bind(entry.target.as_deref())
-                .bind(count)
-                .bind(by.request_id.as_deref())
-                .bind(entry.details_text())
-                .persistent(self.sql.named)
-                .execute(on)
-                .await?;
-            }
-            LedgerTx::Sqlite(on) => {
-                sqlx::query(concat!(
-                    "insert into holdfast_audit (id, at, actor, action, target, count, request_id, details)
-                     values (?1, ",
-                    sqlite_now!(),
-                    ", ?2, ?3, ?4, ?5, ?6, ?7)"
-                ))
-                .bind(id.as_uuid())
-                .bind(by.actor.as_str())
-                .bind(entry.action)
-                .bind(entry.target.as_deref())
-                .bind(count)
-                .bind(by.request_id.as_deref())
-                .bind(entry.details_text())
-                .execute(on)
-                .await?;
-            }
-        }
-        Ok(id)
+        insert(tx.into(), by, entry, self.sql.named).await
     }
 
     /// Records an action that is no change in SQL, in a transaction of its own.
@@ -215,6 +178,59 @@ impl AuditLog {
             })
             .await
     }
+}
+
+impl AuditEntry {
+    /// Records the action inside the transaction that does it, with an unnamed statement that any pooler can carry: for
+    /// tables outside the ledger.
+    ///
+    /// # Errors
+    /// The transaction is to be rolled back.
+    pub async fn record_in<'t>(&self, tx: impl Into<LedgerTx<'t>>, by: &By) -> Result<AuditId, sqlx::Error> {
+        insert(tx.into(), by, self, false).await
+    }
+}
+
+/// Writes the entry inside a transaction that is rolled back if this fails.
+async fn insert(tx: LedgerTx<'_>, by: &By, entry: &AuditEntry, named: bool) -> Result<AuditId, sqlx::Error> {
+    let id = AuditId::generate();
+    let count = entry.count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+    match tx {
+        LedgerTx::Postgres(on) => {
+            sqlx::query(
+                "insert into holdfast_audit (id, actor, action, target, count, request_id, details)
+                 values ($1, $2, $3, $4, $5, $6, $7::text::jsonb)",
+            )
+            .bind(id.as_uuid())
+            .bind(by.actor.as_str())
+            .bind(entry.action)
+            .bind(entry.target.as_deref())
+            .bind(count)
+            .bind(by.request_id.as_deref())
+            .bind(entry.details_text())
+            .persistent(named)
+            .execute(on)
+            .await?;
+        }
+        LedgerTx::Sqlite(on) => {
+            sqlx::query(concat!(
+                "insert into holdfast_audit (id, at, actor, action, target, count, request_id, details)
+                 values (?1, ",
+                sqlite_now!(),
+                ", ?2, ?3, ?4, ?5, ?6, ?7)"
+            ))
+            .bind(id.as_uuid())
+            .bind(by.actor.as_str())
+            .bind(entry.action)
+            .bind(entry.target.as_deref())
+            .bind(count)
+            .bind(by.request_id.as_deref())
+            .bind(entry.details_text())
+            .execute(on)
+            .await?;
+        }
+    }
+    Ok(id)
 }
 
 fn record(

@@ -225,6 +225,28 @@ async fn a_finished_operation_is_answered_again_and_does_nothing(f: Fixture) {
     assert_eq!(available(&jobs).await.len(), 0);
     let other = steering.redrive(&redrive(of_queue("events"))).await;
     assert!(matches!(other, Err(BulkError::KeyReused { operation }) if Some(operation) == first.operation));
+    // Another payload is another request, of the same length or not.
+    let edited = Redrive {
+        payload: Some(Arc::from(raw(r#"{"n":7}"#))),
+        ..redrive(of_queue("default"))
+    };
+    assert!(matches!(
+        steering.redrive(&edited).await,
+        Err(BulkError::KeyReused { .. })
+    ));
+    let keyed = |n: u8| Redrive {
+        payload: Some(Arc::from(raw(&format!(r#"{{"n":{n}}}"#)))),
+        key: Some("bootstrap/wednesday".to_owned()),
+        ..redrive(of_queue("default"))
+    };
+    let first = steering.redrive(&keyed(7)).await.unwrap();
+    assert_eq!(first.affected, 2);
+    let again = steering.redrive(&keyed(7)).await.unwrap();
+    assert_eq!((again.operation, again.duplicate), (first.operation, true));
+    assert!(matches!(
+        steering.redrive(&keyed(8)).await,
+        Err(BulkError::KeyReused { .. })
+    ));
     // What matches nothing is not remembered: it may match later.
     let nothing = Redrive {
         key: Some("bootstrap/tuesday".to_owned()),

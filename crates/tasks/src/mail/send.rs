@@ -229,9 +229,8 @@ fn message_id(key: &str, address: &str, from: &Mailbox) -> String {
     hash.update(key);
     hash.update([0]);
     hash.update(address);
-    let digest: String = hash.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hash.finalize()[..16]);
+    let digest = uuid::Uuid::from_bytes(digest).simple();
     format!("<{digest}@{}>", from.email.domain())
 }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
+use holdfast_jobs::audit::By;
 use secrecy::SecretString;
 
 use self::password::{Busy, Hasher};
@@ -132,7 +133,13 @@ impl Users {
         }
     }
 
-    pub async fn create(&self, name: &str, role: Role, password: &SecretString) -> Result<User, UserError> {
+    pub async fn create(
+        &self,
+        name: &str,
+        role: Role,
+        password: &SecretString,
+        by: &By,
+    ) -> Result<User, UserError> {
         let name = normalised(name).ok_or(UserError::InvalidName)?;
         if !password::is_acceptable(password) {
             return Err(UserError::InvalidPassword);
@@ -142,7 +149,7 @@ impl Users {
         }
         let hash = self.hasher.hash(password).await?;
         let id = UserId::generate();
-        self.store().insert(id, &name, &hash, role).await?;
+        self.store().insert(id, &name, &hash, role, by).await?;
         self.store()
             .get(id)
             .await?
@@ -160,30 +167,35 @@ impl Users {
     }
 
     /// Ends the user's sessions too. `None`: there is no such user.
-    pub async fn set_password(&self, name: &str, password: &SecretString) -> Result<Option<User>, UserError> {
+    pub async fn set_password(
+        &self,
+        name: &str,
+        password: &SecretString,
+        by: &By,
+    ) -> Result<Option<User>, UserError> {
         if !password::is_acceptable(password) {
             return Err(UserError::InvalidPassword);
         }
         let hash = self.hasher.hash(password).await?;
-        self.change(name, Change::Password(hash)).await
+        self.change(name, Change::Password(hash), by).await
     }
 
     /// Locks a user out or lets one in again; either way sessions from before have ended. `None`: there is no such
     /// user.
-    pub async fn set_enabled(&self, name: &str, enabled: bool) -> Result<Option<User>, UserError> {
-        self.change(name, Change::Enabled(enabled)).await
+    pub async fn set_enabled(&self, name: &str, enabled: bool, by: &By) -> Result<Option<User>, UserError> {
+        self.change(name, Change::Enabled(enabled), by).await
     }
 
     /// Ends the user's sessions too. `None`: there is no such user.
-    pub async fn set_role(&self, name: &str, role: Role) -> Result<Option<User>, UserError> {
-        self.change(name, Change::Role(role)).await
+    pub async fn set_role(&self, name: &str, role: Role, by: &By) -> Result<Option<User>, UserError> {
+        self.change(name, Change::Role(role), by).await
     }
 
-    async fn change(&self, name: &str, change: Change) -> Result<Option<User>, UserError> {
+    async fn change(&self, name: &str, change: Change, by: &By) -> Result<Option<User>, UserError> {
         let Some(name) = normalised(name) else {
             return Ok(None);
         };
-        Ok(self.store().change(&name, change).await?)
+        Ok(self.store().change(&name, &change, by).await?)
     }
 
     /// The user with this name and password. Whatever is wrong, it takes one hash and tells nothing apart.
@@ -272,6 +284,7 @@ pub(super) fn normalised(name: &str) -> Option<String> {
 mod tests {
     use holdfast_core::config::{Sources, load_from};
     use holdfast_core::sql;
+    use holdfast_jobs::audit::Actor;
 
     use super::*;
 
@@ -281,6 +294,10 @@ mod tests {
         let settings = load_from(Sources { env, file: None }).unwrap();
         sql::migrate(&settings.database).await.unwrap();
         Users::new(Database::open(&settings.database).unwrap(), 2)
+    }
+
+    fn by() -> By {
+        By::new(Actor::cli())
     }
 
     fn secret(text: &str) -> SecretString {
@@ -293,11 +310,11 @@ mod tests {
         let users = users(&directory).await;
         let right = secret("correct horse battery");
         users
-            .create("Ada@Example.com", Role::Viewer, &right)
+            .create("Ada@Example.com", Role::Viewer, &right, &by())
             .await
             .unwrap();
-        users.create("gone", Role::Viewer, &right).await.unwrap();
-        users.set_enabled("gone", false).await.unwrap().unwrap();
+        users.create("gone", Role::Viewer, &right, &by()).await.unwrap();
+        users.set_enabled("gone", false, &by()).await.unwrap().unwrap();
         for (name, password, is_let_in) in [
             ("ada@example.COM", "correct horse battery", true),
             ("ada@example.com", "wrong horse battery!!", false),
@@ -317,19 +334,25 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let users = users(&directory).await;
         let password = secret("correct horse battery");
-        let user = users.create("ada", Role::Viewer, &password).await.unwrap();
+        let user = users.create("ada", Role::Viewer, &password, &by()).await.unwrap();
         assert_eq!(user.token_version, 1);
         let user = users
-            .set_password("ADA", &secret("another long password"))
+            .set_password("ADA", &secret("another long password"), &by())
             .await
             .unwrap();
         assert_eq!(user.unwrap().token_version, 2);
-        let user = users.set_enabled("ada", false).await.unwrap().unwrap();
+        let user = users.set_enabled("ada", false, &by()).await.unwrap().unwrap();
         assert_eq!((user.token_version, user.disabled_at.is_some()), (3, true));
         assert_eq!(users.standing(user.id).await, Standing::Out);
-        let user = users.set_role("ada", Role::Admin).await.unwrap().unwrap();
+        let user = users.set_role("ada", Role::Admin, &by()).await.unwrap().unwrap();
         assert_eq!((user.token_version, user.role), (4, Role::Admin));
-        assert!(users.set_role("nobody", Role::Admin).await.unwrap().is_none());
+        assert!(
+            users
+                .set_role("nobody", Role::Admin, &by())
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[tokio::test]
@@ -337,15 +360,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let users = users(&directory).await;
         let password = secret("correct horse battery");
-        users.create("ada", Role::Viewer, &password).await.unwrap();
+        users.create("ada", Role::Viewer, &password, &by()).await.unwrap();
         assert!(matches!(
-            users.create("ADA", Role::Viewer, &password).await,
+            users.create("ADA", Role::Viewer, &password, &by()).await,
             Err(UserError::NameTaken)
         ));
         for name in ["", "two words", "a\tb", &"n".repeat(255)] {
             assert!(
                 matches!(
-                    users.create(name, Role::Viewer, &password).await,
+                    users.create(name, Role::Viewer, &password, &by()).await,
                     Err(UserError::InvalidName)
                 ),
                 "{name:?}"
@@ -353,7 +376,7 @@ mod tests {
         }
         for text in ["short", &"p".repeat(MAX_PASSWORD + 1)] {
             assert!(matches!(
-                users.create("bob", Role::Viewer, &secret(text)).await,
+                users.create("bob", Role::Viewer, &secret(text), &by()).await,
                 Err(UserError::InvalidPassword)
             ));
         }

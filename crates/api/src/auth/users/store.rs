@@ -6,13 +6,15 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
+use holdfast_jobs::audit::{AuditEntry, By, action};
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 use sqlx::Row;
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Role;
-use crate::auth::sql::{StoreError, bounded, execute, fetch_all, unreadable};
+use crate::auth::sql::{Deed, StoreError, Write, bounded, fetch_all, unreadable};
 
 /// Names a user in tokens and logs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +83,17 @@ pub(super) enum Change {
     Role(Role),
 }
 
+impl Change {
+    /// For the audit log.
+    fn told(&self) -> Value {
+        match self {
+            Self::Password(_) => json!({ "changed": "password" }),
+            Self::Enabled(enabled) => json!({ "enabled": enabled }),
+            Self::Role(role) => json!({ "role": role }),
+        }
+    }
+}
+
 type UserRow = (Uuid, String, String, i64, Option<i64>, i64, i64, String);
 
 /// With the hash last, on both databases; times in milliseconds.
@@ -114,21 +127,22 @@ impl UserStore {
         name: &str,
         hash: &str,
         role: Role,
+        by: &By,
     ) -> Result<(), StoreError> {
-        bounded(async {
-            match &self.database {
-                Database::Postgres(pool) => {
-                    let insert = sqlx::query(
-                        "insert into holdfast_users (id, name, password_hash, role) values ($1, $2, $3, $4)",
-                    );
-                    let insert = insert
-                        .bind(id.as_uuid())
-                        .bind(name)
-                        .bind(hash)
-                        .bind(role.as_str());
-                    execute(pool, insert).await.map(drop)
-                }
-                Database::Sqlite(database) => sqlx::query(
+        let insert = match &self.database {
+            Database::Postgres(pool) => Write::Postgres(
+                pool,
+                sqlx::query(
+                    "insert into holdfast_users (id, name, password_hash, role) values ($1, $2, $3, $4)",
+                )
+                .bind(id.as_uuid())
+                .bind(name)
+                .bind(hash)
+                .bind(role.as_str()),
+            ),
+            Database::Sqlite(database) => Write::Sqlite(
+                &database.writer,
+                sqlx::query(
                     "insert into holdfast_users (id, name, password_hash, role, created_at, updated_at) \
                      values ($1, $2, $3, $4, $5, $5)",
                 )
@@ -136,13 +150,15 @@ impl UserStore {
                 .bind(name)
                 .bind(hash)
                 .bind(role.as_str())
-                .bind(clock::now().timestamp_millis())
-                .execute(&database.writer)
-                .await
-                .map(drop),
-            }
-        })
-        .await
+                .bind(clock::now().timestamp_millis()),
+            ),
+        };
+        let details = json!({ "role": role });
+        let deed = Deed {
+            by,
+            entry: AuditEntry::new(action::USER_CREATE).target(name).details(details),
+        };
+        bounded(insert.recorded(&deed)).await.map(drop)
     }
 
     pub(super) async fn get(&self, id: UserId) -> Result<Option<User>, StoreError> {
@@ -188,54 +204,48 @@ impl UserStore {
     }
 
     /// Makes the change and raises the version. `None`: there is no such user.
-    pub(super) async fn change(&self, name: &str, change: Change) -> Result<Option<User>, StoreError> {
-        let (column, text) = match &change {
-            Change::Password(hash) => ("password_hash", Some(hash.as_str())),
-            Change::Role(role) => ("role", Some(role.as_str())),
-            Change::Enabled(_) => ("disabled_at", None),
+    pub(super) async fn change(
+        &self,
+        name: &str,
+        change: &Change,
+        by: &By,
+    ) -> Result<Option<User>, StoreError> {
+        let (hash, role, enabled) = match change {
+            Change::Password(hash) => (Some(hash.as_str()), None, None),
+            Change::Role(role) => (None, Some(role.as_str()), None),
+            Change::Enabled(enabled) => (None, None, Some(*enabled)),
         };
-        let disables = matches!(change, Change::Enabled(false));
-        bounded(async {
-            match &self.database {
-                Database::Postgres(pool) => {
-                    let value = match (&change, disables) {
-                        (Change::Enabled(_), true) => "coalesce(disabled_at, now())",
-                        (Change::Enabled(_), false) => "null",
-                        _ => "$2",
-                    };
-                    let sql = format!(
-                        "update holdfast_users set {column} = {value}, token_version = token_version + 1, \
-                         updated_at = now() where name = $1"
-                    );
-                    let update = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(name.to_owned());
-                    let update = match text {
-                        Some(text) => update.bind(text.to_owned()),
-                        None => update,
-                    };
-                    execute(pool, update).await.map(drop)
-                }
-                Database::Sqlite(database) => {
-                    let value = match (&change, disables) {
-                        (Change::Enabled(_), true) => "coalesce(disabled_at, $2)",
-                        (Change::Enabled(_), false) => "null",
-                        _ => "$3",
-                    };
-                    let sql = format!(
-                        "update holdfast_users set {column} = {value}, token_version = token_version + 1, \
-                         updated_at = $2 where name = $1"
-                    );
-                    let update = sqlx::query(sqlx::AssertSqlSafe(sql))
-                        .bind(name.to_owned())
-                        .bind(clock::now().timestamp_millis());
-                    let update = match text {
-                        Some(text) => update.bind(text.to_owned()),
-                        None => update,
-                    };
-                    update.execute(&database.writer).await.map(drop)
-                }
-            }
-        })
-        .await?;
+        macro_rules! update {
+            ($now:literal) => {
+                sqlx::query(concat!(
+                    "update holdfast_users set password_hash = coalesce($2, password_hash), \
+                     role = coalesce($3, role), \
+                     disabled_at = case $4 when true then null when false then coalesce(disabled_at, ",
+                    $now,
+                    ") else disabled_at end, token_version = token_version + 1, updated_at = ",
+                    $now,
+                    " where name = $1"
+                ))
+                .bind(name)
+                .bind(hash)
+                .bind(role)
+                .bind(enabled)
+            };
+        }
+        let update = match &self.database {
+            Database::Postgres(pool) => Write::Postgres(pool, update!("now()")),
+            Database::Sqlite(database) => Write::Sqlite(
+                &database.writer,
+                update!("$5").bind(clock::now().timestamp_millis()),
+            ),
+        };
+        let deed = Deed {
+            by,
+            entry: AuditEntry::new(action::USER_UPDATE)
+                .target(name)
+                .details(change.told()),
+        };
+        bounded(update.recorded(&deed)).await?;
         Ok(self.select(Which::Name(name)).await?.pop().map(|(user, _)| user))
     }
 

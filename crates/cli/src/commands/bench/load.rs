@@ -57,7 +57,8 @@ pub(super) async fn post_all(system: &System, shares: Vec<Vec<Vec<u8>>>) -> Resu
     .await
 }
 
-async fn served<T>(
+/// Serves the API in this process while the work lasts.
+pub(super) async fn served<T>(
     system: &System,
     work: impl AsyncFnOnce(SocketAddr) -> Result<T, Failure>,
 ) -> Result<T, Failure> {

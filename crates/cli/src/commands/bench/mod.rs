@@ -5,6 +5,7 @@
 //! LPUSH of the same payload against the same Redis, one by one and pipelined.
 
 mod cache;
+mod health;
 mod http;
 mod idle;
 mod invalidation;
@@ -14,6 +15,7 @@ mod redrive;
 mod report;
 mod scenario;
 mod system;
+mod ticks;
 mod webhooks;
 mod yardstick;
 
@@ -29,7 +31,8 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, webhooks. All that the servers allow by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks, webhooks. All that the servers allow
+    /// by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -48,7 +51,7 @@ pub(crate) struct Args {
 enum What {
     /// The cache: its operations, what they cost Redis, a herd of misses, and ways to tell other processes
     Cache,
-    /// Cached answers against the same answer as a constant, also while Redis hangs
+    /// Cached answers against the same answer as a constant, also while Redis hangs; and how long `/health` takes
     Http,
 }
 
@@ -62,11 +65,12 @@ enum Part {
     Idle,
     Redrive,
     Points,
+    Ticks,
     Webhooks,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
@@ -74,6 +78,7 @@ impl Part {
         (Self::Idle, "idle"),
         (Self::Redrive, "redrive"),
         (Self::Points, "points"),
+        (Self::Ticks, "ticks"),
         (Self::Webhooks, "webhooks"),
     ];
 }
@@ -97,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Webhooks => {
+                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks | Part::Webhooks => {
                     servers.setup(true, true, "ledger")
                 }
                 Part::NoRedis => servers.setup(true, false, "ledger"),
@@ -118,6 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Idle => idle::measure(&setup, &mut report).await?,
                 Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
+                Part::Ticks => ticks::measure(&setup, args.scale, &mut report).await?,
                 Part::Webhooks => webhooks::measure(&setup, args.scale, &mut report).await?,
             }
         }
@@ -140,7 +146,10 @@ async fn caching(
     setup.env.insert("REDIS_URL".to_owned(), redis.clone());
     match what {
         What::Cache => cache::measure(&setup, args.scale, report).await,
-        What::Http => http::measure(&setup, args.scale, report).await,
+        What::Http => {
+            http::measure(&setup, args.scale, report).await?;
+            health::measure(&setup, report).await
+        }
     }
 }
 

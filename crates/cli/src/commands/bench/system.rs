@@ -196,24 +196,29 @@ pub(super) struct System {
 
 impl System {
     pub(super) async fn open(setup: &Setup) -> Result<Self, Failure> {
+        migrate(&setup.settings()?.database).await.map_err(failed)?;
+        let system = Self::assemble(setup)?;
+        system.gate.wait_ready(Duration::from_secs(2)).await;
+        system.clear().await?;
+        Ok(system)
+    }
+
+    /// Opens everything and asks nothing: also over servers that do not answer.
+    pub(super) fn assemble(setup: &Setup) -> Result<Self, Failure> {
         let settings = setup.settings()?;
-        migrate(&settings.database).await.map_err(failed)?;
         let database = Database::open(&settings.database).map_err(failed)?;
         let gate =
             RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).map_err(failed)?;
-        gate.wait_ready(Duration::from_secs(2)).await;
         let registry = Registry::new().register::<Noop>().register::<NotifyWebhook>();
         let jobs = Jobs::new(&settings, registry, &database, &gate);
-        let system = Self {
+        Ok(Self {
             settings,
             jobs,
             database,
             gate,
             tally: Arc::new(Tally::new()),
             worker: None,
-        };
-        system.clear().await?;
-        Ok(system)
+        })
     }
 
     /// A cache on the same Redis.
