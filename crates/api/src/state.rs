@@ -5,6 +5,7 @@ use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
 use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
+use holdfast_tasks::recommend::Recommender;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(crate) struct State {
     /// Of the routes that opt in.
     pub(crate) responses: Responses,
     pub(crate) points: Points,
+    /// With the stores of events and interactions.
+    pub(crate) recommender: Recommender,
     pub(crate) notices: Notices,
     pub(crate) keys: ApiKeys,
     pub(crate) rates: RateLimits,

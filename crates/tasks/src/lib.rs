@@ -9,6 +9,8 @@
 //! | [`webhooks::NotifyWebhook`] `notify.webhook` | tells an endpoint of an event, signed |
 //! | [`mail::NotifyEmail`] `notify.email` | sends a mail, written from a template |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
+//! | [`recommend::MlTrain`] `ml.train` | makes the model of what people like |
+//! | [`recommend::MlRecommend`] `ml.recommend` | makes a user's list of recommended events |
 //! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
 //!
 //! The `debug.*` kinds exist for tests and first steps, and a production process does not know them
@@ -48,12 +50,17 @@ kinds! {
 }
 
 mod dialect;
+pub mod events;
+pub mod interactions;
 pub mod mail;
 pub mod notices;
 pub mod outbound;
+mod place;
 pub mod points;
+pub mod recommend;
 mod registry;
 pub mod webhooks;
+mod words;
 
 pub use debug_fail::{FailMode, Recovered};
 pub use debug_sleep::Slept;

@@ -14,6 +14,8 @@ pub fn registry() -> Registry {
 fn production() -> Registry {
     built_in(Registry::new())
         .register::<crate::points::PointsFlush>()
+        .register::<crate::recommend::MlRecommend>()
+        .register::<crate::recommend::MlTrain>()
         .register::<crate::webhooks::NotifyWebhook>()
         .register::<crate::mail::NotifyEmail>()
 }

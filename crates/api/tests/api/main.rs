@@ -7,6 +7,7 @@ mod bad_input;
 mod batches;
 mod caching;
 mod documents;
+mod events;
 mod handbook;
 mod happy;
 mod health;

@@ -5,6 +5,7 @@
 )]
 
 mod addresses;
+mod bench;
 mod commands;
 mod deploy;
 mod dev;

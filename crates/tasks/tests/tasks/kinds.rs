@@ -36,6 +36,8 @@ fn a_production_process_knows_no_debug_kinds() {
         "debug.sleep",
         "holdfast.probe",
         "http.request",
+        "ml.recommend",
+        "ml.train",
         "notify.email",
         "notify.webhook",
         "points.flush",
@@ -50,6 +52,8 @@ fn a_production_process_knows_no_debug_kinds() {
         [
             "holdfast.probe",
             "http.request",
+            "ml.recommend",
+            "ml.train",
             "notify.email",
             "notify.webhook",
             "points.flush"
