@@ -10,6 +10,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 use holdfast_tasks::recommend::Recommender;
 use secrecy::ExposeSecret;
@@ -131,6 +132,11 @@ impl Application {
                 &self.settings,
                 &self.services.database,
                 &self.services.gate,
+                self.services.jobs.clone(),
+            ),
+            notices: Notices::new(
+                &self.settings,
+                &self.services.database,
                 self.services.jobs.clone(),
             ),
             jobs: self.services.jobs,

@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 use holdfast_tasks::recommend::Recommender;
 use serde::Serialize;
@@ -27,6 +28,7 @@ pub(crate) struct State {
     pub(crate) points: Points,
     /// With the stores of events and interactions.
     pub(crate) recommender: Recommender,
+    pub(crate) notices: Notices,
     pub(crate) keys: ApiKeys,
     pub(crate) rates: RateLimits,
     pub(crate) sessions: Sessions,

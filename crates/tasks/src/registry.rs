@@ -16,6 +16,8 @@ fn production() -> Registry {
         .register::<crate::points::PointsFlush>()
         .register::<crate::recommend::MlRecommend>()
         .register::<crate::recommend::MlTrain>()
+        .register::<crate::webhooks::NotifyWebhook>()
+        .register::<crate::mail::NotifyEmail>()
 }
 
 /// The kinds of a process with these settings: no `debug.*` in production, where [`crate::DebugFail`] could be used to

@@ -6,6 +6,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
+use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 use holdfast_tasks::recommend::Recommender;
 
@@ -46,7 +47,13 @@ pub async fn run_worker(
     let points = Points::new(&parts.settings, database, &parts.gate, parts.jobs.clone());
     let cache = cache_of(&parts)?;
     let recommender = Recommender::new(&parts.settings, database, &cache);
-    parts.resources = parts.resources.with(points.clone()).with(recommender.clone());
+    let notices = Notices::new(&parts.settings, database, parts.jobs.clone());
+    parts.resources = parts
+        .resources
+        .with(points.clone())
+        .with(recommender.clone())
+        .with(notices.webhooks().clone())
+        .with(notices.mail().clone());
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
@@ -55,6 +62,7 @@ pub async fn run_worker(
         // They never end by themselves.
         () = points.watch() => Ok(()),
         () = recommender.watch() => Ok(()),
+        () = notices.watch() => Ok(()),
     }
 }
 

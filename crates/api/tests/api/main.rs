@@ -14,6 +14,7 @@ mod health;
 mod keys;
 mod limits;
 mod metrics;
+mod notifications;
 mod operations;
 mod outages;
 mod points;

@@ -42,6 +42,7 @@ const CONVENTIONAL: &[(&str, &str)] = &[
     ("JWT_SECRET_KEY", "auth.jwt_secret"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
+    ("SMTP_URL", "smtp.url"),
     ("LOG_LEVEL", "log.level"),
 ];
 
@@ -54,6 +55,7 @@ const SECRETS: &[&str] = &[
     "redis.url",
     "redis.cache_url",
     "traces.headers",
+    "smtp.url",
 ];
 
 pub(super) fn is_secret(path: &str) -> bool {

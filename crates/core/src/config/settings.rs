@@ -45,6 +45,8 @@ pub struct Settings {
     pub points: PointsSettings,
     pub events: EventsSettings,
     pub recommend: RecommendSettings,
+    pub notifications: NotificationsSettings,
+    pub smtp: SmtpSettings,
     pub log: LogSettings,
 }
 
@@ -386,6 +388,30 @@ pub struct RecommendSettings {
     pub retain_interactions: Duration,
     /// Longest a request waits for its user's recommendations before it is answered by what is popular.
     pub deadline: Duration,
+}
+
+/// Webhooks, and what becomes of notifications.
+#[derive(Debug, Clone)]
+pub struct NotificationsSettings {
+    /// Longest a receiver of a webhook may take to answer.
+    pub webhook_timeout: Duration,
+    /// An endpoint that has failed for this long, without a success, is disabled.
+    pub webhook_disable_after: Duration,
+    /// How long attempts of delivery are listed, and published notifications remembered.
+    pub retain_deliveries: Duration,
+    /// Where people reach the API, for the links in mails.
+    pub public_url: Option<Url>,
+}
+
+/// The mail server.
+#[derive(Debug, Clone)]
+pub struct SmtpSettings {
+    /// `None`: no mail can be sent.
+    pub url: Option<SecretString>,
+    /// The sender, `Name <address>` or an address alone; set wherever `url` is.
+    pub from: Option<String>,
+    /// Longest that the server may take for one mail.
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

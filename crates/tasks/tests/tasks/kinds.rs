@@ -38,6 +38,8 @@ fn a_production_process_knows_no_debug_kinds() {
         "http.request",
         "ml.recommend",
         "ml.train",
+        "notify.email",
+        "notify.webhook",
         "points.flush",
     ];
     assert_eq!(names(&holdfast_tasks::registry()), all);
@@ -52,6 +54,8 @@ fn a_production_process_knows_no_debug_kinds() {
             "http.request",
             "ml.recommend",
             "ml.train",
+            "notify.email",
+            "notify.webhook",
             "points.flush"
         ]
     );

@@ -17,6 +17,7 @@ mod report;
 mod scenario;
 mod system;
 mod ticks;
+mod webhooks;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -31,7 +32,8 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks. All that the servers allow by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks, webhooks. All that the servers allow
+    /// by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -67,10 +69,11 @@ enum Part {
     Redrive,
     Points,
     Ticks,
+    Webhooks,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
@@ -79,6 +82,7 @@ impl Part {
         (Self::Redrive, "redrive"),
         (Self::Points, "points"),
         (Self::Ticks, "ticks"),
+        (Self::Webhooks, "webhooks"),
     ];
 }
 
@@ -101,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks => {
+                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks | Part::Webhooks => {
                     servers.setup(true, true, "ledger")
                 }
                 Part::NoRedis => servers.setup(true, false, "ledger"),
@@ -123,6 +127,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
                 Part::Ticks => ticks::measure(&setup, args.scale, &mut report).await?,
+                Part::Webhooks => webhooks::measure(&setup, args.scale, &mut report).await?,
             }
         }
         remove(&args.directory)
