@@ -45,6 +45,7 @@ kinds! {
     }
 }
 
+pub mod discovery;
 pub mod outbound;
 pub mod points;
 mod registry;

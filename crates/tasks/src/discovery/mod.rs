@@ -1,0 +1,3 @@
+//! Event discovery.
+
+pub mod parse;
