@@ -11,6 +11,7 @@ use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
 use holdfast_tasks::points::Points;
+use holdfast_tasks::recommend::Recommender;
 use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
@@ -124,6 +125,7 @@ impl Application {
         let rates = RateLimits::new(&self.settings, self.services.cache.gate().clone());
         let state = Data::new(State {
             schedules: schedules_of(&self.settings, &self.services),
+            recommender: Recommender::new(&self.settings, &self.services.database, &self.services.cache),
             responses: Responses::new(self.services.cache, &self.settings),
             points: Points::new(
                 &self.settings,

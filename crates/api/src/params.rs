@@ -121,6 +121,21 @@ impl Params {
         within
     }
 
+    /// A number within bounds.
+    pub(crate) fn number(&mut self, name: &str, least: f64, most: f64) -> Option<f64> {
+        let text = self.text(name)?;
+        // A NaN is in no range.
+        let within = text
+            .parse()
+            .ok()
+            .filter(|number: &f64| (least..=most).contains(number));
+        if within.is_none() {
+            let reason = format!("{} is not a number from {least} to {most}", quote(text));
+            self.fault(name, reason);
+        }
+        within
+    }
+
     /// A moment as RFC 3339 writes it.
     pub(crate) fn moment(&mut self, name: &str) -> Option<DateTime<Utc>> {
         let text = self.text(name)?;

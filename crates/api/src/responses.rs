@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | `GET /v1/queues` | `cache.lists_ttl_seconds` | pause, resume |
 //! | `GET /v1/workers` | `cache.lists_ttl_seconds` | |
+//! | `GET /v1/events` | `cache.api_response_ttl_seconds` | a change of any event, by whoever made it |
 //!
-//! Both are polled by dashboards, cost the database a count of the table, and may be a second old. An answer is kept
+//! The first two are polled by dashboards, cost the database a count of the table, and may be a second old. An answer is kept
 //! under method, path, canonical query and identity: what one key was told is never told to another, and HEAD is
 //! answered from what GET would say. It is also kept under a fingerprint of the database, for those who let two
 //! deployments share one Redis. Only answers with status 200 are kept.
@@ -26,6 +27,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 use holdfast_cache::{Cache, Class, Found, Key, LoadError, Namespace, Source};
 use holdfast_core::config::Settings;
+use holdfast_tasks::events::ANSWERS;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -49,6 +51,7 @@ const TAG: usize = 22;
 pub(crate) enum Cached {
     Queues,
     Workers,
+    Events,
 }
 
 impl Cached {
@@ -56,6 +59,7 @@ impl Cached {
         match self {
             Self::Queues => QUEUES,
             Self::Workers => WORKERS,
+            Self::Events => ANSWERS,
         }
     }
 }
@@ -66,7 +70,8 @@ pub(crate) struct Responses {
     cache: Cache,
     /// Tells deployments on different databases apart.
     deployment: String,
-    fresh: Duration,
+    lists: Duration,
+    answers: Duration,
     stale_if_error: Duration,
 }
 
@@ -76,7 +81,8 @@ impl Responses {
         Self {
             cache,
             deployment: URL_SAFE_NO_PAD.encode(&digest[..9]),
-            fresh: settings.cache.lists_ttl,
+            lists: settings.cache.lists_ttl,
+            answers: settings.cache.api_response_ttl,
             stale_if_error: settings.cache.stale_if_error,
         }
     }
@@ -85,9 +91,17 @@ impl Responses {
         &self.cache
     }
 
+    /// How long its answers are fresh; zero: they are not kept.
+    fn fresh(&self, route: Cached) -> Duration {
+        match route {
+            Cached::Queues | Cached::Workers => self.lists,
+            Cached::Events => self.answers,
+        }
+    }
+
     /// Forgets every answer of a route, on every server.
     pub(crate) async fn forget(&self, route: Cached) {
-        if !self.fresh.is_zero() {
+        if !self.fresh(route).is_zero() {
             self.cache.bump(&route.namespace()).await;
         }
     }
@@ -96,7 +110,7 @@ impl Responses {
         let query = canonical(request.query_string());
         let namespace = route
             .namespace()
-            .ttl(self.fresh)
+            .ttl(self.fresh(route))
             .stale(Duration::ZERO, self.stale_if_error);
         // HEAD has no answer of its own.
         namespace.key(&[
@@ -123,7 +137,7 @@ impl State {
         E: Send + 'static,
         Problem: From<E>,
     {
-        if self.responses.fresh.is_zero() || bypasses(request) {
+        if self.responses.fresh(route).is_zero() || bypasses(request) {
             let mut response = json(StatusCode::OK, &self.on_runtime(build).await?)?;
             response
                 .headers_mut()

@@ -4,6 +4,7 @@ use actix_web::http::StatusCode;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
 use holdfast_tasks::points::Points;
+use holdfast_tasks::recommend::Recommender;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(crate) struct State {
     /// Of the routes that opt in.
     pub(crate) responses: Responses,
     pub(crate) points: Points,
+    /// With the stores of events and interactions.
+    pub(crate) recommender: Recommender,
     pub(crate) keys: ApiKeys,
     pub(crate) rates: RateLimits,
     pub(crate) sessions: Sessions,

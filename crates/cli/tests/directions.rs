@@ -17,7 +17,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("cache", &["core"]),
     ("jobs", &["core"]),
-    ("tasks", &["core", "jobs"]),
+    ("tasks", &["core", "cache", "jobs"]),
     ("api", &["core", "cache", "jobs", "tasks"]),
     ("worker", &["core", "cache", "jobs", "tasks", "api"]),
     ("beat", &["core", "cache", "jobs", "tasks", "api"]),

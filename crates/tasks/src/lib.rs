@@ -7,6 +7,8 @@
 //! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
 //! | [`HttpRequest`] `http.request` | calls a URL |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
+//! | [`recommend::MlTrain`] `ml.train` | makes the model of what people like |
+//! | [`recommend::MlRecommend`] `ml.recommend` | makes a user's list of recommended events |
 //! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
 //!
 //! The `debug.*` kinds exist for tests and first steps, and a production process does not know them
@@ -46,9 +48,14 @@ kinds! {
 }
 
 pub mod discovery;
+pub mod events;
+pub mod interactions;
 pub mod outbound;
+mod place;
 pub mod points;
+pub mod recommend;
 mod registry;
+mod words;
 
 pub use debug_fail::{FailMode, Recovered};
 pub use debug_sleep::Slept;

@@ -12,7 +12,10 @@ pub fn registry() -> Registry {
 }
 
 fn production() -> Registry {
-    built_in(Registry::new()).register::<crate::points::PointsFlush>()
+    built_in(Registry::new())
+        .register::<crate::points::PointsFlush>()
+        .register::<crate::recommend::MlRecommend>()
+        .register::<crate::recommend::MlTrain>()
 }
 
 /// The kinds of a process with these settings: no `debug.*` in production, where [`crate::DebugFail`] could be used to

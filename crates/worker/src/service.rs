@@ -1,10 +1,13 @@
 //! A worker that waits for its database, works, and watches itself: what `worker` and `holdfast dev` run.
 
+use holdfast_cache::Cache;
+use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
 use holdfast_tasks::points::Points;
+use holdfast_tasks::recommend::Recommender;
 
 use crate::probes::{RedisProbe, SqlProbe};
 use crate::progress::Progress;
@@ -16,6 +19,8 @@ pub enum WorkError {
     Database(#[from] SqlError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    #[error("the Redis settings are of no use")]
+    Redis(#[from] OpenError),
     #[error("the system gives no thread for the watchdog")]
     Watchdog(#[source] std::io::Error),
 }
@@ -39,15 +44,28 @@ pub async fn run_worker(
     let sql_probe = SqlProbe::new(&parts.settings.database);
     let redis_probe = parts.settings.redis.queue.as_ref().map(RedisProbe::new);
     let points = Points::new(&parts.settings, database, &parts.gate, parts.jobs.clone());
-    parts.resources = parts.resources.with(points.clone());
+    let cache = cache_of(&parts)?;
+    let recommender = Recommender::new(&parts.settings, database, &cache);
+    parts.resources = parts.resources.with(points.clone()).with(recommender.clone());
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
     tokio::select! {
         ended = worker.run() => Ok(ended?),
-        // It never ends by itself.
+        // They never end by themselves.
         () = points.watch() => Ok(()),
+        () = recommender.watch() => Ok(()),
     }
+}
+
+/// The cache that the process has already, in which an API beside the worker finds what jobs put there; or one of its own.
+fn cache_of(parts: &WorkerParts) -> Result<Cache, OpenError> {
+    if let Some(cache) = parts.resources.get::<Cache>() {
+        return Ok(Cache::clone(&cache));
+    }
+    let redis = &parts.settings.redis;
+    let gate = RedisGate::open(Role::Cache, redis.cache.as_ref(), redis)?;
+    Ok(Cache::open(gate, &parts.settings.cache))
 }
 
 fn watch(watchdog: Watchdog, sql: SqlProbe, redis: Option<RedisProbe>) -> std::io::Result<()> {

@@ -43,7 +43,9 @@ impl RunError {
     /// 64: the settings are to be changed. 69: something outside is. 70: a fault of ours.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Redis(_) | Self::Database(SqlError::Configuration { .. }) => 64,
+            Self::Redis(_)
+            | Self::Work(WorkError::Redis(_))
+            | Self::Database(SqlError::Configuration { .. }) => 64,
             Self::Health(error) => error.exit_code(),
             Self::Database(_) | Self::Work(WorkError::Database(_)) => 69,
             Self::Resources(_) | Self::Work(_) | Self::System(_) => 70,

@@ -61,6 +61,21 @@ impl<N> Allowed<N> {
         &self.caller
     }
 
+    /// Whether the caller may read what belongs to this user: one's own with a session, anybody's with a key that has the
+    /// scope `read` or with a session that may do everything.
+    pub(crate) fn reads_user(&self, user: &str) -> Result<(), Problem> {
+        match self.caller {
+            Caller::User { id, scopes } if id.to_string() != user && !scopes.allow(Scope::Admin) => {
+                Err(Problem::new(
+                    ProblemKind::MissingScope,
+                    "a session reads its own user's; anybody's takes a key with the scope `read`",
+                ))
+            }
+            Caller::User { .. } => Ok(()),
+            caller => permit::<Read>(caller).map(drop),
+        }
+    }
+
     /// In whose name, and in which request, something is done.
     pub(crate) fn by(&self, request: &HttpRequest) -> By {
         let by = By::new(self.caller.actor());

@@ -7,8 +7,10 @@ mod bulk;
 pub(crate) mod dead_letters;
 mod docs;
 pub(crate) mod enqueue;
+mod events;
 mod fields;
 mod health;
+mod items;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod kinds;
@@ -19,6 +21,7 @@ pub(crate) mod openapi;
 mod points;
 mod points_body;
 pub(crate) mod queues;
+mod recommendations;
 pub(crate) mod schedules;
 pub(crate) mod view;
 
@@ -114,6 +117,9 @@ routes! { API_ROUTES, api:
     "/v1/points/dead-letters" => { GET points::letters }
     "/v1/points/dead-letters/redrive" => { POST points::redrive_letters }
     "/v1/points/dead-letters/delete" => { POST points::delete_letters }
+    "/v1/events" => { GET events::list, POST events::store }
+    "/v1/interactions" => { POST recommendations::interact }
+    "/v1/users/{id}/recommendations" => { GET recommendations::recommend }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
     "/v1/audit" => { GET audit::list }
     "/v1/schedules" => { GET schedules::list, POST schedules::create }

@@ -127,7 +127,7 @@ fn checked<'a>(pieces: impl Iterator<Item = serde_json::Result<Worded<'a>>>, lat
     for (index, piece) in pieces.enumerate() {
         let point = match piece {
             Ok(worded) => check(&worded, latest),
-            Err(error) => Err(shape_fault(&error)),
+            Err(error) => Err(shape_fault(&error, "point")),
         };
         match point {
             Ok(point) => good.push(point),
@@ -198,12 +198,12 @@ fn fault(field: &'static str, reason: &str) -> Fault {
     (Cow::Borrowed(field), reason.to_owned())
 }
 
-/// Which field serde stumbled over, where its words tell.
-fn shape_fault(error: &serde_json::Error) -> Fault {
+/// Which field serde stumbled over, where its words tell; `whole` where they do not.
+pub(super) fn shape_fault(error: &serde_json::Error, whole: &'static str) -> Fault {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text).to_owned();
     let named = reason.split('`').nth(1).filter(|_| reason.contains("field `"));
-    let field = named.map_or(Cow::Borrowed("point"), |name| {
+    let field = named.map_or(Cow::Borrowed(whole), |name| {
         Cow::Owned(name.chars().take(80).collect())
     });
     (field, reason)

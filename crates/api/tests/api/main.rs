@@ -6,6 +6,7 @@ mod auth;
 mod bad_input;
 mod caching;
 mod documents;
+mod events;
 mod handbook;
 mod happy;
 mod health;

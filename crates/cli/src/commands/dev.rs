@@ -63,6 +63,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let resources = holdfast_tasks::resources(&settings)
         .map_err(|error| Failure::service("the HTTP client of the jobs cannot be built", error))?;
     let jobs = Jobs::new(&settings, registry, &database, &gate);
+    // One cache: what jobs put there the API finds, and what they change it forgets, with Redis or without.
+    let resources = resources.with(cache.clone());
     let services = Services {
         jobs: jobs.clone(),
         database: database.clone(),

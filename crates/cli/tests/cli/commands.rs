@@ -6,13 +6,14 @@ use serde_json::json;
 
 const UNKNOWN: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "0001_jobs",
     "0002_accounts",
     "0003_schedules",
     "0004_queue_limits",
     "0005_dead_letters",
     "0006_points",
+    "0007_events",
 ];
 
 #[tokio::test]

@@ -14,9 +14,9 @@ use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
     AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings, PointsSettings,
-    QueueSettings, RateLimitSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings,
-    TracesSettings, WorkerSettings,
+    EventsSettings, HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings,
+    PointsSettings, QueueSettings, RateLimitSettings, RecommendSettings, RedisEndpoint, RedisSettings,
+    RetrySettings, ServerSettings, Settings, TracesSettings, WorkerSettings,
 };
 use super::tables;
 
@@ -59,6 +59,15 @@ fn read(reader: &mut Reader<'_>) -> Settings {
             buffer: reader.flag("points.buffer"),
             max_buffered: reader.count("points.max_buffered", 1_000..=100_000_000),
             retain_letters: reader.seconds("points.retain_letters_seconds", 3600.0..=315_360_000.0),
+        },
+        events: EventsSettings {
+            retain_past: reader.seconds("events.retain_past_seconds", 3600.0..=315_360_000.0),
+        },
+        recommend: RecommendSettings {
+            half_life: reader.seconds("recommend.half_life_seconds", 3600.0..=315_360_000.0),
+            retain_interactions: reader
+                .seconds("recommend.retain_interactions_seconds", 3600.0..=315_360_000.0),
+            deadline: reader.seconds("recommend.deadline_seconds", 0.01..=30.0),
         },
         log: log(reader, environment),
     }

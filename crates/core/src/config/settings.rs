@@ -43,6 +43,8 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     pub traces: TracesSettings,
     pub points: PointsSettings,
+    pub events: EventsSettings,
+    pub recommend: RecommendSettings,
     pub log: LogSettings,
 }
 
@@ -360,6 +362,24 @@ pub struct PointsSettings {
     pub max_buffered: u64,
     /// How long points without a track are kept.
     pub retain_letters: Duration,
+}
+
+/// The event store.
+#[derive(Debug, Clone)]
+pub struct EventsSettings {
+    /// How long an event is kept after its end, if nobody interacted with it within `recommend.retain_interactions`.
+    pub retain_past: Duration,
+}
+
+/// Recommendations.
+#[derive(Debug, Clone)]
+pub struct RecommendSettings {
+    /// After this time an interaction counts half.
+    pub half_life: Duration,
+    /// How long interactions are kept, counted from when they happened.
+    pub retain_interactions: Duration,
+    /// Longest a request waits for its user's recommendations before it is answered by what is popular.
+    pub deadline: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,7 +75,8 @@ const POSTGRES: &[Migration] = embedded!(
     (3, "0003_schedules"),
     (4, "0004_queue_limits"),
     (5, "0005_dead_letters"),
-    (6, "0006_points")
+    (6, "0006_points"),
+    (7, "0007_events")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
@@ -84,7 +85,8 @@ const SQLITE: &[Migration] = embedded!(
     (3, "0003_schedules"),
     (4, "0004_queue_limits"),
     (5, "0005_dead_letters"),
-    (6, "0006_points")
+    (6, "0006_points"),
+    (7, "0007_events")
 );
 
 /// What a migration run did.

@@ -36,6 +36,8 @@ fn a_production_process_knows_no_debug_kinds() {
         "debug.sleep",
         "holdfast.probe",
         "http.request",
+        "ml.recommend",
+        "ml.train",
         "points.flush",
     ];
     assert_eq!(names(&holdfast_tasks::registry()), all);
@@ -45,7 +47,13 @@ fn a_production_process_knows_no_debug_kinds() {
     );
     assert_eq!(
         names(&holdfast_tasks::registry_for(&settings("production"))),
-        ["holdfast.probe", "http.request", "points.flush"]
+        [
+            "holdfast.probe",
+            "http.request",
+            "ml.recommend",
+            "ml.train",
+            "points.flush"
+        ]
     );
 }
 

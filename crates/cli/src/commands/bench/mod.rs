@@ -11,6 +11,7 @@ mod idle;
 mod invalidation;
 mod load;
 mod points;
+mod recommend;
 mod redrive;
 mod report;
 mod scenario;
@@ -25,7 +26,7 @@ use system::Setup;
 
 use crate::failure::Failure;
 
-/// Measures enqueue, drain, pick-up, HTTP and the idle services; or, if told so, the cache.
+/// Measures enqueue, drain, pick-up, HTTP and the idle services; or, if told so, the cache or recommendations.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -45,12 +46,14 @@ pub(crate) struct Args {
 }
 
 /// What is measured instead of jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 enum What {
     /// The cache: its operations, what they cost Redis, a herd of misses, and ways to tell other processes
     Cache,
     /// Cached answers against the same answer as a constant, also while Redis hangs; and how long `/health` takes
     Http,
+    /// Recommendations: what a training and a list cost, and what they are worth against popularity and chance
+    Recommend(recommend::Args),
 }
 
 /// What a part needs, and its name on the command line.
@@ -88,8 +91,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     runtime.block_on(async {
         let servers = system::Servers::from_config()?;
         let mut report = Report::new(args.markdown);
-        if let Some(what) = args.what {
-            let measured = caching(what, &servers, args, &mut report).await;
+        if let Some(what) = &args.what {
+            let measured = instead(what, &servers, args, &mut report).await;
             return measured.and(remove(&args.directory));
         }
         if let Some(redis) = &servers.redis {
@@ -126,25 +129,28 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     })
 }
 
-/// On Redis and an embedded database: the cache asks no other.
-async fn caching(
-    what: What,
+/// What is measured in place of jobs.
+async fn instead(
+    what: &What,
     servers: &system::Servers,
     args: &Args,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    if let What::Recommend(what) = what {
+        return recommend::measure(what, servers, (&args.directory, args.scale), report).await;
+    }
+    // On Redis and an embedded database: the cache asks no other.
     let Some(redis) = &servers.redis else {
         report.skipped("cache", "it needs REDIS_URL");
         return Ok(());
     };
     let mut setup = Setup::sqlite(&args.directory);
     setup.env.insert("REDIS_URL".to_owned(), redis.clone());
-    match what {
-        What::Cache => cache::measure(&setup, args.scale, report).await,
-        What::Http => {
-            http::measure(&setup, args.scale, report).await?;
-            health::measure(&setup, report).await
-        }
+    if *what == What::Http {
+        http::measure(&setup, args.scale, report).await?;
+        health::measure(&setup, report).await
+    } else {
+        cache::measure(&setup, args.scale, report).await
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Figure {
     Micros(f64),
     /// So many, less is better.
     Count(f64),
+    /// From 0 to 1, more is better.
+    Score(f64),
 }
 
 impl Figure {
@@ -41,6 +43,7 @@ impl Figure {
             Self::Share(percent) => format!("{percent:.0} %"),
             Self::Micros(micros) => format!("{micros:.1} µs"),
             Self::Count(count) => format!("{count:.2}"),
+            Self::Score(score) => format!("{score:.4}"),
         }
     }
 
@@ -52,13 +55,14 @@ impl Figure {
             | Self::Percent(value)
             | Self::Share(value)
             | Self::Micros(value)
-            | Self::Count(value) => value,
+            | Self::Count(value)
+            | Self::Score(value) => value,
         }
     }
 
     fn meets(self, aim: Self) -> bool {
         match self {
-            Self::Rate(_) | Self::Share(_) => self.value() >= aim.value(),
+            Self::Rate(_) | Self::Share(_) | Self::Score(_) => self.value() >= aim.value(),
             _ => self.value() <= aim.value(),
         }
     }
@@ -97,7 +101,7 @@ impl Report {
             _ => String::new(),
         };
         let aimed = aim.map_or(String::new(), |aim| {
-            let sign = if matches!(aim, Figure::Rate(_) | Figure::Share(_)) {
+            let sign = if matches!(aim, Figure::Rate(_) | Figure::Share(_) | Figure::Score(_)) {
                 "≥"
             } else {
                 "≤"

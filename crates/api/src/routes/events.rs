@@ -1,0 +1,416 @@
+//! Events: bringing them in, and finding them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_core::clock;
+use holdfast_jobs::ledger::LedgerError;
+use holdfast_tasks::events::{Event, Filter, Near, NewEvent, Outcome, Upserted, search_words};
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+use utoipa::ToSchema;
+
+use super::items::{Names, RejectedItem, moment, none_good, read_items};
+use super::view::ProblemBody;
+use crate::auth::{Allowed, Produce, Read};
+use crate::body::body_bytes;
+use crate::params::Params;
+use crate::problem::{Problem, ProblemKind, quote};
+use crate::responses::Cached;
+use crate::state::{State, json};
+
+const NAMES: Names = Names {
+    one: "event",
+    many: "events",
+    most: 1_000,
+};
+
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 200;
+
+/// Kilometres around a place.
+const MAX_WITHIN: f64 = 20_000.0;
+
+/// Longest text to search for, in bytes.
+const MAX_SEARCH: usize = 500;
+
+/// Longest category, in bytes.
+const MAX_CATEGORY: usize = 64;
+
+/// An event to be stored.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewEvent, example = json!({"uid": "jazz-2030-06-01", "title": "Jazz at the river", "category": "music",
+    "starts_at": "2030-06-01T18:00:00Z", "ends_at": "2030-06-01T21:00:00Z", "time_zone": "Europe/Vienna",
+    "lat": 47.27, "lon": 11.4, "place": "Market square"}))]
+pub(crate) struct EventBody {
+    /// What its source calls it, 1 to 512 bytes: source and uid name an event.
+    uid: String,
+    /// Where it was found, up to 128 bytes.
+    source: Option<String>,
+    /// 1 to 500 bytes.
+    title: String,
+    /// Up to 20,000 bytes.
+    description: Option<String>,
+    /// http or https.
+    url: Option<String>,
+    /// Up to 64 bytes; kept in lower case.
+    category: Option<String>,
+    /// RFC 3339, kept to the millisecond.
+    #[schema(format = DateTime)]
+    starts_at: String,
+    #[schema(format = DateTime)]
+    ends_at: Option<String>,
+    /// An IANA name, such as Europe/Vienna.
+    time_zone: Option<String>,
+    /// Degrees; with `lon` or not at all.
+    #[schema(minimum = -90, maximum = 90)]
+    lat: Option<f64>,
+    #[schema(minimum = -180, maximum = 180)]
+    lon: Option<f64>,
+    /// What the place is called.
+    place: Option<String>,
+    /// It does not take place. It is kept, and not found any more unless asked for.
+    #[serde(default)]
+    cancelled: bool,
+}
+
+impl EventBody {
+    fn checked(self) -> Result<NewEvent, (&'static str, String)> {
+        let position = match (self.lat, self.lon) {
+            (Some(lat), Some(lon)) => Some((lat, lon)),
+            (None, None) => None,
+            (Some(_), None) => return Err(("lon", "is missing: give lat and lon, or neither".to_owned())),
+            (None, Some(_)) => return Err(("lat", "is missing: give lat and lon, or neither".to_owned())),
+        };
+        let ends_at = self.ends_at.as_deref().map(moment).transpose();
+        let event = NewEvent {
+            source: self.source,
+            uid: self.uid,
+            title: self.title,
+            description: self.description,
+            url: self.url,
+            category: self.category,
+            starts_at: moment(&self.starts_at).map_err(|reason| ("starts_at", reason))?,
+            ends_at: ends_at.map_err(|reason| ("ends_at", reason))?,
+            time_zone: self.time_zone,
+            position,
+            place: self.place,
+            cancelled: self.cancelled,
+        }
+        .tidy();
+        event.check().map_err(|fault| (fault.field, fault.reason))?;
+        Ok(event)
+    }
+}
+
+/// What became of events.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StoredEvents {
+    inserted: usize,
+    /// They say something else than before, or were cancelled or revived.
+    changed: usize,
+    unchanged: usize,
+    /// Each that was accepted.
+    events: Vec<StoredEvent>,
+    /// What was not accepted, and why.
+    rejected: Vec<RejectedItem>,
+}
+
+/// What became of one event.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StoredEvent {
+    /// Its place in the request, from 0.
+    index: usize,
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    id: Ulid,
+    /// `inserted`, `changed` or `unchanged`.
+    #[schema(value_type = String, example = "inserted")]
+    outcome: Outcome,
+}
+
+/// Store events
+///
+/// Up to 1,000 of them, `{"events": […]}` or a bare list. An event is its source and its uid: the same again changes it if it
+/// says something else, and keeps its id. Each is checked by itself: the good ones are stored, the others listed with their
+/// index, field and reason. Where none is good the answer is 422.
+#[utoipa::path(post, path = "/v1/events", tag = "events", operation_id = "store_events",
+    request_body(content = Vec<EventBody>, description = "A list, or `{\"events\": […]}`"),
+    responses(
+        (status = 200, body = StoredEvents, description = "Stored, all or some"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "body-too-large, batch-too-large"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "unsupported-media-type"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, batch-empty: no event is good"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn store(
+    _: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let bytes = body_bytes(&request, payload, &state, &[]).await?;
+    let (read, mut rejected) = read_items::<EventBody>(&bytes, NAMES)?;
+    let (mut places, mut events) = (Vec::new(), Vec::new());
+    let mut named: HashMap<(Option<String>, String), usize> = HashMap::new();
+    for (index, body) in read {
+        let event = match body.checked() {
+            Ok(event) => event,
+            Err((field, reason)) => {
+                rejected.push(RejectedItem::new(index, field, reason));
+                continue;
+            }
+        };
+        match named.entry((event.source.clone(), event.uid.clone())) {
+            Entry::Occupied(first) => {
+                let reason = format!("this source and uid stand at index {} already", first.get());
+                rejected.push(RejectedItem::new(index, "uid", reason));
+            }
+            Entry::Vacant(free) => {
+                free.insert(index);
+                places.push(index);
+                events.push(event);
+            }
+        }
+    }
+    if events.is_empty() {
+        return Err(none_good(rejected));
+    }
+    let recommender = state.recommender.clone();
+    let stored = state
+        .on_runtime(async move { recommender.events().upsert(&events).await })
+        .await?;
+    rejected.sort_by_key(|one| one.index);
+    json(StatusCode::OK, &answer(&places, &stored, rejected))
+}
+
+fn answer(places: &[usize], stored: &[Upserted], rejected: Vec<RejectedItem>) -> StoredEvents {
+    let count = |outcome| stored.iter().filter(|one| one.outcome == outcome).count();
+    StoredEvents {
+        inserted: count(Outcome::Inserted),
+        changed: count(Outcome::Changed),
+        unchanged: count(Outcome::Unchanged),
+        events: places
+            .iter()
+            .zip(stored)
+            .map(|(index, one)| StoredEvent {
+                index: *index,
+                id: one.id,
+                outcome: one.outcome,
+            })
+            .collect(),
+        rejected,
+    }
+}
+
+/// An event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub(crate) struct EventView {
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    id: Ulid,
+    source: Option<String>,
+    uid: String,
+    title: String,
+    description: Option<String>,
+    url: Option<String>,
+    category: Option<String>,
+    starts_at: DateTime<Utc>,
+    ends_at: Option<DateTime<Utc>>,
+    time_zone: Option<String>,
+    lat: Option<f64>,
+    lon: Option<f64>,
+    place: Option<String>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    cancelled_at: Option<DateTime<Utc>>,
+}
+
+impl From<Event> for EventView {
+    fn from(event: Event) -> Self {
+        let Event {
+            id,
+            source,
+            uid,
+            title,
+            description,
+            url,
+            category,
+            starts_at,
+            ends_at,
+            time_zone,
+            lat,
+            lon,
+            place,
+            created_at,
+            updated_at,
+            cancelled_at,
+        } = event;
+        Self {
+            id,
+            source,
+            uid,
+            title,
+            description,
+            url,
+            category,
+            starts_at,
+            ends_at,
+            time_zone,
+            lat,
+            lon,
+            place,
+            created_at,
+            updated_at,
+            cancelled_at,
+        }
+    }
+}
+
+/// One page of events, by their start.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EventPage {
+    events: Vec<EventView>,
+    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    next: Option<String>,
+}
+
+/// Find events
+///
+/// By their start, in pages. Answers are cached for some minutes, and forgotten when an event changes.
+#[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "find_events",
+    params(
+        ("from" = Option<String>, Query, description = "Begins not before this moment (RFC 3339); now if left out"),
+        ("to" = Option<String>, Query, description = "Begins before this moment (RFC 3339)"),
+        ("category" = Option<String>, Query, description = "Only this category; large and small letters are the same"),
+        ("lat" = Option<f64>, Query, description = "With `lon` and `within_km`: around this place, in degrees"),
+        ("lon" = Option<f64>, Query, description = "See `lat`"),
+        ("within_km" = Option<f64>, Query, description = "See `lat`; up to 20000 kilometres"),
+        ("q" = Option<String>, Query, description = "All of these words are in the title, category, place or description; 10 at most"),
+        ("cancelled" = Option<bool>, Query, description = "`true`: cancelled ones too"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<usize>, Query, description = "1 to 200; 50 if left out"),
+    ),
+    responses(
+        (status = 200, body = EventPage),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-cursor, invalid-parameter"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn list(
+    allowed: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(
+        &request,
+        &[
+            "from",
+            "to",
+            "category",
+            "lat",
+            "lon",
+            "within_km",
+            "q",
+            "cancelled",
+            "after",
+            "limit",
+        ],
+    );
+    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+    let filter = filter(&mut params);
+    let cursor = params.text("after").map(ToOwned::to_owned);
+    params.finish()?;
+    let after = cursor.map(|text| read_cursor(&text)).transpose()?;
+    let filter = Filter { after, ..filter };
+    let recommender = state.recommender.clone();
+    let page = async move {
+        let from = filter.from.or_else(|| Some(clock::now()));
+        let filter = Filter { from, ..filter };
+        // One more than fits tells whether there is a next page.
+        let found = recommender.events().find(&filter, limit + 1).await?;
+        let more = found.len() > limit;
+        let events: Vec<Event> = found.into_iter().take(limit).collect();
+        let next = events.last().filter(|_| more).map(cursor_at);
+        Ok::<_, LedgerError>(EventPage {
+            events: events.into_iter().map(EventView::from).collect(),
+            next,
+        })
+    };
+    state
+        .cached(&request, allowed.caller(), Cached::Events, page)
+        .await
+}
+
+fn filter(params: &mut Params) -> Filter {
+    let category = params.short_text("category", MAX_CATEGORY);
+    Filter {
+        from: params.moment("from"),
+        to: params.moment("to"),
+        category: category.map(|category| category.trim().to_lowercase()),
+        near: near(params),
+        words: search(params),
+        cancelled: params.parsed("cancelled").unwrap_or(false),
+        after: None,
+    }
+}
+
+fn near(params: &mut Params) -> Option<Near> {
+    let lat = params.number("lat", -90.0, 90.0);
+    let lon = params.number("lon", -180.0, 180.0);
+    let kilometres = params.number("within_km", 0.0, MAX_WITHIN);
+    let given = ["lat", "lon", "within_km"].map(|name| (name, params.text(name).is_some()));
+    if given.iter().any(|(_, given)| *given) {
+        for (name, _) in given.iter().filter(|(_, given)| !given) {
+            params.fault(
+                name,
+                "is missing: give lat, lon and within_km together".to_owned(),
+            );
+        }
+    }
+    Some(Near {
+        lat: lat?,
+        lon: lon?,
+        kilometres: kilometres?,
+    })
+}
+
+fn search(params: &mut Params) -> Vec<String> {
+    let Some(text) = params.short_text("q", MAX_SEARCH) else {
+        return Vec::new();
+    };
+    search_words(&text).unwrap_or_else(|fault| {
+        params.fault("q", fault.to_string());
+        Vec::new()
+    })
+}
+
+fn cursor_at(event: &Event) -> String {
+    format!("{}.{}", event.starts_at.timestamp_millis(), event.id)
+}
+
+fn read_cursor(text: &str) -> Result<(DateTime<Utc>, Ulid), Problem> {
+    text.split_once('.')
+        .and_then(|(millis, id)| {
+            let at = DateTime::from_timestamp_millis(millis.parse().ok()?)?;
+            Some((at, Ulid::from_string(id).ok()?))
+        })
+        .ok_or_else(|| {
+            let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
+            Problem::field(ProblemKind::InvalidCursor, "after", reason)
+        })
+}

@@ -1,0 +1,311 @@
+//! What people did with events, and what is recommended to them.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderValue;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_cache::{LoadError, Source};
+use holdfast_core::clock;
+use holdfast_tasks::interactions::{Interaction, UserName};
+use holdfast_tasks::recommend::{Item, List, ListSource, MAX_LISTED, RecommendError, Why};
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+use utoipa::ToSchema;
+
+use super::items::{Names, RejectedItem, moment, none_good, read_items};
+use super::view::ProblemBody;
+use crate::auth::{Allowed, Anyone, Produce};
+use crate::body::body_bytes;
+use crate::params::Params;
+use crate::problem::{Problem, ProblemKind, RETRY_AFTER, quote};
+use crate::responses::X_CACHE;
+use crate::state::{State, json};
+
+const NAMES: Names = Names {
+    one: "interaction",
+    many: "interactions",
+    most: 1_000,
+};
+
+const DEFAULT_LIMIT: usize = 20;
+
+/// How far an interaction may lie ahead: clocks of devices are wrong.
+const MAX_AHEAD: chrono::Duration = chrono::Duration::days(1);
+
+/// 2000-01-01.
+const EARLIEST: i64 = 946_684_800;
+
+/// What a user did with an event.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewInteraction, example = json!({"user": "user-17", "event": "01JD3V0S7W8Q4M2XKZC5T9R6BH", "action": "save",
+    "at": "2030-05-01T09:30:00Z"}))]
+pub(crate) struct InteractionBody {
+    /// The application's own name of the user, 1 to 128 bytes. The id of a user of Holdfast lets that user's sessions read
+    /// the recommendations.
+    user: String,
+    /// The event's id.
+    event: String,
+    /// `view`, `save`, `attend` or `dismiss`.
+    #[schema(example = "save")]
+    action: String,
+    /// RFC 3339, kept to the millisecond; 2000 at the earliest, a day ahead at the latest. Now if left out; but then the same
+    /// again is another one.
+    #[schema(format = DateTime)]
+    at: Option<String>,
+}
+
+impl InteractionBody {
+    fn checked(&self, now: DateTime<Utc>) -> Result<Interaction, (&'static str, String)> {
+        let user = self.user.parse::<UserName>();
+        let event = Ulid::from_string(&self.event).map_err(|_| {
+            let reason = "is not an id: expected a ULID, 26 characters";
+            ("event", reason.to_owned())
+        })?;
+        let action = self.action.parse();
+        let at = self.at.as_deref().map(moment).transpose();
+        let at = at.map_err(|reason| ("at", reason))?.unwrap_or(now);
+        if at > now + MAX_AHEAD {
+            return Err(("at", "lies more than a day ahead".to_owned()));
+        }
+        if at.timestamp() < EARLIEST {
+            return Err(("at", "lies before the year 2000".to_owned()));
+        }
+        Ok(Interaction {
+            user: user.map_err(|fault| ("user", fault.to_string()))?,
+            event,
+            action: action.map_err(|fault: holdfast_tasks::interactions::UnknownAction| {
+                ("action", fault.to_string())
+            })?,
+            at,
+        })
+    }
+}
+
+/// What became of interactions.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AcceptedInteractions {
+    /// Stored, now or before.
+    accepted: usize,
+    /// Those of them that were there already.
+    duplicates: usize,
+    /// What was not accepted, and why.
+    rejected: Vec<RejectedItem>,
+}
+
+/// Store interactions
+///
+/// Up to 1,000 of them, `{"interactions": […]}` or a bare list: what users did with events, from which recommendations are
+/// learned. An interaction is its user, event, action and time: sending it again changes nothing. Each is checked by itself:
+/// the good ones are stored, the others listed with their index, field and reason. Where none is good the answer is 422.
+#[utoipa::path(post, path = "/v1/interactions", tag = "recommendations", operation_id = "store_interactions",
+    request_body(content = Vec<InteractionBody>, description = "A list, or `{\"interactions\": […]}`"),
+    responses(
+        (status = 202, body = AcceptedInteractions, description = "Stored, all or some"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "body-too-large, batch-too-large"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "unsupported-media-type"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, batch-empty: no interaction is good"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn interact(
+    _: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let bytes = body_bytes(&request, payload, &state, &[]).await?;
+    let (read, mut rejected) = read_items::<InteractionBody>(&bytes, NAMES)?;
+    let now = clock::now();
+    let mut good = Vec::with_capacity(read.len());
+    for (index, body) in read {
+        match body.checked(now) {
+            Ok(interaction) => good.push((index, interaction)),
+            Err((field, reason)) => rejected.push(RejectedItem::new(index, field, reason)),
+        }
+    }
+    if good.is_empty() {
+        return Err(none_good(rejected));
+    }
+    let given: Vec<_> = good.iter().map(|(_, interaction)| interaction.clone()).collect();
+    let recommender = state.recommender.clone();
+    let stored = state
+        .on_runtime(async move { recommender.accept(&given).await })
+        .await?;
+    for (index, interaction) in &good {
+        if stored.unknown.contains(&interaction.event) {
+            let reason = format!("there is no event {}", interaction.event);
+            rejected.push(RejectedItem::new(*index, "event", reason));
+        }
+    }
+    let accepted = good
+        .iter()
+        .filter(|(_, interaction)| !stored.unknown.contains(&interaction.event))
+        .count();
+    if accepted == 0 {
+        return Err(none_good(rejected));
+    }
+    rejected.sort_by_key(|one| one.index);
+    let view = AcceptedInteractions {
+        accepted,
+        duplicates: accepted.saturating_sub(stored.stored as usize),
+        rejected,
+    };
+    json(StatusCode::ACCEPTED, &view)
+}
+
+/// What is recommended to a user.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Recommendations {
+    user: String,
+    /// `personal`: made of what the user did. `popular`: nothing is known of the user, or nothing was known in time.
+    #[schema(value_type = String, example = "personal")]
+    source: ListSource,
+    made_at: DateTime<Utc>,
+    /// Best first.
+    recommendations: Vec<RecommendationView>,
+}
+
+/// One recommended event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Recommendation)]
+pub(crate) struct RecommendationView {
+    event: RecommendedEvent,
+    /// 0 to 1; compares within one answer only.
+    score: f32,
+    reason: ReasonView,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RecommendedEvent {
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    id: Ulid,
+    title: String,
+    category: Option<String>,
+    url: Option<String>,
+    starts_at: DateTime<Utc>,
+    place: Option<String>,
+}
+
+/// Why an event is recommended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RecommendationReason)]
+pub(crate) struct ReasonView {
+    /// `similar`: those who like that event like this one. `words`: it is about the same as that event. `near`: it takes
+    /// place near to that event. `category`, `popular`, `soon`.
+    #[schema(value_type = String, example = "similar")]
+    kind: Why,
+    /// That event.
+    #[schema(value_type = Option<String>)]
+    event: Option<Ulid>,
+    /// For people.
+    text: String,
+}
+
+impl From<Item> for RecommendationView {
+    fn from(item: Item) -> Self {
+        Self {
+            event: RecommendedEvent {
+                id: item.event,
+                title: item.title,
+                category: item.category,
+                url: item.url,
+                starts_at: item.starts_at,
+                place: item.place,
+            },
+            score: item.score,
+            reason: ReasonView {
+                kind: item.because.why,
+                event: item.because.event,
+                text: item.because.text,
+            },
+        }
+    }
+}
+
+/// Recommend events to a user
+///
+/// Upcoming events, best first, each with a reason. The answer is kept for an hour, and served while a newer one is made;
+/// what a user saves, attends or dismisses drops it. Where none can be made in time the answer is what is popular, and says so.
+/// A session reads its own user's; a key with `read` reads anybody's.
+#[utoipa::path(get, path = "/v1/users/{id}/recommendations", tag = "recommendations", operation_id = "recommend",
+    params(
+        ("id" = String, Path, description = "The user, as interactions name it"),
+        ("limit" = Option<usize>, Query, description = "1 to 50; 20 if left out"),
+    ),
+    responses(
+        (status = 200, body = Recommendations),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-id, invalid-parameter"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn recommend(
+    allowed: Allowed<Anyone>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let id = request.match_info().get("id").unwrap_or_default();
+    allowed.reads_user(id)?;
+    let mut params = Params::of(&request, &["limit"]);
+    let limit = params.count("limit", 1, MAX_LISTED).unwrap_or(DEFAULT_LIMIT);
+    params.finish()?;
+    let user = id
+        .parse::<UserName>()
+        .map_err(|fault| Problem::field(ProblemKind::InvalidId, "id", format!("{} {fault}", quote(id))))?;
+    let found = state
+        .recommender
+        .list(&user)
+        .await
+        .map_err(|error| problem(&error))?;
+    let came = match found.source {
+        Source::Local | Source::Redis => "hit",
+        Source::Stale => "stale",
+        Source::Loaded => "miss",
+    };
+    let List {
+        source,
+        made_at,
+        items,
+    } = found.value;
+    let view = Recommendations {
+        user: user.to_string(),
+        source,
+        made_at,
+        recommendations: items
+            .into_iter()
+            .take(limit)
+            .map(RecommendationView::from)
+            .collect(),
+    };
+    let mut response = json(StatusCode::OK, &view)?;
+    response
+        .headers_mut()
+        .insert(X_CACHE, HeaderValue::from_static(came));
+    Ok(response)
+}
+
+/// The cause is shared by all who waited for it, so its words go to the log.
+fn problem(error: &LoadError<RecommendError>) -> Problem {
+    match error {
+        LoadError::Failed(cause) => match &**cause {
+            RecommendError::Sql(sql) if sql.is_transient() => Problem::unavailable(
+                "the database does not answer now, and nothing is cached; try again",
+                RETRY_AFTER,
+            )
+            .caused_by(format!("{sql:?}")),
+            other => Problem::internal(format!("{other:?}")),
+        },
+        LoadError::TimedOut => Problem::new(ProblemKind::TimedOut, "there was no answer in time; try again"),
+        LoadError::Unencodable(_) | LoadError::Lost => Problem::internal(error.to_string()),
+    }
+}

@@ -1,0 +1,209 @@
+//! Interactions: who did what with which event, when. They teach the model ([`crate::recommend`]).
+//!
+//! # Users
+//! A user is a text of the application's own, up to [`MAX_USER`] bytes; to us it means nothing. An application that uses
+//! Holdfast's users (`holdfast users`) sends their ids, and then their sessions may read their own recommendations. No
+//! foreign key holds the two together: whoever deletes a user calls [`Interactions::forget`] (or
+//! [`Interactions::anonymise`], which keeps what the model learns from and nothing that says who it was), and may do so
+//! again after a failure.
+//!
+//! # Invariants
+//! - An interaction is (user, event, action, time to the millisecond): the same again changes nothing.
+//! - It names an event that exists; one that does not is told by its index, and the others are stored.
+//! - It is kept for `recommend.retain_interactions_seconds` from when it happened, and goes with its event.
+//!
+//! # When things fail
+//! All of it is SQL: while that is away nothing is accepted. A batch is stored in transactions of [`BATCH`]; the same batch
+//! again doubles nothing.
+
+mod export;
+mod forget;
+mod store;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use holdfast_core::config::Settings;
+use holdfast_core::sql::Database;
+use holdfast_jobs::sql::Sql;
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+pub(crate) use self::export::Cursor;
+pub use self::store::Accepted;
+
+/// Longest name of a user, in bytes.
+pub const MAX_USER: usize = 128;
+
+/// Most interactions that one statement writes.
+pub const BATCH: usize = 1_000;
+
+/// What a user did with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    View,
+    Save,
+    Attend,
+    /// The user does not want to see it again.
+    Dismiss,
+}
+
+impl Action {
+    pub const ALL: [Self; 4] = [Self::View, Self::Save, Self::Attend, Self::Dismiss];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Save => "save",
+            Self::Attend => "attend",
+            Self::Dismiss => "dismiss",
+        }
+    }
+
+    const fn number(self) -> i16 {
+        match self {
+            Self::View => 1,
+            Self::Save => 2,
+            Self::Attend => 3,
+            Self::Dismiss => 4,
+        }
+    }
+
+    fn from_number(number: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.number() == number)
+    }
+}
+
+/// The text names no action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be view, save, attend or dismiss")]
+pub struct UnknownAction;
+
+impl FromStr for Action {
+    type Err = UnknownAction;
+
+    fn from_str(text: &str) -> Result<Self, UnknownAction> {
+        Self::ALL
+            .into_iter()
+            .find(|action| action.as_str() == text)
+            .ok_or(UnknownAction)
+    }
+}
+
+/// A user's name: 1 to [`MAX_USER`] bytes, no control characters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserName(Arc<str>);
+
+/// The text is no user's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must have 1 to {MAX_USER} bytes, and no control characters")]
+pub struct InvalidUser;
+
+impl UserName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserName {
+    type Err = InvalidUser;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUser> {
+        let sound = (1..=MAX_USER).contains(&text.len()) && !text.chars().any(char::is_control);
+        sound.then(|| Self(text.into())).ok_or(InvalidUser)
+    }
+}
+
+impl TryFrom<String> for UserName {
+    type Error = InvalidUser;
+
+    fn try_from(text: String) -> Result<Self, InvalidUser> {
+        text.parse()
+    }
+}
+
+impl From<UserName> for String {
+    fn from(user: UserName) -> Self {
+        user.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// One thing that a user did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interaction {
+    pub user: UserName,
+    pub event: Ulid,
+    pub action: Action,
+    /// To the millisecond.
+    pub at: DateTime<Utc>,
+}
+
+/// The same, where it is known who the user is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Done {
+    pub event: Ulid,
+    pub action: Action,
+    pub at: DateTime<Utc>,
+}
+
+/// The interactions of one database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Interactions(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sql: Sql,
+    retain: Duration,
+}
+
+impl Interactions {
+    /// It reaches nothing yet.
+    pub fn new(settings: &Settings, database: &Database) -> Self {
+        Self(Arc::new(Inner {
+            sql: Sql::new(database, &settings.database),
+            retain: settings.recommend.retain_interactions,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_is_read_back_from_its_number_and_its_name() {
+        for action in Action::ALL {
+            assert_eq!(Action::from_number(action.number()), Some(action));
+            assert_eq!(action.as_str().parse(), Ok(action));
+        }
+        assert_eq!(Action::from_number(0), None);
+        assert_eq!("like".parse::<Action>(), Err(UnknownAction));
+    }
+
+    #[test]
+    fn a_user_is_any_short_text_of_one_line() {
+        for good in ["a", "user 17", "ä@example.com", &"x".repeat(MAX_USER)] {
+            assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a\nb", "\0", &"x".repeat(MAX_USER + 1)] {
+            assert_eq!(bad.parse::<UserName>(), Err(InvalidUser));
+        }
+    }
+}

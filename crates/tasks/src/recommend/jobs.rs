@@ -1,0 +1,68 @@
+//! The kinds: `ml.train` makes the model, `ml.recommend` makes a user's list.
+
+use std::time::Duration;
+
+use holdfast_jobs::{Job, JobContext, JobError};
+use serde::{Deserialize, Serialize};
+
+use super::{ListSource, Recommender, Trained};
+use crate::interactions::UserName;
+
+const QUEUE: &str = "ml";
+
+/// Trains what has changed since the last training. Made for a schedule; two at once do no harm but to the time.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MlTrain {
+    /// Learn everything anew, whatever has changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+}
+
+impl Job for MlTrain {
+    const KIND: &'static str = "ml.train";
+    const QUEUE: &'static str = QUEUE;
+    type Output = Trained;
+
+    fn timeout() -> Option<Duration> {
+        Some(Duration::from_mins(15))
+    }
+
+    async fn run(self, context: JobContext) -> Result<Trained, JobError> {
+        let recommender = context.resource::<Recommender>()?;
+        recommender.train_job(self.full, &context).await
+    }
+}
+
+/// Makes a user's list and caches it, so that it is there when it is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MlRecommend {
+    pub user: UserName,
+}
+
+/// What `ml.recommend` made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recommended {
+    pub source: ListSource,
+    pub items: usize,
+}
+
+impl Job for MlRecommend {
+    const KIND: &'static str = "ml.recommend";
+    const QUEUE: &'static str = QUEUE;
+    type Output = Recommended;
+
+    fn timeout() -> Option<Duration> {
+        Some(Duration::from_mins(1))
+    }
+
+    async fn run(self, context: JobContext) -> Result<Recommended, JobError> {
+        let recommender = context.resource::<Recommender>()?;
+        let list = recommender.refresh(&self.user).await?;
+        Ok(Recommended {
+            source: list.source,
+            items: list.items.len(),
+        })
+    }
+}
