@@ -6,6 +6,7 @@
 //! | [`DebugSleep`] `debug.sleep` | sleeps, reports progress, gives way to a cancellation |
 //! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
 //! | [`HttpRequest`] `http.request` | calls a URL |
+//! | [`discovery::EventsDiscover`] `events.discover` | reads a source of events, and stores what is new |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
 //! | [`recommend::MlTrain`] `ml.train` | makes the model of what people like |
 //! | [`recommend::MlRecommend`] `ml.recommend` | makes a user's list of recommended events |

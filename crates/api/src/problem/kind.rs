@@ -24,6 +24,8 @@ pub enum ProblemKind {
     ScheduleNotFound,
     KeyNotFound,
     TrackNotFound,
+    SourceNotFound,
+    SubscriptionNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
@@ -33,6 +35,8 @@ pub enum ProblemKind {
     NameTaken,
     KeyRevoked,
     TrackExists,
+    TooManySources,
+    TooManySubscriptions,
     BodyTooLarge,
     PayloadTooLarge,
     BatchTooLarge,
@@ -54,7 +58,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 48] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -73,6 +77,8 @@ impl ProblemKind {
         Self::ScheduleNotFound,
         Self::KeyNotFound,
         Self::TrackNotFound,
+        Self::SourceNotFound,
+        Self::SubscriptionNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
@@ -82,6 +88,8 @@ impl ProblemKind {
         Self::NameTaken,
         Self::KeyRevoked,
         Self::TrackExists,
+        Self::TooManySources,
+        Self::TooManySubscriptions,
         Self::BodyTooLarge,
         Self::PayloadTooLarge,
         Self::BatchTooLarge,
@@ -149,6 +157,18 @@ impl ProblemKind {
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
             Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
+            Self::SourceNotFound => ("source-not-found", S::NOT_FOUND, "There is no such source"),
+            Self::SubscriptionNotFound => (
+                "subscription-not-found",
+                S::NOT_FOUND,
+                "There is no such subscription",
+            ),
+            Self::TooManySources => ("too-many-sources", S::CONFLICT, "No more sources are kept"),
+            Self::TooManySubscriptions => (
+                "too-many-subscriptions",
+                S::CONFLICT,
+                "No more subscriptions are kept",
+            ),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
             Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
             Self::KeyNotFound => ("key-not-found", S::NOT_FOUND, "There is no such API key"),

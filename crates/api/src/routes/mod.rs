@@ -23,6 +23,8 @@ mod points_body;
 pub(crate) mod queues;
 mod recommendations;
 pub(crate) mod schedules;
+mod sources;
+mod subscriptions;
 pub(crate) mod view;
 
 use actix_web::http::header::{self, HeaderValue};
@@ -93,6 +95,9 @@ macro_rules! allow {
     (PUT, DELETE) => {
         "PUT, DELETE"
     };
+    (DELETE) => {
+        "DELETE"
+    };
 }
 
 routes! { API_ROUTES, api:
@@ -127,6 +132,11 @@ routes! { API_ROUTES, api:
     "/v1/schedules/{name}/run" => { POST schedules::run }
     "/v1/schedules/{name}/enable" => { POST schedules::enable }
     "/v1/schedules/{name}/disable" => { POST schedules::disable }
+    "/v1/sources" => { GET sources::list, POST sources::create }
+    "/v1/sources/{id}" => { GET sources::show, PUT sources::put, DELETE sources::delete }
+    "/v1/sources/{id}/discover" => { POST sources::discover }
+    "/v1/subscriptions" => { GET subscriptions::list, POST subscriptions::create }
+    "/v1/subscriptions/{id}" => { DELETE subscriptions::delete }
     "/v1/workers" => { GET queues::workers }
     "/v1/auth/login" => { POST account::login }
     "/v1/auth/refresh" => { POST account::refresh }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 const UNKNOWN: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     "0001_jobs",
     "0002_accounts",
     "0003_schedules",
@@ -14,6 +14,7 @@ const MIGRATIONS: [&str; 7] = [
     "0005_dead_letters",
     "0006_points",
     "0007_events",
+    "0008_sources",
 ];
 
 #[tokio::test]

@@ -76,7 +76,8 @@ const POSTGRES: &[Migration] = embedded!(
     (4, "0004_queue_limits"),
     (5, "0005_dead_letters"),
     (6, "0006_points"),
-    (7, "0007_events")
+    (7, "0007_events"),
+    (8, "0008_sources")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
@@ -86,7 +87,8 @@ const SQLITE: &[Migration] = embedded!(
     (4, "0004_queue_limits"),
     (5, "0005_dead_letters"),
     (6, "0006_points"),
-    (7, "0007_events")
+    (7, "0007_events"),
+    (8, "0008_sources")
 );
 
 /// What a migration run did.

@@ -26,7 +26,7 @@ use url::Url;
 
 pub use self::entry::Entry;
 pub use self::json::Mapping;
-pub(super) use self::reddit::Listing;
+pub(super) use self::reddit::parse as parse_page;
 
 /// Longest text of a note, in characters.
 const MAX_NOTE: usize = 200;

@@ -12,13 +12,13 @@ const EXPECTED: &str = "a listing of Reddit";
 
 /// What follows a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Listing {
+pub(in super::super) struct Page {
     /// Names the next page; `None`: this was the last one.
     pub(in super::super) after: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Page<'a> {
+struct Body<'a> {
     kind: String,
     #[serde(borrow)]
     data: Data<'a>,
@@ -51,7 +51,7 @@ pub(in super::super) fn parse(
     body: &[u8],
     reading: &Reading<'_>,
     sink: &mut Sink<'_>,
-) -> Result<Listing, ParseFault> {
+) -> Result<Page, ParseFault> {
     let text = String::from_utf8_lossy(body);
     if text.trim_start().is_empty() {
         return Err(ParseFault::Empty);
@@ -59,7 +59,7 @@ pub(in super::super) fn parse(
     if is_html(&text) {
         return Err(ParseFault::Html(EXPECTED));
     }
-    let page: Page<'_> =
+    let page: Body<'_> =
         serde_json::from_str(&text).map_err(|error| ParseFault::not(EXPECTED, error.to_string()))?;
     if page.kind != "Listing" {
         return Err(ParseFault::not(
@@ -78,7 +78,7 @@ pub(in super::super) fn parse(
             break;
         }
     }
-    Ok(Listing {
+    Ok(Page {
         after: page.data.after.filter(|after| !after.is_empty()),
     })
 }
