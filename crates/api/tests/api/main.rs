@@ -21,5 +21,6 @@ mod rates;
 mod schedules;
 mod schema;
 mod sessions;
+mod sources;
 mod start;
 mod support;

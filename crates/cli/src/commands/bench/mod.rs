@@ -5,6 +5,7 @@
 //! LPUSH of the same payload against the same Redis, one by one and pipelined.
 
 mod cache;
+mod discovery;
 mod health;
 mod http;
 mod idle;
@@ -31,7 +32,7 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks. All that the servers allow by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks, discovery. All that the servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -67,10 +68,11 @@ enum Part {
     Redrive,
     Points,
     Ticks,
+    Discovery,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
@@ -79,6 +81,7 @@ impl Part {
         (Self::Redrive, "redrive"),
         (Self::Points, "points"),
         (Self::Ticks, "ticks"),
+        (Self::Discovery, "discovery"),
     ];
 }
 
@@ -101,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks => {
+                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks | Part::Discovery => {
                     servers.setup(true, true, "ledger")
                 }
                 Part::NoRedis => servers.setup(true, false, "ledger"),
@@ -123,6 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
                 Part::Ticks => ticks::measure(&setup, args.scale, &mut report).await?,
+                Part::Discovery => discovery::measure(&setup, args.scale, &mut report).await?,
             }
         }
         remove(&args.directory)
