@@ -21,17 +21,6 @@ export default defineRailway(() => {
       '/bin/sh -c "exec docker-entrypoint.sh redis-server --requirepass $REDIS_PASSWORD --save \'\' --appendonly no --maxmemory 256mb --maxmemory-policy allkeys-lru"',
   };
 
-  const build = { builder: "DOCKERFILE", dockerfilePath: "Dockerfile.production" };
-
-  // The old deployment serves 15 s beside the new one. After SIGTERM a process has 40 s: its own 25 s of grace
-  // (server.grace_seconds) and some to spare. Railway's own defaults are 0 and 0.
-  const deploy = {
-    restartPolicyType: "ON_FAILURE",
-    restartPolicyMaxRetries: 3,
-    overlapSeconds: 15,
-    drainingSeconds: 40,
-  };
-
   const env = {
     PORT: "8080",
     HOLDFAST_ENV: "production",
@@ -44,39 +33,29 @@ export default defineRailway(() => {
     HOLDFAST__DATABASE__MIGRATE_AT_START: "false",
   };
 
-  const api = service("api", {
-    build,
-    start: "api",
-    preDeploy: "holdfast migrate",
-    healthcheck: "/health/ready",
-    healthcheckTimeout: 300,
-    replicas: 1,
-    deploy,
-    env,
-  });
-
-  const worker = service("worker", {
-    build,
-    start: "worker",
-    healthcheck: "/health/ready",
-    healthcheckTimeout: 300,
-    replicas: 1,
-    deploy,
-    env,
-  });
-
-  // One or more: a tick is one job however many beats run, and with overlap two always do for a moment.
-  const beat = service("beat", {
-    build,
-    start: "beat",
-    healthcheck: "/health/ready",
-    healthcheckTimeout: 300,
-    replicas: 1,
-    deploy,
-    env,
-  });
+  const services = ["api", "worker", "beat"].map((name) =>
+    service(name, {
+      build: { builder: "DOCKERFILE", dockerfilePath: "Dockerfile.production" },
+      start: name,
+      // By the one that is deployed first.
+      ...(name === "api" ? { preDeploy: "holdfast migrate" } : {}),
+      healthcheck: "/health/ready",
+      healthcheckTimeout: 300,
+      // One or more of each. A tick is one job however many beats run, and with overlap two always do for a moment.
+      replicas: 1,
+      // The old deployment serves 15 s beside the new one. After SIGTERM a process has 40 s: its own 25 s of grace
+      // (server.grace_seconds) and some to spare. Railway's own defaults are 0 and 0.
+      deploy: {
+        restartPolicyType: "ON_FAILURE",
+        restartPolicyMaxRetries: 3,
+        overlapSeconds: 15,
+        drainingSeconds: 40,
+      },
+      env,
+    }),
+  );
 
   return project("holdfast", {
-    resources: [database, queue, cache, api, worker, beat],
+    resources: [database, queue, cache, ...services],
   });
 });

@@ -32,6 +32,11 @@ mod serve;
 mod start;
 mod state;
 
+/// The wire form of batches, for whoever shows them elsewhere: the command line.
+pub mod batches {
+    pub use crate::routes::batches::BatchView;
+}
+
 /// The wire form of schedules, for whoever shows them elsewhere: the command line.
 pub mod schedules {
     pub use crate::routes::schedules::{ScheduleBody, ScheduleView};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use chrono::{DateTime, Utc};
-use holdfast_jobs::JobId;
+use holdfast_jobs::{BatchId, JobId};
 use url::form_urlencoded;
 
 use crate::problem::{FieldFault, Problem, ProblemKind, quote};
@@ -15,6 +15,18 @@ const MAX_FAULTS: usize = 20;
 
 /// The job that the path names.
 pub(crate) fn job_id(request: &HttpRequest) -> Result<JobId, Problem> {
+    let text = request.match_info().get("id").unwrap_or_default();
+    text.parse().map_err(|error| {
+        Problem::field(
+            ProblemKind::InvalidId,
+            "id",
+            format!("{} is {error}", quote(text)),
+        )
+    })
+}
+
+/// The batch that the path names.
+pub(crate) fn batch_id(request: &HttpRequest) -> Result<BatchId, Problem> {
     let text = request.match_info().get("id").unwrap_or_default();
     text.parse().map_err(|error| {
         Problem::field(

@@ -5,8 +5,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, bench, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues, redis_check,
-    schedules, users, validate,
+    audit, batches, bench, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues,
+    redis_check, schedules, users, validate,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -31,9 +31,11 @@ pub(crate) enum Command {
     Users(users::Command),
     /// Enqueue, show, list, cancel and retry jobs
     Jobs(Box<jobs::Args>),
+    /// List, show and cancel batches
+    Batches(batches::Args),
     /// List, show, redrive and delete dead letters
     DeadLetters(Box<dead_letters::Args>),
-    /// List, pause, resume and purge queues
+    /// List, pause, resume, limit and purge queues
     Queues(queues::Args),
     /// List who did what: pauses, purges, redrives, keys and the like, newest first
     Audit(audit::Args),

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,8 +14,11 @@ use url::Url;
 const DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Longest answer that is read: a page of jobs with the largest payloads that the default configuration takes.
+const LONGEST: usize = 256 * 1024 * 1024;
+
 /// Problems that say no more than that what was asked for is not there.
-const NOT_THERE: [&str; 2] = [":job-not-found", ":schedule-not-found"];
+const NOT_THERE: [&str; 3] = [":job-not-found", ":batch-not-found", ":schedule-not-found"];
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -27,8 +31,20 @@ pub(crate) enum ApiError {
     /// The API's own words.
     #[error("the API refused ({status}): {problem}")]
     Refused { status: StatusCode, problem: String },
-    #[error("the answer is not from a Holdfast API ({0})")]
-    Unintelligible(StatusCode),
+    #[error("the API at {address} accepts the connection and gives no answer in time")]
+    Silent { address: String },
+    #[error("{address} redirects to {location}: give --url that address")]
+    Redirected { address: String, location: String },
+    #[error("{address} answered {status} with {what}: is this the address of a Holdfast API?")]
+    Foreign {
+        address: String,
+        status: StatusCode,
+        what: &'static str,
+    },
+    #[error("the answer of {address} has more than {} MiB", LONGEST / (1024 * 1024))]
+    TooLong { address: String },
+    #[error("it is not there")]
+    NotThere,
 }
 
 /// RFC 9457, as far as it is shown.
@@ -62,13 +78,15 @@ impl Api {
         let client = Client::builder()
             .default_headers(headers)
             .connect_timeout(CONNECT_DEADLINE)
+            // The key would not be sent along, and a sign-in page is no answer of ours.
+            .redirect(Policy::none())
             .user_agent(concat!("holdfast-cli/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(ApiError::Client)?;
         Ok(Self { client, base })
     }
 
-    /// The JSON at a path; `None` if there is no such job or schedule.
+    /// The JSON at a path; `None` if there is no such job, batch or schedule.
     pub(crate) async fn get(
         &self,
         path: &[&str],
@@ -79,7 +97,7 @@ impl Api {
             .await
     }
 
-    /// What a POST without a body answers; `None` if there is no such job or schedule.
+    /// What a POST without a body answers; `None` if there is no such job, batch or schedule.
     pub(crate) async fn post(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
         self.send(self.request(Method::POST, path, &[]).timeout(DEADLINE))
             .await
@@ -96,17 +114,13 @@ impl Api {
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
-        self.send(request)
-            .await?
-            .ok_or(ApiError::Unintelligible(StatusCode::NOT_FOUND))
+        self.send(request).await?.ok_or(ApiError::NotThere)
     }
 
     /// What a PUT with a JSON body answers.
     pub(crate) async fn put_json(&self, path: &[&str], body: &Value) -> Result<Value, ApiError> {
         let request = self.request(Method::PUT, path, &[]).timeout(DEADLINE).json(body);
-        self.send(request)
-            .await?
-            .ok_or(ApiError::Unintelligible(StatusCode::NOT_FOUND))
+        self.send(request).await?.ok_or(ApiError::NotThere)
     }
 
     /// What a DELETE answers; `None` if there is no such thing.
@@ -128,17 +142,22 @@ impl Api {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Option<Value>, ApiError> {
-        let unreachable = |error: reqwest::Error| ApiError::Unreachable {
-            address: self.base.origin().ascii_serialization(),
-            source: error.without_url(),
-        };
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
+        if let Some(location) = response
+            .headers()
+            .get(LOCATION)
+            .filter(|_| status.is_redirection())
+        {
+            return Err(ApiError::Redirected {
+                address: self.address(),
+                location: String::from_utf8_lossy(location.as_bytes()).into_owned(),
+            });
+        }
+        let body = self.body(response).await?;
         if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map(Some)
-                .map_err(|_| ApiError::Unintelligible(status));
+            let read = serde_json::from_slice(&body).map(Some);
+            return read.map_err(|error| self.foreign(status, &body, &error));
         }
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) if NOT_THERE.iter().any(|slug| problem.kind.ends_with(slug)) => Ok(None),
@@ -146,7 +165,51 @@ impl Api {
                 let problem = detail.map_or_else(|| title.clone(), |detail| format!("{title}: {detail}"));
                 Err(ApiError::Refused { status, problem })
             }
-            Err(_) => Err(ApiError::Unintelligible(status)),
+            Err(error) => Err(self.foreign(status, &body, &error)),
         }
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, ApiError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > LONGEST {
+                return Err(ApiError::TooLong {
+                    address: self.address(),
+                });
+            }
+        }
+        Ok(body)
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> ApiError {
+        let address = self.address();
+        if error.is_timeout() && !error.is_connect() {
+            return ApiError::Silent { address };
+        }
+        ApiError::Unreachable {
+            address,
+            source: error.without_url(),
+        }
+    }
+
+    /// What no Holdfast answers.
+    fn foreign(&self, status: StatusCode, body: &[u8], error: &serde_json::Error) -> ApiError {
+        let what = match body.trim_ascii_start() {
+            [] => "nothing",
+            [b'<', ..] => "a web page",
+            _ if error.is_eof() => "half a JSON document",
+            _ if error.is_data() => "a JSON document of another kind",
+            _ => "what is no JSON",
+        };
+        ApiError::Foreign {
+            address: self.address(),
+            status,
+            what,
+        }
+    }
+
+    fn address(&self) -> String {
+        self.base.origin().ascii_serialization()
     }
 }

@@ -18,7 +18,7 @@ use crate::local::{self, Local};
 use crate::remote::Api;
 
 /// One long poll of an API; longer waits are several. Below the idle limit of common proxies.
-const LONGEST_POLL: Duration = Duration::from_secs(20);
+pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub(crate) enum Target {
@@ -248,6 +248,7 @@ fn query_of(filter: &JobFilter) -> Vec<(&'static str, String)> {
         ("queue", filter.queue.clone()),
         ("state", filter.state.map(|state| state.to_string())),
         ("kind", filter.kind.clone()),
+        ("batch", filter.batch.map(|id| id.to_string())),
         ("after", filter.after.map(|id| id.to_string())),
         ("limit", Some(filter.limit.to_string())),
     ];

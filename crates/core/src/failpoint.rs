@@ -11,6 +11,7 @@
 //! | `claim` | after jobs were claimed, before they are started |
 //! | `run` | when a handler is about to start |
 //! | `finish` | before outcomes are written |
+//! | `tied` | after outcomes, and what hangs on them, were written, before that is committed |
 //! | `finished` | after outcomes were written, before their places are freed |
 //! | `broker.push` | after a push to the broker was answered, before the producer is |
 //! | `broker.fetch` | after jobs were fetched from the broker, before they are started |
@@ -18,13 +19,14 @@
 //! | `acknowledged` | after they were told |
 
 /// Every point there is.
-pub const POINTS: [&str; 11] = [
+pub const POINTS: [&str; 12] = [
     "insert",
     "commit",
     "ring",
     "claim",
     "run",
     "finish",
+    "tied",
     "finished",
     "broker.push",
     "broker.fetch",

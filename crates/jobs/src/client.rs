@@ -24,6 +24,7 @@ use crate::limits::LimitStore;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
+use crate::ties::Aftermath;
 use crate::wait::WaitHub;
 
 /// Statements that enqueue at once: while one waits for the disk, the next gathers.
@@ -113,6 +114,7 @@ impl Jobs {
             settings: settings.jobs.clone(),
             retries: retries.clone(),
             ledger: Arc::clone(&ledger),
+            sql: Sql::new(database, &settings.database),
             lanes,
             bell: Bell::new(gate.clone()),
             broker: broker.clone(),
@@ -123,7 +125,8 @@ impl Jobs {
             .filter(|(_, queue)| queue.durability == Durability::Redis)
             .map(|(name, _)| name.clone())
             .collect();
-        let waiting = WaitHub::new(Arc::clone(&ledger), broker.clone(), redis_queues);
+        let sql = Sql::new(database, &settings.database);
+        let waiting = WaitHub::new(Arc::clone(&ledger), sql.clone(), broker.clone(), redis_queues);
         Self(Arc::new(Inner {
             producer,
             ledger,
@@ -133,7 +136,7 @@ impl Jobs {
             waiting,
             audit: AuditLog::new(database, &settings.database),
             limits: LimitStore::new(database, &settings.database),
-            sql: Sql::new(database, &settings.database),
+            sql,
             retries,
             default_timeout: settings.jobs.default_timeout,
             named_statements: settings.database.prepared_statements,
@@ -253,6 +256,20 @@ impl Jobs {
         self.bell().ring(queue, 1, Duration::ZERO);
     }
 
+    /// Counts and rings for what the end of a job has enqueued. To be called once the transaction is committed; what is not
+    /// rung for is found by a worker's safety poll.
+    pub(crate) fn announce(&self, aftermath: &Aftermath) {
+        for job in &aftermath.enqueued {
+            if let Some(kind) = self.0.registry.get(&job.kind) {
+                kind.meters.enqueued(Durability::Ledger);
+            }
+            self.bell().ring(&job.queue, 1, job.delay);
+        }
+        for batch in &aftermath.ended {
+            tracing::debug!(batch.id = %batch, "a batch has ended");
+        }
+    }
+
     pub(crate) async fn store_one(&self, job: NewJob) -> Result<Enqueued, EnqueueError> {
         let stored = self.0.producer.store(vec![job]).await?;
         stored.into_iter().next().ok_or_else(|| {
@@ -277,7 +294,8 @@ impl Jobs {
 
     /// Cancels a waiting job, asks a running one to give way. `None`: unknown id.
     pub async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
-        if let Some(reply) = self.0.ledger.cancel(id).await? {
+        if let Some((reply, aftermath)) = self.0.ledger.cancel(id).await? {
+            self.announce(&aftermath);
             return Ok(Some(reply));
         }
         Ok(self.0.waiting.cancel_on_broker(id).await)

@@ -1,4 +1,4 @@
-//! Job and worker identities: ULIDs on the wire, `uuid` in PostgreSQL, so that ids sort by creation.
+//! Job, batch and worker identities: ULIDs on the wire, `uuid` in PostgreSQL, so that ids sort by creation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,6 +77,10 @@ macro_rules! ulid_newtype {
 ulid_newtype!(
     /// One job, made before its first write: a write repeated after a lost reply cannot double it.
     JobId
+);
+ulid_newtype!(
+    /// One batch of jobs.
+    BatchId
 );
 ulid_newtype!(
     /// One incarnation of one worker process: unique per boot, and renewed when its leases were lost.

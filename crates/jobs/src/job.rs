@@ -33,6 +33,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::id::JobId;
+use crate::link::{EndedBatch, Previous};
 use crate::retry::RetryPolicy;
 
 /// A job kind. One file each, and one line in the registry.
@@ -214,6 +215,14 @@ pub struct JobContext {
     pub(crate) cancel: CancellationToken,
     pub(crate) progress: ProgressCell,
     pub(crate) resources: Resources,
+    pub(crate) origin: Origin,
+}
+
+/// What the end of another job, or of a batch, told this one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origin {
+    pub(crate) previous: Option<Previous>,
+    pub(crate) ended_batch: Option<EndedBatch>,
 }
 
 impl JobContext {
@@ -227,6 +236,7 @@ impl JobContext {
             cancel: CancellationToken::new(),
             progress: ProgressCell::default(),
             resources,
+            origin: Origin::default(),
         }
     }
 
@@ -245,6 +255,28 @@ impl JobContext {
 
     pub fn max_attempts(&self) -> u32 {
         self.max_attempts
+    }
+
+    /// The job whose completion enqueued this one, and what it returned. `None`: this job is the next of no chain.
+    pub fn previous(&self) -> Option<&Previous> {
+        self.origin.previous.as_ref()
+    }
+
+    /// What the job before this one returned, as a value.
+    ///
+    /// # Errors
+    /// Permanent: it returned something else, and will have at every attempt.
+    pub fn previous_result<T: DeserializeOwned>(&self) -> Result<Option<T>, JobError> {
+        let result = self.previous().and_then(|previous| previous.result.as_deref());
+        result
+            .map(|raw| serde_json::from_str(raw.get()))
+            .transpose()
+            .map_err(|error| JobError::permanent(format!("the result of the job before: {error}")))
+    }
+
+    /// How the batch ended whose callback this job is. `None`: it is no callback.
+    pub fn ended_batch(&self) -> Option<EndedBatch> {
+        self.origin.ended_batch
     }
 
     pub fn is_cancelled(&self) -> bool {

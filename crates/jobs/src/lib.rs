@@ -6,6 +6,7 @@
 
 pub mod audit;
 mod backend;
+pub mod batches;
 pub mod bell;
 pub mod broker;
 pub mod bulk;
@@ -17,6 +18,7 @@ mod id;
 mod job;
 pub mod ledger;
 pub mod limits;
+pub mod link;
 mod maintenance;
 mod meters;
 mod registry;
@@ -25,12 +27,13 @@ pub mod schedules;
 pub mod sql;
 mod state;
 mod steering;
+pub mod ties;
 mod wait;
 pub mod worker;
 
 pub use client::{Jobs, LedgerTx};
 pub use envelope::Envelope;
-pub use id::{InvalidId, JobId, WorkerId};
+pub use id::{BatchId, InvalidId, JobId, WorkerId};
 pub use job::{Job, JobContext, JobError, PayloadFault, Resources};
 pub use registry::{Kind, Registry};
 pub use retry::{Backoff, RetryPolicy};

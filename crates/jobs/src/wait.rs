@@ -1,4 +1,4 @@
-//! Following a job from outside: reading it wherever it lives, and waiting for its end.
+//! Following a job or a batch from outside: reading a job wherever it lives, and waiting for an end.
 //!
 //! All waiters of a process share one look at the ledger every [`LOOK_EVERY`], whatever their number.
 
@@ -9,9 +9,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::batches;
 use crate::broker::{Broker, BrokerRecord, Ended, Place, Resolved};
-use crate::id::JobId;
+use crate::id::{BatchId, JobId};
 use crate::ledger::{CancelReply, ErrorRecord, JobRecord, Ledger, LedgerError, Priority, QueueStats};
+use crate::sql::Sql;
 use crate::state::State;
 
 /// The pace of the shared look while anyone waits.
@@ -31,16 +33,28 @@ pub(crate) struct WaitHub {
     board: Arc<Board>,
 }
 
+/// Whose end may be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Followable {
+    Job(JobId),
+    Batch(BatchId),
+}
+
 #[derive(Debug, Default)]
 struct Board {
-    waiting: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
+    waiting: Mutex<HashMap<Followable, Vec<oneshot::Sender<()>>>>,
     joined: Notify,
 }
 
 impl WaitHub {
-    pub(crate) fn new(ledger: Arc<dyn Ledger>, broker: Option<Broker>, redis_queues: Vec<String>) -> Self {
+    pub(crate) fn new(
+        ledger: Arc<dyn Ledger>,
+        sql: Sql,
+        broker: Option<Broker>,
+        redis_queues: Vec<String>,
+    ) -> Self {
         let board = Arc::new(Board::default());
-        tokio::spawn(run_lookout(Arc::downgrade(&board), Arc::clone(&ledger)));
+        tokio::spawn(run_lookout(Arc::downgrade(&board), Arc::clone(&ledger), sql));
         Self {
             ledger,
             broker,
@@ -80,7 +94,7 @@ impl WaitHub {
         let deadline = Instant::now() + limit;
         loop {
             // Joined before the look, so that an end in between is heard.
-            let ended = self.join(id);
+            let ended = self.join(Followable::Job(id));
             let record = self.get(id).await?;
             let Some(seen) = &record else { return Ok(None) };
             if seen.state.is_final() || Instant::now() >= deadline {
@@ -99,7 +113,8 @@ impl WaitHub {
         }
     }
 
-    fn join(&self, id: JobId) -> oneshot::Receiver<()> {
+    /// Told once it has ended; its end may be heard late, and is not if the hub goes.
+    pub(crate) fn join(&self, id: Followable) -> oneshot::Receiver<()> {
         let (told, ended) = oneshot::channel();
         let mut waiting = self.board.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.entry(id).or_default().push(told);
@@ -149,8 +164,8 @@ impl WaitHub {
 }
 
 impl Board {
-    /// Ids that somebody still waits for.
-    fn wanted(&self) -> Vec<JobId> {
+    /// What somebody still waits for.
+    fn wanted(&self) -> Vec<Followable> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, waiters| {
             waiters.retain(|waiter| !waiter.is_closed());
@@ -159,7 +174,7 @@ impl Board {
         waiting.keys().copied().collect()
     }
 
-    fn tell(&self, ids: Vec<JobId>) {
+    fn tell(&self, ids: impl IntoIterator<Item = Followable>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for waiter in ids.into_iter().filter_map(|id| waiting.remove(&id)).flatten() {
             // A waiter that has gone needs not be told.
@@ -169,7 +184,7 @@ impl Board {
 }
 
 /// Ends with the hub.
-async fn run_lookout(board: Weak<Board>, ledger: Arc<dyn Ledger>) {
+async fn run_lookout(board: Weak<Board>, ledger: Arc<dyn Ledger>, sql: Sql) {
     loop {
         let Some(strong) = board.upgrade() else { return };
         let wanted = strong.wanted();
@@ -178,15 +193,38 @@ async fn run_lookout(board: Weak<Board>, ledger: Arc<dyn Ledger>) {
             let _ = tokio::time::timeout(Duration::from_secs(1), strong.joined.notified()).await;
             continue;
         }
-        for ids in wanted.chunks(LOOK_IDS) {
+        let (mut jobs, mut batches) = (Vec::new(), Vec::new());
+        for id in wanted {
+            match id {
+                Followable::Job(id) => jobs.push(id),
+                Followable::Batch(id) => batches.push(id),
+            }
+        }
+        for ids in jobs.chunks(LOOK_IDS) {
             match ledger.final_among(ids).await {
-                Ok(ended) => strong.tell(ended),
+                Ok(ended) => strong.tell(ended.into_iter().map(Followable::Job)),
                 Err(error) => tracing::debug!(error = ?error, "cannot look for ends of jobs"),
+            }
+        }
+        for ids in batches.chunks(LOOK_IDS) {
+            match ended_batches(&sql, ids).await {
+                Ok(ended) => strong.tell(ended.into_iter().map(Followable::Batch)),
+                Err(error) => tracing::debug!(error = ?error, "cannot look for ends of batches"),
             }
         }
         drop(strong);
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+async fn ended_batches(sql: &Sql, ids: &[BatchId]) -> Result<Vec<BatchId>, LedgerError> {
+    sql.within("look for ended batches", async {
+        let mut tx = sql.begin_read().await?;
+        let ended = batches::store::ended(tx.on(), ids, sql.named).await?;
+        tx.commit().await?;
+        Ok(ended)
+    })
+    .await
 }
 
 fn job_record(queue: &str, record: BrokerRecord) -> JobRecord {
@@ -229,6 +267,12 @@ fn job_record(queue: &str, record: BrokerRecord) -> JobRecord {
         errors: Vec::new(),
         worker: None,
         cancel_requested: false,
+        // What hangs on other jobs is in the ledger.
+        batch: None,
+        then: None,
+        child: None,
+        parent: None,
+        callback_of: None,
     };
     match record.place {
         Place::Waiting => {}

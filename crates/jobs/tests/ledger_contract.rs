@@ -67,6 +67,15 @@ async fn accept(fixture: &Fixture, job: NewJob) -> JobId {
     accepted[0].id()
 }
 
+/// What a cancellation answers; nothing hangs on the jobs here.
+async fn cancel(fixture: &Fixture, id: JobId) -> Option<CancelReply> {
+    let done = fixture.ledger.cancel(id).await.unwrap();
+    done.map(|(reply, aftermath)| {
+        assert!(aftermath.enqueued.is_empty() && aftermath.ended.is_empty());
+        reply
+    })
+}
+
 async fn state(fixture: &Fixture, id: JobId) -> State {
     fixture.ledger.get(id).await.unwrap().unwrap().state
 }
@@ -510,7 +519,7 @@ async fn a_rescued_job_that_was_cancelled_stays_cancelled(f: Fixture) {
     let id = accept(&f, new_job()).await;
     let worker = f.worker().await;
     f.ledger.claim("default", worker, 1, LOST_AFTER).await.unwrap();
-    assert_eq!(f.ledger.cancel(id).await.unwrap(), Some(CancelReply::Requested));
+    assert_eq!(cancel(&f, id).await, Some(CancelReply::Requested));
     f.age_workers().await;
     f.ledger.rescue(LOST_AFTER, 3, 100).await.unwrap();
     assert_eq!(state(&f, id).await, State::Cancelled);
@@ -574,14 +583,11 @@ async fn strays_go_back_and_what_is_known_stays(f: Fixture) {
 }
 
 async fn cancel_ends_a_waiting_job_and_asks_a_running_one(f: Fixture) {
-    assert_eq!(f.ledger.cancel(JobId::generate()).await.unwrap(), None);
+    assert_eq!(cancel(&f, JobId::generate()).await, None);
     let waiting = accept(&f, new_job()).await;
+    assert_eq!(cancel(&f, waiting).await, Some(CancelReply::Cancelled));
     assert_eq!(
-        f.ledger.cancel(waiting).await.unwrap(),
-        Some(CancelReply::Cancelled)
-    );
-    assert_eq!(
-        f.ledger.cancel(waiting).await.unwrap(),
+        cancel(&f, waiting).await,
         Some(CancelReply::AlreadyFinal(State::Cancelled))
     );
     let running = accept(&f, new_job()).await;
@@ -589,10 +595,7 @@ async fn cancel_ends_a_waiting_job_and_asks_a_running_one(f: Fixture) {
     let claimed = f.ledger.claim("default", worker, 10, LOST_AFTER).await.unwrap();
     assert_eq!(claimed.len(), 1, "a cancelled job is never claimed");
     assert!(f.ledger.cancel_requests(worker).await.unwrap().is_empty());
-    assert_eq!(
-        f.ledger.cancel(running).await.unwrap(),
-        Some(CancelReply::Requested)
-    );
+    assert_eq!(cancel(&f, running).await, Some(CancelReply::Requested));
     assert_eq!(f.ledger.cancel_requests(worker).await.unwrap(), [running]);
     let outcome = [Outcome::Cancel {
         fence: claimed[0].fence(),

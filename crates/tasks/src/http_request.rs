@@ -2,7 +2,8 @@
 //!
 //! Delivery is at least once: a worker that dies between the call and its outcome leaves a job that runs again.
 //! So that the receiver can tell a repetition, every attempt carries `Idempotency-Key: <job id>`, unless the
-//! payload sets one, and `Holdfast-Attempt: <n>`.
+//! payload sets one, and `Holdfast-Attempt: <n>`. The next of a chain says `Holdfast-Parent: <id of the job before>`, the
+//! callback of a batch `Holdfast-Batch: <id>; total=<n>; completed=<n>; discarded=<n>; cancelled=<n>`.
 //!
 //! The answer decides: an expected status (2xx by default) completes the job with a [`HttpResult`]; 408, 425, 429,
 //! 5xx, timeouts and network faults are tried again, after `Retry-After` if the server gives one; everything else
@@ -47,6 +48,8 @@ const MAX_EXPECTED: usize = 32;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const HOLDFAST_ATTEMPT: HeaderName = HeaderName::from_static("holdfast-attempt");
+const HOLDFAST_PARENT: HeaderName = HeaderName::from_static("holdfast-parent");
+const HOLDFAST_BATCH: HeaderName = HeaderName::from_static("holdfast-batch");
 
 /// Headers that belong to the connection or to the framing of the message, which are the client's to decide: from
 /// a payload they would smuggle requests or reach another virtual host than the one whose address was checked.
@@ -325,10 +328,20 @@ impl Job for HttpRequest {
     }
 }
 
-/// Tells the receiver which job this is, and which attempt.
+/// Tells the receiver which job this is, which attempt, and what brought it about.
 fn introduce(headers: &mut HeaderMap, ctx: &JobContext) -> Result<(), JobError> {
     let id = HeaderValue::try_from(ctx.id().to_string())?;
     headers.entry(IDEMPOTENCY_KEY).or_insert(id);
     headers.insert(HOLDFAST_ATTEMPT, HeaderValue::from(ctx.attempt()));
+    if let Some(previous) = ctx.previous() {
+        headers.insert(HOLDFAST_PARENT, HeaderValue::try_from(previous.id.to_string())?);
+    }
+    if let Some(batch) = ctx.ended_batch() {
+        let counts = format!(
+            "{}; total={}; completed={}; discarded={}; cancelled={}",
+            batch.id, batch.total, batch.completed, batch.discarded, batch.cancelled
+        );
+        headers.insert(HOLDFAST_BATCH, HeaderValue::try_from(counts)?);
+    }
     Ok(())
 }

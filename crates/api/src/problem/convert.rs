@@ -53,6 +53,13 @@ impl From<EnqueueError> for Problem {
                 format!("it was used for job {id}, which has another kind or payload; use a new key"),
             )
             .about(id),
+            EnqueueError::BatchKeyReused { id } => Self::field(
+                ProblemKind::IdempotencyKeyReused,
+                crate::routes::IDEMPOTENCY_KEY,
+                format!(
+                    "it was used for batch {id}, which has other jobs, another name or another callback; use a new key"
+                ),
+            ),
             EnqueueError::Unavailable {
                 certain,
                 retry_after,

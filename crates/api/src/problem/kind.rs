@@ -19,6 +19,7 @@ pub enum ProblemKind {
     UntrustedOrigin,
     RouteNotFound,
     JobNotFound,
+    BatchNotFound,
     QueueNotFound,
     NothingMatched,
     ScheduleNotFound,
@@ -58,7 +59,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -72,6 +73,7 @@ impl ProblemKind {
         Self::UntrustedOrigin,
         Self::RouteNotFound,
         Self::JobNotFound,
+        Self::BatchNotFound,
         Self::QueueNotFound,
         Self::NothingMatched,
         Self::ScheduleNotFound,
@@ -155,6 +157,7 @@ impl ProblemKind {
             ),
             Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
             Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
+            Self::BatchNotFound => ("batch-not-found", S::NOT_FOUND, "There is no such batch"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
             Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
             Self::SourceNotFound => ("source-not-found", S::NOT_FOUND, "There is no such source"),

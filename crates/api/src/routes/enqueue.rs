@@ -59,11 +59,21 @@ pub(crate) struct JobBody {
     /// Whose place and tokens it takes in a queue with limits by key: a customer's, say.
     #[schema(max_length = 255)]
     pub(crate) limit_key: Option<String>,
+    /// What is enqueued when it completes, in the same transaction; it may have a `then` of its own, ten in all. Not if the
+    /// job is discarded or cancelled. `delay_seconds` counts from the completion, and there is no `run_at`. Handlers written in Rust are told what the job
+    /// before returned.
+    #[schema(value_type = Option<Value>)]
+    pub(crate) then: Option<Box<JobBody>>,
 }
 
 impl JobBody {
-    fn into_request(self, idempotency_key: Option<String>, traceparent: Option<String>) -> JobRequest {
+    pub(super) fn into_request(
+        self,
+        idempotency_key: Option<String>,
+        traceparent: Option<String>,
+    ) -> JobRequest {
         JobRequest {
+            then: self.then.map(|then| Box::new(then.into_request(None, None))),
             queue: self.queue,
             run_at: self.run_at.map(|moment| moment.0),
             delay: self.delay_seconds.map(|seconds| seconds.0),
@@ -91,7 +101,7 @@ pub(crate) struct BatchBody {
 }
 
 /// A list that is refused before it fills the memory.
-fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JobBody>, D::Error> {
+pub(super) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JobBody>, D::Error> {
     struct Jobs;
 
     impl<'de> Visitor<'de> for Jobs {

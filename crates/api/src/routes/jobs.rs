@@ -6,7 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::config::Durability;
 use holdfast_jobs::ledger::{CancelReply, JobFilter, JobRecord, LedgerError, RetryReply};
-use holdfast_jobs::{JobId, Jobs, State as JobState};
+use holdfast_jobs::{BatchId, JobId, Jobs, State as JobState};
 
 use super::view::{JobPage, JobView, ProblemBody, SteeredJob};
 use crate::auth::{Allowed, Produce, Read};
@@ -103,6 +103,7 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
         ("state" = Option<String>, Query,
             description = "scheduled, available, running, retryable, completed, discarded or cancelled"),
         ("kind" = Option<String>, Query, description = "Only this kind"),
+        ("batch" = Option<String>, Query, description = "Only jobs of the batch with this id"),
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
         ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
     ),
@@ -127,11 +128,12 @@ pub(crate) async fn list(
 }
 
 fn filter(request: &HttpRequest) -> Result<JobFilter, Problem> {
-    let mut params = Params::of(request, &["queue", "state", "kind", "after", "limit"]);
+    let mut params = Params::of(request, &["queue", "state", "kind", "batch", "after", "limit"]);
     let state = params.parsed::<JobState>("state");
     let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
     let queue = name(&mut params, "queue");
     let kind = name(&mut params, "kind");
+    let batch = params.parsed::<BatchId>("batch");
     let cursor = params.text("after").map(ToOwned::to_owned);
     params.finish()?;
     let after = cursor
@@ -141,6 +143,7 @@ fn filter(request: &HttpRequest) -> Result<JobFilter, Problem> {
         queue,
         state,
         kind,
+        batch,
         after,
         limit,
     })

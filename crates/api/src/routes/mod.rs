@@ -3,6 +3,7 @@
 
 pub(crate) mod account;
 mod audit;
+pub(crate) mod batches;
 mod bulk;
 pub(crate) mod dead_letters;
 mod docs;
@@ -107,6 +108,9 @@ routes! { API_ROUTES, api:
     "/v1/jobs/{id}" => { GET jobs::show }
     "/v1/jobs/{id}/cancel" => { POST jobs::cancel }
     "/v1/jobs/{id}/retry" => { POST jobs::retry }
+    "/v1/batches" => { GET batches::list, POST batches::create }
+    "/v1/batches/{id}" => { GET batches::show }
+    "/v1/batches/{id}/cancel" => { POST batches::cancel }
     "/v1/kinds" => { GET kinds::list }
     "/v1/queues" => { GET queues::list }
     "/v1/queues/{name}/pause" => { POST queues::pause }

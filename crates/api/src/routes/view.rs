@@ -5,8 +5,10 @@ use holdfast_core::config::Durability;
 use holdfast_jobs::enqueue::Enqueued;
 use holdfast_jobs::ledger::{ErrorRecord, JobRecord, Priority, QueueStats, WorkerQueueStats, WorkerRecord};
 use holdfast_jobs::limits::LimitsInForce;
-use holdfast_jobs::{JobId, State, WorkerId};
+use holdfast_jobs::link::Link;
+use holdfast_jobs::{BatchId, JobId, State, WorkerId};
 
+use super::enqueue::JobBody;
 use super::limits::LimitsView;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -110,6 +112,21 @@ pub(crate) struct JobView {
     #[schema(value_type = Option<String>)]
     worker: Option<WorkerId>,
     cancel_requested: bool,
+    /// The batch that it is part of.
+    #[schema(value_type = Option<String>)]
+    batch: Option<BatchId>,
+    /// What its completion enqueues, or has enqueued.
+    #[schema(value_type = Option<JobBody>)]
+    then: Option<Box<Link>>,
+    /// The job that its completion has enqueued.
+    #[schema(value_type = Option<String>)]
+    child: Option<JobId>,
+    /// The job whose completion enqueued it.
+    #[schema(value_type = Option<String>)]
+    parent: Option<JobId>,
+    /// The batch whose callback it is.
+    #[schema(value_type = Option<String>)]
+    callback_of: Option<BatchId>,
 }
 
 impl JobView {
@@ -137,6 +154,11 @@ impl JobView {
             errors,
             worker,
             cancel_requested,
+            batch,
+            then,
+            child,
+            parent,
+            callback_of,
         } = record;
         Self {
             id,
@@ -161,6 +183,11 @@ impl JobView {
             errors: errors.into_iter().map(ErrorView::from).collect(),
             worker,
             cancel_requested,
+            batch,
+            then,
+            child,
+            parent,
+            callback_of,
         }
     }
 
@@ -168,7 +195,8 @@ impl JobView {
     pub(crate) fn weight(&self) -> usize {
         let raw = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
         let errors: usize = self.errors.iter().map(|error| error.message.len()).sum();
-        self.payload.get().len() + raw(&self.result) + raw(&self.progress) + errors
+        let then = self.then.as_ref().map_or(0, |then| then.payload_bytes());
+        self.payload.get().len() + then + raw(&self.result) + raw(&self.progress) + errors
     }
 
     pub(crate) fn id(&self) -> JobId {

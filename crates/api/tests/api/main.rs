@@ -4,6 +4,7 @@
 mod attacks;
 mod auth;
 mod bad_input;
+mod batches;
 mod caching;
 mod documents;
 mod events;

@@ -17,8 +17,11 @@ const SLOW_P99_MS: f64 = 50.0;
 /// Beside the workers: an API and a beat.
 const OTHER_PROCESSES: u64 = 2;
 
-/// A share of the server's connections that should stay free for people and deployments.
-const CROWDED: f64 = 0.8;
+/// Of a whole system: the same and one worker.
+pub(crate) const FEWEST_PROCESSES: u64 = OTHER_PROCESSES + 1;
+
+/// Over this share of the server's connections too few are left for people and deployments.
+pub(crate) const CROWDED: f64 = 0.8;
 
 #[derive(Debug)]
 pub(crate) struct DatabaseSubject {
@@ -125,10 +128,7 @@ async fn pools_fit(subject: &DatabaseSubject) -> Checked<Finding> {
     .fetch_one(pool)
     .await
     .map_err(|error| away(&SqlError::Driver(error)))?;
-    let processes = match subject.processes {
-        Some(processes) => processes,
-        None => OTHER_PROCESSES + live_workers(subject).await.max(1),
-    };
+    let processes = subject.processes().await;
     let each = u64::from(subject.settings.database.max_connections);
     let (sum, limit) = (processes * each, u64::try_from(limit).unwrap_or(0));
     let summary =
@@ -144,11 +144,21 @@ async fn pools_fit(subject: &DatabaseSubject) -> Checked<Finding> {
     Ok(finding.with("sum", sum).with("limit", limit))
 }
 
-async fn live_workers(subject: &DatabaseSubject) -> u64 {
-    let lost_after = subject.settings.worker.lost_after.as_secs_f64();
-    let workers = subject.jobs.workers().await.unwrap_or_default();
-    workers
-        .iter()
-        .filter(|worker| worker.seen_seconds_ago < lost_after)
-        .count() as u64
+impl DatabaseSubject {
+    /// As the operator says, else an API, a beat, and the workers that are alive, of which there should be one.
+    pub(crate) async fn processes(&self) -> u64 {
+        match self.processes {
+            Some(processes) => processes,
+            None => (OTHER_PROCESSES + self.live_workers().await).max(FEWEST_PROCESSES),
+        }
+    }
+
+    async fn live_workers(&self) -> u64 {
+        let lost_after = self.settings.worker.lost_after.as_secs_f64();
+        let workers = self.jobs.workers().await.unwrap_or_default();
+        workers
+            .iter()
+            .filter(|worker| worker.seen_seconds_ago < lost_after)
+            .count() as u64
+    }
 }

@@ -155,6 +155,10 @@ impl Run {
         &self.outcomes
     }
 
+    pub(crate) fn into_outcomes(self) -> Vec<Outcome> {
+        self.outcomes
+    }
+
     /// Runs a table over one subject.
     pub(crate) async fn all<S>(&mut self, group: &'static str, subject: &S, checks: &[Check<S>]) {
         for check in checks {

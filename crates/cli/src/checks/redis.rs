@@ -13,6 +13,7 @@
 //! | `pool` | a call of 1,000 at once fails | |
 //! | `policy` | it may evict jobs of `redis` queues | it may evict bells; a cache that cannot evict |
 //! | `persistence` | | jobs of `redis` queues would not survive a restart |
+//! | `pools` | the pools of all processes exceed `maxclients` | they take over 80 % of it |
 //! | `memory` | | over 80 % of `maxmemory`; no limit where one is needed |
 //! | `hit_ratio` | | under 80 % |
 //!
@@ -30,6 +31,7 @@ use holdfast_core::redis::Role;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 
+use super::database::FEWEST_PROCESSES;
 use super::{Check, check};
 
 /// Keys of checks are below this, and expire within [`KEY_LIFETIME_MS`].
@@ -49,6 +51,8 @@ pub(crate) struct RedisSubject {
     pub(crate) job_queues: Vec<String>,
     /// The other role uses this server too.
     pub(crate) shared: bool,
+    /// How many open their pools here.
+    pub(crate) processes: u64,
     connection: OnceCell<MultiplexedConnection>,
     info: OnceCell<BTreeMap<String, String>>,
 }
@@ -61,6 +65,7 @@ impl RedisSubject {
             settings,
             job_queues: Vec::new(),
             shared: true,
+            processes: FEWEST_PROCESSES,
             connection: OnceCell::new(),
             info: OnceCell::new(),
         }
@@ -71,17 +76,18 @@ impl RedisSubject {
     }
 }
 
-/// Can it be used at all, for anything?
+/// Can it be used at all, for anything? What writes, and the pool, need a server that takes writes.
 pub(crate) const CHECKS: &[Check<RedisSubject>] = &[
     check!("connect", needs [], within 10, connection::connect),
     check!("login", needs ["connect"], within 10, connection::login),
     check!("server", needs ["login"], within 10, server::server),
     check!("latency", needs ["login"], within 60, speed::latency),
-    check!("pipelining", needs ["login"], within 60, speed::pipelining),
-    check!("cache", needs ["login"], within 20, exchange::cache),
-    check!("queue", needs ["login"], within 20, exchange::queue),
+    check!("pipelining", needs ["server"], within 60, speed::pipelining),
+    check!("cache", needs ["server"], within 20, exchange::cache),
+    check!("queue", needs ["server"], within 20, exchange::queue),
     check!("pubsub", needs ["login"], within 20, exchange::pubsub),
-    check!("pool", needs ["login"], within 60, speed::pool),
+    check!("pool", needs ["server"], within 60, speed::pool),
+    check!("pools", needs ["login"], within 10, server::pools),
     check!("policy", needs ["login"], within 10, server::policy),
     check!("persistence", needs ["login"], within 10, server::persistence),
     check!("memory", needs ["login"], within 10, server::memory),

@@ -193,7 +193,8 @@ pub(crate) fn print_line(outcome: &Outcome) {
 /// Where lines would disturb the document.
 pub(crate) fn print_nothing(_: &Outcome) {}
 
-fn line(outcome: &Outcome, coloured: bool) -> String {
+/// Verdict, name and summary; a hint, if there is one, on a line of its own.
+pub(crate) fn line(outcome: &Outcome, coloured: bool) -> String {
     let (word, colour) = match outcome.verdict {
         Verdict::Pass => ("pass", 32),
         Verdict::Warn => ("warn", 33),

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod audit;
+pub(crate) mod batches;
 pub(crate) mod bench;
 pub(crate) mod bulk;
 pub(crate) mod dead_letters;
@@ -28,6 +29,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Keys(command) => briefly(keys::run(command)),
         Command::Users(command) => briefly(users::run(command)),
         Command::Jobs(args) => briefly(jobs::run(*args)),
+        Command::Batches(args) => briefly(batches::run(args)),
         Command::DeadLetters(args) => briefly(dead_letters::run(*args)),
         Command::Queues(args) => briefly(queues::run(args)),
         Command::Audit(args) => briefly(audit::run(args)),

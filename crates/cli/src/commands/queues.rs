@@ -1,9 +1,11 @@
-//! `holdfast queues`: seen, paused, resumed and purged.
+//! `holdfast queues`: seen, paused, resumed, limited and purged.
 
 use std::time::Duration;
 
 use clap::Subcommand;
+use holdfast_core::config::{Durability, Rate, check_max_running};
 use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::limits::QueueLimits;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -31,6 +33,8 @@ enum Command {
     Pause { name: String },
     /// Let workers take jobs of a queue again
     Resume { name: String },
+    /// Bound a queue over all of its workers, in place of its configured limits; what is not named is not limited
+    Limit(Limit),
     /// Cancel everything that waits in a queue
     Purge {
         name: String,
@@ -51,6 +55,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::List => list(&target, output).await,
         Command::Pause { name } => steer(&target, &name, true, output).await,
         Command::Resume { name } => steer(&target, &name, false, output).await,
+        Command::Limit(limit) => limit.run(&target, output).await,
         Command::Purge { name, confirm } => purge(&target, &name, &confirm, output).await,
     }
 }
@@ -166,6 +171,82 @@ async fn steer(target: &Target, name: &str, paused: bool, output: OutputArgs) ->
     output.print(&json!({ "name": name, "paused": paused }), || {
         format!("{name} is {state}")
     })
+}
+
+/// What shall hold, all of it.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("limits").required(true).multiple(true)))]
+struct Limit {
+    name: String,
+    /// Jobs of the queue that run at once
+    #[arg(long, value_name = "JOBS", value_parser = places, group = "limits")]
+    max_running: Option<u32>,
+    /// Jobs of the queue that start in a time, such as 100/60s
+    #[arg(long, value_name = "STARTS/TIME", group = "limits")]
+    rate: Option<Rate>,
+    /// Jobs that run at once for each limit_key
+    #[arg(long, value_name = "JOBS", value_parser = places, group = "limits")]
+    key_max_running: Option<u32>,
+    /// Jobs that start in a time for each limit_key, such as 10/1s
+    #[arg(long, value_name = "STARTS/TIME", group = "limits")]
+    key_rate: Option<Rate>,
+    /// Nothing: let the queue run without any limit, whatever its configuration says
+    #[arg(long, group = "limits", conflicts_with_all = ["max_running", "rate", "key_max_running", "key_rate"])]
+    unlimited: bool,
+    /// Return to the configured limits
+    #[arg(long, group = "limits", conflicts_with_all = ["max_running", "rate", "key_max_running", "key_rate", "unlimited"])]
+    configured: bool,
+}
+
+fn places(text: &str) -> Result<u32, String> {
+    let number = text.parse().map_err(|_| format!("{text:?} is no whole number"))?;
+    check_max_running(number).map_err(|error| error.to_string())
+}
+
+impl Limit {
+    /// `None`: the configured ones.
+    fn limits(&self) -> Option<QueueLimits> {
+        (!self.configured).then_some(QueueLimits {
+            max_running: self.max_running,
+            rate: self.rate,
+            key_max_running: self.key_max_running,
+            key_rate: self.key_rate,
+        })
+    }
+
+    async fn run(self, target: &Target, output: OutputArgs) -> Result<(), Failure> {
+        let (name, limits) = (self.name.as_str(), self.limits());
+        match target {
+            Target::Api(api) => {
+                let path = ["v1", "queues", name, "limits"];
+                match &limits {
+                    Some(limits) => drop(api.put_json(&path, &json!(limits)).await?),
+                    None => drop(api.delete(&path).await?),
+                }
+            }
+            Target::Database { jobs, gate } => {
+                known(jobs, name)?;
+                let queue = jobs.queues().get(name);
+                let bypassed = queue
+                    .is_some_and(|queue| queue.durability == Durability::Redis && queue.limits.is_empty());
+                if bypassed && limits.is_some_and(|limits| !limits.is_empty()) {
+                    return Err(Failure::no(
+                        "the jobs of this queue live on the broker, which knows no limits; name some in its \
+                         configuration, or make its durability \"ledger\"",
+                    ));
+                }
+                let by = By::new(Actor::cli());
+                jobs.steer(&by).limit(name, limits.as_ref()).await?;
+                crate::local::let_the_bell_ring(gate).await;
+            }
+        }
+        let document = json!({ "name": name, "limits": limits });
+        output.print(&document, || match limits {
+            None => format!("{name} has its configured limits"),
+            Some(limits) if limits.is_empty() => format!("{name} has no limits"),
+            Some(_) => format!("{name} is limited"),
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,19 +7,21 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_core::config::{self, ConfigFaults, Durability, Settings, Sources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::LevelFilter;
+use url::Url;
 
 use crate::args::TargetArgs;
 use crate::checks::api::wire::Wire;
 use crate::checks::api::{self, ApiSubject, HealthSubject};
 use crate::checks::configuration::{self, ConfigSubject};
-use crate::checks::database::{self, DatabaseSubject};
+use crate::checks::database::{self, DatabaseSubject, FEWEST_PROCESSES};
 use crate::checks::files::{self, Deployment};
 use crate::checks::redis::{self, RedisSubject};
 use crate::checks::report::{Form, Report, print_line, print_nothing};
@@ -48,7 +50,7 @@ pub(crate) struct Args {
     /// Check the deployment files of a directory and nothing else
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".", conflicts_with_all = ["url", "drill"])]
     files: Option<PathBuf>,
-    /// How many processes share the database, for the sum of their pools; without it the live workers and two
+    /// How many processes share the database and Redis, for the sums of their pools; without it the live workers and two
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     processes: Option<u64>,
 }
@@ -109,15 +111,38 @@ async fn check_system(run: &mut Run, args: &Args) -> Result<(), Failure> {
     };
     check_configuration(run, loaded.clone()).await;
     let database = check_database(run, loaded.as_ref().ok(), args).await?;
-    check_redis(run, loaded.as_ref().ok()).await;
+    let processes = match &database {
+        Some(database) if passed(run, "database.schema") => database.processes().await,
+        _ => args.processes.unwrap_or(FEWEST_PROCESSES),
+    };
+    check_redis(run, loaded.as_ref().ok(), processes).await;
     let api = check_api(run, loaded.as_ref().ok(), args).await?;
-    check_jobs(run, &settings, api.as_ref(), database.as_ref()).await?;
+    check_jobs(run, settings.worker.lost_after, api.as_ref(), database.as_ref()).await?;
     check_answers(run, api.as_ref()).await;
     if args.drill {
         run.all("drill", &settings, drill::CHECKS).await;
     } else {
         run.skip("drill", drill::CHECKS, "ask for it with --drill");
     }
+    Ok(())
+}
+
+/// What a deployment has made reachable, asked as `--url` asks and by nothing else: the key opens workers and queues.
+/// The service is taken for public even on this machine.
+pub(crate) async fn check_deployed(
+    run: &mut Run,
+    url: Url,
+    key: Option<SecretString>,
+) -> Result<(), Failure> {
+    let wire = Wire::new(url, key).map_err(|error| Failure::service(NO_CLIENT, error))?;
+    let subject = ApiSubject {
+        wire: Arc::new(wire.taken_for_public()),
+        settings: None,
+    };
+    let settings = config::load_from(Sources::default())?;
+    run.all("api", &subject, api::API).await;
+    check_jobs(run, settings.worker.lost_after, Some(&subject), None).await?;
+    check_answers(run, Some(&subject)).await;
     Ok(())
 }
 
@@ -132,7 +157,7 @@ async fn check_configuration(run: &mut Run, loaded: Result<Settings, ConfigFault
         configuration::CHECKS,
     )
     .await;
-    let deployment = Deployment::new(directory, std::time::Duration::ZERO);
+    let deployment = Deployment::new(directory, Duration::ZERO);
     run.all("configuration", &deployment, configuration::CUTOFF).await;
 }
 
@@ -166,7 +191,7 @@ async fn check_database(
     Ok(Some(subject))
 }
 
-async fn check_redis(run: &mut Run, settings: Option<&Settings>) {
+async fn check_redis(run: &mut Run, settings: Option<&Settings>, processes: u64) {
     let Some(settings) = settings else {
         return run.skip("redis", redis::CHECKS, "configuration.settings failed");
     };
@@ -177,6 +202,7 @@ async fn check_redis(run: &mut Run, settings: Option<&Settings>) {
     let separate = cache.filter(|cache| cache.url.expose_secret() != queue.url.expose_secret());
     let mut subject = RedisSubject::new(Role::Queue, queue.clone(), settings.redis.clone());
     subject.shared = separate.is_none();
+    subject.processes = processes;
     let on_redis = settings
         .queues
         .iter()
@@ -186,6 +212,7 @@ async fn check_redis(run: &mut Run, settings: Option<&Settings>) {
     if let Some(cache) = separate {
         let mut subject = RedisSubject::new(Role::Cache, cache.clone(), settings.redis.clone());
         subject.shared = false;
+        subject.processes = processes;
         run.all("redis_cache", &subject, redis::CHECKS).await;
     }
 }
@@ -200,7 +227,7 @@ async fn check_api(
         return Ok(None);
     };
     let wire = Wire::new(url.clone(), args.target.key.clone())
-        .map_err(|error| Failure::service("the HTTP client cannot be built", error))?;
+        .map_err(|error| Failure::service(NO_CLIENT, error))?;
     let subject = ApiSubject {
         wire: Arc::new(wire),
         settings: settings.cloned(),
@@ -210,11 +237,12 @@ async fn check_api(
 }
 
 const NO_URL: &str = "no API was named: give --url";
+const NO_CLIENT: &str = "the HTTP client cannot be built";
 
 /// Workers and queues: through the API if one was named, else straight from the database.
 async fn check_jobs(
     run: &mut Run,
-    settings: &Settings,
+    lost_after: Duration,
     api: Option<&ApiSubject>,
     database: Option<&DatabaseSubject>,
 ) -> Result<(), Failure> {
@@ -233,7 +261,7 @@ async fn check_jobs(
     };
     match way {
         Ok(target) => {
-            let subject = SystemSubject::new(target, settings.worker.lost_after);
+            let subject = SystemSubject::new(target, lost_after);
             run.all("workers", &subject, system::WORKERS).await;
             run.all("queue", &subject, system::QUEUE).await;
         }

@@ -5,7 +5,9 @@
     reason = "test code: what is not there must fail the test"
 )]
 
+mod files;
 mod monitor;
 mod redis_check;
 mod support;
+mod system;
 mod validate;

@@ -1,121 +1,33 @@
 //! `holdfast validate` against a sound system, and against systems that are broken in one way each: it names the fault
 //! and no other.
 
-use std::net::SocketAddr;
-
 use holdfast_testkit::{
-    Child, Eviction, FaultProxy, Mode, Persistence, PostgresOptions, PostgresServer, RedisOptions,
-    RedisServer, eventually, free_port, http,
+    Eviction, FaultProxy, Mode, Persistence, PostgresOptions, PostgresServer, RedisOptions, RedisServer,
+    free_port,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::support::{Checks, DEADLINE, Place, Silent};
-
-const KEY: &str = "a-key-that-is-long-enough-for-anyone";
-
-/// API, worker, PostgreSQL and Redis, as in production but for the machine.
-struct System {
-    place: Place,
-    postgres: PostgresServer,
-    redis: RedisServer,
-    _api: Child,
-    worker: Option<Child>,
-    url: String,
-    port: u16,
-}
-
-impl System {
-    async fn start() -> Self {
-        Self::start_with(RedisOptions::default().persistence(Persistence::AofEverysec), &[]).await
-    }
-
-    async fn start_with(redis: RedisOptions, env: &[(&str, &str)]) -> Self {
-        let mut system = Self::without_worker(redis, env).await;
-        system.start_worker().await;
-        system
-    }
-
-    async fn without_worker(redis: RedisOptions, env: &[(&str, &str)]) -> Self {
-        let redis = RedisServer::start(redis).await.unwrap();
-        let redis_url = redis.url();
-        Self::behind(redis, &redis_url, env).await
-    }
-
-    /// The services reach Redis at `redis_url`.
-    async fn behind(redis: RedisServer, redis_url: &str, env: &[(&str, &str)]) -> Self {
-        let postgres = PostgresServer::start().await.unwrap();
-        let port = free_port().unwrap();
-        let place = Place::new()
-            .with("DATABASE_URL", postgres.url())
-            .with("REDIS_URL", redis_url)
-            .with("HOLDFAST_API_KEY", KEY);
-        let place = env
-            .iter()
-            .fold(place, |place, (name, value)| place.with(name, *value));
-        let api = place.start_on("api", &[], port);
-        let system = Self {
-            url: format!("http://127.0.0.1:{port}"),
-            place,
-            postgres,
-            redis,
-            _api: api,
-            worker: None,
-            port,
-        };
-        system.wait_ready(port).await;
-        system
-    }
-
-    async fn wait_ready(&self, port: u16) {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        eventually(
-            "the service to be ready",
-            DEADLINE,
-            std::time::Duration::from_millis(50),
-            async || {
-                let answer = http::get(address, "/health/ready").await.ok()?;
-                (answer.status == 200).then_some(())
-            },
-        )
-        .await
-        .unwrap();
-    }
-
-    async fn start_worker(&mut self) {
-        let port = free_port().unwrap();
-        self.worker = Some(self.place.start_on("worker", &[], port));
-        self.wait_ready(port).await;
-    }
-
-    async fn validate(&self) -> Checks {
-        self.place.checks(&["validate", "--url", &self.url]).await
-    }
-
-    async fn post(&self, path: &str) {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        let mut client = http::Client::new(address).with_bearer(KEY);
-        let answer = client.post_json(path, &json!({})).await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
-    }
-}
+use crate::support::{DEADLINE, Place, Silent};
+use crate::system::{KEY, System};
 
 #[tokio::test]
 async fn a_sound_system_passes_and_the_drill_proves_that_it_would_last() {
-    let system = System::start().await;
-    let checks = system
-        .place
-        .checks(&["validate", "--url", &system.url, "--drill"])
-        .await;
+    let mut system = System::start().await;
+    system.start_beat().await;
+    system.make_schedule().await;
+    let checks = system.validate_with(&["--drill"]).await;
     checks.assert_sound();
     let verdicts = checks.verdicts();
     for name in [
         "configuration.settings",
         "database.pools",
         "redis.queue",
+        "redis.pools",
         "api.key",
         "workers.queues",
+        "beat.ticking",
         "queue.round_trip",
         "health.services",
         "errors.format",
@@ -243,21 +155,124 @@ async fn an_old_schema() {
 
 #[tokio::test]
 async fn pools_that_exceed_the_databases_limit() {
-    let postgres = PostgresServer::start_with(PostgresOptions::fast().max_connections(25))
-        .await
-        .unwrap();
-    let place = Place::new().with("DATABASE_URL", postgres.url());
-    assert_eq!(place.run(&["migrate"]).await.0, 0);
-    let checks = place.checks(&["validate", "--processes", "4"]).await;
+    let few = PostgresOptions::fast().max_connections(45);
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let url = redis.url();
+    let mut system = System::on(few, redis, &url, &[]).await;
+    system.start_worker().await;
+    let checks = system.validate_with(&["--processes", "6"]).await;
+    checks.assert_only(
+        "database.pools",
+        "6 processes × 10 connections = 60, of 42 that the server takes",
+    );
+    assert_eq!(checks.code, 1);
+    // Counted rather than told, they are three.
+    system.validate().await.assert_sound();
+}
+
+/// Queue and cache on one server: each process opens both pools there, and a connection beside each.
+#[tokio::test]
+async fn pools_that_exceed_what_redis_takes() {
+    let few = RedisOptions::default().config("maxclients", "80");
+    let system = System::start_with(few, &[]).await;
+    let checks = system.validate_with(&["--processes", "5"]).await;
+    checks.assert_only(
+        "redis.pools",
+        "5 processes × 18 connections = 90, of 80 that the server takes",
+    );
+    assert_eq!(checks.code, 1);
     assert!(
-        checks
-            .said("database.pools")
-            .contains("4 processes × 10 connections = 40"),
+        checks.said("redis.pools").contains("redis.max_connections"),
         "{:#}",
         checks.document
     );
-    // Nobody works here, which is the other thing that is true.
-    assert_eq!(checks.faults(), ["database.pools", "workers.alive"]);
+    // Four take more than 80 % of it.
+    let crowded = system.validate_with(&["--processes", "4"]).await;
+    crowded.assert_only("redis.pools", "= 72, of 80");
+    assert_eq!(crowded.code, 0, "a warning");
+    system.validate().await.assert_sound();
+}
+
+#[tokio::test]
+async fn a_redis_that_is_nearly_full() {
+    let limited = RedisOptions::default().maxmemory(128 * 1024 * 1024, Eviction::NoEviction);
+    let system = System::start_with(limited, &[]).await;
+    let report = system.redis.fill(82 * 1024 * 1024).await.unwrap();
+    assert_eq!(report.refused, 0, "{report:?}");
+    let checks = system.validate().await;
+    checks.assert_only("redis.memory", "Raise maxmemory");
+    assert_eq!(checks.code, 0, "a warning");
+}
+
+/// A system whose cache has a server of its own, set up so.
+async fn with_cache(options: RedisOptions) -> (System, RedisServer) {
+    let cache = RedisServer::start(options).await.unwrap();
+    let url = cache.url();
+    let system = System::start_with(RedisOptions::default(), &[("REDIS_CACHE_URL", &url)]).await;
+    (system, cache)
+}
+
+#[tokio::test]
+async fn a_cache_that_seldom_hits() {
+    let evicting = RedisOptions::default().maxmemory(64 * 1024 * 1024, Eviction::AllKeysLru);
+    let (system, cache) = with_cache(evicting).await;
+    system.validate().await.assert_sound();
+
+    let client = redis::Client::open(cache.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut lookups = redis::pipe();
+    for _ in 0..2_000 {
+        lookups.cmd("GET").arg("nothing").ignore();
+    }
+    lookups.exec_async(&mut connection).await.unwrap();
+    let checks = system.validate().await;
+    checks.assert_only("redis_cache.hit_ratio", "lookups since the server's start hit");
+    assert_eq!(checks.code, 0, "a warning");
+}
+
+#[tokio::test]
+async fn a_cache_that_refuses_when_it_is_full() {
+    let refusing = RedisOptions::default().maxmemory(64 * 1024 * 1024, Eviction::NoEviction);
+    let (system, _cache) = with_cache(refusing).await;
+    let checks = system.validate().await;
+    checks.assert_only(
+        "redis_cache.policy",
+        "a full cache refuses to cache anything more",
+    );
+}
+
+#[tokio::test]
+async fn a_redis_that_is_a_replica() {
+    let system = System::start().await;
+    system.redis.make_replica_of_nobody_reachable().await.unwrap();
+    let checks = system.validate().await;
+    checks.assert_only("redis.server", "it is a replica, which refuses writes");
+    assert_eq!(checks.verdicts()["redis.cache"], "skipped", "told once");
+}
+
+#[tokio::test]
+async fn no_beat_although_there_are_schedules() {
+    let system = System::start().await;
+    system.make_schedule().await;
+    let checks = system.validate().await;
+    checks.assert_only("beat.ticking", "no beat is alive: 1 schedules do not tick");
+    assert_eq!(checks.code, 0, "a warning");
+}
+
+#[tokio::test]
+async fn a_backlog() {
+    let one_at_a_time = [("HOLDFAST__QUEUES__ML__CONCURRENCY", "1")];
+    let system = System::start_with(RedisOptions::default(), &one_at_a_time).await;
+    let slow = json!({"kind": "debug.sleep", "payload": {"seconds": 1}, "queue": "ml"});
+    let jobs = vec![slow; 400];
+    assert_eq!(system.send("/v1/jobs/batch", &json!({"jobs": jobs})).await, 202);
+    let checks = system.validate().await;
+    checks.assert_only("queue.depth", "more than 100 jobs wait: ml ");
+    assert_eq!(
+        checks.verdicts()["queue.round_trip"],
+        "pass",
+        "the probe goes first"
+    );
 }
 
 #[tokio::test]
@@ -271,6 +286,8 @@ async fn a_queue_that_is_paused() {
         "{:#}",
         checks.document
     );
+    assert_eq!(checks.code, 0, "a warning");
+    assert_eq!(system.validate_with(&["--strict"]).await.code, 2);
 }
 
 #[tokio::test]

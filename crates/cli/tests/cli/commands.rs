@@ -1,20 +1,22 @@
 //! The operator's commands, straight to the database and through an API.
 
 use crate::support::{Dev, Place};
+use holdfast_testkit::http::Client;
 use holdfast_testkit::{PostgresServer, http};
 use serde_json::json;
 
 const UNKNOWN: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     "0001_jobs",
     "0002_accounts",
     "0003_schedules",
     "0004_queue_limits",
     "0005_dead_letters",
     "0006_points",
-    "0007_events",
-    "0008_sources",
+    "0007_batches",
+    "0008_events",
+    "0009_sources",
 ];
 
 #[tokio::test]
@@ -335,6 +337,90 @@ async fn dead_letters_and_queues_are_steered_alike_in_the_database_and_through_a
         .json(&["audit", "--url", &url, "--action", "dead_letters."])
         .await;
     assert_eq!(through_the_api, log);
+    dev.stop().await;
+}
+
+#[tokio::test]
+async fn batches_and_limits_are_steered_alike_in_the_database_and_through_an_api() {
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let url = dev.url();
+    let mut client = Client::new(dev.address);
+    for target in [&[][..], &["--url", &url]] {
+        let json = async |args: &[&str]| place.json(&[&args[..1], target, &args[1..]].concat()).await;
+        let run = async |args: &[&str]| place.run(&[&args[..1], target, &args[1..]].concat()).await;
+        let later = json!({"kind": "debug.echo", "payload": 1, "delay_seconds": 3600});
+        let body = json!({"name": "import", "jobs": [later, later], "callback": {"kind": "debug.echo", "payload": 2}});
+        let accepted = client.post_json("/v1/batches", &body).await.unwrap();
+        let id = accepted.json::<serde_json::Value>().unwrap()["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let listed = json(&["batches", "list", "--state", "running"]).await;
+        assert_eq!(listed["batches"][0]["id"], json!(id), "{listed}");
+        let shown = json(&["batches", "show", &id]).await;
+        assert_eq!(
+            (&shown["pending"], &shown["progress"]["scheduled"]),
+            (&json!(2), &json!(2))
+        );
+        let text = run(&["batches", "show", &id]).await.text;
+        assert!(
+            text.contains("0 of 2 final (0 %)") && text.contains("import"),
+            "{text}"
+        );
+        let waited = run(&["batches", "show", &id, "--wait", "50ms"]).await;
+        assert_eq!(waited.code, Some(1), "{}", waited.text);
+        let members = json(&["jobs", "list", "--batch", &id]).await;
+        assert_eq!(members["jobs"].as_array().unwrap().len(), 2);
+        let cancelled = json(&["batches", "cancel", &id]).await;
+        assert_eq!(
+            (&cancelled["affected"], &cancelled["batch"]["state"]),
+            (&json!(2), &json!("ended"))
+        );
+        assert_eq!(run(&["batches", "cancel", &id]).await.code, Some(1));
+        let unknown = run(&["batches", "show", "01JD3V0S7W8Q4M2XKZC5T9R6BH"]).await;
+        assert!(unknown.text.contains("there is no batch"), "{}", unknown.text);
+
+        let limited = json(&[
+            "queues",
+            "limit",
+            "default",
+            "--rate",
+            "5/1s",
+            "--key-max-running",
+            "1",
+        ])
+        .await;
+        assert_eq!(limited["limits"]["key_max_running"], 1);
+        let queues = async || {
+            // What the database was told behind the API's back, the API's cache does not know.
+            let fresh = [("cache-control", "no-cache")];
+            let list = Client::new(dev.address)
+                .request("GET", "/v1/queues", &fresh, &[])
+                .await
+                .unwrap();
+            let list: serde_json::Value = list.json().unwrap();
+            let of_default = |queue: &&serde_json::Value| queue["name"] == "default";
+            list["queues"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(of_default)
+                .unwrap()["limits"]
+                .clone()
+        };
+        let limits = queues().await;
+        assert_eq!(
+            (&limits["rate"], &limits["source"]),
+            (&json!("5/1s"), &json!("api"))
+        );
+        json(&["queues", "limit", "default", "--configured"]).await;
+        assert_eq!(queues().await["source"], "configuration");
+        for odd in [&["--rate", "0/1s"][..], &["--max-running", "0"], &[]] {
+            let refused = run(&[&["queues", "limit", "default"], odd].concat()).await;
+            assert_ne!(refused.code, Some(0), "{odd:?}: {}", refused.text);
+        }
+    }
     dev.stop().await;
 }
 

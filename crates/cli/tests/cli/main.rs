@@ -4,6 +4,8 @@
     reason = "test code: what is not there must fail the test"
 )]
 
+mod addresses;
+mod bench;
 mod commands;
 mod deploy;
 mod dev;

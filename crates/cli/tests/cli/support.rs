@@ -1,6 +1,8 @@
 //! The `holdfast` binary in a directory of its own.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use holdfast_testkit::{Child, free_port};
@@ -43,6 +45,17 @@ impl Place {
         Child::binary("holdfast")
             .args(args)
             .envs(env)
+            .current_dir(self.path())
+            .start()
+            .unwrap()
+    }
+
+    /// A service of the same environment, on a port of its own.
+    pub(crate) fn service(&self, binary: &str, port: u16) -> Child {
+        let env = self.env.iter().map(|(name, value)| (name, value));
+        Child::binary(binary)
+            .envs(env)
+            .env("PORT", port.to_string())
             .current_dir(self.path())
             .start()
             .unwrap()
@@ -104,4 +117,40 @@ pub(crate) async fn printed(child: &Child) -> String {
     const NEVER_PRINTED: &str = "\0";
     child.wait_for_line(NEVER_PRINTED, DEADLINE).await.unwrap_err();
     child.lines().join("\n")
+}
+
+/// Answers every request with the same bytes, or never.
+pub(crate) struct Canned {
+    address: SocketAddr,
+    /// Dropped with it: then the connections close.
+    _open: mpsc::Sender<()>,
+}
+
+impl Canned {
+    pub(crate) fn start(answer: Option<&'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, closed) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                if let Some(answer) = answer {
+                    let mut request = [0; 4096];
+                    let _read = stream.read(&mut request);
+                    stream.write_all(answer.as_bytes()).ok();
+                } else {
+                    held.push(stream);
+                }
+                if matches!(closed.try_recv(), Err(mpsc::TryRecvError::Disconnected)) {
+                    return;
+                }
+            }
+        });
+        Self { address, _open: open }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
 }

@@ -1,5 +1,7 @@
 //! Dockerfile.production and .dockerignore. `scripts/image` builds and runs them; here is what can be read.
 
+use std::path::{Path, PathBuf};
+
 use crate::files::{PORT, read, root};
 
 /// The instructions, with continued lines joined.
@@ -97,4 +99,70 @@ fn the_context_holds_what_the_build_needs_and_no_secrets() {
     for needed in ["Cargo.toml", "Cargo.lock", "crates", "migrations", "tests"] {
         assert!(kept.contains(&needed), "{needed} is needed");
     }
+}
+
+/// What the sources take in at compile time is in the context: else the image alone would not build.
+#[test]
+fn every_included_file_is_in_the_context() {
+    let ignore = read(".dockerignore");
+    let kept: Vec<PathBuf> = ignore
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+        .map(|path| root().join(path))
+        .collect();
+    let mut included = 0;
+    for package in std::fs::read_dir(root().join("crates")).unwrap() {
+        for source in sources(&package.unwrap().path().join("src")) {
+            for path in included_by(&std::fs::read_to_string(&source).unwrap()) {
+                let full = source.parent().unwrap().join(&path);
+                let full = full
+                    .canonicalize()
+                    .unwrap_or_else(|error| panic!("{}: {path}: {error}", source.display()));
+                assert!(
+                    kept.iter().any(|kept| full.starts_with(kept)),
+                    "{} takes in {path}, which is not in the context",
+                    source.display()
+                );
+                included += 1;
+            }
+        }
+    }
+    assert!(included >= 5, "only {included} included files were found");
+}
+
+/// The paths of `include_str!("…")` and `include_bytes!("…")`.
+fn included_by(text: &str) -> Vec<String> {
+    let paths = ["include_str!(\"", "include_bytes!(\""]
+        .into_iter()
+        .flat_map(|start| {
+            text.split(start)
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next())
+        });
+    paths.map(str::to_owned).collect()
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// `scripts/image --debian` makes the base itself, and with the same cargo-chef.
+#[test]
+fn the_script_has_the_cargo_chef_of_the_dockerfile() {
+    let script = read("scripts/image");
+    let (_, version) = script.split_once("readonly CHEF=").unwrap();
+    let version = version.lines().next().unwrap();
+    assert_has(
+        "RUN command -v cargo-chef",
+        &[&format!("--version {version} cargo-chef")],
+    );
 }

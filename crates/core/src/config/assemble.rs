@@ -274,6 +274,7 @@ fn jobs(reader: &mut Reader<'_>) -> JobsSettings {
         default_timeout: reader.seconds("jobs.default_timeout_seconds", 0.1..=86_400.0),
         retain_completed: reader.seconds("jobs.retain_completed_seconds", 0.0..=31_536_000.0),
         retain_discarded: reader.seconds("jobs.retain_discarded_seconds", 0.0..=315_360_000.0),
+        retain_batches: reader.seconds("jobs.retain_batches_seconds", 0.0..=315_360_000.0),
         broker_result_ttl: reader.seconds("jobs.broker_result_ttl_seconds", 1.0..=86_400.0),
     }
 }
@@ -293,15 +294,20 @@ fn queues(reader: &mut Reader<'_>) -> BTreeMap<String, QueueSettings> {
 fn queue(reader: &mut Reader<'_>, path: &str) -> QueueSettings {
     let durability = reader.either(&format!("{path}.durability"), "queue_defaults.durability");
     let concurrency = reader.either(&format!("{path}.concurrency"), "queue_defaults.concurrency");
+    let weight = reader.either(&format!("{path}.weight"), "queue_defaults.weight");
     let choices = [("ledger", Durability::Ledger), ("redis", Durability::Redis)];
     let limits = limits(reader, path);
     QueueSettings {
         limits,
         durability: reader.choice(&durability, &choices).unwrap_or(Durability::Ledger),
         concurrency: reader.count(&concurrency, 1..=10_000),
+        weight: reader.count(&weight, 1..=MAX_WEIGHT),
         retry: tables::retry(reader, path),
     }
 }
+
+/// Most that one queue may weigh: a share of less than a hundredth is better a queue with few places.
+const MAX_WEIGHT: u32 = 100;
 
 fn limits(reader: &mut Reader<'_>, path: &str) -> QueueLimits {
     let at = |reader: &Reader<'_>, key: &str| {
@@ -320,6 +326,7 @@ fn limits(reader: &mut Reader<'_>, path: &str) -> QueueLimits {
 fn worker(reader: &mut Reader<'_>) -> WorkerSettings {
     WorkerSettings {
         queues: reader.list("worker.queues"),
+        concurrency: reader.count("worker.concurrency", 0..=100_000),
         batch_size: reader.count("worker.batch_size", 1..=10_000),
         heartbeat: reader.seconds("worker.heartbeat_seconds", 0.1..=300.0),
         lost_after: reader.seconds("worker.lost_after_seconds", 0.2..=3600.0),

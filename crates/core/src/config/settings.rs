@@ -184,6 +184,8 @@ pub struct JobsSettings {
     pub retain_completed: Duration,
     /// How long discarded rows (dead letters) are kept.
     pub retain_discarded: Duration,
+    /// How long batches are kept after their end.
+    pub retain_batches: Duration,
     /// How long the broker remembers the outcome of a finished `redis` job.
     pub broker_result_ttl: Duration,
 }
@@ -213,6 +215,8 @@ pub struct QueueSettings {
     pub durability: Durability,
     /// Jobs of this queue that one worker process runs at once.
     pub concurrency: usize,
+    /// Its share of the worker's places where `worker.concurrency` bounds them.
+    pub weight: u32,
     /// `[queues.NAME.retry]`.
     pub retry: RetryOverride,
     /// What bounds the queue over all workers, unless the API says otherwise.
@@ -256,6 +260,8 @@ pub struct ScheduleSettings {
 pub struct WorkerSettings {
     /// Queues this process serves; empty means every queue.
     pub queues: Vec<String>,
+    /// Jobs of all queues together that this process runs at once; 0: as many as the queues allow.
+    pub concurrency: usize,
     /// Largest claim.
     pub batch_size: usize,
     pub heartbeat: Duration,

@@ -76,8 +76,9 @@ const POSTGRES: &[Migration] = embedded!(
     (4, "0004_queue_limits"),
     (5, "0005_dead_letters"),
     (6, "0006_points"),
-    (7, "0007_events"),
-    (8, "0008_sources")
+    (7, "0007_batches"),
+    (8, "0008_events"),
+    (9, "0009_sources")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
@@ -87,8 +88,9 @@ const SQLITE: &[Migration] = embedded!(
     (4, "0004_queue_limits"),
     (5, "0005_dead_letters"),
     (6, "0006_points"),
-    (7, "0007_events"),
-    (8, "0008_sources")
+    (7, "0007_batches"),
+    (8, "0008_events"),
+    (9, "0009_sources")
 );
 
 /// What a migration run did.

@@ -33,6 +33,7 @@ use crate::audit::{AuditId, By};
 use crate::client::{Jobs, LedgerTx};
 use crate::ledger::LedgerError;
 use crate::sql::now_ms;
+use crate::ties::Aftermath;
 
 /// Rows of one step, and so of one transaction.
 pub const STEP_ROWS: usize = 1_000;
@@ -112,6 +113,8 @@ pub(crate) struct Stepped {
     pub(crate) next_ms: f64,
     /// Rows that became available, by queue.
     pub(crate) available: BTreeMap<String, usize>,
+    /// What the ends of jobs brought about.
+    pub(crate) aftermath: Aftermath,
 }
 
 /// One kind of operation: how it takes its next rows.
@@ -149,11 +152,12 @@ async fn attempt(jobs: &Jobs, by: &By, operation: &Operation, step: &impl Step) 
     let (give_up, before) = (Instant::now() + CALL_TIME, record.affected);
     loop {
         match advance(jobs, by, operation, step, &record).await {
-            Ok((next, available)) => {
+            Ok((next, stepped)) => {
                 record = next;
-                for (queue, count) in available {
+                for (queue, count) in stepped.available {
                     jobs.bell().ring(&queue, count, Duration::ZERO);
                 }
+                jobs.announce(&stepped.aftermath);
             }
             Err(error) if record.affected > before => {
                 tracing::warn!(action = operation.action, error = ?error, "a bulk operation stopped half-way");
@@ -197,7 +201,7 @@ async fn advance(
     operation: &Operation,
     step: &impl Step,
     record: &Record,
-) -> Result<(Record, BTreeMap<String, usize>), LedgerError> {
+) -> Result<(Record, Stepped), LedgerError> {
     let sql = jobs.sql();
     sql.within("do a step of a bulk operation", async {
         let mut tx = sql.begin().await?;
@@ -207,7 +211,7 @@ async fn advance(
             record::save(tx.on(), by, operation, &next, &stepped, sql.named).await?;
         }
         tx.commit().await?;
-        Ok((next, stepped.available))
+        Ok((next, stepped))
     })
     .await
 }

@@ -16,7 +16,9 @@ use crate::bulk::{self, BulkError, Done, Operation, STEP_ROWS, Standing, Step, S
 use crate::client::LedgerTx;
 use crate::enqueue::{EnqueueError, JobRequest};
 use crate::sql::{limit, now_ms};
+use crate::state::StoredState;
 use crate::steering::Steering;
+use crate::ties;
 
 /// Further attempts that a redriven job gets if nobody says how many.
 pub const DEFAULT_ATTEMPTS: u32 = 4;
@@ -79,14 +81,14 @@ fn digest(payload: &RawValue) -> String {
 
 const POSTGRES: &str = concat!(
     "with picked as materialized (
-         select id, queue, kind, unique_key from holdfast_jobs
+         select id, queue, kind, unique_key, batch_id from holdfast_jobs
          where ", postgres_filter!(), " and ($7::uuid is null or id > $7)
            and finished_at <= 'epoch'::timestamptz + $8 * interval '1 millisecond'
          order by id
          limit $9
          for update),
      judged as materialized (
-         select id, queue,
+         select id, queue, batch_id,
                 unique_key is null
                 or row_number() over (partition by kind, unique_key order by id) = 1
                    and not exists (select from holdfast_jobs as other
@@ -106,7 +108,7 @@ const POSTGRES: &str = concat!(
                            else j.errors end
          from placed
          where j.id = placed.id)
-     select id, queue, free from judged order by id"
+     select id, queue, free, batch_id from judged order by id"
 );
 
 const SQLITE_PICK: &str = concat!(
@@ -115,8 +117,9 @@ const SQLITE_PICK: &str = concat!(
             or row_number() over (partition by kind, unique_key order by id) = 1
                and not exists (select 1 from holdfast_jobs as other
                                where other.kind = picked.kind and other.unique_key = picked.unique_key
-                                 and other.state in ('available', 'running')) as free
-     from (select id, queue, kind, unique_key from holdfast_jobs
+                                 and other.state in ('available', 'running')) as free,
+            batch_id
+     from (select id, queue, kind, unique_key, batch_id from holdfast_jobs
            where ",
     sqlite_filter!(),
     " and (?7 is null or id > ?7) and finished_at <= ?8
@@ -147,24 +150,27 @@ impl Step for Redrive {
         let now = now_ms(on.reborrow(), named).await?;
         let spacing = self.rate.map_or(0.0, |rate| 1_000.0 / rate);
         let first = standing.next_ms.max(now as f64);
-        let picked = match on {
+        let picked = match on.reborrow() {
             LedgerTx::Postgres(on) => self.step_postgres(on, standing, first, spacing, named).await?,
             LedgerTx::Sqlite(on) => self.step_sqlite(on, standing, first, spacing).await?,
         };
+        let free = picked.iter().filter(|(_, _, free, _)| *free);
+        let back = free.map(|(.., batch)| (*batch, StoredState::Discarded));
+        ties::count(on, &ties::tallied(back, -1), named).await?;
         Ok(stepped(&picked, first, spacing))
     }
 }
 
-/// A row that was looked at: its id, its queue, and whether it could be put back.
-type Picked = (Uuid, String, bool);
+/// A row that was looked at: its id, its queue, whether it could be put back, and its batch.
+type Picked = (Uuid, String, bool, Option<Uuid>);
 
 fn stepped(picked: &[Picked], first: f64, spacing: f64) -> Stepped {
     let mut stepped = Stepped {
         seen: picked.len() as u64,
-        cursor: picked.last().map(|(id, _, _)| *id),
+        cursor: picked.last().map(|(id, ..)| *id),
         ..Stepped::default()
     };
-    for (_, queue, free) in picked {
+    for (_, queue, free, _) in picked {
         if *free {
             stepped.affected += 1;
             *stepped.available.entry(queue.clone()).or_default() += 1;
@@ -206,7 +212,7 @@ impl Redrive {
             .fetch_all(on)
             .await?;
         rows.iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
             .collect()
     }
 
@@ -225,13 +231,13 @@ impl Redrive {
             .await?;
         let picked: Vec<Picked> = rows
             .iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
             .collect::<Result<_, sqlx::Error>>()?;
         let placed: Vec<(String, i64)> = picked
             .iter()
-            .filter(|(_, _, free)| *free)
+            .filter(|(_, _, free, _)| *free)
             .enumerate()
-            .map(|(place, (id, _, _))| (id.simple().to_string(), (first + place as f64 * spacing) as i64))
+            .map(|(place, (id, ..))| (id.simple().to_string(), (first + place as f64 * spacing) as i64))
             .collect();
         sqlx::query(SQLITE_MOVE)
             .bind(serde_json::to_string(&placed).map_err(crate::sql::decode_error)?)

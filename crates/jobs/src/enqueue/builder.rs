@@ -84,6 +84,35 @@ impl Enqueue {
         self.set(|request| request.idempotency_key = Some(key.into()))
     }
 
+    /// What is enqueued when the job completes, in the same transaction; called again, what comes after that. It is not if the
+    /// job is discarded or cancelled. [`JobContext::previous`](crate::JobContext::previous) tells it what the job before
+    /// it returned.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a job that is enqueued is given away"
+    )]
+    pub fn then<J: Job>(self, job: J) -> Self {
+        let next = Self::new(self.jobs.clone(), &job);
+        self.then_enqueue(next)
+    }
+
+    /// The same, with a queue, a delay or whatever else of its own: `then_enqueue(jobs.enqueue(Report).queue("reports"))`.
+    pub fn then_enqueue(mut self, next: Self) -> Self {
+        self.request = match (self.request, next.request) {
+            (Ok(mut first), Ok(next)) => {
+                let mut last = &mut first.then;
+                while let Some(link) = last {
+                    last = &mut link.then;
+                }
+                *last = Some(Box::new(next));
+                Ok(first)
+            }
+            (Ok(_), Err(fault)) => Err(fault.under("then")),
+            (Err(fault), _) => Err(fault),
+        };
+        self
+    }
+
     pub(crate) fn into_request(self) -> Result<JobRequest, EnqueueError> {
         self.request.map_err(EnqueueError::Invalid)
     }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::{Fault, FaultCode, JobRequest, MAX_DELAY, MAX_KEY_BYTES, MAX_TIMEOUT};
 use crate::id::JobId;
 use crate::ledger::{NewJob, Options, RunAt};
+use crate::link::{Link, MAX_LINKS};
 use crate::registry::{Kind, Registry};
 use crate::retry::{MAX_ATTEMPTS_LIMIT, RetryPolicies, RetryPolicy};
 
@@ -31,9 +32,61 @@ pub(super) struct Checker {
 
 impl Checker {
     pub(super) fn check(&self, request: JobRequest, origin: Origin) -> Result<NewJob, Fault> {
+        self.check_link(request, origin, 0)
+    }
+
+    /// A job that another's end enqueues: a callback, with what follows it.
+    pub(super) fn check_callback(&self, request: JobRequest, origin: Origin) -> Result<Link, Fault> {
+        let link = Link::of(self.check_link(request, origin, 1)?);
+        self.check_weight(&link)?;
+        Ok(link)
+    }
+
+    /// What follows a job; `place` is the first link's, from 1.
+    fn check_then(
+        &self,
+        then: Option<Box<JobRequest>>,
+        origin: Origin,
+        place: usize,
+    ) -> Result<Option<Box<Link>>, Fault> {
+        let Some(then) = then else { return Ok(None) };
+        if place > MAX_LINKS {
+            let reason = format!("at most {MAX_LINKS} jobs may follow one another");
+            return Err(Fault::field("then", reason));
+        }
+        let job = self
+            .check_link(*then, origin, place)
+            .map_err(|fault| fault.under("then"))?;
+        let link = Link::of(job);
+        if place == 1 {
+            self.check_weight(&link).map_err(|fault| fault.under("then"))?;
+        }
+        Ok(Some(Box::new(link)))
+    }
+
+    /// What waits behind a job travels with it, so all of it together may be as large as one payload.
+    fn check_weight(&self, link: &Link) -> Result<(), Fault> {
+        let (bytes, most) = (link.payload_bytes(), self.settings.max_payload_bytes);
+        if bytes <= most {
+            return Ok(());
+        }
+        let reason = format!(
+            "the payloads of the {} jobs that follow one another have {bytes} bytes together, which are more than the \
+             {most} allowed",
+            link.links()
+        );
+        Err(Fault::new(FaultCode::PayloadTooLarge, "payload", reason))
+    }
+
+    /// A job at its place in a chain; 0 is one that waits for no other.
+    fn check_link(&self, mut request: JobRequest, origin: Origin, place: usize) -> Result<NewJob, Fault> {
+        if place > 0 {
+            check_follower(&request)?;
+        }
         let kind = self.kind(&request.kind)?;
         let queue = self.queue(request.queue.as_deref(), kind)?;
         self.check_payload(&request.payload, kind, origin)?;
+        let then = self.check_then(request.then.take(), origin, place + 1)?;
         let run_at = run_at(&request)?;
         let policy = self.retries.of(kind.name, kind.retry, &queue);
         let max_attempts = max_attempts(request.max_attempts, policy)?;
@@ -59,7 +112,10 @@ impl Checker {
             options: Options {
                 backoff: request.backoff,
                 traceparent: request.traceparent,
+                then,
+                ..Options::default()
             },
+            batch: None,
             attempt: 0,
             crashes: 0,
             errors: Vec::new(),
@@ -145,6 +201,19 @@ impl Checker {
     }
 }
 
+/// What a job cannot choose that waits for another's end.
+fn check_follower(request: &JobRequest) -> Result<(), Fault> {
+    if request.run_at.is_some() {
+        let reason = "it is enqueued when the job before it has ended; give delay_seconds, counted from then";
+        return Err(Fault::field("run_at", reason));
+    }
+    if request.idempotency_key.is_some() {
+        let reason = "it is enqueued once in any case; leave the key out, or give it to the first job";
+        return Err(Fault::field("idempotency_key", reason));
+    }
+    Ok(())
+}
+
 fn run_at(request: &JobRequest) -> Result<RunAt, Fault> {
     match (request.run_at, request.delay) {
         (Some(_), Some(_)) => Err(Fault::field(
@@ -192,7 +261,7 @@ fn timeout(asked: Option<Duration>, default: Duration) -> Result<Duration, Fault
     }
 }
 
-fn check_key(field: &str, key: Option<&str>) -> Result<(), Fault> {
+pub(super) fn check_key(field: &str, key: Option<&str>) -> Result<(), Fault> {
     match key {
         Some("") => Err(Fault::field(field, "must not be empty; leave it out instead")),
         Some(key) if key.len() > MAX_KEY_BYTES => Err(Fault::field(

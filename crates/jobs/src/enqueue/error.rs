@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::id::JobId;
+use crate::id::{BatchId, JobId};
 use crate::ledger::LedgerError;
 
 /// What is wrong, for programs.
@@ -43,6 +43,14 @@ impl Fault {
         }
     }
 
+    /// The same fault, of something that stands under this field.
+    pub(crate) fn under(self, field: &str) -> Self {
+        Self {
+            field: format!("{field}.{}", self.field),
+            ..self
+        }
+    }
+
     pub(crate) fn field(field: &str, reason: impl Into<String>) -> Self {
         Self::new(FaultCode::InvalidField, field, reason)
     }
@@ -65,6 +73,9 @@ pub enum EnqueueError {
     /// The idempotency key was used for another job. Nothing was accepted.
     #[error("the idempotency key belongs to job {id}, which has another kind or payload")]
     KeyReused { id: JobId },
+    /// The same for a batch.
+    #[error("the idempotency key belongs to batch {id}, which is another one")]
+    BatchKeyReused { id: BatchId },
     /// No store could take the job now. It was not accepted, unless `certain` is false: then a store may have taken it
     /// and its answer was lost; a repeat with an idempotency key is safe.
     #[error("no store can take the job now")]

@@ -8,17 +8,22 @@ use holdfast_core::config::{Durability, JobsSettings, QueueSettings};
 use holdfast_core::failpoint;
 use holdfast_core::failure::Certainty;
 use holdfast_core::telemetry::traces::{self, Span};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
-use super::check::{Checker, Origin};
-use super::writer::{WriteError, Writer};
+use super::check::{Checker, Origin, check_key};
+use super::writer::{PATIENCE, WriteError, Writer, patiently};
 use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
+use crate::batches::store::Written;
+use crate::batches::{self, BatchRequest, EnqueuedBatch, NewBatch};
 use crate::bell::Bell;
 use crate::broker::{Broker, Outgoing, PushOutcome};
 use crate::envelope::Envelope;
-use crate::id::JobId;
+use crate::id::{BatchId, JobId};
 use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, Priority, RunAt};
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
+use crate::sql::Sql;
 use crate::state::State;
 
 /// What a producer is told to wait when no store can take its job.
@@ -32,6 +37,7 @@ pub(crate) struct ProducerParts {
     pub settings: JobsSettings,
     pub retries: RetryPolicies,
     pub ledger: Arc<dyn Ledger>,
+    pub sql: Sql,
     /// Statements that may be under way at once.
     pub lanes: usize,
     pub bell: Bell,
@@ -43,6 +49,7 @@ pub(crate) struct ProducerParts {
 pub(crate) struct Producer {
     checker: Checker,
     writer: Writer,
+    sql: Sql,
     bell: Bell,
     broker: Option<Broker>,
 }
@@ -57,6 +64,7 @@ impl Producer {
                 retries: parts.retries,
             },
             writer: Writer::spawn(parts.ledger, parts.lanes),
+            sql: parts.sql,
             bell: parts.bell,
             broker: parts.broker,
         }
@@ -113,6 +121,100 @@ impl Producer {
             .collect()
     }
 
+    /// Checks a batch with its callback; a fault of a job says which it is.
+    pub(crate) fn check_group(&self, request: BatchRequest, typed: bool) -> Result<NewBatch, EnqueueError> {
+        let BatchRequest {
+            name,
+            jobs,
+            callback,
+            idempotency_key,
+        } = request;
+        check_key("name", name.as_deref()).map_err(EnqueueError::Invalid)?;
+        check_key("Idempotency-Key", idempotency_key.as_deref()).map_err(EnqueueError::Invalid)?;
+        for (index, job) in jobs.iter().enumerate() {
+            check_member(job).map_err(|fault| {
+                EnqueueError::Invalid(Fault {
+                    index: Some(index),
+                    ..fault
+                })
+            })?;
+        }
+        let id = BatchId::generate();
+        let mut jobs = self.check_batch(jobs, typed)?;
+        for job in &mut jobs {
+            job.batch = Some(id);
+        }
+        let origin = if typed { Origin::Typed } else { Origin::Text };
+        let callback = callback
+            .map(|callback| self.checker.check_callback(callback, origin))
+            .transpose()
+            .map_err(|fault| EnqueueError::Invalid(fault.under("callback")))?;
+        let mut batch = NewBatch {
+            id,
+            name,
+            jobs,
+            callback,
+            idempotency_key,
+            fingerprint: None,
+        };
+        if batch.idempotency_key.is_some() {
+            batch.fingerprint = Some(fingerprint(&batch)?);
+        }
+        Ok(batch)
+    }
+
+    /// Stores a checked batch, all or nothing, and wakes whoever runs its jobs.
+    pub(crate) async fn store_group(&self, mut batch: NewBatch) -> Result<EnqueuedBatch, EnqueueError> {
+        let mut span = begin_trace(&mut batch.jobs);
+        if let (Some(callback), Some(first)) = (&mut batch.callback, batch.jobs.first()) {
+            callback.traceparent.clone_from(&first.options.traceparent);
+        }
+        let stored = self.store_group_traced(&batch).await;
+        match &stored {
+            Ok(stored) => span.set("job.count", stored.jobs.len() as i64),
+            Err(error) => span.fail(error.to_string()),
+        }
+        stored
+    }
+
+    async fn store_group_traced(&self, batch: &NewBatch) -> Result<EnqueuedBatch, EnqueueError> {
+        let (sql, total) = (&self.sql, u32::try_from(batch.jobs.len()).unwrap_or(u32::MAX));
+        let written = patiently(Instant::now() + PATIENCE, || {
+            sql.within("accept a batch", async {
+                let mut tx = sql.begin().await?;
+                let written = batches::store::insert(tx.on(), batch, sql.named).await?;
+                tx.commit().await?;
+                Ok(written)
+            })
+        })
+        .await
+        .map_err(|error| refusal(error, true))?;
+        match written {
+            Written::Conflict(id) => Err(EnqueueError::BatchKeyReused { id }),
+            Written::Duplicate(id, total) => Ok(EnqueuedBatch {
+                id,
+                jobs: Vec::new(),
+                total,
+                duplicate: true,
+            }),
+            Written::New => {
+                let stored = batch.jobs.iter();
+                let stored: Vec<Enqueued> = stored
+                    .map(|job| enqueued(job, job.id, Durability::Ledger, false))
+                    .collect();
+                self.ring_for(&batch.jobs);
+                failpoint::reach("ring");
+                self.count(&stored);
+                Ok(EnqueuedBatch {
+                    id: batch.id,
+                    jobs: stored,
+                    total,
+                    duplicate: false,
+                })
+            }
+        }
+    }
+
     /// Stores checked jobs, all or none, and wakes whoever runs them. One answer for each, in order.
     pub(crate) async fn store(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         let mut span = begin_trace(&mut jobs);
@@ -144,7 +246,7 @@ impl Producer {
         }
     }
 
-    /// Only what is plain and due fits on the broker; the ledger knows delays, priorities, keys and limits.
+    /// Only what is plain and due fits on the broker; the ledger knows delays, priorities, keys, limits and chains.
     fn belongs_on_broker(&self, job: &NewJob) -> bool {
         let redis = self
             .checker
@@ -157,6 +259,7 @@ impl Producer {
             && job.unique_key.is_none()
             && job.idempotency_key.is_none()
             && job.limit_key.is_none()
+            && job.options.then.is_none()
     }
 
     async fn push(&self, broker: &Broker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
@@ -269,6 +372,34 @@ impl Producer {
             self.bell.ring(queue, count, delay);
         }
     }
+}
+
+/// What a job of a batch cannot have: each one is the batch's own, and is counted there once.
+fn check_member(job: &JobRequest) -> Result<(), Fault> {
+    if job.unique_key.is_some() {
+        let reason = "a job of a batch is always a new one, so it cannot have a unique_key; leave it out, or enqueue the \
+                      job by itself";
+        return Err(Fault::field("unique_key", reason));
+    }
+    if job.idempotency_key.is_some() {
+        let reason = "give the key to the batch, not to one of its jobs";
+        return Err(Fault::field("idempotency_key", reason));
+    }
+    Ok(())
+}
+
+/// What a batch says, however it is spelt.
+fn fingerprint(batch: &NewBatch) -> Result<String, EnqueueError> {
+    let parsed =
+        |payload: &serde_json::value::RawValue| serde_json::from_str::<serde_json::Value>(payload.get());
+    let internal = |error: serde_json::Error| EnqueueError::Internal(LedgerError::Corrupt(error.to_string()));
+    let mut hash = Sha256::new();
+    for job in &batch.jobs {
+        let payload = parsed(&job.payload).map_err(internal)?;
+        hash.update(serde_json::json!([job.kind, job.queue, payload, job.options.then]).to_string());
+    }
+    hash.update(serde_json::json!([batch.name, batch.callback]).to_string());
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// The enqueue's span; each job carries its context on. What one call stores is one span.

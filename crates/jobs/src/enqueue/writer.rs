@@ -24,7 +24,7 @@ use crate::ledger::{Accepted, Ledger, LedgerError, MAX_STATEMENT_ROWS, NewJob};
 const WAITING_REQUESTS: usize = 4_096;
 
 /// How long one request waits and is retried through transient failures before its producer is told to come back.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Longest one try may take: less than a producer's own deadline, though the database may allow a statement more.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(4);
@@ -90,7 +90,7 @@ impl Writer {
     pub(super) async fn write(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, WriteError> {
         let give_up = Instant::now() + PATIENCE;
         if jobs.len() >= MAX_STATEMENT_ROWS {
-            return insert_patiently(&*self.ledger, &jobs, give_up).await;
+            return patiently(give_up, || self.ledger.insert(&jobs)).await;
         }
         let (reply, answer) = oneshot::channel();
         let request = Request { jobs, give_up, reply };
@@ -149,7 +149,7 @@ async fn write_batch(ledger: &dyn Ledger, batch: Vec<Request>) {
         .iter()
         .flat_map(|request| request.jobs.iter().cloned())
         .collect();
-    match insert_patiently(ledger, &jobs, give_up).await {
+    match patiently(give_up, || ledger.insert(&jobs)).await {
         Ok(accepted) => answer_all(batch, accepted),
         Err(error) if error.transient => refuse_all(batch, error),
         Err(_) => write_apart(ledger, batch).await,
@@ -158,7 +158,7 @@ async fn write_batch(ledger: &dyn Ledger, batch: Vec<Request>) {
 
 async fn write_apart(ledger: &dyn Ledger, batch: Vec<Request>) {
     for request in batch {
-        let result = insert_patiently(ledger, &request.jobs, request.give_up).await;
+        let result = patiently(request.give_up, || ledger.insert(&request.jobs)).await;
         request.reply.send(result).ok();
     }
 }
@@ -182,17 +182,17 @@ fn refuse_all(batch: Vec<Request>, error: WriteError) {
     }
 }
 
-async fn insert_patiently(
-    ledger: &dyn Ledger,
-    jobs: &[NewJob],
+/// Writes something whose id was made before, through transient failures, for as long as its producer waits.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, LedgerError>>>(
     give_up: Instant,
-) -> Result<Vec<Accepted>, WriteError> {
+    write: impl Fn() -> F,
+) -> Result<T, WriteError> {
     let mut attempt = 0;
     // What an earlier try left open stays open, whatever a later one says.
     let mut certain = true;
     loop {
         failpoint::reach("insert");
-        let tried = tokio::time::timeout(STATEMENT_LIMIT, ledger.insert(jobs)).await;
+        let tried = tokio::time::timeout(STATEMENT_LIMIT, write()).await;
         let error = match tried {
             Ok(Ok(accepted)) => {
                 failpoint::reach("commit");

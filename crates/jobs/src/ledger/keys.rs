@@ -1,15 +1,19 @@
 //! What both databases decide alike: duplicates by key, filters, and what a row's state answers to a command.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use holdfast_core::clock;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::{Accepted, CancelReply, ErrorRecord, NewJob, Options, Retention};
-use crate::id::JobId;
-use crate::state::{State, StoredState};
+use crate::batches::Tally;
+use crate::id::{BatchId, JobId};
+use crate::link::Link;
+use crate::state::{State, StoredState, UnknownState};
+use crate::ties;
 
 /// How often an insert is repeated whose obstacle was gone by the time it was looked for.
 const ROUNDS: usize = 5;
@@ -190,6 +194,29 @@ pub(super) fn stored_filter(state: Option<State>) -> (Option<StoredState>, Optio
         Some(State::Discarded) => (Some(StoredState::Discarded), None, None),
         Some(State::Cancelled) => (Some(StoredState::Cancelled), None, None),
     }
+}
+
+/// A row that the rescuer has moved: id, queue, state, batch.
+pub(super) type Rescued = (Uuid, String, String, Option<Uuid>);
+
+/// What the rescuer's ends are to the batches of the jobs.
+pub(super) fn tallies_of(rows: &[Rescued]) -> Result<BTreeMap<BatchId, Tally>, UnknownState> {
+    let ends: Vec<_> = rows
+        .iter()
+        .filter(|(.., batch)| batch.is_some())
+        .map(|(_, _, state, batch)| Ok((*batch, state.parse()?)))
+        .collect::<Result<_, UnknownState>>()?;
+    Ok(ties::tallied(ends, 1))
+}
+
+/// The chain that hangs on a job, out of its options.
+pub(super) fn then_of(text: Option<&str>) -> Result<Option<Box<Link>>, serde_json::Error> {
+    text.map(serde_json::from_str).transpose()
+}
+
+/// An id out of a job's options.
+pub(super) fn id_of<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, T::Err> {
+    text.map(str::parse).transpose()
 }
 
 /// The answer to a cancel, given the state the row had.

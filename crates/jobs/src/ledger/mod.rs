@@ -35,6 +35,7 @@ pub(crate) use sqlite::RECORD as SQLITE_RECORD;
 pub use sqlite::SqliteLedger;
 
 use crate::id::{JobId, WorkerId};
+use crate::ties::Aftermath;
 
 /// Most rows one statement writes or claims; callers split what is larger.
 pub const MAX_STATEMENT_ROWS: usize = 1_000;
@@ -59,7 +60,8 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// For each queue without limits that has a waiting job: how long until the earliest is due (zero if it is).
     async fn peek(&self, queues: &[String]) -> Result<BTreeMap<String, Duration>, LedgerError>;
 
-    /// Writes outcomes under their fences; answers with the ids that were still held.
+    /// Writes outcomes under their fences; answers with the ids that were still held. Outcomes that something hangs on go
+    /// through [`crate::ties::finish`].
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError>;
 
     /// Records the start of a job that crashed before. False: the lease is lost, do not run it.
@@ -103,7 +105,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     async fn final_among(&self, ids: &[JobId]) -> Result<Vec<JobId>, LedgerError>;
 
     /// Cancels a waiting job at once and asks a running one to give way. `None`: unknown id.
-    async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError>;
+    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Aftermath)>, LedgerError>;
 
     /// Makes a discarded job, or one that waits for a later time, available now. `None`: unknown id.
     async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError>;

@@ -11,9 +11,11 @@ use holdfast_core::failure::{Certainty, FailureClass, SqlFailureKind, classify_s
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::id::{JobId, WorkerId};
+use crate::id::{BatchId, JobId, WorkerId};
+use crate::link::{EndedBatch, Link, Previous};
 use crate::retry::Backoff;
-use crate::state::State;
+use crate::state::{State, StoredState, Transition};
+use crate::ties::Aftermath;
 
 /// Most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -73,6 +75,8 @@ pub struct NewJob {
     /// Whose place and tokens it takes in a queue with limits by key ([`crate::limits`]).
     pub limit_key: Option<String>,
     pub options: Options,
+    /// Which batch counts its end.
+    pub batch: Option<BatchId>,
     /// Attempts that came to an outcome before the job came here: those of a `redis` job on the broker.
     pub attempt: u32,
     pub crashes: u32,
@@ -84,17 +88,37 @@ pub struct NewJob {
 }
 
 /// What few jobs carry.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Options {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What its completion enqueues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<Box<Link>>,
+    /// The job whose completion enqueued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
+    /// The batch whose end enqueued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_batch: Option<EndedBatch>,
 }
 
 impl Options {
     pub fn is_empty(&self) -> bool {
-        self == &Self::default()
+        let Self {
+            backoff,
+            traceparent,
+            then,
+            previous,
+            ended_batch,
+        } = self;
+        backoff.is_none()
+            && traceparent.is_none()
+            && then.is_none()
+            && previous.is_none()
+            && ended_batch.is_none()
     }
 }
 
@@ -128,6 +152,7 @@ pub struct ClaimedJob {
     pub max_attempts: u32,
     pub timeout: Duration,
     pub options: Options,
+    pub batch: Option<BatchId>,
     pub priority: Priority,
     pub run_at: DateTime<Utc>,
     /// How often it was put back by its own wish.
@@ -185,6 +210,24 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    pub(crate) const fn transition(&self) -> Transition {
+        match self {
+            Self::Completed { .. } => Transition::Complete,
+            Self::Retry { .. } | Self::Snooze { .. } => Transition::Retry,
+            Self::Discard { .. } => Transition::Discard,
+            Self::Cancel { .. } => Transition::Cancel,
+            Self::HandBack { .. } => Transition::Return,
+        }
+    }
+
+    /// The state that it leaves the job in.
+    pub(crate) fn state(&self) -> StoredState {
+        // Every transition above is legal from `running`; state.rs has the test.
+        StoredState::Running
+            .after(self.transition())
+            .unwrap_or(StoredState::Available)
+    }
+
     /// The word of metrics and traces.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -285,6 +328,8 @@ pub struct RescueReport {
     /// Jobs discarded as poison.
     pub poisoned: Vec<JobId>,
     pub workers_lost: Vec<WorkerId>,
+    /// What the ends of jobs brought about.
+    pub aftermath: Aftermath,
 }
 
 impl RescueReport {
@@ -324,6 +369,15 @@ pub struct JobRecord {
     /// Who runs it, or ran it last.
     pub worker: Option<WorkerId>,
     pub cancel_requested: bool,
+    pub batch: Option<BatchId>,
+    /// What its completion enqueues, or has enqueued.
+    pub then: Option<Box<Link>>,
+    /// The job that its completion has enqueued.
+    pub child: Option<JobId>,
+    /// The job whose completion enqueued it.
+    pub parent: Option<JobId>,
+    /// The batch whose callback it is.
+    pub callback_of: Option<BatchId>,
 }
 
 /// Which jobs to list.
@@ -332,6 +386,7 @@ pub struct JobFilter {
     pub queue: Option<String>,
     pub state: Option<State>,
     pub kind: Option<String>,
+    pub batch: Option<BatchId>,
     /// Only jobs older than this one.
     pub after: Option<JobId>,
     pub limit: usize,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Fence, Outcome};
-use crate::state::{StoredState, Transition};
+use crate::state::StoredState;
 
 #[derive(Debug)]
 pub(super) struct OutcomeRow<'a> {
@@ -19,26 +19,22 @@ pub(super) struct OutcomeRow<'a> {
 
 impl<'a> OutcomeRow<'a> {
     pub(super) fn of(outcome: &'a Outcome) -> Self {
-        let (transition, spent, delay, result, error) = match outcome {
+        let (spent, delay, result, error) = match outcome {
             Outcome::Completed { result, .. } => (
-                Transition::Complete,
                 1,
                 None,
                 result.as_deref().map(serde_json::value::RawValue::get),
                 None,
             ),
-            Outcome::Retry { delay, error, .. } => (Transition::Retry, 1, Some(*delay), None, Some(error)),
-            Outcome::Snooze { delay, .. } => (Transition::Retry, 0, Some(*delay), None, None),
-            Outcome::Discard { error, .. } => (Transition::Discard, 1, None, None, Some(error)),
-            Outcome::Cancel { error, .. } => (Transition::Cancel, 1, None, None, error.as_ref()),
-            Outcome::HandBack { .. } => (Transition::Return, 0, None, None, None),
+            Outcome::Retry { delay, error, .. } => (1, Some(*delay), None, Some(error)),
+            Outcome::Snooze { delay, .. } => (0, Some(*delay), None, None),
+            Outcome::Discard { error, .. } => (1, None, None, Some(error)),
+            Outcome::Cancel { error, .. } => (1, None, None, error.as_ref()),
+            Outcome::HandBack { .. } => (0, None, None, None),
         };
         Self {
             fence: *outcome.fence(),
-            // Every transition above is legal from `running`; state.rs has the test.
-            state: StoredState::Running
-                .after(transition)
-                .unwrap_or(StoredState::Available),
+            state: outcome.state(),
             spent,
             delay,
             result,

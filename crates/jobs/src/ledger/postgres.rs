@@ -22,18 +22,20 @@ use super::{
     NewJob, Options, Outcome, Priority, Progress, QueueStats, RescueReport, Retention, RetryReply, RunAt,
     WorkerRecord, WorkerReport, keys,
 };
-use crate::id::{JobId, WorkerId};
+use crate::client::LedgerTx;
+use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::OutcomeRow;
 use crate::state::StoredState;
+use crate::ties::{self, Aftermath};
 
 const INSERT: &str = "
 insert into holdfast_jobs
     (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key, options,
-     attempt, crashes, errors, doubtful, limit_key, state, finished_at)
+     attempt, crashes, errors, doubtful, limit_key, state, finished_at, batch_id)
 select id, queue, kind, payload::jsonb, priority,
        coalesce(run_at, now() + delay_ms * interval '1 millisecond'),
        max_attempts, timeout_ms, unique_key, idempotency_key, options::jsonb, attempt, crashes, errors::jsonb, doubtful,
-       limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end
+       limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end, $19
 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::timestamptz[], $7::bigint[],
             $8::integer[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::integer[], $14::integer[],
             $15::text[], $16::boolean[], $17::boolean[], $18::text[])
@@ -60,7 +62,7 @@ update holdfast_jobs
 set state = 'running', worker = $2, started_at = case when crashes = 0 then now() end
 where id = any (array (select id from picked))
 returning id, kind, payload::text as payload, attempt, crashes, max_attempts, timeout_ms, options::text as options,
-          priority, run_at, snoozes, doubtful";
+          priority, run_at, snoozes, doubtful, batch_id";
 
 /// Nested-loop by construction: a few probes of the partial index for each queue, whatever the backlog.
 const PEEK: &str = "
@@ -126,7 +128,7 @@ set state = judged.state, crashes = judged.crashes, started_at = case when judge
                       'worker', coalesce((select name from holdfast_workers w where w.id = j.worker), j.worker::text)) end
 from judged
 where j.id = judged.id
-returning j.id, j.queue, j.state";
+returning j.id, j.queue, j.state, j.batch_id";
 
 const BURY_LOST: &str = "
 delete from holdfast_workers as w
@@ -137,7 +139,9 @@ returning id";
 pub(crate) const RECORD: &str = "
 select id, kind, queue, state, priority, payload::text as payload, attempt, max_attempts, crashes, timeout_ms, unique_key,
        limit_key, run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
-       progress::text as progress, errors::text as errors, worker, cancel_requested
+       progress::text as progress, errors::text as errors, worker, cancel_requested, batch_id, child_id,
+       (options -> 'then')::text as then, options #>> '{previous,id}' as parent_id,
+       options #>> '{ended_batch,id}' as callback_of
 from holdfast_jobs ";
 
 /// See the module.
@@ -223,19 +227,73 @@ impl PostgresLedger {
     ) -> Result<Vec<Accepted>, sqlx::Error> {
         let mut settled = keys::Settled::new(jobs);
         while let Some(pending) = settled.pending()? {
-            let written = insert_rows(&mut *connection, &pending, named_statements).await?;
+            let mut written = Vec::with_capacity(pending.len());
+            for same in pending.chunk_by(|a, b| a.batch == b.batch) {
+                written.extend(insert_rows(&mut *connection, same, named_statements).await?);
+            }
             let standing = existing(&mut *connection, &pending, &written, named_statements).await?;
             settled.record(&written, &standing);
         }
         Ok(settled.into_accepted())
     }
 
-    /// Cancels inside the caller's transaction; see [`Ledger::cancel`].
+    /// Writes outcomes on the caller's connection; see [`Ledger::finish`].
+    pub(crate) async fn finish_in(
+        connection: &mut PgConnection,
+        worker: WorkerId,
+        outcomes: &[&Outcome],
+        named_statements: bool,
+    ) -> Result<Vec<JobId>, sqlx::Error> {
+        let rows: Vec<OutcomeRow<'_>> = outcomes.iter().map(|outcome| OutcomeRow::of(outcome)).collect();
+        let held: Vec<Uuid> = sqlx::query_scalar(FINISH)
+            .bind(worker.as_uuid())
+            .bind(rows.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| count(row.fence.attempt))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                rows.iter()
+                    .map(|row| count(row.fence.crashes))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(rows.iter().map(|row| row.state.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.spent).collect::<Vec<i32>>())
+            .bind(rows.iter().map(|row| row.delay.map(millis)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.result).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.error.as_deref()).collect::<Vec<_>>())
+            .persistent(named_statements)
+            .fetch_all(connection)
+            .await?;
+        Ok(held.into_iter().map(JobId::from_uuid).collect())
+    }
+
+    /// Notes with each completed job which one its completion enqueued.
+    pub(crate) async fn note_children_in(
+        connection: &mut PgConnection,
+        parents: &[JobId],
+        children: &[JobId],
+        named_statements: bool,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update holdfast_jobs as j set child_id = c.child
+             from unnest($1::uuid[], $2::uuid[]) as c (parent, child) where j.id = c.parent",
+        )
+        .bind(parents.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+        .bind(children.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+        .persistent(named_statements)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Cancels inside the caller's transaction, and counts it; see [`Ledger::cancel`].
     pub(crate) async fn cancel_in(
         connection: &mut PgConnection,
         id: JobId,
         named_statements: bool,
-    ) -> Result<Option<CancelReply>, sqlx::Error> {
+    ) -> Result<Option<(CancelReply, Aftermath)>, sqlx::Error> {
         let row = sqlx::query(
             "with before as materialized (
                      select id, state from holdfast_jobs where id = $1 for update)
@@ -244,17 +302,23 @@ impl PostgresLedger {
                      finished_at = case before.state when 'available' then now() else j.finished_at end,
                      cancel_requested = j.cancel_requested or before.state = 'running'
                  from before where j.id = before.id
-                 returning before.state as state",
+                 returning before.state as state, j.batch_id",
         )
         .bind(id.as_uuid())
         .persistent(named_statements)
         .fetch_optional(&mut *connection)
         .await?;
-        row.map(|row| stored_state(&row).map(keys::cancel_reply))
-            .transpose()
+        let Some(row) = row else { return Ok(None) };
+        let reply = keys::cancel_reply(stored_state(&row)?);
+        let mut aftermath = Aftermath::default();
+        if reply == CancelReply::Cancelled {
+            let tallies = ties::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
+            aftermath = ties::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
+        }
+        Ok(Some((reply, aftermath)))
     }
 
-    /// Retries inside the caller's transaction; see [`Ledger::retry_now`].
+    /// Retries inside the caller's transaction, and takes it out of its batch's count; see [`Ledger::retry_now`].
     pub(crate) async fn retry_in(
         connection: &mut PgConnection,
         id: JobId,
@@ -262,7 +326,7 @@ impl PostgresLedger {
     ) -> Result<Option<RetryReply>, sqlx::Error> {
         let row = sqlx::query(
                 "with before as materialized (
-                     select id, state, run_at > now() as ahead, attempt, queue from holdfast_jobs
+                     select id, state, run_at > now() as ahead, attempt, queue, batch_id from holdfast_jobs
                      where id = $1 for update),
                  moved as (
                      update holdfast_jobs as j
@@ -275,7 +339,7 @@ impl PostgresLedger {
                      from before
                      where j.id = before.id and (before.state = 'discarded' or before.state = 'available')
                      returning j.id)
-                 select state, ahead, attempt, queue, exists (select from moved) as moved from before",
+                 select state, ahead, attempt, queue, batch_id, exists (select from moved) as moved from before",
             )
             .bind(id.as_uuid())
             .persistent(named_statements)
@@ -287,6 +351,8 @@ impl PostgresLedger {
             Err(error) => return RetryReply::unless_taken(error),
         };
         if row.try_get("moved")? {
+            let tallies = ties::tallied([(row.try_get("batch_id")?, stored_state(&row)?)], -1);
+            ties::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
             return Ok(Some(RetryReply::Available {
                 queue: row.try_get("queue")?,
             }));
@@ -317,6 +383,7 @@ impl PostgresLedger {
     }
 }
 
+/// Writes jobs of one batch, or of none.
 async fn insert_rows(
     connection: &mut PgConnection,
     jobs: &[&NewJob],
@@ -342,6 +409,7 @@ async fn insert_rows(
         .bind(column.doubtful)
         .bind(column.discarded)
         .bind(column.limit_keys)
+        .bind(jobs.first().and_then(|job| job.batch).map(BatchId::as_uuid))
         .persistent(named_statements)
         .fetch_all(connection)
         .await?;
@@ -482,6 +550,9 @@ impl FromRow<'_, PgRow> for ClaimedJob {
             run_at: row.try_get("run_at")?,
             snoozes: from_count(row.try_get("snoozes")?),
             doubtful: row.try_get("doubtful")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
         })
     }
 }
@@ -518,6 +589,13 @@ impl FromRow<'_, PgRow> for JobRecord {
                 .map_err(decode_error)?,
             worker: row.try_get::<Option<Uuid>, _>("worker")?.map(WorkerId::from_uuid),
             cancel_requested: row.try_get("cancel_requested")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
+            then: keys::then_of(row.try_get::<Option<&str>, _>("then")?).map_err(decode_error)?,
+            child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
+            parent: keys::id_of(row.try_get("parent_id")?).map_err(decode_error)?,
+            callback_of: keys::id_of(row.try_get("callback_of")?).map_err(decode_error)?,
         })
     }
 }
@@ -530,7 +608,9 @@ impl Ledger for PostgresLedger {
         }
         self.within("accept jobs", async |on| {
             // One statement is its own transaction: the common case pays for one round trip.
-            if jobs.len() <= super::MAX_STATEMENT_ROWS && jobs.iter().all(|job| !keys::has_key(job)) {
+            let one_batch = jobs.iter().all(|job| job.batch == jobs[0].batch);
+            let plain = one_batch && jobs.iter().all(|job| !keys::has_key(job));
+            if plain && jobs.len() <= super::MAX_STATEMENT_ROWS {
                 return Self::insert_in(on, jobs, self.named_statements).await;
             }
             let mut tx = on.begin().await?;
@@ -579,30 +659,9 @@ impl Ledger for PostgresLedger {
     }
 
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError> {
-        let rows: Vec<OutcomeRow<'_>> = outcomes.iter().map(OutcomeRow::of).collect();
+        let outcomes: Vec<&Outcome> = outcomes.iter().collect();
         self.within("record outcomes", async |on| {
-            let held: Vec<Uuid> = self
-                .query_scalar(FINISH)
-                .bind(worker.as_uuid())
-                .bind(rows.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
-                .bind(
-                    rows.iter()
-                        .map(|row| count(row.fence.attempt))
-                        .collect::<Vec<_>>(),
-                )
-                .bind(
-                    rows.iter()
-                        .map(|row| count(row.fence.crashes))
-                        .collect::<Vec<_>>(),
-                )
-                .bind(rows.iter().map(|row| row.state.as_str()).collect::<Vec<_>>())
-                .bind(rows.iter().map(|row| row.spent).collect::<Vec<i32>>())
-                .bind(rows.iter().map(|row| row.delay.map(millis)).collect::<Vec<_>>())
-                .bind(rows.iter().map(|row| row.result).collect::<Vec<_>>())
-                .bind(rows.iter().map(|row| row.error.as_deref()).collect::<Vec<_>>())
-                .fetch_all(&mut *on)
-                .await?;
-            Ok(held.into_iter().map(JobId::from_uuid).collect())
+            Self::finish_in(on, worker, &outcomes, self.named_statements).await
         })
         .await
     }
@@ -737,13 +796,17 @@ impl Ledger for PostgresLedger {
         limit: usize,
     ) -> Result<RescueReport, LedgerError> {
         self.within("rescue jobs", async |on| {
-            let rows: Vec<(Uuid, String, String)> = self
+            let mut tx = on.begin().await?;
+            let rows: Vec<keys::Rescued> = self
                 .query_as(RESCUE)
                 .bind(millis(lost_after))
                 .bind(count(max_crashes))
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                .fetch_all(&mut *on)
+                .fetch_all(&mut *tx)
                 .await?;
+            let tallies = keys::tallies_of(&rows).map_err(decode_error)?;
+            let aftermath = ties::count(LedgerTx::Postgres(&mut tx), &tallies, self.named_statements).await?;
+            tx.commit().await?;
             let buried: Vec<Uuid> = self
                 .query_scalar(BURY_LOST)
                 .bind(millis(lost_after))
@@ -751,9 +814,10 @@ impl Ledger for PostgresLedger {
                 .await?;
             let mut report = RescueReport {
                 workers_lost: buried.into_iter().map(WorkerId::from_uuid).collect(),
+                aftermath,
                 ..RescueReport::default()
             };
-            for (id, queue, state) in rows {
+            for (id, queue, state, _) in rows {
                 if state == StoredState::Discarded.as_str() {
                     report.poisoned.push(JobId::from_uuid(id));
                 } else {
@@ -806,6 +870,7 @@ impl Ledger for PostgresLedger {
                  where ($1::text is null or queue = $1) and ($2::text is null or state = $2)
                    and ($3::text is null or kind = $3) and ($4::uuid is null or id < $4)
                    and ($5::boolean is null or (run_at > now()) = $5) and ($6::boolean is null or (attempt > 0) = $6)
+                   and ($8::uuid is null or batch_id = $8)
                  order by id desc limit $7"
             )))
             .bind(filter.queue.as_deref())
@@ -815,6 +880,7 @@ impl Ledger for PostgresLedger {
             .bind(ahead)
             .bind(tried)
             .bind(i64::try_from(filter.limit).unwrap_or(100))
+            .bind(filter.batch.map(BatchId::as_uuid))
             .fetch_all(&mut *on)
             .await
         })
@@ -836,16 +902,27 @@ impl Ledger for PostgresLedger {
         .await
     }
 
-    async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
+    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Aftermath)>, LedgerError> {
         self.within("cancel a job", async |on| {
-            Self::cancel_in(on, id, self.named_statements).await
+            let mut tx = on.begin().await?;
+            let done = Self::cancel_in(&mut tx, id, self.named_statements).await?;
+            tx.commit().await?;
+            Ok(done)
         })
         .await
     }
 
     async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError> {
         self.within("retry a job", async |on| {
-            Self::retry_in(on, id, self.named_statements).await
+            let mut tx = on.begin().await?;
+            let done = Self::retry_in(&mut tx, id, self.named_statements).await?;
+            if done == Some(RetryReply::UniqueKeyTaken) {
+                // The statement that found out has aborted the transaction.
+                tx.rollback().await?;
+            } else {
+                tx.commit().await?;
+            }
+            Ok(done)
         })
         .await
     }

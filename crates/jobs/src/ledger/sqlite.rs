@@ -22,9 +22,11 @@ use super::{
     NewJob, Options, Outcome, Priority, Progress, QueueStats, RescueReport, Retention, RetryReply, RunAt,
     WorkerRecord, WorkerReport, keys,
 };
-use crate::id::{JobId, WorkerId};
+use crate::client::LedgerTx;
+use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::OutcomeRow;
 use crate::state::StoredState;
+use crate::ties::{self, Aftermath};
 
 /// The database's now, in milliseconds.
 macro_rules! now {
@@ -33,7 +35,7 @@ macro_rules! now {
     };
 }
 
-/// Rows of one `VALUES` list at most; 17 variables each, of the 32,766 that SQLite allows.
+/// Rows of one `VALUES` list at most; 18 variables each, of the 32,766 that SQLite allows.
 const INSERT_ROWS: usize = 128;
 
 const CLAIM: &str = concat!(
@@ -50,7 +52,8 @@ const CLAIM: &str = concat!(
          ) limit ?3)
        and exists (select 1 from holdfast_workers where id = ?2 and seen_at > ", now!(), " - ?4)
        and not exists (select 1 from holdfast_queues where name = ?1 and (paused or limited))
-     returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, snoozes, doubtful"
+     returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, snoozes, doubtful,
+               batch_id"
 );
 
 const PEEK: &str = concat!(
@@ -109,13 +112,14 @@ const RESCUE: &str = concat!(
                    and worker in (select id from holdfast_workers where seen_at <= ", now!(), " - ?1)
                  limit ?3)) as judged
      where j.id = judged.id
-     returning id, queue, state"
+     returning id, queue, state, batch_id"
 );
 
 pub(crate) const RECORD: &str = concat!(
     "select id, kind, queue, state, priority, payload, attempt, max_attempts, crashes, timeout_ms, unique_key, limit_key, run_at,
             run_at > ", now!(), " as ahead, created_at, started_at, finished_at, result, progress, errors, worker,
-            cancel_requested
+            cancel_requested, batch_id, child_id, options -> '$.then' as \"then\",
+            options ->> '$.previous.id' as parent_id, options ->> '$.ended_batch.id' as callback_of
      from holdfast_jobs "
 );
 
@@ -211,12 +215,64 @@ impl SqliteLedger {
         Ok(())
     }
 
-    /// Cancels inside the caller's transaction; see [`Ledger::cancel`].
+    /// Writes outcomes on the caller's connection; see [`Ledger::finish`].
+    pub(crate) async fn finish_in(
+        connection: &mut SqliteConnection,
+        worker: WorkerId,
+        outcomes: &[&Outcome],
+    ) -> Result<Vec<JobId>, sqlx::Error> {
+        let rows: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| OutcomeRow::of(outcome))
+            .map(|row| {
+                json!([
+                    hex(row.fence.id.as_uuid()),
+                    row.fence.attempt,
+                    row.fence.crashes,
+                    row.state.as_str(),
+                    row.spent,
+                    row.delay.map(millis),
+                    row.result,
+                    row.error
+                ])
+            })
+            .collect();
+        let held: Vec<Uuid> = sqlx::query_scalar(FINISH)
+            .bind(worker.as_uuid())
+            .bind(json!(rows).to_string())
+            .fetch_all(connection)
+            .await?;
+        Ok(held.into_iter().map(JobId::from_uuid).collect())
+    }
+
+    /// Notes with each completed job which one its completion enqueued.
+    pub(crate) async fn note_children_in(
+        connection: &mut SqliteConnection,
+        parents: &[JobId],
+        children: &[JobId],
+    ) -> Result<(), sqlx::Error> {
+        let pairs: Vec<_> = parents
+            .iter()
+            .zip(children)
+            .map(|(parent, child)| [hex(parent.as_uuid()), hex(child.as_uuid())])
+            .collect();
+        sqlx::query(
+            "update holdfast_jobs as j set child_id = c.child
+             from (select unhex(value ->> 0) as parent, unhex(value ->> 1) as child from json_each(?1)) as c
+             where j.id = c.parent",
+        )
+        .bind(json!(pairs).to_string())
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Cancels inside the caller's transaction, and counts it; see [`Ledger::cancel`].
     pub(crate) async fn cancel_in(
         connection: &mut SqliteConnection,
         id: JobId,
-    ) -> Result<Option<CancelReply>, sqlx::Error> {
-        let row = sqlx::query("select state from holdfast_jobs where id = ?1")
+    ) -> Result<Option<(CancelReply, Aftermath)>, sqlx::Error> {
+        let row = sqlx::query("select state, batch_id from holdfast_jobs where id = ?1")
             .bind(id.as_uuid())
             .fetch_optional(&mut *connection)
             .await?;
@@ -233,10 +289,16 @@ impl SqliteLedger {
         .bind(id.as_uuid())
         .execute(&mut *connection)
         .await?;
-        stored_state(&row).map(keys::cancel_reply).map(Some)
+        let reply = keys::cancel_reply(stored_state(&row)?);
+        let mut aftermath = Aftermath::default();
+        if reply == CancelReply::Cancelled {
+            let tallies = ties::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
+            aftermath = ties::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
+        }
+        Ok(Some((reply, aftermath)))
     }
 
-    /// Retries inside the caller's transaction; see [`Ledger::retry_now`].
+    /// Retries inside the caller's transaction, and takes it out of its batch's count; see [`Ledger::retry_now`].
     pub(crate) async fn retry_in(
         connection: &mut SqliteConnection,
         id: JobId,
@@ -244,7 +306,7 @@ impl SqliteLedger {
         let row = sqlx::query(concat!(
             "select state, run_at > ",
             now!(),
-            " as ahead, attempt, queue from holdfast_jobs where id = ?1"
+            " as ahead, attempt, queue, batch_id from holdfast_jobs where id = ?1"
         ))
         .bind(id.as_uuid())
         .fetch_optional(&mut *connection)
@@ -274,6 +336,8 @@ impl SqliteLedger {
         if let Err(error) = moved {
             return RetryReply::unless_taken(error);
         }
+        let tallies = ties::tallied([(row.try_get("batch_id")?, state)], -1);
+        ties::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
         Ok(Some(RetryReply::Available {
             queue: row.try_get("queue")?,
         }))
@@ -298,7 +362,7 @@ async fn insert_rows(connection: &mut SqliteConnection, jobs: &[&NewJob]) -> Res
     let mut query = QueryBuilder::<Sqlite>::new(
         "insert into holdfast_jobs
              (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key,
-              options, attempt, crashes, errors, doubtful, limit_key, state, finished_at, created_at) ",
+              options, attempt, crashes, errors, doubtful, limit_key, state, batch_id, finished_at, created_at) ",
     );
     query.push_values(jobs, |mut row, job| {
         let (run_at, delay) = match job.run_at {
@@ -334,6 +398,7 @@ async fn insert_rows(connection: &mut SqliteConnection, jobs: &[&NewJob]) -> Res
                 }
                 .as_str(),
             )
+            .push_bind(job.batch.map(BatchId::as_uuid))
             .push(if job.discarded { now!() } else { "null" })
             .push(now!());
     });
@@ -440,6 +505,9 @@ impl FromRow<'_, SqliteRow> for ClaimedJob {
             run_at: time(row, "run_at")?,
             snoozes: row.try_get("snoozes")?,
             doubtful: row.try_get("doubtful")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
         })
     }
 }
@@ -476,6 +544,13 @@ impl FromRow<'_, SqliteRow> for JobRecord {
                 .map_err(decode_error)?,
             worker: row.try_get::<Option<Uuid>, _>("worker")?.map(WorkerId::from_uuid),
             cancel_requested: row.try_get("cancel_requested")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
+            then: keys::then_of(row.try_get::<Option<&str>, _>("then")?).map_err(decode_error)?,
+            child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
+            parent: keys::id_of(row.try_get("parent_id")?).map_err(decode_error)?,
+            callback_of: keys::id_of(row.try_get("callback_of")?).map_err(decode_error)?,
         })
     }
 }
@@ -532,29 +607,10 @@ impl Ledger for SqliteLedger {
     }
 
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError> {
-        let rows: Vec<_> = outcomes
-            .iter()
-            .map(OutcomeRow::of)
-            .map(|row| {
-                json!([
-                    hex(row.fence.id.as_uuid()),
-                    row.fence.attempt,
-                    row.fence.crashes,
-                    row.state.as_str(),
-                    row.spent,
-                    row.delay.map(millis),
-                    row.result,
-                    row.error
-                ])
-            })
-            .collect();
+        let outcomes: Vec<&Outcome> = outcomes.iter().collect();
         self.within("record outcomes", async {
-            let held: Vec<Uuid> = sqlx::query_scalar(FINISH)
-                .bind(worker.as_uuid())
-                .bind(json!(rows).to_string())
-                .fetch_all(&self.database.writer)
-                .await?;
-            Ok(held.into_iter().map(JobId::from_uuid).collect())
+            let mut writer = self.database.writer.acquire().await?;
+            Self::finish_in(&mut writer, worker, &outcomes).await
         })
         .await
     }
@@ -707,12 +763,14 @@ impl Ledger for SqliteLedger {
         self.within(
             "rescue jobs",
             self.transaction(async |tx| {
-                let rows: Vec<(Uuid, String, String)> = sqlx::query_as(RESCUE)
+                let rows: Vec<keys::Rescued> = sqlx::query_as(RESCUE)
                     .bind(millis(lost_after))
                     .bind(max_crashes)
                     .bind(limit_of(limit))
                     .fetch_all(&mut *tx)
                     .await?;
+                let tallies = keys::tallies_of(&rows).map_err(decode_error)?;
+                let aftermath = ties::count(LedgerTx::Sqlite(&mut *tx), &tallies, true).await?;
                 let buried: Vec<Uuid> = sqlx::query_scalar(concat!(
                     "delete from holdfast_workers
                  where seen_at <= ",
@@ -727,9 +785,10 @@ impl Ledger for SqliteLedger {
                 .await?;
                 let mut report = RescueReport {
                     workers_lost: buried.into_iter().map(WorkerId::from_uuid).collect(),
+                    aftermath,
                     ..RescueReport::default()
                 };
-                for (id, queue, state) in rows {
+                for (id, queue, state, _) in rows {
                     if state == StoredState::Discarded.as_str() {
                         report.poisoned.push(JobId::from_uuid(id));
                     } else {
@@ -784,7 +843,7 @@ impl Ledger for SqliteLedger {
                 "{RECORD}
                  where (?1 is null or queue = ?1) and (?2 is null or state = ?2) and (?3 is null or kind = ?3)
                    and (?4 is null or id < ?4) and (?5 is null or (run_at > {}) = ?5)
-                   and (?6 is null or (attempt > 0) = ?6)
+                   and (?6 is null or (attempt > 0) = ?6) and (?8 is null or batch_id = ?8)
                  order by id desc limit ?7",
                 now!()
             )))
@@ -795,6 +854,7 @@ impl Ledger for SqliteLedger {
             .bind(ahead)
             .bind(tried)
             .bind(limit_of(filter.limit))
+            .bind(filter.batch.map(BatchId::as_uuid))
             .fetch_all(&self.database.reader)
             .await
         })
@@ -816,7 +876,7 @@ impl Ledger for SqliteLedger {
         .await
     }
 
-    async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
+    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Aftermath)>, LedgerError> {
         let work = self.transaction(async |tx| Self::cancel_in(tx, id).await);
         self.within("cancel a job", work).await
     }

@@ -280,7 +280,7 @@ pub(super) async fn take(
            and exists (select from holdfast_workers
                        where id = $2 and seen_at > now() - $3 * interval '1 millisecond')
          returning id, kind, payload::text as payload, attempt, crashes, max_attempts, timeout_ms,
-                   options::text as options, priority, run_at, snoozes, doubtful",
+                   options::text as options, priority, run_at, snoozes, doubtful, batch_id",
     )
     .bind(ids)
     .bind(asked.worker.as_uuid())

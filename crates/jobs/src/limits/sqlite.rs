@@ -276,7 +276,7 @@ pub(super) async fn take(
            and exists (select 1 from holdfast_workers where id = ?2 and seen_at > ",
         now!(),
         " - ?3)
-         returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, snoozes, doubtful"
+         returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, snoozes, doubtful, batch_id"
     ))
     .bind(json!(hex).to_string())
     .bind(asked.worker.as_uuid())

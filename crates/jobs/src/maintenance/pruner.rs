@@ -1,4 +1,5 @@
-//! Deletes finished jobs and audit entries past their retention, and what limits no longer need, in small steps.
+//! Deletes finished jobs, ended batches and audit entries past their retention, and what limits no longer need, in small
+//! steps. Also ends the batches that an older version left open (see [`crate::batches`]).
 
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use crate::worker::Shared;
 
 /// Rows deleted in one statement.
 const BATCH: usize = 1_000;
+
+/// Batches ended by one sweep.
+const SWEEP: usize = 100;
 
 /// The rest between looks that found less than a batch.
 const REST: Duration = Duration::from_secs(30);
@@ -28,9 +32,24 @@ pub(super) async fn run(shared: &Shared) {
             .prune(shared.settings.audit.retain, BATCH)
             .await;
         let buckets = shared.jobs.limits().prune(BATCH).await;
+        let batches = shared
+            .jobs
+            .batches()
+            .prune(shared.settings.jobs.retain_batches, BATCH)
+            .await;
+        let swept = shared.jobs.batches().sweep(SWEEP).await;
+        maintained("prune_batches", &batches, |deleted| *deleted);
+        maintained("sweep_batches", &swept, |ended| *ended);
         maintained("prune_jobs", &jobs, |deleted| *deleted);
         maintained("prune_audit", &entries, |deleted| *deleted);
-        let rest = rest_after(jobs).min(rest_after(entries)).min(rest_after(buckets));
+        if let Err(error) = swept {
+            tracing::debug!(error = ?error, "cannot sweep batches");
+        }
+        let rest = [jobs, entries, buckets, batches]
+            .into_iter()
+            .map(rest_after)
+            .min()
+            .unwrap_or(REST);
         tokio::time::sleep(rest).await;
     }
 }

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use holdfast_core::config::Durability;
 use serde_json::{Value, json};
 use sqlx::Row;
+use uuid::Uuid;
 
 use super::Steering;
 use crate::audit::{AuditEntry, action};
@@ -18,7 +19,8 @@ use crate::bulk::{Step, Stepped};
 use crate::client::LedgerTx;
 use crate::ledger::LedgerError;
 use crate::sql::{limit, sqlite_now};
-use crate::state::State;
+use crate::state::{State, StoredState};
+use crate::ties::{self, Aftermath};
 
 /// Which jobs to cancel. The default means every job that has not ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,7 +95,8 @@ macro_rules! postgres_step {
             $filter!(),
             "
                    and created_at <= 'epoch'::timestamptz + $7 * interval '1 millisecond'
-                 limit $8 for update skip locked))"
+                 limit $8 for update skip locked))
+             returning batch_id"
         )
     };
 }
@@ -105,7 +108,8 @@ macro_rules! sqlite_step {
             " where id in (
                  select id from holdfast_jobs where ",
             $filter!(),
-            " and created_at <= ?7 limit ?8)"
+            " and created_at <= ?7 limit ?8)
+             returning batch_id"
         )
     };
 }
@@ -210,39 +214,48 @@ impl Step for Cancel<'_> {
         named: bool,
     ) -> Result<Stepped, sqlx::Error> {
         let mut changed = 0;
+        let mut aftermath = Aftermath::default();
         if self.filter.takes_waiting() {
-            changed = self
+            let batches = self
                 .change(on.reborrow(), standing, named, |all| all.waiting)
                 .await?;
+            changed = batches.len() as u64;
+            let ends = batches.into_iter().map(|batch| (batch, StoredState::Cancelled));
+            aftermath = ties::count(on.reborrow(), &ties::tallied(ends, 1), named).await?;
         }
         if changed == 0 && self.running_too && self.filter.takes_running() {
-            changed = self.change(on, standing, named, |all| all.running).await?;
+            let asked = self.change(on, standing, named, |all| all.running).await?;
+            changed = asked.len() as u64;
         }
         Ok(Stepped {
             seen: changed,
             affected: changed,
+            aftermath,
             ..Stepped::default()
         })
     }
 }
 
 impl Cancel<'_> {
+    /// The batch of each job that was changed.
     async fn change(
         &self,
         on: LedgerTx<'_>,
         standing: Standing,
         named: bool,
         which: fn(&Statements) -> &'static str,
-    ) -> Result<u64, sqlx::Error> {
+    ) -> Result<Vec<Option<Uuid>>, sqlx::Error> {
         let (began, most) = (standing.began_ms, limit(STEP_ROWS));
         match on {
             LedgerTx::Postgres(on) => {
                 let update = bound!(which(&POSTGRES_STEP), self.filter).bind(began).bind(most);
-                Ok(update.persistent(named).execute(on).await?.rows_affected())
+                let rows = update.persistent(named).fetch_all(on).await?;
+                rows.iter().map(|row| row.try_get(0)).collect()
             }
             LedgerTx::Sqlite(on) => {
                 let update = bound!(which(&SQLITE_STEP), self.filter).bind(began).bind(most);
-                Ok(update.execute(on).await?.rows_affected())
+                let rows = update.fetch_all(on).await?;
+                rows.iter().map(|row| row.try_get(0)).collect()
             }
         }
     }

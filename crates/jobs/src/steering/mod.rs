@@ -101,20 +101,26 @@ impl Steering<'_> {
 
     async fn cancel_in_ledger(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
         let sql = self.jobs.sql();
-        sql.within("cancel a job", async {
-            let mut tx = sql.begin().await?;
-            let reply = match tx.on() {
-                LedgerTx::Postgres(on) => PostgresLedger::cancel_in(on, id, sql.named).await?,
-                LedgerTx::Sqlite(on) => SqliteLedger::cancel_in(on, id).await?,
-            };
-            if let Some(reply) = reply.filter(|reply| has_changed(*reply)) {
-                let entry = cancellation(id, reply);
-                self.jobs.audit().record_in(tx.on(), self.by, &entry).await?;
-            }
-            tx.commit().await?;
-            Ok(reply)
-        })
-        .await
+        let done = sql
+            .within("cancel a job", async {
+                let mut tx = sql.begin().await?;
+                let done = match tx.on() {
+                    LedgerTx::Postgres(on) => PostgresLedger::cancel_in(on, id, sql.named).await?,
+                    LedgerTx::Sqlite(on) => SqliteLedger::cancel_in(on, id).await?,
+                };
+                let reply = done.as_ref().map(|(reply, _)| *reply);
+                if let Some(reply) = reply.filter(|reply| has_changed(*reply)) {
+                    let entry = cancellation(id, reply);
+                    self.jobs.audit().record_in(tx.on(), self.by, &entry).await?;
+                }
+                tx.commit().await?;
+                Ok(done)
+            })
+            .await?;
+        Ok(done.map(|(reply, aftermath)| {
+            self.jobs.announce(&aftermath);
+            reply
+        }))
     }
 
     /// As [`Jobs::retry`].

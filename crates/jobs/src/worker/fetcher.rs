@@ -472,7 +472,9 @@ impl BrokerSource<'_> {
             options: Options {
                 backoff: envelope.backoff,
                 traceparent: envelope.traceparent,
+                ..Options::default()
             },
+            batch: None,
             priority: Priority::Normal,
             run_at: clock::now(),
             snoozes: 0,

@@ -18,10 +18,11 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::ends::{Ends, apart};
 use super::lane::Slot;
 use crate::broker::{Broker, BrokerError, BrokerOutcome, Finished as BrokerFinished};
 use crate::id::{JobId, WorkerId};
-use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, NewJob, Outcome, RunAt};
+use crate::ledger::{ClaimedJob, LedgerError, NewJob, Outcome, RunAt};
 
 /// Outcomes of one statement or script at most.
 const BATCH: usize = 500;
@@ -169,9 +170,12 @@ async fn finish_on_ledger(shared: &Shared, finished: Vec<Finished>) {
         by_worker.entry(one.lease.worker()).or_default().push(one);
     }
     for (worker, finished) in by_worker {
-        let outcomes: Vec<Outcome> = finished.iter().map(|one| one.outcome.clone()).collect();
         failpoint::reach("finish");
-        let held = store_outcomes(shared, worker, outcomes).await;
+        let (tied, plain) = apart(&finished);
+        let mut held = HashSet::new();
+        for outcomes in [plain, tied].into_iter().filter(|outcomes| !outcomes.is_empty()) {
+            held.extend(store_outcomes(shared, worker, outcomes).await);
+        }
         failpoint::reach("finished");
         for one in &finished {
             shared
@@ -186,15 +190,15 @@ async fn finish_on_ledger(shared: &Shared, finished: Vec<Finished>) {
 }
 
 /// Repeats until the ledger answers; the statement is fenced, so a repeat after a lost reply does nothing.
-async fn store_outcomes(shared: &Shared, worker: WorkerId, outcomes: Vec<Outcome>) -> HashSet<JobId> {
+async fn store_outcomes(shared: &Shared, worker: WorkerId, outcomes: Ends) -> HashSet<JobId> {
     let mut failures = 0;
     loop {
-        match shared.jobs.ledger().finish(worker, &outcomes).await {
+        match outcomes.store(shared, worker).await {
             Ok(held) => {
                 if failures > 0 {
                     tracing::debug!(jobs = outcomes.len(), failures, "held outcomes are stored");
                     // An earlier try may have been applied without its reply: then nothing counts as lost.
-                    return outcomes.iter().map(|outcome| outcome.fence().id).collect();
+                    return outcomes.ids();
                 }
                 return held.into_iter().collect();
             }
@@ -214,22 +218,15 @@ async fn store_outcomes(shared: &Shared, worker: WorkerId, outcomes: Vec<Outcome
 async fn store_one_by_one(
     shared: &Shared,
     worker: WorkerId,
-    outcomes: Vec<Outcome>,
+    outcomes: Ends,
     error: &LedgerError,
 ) -> HashSet<JobId> {
     tracing::error!(error = ?error, jobs = outcomes.len(), "the ledger refuses a batch of outcomes");
     let mut held = HashSet::new();
-    for outcome in outcomes {
-        let fence = *outcome.fence();
-        let mut outcome = outcome;
+    for mut one in outcomes.one_by_one() {
         let mut failures = 0;
         loop {
-            match shared
-                .jobs
-                .ledger()
-                .finish(worker, std::slice::from_ref(&outcome))
-                .await
-            {
+            match one.store(shared, worker).await {
                 Ok(ids) => {
                     held.extend(ids);
                     break;
@@ -239,20 +236,11 @@ async fn store_one_by_one(
                     tokio::time::sleep(BACKOFF.delay(failures)).await;
                 }
                 Err(error) => {
-                    if matches!(outcome, Outcome::Discard { .. }) {
-                        tracing::error!(job.id = %fence.id, error = ?error, "an outcome cannot be stored at all");
+                    let Some(discarded) = one.discarded_instead(&error, &shared.identity.name()) else {
+                        tracing::error!(jobs = ?one.ids(), error = ?error, "an outcome cannot be stored at all");
                         break;
-                    }
-                    let message = format!("the outcome could not be stored: {error:?}");
-                    let now = holdfast_core::clock::now();
-                    let error = ErrorRecord::new(
-                        now,
-                        fence.attempt + 1,
-                        "permanent",
-                        &message,
-                        &shared.identity.name(),
-                    );
-                    outcome = Outcome::Discard { fence, error };
+                    };
+                    one = discarded;
                 }
             }
         }
@@ -366,6 +354,7 @@ fn ledger_row(queue: &Arc<str>, one: &Finished) -> Option<NewJob> {
         idempotency_key: None,
         limit_key: None,
         options: job.options.clone(),
+        batch: None,
         attempt,
         crashes: job.crashes,
         errors: error.cloned().into_iter().collect(),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -31,6 +31,8 @@ pub(crate) struct Lane {
     pub durability: Durability,
     concurrency: usize,
     batch: usize,
+    /// Where lanes share their places: how many jobs it may hold beyond those that run.
+    ahead: OnceLock<usize>,
     /// Claimed or fetched, and not yet finished.
     held: AtomicUsize,
     /// Handed to the runner so far, of those held.
@@ -72,6 +74,7 @@ impl Lane {
             durability,
             concurrency,
             batch,
+            ahead: OnceLock::new(),
             held: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             freed: Notify::new(),
@@ -109,14 +112,29 @@ impl Lane {
         self.limited.store(limited, Ordering::Release);
     }
 
+    /// Said once, before the lane is used.
+    pub(crate) fn set_ahead(&self, ahead: usize) {
+        self.ahead.set(ahead).ok();
+    }
+
+    /// How many jobs it may hold to be run at once: all that its concurrency allows, or where lanes share their places
+    /// as many as could be given to it soon. What it held beyond that would wait here while other workers idle.
+    fn places(&self) -> usize {
+        match self.ahead.get() {
+            None => self.concurrency,
+            Some(ahead) => self.concurrency.min(self.running.load(Ordering::Acquire) + ahead),
+        }
+    }
+
     fn capacity(&self) -> usize {
+        let places = self.places();
         if self.is_limited() {
             // A place under a limit that a job in a buffer would take is one that no other worker could use.
-            return self.concurrency;
+            return places;
         }
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         meter.roll(Instant::now());
-        self.concurrency + meter.last.max(meter.in_window).min(self.batch * BUFFERED_BATCHES)
+        places + meter.last.max(meter.in_window).min(self.batch * BUFFERED_BATCHES)
     }
 
     pub(crate) fn held(&self) -> usize {

@@ -3,6 +3,7 @@
 //! # Parts
 //! One [`lane`] for each queue. Its [`fetcher`]s claim from the ledger, and from the broker for a `redis` queue; its
 //! apalis worker ([`crate::backend`]) runs them ([`runner`]); the [`finisher`]s store outcomes in batches. The
+//! [`shares`] hands out the places that the lanes share, if they do. The
 //! [`listener`] hears the bell and looks at the ledger when there is none. [`heartbeat`] keeps the leases, [`control`]
 //! brings cancellations and takes progress away, [`watchdog`] ends a process that has gone deaf.
 //!
@@ -18,6 +19,7 @@
 //! the rescuer of another worker does the rest.
 
 mod control;
+mod ends;
 mod fetcher;
 mod finisher;
 mod heartbeat;
@@ -27,6 +29,7 @@ mod leased;
 mod listener;
 mod runner;
 mod running;
+mod shares;
 mod vitals;
 mod watchdog;
 
@@ -52,6 +55,7 @@ use identity::Identity;
 use lane::Lane;
 use leased::Leased;
 use running::Running;
+use shares::Shares;
 use vitals::Vitals;
 
 pub(crate) use identity::process_name;
@@ -83,6 +87,8 @@ pub(crate) struct Shared {
     pub resources: Resources,
     pub identity: Identity,
     pub lanes: BTreeMap<Arc<str>, Arc<Lane>>,
+    /// The places that all lanes share.
+    pub shares: Shares,
     pub running: Running,
     pub leased: Leased,
     paused: Mutex<BTreeSet<String>>,
@@ -139,6 +145,8 @@ impl Worker {
             gate,
             resources,
         } = parts;
+        let weights = settings.served_queues().map(|(name, queue)| (name, queue.weight));
+        let shares = Shares::new(settings.worker.concurrency, weights);
         let lanes: BTreeMap<Arc<str>, Arc<Lane>> = settings
             .served_queues()
             .map(|(name, queue)| {
@@ -148,6 +156,9 @@ impl Worker {
                     queue.concurrency,
                     settings.worker.batch_size,
                 );
+                if let Some(ahead) = shares.ahead(name) {
+                    lane.set_ahead(ahead);
+                }
                 (Arc::clone(&lane.name), lane)
             })
             .collect();
@@ -159,6 +170,7 @@ impl Worker {
         let shared = Arc::new(Shared {
             identity: Identity::new(),
             lanes,
+            shares,
             running: Running::default(),
             leased: Leased::default(),
             paused: Mutex::default(),

@@ -29,9 +29,10 @@ use tracing::Instrument;
 use super::Shared;
 use super::finisher::{Finished, Lease};
 use super::lane::Slot;
+use super::shares::Place;
 use crate::broker::BrokerError;
 use crate::enqueue::text_holds_nul;
-use crate::job::{JobContext, JobError, ProgressCell};
+use crate::job::{JobContext, JobError, Origin, ProgressCell};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome};
 use crate::meters::KindMeters;
 use crate::registry::Kind;
@@ -74,6 +75,10 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
         return delivery.hand_back(shared);
     }
     let lane = delivery.slot.lane();
+    // Held until the handler has ended.
+    let Some(_place) = place(shared, &lane.name).await else {
+        return delivery.hand_back(shared);
+    };
     lane.started();
     lane.picked_up(delivery.job.run_at);
     let last_chance = match prepare(shared, &delivery).await {
@@ -109,6 +114,15 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
         outcome,
         slot,
     });
+}
+
+/// One of the places that the lanes share, once it is this lane's turn. `None`: the worker stops.
+async fn place(shared: &Shared, lane: &str) -> Option<Place> {
+    tokio::select! {
+        biased;
+        place = shared.shares.take(lane) => Some(place),
+        () = shared.stop.wait() => None,
+    }
 }
 
 /// What every line of a handler's log carries.
@@ -229,6 +243,10 @@ async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Le
         cancel: cancel.clone(),
         progress: progress.clone(),
         resources: shared.resources.clone(),
+        origin: Origin {
+            previous: job.options.previous.clone(),
+            ended_batch: job.options.ended_batch,
+        },
     };
     let on_ledger = matches!(lease, Lease::Ledger { .. });
     shared

@@ -24,5 +24,7 @@ macro_rules! contract {
 mod support;
 
 mod audit;
+mod batches;
 mod cancel;
+mod chains;
 mod dead_letters;

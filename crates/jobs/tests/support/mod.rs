@@ -139,6 +139,7 @@ pub(crate) fn new_job() -> NewJob {
         idempotency_key: None,
         limit_key: None,
         options: Options::default(),
+        batch: None,
         attempt: 0,
         crashes: 0,
         errors: Vec::new(),

@@ -1,5 +1,6 @@
 //! What an event may say.
 
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use url::Url;
 use uuid::Uuid;
@@ -55,11 +56,8 @@ impl NewEvent {
         self.category = trimmed(self.category).map(|category| category.to_lowercase());
         self.time_zone = trimmed(self.time_zone);
         self.place = trimmed(self.place);
-        let millis = |at: chrono::DateTime<chrono::Utc>| {
-            chrono::DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap_or(at)
-        };
-        self.starts_at = millis(self.starts_at);
-        self.ends_at = self.ends_at.map(millis);
+        self.starts_at = to_the_millisecond(self.starts_at);
+        self.ends_at = self.ends_at.map(to_the_millisecond);
         self
     }
 
@@ -163,6 +161,10 @@ impl NewEvent {
     }
 }
 
+fn to_the_millisecond(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap_or(at)
+}
+
 /// One line of text.
 fn line(field: &'static str, text: &str, most: usize) -> Result<(), EventFault> {
     if (1..=most).contains(&text.len()) && !text.chars().any(char::is_control) {
@@ -178,8 +180,6 @@ fn optional(field: &'static str, text: Option<&str>, most: usize) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
 
     fn event() -> NewEvent {

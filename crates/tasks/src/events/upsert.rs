@@ -1,7 +1,7 @@
 //! Bringing events in.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
@@ -152,16 +152,16 @@ impl Events {
 /// Pieces of at most [`BATCH`] in which no event is twice: a statement cannot write a row twice.
 fn batches(events: &[NewEvent]) -> Vec<&[NewEvent]> {
     let mut batches = Vec::new();
-    let mut names: HashMap<(&str, &str), ()> = HashMap::new();
+    let mut names: HashSet<(&str, &str)> = HashSet::new();
     let mut begin = 0;
     for (at, event) in events.iter().enumerate() {
         let name = (event.source.as_deref().unwrap_or_default(), event.uid.as_str());
-        if names.contains_key(&name) || at - begin == BATCH {
+        if names.contains(&name) || at - begin == BATCH {
             batches.push(&events[begin..at]);
             names.clear();
             begin = at;
         }
-        names.insert(name, ());
+        names.insert(name);
     }
     if begin < events.len() {
         batches.push(&events[begin..]);

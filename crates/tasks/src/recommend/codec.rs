@@ -90,7 +90,7 @@ fn read(reader: &mut Reader<'_>) -> Option<Arrays> {
         && starts.is_sorted()
         && categories
             .iter()
-            .all(|category| (*category as usize) < names.len())
+            .all(|category| usize::from(*category) < names.len())
         && x.iter()
             .chain(&y)
             .chain(&z)

@@ -88,15 +88,16 @@ impl Matrix {
 
     /// The product of two rows.
     pub(crate) fn dot(&self, one: usize, other: usize) -> f32 {
-        let ((a, x), (b, y)) = (self.row(one), self.row(other));
-        let (mut i, mut j, mut sum) = (0, 0, 0.0);
-        while i < a.len() && j < b.len() {
-            match a[i].cmp(&b[j]) {
-                std::cmp::Ordering::Less => i += 1,
-                std::cmp::Ordering::Greater => j += 1,
+        let (columns, values) = self.row(one);
+        let (others, weights) = self.row(other);
+        let (mut at, mut there, mut sum) = (0, 0, 0.0);
+        while at < columns.len() && there < others.len() {
+            match columns[at].cmp(&others[there]) {
+                std::cmp::Ordering::Less => at += 1,
+                std::cmp::Ordering::Greater => there += 1,
                 std::cmp::Ordering::Equal => {
-                    sum += x[i] * y[j];
-                    (i, j) = (i + 1, j + 1);
+                    sum += values[at] * weights[there];
+                    (at, there) = (at + 1, there + 1);
                 }
             }
         }

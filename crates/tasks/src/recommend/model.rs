@@ -80,10 +80,7 @@ impl Catalogue {
         let (terms, vocabulary) = self.texts.vectors(&order);
         let mut names = vec![String::new(); self.names.len() + 1];
         for (name, at) in self.names {
-            names[at as usize] = name.into();
-        }
-        fn picked<T: Copy>(order: &[u32], from: &[T]) -> Vec<T> {
-            order.iter().map(|at| from[*at as usize]).collect()
+            names[usize::from(at)] = name.into();
         }
         let count = order.len();
         Model::new(Arrays {
@@ -98,6 +95,10 @@ impl Catalogue {
             vocabulary,
         })
     }
+}
+
+fn picked<T: Copy>(order: &[u32], from: &[T]) -> Vec<T> {
+    order.iter().map(|at| from[*at as usize]).collect()
 }
 
 fn empty(rows: usize) -> Matrix {

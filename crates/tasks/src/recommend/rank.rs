@@ -235,7 +235,7 @@ impl<'m> Profile<'m> {
             ALIKE * self.alike[event - self.first],
             WORDS * self.words[event - self.first],
             CATEGORY * self.categories[usize::from(self.model.arrays.categories[event])],
-            NEAR * self.nearest(event).map_or(0.0, |(_, near)| near),
+            NEAR * self.nearness(event),
             POPULAR * self.model.arrays.popularity[event],
             SOON * self.soon(event),
         ]
@@ -246,17 +246,25 @@ impl<'m> Profile<'m> {
         1.0 / (1.0 + ahead.max(0.0) / HALF_SOON)
     }
 
-    /// The liked event that is nearest, and how near.
-    fn nearest(&self, event: usize) -> Option<(usize, f32)> {
+    fn nearness(&self, event: usize) -> f32 {
         let here = &self.model.arrays.positions[event];
         if *here == NOWHERE {
-            return None;
+            return 0.0;
         }
-        self.near
+        let distances = self.near.iter().map(|(_, there)| kilometres_squared(here, there));
+        1.0 / (1.0 + distances.fold(f32::INFINITY, f32::min) / (HALF_NEAR * HALF_NEAR))
+    }
+
+    /// The liked event that is nearest.
+    fn nearest(&self, event: usize) -> Option<usize> {
+        let here = &self.model.arrays.positions[event];
+        let distances = self
+            .near
             .iter()
-            .map(|(liked, there)| (*liked, kilometres_squared(here, there)))
+            .map(|(liked, there)| (*liked, kilometres_squared(here, there)));
+        distances
             .min_by(|a, b| a.1.total_cmp(&b.1))
-            .map(|(liked, squared)| (liked, 1.0 / (1.0 + squared / (HALF_NEAR * HALF_NEAR))))
+            .map(|(liked, _)| liked)
     }
 
     fn why(&self, event: usize) -> Why {
@@ -279,7 +287,7 @@ impl<'m> Profile<'m> {
                 .witness(|liked| arrays.terms.dot(liked, event))
                 .map(Why::Words),
             Some(2) => Some(Why::Category),
-            Some(3) => self.nearest(event).map(|(liked, _)| Why::Near(liked)),
+            Some(3) => self.nearest(event).map(Why::Near),
             Some(4) => Some(Why::Popular),
             _ => None,
         };

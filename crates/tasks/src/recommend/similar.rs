@@ -99,7 +99,7 @@ mod tests {
             5,
             0,
         );
-        assert!(found.get(0, 1) > 0.4);
+        assert!(found.get(0, 1) > 0.3);
         assert!(found.get(0, 2) < 0.1 * found.get(0, 1));
         assert_eq!(found.row(4).0.len(), 0);
     }

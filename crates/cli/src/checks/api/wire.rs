@@ -24,6 +24,7 @@ pub(crate) struct Wire {
     client: Client,
     pub(crate) base: Url,
     pub(crate) key: Option<SecretString>,
+    public: bool,
 }
 
 /// Who asks.
@@ -54,12 +55,23 @@ impl Wire {
             .timeout(PATIENCE)
             .user_agent(concat!("holdfast-cli/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, base, key })
+        Ok(Self {
+            client,
+            base,
+            key,
+            public: false,
+        })
+    }
+
+    /// The same for what everybody reaches, whatever the address: nothing is merely convenient there.
+    pub(crate) fn taken_for_public(mut self) -> Self {
+        self.public = true;
+        self
     }
 
     /// Whether the service is on this machine: what is merely convenient is no fault there.
     pub(crate) fn is_local(&self) -> bool {
-        matches!(self.base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+        !self.public && matches!(self.base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
     }
 
     /// Any answer at all.

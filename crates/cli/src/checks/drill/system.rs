@@ -128,6 +128,7 @@ fn private(settings: &Settings, directory: &std::path::Path, queue: &str, redis_
     let template = QueueSettings {
         durability: Durability::Ledger,
         concurrency: 4,
+        weight: 1,
         retry: RetryOverride::default(),
         limits: QueueLimits::default(),
     };

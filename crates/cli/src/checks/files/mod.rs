@@ -1,11 +1,13 @@
 //! The deployment files of a directory, without any server: would they do what the product needs?
 //!
 //! What is checked is what goes wrong in silence: too little time to stop, a path that is no health route, a container
-//! that runs as root, a Redis that evicts jobs, a setting that does not exist. A file that is not there is skipped.
+//! that runs as root, a Redis that evicts jobs, a setting or a metric that does not exist. A file that is not there is
+//! skipped. Every fault names its file, and the field.
 
 mod platforms;
 mod railway;
 mod settings;
+mod watching;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -42,6 +44,8 @@ pub(crate) const CHECKS: &[Check<Deployment>] = &[
     check!("render", needs [], within 10, platforms::render),
     check!("systemd", needs [], within 10, platforms::systemd),
     check!("redis_conf", needs [], within 10, platforms::redis_conf),
+    check!("prometheus", needs [], within 10, watching::prometheus),
+    check!("grafana", needs [], within 10, watching::grafana),
     check!("env_example", needs [], within 10, settings::env_example),
     check!("holdfast_toml", needs [], within 10, settings::holdfast_toml),
 ];

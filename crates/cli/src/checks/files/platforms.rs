@@ -40,24 +40,28 @@ fn image(deployment: &Deployment) -> Checked<Finding> {
             .map(str::trim)
     };
     match value("USER ").map(|user| user.split(':').next().unwrap_or(user)) {
-        None => faults.add("it runs as root: no USER"),
-        Some("root" | "0") => faults.add("it runs as root"),
+        None => faults.add(format!("{PATH} has no USER: it runs as root")),
+        Some("root" | "0") => faults.add(format!("{PATH}: USER is root")),
         Some(_) => {}
     }
     if value("CMD ").is_none_or(|command| !command.starts_with('[')) {
-        faults.add("CMD is not in exec form: signals would go to a shell");
+        faults.add(format!(
+            "{PATH}: CMD is not in exec form: signals would go to a shell"
+        ));
     }
     if value("ENTRYPOINT ").is_some() {
-        faults.add("an ENTRYPOINT stands before every start command");
+        faults.add(format!("{PATH}: an ENTRYPOINT stands before every start command"));
     }
     if !stage.iter().any(|line| line.starts_with("HEALTHCHECK ")) {
-        faults.add("no HEALTHCHECK");
+        faults.add(format!("{PATH} has no HEALTHCHECK"));
     }
     if value("STOPSIGNAL ").is_some_and(|signal| !matches!(signal, "SIGTERM" | "SIGINT" | "15" | "2")) {
-        faults.add("STOPSIGNAL is neither SIGTERM nor SIGINT, which the services obey");
+        faults.add(format!(
+            "{PATH}: STOPSIGNAL is neither SIGTERM nor SIGINT, which the services obey"
+        ));
     }
     if lines.iter().any(|line| line.contains("--mount=type=cache")) {
-        faults.add("Railway refuses --mount=type=cache");
+        faults.add(format!("{PATH}: Railway refuses --mount=type=cache"));
     }
     Ok(faults.finding(
         format!("{PATH}: non-root, exec form, health check"),
@@ -85,12 +89,12 @@ fn processes(deployment: &Deployment) -> Checked<Finding> {
                 let path = command.split_whitespace().next().unwrap_or_default();
                 programs.push(path.rsplit('/').next().unwrap_or_default().to_owned());
             }
-            None => faults.add(format!("{line:?} is no `name: command`")),
+            None => faults.add(format!("Procfile: {line:?} is no `name: command`")),
         }
     }
     for program in &PROGRAMS[..2] {
         if !programs.iter().any(|found| found == program) {
-            faults.add(format!("no process runs {program}"));
+            faults.add(format!("Procfile: no process runs {program}"));
         }
     }
     Ok(faults.finding(
@@ -331,30 +335,33 @@ pub(super) async fn redis_conf(deployment: &Deployment) -> Finding {
 }
 
 fn redis_files(deployment: &Deployment) -> Checked<Finding> {
+    const QUEUE: &str = "deploy/redis-queue.conf";
+    const CACHE: &str = "deploy/redis-cache.conf";
     let mut faults = Faults::default();
-    let (queue, cache) = (
-        deployment.read("deploy/redis-queue.conf")?,
-        deployment.read("deploy/redis-cache.conf")?,
-    );
+    let (queue, cache) = (deployment.read(QUEUE)?, deployment.read(CACHE)?);
     if queue.is_none() && cache.is_none() {
-        return Ok(Finding::skipped(
-            "no deploy/redis-queue.conf or redis-cache.conf here",
-        ));
+        return Ok(Finding::skipped(format!("no {QUEUE} or {CACHE} here")));
     }
     if let Some(text) = &queue {
         if redis_setting(text, "maxmemory-policy").is_some_and(|policy| policy != "noeviction") {
-            faults.add("redis-queue.conf may evict jobs: maxmemory-policy must be noeviction");
+            faults.add(format!(
+                "{QUEUE} may evict jobs: maxmemory-policy must be noeviction"
+            ));
         }
         if redis_setting(text, "appendonly") != Some("yes") {
-            faults.add("redis-queue.conf keeps nothing: appendonly must be yes");
+            faults.add(format!("{QUEUE} keeps nothing: appendonly must be yes"));
         }
     }
     if let Some(text) = &cache {
         if !redis_setting(text, "maxmemory-policy").is_some_and(|policy| policy.starts_with("allkeys")) {
-            faults.add("redis-cache.conf cannot make room: maxmemory-policy must be allkeys-lru or -lfu");
+            faults.add(format!(
+                "{CACHE} cannot make room: maxmemory-policy must be allkeys-lru or -lfu"
+            ));
         }
         if redis_setting(text, "maxmemory").is_none_or(|limit| limit == "0") {
-            faults.add("redis-cache.conf has no maxmemory: it would grow until the machine is full");
+            faults.add(format!(
+                "{CACHE} has no maxmemory: it would grow until the machine is full"
+            ));
         }
     }
     Ok(faults.finding(

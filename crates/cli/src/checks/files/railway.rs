@@ -19,6 +19,8 @@ const INTEGERS: [&str; 5] = [
     "drainingSeconds",
 ];
 
+const NOT_STARTED_ANEW: &str = "a deaf worker ends itself to be started anew";
+
 const FIX: &str = "Set drainingSeconds above server.grace_seconds and overlapSeconds above 0: Railway's defaults are 0 and 0.";
 
 pub(crate) async fn railway(deployment: &Deployment) -> Finding {
@@ -65,6 +67,9 @@ fn json(path: &str, document: &Value, deployment: &Deployment, faults: &mut Faul
             "{path} has no overlapSeconds: requests fail while a deployment takes over"
         ));
     }
+    if deploy.get("restartPolicyType").and_then(Value::as_str) == Some("NEVER") {
+        faults.add(format!("{path}: restartPolicyType is NEVER: {NOT_STARTED_ANEW}"));
+    }
     if let Some(route) = deploy.get("healthcheckPath").and_then(Value::as_str) {
         faults.health_route(path, route);
     }
@@ -86,6 +91,11 @@ fn typescript(text: &str, deployment: &Deployment, faults: &mut Faults) {
     {
         faults.add(format!(
             "{RAILWAY_TS} has no overlapSeconds: requests fail while a deployment takes over"
+        ));
+    }
+    if texts_of(text, "restartPolicyType").contains(&"NEVER") {
+        faults.add(format!(
+            "{RAILWAY_TS}: restartPolicyType is NEVER: {NOT_STARTED_ANEW}"
         ));
     }
     for route in texts_of(text, "healthcheck") {

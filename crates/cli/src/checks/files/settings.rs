@@ -13,8 +13,9 @@ pub(super) async fn env_example(deployment: &Deployment) -> Finding {
 
 /// Variables of ours that set nothing. Others belong to somebody else.
 fn variables(deployment: &Deployment) -> Checked<Finding> {
-    let Some(text) = deployment.read(".env.example")? else {
-        return Ok(Finding::skipped("no .env.example here"));
+    const PATH: &str = ".env.example";
+    let Some(text) = deployment.read(PATH)? else {
+        return Ok(Finding::skipped(format!("no {PATH} here")));
     };
     let table = settings_table();
     let known: BTreeSet<&str> = table.iter().map(|setting| setting.env.as_str()).collect();
@@ -29,7 +30,7 @@ fn variables(deployment: &Deployment) -> Checked<Finding> {
         // The name of a queue (or kind) is the operator's own.
         let of_ours = name.starts_with("HOLDFAST__") && !name.starts_with("HOLDFAST__QUEUES__");
         if of_ours && !known.contains(name) && !known.iter().any(|known| matches_pattern(known, name)) {
-            faults.add(format!("{name} sets nothing"));
+            faults.add(format!("{PATH}: {name} sets nothing"));
         }
     }
     Ok(faults.finding(
@@ -69,7 +70,7 @@ fn configuration_file(deployment: &Deployment) -> Checked<Finding> {
     if let Err(found) = load_from(sources) {
         // Secrets come from the environment of the platform, which is not here.
         let of_the_file = found.faults().iter().filter(|fault| fault.source == PATH);
-        of_the_file.for_each(|fault| faults.add(format!("{}: {}", fault.setting, fault.problem)));
+        of_the_file.for_each(|fault| faults.add(format!("{PATH}: {}: {}", fault.setting, fault.problem)));
     }
     Ok(faults.finding(
         format!("{PATH} is sound"),

@@ -3,12 +3,16 @@
 use holdfast_core::redis::Role;
 
 use super::RedisSubject;
+use crate::checks::database::CROWDED;
 use crate::checks::{Checked, Finding, either};
 
 /// The scripts of `redis` queues need it.
 const OLDEST: (u32, u32) = (6, 2);
 /// What is tested.
 const TESTED: (u32, u32) = (7, 0);
+
+/// Of each role and process: the worker's pop that waits for a bell, the subscription to other caches' changes.
+const OUTSIDE_THE_POOL: u64 = 1;
 
 /// Over this share of its limit, a server is about to refuse or evict.
 const FULL: f64 = 0.8;
@@ -31,7 +35,7 @@ async fn version_and_role(subject: &RedisSubject) -> Checked<Finding> {
         ));
     }
     let Some(version) = info.get("redis_version") else {
-        return Ok(Finding::skipped("it does not say which version it is"));
+        return Ok(Finding::pass("a primary; its provider does not tell the version"));
     };
     let upgrade = "Upgrade to Redis 7 or later.";
     Ok(match parsed(version) {
@@ -49,6 +53,43 @@ async fn version_and_role(subject: &RedisSubject) -> Checked<Finding> {
 fn parsed(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split('.').map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+pub(super) async fn pools(subject: &RedisSubject) -> Finding {
+    either(pools_fit(subject).await)
+}
+
+/// The connections of all processes together against what the server takes.
+async fn pools_fit(subject: &RedisSubject) -> Checked<Finding> {
+    let limit = match subject.number("maxclients").await? {
+        Some(limit) => Some(limit),
+        // Before Redis 7 it stands in the configuration alone.
+        None => subject
+            .configured("maxclients")
+            .await?
+            .and_then(|limit| limit.parse().ok()),
+    };
+    let Some(limit) = limit else {
+        return Ok(Finding::skipped(
+            "the provider does not tell how many clients it takes",
+        ));
+    };
+    let roles = if subject.shared { 2 } else { 1 };
+    let each = roles * (subject.settings.max_connections as u64 + OUTSIDE_THE_POOL);
+    let processes = subject.processes;
+    let sum = processes * each;
+    let summary =
+        format!("{processes} processes × {each} connections = {sum}, of {limit} that the server takes");
+    let hint =
+        "Lower redis.max_connections, raise the server's maxclients (or its plan), or run fewer processes.";
+    let finding = if sum > limit {
+        Finding::fail(summary, hint)
+    } else if sum as f64 > limit as f64 * CROWDED {
+        Finding::warn(summary, hint)
+    } else {
+        Finding::pass(summary)
+    };
+    Ok(finding.with("sum", sum).with("limit", limit))
 }
 
 pub(super) async fn policy(subject: &RedisSubject) -> Finding {

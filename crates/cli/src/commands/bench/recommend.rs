@@ -60,10 +60,13 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> Result<(), Failure> {
     if let Some(path) = &args.csv {
-        let file = File::open(path)
-            .map_err(|error| Failure::service(format!("cannot open {}", path.display()), error))?;
+        let unread = |source| Failure::Input {
+            file: path.display().to_string(),
+            source,
+        };
+        let file = File::open(path).map_err(unread)?;
         let data = read_csv(BufReader::new(file))
-            .map_err(|fault| Failure::Misused(format!("{}: {fault}", path.display())))?;
+            .map_err(|fault| Failure::no(format!("{}: {fault}", path.display())))?;
         worth(data, report).await
     } else {
         let shape = Shape {

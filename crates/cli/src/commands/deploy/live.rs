@@ -1,13 +1,17 @@
-//! The public address after a deployment: does it answer, is it healthy, does it want a key, is it fast enough?
+//! The public address after a deployment: it must become healthy, and then pass what `holdfast validate --url` asks.
 
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode, redirect};
-use serde::Serialize;
-use serde_json::Value;
+use secrecy::SecretString;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 use url::Url;
 
+use super::say;
+use crate::checks::report::{self, Report};
+use crate::checks::{Outcome, Run, Verdict};
+use crate::commands::validate;
 use crate::failure::Failure;
 
 /// Longest wait for one answer.
@@ -18,77 +22,80 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Most of an answer that is read.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// The speed check: requests in all, and at once.
-const REQUESTS: usize = 200;
-const AT_ONCE: usize = 8;
+/// The check of the key that was given here: it may be another system's, which is no fault of the deployment.
+const KEY: &str = "api.key";
+/// The one that measures.
+const SPEED: &str = "performance.requests";
 
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    url: String,
+/// What was found at the address.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    url: Url,
     version: String,
     status: String,
-    wants_key: bool,
-    speed: Speed,
+    outcomes: Vec<Outcome>,
 }
 
-#[derive(Debug, Serialize)]
-struct Speed {
-    requests: usize,
-    failed: usize,
-    per_second: f64,
-    p50_ms: f64,
-    p95_ms: f64,
-    p99_ms: f64,
-}
-
-impl Report {
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let Speed {
-            requests,
-            failed,
-            per_second,
-            p50_ms,
-            p95_ms,
-            p99_ms,
-        } = &self.speed;
-        vec![
-            format!("  {} version {}", self.status, self.version),
-            format!(
-                "  a request without a key is {}",
-                if self.wants_key { "refused" } else { "ANSWERED" }
-            ),
-            format!(
-                "  {requests} requests, {failed} failed, {per_second:.0}/s, p50 {p50_ms:.0} ms, p95 {p95_ms:.0} ms, p99 {p99_ms:.0} ms"
-            ),
-        ]
+impl Checked {
+    /// `{url, version, status, validation}`, the last as `holdfast validate --json` prints it.
+    pub(crate) fn document(&self) -> Value {
+        json!({
+            "url": self.url.as_str(),
+            "version": self.version,
+            "status": self.status,
+            "validation": Report::of(&self.outcomes),
+        })
     }
 
-    /// The first thing that must not be.
+    /// What must not be, if there is any: a check that failed, or 95 % of requests slower than the aim, in milliseconds.
     pub(crate) fn verdict(&self, aim: f64) -> Result<(), Failure> {
         let url = &self.url;
-        if !self.wants_key {
+        let failed = self.failed().filter(|outcome| outcome.full_name() != KEY);
+        let failed: Vec<String> = failed
+            .map(|outcome| format!("{}: {}", outcome.full_name(), outcome.summary))
+            .collect();
+        if !failed.is_empty() {
             return Err(Failure::no(format!(
-                "{url} answers without an API key: set HOLDFAST_API_KEY and HOLDFAST_ENV=production"
+                "{url} does not pass its checks: {}",
+                failed.join("; ")
             )));
         }
-        if self.speed.failed > 0 {
-            return Err(Failure::no(format!(
-                "{url} failed {} of {} requests",
-                self.speed.failed, self.speed.requests
-            )));
+        let measured = self.outcomes.iter().find(|outcome| outcome.full_name() == SPEED);
+        let p95 = measured.and_then(|speed| speed.numbers.get("p95_ms")?.as_f64());
+        match p95 {
+            Some(p95) if p95 > aim => Err(Failure::no(format!(
+                "{url} is slow: 95 % of requests within {p95:.1} ms, the aim is {aim} ms"
+            ))),
+            Some(_) => Ok(()),
+            None => Err(Failure::no(format!("the speed of {url} could not be measured"))),
         }
-        if self.speed.p95_ms > aim {
-            return Err(Failure::no(format!(
-                "{url} is slow: 95 % of requests within {:.0} ms, the aim is {aim:.0} ms",
-                self.speed.p95_ms
-            )));
+    }
+
+    /// The deployment stands, but a key that it does not take has left workers and queues unchecked.
+    pub(crate) fn all_was_asked(&self) -> Result<(), Failure> {
+        match self.failed().find(|outcome| outcome.full_name() == KEY) {
+            Some(key) => Err(Failure::no(format!(
+                "deployed, but its workers and queues were not checked ({}): correct --key or HOLDFAST_API_KEY, then \
+                 run `holdfast validate --url {}`",
+                key.summary, self.url
+            ))),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn failed(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes
+            .iter()
+            .filter(|outcome| outcome.verdict == Verdict::Fail)
     }
 }
 
-/// Waits until the address is healthy, then measures.
-pub(crate) async fn check(url: &Url, patience: Duration) -> Result<Report, Failure> {
+/// Waits until the address is healthy, then asks it everything.
+pub(crate) async fn check(
+    url: Url,
+    key: Option<SecretString>,
+    patience: Duration,
+) -> Result<Checked, Failure> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = Client::builder()
         .connect_timeout(CONNECT_DEADLINE)
@@ -97,7 +104,7 @@ pub(crate) async fn check(url: &Url, patience: Duration) -> Result<Report, Failu
         .redirect(redirect::Policy::none())
         .build()
         .map_err(|error| Failure::service("the HTTP client cannot be built", error))?;
-    let health = healthy(&client, url, patience).await?;
+    let health = healthy(&client, &url, patience).await?;
     let text = |name: &str| {
         health
             .get(name)
@@ -105,15 +112,23 @@ pub(crate) async fn check(url: &Url, patience: Duration) -> Result<Report, Failu
             .unwrap_or("unknown")
             .to_owned()
     };
-    let jobs = client.get(at(url, "v1/jobs")).send().await;
-    let jobs = jobs.map_err(|error| unreachable(url, &error))?;
-    Ok(Report {
-        url: url.to_string(),
-        version: text("version"),
-        status: text("status"),
-        wants_key: jobs.status() == StatusCode::UNAUTHORIZED,
-        speed: measure(&client, &at(url, "health/live")).await,
+    let (version, status) = (text("version"), text("status"));
+    say(&format!("  {status}, version {version}"));
+    let mut run = Run::new(tell);
+    validate::check_deployed(&mut run, url.clone(), key).await?;
+    Ok(Checked {
+        url,
+        version,
+        status,
+        outcomes: run.into_outcomes(),
     })
+}
+
+/// Progress, for people.
+fn tell(outcome: &Outcome) {
+    for line in report::line(outcome, false).lines() {
+        say(&format!("  {line}"));
+    }
 }
 
 /// The health document, once it says that it can do its work. The last fault is the one reported.
@@ -185,45 +200,6 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Failure {
         return Failure::no(format!("{url} gave no answer in time"));
     }
     Failure::no(format!("{url} cannot be reached: {why}"))
-}
-
-async fn measure(client: &Client, url: &Url) -> Speed {
-    let begun = Instant::now();
-    let lanes = (0..AT_ONCE).map(|_| {
-        let (client, url) = (client.clone(), url.clone());
-        tokio::spawn(async move {
-            let mut took = Vec::new();
-            for _ in 0..REQUESTS / AT_ONCE {
-                let sent = Instant::now();
-                let answer = client.get(url.clone()).send().await;
-                let is_good = answer.is_ok_and(|answer| answer.status().is_success());
-                took.push((is_good, sent.elapsed()));
-            }
-            took
-        })
-    });
-    let mut took = Vec::new();
-    for lane in lanes.collect::<Vec<_>>() {
-        took.extend(lane.await.unwrap_or_default());
-    }
-    let mut good: Vec<Duration> = took
-        .iter()
-        .filter(|(is_good, _)| *is_good)
-        .map(|(_, took)| *took)
-        .collect();
-    good.sort_unstable();
-    let quantile = |share: f64| {
-        let at = ((good.len() as f64 * share).ceil() as usize).saturating_sub(1);
-        good.get(at).map_or(0.0, |took| took.as_secs_f64() * 1000.0)
-    };
-    Speed {
-        requests: REQUESTS,
-        failed: REQUESTS - good.len(),
-        per_second: good.len() as f64 / begun.elapsed().as_secs_f64(),
-        p50_ms: quantile(0.5),
-        p95_ms: quantile(0.95),
-        p99_ms: quantile(0.99),
-    }
 }
 
 fn at(url: &Url, path: &str) -> Url {

@@ -7,7 +7,8 @@
 //! 3. *Ship*: the project's changes, the migration, then one service after the other, each followed ([`follow`]) to a
 //!    final status. The first that does not come alive ends the run: its last log lines are shown, later services are
 //!    not touched.
-//! 4. *Check* ([`live`]): the public address answers, is healthy, wants a key, and is fast enough.
+//! 4. *Check* ([`live`]): once the public address is healthy, everything that `holdfast validate --url` asks it, a job
+//!    through each queue if a key was given, and its speed. A warning is shown; what fails, fails the run.
 //! 5. *Roll back* ([`rollback`]), only if asked (`--rollback`), and only what this run has changed. Migrations stay:
 //!    they add, and the version before works with them.
 //!
@@ -71,6 +72,9 @@ pub(crate) struct Args {
     /// Public address to check afterwards. Default: the domain of the service `api`
     #[arg(long, value_parser = api_url)]
     url: Option<Url>,
+    /// API key for the checks of workers and queues; without one they are left out
+    #[arg(long, env = "HOLDFAST_API_KEY", hide_env_values = true)]
+    key: Option<SecretString>,
     /// Do not check the public address afterwards
     #[arg(long, conflicts_with = "url")]
     no_check: bool,
@@ -174,7 +178,10 @@ impl<'a> Deployment<'a> {
             Err(failure) => Err(failure),
         };
         match outcome {
-            Ok(live) => self.print(live.as_ref()),
+            Ok(live) => {
+                self.print(live.as_ref())?;
+                live.map_or(Ok(()), |live| live.all_was_asked())
+            }
             Err(failure) => Err(self.give_up(failure).await),
         }
     }
@@ -232,7 +239,7 @@ impl<'a> Deployment<'a> {
         }
     }
 
-    async fn check(&self) -> Result<Option<live::Report>, Failure> {
+    async fn check(&self) -> Result<Option<live::Checked>, Failure> {
         if self.args.no_check {
             return Ok(None);
         }
@@ -243,12 +250,9 @@ impl<'a> Deployment<'a> {
             return Ok(None);
         };
         say(&format!("checking {url}"));
-        let report = live::check(&url, self.limits.live).await?;
-        for line in report.lines() {
-            say(&line);
-        }
-        report.verdict(self.args.max_p95_ms)?;
-        Ok(Some(report))
+        let checked = live::check(url, self.args.key.clone(), self.limits.live).await?;
+        checked.verdict(self.args.max_p95_ms)?;
+        Ok(Some(checked))
     }
 
     /// The last lines of a service that did not come alive: of its run, or if it never ran, of its build.
@@ -294,12 +298,12 @@ impl<'a> Deployment<'a> {
         }
     }
 
-    fn print(&self, live: Option<&live::Report>) -> Result<(), Failure> {
+    fn print(&self, live: Option<&live::Checked>) -> Result<(), Failure> {
         let document = json!({
             "project": self.project.name,
             "environment": self.project.environment,
             "services": self.shipped,
-            "live": live,
+            "live": live.map(live::Checked::document),
         });
         self.args.output.print(&document, || {
             let services = self

@@ -121,7 +121,7 @@ fn commands(args: &Args, steps: &[Step]) -> Vec<String> {
             .as_ref()
             .map_or("https://DOMAIN".to_owned(), ToString::to_string);
         lines.push(format!(
-            "# then {address} is checked: health, readiness, key, speed"
+            "# then, as soon as it is healthy: holdfast validate --url {address}"
         ));
     }
     let logs = args.logs("SERVICE", ID, "--deployment", super::SHOWN_LOG_LINES);

@@ -1,7 +1,7 @@
 //! `holdfast jobs list`.
 
 use holdfast_jobs::ledger::JobFilter;
-use holdfast_jobs::{JobId, State};
+use holdfast_jobs::{BatchId, JobId, State};
 use serde_json::json;
 
 use crate::args::OutputArgs;
@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// Only jobs of this kind
     #[arg(long)]
     kind: Option<String>,
+    /// Only jobs of the batch with this id
+    #[arg(long, value_name = "ID")]
+    batch: Option<BatchId>,
     /// Only jobs older than this one: the next page begins after the last id of this one
     #[arg(long, value_name = "ID")]
     after: Option<JobId>,
@@ -33,6 +36,7 @@ pub(super) async fn run(target: &Target, args: Args, output: OutputArgs) -> Resu
         queue: args.queue,
         state: args.state,
         kind: args.kind,
+        batch: args.batch,
         after: args.after,
         limit: usize::from(args.limit),
     };

@@ -117,10 +117,10 @@ fn draw(frame: &mut Frame<'_>, watch: &Watch) {
     );
     let [left, right] = halves(lower);
     frame.render_widget(queues(watch, left), left);
-    frame.render_widget(stores(watch), right);
+    frame.render_widget(stores(watch, right), right);
     frame.render_widget(mode_strip(watch, timeline), timeline);
     frame.render_widget(alert_list(watch), alerts);
-    let keys = "q ends";
+    let keys = "q ends   times are UTC";
     frame.render_widget(Paragraph::new(keys).style(Style::new().fg(Color::DarkGray)), foot);
 }
 
@@ -163,14 +163,8 @@ fn chart(
     colour: Color,
 ) {
     let width = usize::from(area.width.saturating_sub(2));
-    let samples = watch.history.samples();
-    let recent = samples.iter().skip(samples.len().saturating_sub(width));
-    let values: Vec<Option<f64>> = recent.map(&value).collect();
-    let now = values
-        .last()
-        .copied()
-        .flatten()
-        .map_or_else(|| "unknown".to_owned(), &text);
+    let values = recent(watch, width, value);
+    let now = values.last().copied().flatten().map_or_else(unknown, &text);
     let most = values.iter().flatten().copied().fold(0.0, f64::max);
     let title = format!(" {name} {now}, most {} ", text(most));
     // Bars are whole numbers: thousandths of the highest.
@@ -220,39 +214,92 @@ fn queues(watch: &Watch, area: Rect) -> Paragraph<'_> {
         ])
     };
     let lines: Vec<Line<'_>> = rows.into_iter().map(line).collect();
-    let total: u64 = depth.values().sum();
+    let total = watch.history.last().and_then(Sample::total_depth);
+    let total = total.map_or_else(unknown, |total| total.to_string());
     Paragraph::new(lines).block(framed(format!(" waiting {total} ")))
 }
 
-/// Workers, pool, Redis' memory, hits.
-fn stores(watch: &Watch) -> Paragraph<'_> {
+/// Workers and dead letters now; the database pool, Redis' memory and the cache's hits over time.
+fn stores(watch: &Watch, area: Rect) -> Paragraph<'_> {
+    const NAME: usize = 7;
+    const VALUE: usize = 9;
     let last = watch.history.last();
-    let unknown = || "unknown".to_owned();
-    let share = |value: Option<f64>| value.map_or_else(unknown, |value| format!("{:.0} %", value * 100.0));
     let count = |value: Option<u64>| value.map_or_else(unknown, |value| value.to_string());
-    let redis = match last.and_then(|last| last.redis) {
-        Some(serves) if serves > 0.5 => "serves".to_owned(),
-        Some(_) => "away".to_owned(),
-        None => unknown(),
+    let percent = |value: f64| format!("{:.0} %", value * 100.0);
+    let room = usize::from(area.width).saturating_sub(NAME + VALUE + 2);
+    let row = |name: &str, values: Vec<Option<f64>>, most: f64, text: &dyn Fn(f64) -> String| {
+        let now = values.last().copied().flatten().map_or_else(unknown, text);
+        let line = values
+            .into_iter()
+            .map(|value| bar(value, most))
+            .collect::<String>();
+        Line::from(vec![
+            Span::raw(format!("{name:<NAME$}{now:<VALUE$}")),
+            Span::styled(line, Style::new().fg(Color::Blue)),
+        ])
     };
-    let memory = last.and_then(|last| last.memory_mb).map_or_else(unknown, |mb| {
-        let of_limit = last.and_then(|last| last.memory);
-        of_limit.map_or(format!("{mb:.1} MB"), |share| {
-            format!("{mb:.1} MB, {:.0} %", share * 100.0)
-        })
-    });
-    let rows = [
-        ("workers", count(last.and_then(|last| last.workers))),
-        ("dead letters", count(last.and_then(|last| last.dead_letters))),
-        ("database pool", share(last.and_then(|last| last.pool))),
-        ("redis", format!("{redis}, {memory}")),
-        ("cache hits", share(last.and_then(|last| last.hit_ratio))),
+    let memory = recent(watch, room, |sample| sample.memory_mb);
+    let lines = vec![
+        Line::from(format!(
+            "workers {}, dead letters {}",
+            count(last.and_then(|last| last.workers)),
+            count(last.and_then(|last| last.dead_letters))
+        )),
+        row("pool", recent(watch, room, |sample| sample.pool), 1.0, &percent),
+        row("memory", memory, most_memory(watch), &|mb| format!("{mb:.1} MB")),
+        row(
+            "hits",
+            recent(watch, room, |sample| sample.hit_ratio),
+            1.0,
+            &percent,
+        ),
     ];
-    let lines: Vec<Line<'_>> = rows
-        .into_iter()
-        .map(|(name, value)| Line::from(format!("{name:<15}{value}")))
-        .collect();
-    Paragraph::new(lines).block(framed(" state "))
+    let redis = match last.and_then(|last| last.redis) {
+        Some(serves) if serves > 0.5 => " redis serves ",
+        Some(_) => " redis is away ",
+        None => " redis unknown ",
+    };
+    Paragraph::new(lines).block(framed(redis))
+}
+
+/// What fills the chart: Redis' limit where it has one, else the most that was seen, in megabytes.
+fn most_memory(watch: &Watch) -> f64 {
+    let last = watch.history.last();
+    let limit = last.and_then(|last| Some(last.memory_mb? / last.memory.filter(|share| *share > 0.0)?));
+    let seen = watch
+        .history
+        .samples()
+        .iter()
+        .filter_map(|sample| sample.memory_mb);
+    limit.unwrap_or_else(|| seen.fold(0.0, f64::max))
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+/// The last values, one for each cell there is room for.
+fn recent(watch: &Watch, room: usize, value: impl Fn(&Sample) -> Option<f64>) -> Vec<Option<f64>> {
+    let samples = watch.history.samples();
+    samples
+        .iter()
+        .skip(samples.len().saturating_sub(room))
+        .map(value)
+        .collect()
+}
+
+/// One cell of a line of bars.
+fn bar(value: Option<f64>, most: f64) -> char {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let Some(value) = value else {
+        return '·';
+    };
+    let share = if most > 0.0 {
+        (value / most).clamp(0.0, 1.0)
+    } else {
+        0.0
+    };
+    BARS[(share * (BARS.len() - 1) as f64).round() as usize]
 }
 
 /// One cell a look, the newest to the right.
@@ -343,7 +390,9 @@ mod tests {
             sample.dead_letters = Some(3);
             sample.redis = Some(if away { 0.0 } else { 1.0 });
             sample.pool = Some(0.3);
-            sample.memory_mb = Some(12.5);
+            sample.memory_mb = (!away).then_some(12.5 + second as f64 / 2.0);
+            sample.memory = sample.memory_mb.map(|used| used / 64.0);
+            sample.hit_ratio = (!away).then_some(0.5 + second as f64 / 120.0);
             watch.history.push(sample);
             let news = watch.book.look(&watch.history);
             watch.remember(&news);
@@ -393,6 +442,13 @@ mod tests {
             screen.contains(" DOWN ") && screen.contains("cannot be connected to"),
             "{screen}"
         );
-        assert!(screen.contains("jobs/s unknown"), "{screen}");
+        for unknown in [
+            "jobs/s unknown",
+            "waiting unknown",
+            "redis unknown",
+            "workers unknown",
+        ] {
+            assert!(screen.contains(unknown), "{unknown}: {screen}");
+        }
     }
 }

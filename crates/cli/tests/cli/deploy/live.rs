@@ -1,80 +1,163 @@
 //! The check of the public address that follows a deployment.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use holdfast_testkit::free_port;
-use serde_json::json;
+use holdfast_testkit::{Child, PostgresServer, eventually, free_port, http};
+use serde_json::{Value, json};
 
 use super::fake::{Fake, deployment};
 use super::{assert_says, document};
-use crate::support::{Dev, Place};
+use crate::support::{Canned, DEADLINE, Dev, Place};
 
 const KEY: &str = "a-key-of-the-test-0123456789";
-
-/// Answers every request with the same bytes, or never.
-struct Canned {
-    address: SocketAddr,
-    /// Dropped with it: then the connections close.
-    _open: mpsc::Sender<()>,
-}
-
-impl Canned {
-    fn start(answer: Option<&'static str>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (open, closed) = mpsc::channel::<()>();
-        std::thread::spawn(move || {
-            let mut held = Vec::new();
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                if let Some(answer) = answer {
-                    let mut request = [0; 4096];
-                    let _read = stream.read(&mut request);
-                    stream.write_all(answer.as_bytes()).ok();
-                } else {
-                    held.push(stream);
-                }
-                if matches!(closed.try_recv(), Err(mpsc::TryRecvError::Disconnected)) {
-                    return;
-                }
-            }
-        });
-        Self { address, _open: open }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-}
+const POLL: Duration = Duration::from_millis(50);
 
 /// Patient with the machine, except where nothing will ever come.
 const PATIENT: [&str; 3] = ["--yes", "--max-p95-ms", "60000"];
 
+/// What a deployment has made: production services and a database; no Redis, which is to serve.
+struct Production {
+    place: Place,
+    _postgres: PostgresServer,
+    url: String,
+    services: Vec<Child>,
+}
+
+impl Production {
+    /// With an API and nothing else yet.
+    async fn start() -> Self {
+        let postgres = PostgresServer::start().await.unwrap();
+        let place = Place::new()
+            .with_env("HOLDFAST_ENV", "production")
+            .with_env("HOLDFAST_API_KEY", KEY)
+            .with_env("DATABASE_URL", postgres.url());
+        let migrated = place.run(&["migrate"]).await;
+        assert_eq!(migrated.code, Some(0), "{}", migrated.text);
+        let mut system = Self {
+            place,
+            _postgres: postgres,
+            url: String::new(),
+            services: Vec::new(),
+        };
+        let port = system.add("api").await;
+        system.url = format!("http://127.0.0.1:{port}");
+        system
+    }
+
+    /// Returns when it is ready.
+    async fn add(&mut self, service: &str) -> u16 {
+        let port = free_port().unwrap();
+        self.services.push(self.place.service(service, port));
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let is_ready = async || {
+            let answer = http::get(address, "/health/ready").await.ok()?;
+            (answer.status == 200).then_some(())
+        };
+        eventually("the service is ready", DEADLINE, POLL, is_ready)
+            .await
+            .unwrap();
+        port
+    }
+}
+
+fn verdict<'a>(live: &'a Value, name: &str) -> &'a Value {
+    let (group, check) = name.split_once('.').unwrap();
+    let checks = live["validation"]["checks"].as_array().unwrap();
+    let found = checks
+        .iter()
+        .find(|found| found["group"] == group && found["name"] == check);
+    &found.unwrap_or_else(|| panic!("there is no {name} in {live:#}"))["verdict"]
+}
+
 #[tokio::test]
-async fn a_healthy_address_is_checked_and_measured() {
-    let mut place = Place::new().with_env("HOLDFAST_API_KEY", KEY);
-    let dev = Dev::start(&mut place).await;
+async fn the_live_system_is_validated_and_measured() {
+    let mut system = Production::start().await;
+    let url = system.url.clone();
+
+    // An API alone: jobs would be accepted and wait.
     let fake = Fake::healthy();
     let ended = fake
-        .deploy(&[&PATIENT[..], &["--url", &dev.url(), "--json"]].concat())
+        .deploy(&[&PATIENT[..], &["--key", KEY, "--url", &url]].concat())
         .await;
-    assert_says(&ended, 0, &["a request without a key is refused"], "healthy");
+    let words = ["does not pass its checks: workers.alive: no worker is alive"];
+    assert_says(&ended, 1, &words, "no worker");
+    assert_says(&ended, 1, &["hint: Start `worker`"], "no worker");
+
+    system.add("worker").await;
+    system.add("beat").await;
+    let ended = Fake::healthy()
+        .deploy(&[&PATIENT[..], &["--key", KEY, "--url", &url, "--json"]].concat())
+        .await;
+    assert_says(&ended, 0, &["pass  queue.round_trip"], "healthy");
+    assert!(!ended.text.contains(KEY), "{}", ended.text);
     let live = document(&ended)["live"].clone();
-    // Without a Redis it is degraded, which is to serve.
     assert!(
         matches!(live["status"].as_str(), Some("healthy" | "degraded")),
         "{live}"
     );
-    assert_eq!(live["wants_key"], true);
-    assert_eq!(
-        (&live["speed"]["requests"], &live["speed"]["failed"]),
-        (&json!(200), &json!(0))
+    for name in [
+        "api.reach",
+        "api.key",
+        "workers.alive",
+        "workers.queues",
+        "queue.round_trip",
+        "beat.ticking",
+        "health.report",
+        "errors.format",
+        "security.key_demanded",
+        "security.wrong_key",
+        "security.docs",
+        "performance.requests",
+    ] {
+        assert_eq!(verdict(&live, name), "pass", "{name}: {live:#}");
+    }
+    assert_eq!(live["validation"]["counts"]["failed"], 0, "{live:#}");
+
+    // Without a key less can be asked, and nothing is wrong with that.
+    let ended = Fake::healthy()
+        .deploy(&[&PATIENT[..], &["--url", &url, "--json"]].concat())
+        .await;
+    assert_says(&ended, 0, &["skip  api.key"], "without a key");
+    let live = document(&ended)["live"].clone();
+    assert_eq!(verdict(&live, "queue.round_trip"), "skipped", "{live:#}");
+    assert_eq!(verdict(&live, "performance.requests"), "pass", "{live:#}");
+
+    // Faster than anything answers.
+    let ended = Fake::healthy()
+        .deploy(&["--yes", "--max-p95-ms", "0.000001", "--url", &url])
+        .await;
+    assert_says(
+        &ended,
+        1,
+        &["is slow: 95 % of requests within", "the aim is 0.000001 ms"],
+        "slow",
     );
-    dev.stop().await;
 }
 
+/// It may be the key of another system: the run says what it could not ask, and takes nothing back.
+#[tokio::test]
+async fn a_key_that_is_not_accepted_is_told_and_rolls_nothing_back() {
+    let system = Production::start().await;
+    let fake = Fake::healthy();
+    let more = [
+        "--rollback",
+        "--key",
+        "another-key-altogether",
+        "--url",
+        &system.url,
+    ];
+    let ended = fake.deploy(&[&PATIENT[..], &more].concat()).await;
+    let words = [
+        "deployed, but its workers and queues were not checked (401: the key is not accepted)",
+        "holdfast validate --url",
+    ];
+    assert_says(&ended, 1, &words, "wrong key");
+    assert_eq!(fake.calls_of("api"), Vec::<String>::new());
+    assert!(!ended.text.contains("another-key"), "{}", ended.text);
+}
+
+/// On this machine it would be a convenience, and so would its docs; deployed it is neither.
 #[tokio::test]
 async fn an_address_that_wants_no_key_fails_the_check() {
     let mut place = Place::new();
@@ -83,7 +166,11 @@ async fn an_address_that_wants_no_key_fails_the_check() {
     let ended = fake
         .deploy(&[&PATIENT[..], &["--url", &dev.url()]].concat())
         .await;
-    assert_says(&ended, 1, &["answers without an API key"], "no key");
+    let words = [
+        "security.key_demanded: no API key is demanded: anybody may enqueue",
+        "security.docs: /docs answers",
+    ];
+    assert_says(&ended, 1, &words, "no key");
     dev.stop().await;
 }
 

@@ -66,13 +66,10 @@ impl Shape {
         } else {
             circle
         };
-        let mut title = String::new();
-        for _ in 0..3 {
-            title.push_str(&format!("theme{told}x{} ", draws.below(CIRCLE_WORDS)));
-        }
-        for _ in 0..3 {
-            title.push_str(&format!("word{} ", draws.below(COMMON_WORDS)));
-        }
+        let mut words: Vec<_> = (0..3)
+            .map(|_| format!("theme{told}x{}", draws.below(CIRCLE_WORDS)))
+            .collect();
+        words.extend((0..3).map(|_| format!("word{}", draws.below(COMMON_WORDS))));
         let town = draws.below(TOWNS);
         let place = (
             40.0 + (town / 5) as f64 * 2.0 + draws.share() * 0.1,
@@ -80,7 +77,7 @@ impl Shape {
         );
         Known {
             category: Some(format!("category {}", told % CATEGORIES)),
-            title: title.trim_end().to_owned(),
+            title: words.join(" "),
             place: Some(place),
         }
     }

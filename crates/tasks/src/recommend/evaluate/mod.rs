@@ -296,20 +296,20 @@ mod tests {
     fn the_model_beats_popularity_and_chance_clearly_on_a_set_of_known_structure() {
         for seed in [1, 2, 3] {
             let shape = Shape {
-                events: 3_000,
-                users: 2_000,
-                visits: 40_000,
-                circles: 60,
+                events: 2_000,
+                users: 1_000,
+                visits: 20_000,
+                noise: 0.2,
                 ..Shape::default()
             };
-            let found = shape.generate(seed).leave_last_out(500, HALF_LIFE, seed);
+            let found = shape.generate(seed).leave_last_out(1_000, HALF_LIFE, seed);
             let Evaluation {
                 model,
                 popularity,
                 random,
                 ..
             } = &found;
-            assert_eq!(found.users, 500);
+            assert!(found.users > 950, "{}", found.users);
             assert!(model.recall > 0.10, "{seed}: {found:?}");
             for other in [popularity, random] {
                 assert!(model.recall > 2.0 * other.recall, "{seed}: {model:?} {other:?}");

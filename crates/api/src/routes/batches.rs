@@ -1,0 +1,406 @@
+//! Batches: jobs that belong together, followed and steered as one.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_jobs::batches::{BatchFilter, BatchRecord, BatchRequest, EnqueuedBatch, Progress};
+use holdfast_jobs::{BatchId, JobId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::enqueue::{JobBody, bounded, idempotency_key};
+use super::view::ProblemBody;
+use crate::auth::{Allowed, Produce, Read};
+use crate::body::json_body;
+use crate::params::{Params, batch_id, traceparent};
+use crate::problem::{Problem, ProblemKind, quote};
+use crate::state::{State, json};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
+
+/// Jobs that belong together.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewGroup, example = json!({
+    "name": "import of 2 files",
+    "jobs": [
+        {"kind": "debug.echo", "payload": {"message": "one"}},
+        {"kind": "debug.echo", "payload": {"message": "two"}}
+    ],
+    "callback": {"kind": "debug.echo", "payload": {"message": "all done"}}
+}))]
+pub(crate) struct GroupBody {
+    /// For people.
+    #[schema(max_length = 255)]
+    name: Option<String>,
+    /// Up to 10,000, unless the server is configured otherwise. None of them can have a `unique_key`.
+    #[serde(deserialize_with = "bounded")]
+    #[schema(min_items = 1)]
+    jobs: Vec<JobBody>,
+    /// A job that is enqueued once, when every other one is completed, discarded or cancelled. It starts at once, or
+    /// `delay_seconds` later; there is no `run_at`. Handlers written in Rust are told the counts.
+    callback: Option<JobBody>,
+}
+
+/// An accepted batch.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AcceptedGroup)]
+pub(crate) struct AcceptedView {
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    id: BatchId,
+    /// How many jobs it has.
+    total: u32,
+    /// In the order of the request's `jobs`; empty for a repeat (`GET /v1/jobs?batch=` lists them).
+    #[schema(value_type = Vec<String>)]
+    ids: Vec<JobId>,
+    /// It stood already, under the same key; `id` is the first one's.
+    duplicate: bool,
+}
+
+impl From<EnqueuedBatch> for AcceptedView {
+    fn from(batch: EnqueuedBatch) -> Self {
+        Self {
+            id: batch.id,
+            total: batch.total,
+            ids: batch.jobs.into_iter().map(|job| job.id).collect(),
+            duplicate: batch.duplicate,
+        }
+    }
+}
+
+/// A batch.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Batch)]
+pub struct BatchView {
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    id: BatchId,
+    name: Option<String>,
+    /// `running`, or `ended`: once every job is final, and for good.
+    #[schema(value_type = String, example = "running")]
+    state: &'static str,
+    total: u32,
+    /// Jobs that are not final.
+    pending: u32,
+    completed: u32,
+    discarded: u32,
+    cancelled: u32,
+    /// The final ones of a hundred, rounded down.
+    percent: u32,
+    /// The pending ones by state; null in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressView>,
+    callback: Option<CallbackView>,
+    /// Somebody wants what is left of it cancelled.
+    cancel_requested: bool,
+    created_at: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
+}
+
+/// The pending jobs of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BatchProgress)]
+struct ProgressView {
+    scheduled: u32,
+    available: u32,
+    running: u32,
+    retryable: u32,
+}
+
+/// The callback of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BatchCallback)]
+struct CallbackView {
+    kind: String,
+    queue: String,
+    /// Once the batch has ended.
+    #[schema(value_type = Option<String>)]
+    id: Option<JobId>,
+}
+
+impl BatchView {
+    /// The batch, and where its pending jobs stand if that was asked for.
+    pub fn new(record: BatchRecord, progress: Option<Progress>) -> Self {
+        Self {
+            id: record.id,
+            state: if record.ended_at.is_some() {
+                "ended"
+            } else {
+                "running"
+            },
+            total: record.total,
+            pending: record.pending(),
+            completed: record.completed,
+            discarded: record.discarded,
+            cancelled: record.cancelled,
+            percent: record.percent(),
+            progress: progress.map(|progress| ProgressView {
+                scheduled: progress.scheduled,
+                available: progress.available,
+                running: progress.running,
+                retryable: progress.retryable,
+            }),
+            callback: record.callback.map(|callback| CallbackView {
+                kind: callback.kind,
+                queue: callback.queue,
+                id: callback.id,
+            }),
+            cancel_requested: record.cancel_requested,
+            created_at: record.created_at,
+            ended_at: record.ended_at,
+            name: record.name,
+        }
+    }
+}
+
+/// One page of batches, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BatchPage {
+    batches: Vec<BatchView>,
+    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    #[schema(value_type = Option<String>)]
+    next: Option<BatchId>,
+}
+
+/// Enqueue a batch with a callback
+///
+/// All or nothing: one bad job refuses the batch, and `index` says which. Jobs of a batch live in the ledger whatever the
+/// durability of their queues. What follows one of them (`then`) is not part of the batch. A repeat under the same
+/// `Idempotency-Key` enqueues nothing and is answered 200 with the first batch.
+#[utoipa::path(post, path = "/v1/batches", tag = "batches", operation_id = "create_batch",
+    request_body = GroupBody,
+    params(
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1 to 200 printable ASCII characters; kept apart for each API key, as long as the batch"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context, passed on to every job"),
+    ),
+    responses(
+        (status = 202, body = AcceptedView, description = "Accepted; `ids` in the order of `jobs`",
+            headers(("Location" = String, description = "The batch's address"))),
+        (status = 200, body = AcceptedView, description = "It stood already: `duplicate` is true"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "malformed-json, invalid-header"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "body-too-large, payload-too-large, batch-too-large"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "unsupported-media-type"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+        (status = 504, body = ProblemBody, content_type = "application/problem+json", description = "timed-out"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn create(
+    allowed: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
+    let body: GroupBody = json_body(&request, payload, &state).await?;
+    let trace = traceparent(&request);
+    let members = body.jobs.into_iter();
+    let batch = BatchRequest {
+        name: body.name,
+        jobs: members.map(|job| job.into_request(None, trace.clone())).collect(),
+        callback: body.callback.map(|callback| callback.into_request(None, None)),
+        idempotency_key: key,
+    };
+    let jobs = state.jobs.clone();
+    let accepted = state
+        .on_runtime(async move { jobs.enqueue_batch(batch).await })
+        .await?;
+    let status = if accepted.duplicate {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let location =
+        HeaderValue::from_str(&format!("/v1/batches/{}", accepted.id)).map_err(Problem::internal)?;
+    let mut response = json(status, &AcceptedView::from(accepted))?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// Show a batch
+///
+/// With `wait` the answer comes when the batch has ended, or as it stands after so many seconds.
+#[utoipa::path(get, path = "/v1/batches/{id}", tag = "batches", operation_id = "show_batch",
+    params(
+        ("id" = String, Path, description = "The batch's id"),
+        ("wait" = Option<f64>, Query, description = "Seconds to wait for the batch to end, 60 at most unless \
+            the server is configured otherwise"),
+    ),
+    responses(
+        (status = 200, body = BatchView),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-id, invalid-parameter"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "batch-not-found: unknown, or no longer kept"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn show(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let id = batch_id(&request)?;
+    let mut params = Params::of(&request, &["wait"]);
+    let wait = params.seconds("wait", state.max_wait).unwrap_or(Duration::ZERO);
+    params.finish()?;
+    let (batches, stopping) = (state.jobs.batches(), state.stopping.clone());
+    let found = state
+        .on_runtime(async move {
+            if !wait.is_zero() {
+                tokio::select! {
+                    waited = batches.wait(id, wait) => drop(waited?),
+                    () = stopping.cancelled() => {}
+                }
+            }
+            batches.progress(id).await
+        })
+        .await?;
+    let (record, progress) = found.ok_or_else(|| not_found(id))?;
+    json(StatusCode::OK, &BatchView::new(record, Some(progress)))
+}
+
+/// List batches
+///
+/// Newest first, in pages.
+#[utoipa::path(get, path = "/v1/batches", tag = "batches", operation_id = "list_batches",
+    params(
+        ("state" = Option<String>, Query, description = "`running` or `ended`"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+    ),
+    responses(
+        (status = 200, body = BatchPage),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-parameter, invalid-cursor"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn list(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let filter = filter(&request)?;
+    let (batches, limit) = (state.jobs.batches(), filter.limit);
+    // One more than fits tells whether there is a next page.
+    let filter = BatchFilter {
+        limit: limit + 1,
+        ..filter
+    };
+    let mut found = state
+        .on_runtime(async move { batches.list(&filter).await })
+        .await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().map(|batch| batch.id).filter(|_| more);
+    let views = found.into_iter().map(|batch| BatchView::new(batch, None));
+    let page = BatchPage {
+        batches: views.collect(),
+        next,
+    };
+    json(StatusCode::OK, &page)
+}
+
+fn filter(request: &HttpRequest) -> Result<BatchFilter, Problem> {
+    let mut params = Params::of(request, &["state", "after", "limit"]);
+    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+    let cursor = params.text("after").map(ToOwned::to_owned);
+    let ended = match params.text("state").map(ToOwned::to_owned).as_deref() {
+        None => None,
+        Some("running") => Some(false),
+        Some("ended") => Some(true),
+        Some(other) => {
+            params.fault("state", format!("{} is neither running nor ended", quote(other)));
+            None
+        }
+    };
+    params.finish()?;
+    let after = cursor
+        .map(|text| {
+            text.parse::<BatchId>().map_err(|_| {
+                let reason = format!("{} is no cursor; use the `next` of the page before", quote(&text));
+                Problem::field(ProblemKind::InvalidCursor, "after", reason)
+            })
+        })
+        .transpose()?;
+    Ok(BatchFilter { ended, after, limit })
+}
+
+/// What a cancellation has done.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CancelledBatch)]
+pub(crate) struct CancelledView {
+    /// Jobs that were cancelled, or asked to give way, by this request.
+    affected: u64,
+    /// False: it took its time; ask again for the rest.
+    finished: bool,
+    /// The batch as it stands now.
+    batch: BatchView,
+}
+
+/// Cancel a batch
+///
+/// Its jobs that wait will never run; those that run are asked to give way. The batch ends when they have, and then its
+/// callback is enqueued as ever. Asking again changes nothing.
+#[utoipa::path(post, path = "/v1/batches/{id}/cancel", tag = "batches", operation_id = "cancel_batch",
+    params(("id" = String, Path, description = "The batch's id")),
+    responses(
+        (status = 200, body = CancelledView, description = "It has ended"),
+        (status = 202, body = CancelledView, description = "Some of its jobs run, and have been asked to give way"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "batch-not-found"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "illegal-transition: it had ended before"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn cancel(
+    allowed: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (jobs, id, by) = (state.jobs.clone(), batch_id(&request)?, allowed.by(&request));
+    let cancelled = state
+        .on_runtime(async move { jobs.steer(&by).cancel_batch(id).await })
+        .await?
+        .ok_or_else(|| not_found(id))?;
+    let Some(done) = cancelled.done else {
+        let detail = "the batch has ended; only one that runs can be cancelled";
+        return Err(Problem::new(ProblemKind::IllegalTransition, detail));
+    };
+    let status = if cancelled.batch.ended_at.is_some() {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let view = CancelledView {
+        affected: done.affected,
+        finished: done.finished,
+        batch: BatchView::new(cancelled.batch, None),
+    };
+    json(status, &view)
+}
+
+fn not_found(id: BatchId) -> Problem {
+    let reason = format!("no batch {id} is known; it was never accepted, or is no longer kept");
+    Problem::field(ProblemKind::BatchNotFound, "id", reason)
+}

@@ -1,0 +1,206 @@
+//! What hangs on the end of a job: the next of its chain, and the count of its batch.
+//!
+//! # Invariants
+//! - What a completion enqueues is written in the transaction that writes the completion, and only if the lease still
+//!   held: so a chain goes on exactly once, whoever dies when.
+//! - A batch's counts are moved in the transaction that makes a job final, or puts a discarded one back. The row's lock
+//!   orders those who end its last jobs at the same time; the one whose count comes to the total ends the batch and
+//!   enqueues the callback, in that same transaction. A batch ends once: after that its counts stand.
+//! - Locks are taken in one order: rows of jobs, then rows of batches by id. A batch's lock is the last, and is held for
+//!   one statement and the commit; a flush of outcomes touches each of its batches once.
+//!
+//! A job that hangs on nothing is not seen here, and costs nothing.
+//!
+//! # When things fail
+//! The transaction is fenced as every outcome is, so it may be repeated after a lost reply: then nothing is held any more,
+//! and nothing is enqueued or counted a second time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_core::failpoint;
+
+use crate::batches::{self, Tally};
+use crate::client::LedgerTx;
+use crate::id::{BatchId, JobId, WorkerId};
+use crate::ledger::{
+    Accepted, ClaimedJob, LedgerError, NewJob, Outcome, PostgresLedger, RunAt, SqliteLedger,
+};
+use crate::link::Previous;
+use crate::sql::Sql;
+use crate::state::StoredState;
+
+/// An outcome with what hangs on it.
+#[derive(Debug, Clone)]
+pub struct TiedOutcome {
+    pub outcome: Outcome,
+    pub batch: Option<BatchId>,
+    /// What its completion enqueues.
+    pub next: Option<NewJob>,
+}
+
+impl TiedOutcome {
+    /// `None`: nothing hangs on this outcome of the job.
+    pub fn of(job: &ClaimedJob, outcome: &Outcome) -> Option<Self> {
+        let batch = job.batch.filter(|_| outcome.state().is_final());
+        let next = match outcome {
+            Outcome::Completed { result, .. } => job.options.then.as_ref().map(|then| {
+                let previous = Previous {
+                    id: job.id,
+                    result: result.as_deref().map(ToOwned::to_owned),
+                };
+                then.after(previous, job.options.traceparent.clone())
+            }),
+            _ => None,
+        };
+        (batch.is_some() || next.is_some()).then(|| Self {
+            outcome: outcome.clone(),
+            batch,
+            next,
+        })
+    }
+}
+
+/// A job that an end brought about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    pub kind: Arc<str>,
+    pub queue: Arc<str>,
+    /// When it is due, after the end.
+    pub delay: Duration,
+}
+
+/// What is to be told once the transaction is committed: [`crate::Jobs::announce`] rings for these jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Aftermath {
+    pub enqueued: Vec<Followed>,
+    pub ended: Vec<BatchId>,
+}
+
+impl Aftermath {
+    fn enqueued(&mut self, job: &NewJob) {
+        self.enqueued.push(Followed {
+            kind: Arc::clone(&job.kind),
+            queue: Arc::clone(&job.queue),
+            delay: match job.run_at {
+                RunAt::In(delay) => delay,
+                RunAt::Now | RunAt::At(_) => Duration::ZERO,
+            },
+        });
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.enqueued.extend(other.enqueued);
+        self.ended.extend(other.ended);
+    }
+}
+
+/// Writes outcomes under their fences, and what hangs on those that were still held, in one transaction.
+pub async fn finish(
+    sql: &Sql,
+    worker: WorkerId,
+    outcomes: &[TiedOutcome],
+) -> Result<(Vec<JobId>, Aftermath), LedgerError> {
+    sql.within("record outcomes and what follows them", async {
+        let plain: Vec<&Outcome> = outcomes.iter().map(|tied| &tied.outcome).collect();
+        let mut tx = sql.begin().await?;
+        let held = match tx.on() {
+            LedgerTx::Postgres(on) => PostgresLedger::finish_in(on, worker, &plain, sql.named).await?,
+            LedgerTx::Sqlite(on) => SqliteLedger::finish_in(on, worker, &plain).await?,
+        };
+        let by_id: HashMap<JobId, &TiedOutcome> = outcomes
+            .iter()
+            .map(|tied| (tied.outcome.fence().id, tied))
+            .collect();
+        let ended: Vec<&TiedOutcome> = held.iter().filter_map(|id| by_id.get(id).copied()).collect();
+        let mut aftermath = follow(tx.on(), &ended, sql.named).await?;
+        let mut tallies = BTreeMap::<BatchId, Tally>::new();
+        for tied in &ended {
+            if let Some(batch) = tied.batch {
+                tallies.entry(batch).or_default().add(tied.outcome.state(), 1);
+            }
+        }
+        aftermath.merge(count(tx.on(), &tallies, sql.named).await?);
+        failpoint::reach("tied");
+        tx.commit().await?;
+        Ok((held, aftermath))
+    })
+    .await
+}
+
+/// Enqueues the next job of each chain, and notes with the job before it which that is.
+async fn follow(mut on: LedgerTx<'_>, ended: &[&TiedOutcome], named: bool) -> Result<Aftermath, sqlx::Error> {
+    let (parents, children): (Vec<JobId>, Vec<NewJob>) = ended
+        .iter()
+        .filter_map(|tied| Some((tied.outcome.fence().id, tied.next.clone()?)))
+        .unzip();
+    let mut aftermath = Aftermath::default();
+    if children.is_empty() {
+        return Ok(aftermath);
+    }
+    let accepted = insert(on.reborrow(), &children, named).await?;
+    for (child, accepted) in children.iter().zip(&accepted) {
+        // Another job has its unique key: that one is what follows.
+        if matches!(accepted, Accepted::New(_)) {
+            aftermath.enqueued(child);
+        }
+    }
+    let ids: Vec<JobId> = accepted.iter().map(Accepted::id).collect();
+    match on {
+        LedgerTx::Postgres(on) => PostgresLedger::note_children_in(on, &parents, &ids, named).await?,
+        LedgerTx::Sqlite(on) => SqliteLedger::note_children_in(on, &parents, &ids).await?,
+    }
+    Ok(aftermath)
+}
+
+async fn insert(on: LedgerTx<'_>, jobs: &[NewJob], named: bool) -> Result<Vec<Accepted>, sqlx::Error> {
+    match on {
+        LedgerTx::Postgres(on) => PostgresLedger::insert_in(on, jobs, named).await,
+        LedgerTx::Sqlite(on) => SqliteLedger::insert_in(on, jobs).await,
+    }
+}
+
+/// Moves the counts of batches that have not ended, ends those that are complete, and enqueues their callbacks. To be
+/// called last in its transaction: it locks the batches.
+pub(crate) async fn count(
+    mut on: LedgerTx<'_>,
+    tallies: &BTreeMap<BatchId, Tally>,
+    named: bool,
+) -> Result<Aftermath, sqlx::Error> {
+    let mut aftermath = Aftermath::default();
+    if tallies.is_empty() {
+        return Ok(aftermath);
+    }
+    for (batch, callback) in batches::store::count(on.reborrow(), tallies, named).await? {
+        aftermath.ended.push(batch.id);
+        let Some(callback) = callback else { continue };
+        let job = callback.at_end_of(batch);
+        let accepted = insert(on.reborrow(), std::slice::from_ref(&job), named).await?;
+        let Some(accepted) = accepted.first() else {
+            continue;
+        };
+        if matches!(accepted, Accepted::New(_)) {
+            aftermath.enqueued(&job);
+        }
+        batches::store::note_callback(on.reborrow(), batch.id, accepted.id(), named).await?;
+    }
+    Ok(aftermath)
+}
+
+/// Tallies rows that an `update … returning` tells of.
+pub(crate) fn tallied(
+    rows: impl IntoIterator<Item = (Option<uuid::Uuid>, StoredState)>,
+    each: i64,
+) -> BTreeMap<BatchId, Tally> {
+    let mut tallies = BTreeMap::<BatchId, Tally>::new();
+    for (batch, state) in rows {
+        if let Some(batch) = batch {
+            tallies
+                .entry(BatchId::from_uuid(batch))
+                .or_default()
+                .add(state, each);
+        }
+    }
+    tallies
+}
