@@ -168,9 +168,9 @@ fn new_source(name: &str, kind: SourceKind, url: &str) -> NewSource {
     }
 }
 
-/// A calendar of events that begin tomorrow.
+/// A calendar of events that are not over for long.
 fn calendar(events: &[(&str, &str)]) -> String {
-    let start = (clock::now() + chrono::TimeDelta::days(1)).format("%Y%m%dT000000Z");
+    let start = "20900601T180000Z";
     let events: String = events
         .iter()
         .map(|(uid, title)| {
@@ -181,7 +181,7 @@ fn calendar(events: &[(&str, &str)]) -> String {
 }
 
 fn rss(titles: &[&str]) -> String {
-    let at = clock::now().to_rfc2822();
+    let at = "Thu, 01 Jun 2090 18:00:00 +0000";
     let items: String = titles
         .iter()
         .map(|title| {

@@ -167,13 +167,13 @@ fn broken_lines_and_events_are_passed_by_and_told() {
     for (at, reason) in [
         ("No start", "no DTSTART"),
         ("Bad start", "next friday"),
-        ("line 17", "no SUMMARY"),
+        ("line 20", "no SUMMARY"),
         ("Backwards", "ends before it begins"),
         ("Bad rule", "FREQ=SOMETIMES"),
         ("Every second", "100000 steps"),
         ("Bad place", "GEO"),
-        ("line 49", "does not end"),
-        ("line 58", "does not end"),
+        ("line 55", "does not end"),
+        ("line 64", "does not end"),
     ] {
         assert!(
             harvest.reason(at).contains(reason),
@@ -188,8 +188,8 @@ fn broken_lines_and_events_are_passed_by_and_told() {
         "line 6",
         "line 7",
         "line 9",
-        "line 38 (Every hour)",
-        "line 48",
+        "line 42 (Every hour)",
+        "line 54",
     ];
     assert_eq!(noted, expected, "{:?}", harvest.noted);
 }

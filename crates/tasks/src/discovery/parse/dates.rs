@@ -46,6 +46,10 @@ pub fn parse(text: &str, zone: Tz) -> Option<DateTime<Utc>> {
     if text.len() >= 9 && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return of_epoch(text.parse().ok()?);
     }
+    // One of its forms begins with a long weekday, and is not itself without it.
+    if let Ok(at) = httpdate::parse_http_date(text) {
+        return Some(at.into());
+    }
     // A weekday says nothing more, and is wrong or in another language often enough.
     let text = match text.split_once(", ") {
         Some((day, rest)) if day.chars().all(char::is_alphabetic) => rest.trim_start(),
@@ -66,7 +70,6 @@ pub fn parse(text: &str, zone: Tz) -> Option<DateTime<Utc>> {
             .find_map(|format| DateTime::parse_from_str(text, format).ok())
             .map(|at| at.to_utc())
     };
-    let as_http = || httpdate::parse_http_date(text).ok().map(DateTime::<Utc>::from);
     let local = || {
         LOCAL
             .iter()
@@ -78,11 +81,7 @@ pub fn parse(text: &str, zone: Tz) -> Option<DateTime<Utc>> {
             .find_map(|format| NaiveDate::parse_from_str(text, format).ok())
             .map(|day| at_local(zone, day.and_time(NaiveTime::MIN)))
     };
-    as_mail()
-        .or_else(with_offset)
-        .or_else(as_http)
-        .or_else(local)
-        .or_else(day)
+    as_mail().or_else(with_offset).or_else(local).or_else(day)
 }
 
 /// Seconds or milliseconds since 1970.
@@ -145,8 +144,8 @@ mod tests {
             ("Wed May  1 18:00:00 2030", "2030-05-01T18:00:00Z"),
             ("Wednesday, 01-May-30 18:00:00 GMT", "2030-05-01T18:00:00Z"),
             ("May 1, 2030 18:00", "2030-05-01T16:00:00Z"),
-            ("1903975200", "2030-05-02T14:00:00Z"),
-            ("1903975200000", "2030-05-02T14:00:00Z"),
+            ("1903975200", "2030-05-02T18:00:00Z"),
+            ("1903975200000", "2030-05-02T18:00:00Z"),
         ] {
             assert_eq!(vienna(text).as_deref(), Some(moment), "{text}");
         }
