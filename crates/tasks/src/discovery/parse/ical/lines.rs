@@ -84,8 +84,14 @@ impl Property {
     /// # Errors
     /// Why the line is none.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
+        // The crate knows names, and with them the types of their values, in upper case alone.
+        let end = line.find([':', ';']).unwrap_or(line.len());
+        let upper = match line[..end].bytes().any(|byte| byte.is_ascii_lowercase()) {
+            true => Cow::Owned(format!("{}{}", line[..end].to_ascii_uppercase(), &line[end..])),
+            false => Cow::Borrowed(line),
+        };
         let property =
-            parser::Property::try_from(line).map_err(|_| format!("{line:?} is no content line"))?;
+            parser::Property::try_from(&*upper).map_err(|_| format!("{line:?} is no content line"))?;
         let params = property
             .params
             .iter()
@@ -150,7 +156,7 @@ mod tests {
         assert_eq!(parsed.name, "DTSTART");
         assert_eq!(parsed.value, "20300501T180000");
         assert_eq!(parsed.param("TZID"), Some("Europe/Vienna"));
-        let text = Property::parse(r"SUMMARY:Jazz\, and more\; see\: x\nnew \\ line").unwrap();
+        let text = Property::parse(r"summary:Jazz\, and more\; see\: x\nnew \\ line").unwrap();
         assert_eq!(text.value, "Jazz, and more; see: x\nnew \\ line");
     }
 
