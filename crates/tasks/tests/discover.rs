@@ -524,6 +524,11 @@ async fn subscriptions_hear_of_what_they_want_and_of_nothing_else(f: Fixture) {
     assert_eq!(listed.len(), 1);
     assert!(subscriptions.delete(listed[0].id).await.unwrap());
     assert!(!subscriptions.delete(listed[0].id).await.unwrap());
+    assert_eq!(subscriptions.forget("far").await.unwrap(), 1);
+    assert_eq!(
+        subscriptions.list(None, None, 100).await.unwrap().len(),
+        filters.len() - 2
+    );
 }
 
 macro_rules! on_both {

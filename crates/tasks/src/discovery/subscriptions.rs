@@ -242,6 +242,24 @@ impl Subscriptions {
         Ok(gone.is_some())
     }
 
+    /// Deletes all of a user's; how many: what a deletion of the user calls.
+    pub async fn forget(&self, user: &str) -> Result<usize, LedgerError> {
+        let sql = &self.0.0.sql;
+        let gone: Vec<(Uuid,)> = sql
+            .within("forget a user's subscriptions", async {
+                let mut tx = sql.begin().await?;
+                let text = "delete from holdfast_subscriptions where user_id = $1 returning id";
+                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
+                    .bind(user)
+                    .fetch_all(on)
+                    .await?);
+                tx.commit().await?;
+                Ok(gone)
+            })
+            .await?;
+        Ok(gone.len())
+    }
+
     /// By id, from the one after `after`; all of them, or a user's.
     pub async fn list(
         &self,
