@@ -10,6 +10,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::discovery::{Sources, Subscriptions};
 use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 use holdfast_tasks::recommend::Recommender;
@@ -123,6 +124,11 @@ impl Application {
     pub async fn run_until_stopped(self, shutdown: Shutdown) -> std::io::Result<()> {
         self.health.obey(shutdown.clone());
         let keys = self.keys.clone();
+        let sources = Sources::new(
+            &self.settings,
+            &self.services.database,
+            self.services.jobs.clone(),
+        );
         let rates = RateLimits::new(&self.settings, self.services.cache.gate().clone());
         let state = Data::new(State {
             schedules: schedules_of(&self.settings, &self.services),
@@ -139,6 +145,8 @@ impl Application {
                 &self.services.database,
                 self.services.jobs.clone(),
             ),
+            subscriptions: Subscriptions::of(&sources),
+            sources,
             jobs: self.services.jobs,
             keys: self.keys,
             rates,

@@ -8,6 +8,7 @@
 //! | [`HttpRequest`] `http.request` | calls a URL |
 //! | [`webhooks::NotifyWebhook`] `notify.webhook` | tells an endpoint of an event, signed |
 //! | [`mail::NotifyEmail`] `notify.email` | sends a mail, written from a template |
+//! | [`discovery::EventsDiscover`] `events.discover` | reads a source of events, and stores what is new |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
 //! | [`recommend::MlTrain`] `ml.train` | makes the model of what people like |
 //! | [`recommend::MlRecommend`] `ml.recommend` | makes a user's list of recommended events |
@@ -50,6 +51,7 @@ kinds! {
 }
 
 mod dialect;
+pub mod discovery;
 pub mod events;
 pub mod interactions;
 pub mod mail;

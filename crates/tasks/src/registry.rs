@@ -13,6 +13,7 @@ pub fn registry() -> Registry {
 
 fn production() -> Registry {
     built_in(Registry::new())
+        .register::<crate::discovery::EventsDiscover>()
         .register::<crate::points::PointsFlush>()
         .register::<crate::recommend::MlRecommend>()
         .register::<crate::recommend::MlTrain>()

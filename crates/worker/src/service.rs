@@ -6,7 +6,10 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
+use holdfast_jobs::Resources;
+use holdfast_tasks::discovery::{Discoverer, Sources};
 use holdfast_tasks::notices::Notices;
+use holdfast_tasks::outbound::Outbound;
 use holdfast_tasks::points::Points;
 use holdfast_tasks::recommend::Recommender;
 
@@ -54,6 +57,7 @@ pub async fn run_worker(
         .with(recommender.clone())
         .with(notices.webhooks().clone())
         .with(notices.mail().clone());
+    parts.resources = with_discovery(&parts, database, &recommender);
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
@@ -64,6 +68,17 @@ pub async fn run_worker(
         () = recommender.watch() => Ok(()),
         () = notices.watch() => Ok(()),
     }
+}
+
+/// Whoever runs workers has given them an HTTP client, or their `events.discover` says that it is missing.
+fn with_discovery(parts: &WorkerParts, database: &Database, recommender: &Recommender) -> Resources {
+    let resources = parts.resources.clone();
+    let Some(outbound) = resources.get::<Outbound>() else {
+        return resources;
+    };
+    let sources = Sources::new(&parts.settings, database, parts.jobs.clone());
+    let events = recommender.events().clone();
+    resources.with(Discoverer::new(&parts.settings, sources, events, &outbound, None))
 }
 
 /// The cache that the process has already, in which an API beside the worker finds what jobs put there; or one of its own.

@@ -7,6 +7,7 @@ use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
+use holdfast_tasks::discovery::SourceError;
 use holdfast_tasks::mail::MailError;
 use holdfast_tasks::notices::NoticeError;
 use holdfast_tasks::points::PointsError;
@@ -124,6 +125,28 @@ impl From<ScheduleError> for Problem {
             ScheduleError::Contended(_) => Self::unavailable(format!("{text}; try again"), RETRY_AFTER),
             ScheduleError::Enqueue(error) => error.into(),
             ScheduleError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<SourceError> for Problem {
+    fn from(error: SourceError) -> Self {
+        let text = error.to_string();
+        match error {
+            SourceError::Invalid(faults) => {
+                let faults = faults
+                    .into_iter()
+                    .map(|fault| FieldFault::new(fault.field, fault.reason));
+                Self::faults(ProblemKind::InvalidField, faults.collect())
+            }
+            SourceError::Unknown(_) => Self::field(ProblemKind::SourceNotFound, "id", text),
+            SourceError::NameTaken(_) => {
+                let reason = format!("{text}; PUT replaces it, or choose another name");
+                Self::field(ProblemKind::NameTaken, "name", reason)
+            }
+            SourceError::TooMany => Self::new(ProblemKind::TooManySources, text),
+            SourceError::Enqueue(error) => error.into(),
+            SourceError::Ledger(error) => error.into(),
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum ProblemKind {
     WebhookNotFound,
     MailTemplateNotFound,
     LinkNotFound,
+    SourceNotFound,
+    SubscriptionNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
@@ -39,6 +41,8 @@ pub enum ProblemKind {
     NameTaken,
     KeyRevoked,
     TrackExists,
+    TooManySources,
+    TooManySubscriptions,
     BodyTooLarge,
     PayloadTooLarge,
     BatchTooLarge,
@@ -60,7 +64,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 54] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -83,6 +87,8 @@ impl ProblemKind {
         Self::WebhookNotFound,
         Self::MailTemplateNotFound,
         Self::LinkNotFound,
+        Self::SourceNotFound,
+        Self::SubscriptionNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
@@ -94,6 +100,8 @@ impl ProblemKind {
         Self::NameTaken,
         Self::KeyRevoked,
         Self::TrackExists,
+        Self::TooManySources,
+        Self::TooManySubscriptions,
         Self::BodyTooLarge,
         Self::PayloadTooLarge,
         Self::BatchTooLarge,
@@ -169,6 +177,18 @@ impl ProblemKind {
                 "There is no such mail template",
             ),
             Self::LinkNotFound => ("link-not-found", S::NOT_FOUND, "The link leads nowhere"),
+            Self::SourceNotFound => ("source-not-found", S::NOT_FOUND, "There is no such source"),
+            Self::SubscriptionNotFound => (
+                "subscription-not-found",
+                S::NOT_FOUND,
+                "There is no such subscription",
+            ),
+            Self::TooManySources => ("too-many-sources", S::CONFLICT, "No more sources are kept"),
+            Self::TooManySubscriptions => (
+                "too-many-subscriptions",
+                S::CONFLICT,
+                "No more subscriptions are kept",
+            ),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
             Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
             Self::KeyNotFound => ("key-not-found", S::NOT_FOUND, "There is no such API key"),

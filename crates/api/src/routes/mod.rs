@@ -26,6 +26,8 @@ mod points_body;
 pub(crate) mod queues;
 mod recommendations;
 pub(crate) mod schedules;
+mod sources;
+mod subscriptions;
 mod unsubscribe;
 pub(crate) mod view;
 mod webhooks;
@@ -98,6 +100,9 @@ macro_rules! allow {
     (PUT, DELETE) => {
         "PUT, DELETE"
     };
+    (DELETE) => {
+        "DELETE"
+    };
 }
 
 routes! { API_ROUTES, api:
@@ -146,6 +151,11 @@ routes! { API_ROUTES, api:
     "/v1/mail-suppressions" => { GET mail::list_suppressions, POST mail::suppress }
     "/v1/mail-suppressions/release" => { POST mail::release }
     "/v1/unsubscribe/{token}" => { GET unsubscribe::ask, POST unsubscribe::unsubscribe }
+    "/v1/sources" => { GET sources::list, POST sources::create }
+    "/v1/sources/{id}" => { GET sources::show, PUT sources::put, DELETE sources::delete }
+    "/v1/sources/{id}/discover" => { POST sources::discover }
+    "/v1/subscriptions" => { GET subscriptions::list, POST subscriptions::create }
+    "/v1/subscriptions/{id}" => { DELETE subscriptions::delete }
     "/v1/workers" => { GET queues::workers }
     "/v1/auth/login" => { POST account::login }
     "/v1/auth/refresh" => { POST account::refresh }

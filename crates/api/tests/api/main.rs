@@ -23,5 +23,6 @@ mod rates;
 mod schedules;
 mod schema;
 mod sessions;
+mod sources;
 mod start;
 mod support;

@@ -13,11 +13,11 @@ use super::limits::{MAX_RUNNING_LIMIT, QueueLimits};
 use super::reader::Reader;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
-    AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    EventsSettings, HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings,
-    NotificationsSettings, PointsSettings, QueueSettings, RateLimitSettings, RecommendSettings,
-    RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings, SmtpSettings, TracesSettings,
-    WorkerSettings,
+    AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, DiscoverySettings,
+    Durability, Environment, EventsSettings, HttpRequestSettings, JobsSettings, LogFormat, LogSettings,
+    MetricsSettings, NotificationsSettings, PointsSettings, QueueSettings, RateLimitSettings,
+    RecommendSettings, RedditSettings, RedisEndpoint, RedisSettings, RetrySettings, ServerSettings, Settings,
+    SmtpSettings, TracesSettings, WorkerSettings,
 };
 use super::tables;
 
@@ -64,6 +64,8 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         events: EventsSettings {
             retain_past: reader.seconds("events.retain_past_seconds", 3600.0..=315_360_000.0),
         },
+        discovery: discovery(reader),
+        reddit: reddit(reader),
         recommend: RecommendSettings {
             half_life: reader.seconds("recommend.half_life_seconds", 3600.0..=315_360_000.0),
             retain_interactions: reader
@@ -73,6 +75,37 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         notifications: notifications(reader),
         smtp: smtp(reader),
         log: log(reader, environment),
+    }
+}
+
+fn discovery(reader: &mut Reader<'_>) -> DiscoverySettings {
+    DiscoverySettings {
+        timeout: reader.seconds("discovery.timeout_seconds", 0.1..=300.0),
+        max_bytes: reader.bytes("discovery.max_bytes", 65_536..=268_435_456),
+        max_entries: reader.count("discovery.max_entries", 1..=1_000_000),
+        past: reader.seconds("discovery.past_seconds", 0.0..=315_360_000.0),
+        ahead: reader.seconds("discovery.ahead_seconds", 86_400.0..=315_360_000.0),
+        min_interval: reader.seconds("discovery.min_interval_seconds", 1.0..=86_400.0),
+        max_backoff: reader.seconds("discovery.max_backoff_seconds", 1.0..=2_592_000.0),
+    }
+}
+
+fn reddit(reader: &mut Reader<'_>) -> RedditSettings {
+    let mut base = |path: &str| {
+        let text = reader.text(path);
+        let sound = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if !sound {
+            let fix = "give a base URL such as \"https://oauth.reddit.com\"".to_owned();
+            reader.fault_once(path, || (format!("{text:?} is not an http or https URL"), fix));
+        }
+        text
+    };
+    let (auth_url, api_url) = (base("reddit.auth_url"), base("reddit.api_url"));
+    RedditSettings {
+        client_id: reader.secret("reddit.client_id"),
+        client_secret: reader.secret("reddit.client_secret"),
+        auth_url,
+        api_url,
     }
 }
 
@@ -478,8 +511,17 @@ fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
         worker,
         beat,
         auth,
+        events,
+        discovery,
         ..
     } = settings;
+    reader.require(
+        discovery.past <= events.retain_past,
+        "discovery.past_seconds",
+        "events.retain_past_seconds",
+        "more than",
+        "lower it: what is pruned would be found again",
+    );
     reader.require(
         auth.access_token <= cache.session_ttl,
         "auth.access_token_seconds",

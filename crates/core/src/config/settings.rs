@@ -44,6 +44,8 @@ pub struct Settings {
     pub traces: TracesSettings,
     pub points: PointsSettings,
     pub events: EventsSettings,
+    pub discovery: DiscoverySettings,
+    pub reddit: RedditSettings,
     pub recommend: RecommendSettings,
     pub notifications: NotificationsSettings,
     pub smtp: SmtpSettings,
@@ -377,6 +379,36 @@ pub struct PointsSettings {
 pub struct EventsSettings {
     /// How long an event is kept after its end, if nobody interacted with it within `recommend.retain_interactions`.
     pub retain_past: Duration,
+}
+
+/// Discovery: how sources are read.
+#[derive(Debug, Clone)]
+pub struct DiscoverySettings {
+    /// For the whole exchange, redirects included.
+    pub timeout: Duration,
+    /// Of an answer, as it comes and unpacked.
+    pub max_bytes: usize,
+    /// Of one run.
+    pub max_entries: usize,
+    /// What ended longer ago is left out; not more than `EventsSettings::retain_past`.
+    pub past: Duration,
+    /// How far ahead what repeats is written out.
+    pub ahead: Duration,
+    /// Shortest interval that a source may have.
+    pub min_interval: Duration,
+    /// Longest rest of a source that fails, unless its interval is longer.
+    pub max_backoff: Duration,
+}
+
+/// The application that Reddit knows us as.
+#[derive(Debug, Clone)]
+pub struct RedditSettings {
+    pub client_id: Option<SecretString>,
+    pub client_secret: Option<SecretString>,
+    /// Where tokens are given.
+    pub auth_url: String,
+    /// Where listings are.
+    pub api_url: String,
 }
 
 /// Recommendations.

@@ -78,7 +78,8 @@ const POSTGRES: &[Migration] = embedded!(
     (6, "0006_points"),
     (7, "0007_batches"),
     (8, "0008_events"),
-    (9, "0009_notifications")
+    (9, "0009_notifications"),
+    (10, "0010_sources")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
@@ -90,7 +91,8 @@ const SQLITE: &[Migration] = embedded!(
     (6, "0006_points"),
     (7, "0007_batches"),
     (8, "0008_events"),
-    (9, "0009_notifications")
+    (9, "0009_notifications"),
+    (10, "0010_sources")
 );
 
 /// What a migration run did.

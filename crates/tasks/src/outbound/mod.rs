@@ -156,6 +156,15 @@ impl Outbound {
         Self::build(settings, policy, roots)
     }
 
+    /// The same client, connections included, with another limit of answers.
+    #[must_use]
+    pub fn limited_to(&self, max_response_bytes: usize) -> Self {
+        Self {
+            max_response_bytes,
+            ..self.clone()
+        }
+    }
+
     fn build(
         settings: &HttpRequestSettings,
         policy: AddressPolicy,

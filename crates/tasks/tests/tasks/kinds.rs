@@ -34,6 +34,7 @@ fn a_production_process_knows_no_debug_kinds() {
         "debug.echo",
         "debug.fail",
         "debug.sleep",
+        "events.discover",
         "holdfast.probe",
         "http.request",
         "ml.recommend",
@@ -50,6 +51,7 @@ fn a_production_process_knows_no_debug_kinds() {
     assert_eq!(
         names(&holdfast_tasks::registry_for(&settings("production"))),
         [
+            "events.discover",
             "holdfast.probe",
             "http.request",
             "ml.recommend",

@@ -5,6 +5,7 @@
 //! LPUSH of the same payload against the same Redis, one by one and pipelined.
 
 mod cache;
+mod discovery;
 mod health;
 mod http;
 mod idle;
@@ -32,8 +33,8 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks, webhooks. All that the servers allow
-    /// by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks, webhooks, discovery. All that the
+    /// servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -70,10 +71,11 @@ enum Part {
     Points,
     Ticks,
     Webhooks,
+    Discovery,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
@@ -83,6 +85,7 @@ impl Part {
         (Self::Points, "points"),
         (Self::Ticks, "ticks"),
         (Self::Webhooks, "webhooks"),
+        (Self::Discovery, "discovery"),
     ];
 }
 
@@ -105,9 +108,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks | Part::Webhooks => {
-                    servers.setup(true, true, "ledger")
-                }
+                Part::Ledger
+                | Part::Idle
+                | Part::Redrive
+                | Part::Points
+                | Part::Ticks
+                | Part::Webhooks
+                | Part::Discovery => servers.setup(true, true, "ledger"),
                 Part::NoRedis => servers.setup(true, false, "ledger"),
                 Part::Sqlite => Some(Setup::sqlite(&args.directory)),
             };
@@ -128,6 +135,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
                 Part::Ticks => ticks::measure(&setup, args.scale, &mut report).await?,
                 Part::Webhooks => webhooks::measure(&setup, args.scale, &mut report).await?,
+                Part::Discovery => discovery::measure(&setup, args.scale, &mut report).await?,
             }
         }
         remove(&args.directory)
