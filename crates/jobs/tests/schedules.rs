@@ -11,7 +11,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SubsecRound, TimeDelta};
+use chrono::{DateTime, TimeDelta};
 use holdfast_core::config::ScheduleSettings;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;

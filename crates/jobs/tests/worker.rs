@@ -21,7 +21,7 @@ use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{
     Backoff, Job, JobContext, JobError, JobId, Jobs, Registry, Resources, RetryPolicy, State,
 };
-use holdfast_testkit::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use holdfast_testkit::{PostgresOptions, PostgresServer, RedisOptions, RedisServer, eventually};
 use serde::{Deserialize, Serialize};
 use support::{raw, settings};
 use tokio::sync::Notify;
@@ -323,6 +323,32 @@ async fn progress_is_seen_while_the_job_runs() {
     }
     system.seen.release.notify_one();
     assert_eq!(system.end_of(id).await.state, State::Completed);
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_the_broker_refuses_for_a_while_is_held_and_the_job_runs_once() {
+    let system = System::start(true, true, &[("HOLDFAST__QUEUES__DEFAULT__DURABILITY", "redis")]).await;
+    let redis = system.hosts.1.as_ref().unwrap();
+    let id = system.enqueue(Act::Progress).await;
+    system.seen.started.notified().await;
+    let held = redis.keys("*:inflight:*").await.unwrap();
+    assert_eq!(held.len(), 1, "{held:?}");
+    // A key of another type: to that Redis says no, and it is no outage.
+    redis.command(&["RENAME", &held[0], "aside"]).await.unwrap();
+    redis.command(&["SET", &held[0], "in the way"]).await.unwrap();
+    system.seen.release.notify_one();
+    let refused = async || {
+        let said = redis.info("errorstats", "errorstat_WRONGTYPE").await.ok()?;
+        (!said.is_empty()).then_some(())
+    };
+    eventually("a refusal", DEADLINE, Duration::from_millis(20), refused)
+        .await
+        .unwrap();
+    redis.command(&["RENAME", "aside", &held[0]]).await.unwrap();
+    assert_eq!(system.end_of(id).await.state, State::Completed);
+    assert_eq!(redis.keys("*:inflight:*").await.unwrap(), Vec::<String>::new());
+    assert_eq!(system.seen.runs.load(Ordering::SeqCst), 1);
     system.stop().await;
 }
 

@@ -36,11 +36,11 @@ mod tests {
     use super::*;
 
     /// The textbook's way.
-    fn haversine(a: (f64, f64), b: (f64, f64)) -> f64 {
-        let (p, q) = (a.0.to_radians(), b.0.to_radians());
-        let (dp, dl) = ((q - p) / 2.0, (b.1 - a.1).to_radians() / 2.0);
-        let h = dp.sin().powi(2) + p.cos() * q.cos() * dl.sin().powi(2);
-        2.0 * EARTH * h.sqrt().min(1.0).asin()
+    fn haversine(from: (f64, f64), to: (f64, f64)) -> f64 {
+        let (lat, other) = (from.0.to_radians(), to.0.to_radians());
+        let (dlat, dlon) = ((other - lat) / 2.0, (to.1 - from.1).to_radians() / 2.0);
+        let half = dlat.sin().powi(2) + lat.cos() * other.cos() * dlon.sin().powi(2);
+        2.0 * EARTH * half.sqrt().min(1.0).asin()
     }
 
     fn chord(a: (f64, f64), b: (f64, f64)) -> f64 {

@@ -167,7 +167,7 @@ async fn an_event_is_inserted_changed_or_left_as_it_is(f: Fixture) {
     assert_eq!(outcomes(&first), [Outcome::Inserted; 3]);
     let again = f.events().upsert(&batch).await.unwrap();
     assert_eq!(outcomes(&again), [Outcome::Unchanged; 3]);
-    batch[0].title = "Jazz, and blues".to_owned();
+    "Jazz, and blues".clone_into(&mut batch[0].title);
     batch[2].cancelled = true;
     let third = f.events().upsert(&batch).await.unwrap();
     assert_eq!(

@@ -47,11 +47,14 @@ pub(super) struct Names {
     pub(super) most: usize,
 }
 
+/// Items with their places in the request.
+pub(super) type Placed<T> = Vec<(usize, T)>;
+
 /// The items that can be read, with their places; and those that cannot.
 pub(super) fn read_items<T: for<'de> Deserialize<'de>>(
     bytes: &Bytes,
     names: Names,
-) -> Result<(Vec<(usize, T)>, Vec<RejectedItem>), Problem> {
+) -> Result<(Placed<T>, Vec<RejectedItem>), Problem> {
     let pieces = pieces(bytes, names)?;
     if pieces.len() > names.most {
         let detail = format!("a request has at most {} {}", names.most, names.many);

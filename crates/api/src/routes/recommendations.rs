@@ -163,6 +163,7 @@ pub(crate) async fn interact(
 
 /// What is recommended to a user.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the name that a client reads")]
 pub(crate) struct Recommendations {
     user: String,
     /// `personal`: made of what the user did. `popular`: nothing is known of the user, or nothing was known in time.

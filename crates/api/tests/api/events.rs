@@ -160,7 +160,8 @@ async fn batches_of_no_use_are_refused_with_the_field() {
 async fn queries_of_no_use_are_refused_with_the_parameter() {
     let app = TestApp::start().await;
     let mut admin = app.admin();
-    let words = "w".to_owned() + &(0..11).map(|n| format!("+word{n}")).collect::<String>();
+    let words: Vec<String> = (0..12).map(|n| format!("word{n}")).collect();
+    let words = words.join("+");
     for (query, field) in [
         ("lat=1&lon=2", "within_km"),
         ("within_km=5", "lat"),

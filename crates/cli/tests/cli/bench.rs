@@ -1,5 +1,7 @@
 //! `holdfast bench recommend`: on a file, and at a small size through SQL.
 
+use std::fmt::Write as _;
+
 use crate::support::Place;
 
 /// The figure of a row, such as `recall@10`.
@@ -20,7 +22,7 @@ async fn a_file_of_interactions_is_evaluated_against_popularity_and_chance() {
     for user in 0..200 {
         for visit in 0..6 {
             let item = user % 10 * 10 + (user / 10 + visit * 3) % 10;
-            text.push_str(&format!("u{user},i{item},{}\n", user * 10 + visit));
+            writeln!(text, "u{user},i{item},{}", user * 10 + visit).unwrap();
         }
     }
     std::fs::write(place.path().join("visits.csv"), text).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
@@ -59,16 +60,22 @@ pub const MAX_DETAILS_BYTES: usize = 8_192;
 /// Longest request id that is kept, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// Names one entry; a ULID, so entries sort by time.
+/// Names one entry; a ULID, so entries sort by time, and those of one process in the order in which it wrote them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuditId(Ulid);
 
 impl AuditId {
+    /// Later than every one before it in this process, also within a millisecond, and when the clock is set back.
     pub(crate) fn generate() -> Self {
-        Self(Ulid::from_parts(
-            holdfast_core::clock::unix_millis(),
-            rand::random::<u128>(),
-        ))
+        static LAST: Mutex<u128> = Mutex::new(0);
+        let fresh = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = if fresh.timestamp_ms() > Ulid(*last).timestamp_ms() {
+            fresh.0
+        } else {
+            last.saturating_add(1)
+        };
+        Self(Ulid(*last))
     }
 
     pub(crate) fn first_of_ms(unix_ms: u64) -> Self {
@@ -282,6 +289,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn entries_of_a_process_are_in_the_order_in_which_it_wrote_them() {
+        let ids: Vec<AuditId> = (0..10_000).map(|_| AuditId::generate()).collect();
+        assert!(ids.is_sorted_by(|earlier, later| earlier < later));
+    }
 
     #[test]
     fn what_is_too_long_is_cut_at_a_character() {

@@ -15,6 +15,7 @@ use holdfast_core::failure::FailureClass;
 use holdfast_core::telemetry::catalogue;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
@@ -459,6 +460,9 @@ async fn leave_broker(
 
 /// Tries until the broker is back. What it held when it went away bounds what is held here. If it gave the leases up
 /// meanwhile, or lost its memory, it takes nothing, and that is that.
+///
+/// What the broker refuses is tried for as long as a lease lives too, and given up only then: a refusal may be how an
+/// outage begins. To whoever has not given the new password, a server calls a long command a protocol error.
 async fn hold(shared: &Shared, departure: Departure, error: BrokerError) {
     let Some(broker) = shared.jobs.broker() else {
         return;
@@ -468,7 +472,13 @@ async fn hold(shared: &Shared, departure: Departure, error: BrokerError) {
     tracing::debug!(jobs, queue = %queue, error = %error, "outcomes are held until the broker is back");
     let mut error = error;
     let mut failures = 0;
-    while error.class() == FailureClass::Transient {
+    let mut refused: Option<Instant> = None;
+    loop {
+        if error.class() == FailureClass::Transient {
+            refused = None;
+        } else if refused.get_or_insert_with(Instant::now).elapsed() >= shared.settings.worker.lost_after {
+            break;
+        }
         failures += 1;
         tokio::time::sleep(BACKOFF.delay(failures)).await;
         match departure.tell(broker).await {

@@ -438,7 +438,7 @@ async fn batches_are_paged_and_forgotten_after_their_time(f: Fixture) {
             .unwrap();
         found.iter().map(|batch| batch.id).collect::<Vec<_>>()
     };
-    let mut newest_first = vec![first, second, third];
+    let mut newest_first = [first, second, third];
     newest_first.sort_by(|a, b| b.cmp(a));
     assert_eq!(page(None, None, 2).await, newest_first[..2]);
     assert_eq!(page(None, Some(newest_first[1]), 2).await, newest_first[2..]);

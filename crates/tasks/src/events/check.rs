@@ -199,10 +199,12 @@ mod tests {
         }
     }
 
+    type Spoil = fn(&mut NewEvent);
+
     #[test]
     fn every_fault_is_found_and_named() {
         assert_eq!(event().check(), Ok(()));
-        let faulty: [(&str, fn(&mut NewEvent)); 14] = [
+        let faulty: [(&str, Spoil); 14] = [
             ("uid", |e| e.uid = String::new()),
             ("uid", |e| e.uid = "x".repeat(MAX_UID + 1)),
             ("title", |e| e.title = "two\nlines".to_owned()),
@@ -213,10 +215,10 @@ mod tests {
             ("url", |e| e.url = Some("javascript:alert(1)".to_owned())),
             ("url", |e| e.url = Some("no url".to_owned())),
             ("ends_at", |e| {
-                e.ends_at = DateTime::from_timestamp(1_899_999_999, 0)
+                e.ends_at = DateTime::from_timestamp(1_899_999_999, 0);
             }),
             ("starts_at", |e| {
-                e.starts_at = DateTime::from_timestamp(-1, 0).unwrap()
+                e.starts_at = DateTime::from_timestamp(-1, 0).unwrap();
             }),
             ("time_zone", |e| e.time_zone = Some("Mars/Base".to_owned())),
             ("lat", |e| e.position = Some((f64::NAN, 0.0))),

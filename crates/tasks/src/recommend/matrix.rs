@@ -176,8 +176,8 @@ mod tests {
                     prop_assert_eq!(made.get(at, column as usize).to_bits(), value.to_bits());
                     prop_assert_eq!(turned.get(column as usize, at).to_bits(), value.to_bits());
                 }
-                for other in 0..rows.len() {
-                    let dot: f32 = row.iter().filter_map(|(c, v)| Some(v * rows[other].get(c)?)).sum();
+                for (other, entries) in rows.iter().enumerate() {
+                    let dot: f32 = row.iter().filter_map(|(c, v)| Some(v * entries.get(c)?)).sum();
                     prop_assert!((made.dot(at, other) - dot).abs() < 1e-3);
                 }
             }

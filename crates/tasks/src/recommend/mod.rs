@@ -180,18 +180,19 @@ impl Recommender {
     /// The model that counts, as far as this process knows; `None`: there is none yet. Whoever finds another version being
     /// loaded goes on with the one that is there.
     pub async fn model(&self) -> Result<Option<Arc<Model>>, RecommendError> {
-        if let Some(model) = self.held().fresh() {
-            return Ok(model);
-        }
         let held = self.held();
+        if held.is_fresh() {
+            return Ok(held.model());
+        }
         let _looking = match (self.0.looking.try_lock(), &held.model) {
             (Ok(guard), _) => guard,
             (Err(_), Some((_, model))) => return Ok(Some(Arc::clone(model))),
             (Err(_), None) => self.0.looking.lock().await,
         };
         // Somebody may have looked while we waited.
-        if let Some(model) = self.held().fresh() {
-            return Ok(model);
+        let meanwhile = self.held();
+        if meanwhile.is_fresh() {
+            return Ok(meanwhile.model());
         }
         match self.look().await {
             Ok(model) => Ok(model),
@@ -259,11 +260,13 @@ impl Recommender {
 }
 
 impl Held {
-    /// What is held, if it was looked at lately.
-    fn fresh(&self) -> Option<Option<Arc<Model>>> {
-        let looked = self.looked?;
-        let model = self.model.as_ref().map(|(_, model)| Arc::clone(model));
-        (looked.elapsed() < LOOK_AGAIN).then_some(model)
+    /// Looked for lately, whether it was there or not.
+    fn is_fresh(&self) -> bool {
+        self.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN)
+    }
+
+    fn model(&self) -> Option<Arc<Model>> {
+        self.model.as_ref().map(|(_, model)| Arc::clone(model))
     }
 }
 

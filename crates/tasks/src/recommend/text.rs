@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_down_to_its_weightiest_terms() {
-        let long: String = (0..300).map(|n| format!("word{n} ")).collect();
+        let long: Vec<String> = (0..300).map(|n| format!("word{n}")).collect();
+        let long = long.join(" ");
         let other = "something quite different";
         let (matrix, _) = vectors(&[
             ("", &long),

@@ -48,7 +48,7 @@ const LIST: Figure = Figure::Millis(20.0);
 /// Trainings and lists: what they cost and what they are worth
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub(super) struct Args {
-    /// Evaluate on these interactions instead: lines of user,item,time[,weight]
+    /// Evaluate on these interactions instead: lines of user, item, time and, if there is one, weight
     #[arg(long)]
     csv: Option<PathBuf>,
 }
