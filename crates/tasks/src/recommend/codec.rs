@@ -63,7 +63,9 @@ impl Model {
 fn put<T, const N: usize>(out: &mut Vec<u8>, values: &[T], bytes: impl Fn(&T) -> [u8; N]) {
     out.reserve(4 + values.len() * N);
     out.extend((values.len() as u32).to_le_bytes());
-    values.iter().for_each(|value| out.extend(bytes(value)));
+    for value in values {
+        out.extend(bytes(value));
+    }
 }
 
 fn read(reader: &mut Reader<'_>) -> Option<Arrays> {

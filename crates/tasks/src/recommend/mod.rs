@@ -52,6 +52,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::Cache;
 use holdfast_core::config::{RecommendSettings, Settings};
 use holdfast_core::sql::Database;
@@ -138,7 +140,7 @@ impl Recommender {
             interactions: Interactions::new(settings, database),
             cache: cache.clone(),
             settings: settings.recommend.clone(),
-            deployment: digest[..9].iter().map(|byte| format!("{byte:02x}")).collect(),
+            deployment: URL_SAFE_NO_PAD.encode(&digest[..9]),
             held: RwLock::default(),
             looking: tokio::sync::Mutex::default(),
         }))

@@ -103,7 +103,9 @@ fn picked<T: Copy>(order: &[u32], from: &[T]) -> Vec<T> {
 
 fn empty(rows: usize) -> Matrix {
     let mut matrix = Matrix::new();
-    (0..rows).for_each(|_| matrix.push(&mut []));
+    for _ in 0..rows {
+        matrix.push(&mut []);
+    }
     matrix
 }
 
@@ -212,7 +214,9 @@ impl Model {
         }
         let most = sums.iter().copied().fold(0.0, f32::max);
         if most > 0.0 {
-            sums.iter_mut().for_each(|sum| *sum = (*sum / most).sqrt());
+            for sum in &mut sums {
+                *sum = (*sum / most).sqrt();
+            }
         }
         self.arrays.popularity = sums;
         let first = self.first_ahead(now);

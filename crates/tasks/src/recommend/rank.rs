@@ -201,7 +201,9 @@ impl<'m> Profile<'m> {
         }
         let total: f32 = shares.iter().sum();
         if total > 0.0 {
-            shares.iter_mut().for_each(|share| *share /= total);
+            for share in &mut shares {
+                *share /= total;
+            }
         }
         if let Some(none) = shares.get_mut(usize::from(NO_CATEGORY)) {
             *none = 0.0;
@@ -309,7 +311,9 @@ impl<'m> Profile<'m> {
 fn best_at_one(mut values: Vec<f32>) -> Vec<f32> {
     let best = values.iter().copied().fold(0.0, f32::max);
     if best > 0.0 {
-        values.iter_mut().for_each(|value| *value /= best);
+        for value in &mut values {
+            *value /= best;
+        }
     }
     values
 }

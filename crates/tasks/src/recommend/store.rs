@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
@@ -282,10 +284,7 @@ fn decompressed(data: &[u8]) -> Result<Vec<u8>, Unreadable> {
 }
 
 pub(super) fn checksum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    URL_SAFE_NO_PAD.encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]

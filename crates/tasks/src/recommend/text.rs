@@ -74,7 +74,9 @@ impl Texts {
             keep_largest(&mut row, TERMS);
             let length = row.iter().map(|(_, value)| value * value).sum::<f32>().sqrt();
             if length > 0.0 {
-                row.iter_mut().for_each(|(_, value)| *value /= length);
+                for (_, value) in &mut row {
+                    *value /= length;
+                }
             } else {
                 row.clear();
             }

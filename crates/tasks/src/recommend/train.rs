@@ -168,7 +168,9 @@ impl Recommender {
             after = Some((last.starts_ms, last.id));
             read += page.len();
             catalogue = blocking(move || {
-                page.iter().for_each(|event| catalogue.push(&described(event)));
+                for event in &page {
+                    catalogue.push(&described(event));
+                }
                 catalogue
             })
             .await?;

@@ -245,7 +245,9 @@ fn by_popularity(hidden: &[(Vec<Visit>, Option<u32>)], events: usize) -> Vec<u32
     let mut counts = vec![0_usize; events];
     for (known, _) in hidden {
         let seen: HashSet<u32> = known.iter().map(|visit| visit.event).collect();
-        seen.iter().for_each(|event| counts[*event as usize] += 1);
+        for event in seen {
+            counts[event as usize] += 1;
+        }
     }
     let mut order: Vec<u32> = (0..events as u32).collect();
     order.sort_by_key(|event| std::cmp::Reverse(counts[*event as usize]));
