@@ -1,12 +1,4 @@
 //! Sources, discovered from a server that may do anything, on both databases.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on must stop"
-)]
-
-#[path = "tasks/server.rs"]
-mod server;
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
@@ -30,8 +22,9 @@ use holdfast_tasks::events::Events;
 use holdfast_tasks::outbound::Outbound;
 use holdfast_testkit::PostgresServer;
 use serde_json::json;
-use server::{Reply, Request, Server, Then};
 use tempfile::TempDir;
+
+use crate::server::{Reply, Request, Server, Then};
 
 const MAX_BYTES: usize = 65_536;
 
