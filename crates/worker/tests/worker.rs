@@ -162,10 +162,11 @@ async fn a_stopped_worker_finishes_what_runs_leaves_no_trace_and_exits_0() {
         let mut worker = bench.worker();
         worker.wait_for_line("working", DEADLINE).await.unwrap();
         let jobs = bench.jobs();
-        let running = jobs.enqueue(DebugSleep::milliseconds(1_500)).await.unwrap();
+        let running = jobs.enqueue(DebugSleep::milliseconds(4_000)).await.unwrap();
+        // A job that is claimed and has not begun is handed back; this one says how far it is.
         let is_running = async || {
             let job = jobs.get(running.id).await.unwrap().unwrap();
-            (job.state == State::Running).then_some(())
+            (job.state == State::Running && job.progress.is_some()).then_some(())
         };
         eventually("the job to run", DEADLINE, POLL, is_running)
             .await

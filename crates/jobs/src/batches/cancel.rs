@@ -105,8 +105,10 @@ impl Step for Cancel {
             return Ok(Stepped::default());
         }
         store::note_cancel(on.reborrow(), self.0, named).await?;
-        let mut tally = Tally::default();
-        tally.cancelled = i64::try_from(changed.cancelled).unwrap_or(i64::MAX);
+        let tally = Tally {
+            cancelled: i64::try_from(changed.cancelled).unwrap_or(i64::MAX),
+            ..Tally::default()
+        };
         let aftermath = ties::count(on, &[(self.0, tally)].into(), named).await?;
         Ok(Stepped {
             seen: changed.total(),

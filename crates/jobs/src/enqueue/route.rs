@@ -141,7 +141,9 @@ impl Producer {
         }
         let id = BatchId::generate();
         let mut jobs = self.check_batch(jobs, typed)?;
-        jobs.iter_mut().for_each(|job| job.batch = Some(id));
+        for job in &mut jobs {
+            job.batch = Some(id);
+        }
         let origin = if typed { Origin::Typed } else { Origin::Text };
         let callback = callback
             .map(|callback| self.checker.check_callback(callback, origin))
@@ -397,8 +399,7 @@ fn fingerprint(batch: &NewBatch) -> Result<String, EnqueueError> {
         hash.update(serde_json::json!([job.kind, job.queue, payload, job.options.then]).to_string());
     }
     hash.update(serde_json::json!([batch.name, batch.callback]).to_string());
-    let digest = hash.finalize();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// The enqueue's span; each job carries its context on. What one call stores is one span.

@@ -134,13 +134,15 @@ impl System {
     async fn idle(postgres: bool, redis: bool, file: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sqlite = format!("sqlite://{}", dir.path().join("ledger.db").display());
-        let postgres = match postgres {
-            true => Some(PostgresServer::start_with(PostgresOptions::fast()).await.unwrap()),
-            false => None,
+        let postgres = if postgres {
+            Some(PostgresServer::start_with(PostgresOptions::fast()).await.unwrap())
+        } else {
+            None
         };
-        let redis = match redis {
-            true => Some(RedisServer::start(RedisOptions::default()).await.unwrap()),
-            false => None,
+        let redis = if redis {
+            Some(RedisServer::start(RedisOptions::default()).await.unwrap())
+        } else {
+            None
         };
         let mut env = vec![(
             "DATABASE_URL".to_owned(),
