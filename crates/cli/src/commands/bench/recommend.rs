@@ -34,6 +34,9 @@ const SEED: u64 = 20_260;
 /// Events or interactions of one call.
 const BATCH: usize = 1_000;
 
+/// Visits of a user, on average.
+const VISITS: usize = 20;
+
 /// Users for whom lists are made.
 const ASKED: usize = 1_000;
 
@@ -71,7 +74,7 @@ pub(super) async fn measure(
     } else {
         let shape = Shape {
             events: scaled(100_000, scale),
-            users: scaled(50_000, scale),
+            users: scaled(1_000_000, scale) / VISITS,
             visits: scaled(1_000_000, scale),
             circles: ((400.0 * scale) as usize).max(8),
             ..Shape::default()
