@@ -17,6 +17,7 @@
 //! | the template is missing, broken, or lacks a variable | is discarded, and says what |
 //! | SQL is away | is tried again; nothing is sent without its note |
 
+mod built_in;
 mod render;
 mod send;
 mod sent;
@@ -32,7 +33,8 @@ use holdfast_jobs::Jobs;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
-pub use self::send::{Mailed, NotifyEmail};
+pub use self::built_in::NEWS_TEMPLATE;
+pub use self::send::{Mailed, NotifyEmail, check_address};
 pub use self::suppress::{Suppression, Unsubscribed};
 pub use self::templates::{MailTemplate, MailTemplateRecord};
 use self::transport::Transport;

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::built_in::built_in;
 use super::render::Written;
 use super::sent::{Claim, LEASE};
-use super::templates::is_name;
+use super::templates::{MailTemplate, is_name};
 use super::transport::SendFault;
 use super::{Mail, MailError, normalised};
 
@@ -164,21 +165,39 @@ impl Job for NotifyEmail {
 
 impl NotifyEmail {
     fn mailbox(&self, field: &str, text: &str) -> Result<Mailbox, PayloadFault> {
-        let fault = |reason: String| PayloadFault::new(field, reason);
-        if text.len() > MAX_ADDRESS {
-            return Err(fault(format!("is longer than {MAX_ADDRESS} bytes")));
-        }
-        if text.chars().any(char::is_control) {
-            return Err(fault(
-                "holds a line break or another control character".to_owned(),
-            ));
-        }
-        text.parse()
-            .map_err(|error| fault(format!("is no single mail address: {error}")))
+        mailbox(text).map_err(|reason| PayloadFault::new(field, reason))
     }
 }
 
+fn mailbox(text: &str) -> Result<Mailbox, String> {
+    if text.len() > MAX_ADDRESS {
+        return Err(format!("is longer than {MAX_ADDRESS} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("holds a line break or another control character".to_owned());
+    }
+    text.parse()
+        .map_err(|error| format!("is no single mail address: {error}"))
+}
+
+/// Whether a mail could be sent to it: one address, `ada@example.com` or `Ada <ada@example.com>`.
+///
+/// # Errors
+/// Why not.
+pub fn check_address(text: &str) -> Result<(), String> {
+    mailbox(text).map(drop)
+}
+
 impl Mail {
+    /// The one that was put, or else the one that is built in.
+    async fn template_of(&self, name: &str) -> Result<MailTemplate, JobError> {
+        match self.template(name).await {
+            Ok(record) => Ok(record.template),
+            Err(MailError::Sql(error)) => Err(error.into()),
+            Err(error) => built_in(name).ok_or_else(|| JobError::permanent(error)),
+        }
+    }
+
     async fn compose(
         &self,
         job: &NotifyEmail,
@@ -186,11 +205,8 @@ impl Mail {
         address: &str,
         message_id: &str,
     ) -> Result<Message, JobError> {
-        let template = self.template(&job.template).await.map_err(|error| match error {
-            MailError::Sql(error) => error.into(),
-            error => JobError::permanent(error),
-        })?;
-        let written = template.template.render(&job.data).map_err(JobError::permanent)?;
+        let template = self.template_of(&job.template).await?;
+        let written = template.render(&job.data).map_err(JobError::permanent)?;
         let link = match &job.list {
             Some(list) => self.unsubscribe_link(address, list).await?,
             None => None,

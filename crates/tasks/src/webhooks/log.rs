@@ -384,7 +384,7 @@ impl LogParts {
             .map_err(|error: InvalidEvent| corrupt(error.to_string()))?;
         let data = to_raw_value(&json!({"webhook_id": notice.id, "reason": notice.reason}))
             .map_err(|error| corrupt(error.to_string()))?;
-        publish(tx.on(), &self.sql, &self.jobs, &Event::new(event_type, data)).await
+        publish(tx.on(), &self.sql, &self.jobs, &[Event::new(event_type, data)]).await
     }
 }
 
