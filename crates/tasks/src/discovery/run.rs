@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_core::clock;
+use holdfast_core::telemetry::catalogue;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy};
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,26 @@ impl Report {
             mails: 0,
             notes: Vec::new(),
             changes: Vec::new(),
+        }
+    }
+
+    /// In the metrics.
+    fn count(&self) {
+        let status = match self.status {
+            Status::Ok => "ok",
+            Status::Unchanged => "unchanged",
+            Status::Failed => "failed",
+        };
+        catalogue::DISCOVERY_RUNS.with([status]).increment(1);
+        for (outcome, count) in [
+            ("inserted", self.inserted),
+            ("changed", self.changed),
+            ("unchanged", self.unchanged),
+            ("duplicate", self.duplicates),
+            ("outside", self.outside),
+            ("skipped", self.skipped),
+        ] {
+            catalogue::DISCOVERY_EVENTS.with([outcome]).increment(count);
         }
     }
 
@@ -225,6 +246,7 @@ impl Discoverer {
             Err(Broken::Source(failure)) => self.note_failure(&source, failure, &mut report).await?,
             Err(Broken::Ours(error)) => return Err(error.into()),
         }
+        report.count();
         Ok(Discovered {
             status: report.status,
             error: report.error,
