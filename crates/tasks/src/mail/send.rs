@@ -94,10 +94,10 @@ impl Job for NotifyEmail {
     }
 
     fn validate(&self) -> Result<(), PayloadFault> {
-        self.mailbox("to", &self.to)?;
+        mailbox_of("to", &self.to)?;
         self.reply_to
             .as_deref()
-            .map_or(Ok(()), |text| self.mailbox("reply_to", text).map(drop))?;
+            .map_or(Ok(()), |text| mailbox_of("reply_to", text).map(drop))?;
         for (field, name) in [("template", Some(&self.template)), ("list", self.list.as_ref())] {
             if name.is_some_and(|name| !is_name(name)) {
                 return Err(PayloadFault::new(
@@ -122,7 +122,7 @@ impl Job for NotifyEmail {
 
     async fn run(self, ctx: JobContext) -> Result<Mailed, JobError> {
         let mail = ctx.resource::<Mail>()?;
-        let to = self.mailbox("to", &self.to).map_err(JobError::permanent)?;
+        let to = mailbox_of("to", &self.to).map_err(JobError::permanent)?;
         let address = normalised(&to.email);
         let key = self.key.clone().unwrap_or_else(|| ctx.id().to_string());
         let message_id = message_id(&key, &address, mail.0.transport.from()?);
@@ -163,10 +163,9 @@ impl Job for NotifyEmail {
     }
 }
 
-impl NotifyEmail {
-    fn mailbox(&self, field: &str, text: &str) -> Result<Mailbox, PayloadFault> {
-        mailbox(text).map_err(|reason| PayloadFault::new(field, reason))
-    }
+/// The address of a field.
+fn mailbox_of(field: &str, text: &str) -> Result<Mailbox, PayloadFault> {
+    mailbox(text).map_err(|reason| PayloadFault::new(field, reason))
 }
 
 fn mailbox(text: &str) -> Result<Mailbox, String> {
@@ -218,7 +217,7 @@ impl Mail {
             .message_id(Some(message_id.to_owned()))
             .subject(&written.subject);
         if let Some(reply_to) = &job.reply_to {
-            let reply_to = job.mailbox("reply_to", reply_to).map_err(JobError::permanent)?;
+            let reply_to = mailbox_of("reply_to", reply_to).map_err(JobError::permanent)?;
             message = message.reply_to(reply_to);
         }
         if let Some(link) = link {
