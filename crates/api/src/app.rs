@@ -10,6 +10,8 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::discovery::{Sources, Subscriptions};
+use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 use holdfast_tasks::recommend::Recommender;
 use secrecy::ExposeSecret;
@@ -122,6 +124,11 @@ impl Application {
     pub async fn run_until_stopped(self, shutdown: Shutdown) -> std::io::Result<()> {
         self.health.obey(shutdown.clone());
         let keys = self.keys.clone();
+        let sources = Sources::new(
+            &self.settings,
+            &self.services.database,
+            self.services.jobs.clone(),
+        );
         let rates = RateLimits::new(&self.settings, self.services.cache.gate().clone());
         let state = Data::new(State {
             schedules: schedules_of(&self.settings, &self.services),
@@ -133,6 +140,13 @@ impl Application {
                 &self.services.gate,
                 self.services.jobs.clone(),
             ),
+            notices: Notices::new(
+                &self.settings,
+                &self.services.database,
+                self.services.jobs.clone(),
+            ),
+            subscriptions: Subscriptions::of(&sources),
+            sources,
             jobs: self.services.jobs,
             keys: self.keys,
             rates,

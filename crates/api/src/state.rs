@@ -3,6 +3,8 @@
 use actix_web::http::StatusCode;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::discovery::{Sources, Subscriptions};
+use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
 use holdfast_tasks::recommend::Recommender;
 use serde::Serialize;
@@ -25,8 +27,11 @@ pub(crate) struct State {
     /// Of the routes that opt in.
     pub(crate) responses: Responses,
     pub(crate) points: Points,
+    pub(crate) sources: Sources,
+    pub(crate) subscriptions: Subscriptions,
     /// With the stores of events and interactions.
     pub(crate) recommender: Recommender,
+    pub(crate) notices: Notices,
     pub(crate) keys: ApiKeys,
     pub(crate) rates: RateLimits,
     pub(crate) sessions: Sessions,

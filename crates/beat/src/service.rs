@@ -8,6 +8,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::enqueue::Fault;
 use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
+use holdfast_tasks::discovery::Sources;
 use tokio::time::sleep;
 
 use crate::progress::Progress;
@@ -26,7 +27,8 @@ pub enum BeatError {
     Schedules(#[from] ScheduleError),
 }
 
-/// Checks the configuration's schedules, waits for the schema, stores them, and ticks until `stop`.
+/// Checks the configuration's schedules, waits for the schema, stores them, and ticks until `stop`; beside that it makes the
+/// jobs of the sources that are due.
 ///
 /// # Errors
 /// What waiting does not mend: a schedule that is of no use, a database that does not let us in, a migration that fails.
@@ -52,9 +54,14 @@ pub async fn run_beat(
         return Ok(());
     };
     stored?;
+    let sources = Sources::new(settings, database, schedules.jobs().clone());
     let ticker = Ticker::new(schedules, settings.beat.clone(), stop);
     progress.begin(ticker.vitals());
-    ticker.run().await;
+    tokio::select! {
+        () = ticker.run() => {}
+        // It never ends by itself.
+        () = sources.sweep(settings.beat.poll) => {}
+    }
     Ok(())
 }
 

@@ -251,6 +251,38 @@ impl Jobs {
         Producer::answer_in(&jobs, accepted)
     }
 
+    /// The same for many jobs, of any kinds, up to [`ledger::MAX_STATEMENT_ROWS`] in one statement; one answer for each, in
+    /// order. Nothing at all for none.
+    ///
+    /// # Errors
+    /// As [`Jobs::enqueue_in`], for the first job that is refused.
+    pub async fn enqueue_all_in<'t>(
+        &self,
+        tx: impl Into<LedgerTx<'t>>,
+        enqueues: Vec<Enqueue>,
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
+        let mut tx = tx.into();
+        let checked = enqueues
+            .into_iter()
+            .map(|enqueue| enqueue.check().map(|(_, job)| job))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut answers = Vec::with_capacity(checked.len());
+        for jobs in checked.chunks(ledger::MAX_STATEMENT_ROWS) {
+            let written = match tx.reborrow() {
+                LedgerTx::Postgres(connection) => {
+                    PostgresLedger::insert_in(connection, jobs, self.0.named_statements).await
+                }
+                LedgerTx::Sqlite(connection) => SqliteLedger::insert_in(connection, jobs).await,
+            };
+            let accepted = written.map_err(|source| LedgerError::Sql {
+                doing: "accept jobs in a transaction",
+                source,
+            });
+            answers.extend(Producer::answers_in(jobs, accepted)?);
+        }
+        Ok(answers)
+    }
+
     /// Wakes the workers of a queue.
     pub fn ring(&self, queue: &str) {
         self.bell().ring(queue, 1, Duration::ZERO);

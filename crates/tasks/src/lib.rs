@@ -6,6 +6,9 @@
 //! | [`DebugSleep`] `debug.sleep` | sleeps, reports progress, gives way to a cancellation |
 //! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
 //! | [`HttpRequest`] `http.request` | calls a URL |
+//! | [`webhooks::NotifyWebhook`] `notify.webhook` | tells an endpoint of an event, signed |
+//! | [`mail::NotifyEmail`] `notify.email` | sends a mail, written from a template |
+//! | [`discovery::EventsDiscover`] `events.discover` | reads a source of events, and stores what is new |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
 //! | [`recommend::MlTrain`] `ml.train` | makes the model of what people like |
 //! | [`recommend::MlRecommend`] `ml.recommend` | makes a user's list of recommended events |
@@ -47,13 +50,18 @@ kinds! {
     }
 }
 
+mod dialect;
+pub mod discovery;
 pub mod events;
 pub mod interactions;
+pub mod mail;
+pub mod notices;
 pub mod outbound;
 mod place;
 pub mod points;
 pub mod recommend;
 mod registry;
+pub mod webhooks;
 mod words;
 
 pub use debug_fail::{FailMode, Recovered};

@@ -13,9 +13,12 @@ pub fn registry() -> Registry {
 
 fn production() -> Registry {
     built_in(Registry::new())
+        .register::<crate::discovery::EventsDiscover>()
         .register::<crate::points::PointsFlush>()
         .register::<crate::recommend::MlRecommend>()
         .register::<crate::recommend::MlTrain>()
+        .register::<crate::webhooks::NotifyWebhook>()
+        .register::<crate::mail::NotifyEmail>()
 }
 
 /// The kinds of a process with these settings: no `debug.*` in production, where [`crate::DebugFail`] could be used to

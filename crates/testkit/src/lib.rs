@@ -1,7 +1,7 @@
 //! What a test needs to treat Holdfast as its users and its outages do.
 //!
 //! Real servers ([`RedisServer`], [`PostgresServer`], [`PgBouncer`]), a wire that can be cut
-//! ([`FaultProxy`]), a witness outside the system ([`Receiver`]), the built binaries as processes
+//! ([`FaultProxy`]), witnesses outside the system ([`Receiver`], [`SmtpServer`]), the built binaries as processes
 //! ([`Child`]), and small clients that share no code with what is under test ([`resp`], [`http`]).
 //!
 //! Invariants:
@@ -37,6 +37,7 @@ mod receiver;
 mod redis;
 pub mod resp;
 mod scratch;
+mod smtp;
 mod undertaker;
 
 pub use authority::Authority;
@@ -49,6 +50,7 @@ pub use proxy::{FaultProxy, Mode, Protocol, ProxyStats, bytes_contain};
 pub use receiver::{Hit, Receiver, RecordedRequest};
 pub use redis::{Eviction, FillReport, Persistence, RedisOptions, RedisServer};
 pub use resp::{RespConnection, RespValue};
+pub use smtp::{SmtpServer, TakenMail};
 
 /// What every "not found" error of a server program ends with.
 pub(crate) const INSTALL_HINT: &str =

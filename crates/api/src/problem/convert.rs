@@ -7,7 +7,11 @@ use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
+use holdfast_tasks::discovery::SourceError;
+use holdfast_tasks::mail::MailError;
+use holdfast_tasks::notices::NoticeError;
 use holdfast_tasks::points::PointsError;
+use holdfast_tasks::webhooks::WebhookError;
 
 use crate::auth::KeyError;
 
@@ -125,6 +129,28 @@ impl From<ScheduleError> for Problem {
     }
 }
 
+impl From<SourceError> for Problem {
+    fn from(error: SourceError) -> Self {
+        let text = error.to_string();
+        match error {
+            SourceError::Invalid(faults) => {
+                let faults = faults
+                    .into_iter()
+                    .map(|fault| FieldFault::new(fault.field, fault.reason));
+                Self::faults(ProblemKind::InvalidField, faults.collect())
+            }
+            SourceError::Unknown(_) => Self::field(ProblemKind::SourceNotFound, "id", text),
+            SourceError::NameTaken(_) => {
+                let reason = format!("{text}; PUT replaces it, or choose another name");
+                Self::field(ProblemKind::NameTaken, "name", reason)
+            }
+            SourceError::TooMany => Self::new(ProblemKind::TooManySources, text),
+            SourceError::Enqueue(error) => error.into(),
+            SourceError::Ledger(error) => error.into(),
+        }
+    }
+}
+
 impl From<PointsError> for Problem {
     fn from(PointsError::Sql(error): PointsError) -> Self {
         if error.is_transient() {
@@ -133,6 +159,49 @@ impl From<PointsError> for Problem {
             return Self::unavailable(detail, RETRY_AFTER).caused_by(error);
         }
         error.into()
+    }
+}
+
+impl From<WebhookError> for Problem {
+    fn from(error: WebhookError) -> Self {
+        let text = error.to_string();
+        match error {
+            WebhookError::Invalid(fault) => Self::field(ProblemKind::InvalidField, fault.field, fault.reason),
+            WebhookError::Unknown(_) => Self::field(ProblemKind::WebhookNotFound, "id", text),
+            WebhookError::TooMany => Self::new(ProblemKind::TooManyWebhooks, text),
+            WebhookError::Enqueue(error) => error.into(),
+            WebhookError::Sql(error) => error.into(),
+        }
+    }
+}
+
+impl From<MailError> for Problem {
+    fn from(error: MailError) -> Self {
+        let text = error.to_string();
+        match error {
+            MailError::Invalid { field, reason } => Self::field(ProblemKind::InvalidField, field, reason),
+            MailError::UnknownTemplate(_) => Self::field(ProblemKind::MailTemplateNotFound, "name", text),
+            MailError::TooManyTemplates => Self::new(ProblemKind::TooManyMailTemplates, text),
+            MailError::NotSuppressed(_) => Self::field(ProblemKind::NothingMatched, "address", text),
+            MailError::Sql(error) => error.into(),
+        }
+    }
+}
+
+impl From<NoticeError> for Problem {
+    fn from(error: NoticeError) -> Self {
+        let text = error.to_string();
+        match error {
+            NoticeError::InvalidData(reason) => Self::field(ProblemKind::InvalidField, "data", reason),
+            NoticeError::TooLarge { .. } => Self::field(ProblemKind::PayloadTooLarge, "data", text),
+            NoticeError::KeyReused(_) => Self::field(
+                ProblemKind::IdempotencyKeyReused,
+                crate::routes::IDEMPOTENCY_KEY,
+                format!("{text}; use a new key"),
+            ),
+            NoticeError::Enqueue(error) => error.into(),
+            NoticeError::Sql(error) => error.into(),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct LoginBody {
 }
 
 /// A text that is repeated in no message, not even where it is none.
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
     let text = String::deserialize(deserializer);
     text.map(SecretString::from)
         .map_err(|_| D::Error::custom("expected a text"))

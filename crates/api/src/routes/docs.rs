@@ -1,6 +1,7 @@
 //! Swagger UI at `/docs`, from files compiled in. Not served in production.
 //!
-//! The only HTML there is: it may load nothing from elsewhere, and nobody may frame it.
+//! It may load nothing from elsewhere, and nobody may frame it. The only other HTML is the page that links in mails lead to
+//! (`unsubscribe.rs`).
 
 use std::sync::{Arc, LazyLock};
 

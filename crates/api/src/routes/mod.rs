@@ -16,15 +16,22 @@ pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod kinds;
 pub(crate) mod limits;
+mod mail;
 mod measure;
 mod metrics;
+mod notices;
 pub(crate) mod openapi;
 mod points;
 mod points_body;
 pub(crate) mod queues;
 mod recommendations;
 pub(crate) mod schedules;
+mod sources;
+mod subscriptions;
+mod unsubscribe;
 pub(crate) mod view;
+mod webhook_deliveries;
+mod webhooks;
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{self, ServiceConfig};
@@ -94,6 +101,9 @@ macro_rules! allow {
     (PUT, DELETE) => {
         "PUT, DELETE"
     };
+    (DELETE) => {
+        "DELETE"
+    };
 }
 
 routes! { API_ROUTES, api:
@@ -131,6 +141,22 @@ routes! { API_ROUTES, api:
     "/v1/schedules/{name}/run" => { POST schedules::run }
     "/v1/schedules/{name}/enable" => { POST schedules::enable }
     "/v1/schedules/{name}/disable" => { POST schedules::disable }
+    "/v1/webhooks" => { GET webhooks::list, POST webhooks::create }
+    "/v1/webhooks/{id}" => { GET webhooks::show, PUT webhooks::put, DELETE webhooks::delete }
+    "/v1/webhooks/{id}/rotate" => { POST webhooks::rotate }
+    "/v1/webhooks/{id}/test" => { POST webhooks::test }
+    "/v1/webhooks/{id}/deliveries" => { GET webhook_deliveries::list }
+    "/v1/notifications" => { POST notices::publish }
+    "/v1/mail-templates" => { GET mail::list_templates }
+    "/v1/mail-templates/{name}" => { GET mail::show_template, PUT mail::put_template, DELETE mail::delete_template }
+    "/v1/mail-suppressions" => { GET mail::list_suppressions, POST mail::suppress }
+    "/v1/mail-suppressions/release" => { POST mail::release }
+    "/v1/unsubscribe/{token}" => { GET unsubscribe::ask, POST unsubscribe::unsubscribe }
+    "/v1/sources" => { GET sources::list, POST sources::create }
+    "/v1/sources/{id}" => { GET sources::show, PUT sources::put, DELETE sources::delete }
+    "/v1/sources/{id}/discover" => { POST sources::discover }
+    "/v1/subscriptions" => { GET subscriptions::list, POST subscriptions::create }
+    "/v1/subscriptions/{id}" => { DELETE subscriptions::delete }
     "/v1/workers" => { GET queues::workers }
     "/v1/auth/login" => { POST account::login }
     "/v1/auth/refresh" => { POST account::refresh }

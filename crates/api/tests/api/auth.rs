@@ -32,6 +32,15 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/points/dead-letters", "read"),
     ("POST", "/v1/points/dead-letters/redrive", "admin"),
     ("POST", "/v1/points/dead-letters/delete", "admin"),
+    ("GET", "/v1/sources", "read"),
+    ("POST", "/v1/sources", "admin"),
+    ("GET", "/v1/sources/{id}", "read"),
+    ("PUT", "/v1/sources/{id}", "admin"),
+    ("DELETE", "/v1/sources/{id}", "admin"),
+    ("POST", "/v1/sources/{id}/discover", "produce"),
+    ("GET", "/v1/subscriptions", "read"),
+    ("POST", "/v1/subscriptions", "produce"),
+    ("DELETE", "/v1/subscriptions/{id}", "produce"),
     ("GET", "/v1/events", "read"),
     ("POST", "/v1/events", "produce"),
     ("POST", "/v1/interactions", "produce"),
@@ -52,6 +61,22 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/schedules/{name}/run", "produce"),
     ("POST", "/v1/schedules/{name}/enable", "admin"),
     ("POST", "/v1/schedules/{name}/disable", "admin"),
+    ("GET", "/v1/webhooks", "admin"),
+    ("POST", "/v1/webhooks", "admin"),
+    ("GET", "/v1/webhooks/{id}", "admin"),
+    ("PUT", "/v1/webhooks/{id}", "admin"),
+    ("DELETE", "/v1/webhooks/{id}", "admin"),
+    ("POST", "/v1/webhooks/{id}/rotate", "admin"),
+    ("POST", "/v1/webhooks/{id}/test", "admin"),
+    ("GET", "/v1/webhooks/{id}/deliveries", "admin"),
+    ("POST", "/v1/notifications", "produce"),
+    ("GET", "/v1/mail-templates", "read"),
+    ("GET", "/v1/mail-templates/{name}", "read"),
+    ("PUT", "/v1/mail-templates/{name}", "admin"),
+    ("DELETE", "/v1/mail-templates/{name}", "admin"),
+    ("GET", "/v1/mail-suppressions", "admin"),
+    ("POST", "/v1/mail-suppressions", "admin"),
+    ("POST", "/v1/mail-suppressions/release", "admin"),
     ("GET", "/v1/workers", "read"),
     ("POST", "/v1/auth/logout", "any"),
     ("GET", "/v1/auth/me", "any"),
@@ -62,7 +87,7 @@ const SCOPES: &[(&str, &str, &str)] = &[
 ];
 
 /// Routes that judge for themselves who asks.
-const WITHOUT_KEY: &[&str] = &["/v1/auth/login", "/v1/auth/refresh"];
+const WITHOUT_KEY: &[&str] = &["/v1/auth/login", "/v1/auth/refresh", "/v1/unsubscribe/{token}"];
 
 fn concrete(path: &str) -> String {
     path.replace("{id}", "01JD3V0S7W8Q4M2XKZC5T9R6BH")

@@ -7,7 +7,7 @@ use serde_json::json;
 
 const UNKNOWN: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 10] = [
     "0001_jobs",
     "0002_accounts",
     "0003_schedules",
@@ -16,6 +16,8 @@ const MIGRATIONS: [&str; 8] = [
     "0006_points",
     "0007_batches",
     "0008_events",
+    "0009_notifications",
+    "0010_sources",
 ];
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! `holdfast dev` as its users meet it.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::time::Duration;
 
 use crate::support::{DEADLINE, Dev, Place, printed};
-use holdfast_testkit::{Child, PostgresServer, RedisOptions, RedisServer, http};
+use holdfast_testkit::{Child, PostgresServer, RedisOptions, RedisServer, eventually, http};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -78,6 +80,55 @@ async fn postgres_and_redis_are_used_where_they_are_named() {
     assert_eq!(health["services"]["redis"]["details"]["mode"], "normal");
     assert!(!place.path().join(".holdfast").exists());
     dev.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_is_discovered_when_it_is_due_and_its_events_are_found() {
+    let feed = feed_server(
+        "<rss version=\"2.0\"><channel><item><title>Jazz</title><guid>1</guid>\
+        <pubDate>2090-06-01T18:00:00Z</pubDate></item></channel></rss>",
+    );
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let mut client = http::Client::new(dev.address);
+    let source = json!({"name": "feed", "kind": "rss", "url": format!("http://{feed}/")});
+    let made = client.post_json("/v1/sources", &source).await.unwrap();
+    assert_eq!(made.status, 201, "{}", made.text());
+    let made: Value = made.json().unwrap();
+    let path = format!("/v1/sources/{}", made["id"].as_str().unwrap());
+    let poll = Duration::from_millis(50);
+    let shown: Value = eventually("the source's first run", DEADLINE, poll, async || {
+        let shown: Value = http::get(dev.address, &path).await.unwrap().json().unwrap();
+        shown["last_run"].is_object().then_some(shown)
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        (&shown["last_run"]["status"], &shown["last_run"]["inserted"]),
+        (&json!("ok"), &json!(1)),
+        "{shown}"
+    );
+    let found: Value = client.get("/v1/events?q=jazz").await.unwrap().json().unwrap();
+    assert_eq!(found["events"][0]["source"], shown["id"]);
+    dev.stop().await;
+}
+
+/// Answers every connection with this body, and closes it. Ends with the test.
+fn feed_server(body: &'static str) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut head = [0; 4_096];
+            let _ = stream.read(&mut head);
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    address
 }
 
 #[tokio::test]

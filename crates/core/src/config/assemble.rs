@@ -14,10 +14,11 @@ use super::reader::Reader;
 use super::redis;
 use super::schema::DEFAULTS_ORIGIN;
 use super::settings::{
-    AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, Durability, Environment,
-    EventsSettings, HttpRequestSettings, JobsSettings, LogFormat, LogSettings, MetricsSettings,
-    PointsSettings, QueueSettings, RateLimitSettings, RecommendSettings, RetrySettings, ServerSettings,
-    Settings, TracesSettings, WorkerSettings,
+    AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, DiscoverySettings,
+    Durability, Environment, EventsSettings, HttpRequestSettings, JobsSettings, LogFormat, LogSettings,
+    MetricsSettings, NotificationsSettings, PointsSettings, QueueSettings, RateLimitSettings,
+    RecommendSettings, RedditSettings, RetrySettings, ServerSettings, Settings, SmtpSettings, TracesSettings,
+    WorkerSettings,
 };
 use super::tables;
 
@@ -64,13 +65,48 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         events: EventsSettings {
             retain_past: reader.seconds("events.retain_past_seconds", 3600.0..=315_360_000.0),
         },
+        discovery: discovery(reader),
+        reddit: reddit(reader),
         recommend: RecommendSettings {
             half_life: reader.seconds("recommend.half_life_seconds", 3600.0..=315_360_000.0),
             retain_interactions: reader
                 .seconds("recommend.retain_interactions_seconds", 3600.0..=315_360_000.0),
             deadline: reader.seconds("recommend.deadline_seconds", 0.01..=30.0),
         },
+        notifications: notifications(reader),
+        smtp: smtp(reader),
         log: log(reader, environment),
+    }
+}
+
+fn discovery(reader: &mut Reader<'_>) -> DiscoverySettings {
+    DiscoverySettings {
+        timeout: reader.seconds("discovery.timeout_seconds", 0.1..=300.0),
+        max_bytes: reader.bytes("discovery.max_bytes", 65_536..=268_435_456),
+        max_entries: reader.count("discovery.max_entries", 1..=1_000_000),
+        past: reader.seconds("discovery.past_seconds", 0.0..=315_360_000.0),
+        ahead: reader.seconds("discovery.ahead_seconds", 86_400.0..=315_360_000.0),
+        min_interval: reader.seconds("discovery.min_interval_seconds", 1.0..=86_400.0),
+        max_backoff: reader.seconds("discovery.max_backoff_seconds", 1.0..=2_592_000.0),
+    }
+}
+
+fn reddit(reader: &mut Reader<'_>) -> RedditSettings {
+    let mut base = |path: &str| {
+        let text = reader.text(path);
+        let sound = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if !sound {
+            let fix = "give a base URL such as \"https://oauth.reddit.com\"".to_owned();
+            reader.fault_once(path, || (format!("{text:?} is not an http or https URL"), fix));
+        }
+        text
+    };
+    let (auth_url, api_url) = (base("reddit.auth_url"), base("reddit.api_url"));
+    RedditSettings {
+        client_id: reader.secret("reddit.client_id"),
+        client_secret: reader.secret("reddit.client_secret"),
+        auth_url,
+        api_url,
     }
 }
 
@@ -326,27 +362,80 @@ fn rate_limit(reader: &mut Reader<'_>) -> RateLimitSettings {
     }
 }
 
+/// An `http` or `https` URL, or empty: not set.
+fn base_url(reader: &mut Reader<'_>, path: &str, fix: &str) -> Option<Url> {
+    let text = reader.text(path);
+    if text.is_empty() {
+        return None;
+    }
+    let url = Url::parse(&text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if url.is_none() {
+        let problem = "it is no http:// or https:// URL".to_owned();
+        reader.fault_once(path, || (problem, fix.to_owned()));
+    }
+    url
+}
+
 fn traces(reader: &mut Reader<'_>) -> TracesSettings {
-    let text = reader.text("traces.endpoint");
-    let endpoint = Some(text.as_str())
-        .filter(|text| !text.is_empty())
-        .and_then(|text| {
-            let url = Url::parse(text)
-                .ok()
-                .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-            if url.is_none() {
-                let fix =
-                    "give the base URL of an OTLP/HTTP collector, such as http://localhost:4318".to_owned();
-                reader.fault_once("traces.endpoint", || {
-                    ("it is no http:// or https:// URL".to_owned(), fix)
-                });
-            }
-            url
-        });
     TracesSettings {
-        endpoint,
+        endpoint: base_url(
+            reader,
+            "traces.endpoint",
+            "give the base URL of an OTLP/HTTP collector, such as http://localhost:4318",
+        ),
         headers: reader.secret("traces.headers"),
         sample_ratio: f64::from(reader.count::<u32>("traces.sample_percent", 0..=100)) / 100.0,
+    }
+}
+
+fn notifications(reader: &mut Reader<'_>) -> NotificationsSettings {
+    NotificationsSettings {
+        webhook_timeout: reader.seconds("notifications.webhook_timeout_seconds", 0.1..=60.0),
+        webhook_disable_after: reader
+            .seconds("notifications.webhook_disable_after_seconds", 60.0..=31_536_000.0),
+        retain_deliveries: reader.seconds("notifications.retain_deliveries_seconds", 3600.0..=31_536_000.0),
+        public_url: base_url(
+            reader,
+            "notifications.public_url",
+            "give the URL under which people reach the API, such as https://jobs.example.com",
+        ),
+    }
+}
+
+fn smtp(reader: &mut Reader<'_>) -> SmtpSettings {
+    let url = reader.secret("smtp.url");
+    if let Some(Err(problem)) = url.as_ref().map(|url| check_smtp_url(url.expose_secret())) {
+        let fix = "give smtps://user:password@host (TLS), smtp://user:password@host:587?tls=required (STARTTLS), or \
+                   smtp://localhost:1025 (neither, for development)";
+        reader.fault_once("smtp.url", || (problem.to_owned(), fix.to_owned()));
+    }
+    let from = Some(reader.text("smtp.from")).filter(|from| !from.is_empty());
+    let is_sender = |from: &String| from.contains('@') && !from.chars().any(char::is_control);
+    if !from.as_ref().is_none_or(is_sender) || (from.is_none() && url.is_some()) {
+        let problem = "the mail server is set, so it takes the address that mails come from".to_owned();
+        let fix = "give an address, such as \"Holdfast <no-reply@example.com>\"".to_owned();
+        reader.fault_once("smtp.from", || (problem, fix));
+    }
+    SmtpSettings {
+        url,
+        from,
+        timeout: reader.seconds("smtp.timeout_seconds", 0.1..=120.0),
+    }
+}
+
+/// Never with the URL itself: it may hold a password.
+fn check_smtp_url(url: &str) -> Result<(), &'static str> {
+    let url = Url::parse(url).map_err(|_| "it is no URL")?;
+    if !url.has_host() {
+        return Err("it names no host");
+    }
+    let tls = url.query_pairs().find(|(name, _)| name == "tls");
+    match (url.scheme(), tls.as_ref().map(|(_, value)| &**value)) {
+        ("smtps", None) | ("smtp", None | Some("required" | "opportunistic")) => Ok(()),
+        ("smtps" | "smtp", _) => Err("its tls is neither required nor opportunistic"),
+        _ => Err("it begins neither with smtps:// nor with smtp://"),
     }
 }
 
@@ -383,8 +472,17 @@ fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
         worker,
         beat,
         auth,
+        events,
+        discovery,
         ..
     } = settings;
+    reader.require(
+        discovery.past <= events.retain_past,
+        "discovery.past_seconds",
+        "events.retain_past_seconds",
+        "more than",
+        "lower it: what is pruned would be found again",
+    );
     reader.require(
         auth.access_token <= cache.session_ttl,
         "auth.access_token_seconds",

@@ -42,6 +42,9 @@ const CONVENTIONAL: &[(&str, &str)] = &[
     ("JWT_SECRET_KEY", "auth.jwt_secret"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
+    ("SMTP_URL", "smtp.url"),
+    ("REDDIT_CLIENT_ID", "reddit.client_id"),
+    ("REDDIT_CLIENT_SECRET", "reddit.client_secret"),
     ("LOG_LEVEL", "log.level"),
 ];
 
@@ -54,6 +57,9 @@ const SECRETS: &[&str] = &[
     "redis.url",
     "redis.cache_url",
     "traces.headers",
+    "smtp.url",
+    "reddit.client_id",
+    "reddit.client_secret",
 ];
 
 pub(super) fn is_secret(path: &str) -> bool {

@@ -45,7 +45,11 @@ pub struct Settings {
     pub traces: TracesSettings,
     pub points: PointsSettings,
     pub events: EventsSettings,
+    pub discovery: DiscoverySettings,
+    pub reddit: RedditSettings,
     pub recommend: RecommendSettings,
+    pub notifications: NotificationsSettings,
+    pub smtp: SmtpSettings,
     pub log: LogSettings,
 }
 
@@ -380,6 +384,36 @@ pub struct EventsSettings {
     pub retain_past: Duration,
 }
 
+/// Discovery: how sources are read.
+#[derive(Debug, Clone)]
+pub struct DiscoverySettings {
+    /// For the whole exchange, redirects included.
+    pub timeout: Duration,
+    /// Of an answer, as it comes and unpacked.
+    pub max_bytes: usize,
+    /// Of one run.
+    pub max_entries: usize,
+    /// What ended longer ago is left out; not more than `EventsSettings::retain_past`.
+    pub past: Duration,
+    /// How far ahead what repeats is written out.
+    pub ahead: Duration,
+    /// Shortest interval that a source may have.
+    pub min_interval: Duration,
+    /// Longest rest of a source that fails, unless its interval is longer.
+    pub max_backoff: Duration,
+}
+
+/// The application that Reddit knows us as.
+#[derive(Debug, Clone)]
+pub struct RedditSettings {
+    pub client_id: Option<SecretString>,
+    pub client_secret: Option<SecretString>,
+    /// Where tokens are given.
+    pub auth_url: String,
+    /// Where listings are.
+    pub api_url: String,
+}
+
 /// Recommendations.
 #[derive(Debug, Clone)]
 pub struct RecommendSettings {
@@ -389,6 +423,30 @@ pub struct RecommendSettings {
     pub retain_interactions: Duration,
     /// Longest a request waits for its user's recommendations before it is answered by what is popular.
     pub deadline: Duration,
+}
+
+/// Webhooks, and what becomes of notifications.
+#[derive(Debug, Clone)]
+pub struct NotificationsSettings {
+    /// Longest a receiver of a webhook may take to answer.
+    pub webhook_timeout: Duration,
+    /// An endpoint that has failed for this long, without a success, is disabled.
+    pub webhook_disable_after: Duration,
+    /// How long attempts of delivery are listed, and published notifications remembered.
+    pub retain_deliveries: Duration,
+    /// Where people reach the API, for the links in mails.
+    pub public_url: Option<Url>,
+}
+
+/// The mail server.
+#[derive(Debug, Clone)]
+pub struct SmtpSettings {
+    /// `None`: no mail can be sent.
+    pub url: Option<SecretString>,
+    /// The sender, `Name <address>` or an address alone; set wherever `url` is.
+    pub from: Option<String>,
+    /// Longest that the server may take for one mail.
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -77,7 +77,9 @@ const POSTGRES: &[Migration] = embedded!(
     (5, "0005_dead_letters"),
     (6, "0006_points"),
     (7, "0007_batches"),
-    (8, "0008_events")
+    (8, "0008_events"),
+    (9, "0009_notifications"),
+    (10, "0010_sources")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
@@ -88,7 +90,9 @@ const SQLITE: &[Migration] = embedded!(
     (5, "0005_dead_letters"),
     (6, "0006_points"),
     (7, "0007_batches"),
-    (8, "0008_events")
+    (8, "0008_events"),
+    (9, "0009_notifications"),
+    (10, "0010_sources")
 );
 
 /// What a migration run did.

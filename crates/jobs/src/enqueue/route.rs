@@ -343,6 +343,16 @@ impl Producer {
         jobs: &[NewJob],
         accepted: Result<Vec<Accepted>, LedgerError>,
     ) -> Result<Enqueued, EnqueueError> {
+        Self::answers_in(jobs, accepted)?.pop().ok_or_else(|| {
+            EnqueueError::Internal(LedgerError::Corrupt("an insert gave no answer".to_owned()))
+        })
+    }
+
+    /// One answer for each job, in order.
+    pub(crate) fn answers_in(
+        jobs: &[NewJob],
+        accepted: Result<Vec<Accepted>, LedgerError>,
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
         let accepted = accepted.map_err(|error| {
             let (transient, certain) = (error.is_transient(), error.certainty() == Certainty::NotApplied);
             refusal(
@@ -354,9 +364,7 @@ impl Producer {
                 true,
             )
         })?;
-        answers(jobs, accepted)?.pop().ok_or_else(|| {
-            EnqueueError::Internal(LedgerError::Corrupt("an insert gave no answer".to_owned()))
-        })
+        answers(jobs, accepted)
     }
 
     /// One ring for each queue, for the job that is due first.

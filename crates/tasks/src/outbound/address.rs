@@ -11,6 +11,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use holdfast_core::config::HttpRequestSettings;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
@@ -111,6 +112,15 @@ impl AddressPolicy {
         ])
     }
 
+    /// What the settings of `http.request` permit.
+    pub fn of(settings: &HttpRequestSettings) -> Self {
+        if settings.allow_private {
+            Self::anything()
+        } else {
+            Self::public_only()
+        }
+    }
+
     pub fn check(&self, ip: IpAddr) -> Result<(), RefusedAddress> {
         match special(ip) {
             Some(range) if !self.permitted.iter().any(|net| net.contains(&ip)) => Err(RefusedAddress(range)),
@@ -122,7 +132,7 @@ impl AddressPolicy {
     ///
     /// The `url` crate reads every spelling that a resolver would (`0x7f.1`, `2130706433`, `017700000001`) as the
     /// address it means, so there is only one spelling left to check.
-    pub(super) fn check_literal(&self, url: &Url) -> Result<(), RefusedAddress> {
+    pub(crate) fn check_literal(&self, url: &Url) -> Result<(), RefusedAddress> {
         match url.host() {
             Some(Host::Ipv4(ip)) => self.check(ip.into()),
             Some(Host::Ipv6(ip)) => self.check(ip.into()),

@@ -113,6 +113,25 @@ pub struct Answer {
     pub elapsed: Duration,
 }
 
+/// Any answer of one exchange, whatever its status.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    /// The beginning, as far as it could be read.
+    pub body: Bytes,
+    /// From the call to the end of what was read.
+    pub elapsed: Duration,
+    headers: HeaderMap,
+}
+
+impl Reply {
+    /// The rest that a server asks for which is too busy, or down.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let is_busy = matches!(self.status.as_u16(), 429 | 503);
+        retry_after::retry_after(&self.headers).filter(|_| is_busy)
+    }
+}
+
 /// The shared HTTP client. Build it once per process.
 #[derive(Debug, Clone)]
 pub struct Outbound {
@@ -125,12 +144,7 @@ pub struct Outbound {
 impl Outbound {
     /// The client that the settings describe.
     pub fn new(settings: &HttpRequestSettings) -> Result<Self, OutboundError> {
-        let policy = if settings.allow_private {
-            AddressPolicy::anything()
-        } else {
-            AddressPolicy::public_only()
-        };
-        Self::with_policy(settings, policy)
+        Self::with_policy(settings, AddressPolicy::of(settings))
     }
 
     /// Reaches what `policy` permits, whatever `settings.allow_private` says.
@@ -140,6 +154,15 @@ impl Outbound {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
         Self::build(settings, policy, roots)
+    }
+
+    /// The same client, connections included, with another limit of answers.
+    #[must_use]
+    pub fn limited_to(&self, max_response_bytes: usize) -> Self {
+        Self {
+            max_response_bytes,
+            ..self.clone()
+        }
     }
 
     fn build(
@@ -175,6 +198,31 @@ impl Outbound {
     /// addresses, and redirects that lead nowhere.
     pub async fn send(&self, call: Call) -> Result<Answer, JobError> {
         self.follow(call).await.map_err(CallFault::into_job_error)
+    }
+
+    /// Makes the call once, without following a redirect, and reads up to `limit` bytes of the answer. Every status is an
+    /// answer; one whose text breaks off or does not end was given all the same.
+    ///
+    /// # Errors
+    /// As [`Outbound::send`], where there is no answer.
+    pub async fn send_once(&self, call: Call, limit: usize) -> Result<Reply, JobError> {
+        let started = Instant::now();
+        let deadline = Deadline {
+            at: started + call.timeout,
+            after: call.timeout,
+        };
+        let exchanged = self.exchange(&Hop::first(&call), deadline).await;
+        let mut response = exchanged.map_err(CallFault::into_job_error)?;
+        let headers = std::mem::take(response.headers_mut());
+        let status = response.status();
+        let mut body = read_aside(response, deadline).await;
+        body.truncate(limit);
+        Ok(Reply {
+            status,
+            body,
+            elapsed: started.elapsed(),
+            headers,
+        })
     }
 
     async fn follow(&self, call: Call) -> Result<Answer, CallFault> {

@@ -34,10 +34,13 @@ fn a_production_process_knows_no_debug_kinds() {
         "debug.echo",
         "debug.fail",
         "debug.sleep",
+        "events.discover",
         "holdfast.probe",
         "http.request",
         "ml.recommend",
         "ml.train",
+        "notify.email",
+        "notify.webhook",
         "points.flush",
     ];
     assert_eq!(names(&holdfast_tasks::registry()), all);
@@ -48,10 +51,13 @@ fn a_production_process_knows_no_debug_kinds() {
     assert_eq!(
         names(&holdfast_tasks::registry_for(&settings("production"))),
         [
+            "events.discover",
             "holdfast.probe",
             "http.request",
             "ml.recommend",
             "ml.train",
+            "notify.email",
+            "notify.webhook",
             "points.flush"
         ]
     );

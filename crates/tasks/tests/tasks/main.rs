@@ -3,6 +3,7 @@
 
 mod addresses;
 mod debug_kinds;
+mod discover;
 mod exchange;
 mod kinds;
 mod payload;

@@ -150,7 +150,7 @@ impl Connection {
     }
 }
 
-fn content_length(head: &[u8]) -> usize {
+pub(super) fn content_length(head: &[u8]) -> usize {
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
     head.lines()
         .find_map(|line| line.strip_prefix("content-length:"))

@@ -5,11 +5,13 @@
 //! LPUSH of the same payload against the same Redis, one by one and pipelined.
 
 mod cache;
+mod discovery;
 mod health;
 mod http;
 mod idle;
 mod invalidation;
 mod load;
+mod memory;
 mod points;
 mod recommend;
 mod redrive;
@@ -17,6 +19,7 @@ mod report;
 mod scenario;
 mod system;
 mod ticks;
+mod webhooks;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -31,7 +34,8 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks. All that the servers allow by default.
+    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks, webhooks, discovery. All that the
+    /// servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -67,10 +71,12 @@ enum Part {
     Redrive,
     Points,
     Ticks,
+    Webhooks,
+    Discovery,
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::NoRedis, "no-redis"),
@@ -79,6 +85,8 @@ impl Part {
         (Self::Redrive, "redrive"),
         (Self::Points, "points"),
         (Self::Ticks, "ticks"),
+        (Self::Webhooks, "webhooks"),
+        (Self::Discovery, "discovery"),
     ];
 }
 
@@ -101,9 +109,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for part in parts {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
-                Part::Ledger | Part::Idle | Part::Redrive | Part::Points | Part::Ticks => {
-                    servers.setup(true, true, "ledger")
-                }
+                Part::Ledger
+                | Part::Idle
+                | Part::Redrive
+                | Part::Points
+                | Part::Ticks
+                | Part::Webhooks
+                | Part::Discovery => servers.setup(true, true, "ledger"),
                 Part::NoRedis => servers.setup(true, false, "ledger"),
                 Part::Sqlite => Some(Setup::sqlite(&args.directory)),
             };
@@ -123,6 +135,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
                 Part::Ticks => ticks::measure(&setup, args.scale, &mut report).await?,
+                Part::Webhooks => webhooks::measure(&setup, args.scale, &mut report).await?,
+                Part::Discovery => discovery::measure(&setup, args.scale, &mut report).await?,
             }
         }
         remove(&args.directory)

@@ -196,7 +196,7 @@ async fn drain(system: &mut System, count: usize) -> Result<Drained, Failure> {
 }
 
 /// The last outcomes are part of the work.
-async fn wait_until_stored(system: &System) -> Result<(), Failure> {
+pub(super) async fn wait_until_stored(system: &System) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let stats = system.jobs.queue_stats().await.map_err(failed)?;

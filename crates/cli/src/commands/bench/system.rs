@@ -13,6 +13,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources};
+use holdfast_tasks::webhooks::NotifyWebhook;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -208,7 +209,8 @@ impl System {
         let database = Database::open(&settings.database).map_err(failed)?;
         let gate =
             RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).map_err(failed)?;
-        let jobs = Jobs::new(&settings, Registry::new().register::<Noop>(), &database, &gate);
+        let registry = Registry::new().register::<Noop>().register::<NotifyWebhook>();
+        let jobs = Jobs::new(&settings, registry, &database, &gate);
         Ok(Self {
             settings,
             jobs,
@@ -228,12 +230,18 @@ impl System {
 
     /// Starts a worker in this process.
     pub(super) fn work(&mut self) -> Result<(), Failure> {
+        let resources = Resources::default().with(Arc::clone(&self.tally));
+        self.work_with(resources)
+    }
+
+    /// The same, with what other kinds than the bench's own need.
+    pub(super) fn work_with(&mut self, resources: Resources) -> Result<(), Failure> {
         let stop = Shutdown::new();
         let parts = WorkerParts {
             settings: self.settings.clone(),
             jobs: self.jobs.clone(),
             gate: self.gate.clone(),
-            resources: Resources::default().with(Arc::clone(&self.tally)),
+            resources,
         };
         let worker = Worker::new(parts, stop.clone()).map_err(failed)?;
         self.worker = Some((stop, tokio::spawn(worker.run())));

@@ -1,0 +1,108 @@
+//! Publishing what happened.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_tasks::notices::{Notice, NoticeId, Published};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::enqueue::idempotency_key;
+use super::view::ProblemBody;
+use crate::auth::{Allowed, Produce};
+use crate::body::json_body;
+use crate::params::Params;
+use crate::problem::{Problem, ProblemKind};
+use crate::state::{State, json};
+
+/// What happened.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewNotification, example = json!({"type": "order.paid", "data": {"order": 42}}))]
+pub(crate) struct NoticeBody {
+    /// Words of a-z, A-Z, 0-9, _ and -, with dots between.
+    #[serde(rename = "type")]
+    #[schema(max_length = 255, example = "order.paid")]
+    event_type: String,
+    /// Any JSON; it is sent as it is.
+    #[schema(value_type = Value)]
+    data: Box<RawValue>,
+}
+
+/// What became of it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Notification)]
+pub(crate) struct NoticeView {
+    /// The `webhook-id` of its deliveries is `msg_` and this.
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    id: NoticeId,
+    /// How many endpoints it goes to: those that are enabled and listen to it.
+    webhooks: u64,
+    /// It stood already, under the same key; `id` is the first one's.
+    duplicate: bool,
+}
+
+impl From<Published> for NoticeView {
+    fn from(published: Published) -> Self {
+        let Published {
+            id,
+            webhooks,
+            duplicate,
+        } = published;
+        Self {
+            id,
+            webhooks,
+            duplicate,
+        }
+    }
+}
+
+/// Publish a notification
+///
+/// Every enabled webhook that listens to its type gets a signed delivery: a job of the kind `notify.webhook`, all of them
+/// in one transaction. With an `Idempotency-Key` a repetition publishes nothing, and is answered 200.
+#[utoipa::path(post, path = "/v1/notifications", tag = "notifications", operation_id = "publish_notification",
+    request_body = NoticeBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
+    responses(
+        (status = 202, body = NoticeView, description = "Published"),
+        (status = 200, body = NoticeView, description = "It was, under this key"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "malformed-json, invalid-header"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "body-too-large, payload-too-large"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-field, idempotency-key-reused"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn publish(
+    allowed: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
+    let body: NoticeBody = json_body(&request, payload, &state).await?;
+    let notice = Notice {
+        event_type: body
+            .event_type
+            .parse()
+            .map_err(|error| Problem::field(ProblemKind::InvalidField, "type", format!("{error}")))?,
+        data: body.data,
+        key,
+    };
+    let notices = state.notices.clone();
+    let published = state
+        .on_runtime(async move { notices.publish(&notice).await })
+        .await?;
+    let status = if published.duplicate {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    json(status, &NoticeView::from(published))
+}

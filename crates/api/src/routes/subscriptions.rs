@@ -1,0 +1,223 @@
+//! Subscriptions: who wants to hear of which events.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_tasks::discovery::{Filter, MAX_SUBSCRIPTIONS, MAX_USER, Subscription, SubscriptionId};
+use holdfast_tasks::mail::check_address;
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+use utoipa::ToSchema;
+
+use super::view::ProblemBody;
+use crate::auth::{Allowed, Produce, Read};
+use crate::body::json_body;
+use crate::params::Params;
+use crate::problem::{FieldFault, Problem, ProblemKind, quote};
+use crate::state::{State, json};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
+
+/// A wish to hear of events: those of which everything that is given is true.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewSubscription, example = json!({"user": "anna", "category": "music", "text": "jazz", "lat": 48.2,
+    "lon": 16.37, "within_km": 25}))]
+pub(crate) struct SubscriptionBody {
+    /// Whoever is told, by the application's own name: 1 to 128 bytes.
+    user: String,
+    /// One address, `ada@example.com` or `Ada <ada@example.com>`, which is sent mail of what matches, from the template
+    /// `event.news`. Left out: webhooks alone tell of it.
+    email: Option<String>,
+    /// Large and small letters are the same.
+    category: Option<String>,
+    /// Up to 10 words, each of which is in the title, category, place or description.
+    text: Option<String>,
+    /// With `lon` and `within_km`: around this place, in degrees.
+    lat: Option<f64>,
+    lon: Option<f64>,
+    within_km: Option<f64>,
+}
+
+/// A subscription.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Subscription)]
+pub(crate) struct SubscriptionView {
+    id: String,
+    user: String,
+    email: Option<String>,
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    filter: Filter,
+    created_at: DateTime<Utc>,
+}
+
+impl From<Subscription> for SubscriptionView {
+    fn from(subscription: Subscription) -> Self {
+        Self {
+            id: subscription.id.to_string(),
+            user: subscription.user,
+            email: subscription.email,
+            filter: subscription.filter,
+            created_at: subscription.created_at,
+        }
+    }
+}
+
+/// A page of subscriptions, in the order in which they were made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SubscriptionList {
+    subscriptions: Vec<SubscriptionView>,
+    /// For `after` of the next page; null on the last one.
+    next: Option<String>,
+}
+
+/// A subscription that is gone.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeletedSubscription {
+    id: String,
+    deleted: bool,
+}
+
+/// List subscriptions
+#[utoipa::path(get, path = "/v1/subscriptions", tag = "sources", operation_id = "list_subscriptions",
+    params(
+        ("user" = Option<String>, Query, description = "Only this user's"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+    ),
+    responses(
+        (status = 200, body = SubscriptionList),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "invalid-parameter"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["read"])))]
+pub(crate) async fn list(
+    _: Allowed<Read>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(&request, &["user", "after", "limit"]);
+    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+    let user = params.short_text("user", MAX_USER);
+    let after = params.parsed::<Ulid>("after").map(SubscriptionId);
+    params.finish()?;
+    let subscriptions = state.subscriptions.clone();
+    let mut found = state
+        .on_runtime(async move { subscriptions.list(user.as_deref(), after, limit + 1).await })
+        .await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|one| one.id.to_string());
+    let subscriptions = found.into_iter().map(SubscriptionView::from).collect();
+    json(StatusCode::OK, &SubscriptionList { subscriptions, next })
+}
+
+/// Subscribe to events
+///
+/// From now on, what discovery finds, or sees changed or cancelled, is held against it. Webhooks that listen to
+/// `event.discovered`, `event.changed` or `event.cancelled` hear of the events with the subscriptions that want them; an
+/// `email` is sent one mail of what a discovery finds at once.
+#[utoipa::path(post, path = "/v1/subscriptions", tag = "sources", operation_id = "create_subscription",
+    request_body = SubscriptionBody,
+    responses(
+        (status = 201, body = SubscriptionView),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "too-many-subscriptions"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body-too-large"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn create(
+    _: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let body: SubscriptionBody = json_body(&request, payload, &state).await?;
+    let (user, email, filter) = checked(body)?;
+    let subscriptions = state.subscriptions.clone();
+    let made = state
+        .on_runtime(async move { subscriptions.create(&user, email.as_deref(), &filter).await })
+        .await?;
+    let made = made.ok_or_else(|| {
+        let detail = format!("there are {MAX_SUBSCRIPTIONS} subscriptions already, and more are not kept");
+        Problem::new(ProblemKind::TooManySubscriptions, detail)
+    })?;
+    json(StatusCode::CREATED, &SubscriptionView::from(made))
+}
+
+fn checked(body: SubscriptionBody) -> Result<(String, Option<String>, Filter), Problem> {
+    let filter = Filter {
+        category: body.category,
+        text: body.text,
+        lat: body.lat,
+        lon: body.lon,
+        within_km: body.within_km,
+    };
+    let mut faults: Vec<FieldFault> = filter
+        .faults()
+        .into_iter()
+        .map(|fault| FieldFault::new(fault.field, fault.reason))
+        .collect();
+    let sound = (1..=MAX_USER).contains(&body.user.len()) && !body.user.chars().any(char::is_control);
+    if !sound {
+        let reason = format!("must have 1 to {MAX_USER} bytes, and no control characters");
+        faults.insert(0, FieldFault::new("user", reason));
+    }
+    if let Some(Err(reason)) = body.email.as_deref().map(check_address) {
+        faults.push(FieldFault::new("email", reason));
+    }
+    if faults.is_empty() {
+        return Ok((body.user, body.email, filter));
+    }
+    Err(Problem::faults(ProblemKind::InvalidField, faults))
+}
+
+/// Delete a subscription
+#[utoipa::path(delete, path = "/v1/subscriptions/{id}", tag = "sources", operation_id = "delete_subscription",
+    params(("id" = String, Path, description = "The subscription's id")),
+    responses(
+        (status = 200, body = DeletedSubscription),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "subscription-not-found"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+    ),
+    security(("api_key" = ["produce"])))]
+pub(crate) async fn delete(
+    _: Allowed<Produce>,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let text = request.match_info().get("id").unwrap_or_default();
+    let id = text.parse::<Ulid>().map(SubscriptionId).map_err(|_| {
+        let reason = format!("{} is no subscription's id, which has 26 characters", quote(text));
+        Problem::field(ProblemKind::InvalidId, "id", reason)
+    })?;
+    let subscriptions = state.subscriptions.clone();
+    let gone = state
+        .on_runtime(async move { subscriptions.delete(id).await })
+        .await?;
+    if !gone {
+        let reason = format!("there is no subscription {id}");
+        return Err(Problem::field(ProblemKind::SubscriptionNotFound, "id", reason));
+    }
+    let gone = DeletedSubscription {
+        id: id.to_string(),
+        deleted: true,
+    };
+    json(StatusCode::OK, &gone)
+}

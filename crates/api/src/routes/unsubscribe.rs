@@ -1,0 +1,115 @@
+//! Where the links of mails lead. Whoever holds a link may use it; nothing else is asked.
+//!
+//! Opening the link changes nothing: scanners and previews open links too. The page's button, and the mail program's own
+//! (RFC 8058), send a POST, which does it. The answer says nothing about the address.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::params::Params;
+use crate::problem::{Problem, ProblemKind};
+use crate::rate::Class;
+use crate::state::State;
+
+/// Longest token that is looked at, in bytes.
+const MAX_TOKEN: usize = 64;
+
+/// The page has a form and nothing else.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+);
+
+/// Ask whether to unsubscribe
+///
+/// A page with a button. The link of a mail leads here.
+#[utoipa::path(get, path = "/v1/unsubscribe/{token}", tag = "mail", operation_id = "ask_to_unsubscribe",
+    params(("token" = String, Path, description = "As a mail's link says it")),
+    responses(
+        (status = 200, description = "A page", content_type = "text/html"),
+        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "link-not-found"),
+        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "too-many-requests"),
+        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "unavailable"),
+    ))]
+pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    count(&state, &request).await?;
+    let (notices, token) = (state.notices.clone(), token_of(&request)?);
+    let list = state
+        .on_runtime(async move { notices.mail().token_list(&token).await })
+        .await?;
+    let list = list.ok_or_else(no_such_link)?;
+    Ok(page(&format!(
+        "<p>Do you want no more mail of the list <b>{list}</b>?</p>\n\
+         <form method=\"post\"><button>Unsubscribe</button></form>"
+    )))
+}
+
+/// Unsubscribe
+///
+/// What the page's button and a mail program's one-click unsubscribe (RFC 8058) send. The body is not read. Doing it again
+/// changes nothing.
+#[utoipa::path(post, path = "/v1/unsubscribe/{token}", tag = "mail", operation_id = "unsubscribe",
+    params(("token" = String, Path, description = "As a mail's link says it")),
+    responses(
+        (status = 200, description = "Unsubscribed", content_type = "text/html"),
+        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "link-not-found"),
+        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "too-many-requests"),
+        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "unavailable"),
+    ))]
+pub(crate) async fn unsubscribe(
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    count(&state, &request).await?;
+    let (notices, token) = (state.notices.clone(), token_of(&request)?);
+    let done = state
+        .on_runtime(async move { notices.mail().unsubscribe(&token).await })
+        .await?;
+    let list = done.ok_or_else(no_such_link)?.list;
+    Ok(page(&format!(
+        "<p>You get no more mail of the list <b>{list}</b>.</p>"
+    )))
+}
+
+async fn count(state: &State, request: &HttpRequest) -> Result<(), Problem> {
+    let address = state.rates.address_of(request);
+    state.rates.take(Class::Anonymous, address).await.enforce(request)
+}
+
+fn token_of(request: &HttpRequest) -> Result<String, Problem> {
+    let token = request.match_info().get("token").unwrap_or_default();
+    let is_token = |text: &str| {
+        let mut bytes = text.bytes();
+        text.len() <= MAX_TOKEN && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    if is_token(token) {
+        return Ok(token.to_owned());
+    }
+    Err(no_such_link())
+}
+
+fn no_such_link() -> Problem {
+    let detail = "the link is not one of ours; use the one in the mail, whole";
+    Problem::new(ProblemKind::LinkNotFound, detail)
+}
+
+/// What is put in is a list's name, of letters that mean nothing in HTML.
+fn page(content: &str) -> HttpResponse {
+    let text = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Unsubscribe</title></head>\n\
+         <body>\n{content}\n</body></html>\n"
+    );
+    let mut response = HttpResponse::build(StatusCode::OK);
+    response.content_type("text/html; charset=utf-8");
+    response.insert_header((header::CONTENT_SECURITY_POLICY, PAGE_POLICY));
+    response.insert_header((header::X_FRAME_OPTIONS, "DENY"));
+    response.body(text)
+}

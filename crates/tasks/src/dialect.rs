@@ -1,0 +1,161 @@
+//! One text for both databases: what they spell differently stands in a statement as a mark.
+//!
+//! | mark | PostgreSQL | SQLite |
+//! | --- | --- | --- |
+//! | `@now` | `now()` | milliseconds since the epoch |
+//! | `@ms(column)` | the column's time as milliseconds | `column` |
+//! | `@ago($1)`, `@ahead($1)` | now, less or plus `$1` milliseconds | the same |
+//! | `@skip_locked` | `for update skip locked` | nothing: there is one writer |
+//!
+//! Only for statements that mean the same on both. Where a batch is written, or locks matter, each database has a text
+//! of its own. The texts are constants: what a caller says is always bound.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+const SQLITE_NOW: &str = "cast(unixepoch('subsec') * 1000 as integer)";
+
+/// Runs a statement on whichever database the transaction is of, and ends with the given call:
+/// `on_either!(tx.on(), sql.named(), query(TEXT), [id, name], execute)`.
+macro_rules! on_either {
+    ($tx:expr, $named:expr, $query:ident $(::<$row:ty>)? ($text:expr), [$($bind:expr),* $(,)?], $end:ident) => {
+        match $tx {
+            holdfast_jobs::LedgerTx::Postgres(on) => {
+                let text = sqlx::AssertSqlSafe($crate::dialect::postgres($text));
+                sqlx::$query$(::<_, $row>)?(text)$(.bind($bind))*.persistent($named).$end(on).await
+                    .map($crate::dialect::Outcome::outcome)
+            }
+            holdfast_jobs::LedgerTx::Sqlite(on) => {
+                let text = sqlx::AssertSqlSafe($crate::dialect::sqlite($text));
+                sqlx::$query$(::<_, $row>)?(text)$(.bind($bind))*.$end(on).await
+                    .map($crate::dialect::Outcome::outcome)
+            }
+        }
+    };
+}
+pub(crate) use on_either;
+
+/// What both databases answer alike: rows as they are, and how many were changed.
+pub(crate) trait Outcome {
+    type Of;
+
+    fn outcome(self) -> Self::Of;
+}
+
+impl<T> Outcome for Vec<T> {
+    type Of = Self;
+
+    fn outcome(self) -> Self {
+        self
+    }
+}
+
+impl<T> Outcome for Option<T> {
+    type Of = Self;
+
+    fn outcome(self) -> Self {
+        self
+    }
+}
+
+impl Outcome for i64 {
+    type Of = Self;
+
+    fn outcome(self) -> Self {
+        self
+    }
+}
+
+impl Outcome for sqlx::postgres::PgQueryResult {
+    type Of = u64;
+
+    fn outcome(self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+impl Outcome for sqlx::sqlite::SqliteQueryResult {
+    type Of = u64;
+
+    fn outcome(self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+/// The statement as PostgreSQL reads it.
+pub(crate) fn postgres(text: &str) -> String {
+    let text = call(text, "@ms", |column| {
+        format!("(extract(epoch from {column}) * 1000)::bigint")
+    });
+    let text = call(&text, "@ago", |millis| {
+        format!("(now() - {millis}::bigint * interval '1 millisecond')")
+    });
+    let text = call(&text, "@ahead", |millis| {
+        format!("(now() + {millis}::bigint * interval '1 millisecond')")
+    });
+    text.replace("@now", "now()")
+        .replace("@skip_locked", "for update skip locked")
+}
+
+/// The statement as SQLite reads it.
+pub(crate) fn sqlite(text: &str) -> String {
+    let text = call(text, "@ms", str::to_owned);
+    let text = call(&text, "@ago", |millis| format!("({SQLITE_NOW} - {millis})"));
+    let text = call(&text, "@ahead", |millis| format!("({SQLITE_NOW} + {millis})"));
+    text.replace("@now", SQLITE_NOW).replace("@skip_locked", "")
+}
+
+/// Replaces every `mark(argument)`; an argument holds no brackets.
+fn call(text: &str, mark: &str, write: impl Fn(&str) -> String) -> String {
+    let mut rest = text;
+    let mut written = String::with_capacity(text.len() * 2);
+    while let Some((before, after)) = rest.split_once(mark) {
+        let Some((argument, end)) = after.strip_prefix('(').and_then(|inside| inside.split_once(')')) else {
+            break;
+        };
+        written.push_str(before);
+        written.push_str(&write(argument));
+        rest = end;
+    }
+    written.push_str(rest);
+    written
+}
+
+/// A span of time as statements take it.
+pub(crate) fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+/// A moment as statements answer it.
+pub(crate) fn moment(millis: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(millis).unwrap_or_default()
+}
+
+/// A limit as statements take it.
+pub(crate) fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mark_is_written_as_each_database_wants_it() {
+        let text = "select @ms(at), @ms(until) from t where at < @ago($1) and until > @ahead($2) and at < @now @skip_locked";
+        assert_eq!(
+            postgres(text),
+            "select (extract(epoch from at) * 1000)::bigint, (extract(epoch from until) * 1000)::bigint from t \
+             where at < (now() - $1::bigint * interval '1 millisecond') \
+             and until > (now() + $2::bigint * interval '1 millisecond') and at < now() for update skip locked"
+        );
+        let now = SQLITE_NOW;
+        assert_eq!(
+            sqlite(text),
+            format!(
+                "select at, until from t where at < ({now} - $1) and until > ({now} + $2) and at < {now} "
+            )
+        );
+    }
+}

@@ -1,0 +1,332 @@
+//! Subscriptions: who wants to hear of which events.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use holdfast_jobs::LedgerTx;
+use holdfast_jobs::ledger::LedgerError;
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::store::{on_either, sqlite_now};
+use super::{SourceFault, Sources};
+use crate::events::NewEvent;
+use crate::place::{FARTHEST, chord_squared, on_sphere};
+use crate::words::{distinct, words};
+
+/// Most subscriptions that are kept: all of them are held against what a run finds.
+pub const MAX_SUBSCRIPTIONS: i64 = 10_000;
+
+/// Longest name of a user, in bytes.
+pub const MAX_USER: usize = 128;
+
+const MAX_CATEGORY: usize = 64;
+const MAX_TEXT: usize = 200;
+const MAX_WORDS: usize = 10;
+
+/// Names a subscription; a ULID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SubscriptionId(pub Ulid);
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which events are meant: those of which everything that is given is true. Nothing given: every one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<String>,
+    /// Each of its words is in the title, category, place or description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// With `lon` and `within_km`: around this place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lat: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lon: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_km: Option<f64>,
+}
+
+/// A subscription as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscription {
+    pub id: SubscriptionId,
+    /// The application's own name of whoever is told.
+    pub user: String,
+    /// One address, which is sent mail.
+    pub email: Option<String>,
+    pub filter: Filter,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Whose subscription it is that wants to hear of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    pub subscription: SubscriptionId,
+    pub user: String,
+    /// Where to, by mail; `None`: webhooks alone tell of it.
+    pub email: Option<String>,
+}
+
+impl Filter {
+    /// Everything that is wrong with it.
+    pub fn faults(&self) -> Vec<SourceFault> {
+        let mut faults = Vec::new();
+        let mut fault = |field: &str, reason: String| {
+            faults.push(SourceFault {
+                field: field.to_owned(),
+                reason,
+            });
+        };
+        if self
+            .category
+            .as_ref()
+            .is_some_and(|text| !(1..=MAX_CATEGORY).contains(&text.len()))
+        {
+            fault("category", format!("must have 1 to {MAX_CATEGORY} bytes"));
+        }
+        if let Some(text) = &self.text {
+            let count = words(text).count();
+            if text.len() > MAX_TEXT || !(1..=MAX_WORDS).contains(&count) {
+                fault(
+                    "text",
+                    format!("must have 1 to {MAX_WORDS} words and at most {MAX_TEXT} bytes"),
+                );
+            }
+        }
+        match (self.lat, self.lon, self.within_km) {
+            (None, None, None) => {}
+            (Some(lat), Some(lon), Some(within)) => {
+                if !(-90.0..=90.0).contains(&lat) {
+                    fault("lat", "must lie between -90 and 90 degrees".to_owned());
+                }
+                if !(-180.0..=180.0).contains(&lon) {
+                    fault("lon", "must lie between -180 and 180 degrees".to_owned());
+                }
+                if !(within > 0.0 && within <= FARTHEST) {
+                    fault("within_km", format!("must be more than 0 and at most {FARTHEST}"));
+                }
+            }
+            _ => fault(
+                "within_km",
+                "give lat, lon and within_km, or none of them".to_owned(),
+            ),
+        }
+        faults
+    }
+}
+
+/// A filter, made ready to be held against events.
+pub(super) struct Ready {
+    wish: Wish,
+    category: Option<String>,
+    words: Vec<String>,
+    around: Option<([f64; 3], f64)>,
+}
+
+impl Ready {
+    fn of(subscription: Subscription) -> Self {
+        let Subscription {
+            id,
+            user,
+            email,
+            filter,
+            ..
+        } = subscription;
+        Self {
+            wish: Wish {
+                subscription: id,
+                user,
+                email,
+            },
+            category: filter.category.map(|category| category.trim().to_lowercase()),
+            words: filter
+                .text
+                .map(|text| distinct(&[&text], MAX_WORDS))
+                .unwrap_or_default(),
+            around: filter
+                .lat
+                .zip(filter.lon)
+                .zip(filter.within_km)
+                .map(|((lat, lon), within)| (on_sphere(lat, lon), chord_squared(within))),
+        }
+    }
+
+    /// Those that want to hear of it.
+    pub(super) fn wanting<'a>(ready: &'a [Self], event: &NewEvent) -> Vec<&'a Wish> {
+        if ready.is_empty() {
+            return Vec::new();
+        }
+        let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
+        let texts = [
+            event.title.clone(),
+            text(&event.category),
+            text(&event.place),
+            text(&event.description),
+        ];
+        let said: HashSet<String> = texts.iter().flat_map(|text| words(text)).collect();
+        ready
+            .iter()
+            .filter(|one| one.wants(event, &said))
+            .map(|one| &one.wish)
+            .collect()
+    }
+
+    fn wants(&self, event: &NewEvent, said: &HashSet<String>) -> bool {
+        let near = |(place, limit): &([f64; 3], f64)| {
+            event.position.is_some_and(|(lat, lon)| {
+                let there = on_sphere(lat, lon);
+                let apart: f64 = place.iter().zip(there).map(|(a, b)| (a - b).powi(2)).sum();
+                apart <= *limit
+            })
+        };
+        (self.category.is_none() || self.category == event.category)
+            && self.words.iter().all(|word| said.contains(word))
+            && self.around.as_ref().is_none_or(near)
+    }
+}
+
+/// The subscriptions of one database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Subscriptions(Sources);
+
+impl Subscriptions {
+    pub fn of(sources: &Sources) -> Self {
+        Self(sources.clone())
+    }
+
+    /// Makes a subscription; `None`: there are [`MAX_SUBSCRIPTIONS`] already. The filter has been [checked](Filter::faults),
+    /// and the address too ([`crate::mail::check_address`]).
+    pub async fn create(
+        &self,
+        user: &str,
+        email: Option<&str>,
+        filter: &Filter,
+    ) -> Result<Option<Subscription>, LedgerError> {
+        let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
+        let text = serde_json::to_string(filter).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
+        let sql = &self.0.0.sql;
+        let made: Option<Row> = sql
+            .within("make a subscription", async {
+                let mut tx = sql.begin().await?;
+                let made = on_either!(
+                    tx,
+                    sql.named(),
+                    "insert into holdfast_subscriptions (id, user_id, email, filter)
+                     select $1, $2, $3, $4 where (select count(*) from holdfast_subscriptions) < $5
+                     returning id, user_id, email, filter, (extract(epoch from created_at) * 1000)::bigint",
+                    concat!(
+                        "insert into holdfast_subscriptions (id, user_id, email, filter, created_at) select $1, $2, $3, $4, ",
+                        sqlite_now!(),
+                        " where (select count(*) from holdfast_subscriptions) < $5
+                         returning id, user_id, email, filter, created_at"
+                    ),
+                    |query, on| query
+                        .bind(Uuid::from_u128(id.0))
+                        .bind(user)
+                        .bind(email)
+                        .bind(&text)
+                        .bind(MAX_SUBSCRIPTIONS)
+                        .fetch_optional(on)
+                        .await?
+                );
+                tx.commit().await?;
+                Ok(made)
+            })
+            .await?;
+        made.map(subscription).transpose()
+    }
+
+    /// Whether there was one.
+    pub async fn delete(&self, id: SubscriptionId) -> Result<bool, LedgerError> {
+        let sql = &self.0.0.sql;
+        let gone: Option<(Uuid,)> = sql
+            .within("delete a subscription", async {
+                let mut tx = sql.begin().await?;
+                let text = "delete from holdfast_subscriptions where id = $1 returning id";
+                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
+                    .bind(Uuid::from_u128(id.0.0))
+                    .fetch_optional(on)
+                    .await?);
+                tx.commit().await?;
+                Ok(gone)
+            })
+            .await?;
+        Ok(gone.is_some())
+    }
+
+    /// Deletes all of a user's; how many: what a deletion of the user calls.
+    pub async fn forget(&self, user: &str) -> Result<usize, LedgerError> {
+        let sql = &self.0.0.sql;
+        let gone: Vec<(Uuid,)> = sql
+            .within("forget a user's subscriptions", async {
+                let mut tx = sql.begin().await?;
+                let text = "delete from holdfast_subscriptions where user_id = $1 returning id";
+                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
+                    .bind(user)
+                    .fetch_all(on)
+                    .await?);
+                tx.commit().await?;
+                Ok(gone)
+            })
+            .await?;
+        Ok(gone.len())
+    }
+
+    /// By id, from the one after `after`; all of them, or a user's.
+    pub async fn list(
+        &self,
+        user: Option<&str>,
+        after: Option<SubscriptionId>,
+        limit: usize,
+    ) -> Result<Vec<Subscription>, LedgerError> {
+        let after = Uuid::from_u128(after.map_or(0, |id| id.0.0));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql = &self.0.0.sql;
+        let rows: Vec<Row> = sql
+            .within("list subscriptions", async {
+                let mut tx = sql.begin_read().await?;
+                let rows = on_either!(
+                    tx,
+                    sql.named(),
+                    "select id, user_id, email, filter, (extract(epoch from created_at) * 1000)::bigint
+                     from holdfast_subscriptions where ($1::text is null or user_id = $1) and id > $2 order by id limit $3",
+                    "select id, user_id, email, filter, created_at
+                     from holdfast_subscriptions where ($1 is null or user_id = $1) and id > $2 order by id limit $3",
+                    |query, on| query.bind(user).bind(after).bind(limit).fetch_all(on).await?
+                );
+                tx.commit().await?;
+                Ok(rows)
+            })
+            .await?;
+        rows.into_iter().map(subscription).collect()
+    }
+
+    /// All of them, to be held against what a run finds.
+    pub(super) async fn ready(&self) -> Result<Vec<Ready>, LedgerError> {
+        let all = usize::try_from(MAX_SUBSCRIPTIONS).unwrap_or(usize::MAX);
+        let all = self.list(None, None, all).await?;
+        Ok(all.into_iter().map(Ready::of).collect())
+    }
+}
+
+type Row = (Uuid, String, Option<String>, String, i64);
+
+fn subscription((id, user, email, filter, created): Row) -> Result<Subscription, LedgerError> {
+    let filter = serde_json::from_str(&filter)
+        .map_err(|error| LedgerError::Corrupt(format!("the subscription {id}: {error}")))?;
+    Ok(Subscription {
+        id: SubscriptionId(Ulid(id.as_u128())),
+        user,
+        email,
+        filter,
+        created_at: DateTime::from_timestamp_millis(created).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,88 @@
+//! Mail: from a template to the receiver's server, once.
+//!
+//! # Invariants
+//! - One mail has one recipient. Under one key an address gets one mail: whoever else wants to send it finds it sent. Only a
+//!   worker that dies after the server has taken the mail, and before it is noted, sends it twice; the `Message-ID` is made
+//!   of key and address, so the receiver's side can tell.
+//! - Whoever unsubscribed from a list, or whose address does not exist, gets nothing: the job completes, and says so.
+//! - A template says what is in it or fails: an undefined variable is an error that names it, never an empty place.
+//! - Nothing that a payload says becomes a header of its own: addresses are parsed, and a subject with a control character
+//!   is refused.
+//!
+//! # When things fail
+//! | what | the job |
+//! | --- | --- |
+//! | no connection, TLS refused, silence, a connection that ends in the middle, 4xx | is tried again |
+//! | 5xx | is discarded; 5.1.1 (no such mailbox) also puts the address among the suppressed |
+//! | the template is missing, broken, or lacks a variable | is discarded, and says what |
+//! | SQL is away | is tried again; nothing is sent without its note |
+
+mod built_in;
+mod render;
+mod send;
+mod sent;
+mod suppress;
+mod templates;
+mod transport;
+
+use std::sync::Arc;
+
+use holdfast_core::config::{NotificationsSettings, Settings};
+use holdfast_core::sql::Database;
+use holdfast_jobs::Jobs;
+use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::sql::Sql;
+
+pub use self::built_in::NEWS_TEMPLATE;
+pub use self::send::{Mailed, NotifyEmail, check_address};
+pub use self::suppress::{Suppression, Unsubscribed};
+pub use self::templates::{MailTemplate, MailTemplateRecord};
+use self::transport::Transport;
+
+/// Most templates that are kept.
+pub const MAX_TEMPLATES: usize = 1_000;
+
+/// Why a template or a suppression was not kept or shown.
+#[derive(Debug, thiserror::Error)]
+pub enum MailError {
+    #[error("{field}: {reason}")]
+    Invalid { field: &'static str, reason: String },
+    #[error("there is no mail template {0:?}")]
+    UnknownTemplate(String),
+    #[error("there are {MAX_TEMPLATES} mail templates already, and more are not kept")]
+    TooManyTemplates,
+    #[error("{0:?} is not suppressed")]
+    NotSuppressed(String),
+    #[error(transparent)]
+    Sql(#[from] LedgerError),
+}
+
+/// The mail of one database and one server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Mail(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sql: Sql,
+    jobs: Jobs,
+    settings: NotificationsSettings,
+    transport: Transport,
+}
+
+impl Mail {
+    /// It reaches nothing yet.
+    pub fn new(settings: &Settings, database: &Database, jobs: Jobs) -> Self {
+        Self(Arc::new(Inner {
+            sql: Sql::new(database, &settings.database),
+            jobs,
+            settings: settings.notifications.clone(),
+            transport: Transport::new(&settings.smtp),
+        }))
+    }
+}
+
+/// The one spelling of an address in our tables.
+fn normalised(address: &lettre::Address) -> String {
+    let text: &str = address.as_ref();
+    text.to_lowercase()
+}

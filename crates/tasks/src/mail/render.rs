@@ -1,0 +1,213 @@
+//! Templates: minijinja, where what is undefined is an error. HTML is escaped, text and subjects are not.
+
+use std::collections::BTreeSet;
+
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+use super::templates::MailTemplate;
+
+/// Steps of one rendering: a template is no program, and one that loops for ever ends here.
+const FUEL: u64 = 1_000_000;
+
+/// Most bytes of one part of a mail.
+const MAX_PART: usize = 1_048_576;
+
+/// A mail, written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) subject: String,
+    pub(super) text: String,
+    pub(super) html: Option<String>,
+}
+
+/// Why a template could not be written out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RenderError {
+    #[error("the {part} of the template needs {}, which the data lacks", .names.join(", "))]
+    Undefined { part: &'static str, names: Vec<String> },
+    #[error("the {part} of the template cannot be written out")]
+    Failed {
+        part: &'static str,
+        #[source]
+        source: Error,
+    },
+    #[error("the {part} of the mail is longer than {MAX_PART} bytes")]
+    TooLong { part: &'static str },
+    #[error("the subject holds a line break or another control character")]
+    Subject,
+}
+
+impl MailTemplate {
+    /// Whether every part is a template; the first that is none, and why.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        for (part, name, text) in self.parts() {
+            let environment = environment();
+            if let Err(error) = environment.template_from_named_str(name, text) {
+                return Err((part, described(&error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the mail out of the data.
+    pub(super) fn render(&self, data: &serde_json::Value) -> Result<Written, RenderError> {
+        let data = Value::from_serialize(data);
+        let subject = part("subject", "subject.txt", &self.subject, &data)?;
+        if subject.chars().any(char::is_control) {
+            return Err(RenderError::Subject);
+        }
+        let html = self.html.as_deref();
+        Ok(Written {
+            subject,
+            text: part("text", "text.txt", &self.text, &data)?,
+            html: html
+                .map(|html| part("html", "html.html", html, &data))
+                .transpose()?,
+        })
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
+        let html = self.html.as_deref().map(|html| ("html", "html.html", html));
+        [
+            ("subject", "subject.txt", self.subject.as_str()),
+            ("text", "text.txt", self.text.as_str()),
+        ]
+        .into_iter()
+        .chain(html)
+    }
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment
+}
+
+fn part(part: &'static str, name: &str, text: &str, data: &Value) -> Result<String, RenderError> {
+    let environment = environment();
+    let failed = |source| RenderError::Failed { part, source };
+    let template = environment.template_from_named_str(name, text).map_err(failed)?;
+    let written = template.render(data).map_err(|error| {
+        let names = if error.kind() == ErrorKind::UndefinedError {
+            lacking(&template.undeclared_variables(true), data)
+        } else {
+            Vec::new()
+        };
+        if names.is_empty() {
+            failed(error)
+        } else {
+            RenderError::Undefined { part, names }
+        }
+    })?;
+    if written.len() > MAX_PART {
+        return Err(RenderError::TooLong { part });
+    }
+    Ok(written)
+}
+
+/// What a template asks for that the data has not, as far as it can be told from its text.
+fn lacking(asked: &std::collections::HashSet<String>, data: &Value) -> Vec<String> {
+    let is_there = |path: &str| {
+        let found = path.split('.').try_fold(data.clone(), |value, name| {
+            let inner = value.get_attr(name).ok()?;
+            (!inner.is_undefined()).then_some(inner)
+        });
+        found.is_some()
+    };
+    let sorted: BTreeSet<&String> = asked.iter().filter(|path| !is_there(path)).collect();
+    sorted.into_iter().cloned().collect()
+}
+
+/// With its line, and without the text around it.
+fn described(error: &Error) -> String {
+    let detail = error.detail().unwrap_or_default();
+    match error.line() {
+        Some(line) => format!("line {line}: {}: {detail}", error.kind()),
+        None => format!("{}: {detail}", error.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn template(subject: &str, text: &str, html: Option<&str>) -> MailTemplate {
+        MailTemplate {
+            subject: subject.to_owned(),
+            text: text.to_owned(),
+            html: html.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn html_is_escaped_and_text_is_not() {
+        let template = template(
+            "For {{ name }}",
+            "{% for n in list %}{{ n }} {% endfor %}",
+            Some("<b>{{ name }}</b>"),
+        );
+        let written = template
+            .render(&json!({"name": "<Ada & Co>", "list": [1, "<2>"]}))
+            .unwrap();
+        assert_eq!(written.subject, "For <Ada & Co>");
+        assert_eq!(written.text, "1 <2> ");
+        assert_eq!(written.html.as_deref(), Some("<b>&lt;Ada &amp; Co&gt;</b>"));
+    }
+
+    #[test]
+    fn what_is_undefined_is_named() {
+        for (text, data, says) in [
+            (
+                "{{ name }}",
+                json!({}),
+                "the text of the template needs name, which the data lacks",
+            ),
+            (
+                "{{ user.name }} {{ b }} {{ a }}",
+                json!({"user": {}, "b": 1}),
+                "the text of the template needs a, user.name, which the data lacks",
+            ),
+            (
+                "{% if gone %}x{% endif %}",
+                json!({}),
+                "the text of the template needs gone, which the data lacks",
+            ),
+        ] {
+            let error = template("", text, None).render(&data).unwrap_err();
+            assert_eq!(error.to_string(), says);
+        }
+        let inside = template("", "a\n{% for x in list %}{{ x.y }}{% endfor %}", None);
+        let error = inside.render(&json!({"list": [{}]})).unwrap_err();
+        assert!(
+            matches!(error, RenderError::Failed { part: "text", .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_template_can_neither_break_out_nor_run_for_ever() {
+        let injected = template("Hi {{ name }}", "", None);
+        let error = injected
+            .render(&json!({"name": "x\r\nBcc: all@example.com"}))
+            .unwrap_err();
+        assert!(matches!(error, RenderError::Subject), "{error}");
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        assert!(template("", endless, None).render(&json!({})).is_err());
+        let long = template("", "{{ a }}{{ a }}", None);
+        let error = long.render(&json!({"a": "x".repeat(MAX_PART)})).unwrap_err();
+        assert!(matches!(error, RenderError::TooLong { part: "text" }), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_template_says_so_with_its_line() {
+        for (text, line) in [("{{ a", 1), ("a\n{% for %}", 2), ("\n\n{% nonsense %}", 3)] {
+            let (part, reason) = template("", text, None).check().unwrap_err();
+            assert_eq!(part, "text");
+            assert!(reason.starts_with(&format!("line {line}: ")), "{reason}");
+        }
+        assert_eq!(template("{{ a }}", "{{ b }}", Some("{{ c }}")).check(), Ok(()));
+    }
+}

@@ -1,0 +1,112 @@
+//! The mail server of the settings, and what its answers mean.
+//!
+//! Each mail has a connection of its own: mail is not what a worker is fast for, and a connection that was kept is one that
+//! may have ended. A certificate is verified against Mozilla's roots, compiled in.
+
+use std::fmt;
+use std::time::Duration;
+
+use holdfast_core::config::SmtpSettings;
+use holdfast_jobs::JobError;
+use lettre::message::Mailbox;
+use lettre::transport::smtp::Error as SmtpError;
+use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
+use secrecy::ExposeSecret;
+
+/// The enhanced status of a mailbox that does not exist (RFC 3463).
+const NO_SUCH_MAILBOX: &str = "5.1.1";
+
+/// How a mail was not sent.
+#[derive(Debug)]
+pub(super) enum SendFault {
+    Failed(JobError),
+    /// Its address does not exist, says the server.
+    NoSuchMailbox(String),
+}
+
+pub(super) struct Transport {
+    server: Result<Server, String>,
+    timeout: Duration,
+}
+
+struct Server {
+    smtp: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport")
+            .field("configured", &self.server.is_ok())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transport {
+    /// What is wrong with the settings is told by every mail: a process that sends none needs no server.
+    pub(super) fn new(settings: &SmtpSettings) -> Self {
+        Self {
+            server: server(settings),
+            timeout: settings.timeout,
+        }
+    }
+
+    /// The sender of all mails.
+    ///
+    /// # Errors
+    /// Permanent: there is no server to send by.
+    pub(super) fn from(&self) -> Result<&Mailbox, JobError> {
+        Ok(&self.server()?.from)
+    }
+
+    fn server(&self) -> Result<&Server, JobError> {
+        self.server
+            .as_ref()
+            .map_err(|problem| JobError::permanent(problem.clone()))
+    }
+
+    pub(super) async fn send(&self, message: Message) -> Result<(), SendFault> {
+        let server = self.server().map_err(SendFault::Failed)?;
+        match tokio::time::timeout(self.timeout, server.smtp.send(message)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(fault(error)),
+            Err(_) => {
+                let seconds = self.timeout.as_secs_f64();
+                let text = format!("the mail server did not take the mail within {seconds} s");
+                Err(SendFault::Failed(JobError::transient(text)))
+            }
+        }
+    }
+}
+
+fn server(settings: &SmtpSettings) -> Result<Server, String> {
+    let (Some(url), Some(from)) = (&settings.url, &settings.from) else {
+        return Err("there is no mail server: set smtp.url (SMTP_URL) and smtp.from".to_owned());
+    };
+    let from = from
+        .parse()
+        .map_err(|error| format!("smtp.from is no sender: {error}"))?;
+    // The error would repeat the URL, which holds the password.
+    let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret())
+        .map_err(|_| "smtp.url cannot be used".to_owned())?;
+    let smtp = builder.timeout(Some(settings.timeout)).build();
+    Ok(Server { smtp, from })
+}
+
+/// What the server's answer, or its silence, means.
+fn fault(error: SmtpError) -> SendFault {
+    if error.is_permanent() && names(&error, NO_SUCH_MAILBOX) {
+        return SendFault::NoSuchMailbox(error.to_string());
+    }
+    // What the client refuses to send (an address that the server cannot take, no way to log in) is no better next time.
+    if error.is_permanent() || error.is_client() {
+        return SendFault::Failed(JobError::permanent(error));
+    }
+    SendFault::Failed(JobError::transient(error))
+}
+
+/// Whether a server's answer begins with this enhanced status.
+fn names(error: &SmtpError, status: &str) -> bool {
+    let text = std::error::Error::source(error).map(ToString::to_string);
+    text.is_some_and(|text| text.split_whitespace().next() == Some(status))
+}

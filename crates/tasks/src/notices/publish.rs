@@ -1,0 +1,229 @@
+//! Publishing a notice.
+
+use std::fmt;
+use std::str::FromStr;
+
+use holdfast_core::clock;
+use holdfast_core::config::JobsSettings;
+use holdfast_jobs::LedgerTx;
+use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::{NoticeError, Notices};
+use crate::dialect::on_either;
+use crate::webhooks::{Event, EventType, RETRY_AFTER};
+
+/// Names a notice; a ULID. Its webhooks' `webhook-id` is `msg_` and this.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NoticeId(Ulid);
+
+impl fmt::Debug for NoticeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for NoticeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for NoticeId {
+    type Err = holdfast_jobs::InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = Ulid::from_string(text).map(Self);
+        id.map_err(|_| holdfast_jobs::InvalidId)
+    }
+}
+
+impl Serialize for NoticeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// What happened, for whoever wants to hear of it.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    pub event_type: EventType,
+    /// Any JSON.
+    pub data: Box<RawValue>,
+    /// Under the same key a notice is published once.
+    pub key: Option<String>,
+}
+
+/// What became of a notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    pub id: NoticeId,
+    /// How many endpoints it goes to.
+    pub webhooks: u64,
+    /// It stood already, under the same key; `id` is the first one's.
+    pub duplicate: bool,
+}
+
+/// What a delivery's payload holds beside the data: ids, the event, the time.
+pub(super) const PAYLOAD_FRAME: usize = 1_024;
+
+impl Notice {
+    /// What no job's payload could carry is refused, whether or not anybody listens.
+    fn check(&self, limits: &JobsSettings) -> Result<(), NoticeError> {
+        let (text, most) = (
+            self.data.get(),
+            limits.max_payload_bytes.saturating_sub(PAYLOAD_FRAME),
+        );
+        if text.len() > most {
+            return Err(NoticeError::TooLarge {
+                bytes: text.len(),
+                most,
+            });
+        }
+        // Finds what the database would refuse: lone surrogates, 1e999.
+        let value: Value = serde_json::from_str(text)
+            .map_err(|error| NoticeError::InvalidData(format!("is no JSON that can be stored: {error}")))?;
+        let (deepest, holds_nul) = shape(&value);
+        // One level is the payload's own.
+        let most = limits.max_payload_depth.saturating_sub(1);
+        if deepest > most {
+            let reason = format!("is nested {deepest} deep; {most} is the most");
+            return Err(NoticeError::InvalidData(reason));
+        }
+        if holds_nul {
+            let reason = "holds the character \\u0000, which no database text can store; remove or encode it";
+            return Err(NoticeError::InvalidData(reason.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What tells it from another one under the same key.
+    fn fingerprint(&self) -> Vec<u8> {
+        let mut hash = Sha256::new();
+        hash.update(self.event_type.as_str());
+        hash.update([0]);
+        hash.update(self.data.get());
+        hash.finalize().to_vec()
+    }
+}
+
+/// How deep a value is nested, and whether a text in it holds a NUL. The parser has bounded the depth already.
+fn shape(value: &Value) -> (usize, bool) {
+    let inside = |shapes: &mut dyn Iterator<Item = (usize, bool)>| {
+        let (deepest, nul) = shapes.fold((0, false), |(depth, nul), (d, n)| (depth.max(d), nul | n));
+        (deepest + 1, nul)
+    };
+    match value {
+        Value::String(text) => (0, text.contains('\0')),
+        Value::Array(items) => inside(&mut items.iter().map(shape)),
+        Value::Object(fields) => inside(&mut fields.iter().map(|(name, value)| {
+            let (depth, nul) = shape(value);
+            (depth, nul | name.contains('\0'))
+        })),
+        _ => (0, false),
+    }
+}
+
+type Row = (Uuid, Vec<u8>, i32);
+
+impl Notices {
+    /// Publishes a notice: every enabled endpoint that listens to it gets a delivery, in one transaction.
+    ///
+    /// # Errors
+    /// Nothing was published, unless the commit's answer was lost: repeat it under the same key.
+    pub async fn publish(&self, notice: &Notice) -> Result<Published, NoticeError> {
+        notice.check(&self.0.limits)?;
+        let id = NoticeId(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()));
+        let sql = &self.0.sql;
+        let published = sql.within("publish a notice", async {
+            let mut tx = sql.begin().await?;
+            if !self.remember(tx.on(), id, notice).await? {
+                return self.repeated(tx.on(), notice).await;
+            }
+            let event = Event::at(id.0, notice.event_type.clone(), notice.data.clone());
+            let told = match self.0.webhooks.publish_in(tx.on(), &event).await {
+                Ok(told) => told,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            self.count(tx.on(), id, &told).await?;
+            tx.commit().await?;
+            self.0.webhooks.ring(&told);
+            Ok(Ok(Published {
+                id,
+                webhooks: told.len() as u64,
+                duplicate: false,
+            }))
+        });
+        published.await?
+    }
+
+    /// False: one of its key is remembered already. Waits for whoever publishes under it right now.
+    async fn remember(&self, on: LedgerTx<'_>, id: NoticeId, notice: &Notice) -> Result<bool, sqlx::Error> {
+        let text = "insert into holdfast_notices (id, key, fingerprint, event_type, webhooks, at)
+            values ($1, $2, $3, $4, 0, @now) on conflict (key) do nothing";
+        let written = on_either!(
+            on,
+            self.0.sql.named(),
+            query(text),
+            [
+                Uuid::from_u128(id.0.0),
+                notice.key.as_deref(),
+                notice.fingerprint(),
+                notice.event_type.as_str()
+            ],
+            execute
+        )?;
+        Ok(written == 1)
+    }
+
+    async fn repeated(
+        &self,
+        on: LedgerTx<'_>,
+        notice: &Notice,
+    ) -> Result<Result<Published, NoticeError>, sqlx::Error> {
+        let text = "select id, fingerprint, webhooks from holdfast_notices where key = $1";
+        let row = on_either!(
+            on,
+            self.0.sql.named(),
+            query_as::<Row>(text),
+            [notice.key.as_deref()],
+            fetch_optional
+        )?;
+        let Some((id, fingerprint, webhooks)) = row else {
+            // Pruned in this very moment: whoever comes back publishes it anew.
+            return Ok(Err(NoticeError::Enqueue(EnqueueError::Unavailable {
+                certain: true,
+                retry_after: RETRY_AFTER,
+                source: None,
+            })));
+        };
+        let id = NoticeId(Ulid(id.as_u128()));
+        if fingerprint != notice.fingerprint() {
+            return Ok(Err(NoticeError::KeyReused(id)));
+        }
+        Ok(Ok(Published {
+            id,
+            webhooks: u64::from(webhooks.unsigned_abs()),
+            duplicate: true,
+        }))
+    }
+
+    /// For whoever repeats it.
+    async fn count(&self, on: LedgerTx<'_>, id: NoticeId, told: &[Enqueued]) -> Result<(), sqlx::Error> {
+        let count = i32::try_from(told.len()).unwrap_or(i32::MAX);
+        let text = "update holdfast_notices set webhooks = $2 where id = $1";
+        on_either!(
+            on,
+            self.0.sql.named(),
+            query(text),
+            [Uuid::from_u128(id.0.0), count],
+            execute
+        )?;
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! `notify.webhook`: tells one endpoint of one event.
+//!
+//! | answer | what becomes of the delivery |
+//! | --- | --- |
+//! | 2xx | delivered |
+//! | 410 | given up; the endpoint is disabled |
+//! | any other, none, a network fault | tried again, after `Retry-After` if the receiver names a time |
+//! | the address is refused, the endpoint is deleted or disabled | given up |
+//!
+//! A 4xx is tried again too: it is what a receiver in the middle of a deployment, or with the wrong secret, answers.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use holdfast_core::clock;
+use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::endpoints::Endpoint;
+use super::log::Attempt;
+use super::model::{EventType, WebhookId};
+use super::{EXCERPT, Webhooks};
+use crate::outbound::{Call, Outbound, Reply, shown};
+
+/// What the runner grants beyond the longest time of a receiver, for the log and our own error.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Longest id of a message, in bytes.
+const MAX_ID: usize = 255;
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const HOLDFAST_ATTEMPT: HeaderName = HeaderName::from_static("holdfast-attempt");
+
+/// An event for an endpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyWebhook {
+    /// The endpoint, as `POST /v1/webhooks` named it.
+    pub webhook: WebhookId,
+    /// The event's own id, sent as `webhook-id`: a receiver tells a repeat by it.
+    pub id: String,
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// When it happened.
+    pub timestamp: DateTime<Utc>,
+    pub data: Box<RawValue>,
+    /// Sent to a disabled endpoint too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub test: bool,
+}
+
+/// The body, as Standard Webhooks recommends it.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    event_type: &'a EventType,
+    timestamp: String,
+    data: &'a RawValue,
+}
+
+/// How it was delivered.
+#[derive(Debug, Clone, Serialize)]
+pub struct Delivered {
+    pub status: u16,
+    pub elapsed_ms: u64,
+}
+
+impl Job for NotifyWebhook {
+    const KIND: &'static str = "notify.webhook";
+    const QUEUE: &'static str = "notifications";
+    type Output = Delivered;
+
+    fn timeout() -> Option<Duration> {
+        Some(TIMEOUT)
+    }
+
+    /// Over about a day: a receiver that is down for a night hears of everything in the morning.
+    fn retry() -> Option<RetryPolicy> {
+        Some(RetryPolicy {
+            max_attempts: 14,
+            backoff: Backoff {
+                base: Duration::from_secs(30),
+                cap: Duration::from_hours(6),
+                jitter: true,
+            },
+        })
+    }
+
+    fn validate(&self) -> Result<(), PayloadFault> {
+        let is_sound = (1..=MAX_ID).contains(&self.id.len())
+            && self
+                .id
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'.');
+        if is_sound {
+            return Ok(());
+        }
+        let reason = "must be 1 to 255 printable ASCII characters without blanks and dots";
+        Err(PayloadFault::new("id", reason))
+    }
+
+    async fn run(self, ctx: JobContext) -> Result<Delivered, JobError> {
+        let (webhooks, outbound) = (ctx.resource::<Webhooks>()?, ctx.resource::<Outbound>()?);
+        let endpoint = webhooks.endpoint(self.webhook).await?;
+        let endpoint = endpoint.ok_or_else(|| {
+            let text = format!("there is no webhook {} any more", self.webhook);
+            JobError::permanent(text)
+        })?;
+        if !endpoint.enabled && !self.test {
+            let why = endpoint.disabled_reason.as_deref().unwrap_or("by its owner");
+            let text = format!("the webhook {} is disabled: {why}", self.webhook);
+            return Err(JobError::permanent(text));
+        }
+        let body = self.body()?;
+        let call = Call {
+            method: reqwest::Method::POST,
+            url: endpoint.url.clone(),
+            headers: self.headers(&endpoint, &body, &ctx)?,
+            body: Some(body.clone().into()),
+            timeout: webhooks.0.settings.webhook_timeout,
+            accept: Vec::new(),
+        };
+        let began = Instant::now();
+        let answer = tokio::select! {
+            answer = outbound.send_once(call, EXCERPT) => answer,
+            () = ctx.cancelled() => return Err(JobError::Cancelled),
+        };
+        let attempt = Attempt::of(&self, &ctx, &body, &answer, began.elapsed());
+        let outcome = judge(&endpoint, answer);
+        if webhooks.0.log.write(attempt.ended(&outcome)).await {
+            webhooks.forget(self.webhook);
+        }
+        outcome
+    }
+}
+
+impl NotifyWebhook {
+    fn body(&self) -> Result<String, JobError> {
+        let body = Body {
+            event_type: &self.event_type,
+            timestamp: self.timestamp.to_rfc3339_opts(SecondsFormat::Millis, true),
+            data: &self.data,
+        };
+        serde_json::to_string(&body).map_err(JobError::permanent)
+    }
+
+    fn headers(&self, endpoint: &Endpoint, body: &str, ctx: &JobContext) -> Result<HeaderMap, JobError> {
+        let sent_at = clock::now().timestamp();
+        let signatures = endpoint
+            .secrets()
+            .map(|secret| secret.sign(&self.id, sent_at, body.as_bytes()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(JobError::permanent)?;
+        let text = |text: &str| HeaderValue::from_str(text).map_err(JobError::permanent);
+        Ok(HeaderMap::from_iter([
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (WEBHOOK_ID, text(&self.id)?),
+            (WEBHOOK_TIMESTAMP, HeaderValue::from(sent_at)),
+            (WEBHOOK_SIGNATURE, text(&signatures.join(" "))?),
+            (HOLDFAST_ATTEMPT, HeaderValue::from(ctx.attempt())),
+        ]))
+    }
+}
+
+/// What an answer means for the delivery.
+fn judge(endpoint: &Endpoint, answer: Result<Reply, JobError>) -> Result<Delivered, JobError> {
+    let reply = answer?;
+    if reply.status.is_success() {
+        return Ok(Delivered {
+            status: reply.status.as_u16(),
+            elapsed_ms: u64::try_from(reply.elapsed.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+    let text = format!("{} answered {}", shown(&endpoint.url), reply.status);
+    Err(match reply.retry_after() {
+        _ if reply.status == reqwest::StatusCode::GONE => JobError::permanent(text),
+        Some(rest) => JobError::retry_after(rest, text),
+        None => JobError::transient(text),
+    })
+}

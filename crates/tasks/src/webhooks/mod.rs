@@ -1,0 +1,115 @@
+//! Webhooks: endpoints that are told of events, as [Standard Webhooks](https://www.standardwebhooks.com) says.
+//!
+//! # States
+//! An endpoint is *enabled* or *disabled*; by its owner, or by Holdfast once it has failed for
+//! `notifications.webhook_disable_after_seconds` without a success, or answered 410 (Gone). One delivery is one job of the
+//! kind `notify.webhook`: its retries are the delivery's, its dead letter is a delivery that was given up.
+//!
+//! # Invariants
+//! - One event is one message id, the same for every endpoint and every attempt, so a receiver can tell a repeat. Delivery is
+//!   at least once.
+//! - An endpoint is told of an event if it is enabled and one of its filters matches when the event is published; the jobs
+//!   are made in the transaction that publishes ([`Webhooks::publish_in`]).
+//! - Every request is signed at the moment it is sent, with the secret of the endpoint, and with the one before it while that
+//!   one is still good: a receiver may change over at any time within the period of grace.
+//! - A secret is shown once, in the answer that makes it. It is stored as it is, because it has to sign, and appears in no
+//!   log, no error, no `Debug` and no list.
+//! - Where requests may go is the business of [`crate::outbound`]; redirects are not followed, since a signature is for one
+//!   receiver.
+//! - Each attempt is one row of the log of deliveries, bounded by [`EXCERPT`], kept for
+//!   `notifications.retain_deliveries_seconds`.
+//!
+//! # When things fail
+//! - *The receiver is away, slow, or answers anything but 2xx*: the attempt has failed, and is repeated with growing rests
+//!   over about a day (after `Retry-After`, if it asks for one). 410 ends the delivery and disables the endpoint.
+//! - *The endpoint is deleted or disabled while a job waits*: the job is discarded, and says so; it may be redriven.
+//! - *SQL is away*: nothing is published. A delivery under way is made; its row in the log may be missing.
+
+mod deliver;
+mod endpoints;
+mod log;
+mod model;
+mod publish;
+mod secret;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdfast_core::config::{NotificationsSettings, Settings};
+use holdfast_core::sql::Database;
+use holdfast_jobs::Jobs;
+use holdfast_jobs::enqueue::EnqueueError;
+use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::sql::Sql;
+
+pub use self::deliver::{Delivered, NotifyWebhook};
+use self::endpoints::Known;
+pub use self::endpoints::{MadeWebhook, RotatedSecret};
+pub use self::log::{Delivery, DeliveryFilter, DeliveryId};
+use self::log::{Log, LogParts};
+pub use self::model::{
+    EventType, Filter, InvalidEvent, WebhookDraft, WebhookFault, WebhookId, WebhookRecord,
+};
+pub use self::publish::Event;
+pub(crate) use self::publish::RETRY_AFTER;
+pub use self::secret::{InvalidSecret, WebhookSecret};
+use crate::outbound::AddressPolicy;
+
+/// Most endpoints that are kept.
+pub const MAX_WEBHOOKS: usize = 1_000;
+
+/// Most bytes of a request's and of a response's body that the log keeps.
+pub const EXCERPT: usize = 1_024;
+
+/// Longest that a changed endpoint (another secret, disabled, deleted) is taken for what it was.
+pub const ENDPOINT_TTL: Duration = Duration::from_secs(1);
+
+/// Why a webhook was not made, changed, shown or told.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    #[error("{0}")]
+    Invalid(#[from] WebhookFault),
+    #[error("there is no webhook {0}")]
+    Unknown(WebhookId),
+    #[error("there are {MAX_WEBHOOKS} webhooks already, and more are not kept")]
+    TooMany,
+    #[error(transparent)]
+    Enqueue(#[from] EnqueueError),
+    #[error(transparent)]
+    Sql(#[from] LedgerError),
+}
+
+/// The webhooks of one database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Webhooks(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sql: Sql,
+    jobs: Jobs,
+    settings: NotificationsSettings,
+    policy: AddressPolicy,
+    known: Mutex<HashMap<WebhookId, Known>>,
+    log: Log,
+}
+
+impl Webhooks {
+    /// Call it inside tokio; it reaches nothing yet.
+    pub fn new(settings: &Settings, database: &Database, jobs: Jobs) -> Self {
+        let sql = Sql::new(database, &settings.database);
+        let log = Log::spawn(LogParts {
+            sql: sql.clone(),
+            jobs: jobs.clone(),
+            disable_after: settings.notifications.webhook_disable_after,
+        });
+        Self(Arc::new(Inner {
+            sql,
+            jobs,
+            settings: settings.notifications.clone(),
+            policy: AddressPolicy::of(&settings.http_request),
+            known: Mutex::default(),
+            log,
+        }))
+    }
+}

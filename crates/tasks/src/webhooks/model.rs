@@ -1,0 +1,352 @@
+//! What endpoints and events are called: parsed at the border, once.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use ulid::Ulid;
+use url::Url;
+use uuid::Uuid;
+
+use super::secret::InvalidSecret;
+
+/// Longest name of an event, in bytes.
+const MAX_EVENT: usize = 255;
+
+/// Most filters of one endpoint.
+const MAX_FILTERS: usize = 50;
+
+/// Longest description of an endpoint, in bytes.
+const MAX_DESCRIPTION: usize = 255;
+
+/// Longest URL of an endpoint, in bytes.
+const MAX_URL: usize = 2_048;
+
+/// Matches every event.
+const EVERYTHING: &str = "*";
+
+/// Names an endpoint; a ULID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WebhookId(Ulid);
+
+impl WebhookId {
+    pub(super) fn generate() -> Self {
+        Self(Ulid::from_parts(
+            holdfast_core::clock::unix_millis(),
+            rand::random::<u128>(),
+        ))
+    }
+
+    pub(crate) fn as_uuid(self) -> Uuid {
+        Uuid::from_u128(self.0.0)
+    }
+
+    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
+        Self(Ulid(uuid.as_u128()))
+    }
+}
+
+impl fmt::Display for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for WebhookId {
+    type Err = holdfast_jobs::InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = Ulid::from_string(text).map(Self);
+        id.map_err(|_| holdfast_jobs::InvalidId)
+    }
+}
+
+impl Serialize for WebhookId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for WebhookId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text is no name of an event, or no filter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidEvent(&'static str);
+
+/// What happened: words of `a-z`, `A-Z`, `0-9`, `_` and `-`, with dots between: `order.paid`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct EventType(String);
+
+impl EventType {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for EventType {
+    type Err = InvalidEvent;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEvent> {
+        if is_dotted(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidEvent(
+            "is no event: expected words of a-z, A-Z, 0-9, _ and - with dots between, such as order.paid, 255 bytes at most",
+        ))
+    }
+}
+
+impl<'de> Deserialize<'de> for EventType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+fn is_dotted(text: &str) -> bool {
+    let is_word = |word: &str| {
+        let mut bytes = word.bytes();
+        !word.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+    text.len() <= MAX_EVENT && text.split('.').all(is_word)
+}
+
+/// Which events an endpoint is told of: one by its name, `order.*` (whatever begins with `order.`), or `*` (all).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Filter(String);
+
+impl Filter {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn matches(&self, event: &EventType) -> bool {
+        if self.0 == EVERYTHING {
+            return true;
+        }
+        match self.0.strip_suffix('*') {
+            // With its dot: `order.*` is not told of `orders.paid`.
+            Some(prefix) => event.0.starts_with(prefix),
+            None => self.0 == event.0,
+        }
+    }
+}
+
+impl FromStr for Filter {
+    type Err = InvalidEvent;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEvent> {
+        let name = text.strip_suffix(".*").unwrap_or(text);
+        if text == EVERYTHING || is_dotted(name) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidEvent(
+            "is no filter: expected an event such as order.paid, a prefix such as order.*, or * for all",
+        ))
+    }
+}
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What is wrong with an endpoint as its owner words it, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct WebhookFault {
+    /// `url`, `events[2]`, …
+    pub field: String,
+    pub reason: String,
+}
+
+impl WebhookFault {
+    pub(super) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl From<InvalidSecret> for WebhookFault {
+    fn from(error: InvalidSecret) -> Self {
+        Self::new("secret", error.to_string())
+    }
+}
+
+/// An endpoint as its owner words it, checked but for its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookDraft {
+    pub(super) url: Url,
+    pub(super) description: String,
+    pub(super) events: Vec<Filter>,
+    pub(super) enabled: bool,
+}
+
+impl WebhookDraft {
+    /// # Errors
+    /// The first field that is of no use.
+    pub fn parse(
+        url: &str,
+        description: Option<&str>,
+        events: &[String],
+        enabled: bool,
+    ) -> Result<Self, WebhookFault> {
+        let description = description.unwrap_or_default();
+        if description.len() > MAX_DESCRIPTION || description.chars().any(char::is_control) {
+            let reason = format!("must have {MAX_DESCRIPTION} bytes at most, and no control characters");
+            return Err(WebhookFault::new("description", reason));
+        }
+        Ok(Self {
+            url: parsed_url(url)?,
+            description: description.to_owned(),
+            events: parsed_filters(events)?,
+            enabled,
+        })
+    }
+}
+
+fn parsed_url(text: &str) -> Result<Url, WebhookFault> {
+    let fault = |reason: String| WebhookFault::new("url", reason);
+    if text.len() > MAX_URL {
+        return Err(fault(format!("is longer than {MAX_URL} bytes")));
+    }
+    let url = Url::parse(text).map_err(|error| fault(format!("is not an absolute URL: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(fault("must begin with https:// or http://".to_owned()));
+    }
+    if url.port() == Some(0) {
+        return Err(fault("names port 0, where nothing can listen".to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let reason = "has a user or a password, which everybody who lists webhooks would see; the signature is what \
+                      tells the receiver who sends";
+        return Err(fault(reason.to_owned()));
+    }
+    Ok(url)
+}
+
+fn parsed_filters(texts: &[String]) -> Result<Vec<Filter>, WebhookFault> {
+    if !(1..=MAX_FILTERS).contains(&texts.len()) {
+        let reason =
+            format!("must name 1 to {MAX_FILTERS} events, such as [\"order.*\"]; [\"*\"] is all of them");
+        return Err(WebhookFault::new("events", reason));
+    }
+    let parse = |(index, text): (usize, &String)| {
+        let filter = text.parse::<Filter>();
+        filter.map_err(|error| WebhookFault::new(format!("events[{index}]"), error.to_string()))
+    };
+    let mut filters: Vec<Filter> = texts.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    filters.sort();
+    filters.dedup();
+    Ok(filters)
+}
+
+/// An endpoint as it is shown: everything but its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WebhookRecord {
+    pub id: WebhookId,
+    pub url: String,
+    pub description: String,
+    pub events: Vec<Filter>,
+    pub enabled: bool,
+    /// Why Holdfast disabled it, if nobody else did.
+    pub disabled_reason: Option<String>,
+    /// The first failure after the last success.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// Until then the secret before the last rotation signs too.
+    pub previous_secret_until: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_matches_by_name_by_prefix_or_everything() {
+        let event: EventType = "order.line.paid".parse().unwrap();
+        for (filter, matches) in [
+            ("*", true),
+            ("order.line.paid", true),
+            ("order.*", true),
+            ("order.line.*", true),
+            ("order", false),
+            ("orde.*", false),
+            ("order.line.paid.*", false),
+            ("order.line", false),
+        ] {
+            assert_eq!(
+                filter.parse::<Filter>().unwrap().matches(&event),
+                matches,
+                "{filter}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_or_filter_is_refused() {
+        for odd in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a b",
+            "a.*",
+            "*",
+            "é",
+            &"a".repeat(256),
+        ] {
+            assert!(odd.parse::<EventType>().is_err(), "{odd}");
+        }
+        for odd in ["", "**", "a*", "*.a", "a.*.b", ".*", "a..*", "a.* "] {
+            assert!(odd.parse::<Filter>().is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_fault_names_its_field() {
+        let draft = |url: &str, events: &[&str]| {
+            let events: Vec<String> = events.iter().map(|&text| text.to_owned()).collect();
+            let fault = WebhookDraft::parse(url, None, &events, true).err();
+            fault.map(|fault| fault.field)
+        };
+        let good = "https://example.com/hook?token=1";
+        assert_eq!(draft(good, &["order.*"]), None);
+        for url in [
+            "",
+            "example.com",
+            "ftp://example.com",
+            "https://user:word@example.com",
+            "https://example.com:0/",
+        ] {
+            assert_eq!(draft(url, &["*"]).as_deref(), Some("url"), "{url}");
+        }
+        assert_eq!(draft(good, &[]).as_deref(), Some("events"));
+        assert_eq!(draft(good, &["a", "b c"]).as_deref(), Some("events[1]"));
+    }
+}
