@@ -31,6 +31,7 @@ use super::model::{InvalidEvent, WebhookId};
 use super::publish::{Event, publish};
 use super::{EXCERPT, WebhookError, Webhooks};
 use crate::dialect::{millis, moment, on_either, rows};
+use crate::interactions::MAX_USER;
 use crate::outbound::Reply;
 
 /// Most attempts of one transaction.
@@ -128,6 +129,8 @@ pub(super) struct Attempt {
     id: String,
     webhook_id: String,
     message_id: String,
+    /// Whom the event's data names, so that the row goes with that user.
+    user_id: Option<String>,
     event_type: String,
     job_id: String,
     attempt: u32,
@@ -154,6 +157,7 @@ impl Attempt {
             id: Uuid::from_u128(DeliveryId::generate().0.0).simple().to_string(),
             webhook_id: job.webhook.as_uuid().simple().to_string(),
             message_id: job.id.clone(),
+            user_id: named_user(job),
             event_type: job.event_type.to_string(),
             job_id: ctx.id().as_uuid().simple().to_string(),
             attempt: ctx.attempt(),
@@ -244,22 +248,34 @@ async fn write_all(parts: LogParts, mut attempts: mpsc::Receiver<Waiting>) {
     }
 }
 
+/// What an event's data calls its user, as whatever is published about one does.
+fn named_user(job: &NotifyWebhook) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        user: String,
+    }
+    // Most data names nobody.
+    let named = serde_json::from_str::<Named>(job.data.get()).ok()?;
+    Some(named.user).filter(|user| user.len() <= MAX_USER && !user.contains('\0'))
+}
+
 const POSTGRES_INSERT: &str = "
 insert into holdfast_webhook_deliveries (id, webhook_id, message_id, event_type, job_id, attempt, duration_ms,
-                                         delivered, status, error, request, response)
-select id, webhook_id, message_id, event_type, job_id, attempt, duration_ms, delivered, status, error, request, response
+                                         delivered, status, error, request, response, user_id)
+select id, webhook_id, message_id, event_type, job_id, attempt, duration_ms, delivered, status, error, request, response,
+       user_id
 from json_to_recordset($1::text::json)
   as r(id uuid, webhook_id uuid, message_id text, event_type text, job_id uuid, attempt integer, duration_ms bigint,
-       delivered boolean, status integer, error text, request text, response text)
+       delivered boolean, status integer, error text, request text, response text, user_id text)
 on conflict do nothing";
 
 const SQLITE_INSERT: &str = "
 insert into holdfast_webhook_deliveries (id, webhook_id, message_id, event_type, job_id, attempt, at, duration_ms,
-                                         delivered, status, error, request, response)
+                                         delivered, status, error, request, response, user_id)
 select unhex(value ->> 'id'), unhex(value ->> 'webhook_id'), value ->> 'message_id', value ->> 'event_type',
        unhex(value ->> 'job_id'), value ->> 'attempt', cast(unixepoch('subsec') * 1000 as integer),
        value ->> 'duration_ms', value ->> 'delivered', value ->> 'status', value ->> 'error', value ->> 'request',
-       value ->> 'response'
+       value ->> 'response', value ->> 'user_id'
 from json_each($1)
 where true
 on conflict do nothing";
