@@ -28,12 +28,11 @@ create index holdfast_jobs_user on holdfast_jobs ((payload ->> 'user'))
     where kind in ('notify.email', 'notify.digest', 'ml.recommend');
 create index holdfast_jobs_address on holdfast_jobs
     (lower(rtrim(substr(payload ->> 'to', strpos(payload ->> 'to', '<') + 1), '> '))) where kind = 'notify.email';
-create index holdfast_jobs_about on holdfast_jobs ((payload -> 'data' ->> 'user')) where kind = 'notify.webhook';
+-- Webhooks tell of several users at once: those few are read through.
+create index holdfast_jobs_webhooks on holdfast_jobs (id) where kind = 'notify.webhook';
 create index holdfast_jobs_keyed on holdfast_jobs (substr(idempotency_key, 1, 31))
     where substr(idempotency_key, 1, 5) = 'user-';
 create index holdfast_batches_keyed on holdfast_batches (substr(idempotency_key, 1, 31))
     where substr(idempotency_key, 1, 5) = 'user-';
 create index holdfast_notices_keyed on holdfast_notices (substr(key, 1, 31)) where substr(key, 1, 5) = 'user-';
-alter table holdfast_webhook_deliveries add column user_id text collate "C";    -- whom the event's data names
-create index holdfast_webhook_deliveries_user on holdfast_webhook_deliveries (user_id) where user_id is not null;
 create index holdfast_audit_users on holdfast_audit (target) where action in ('user.create', 'user.update', 'user.delete');

@@ -21,6 +21,7 @@ create index holdfast_sources_due on holdfast_sources (next_run_at) where next_r
 create table holdfast_subscriptions (
     id         blob    primary key,                        -- a ULID
     user_id    text    not null,                           -- the application's own, opaque
+    email      text,                                       -- where to, by mail; null: not by mail
     filter     text    not null,                           -- JSON
     created_at integer not null
 ) without rowid;

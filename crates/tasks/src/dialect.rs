@@ -8,8 +8,9 @@
 //! | `@at($1)` | the moment `$1` milliseconds after the epoch | `$1` |
 //! | `@share` | `for key share`: whoever deletes the row waits, or is waited for | nothing: there is one writer |
 //! | `@address($1)` | the address in `$1`, which may have a display name, in lower case | the same |
-//! | `@json($1)` | the text `$1` as `jsonb` | the same text |
-//! | `@with_data($1)` | the payload with the JSON text `$1` as its `data` | the same |
+//! | `@jsonb` | `jsonb` | `text`: what JSON is kept as |
+//! | `@text(payload)` | JSON as text, as the database writes it | as it was given |
+//! | `@find(a, b)` | where `b` is in `a`, or 0 | the same |
 //! | `@skip_locked` | `for update skip locked` | nothing: there is one writer |
 //!
 //! Only for statements that mean the same on both. Where a batch is written, or locks matter, each database has a text
@@ -103,11 +104,10 @@ pub(crate) fn postgres(text: &str) -> String {
         format!("('epoch'::timestamptz + {millis}::bigint * interval '1 millisecond')")
     });
     let text = call(&text, "@address", |column| address("strpos", column));
-    let text = call(&text, "@json", |json| format!("{json}::text::jsonb"));
-    let text = call(&text, "@with_data", |json| {
-        format!("jsonb_set(payload, '{{data}}', {json}::text::jsonb)")
-    });
+    let text = call(&text, "@text", |json| format!("{json}::text"));
+    let text = call(&text, "@find", |arguments| format!("strpos({arguments})"));
     text.replace("@now", "now()")
+        .replace("@jsonb", "jsonb")
         .replace("@share", "for key share")
         .replace("@skip_locked", "for update skip locked")
 }
@@ -119,11 +119,10 @@ pub(crate) fn sqlite(text: &str) -> String {
     let text = call(&text, "@ahead", |millis| format!("({SQLITE_NOW} + {millis})"));
     let text = call(&text, "@at", str::to_owned);
     let text = call(&text, "@address", |column| address("instr", column));
-    let text = call(&text, "@json", str::to_owned);
-    let text = call(&text, "@with_data", |json| {
-        format!("json_set(payload, '$.data', json({json}))")
-    });
+    let text = call(&text, "@text", str::to_owned);
+    let text = call(&text, "@find", |arguments| format!("instr({arguments})"));
     text.replace("@now", SQLITE_NOW)
+        .replace("@jsonb", "text")
         .replace("@share", "")
         .replace("@skip_locked", "")
 }
@@ -177,14 +176,14 @@ mod tests {
              where at < (now() - $1::bigint * interval '1 millisecond') \
              and until > (now() + $2::bigint * interval '1 millisecond') and at < now() for update skip locked"
         );
-        let set = "update t set payload = @with_data($2), other = @json($3)";
+        let set = "update t set payload = cast($2 as @jsonb) where @find(@text(payload), $1) > 0";
         assert_eq!(
             postgres(set),
-            "update t set payload = jsonb_set(payload, '{data}', $2::text::jsonb), other = $3::text::jsonb"
+            "update t set payload = cast($2 as jsonb) where strpos(payload::text, $1) > 0"
         );
         assert_eq!(
             sqlite(set),
-            "update t set payload = json_set(payload, '$.data', json($2)), other = $3"
+            "update t set payload = cast($2 as text) where instr(payload, $1) > 0"
         );
         let more = "select @address(a) from t where at = @at($1) @share";
         assert_eq!(

@@ -392,7 +392,7 @@ async fn what_is_past_its_retention_goes_and_nothing_else(f: Fixture) {
     assert_eq!(f.recommender.prune().await.unwrap(), 0);
 }
 
-/// Two circles of taste, five events and ten users each, and an event that nobody knows.
+/// Two circles of taste, five events and ten users each, and an event that nobody knows, whose words are those of the first.
 async fn circles(f: &Fixture) -> Vec<Ulid> {
     let themed = |circle: &str, n: usize| NewEvent {
         category: Some(circle.to_owned()),
@@ -401,6 +401,10 @@ async fn circles(f: &Fixture) -> Vec<Ulid> {
     let mut batch: Vec<_> = (0..5).map(|n| themed("jazz", n)).collect();
     batch.extend((0..5).map(|n| themed("chess", n)));
     batch.push(themed("jazz", 99));
+    // A word that so many events share as share `jazz` here tells none apart.
+    for alike in [0, 10] {
+        batch[alike].description = Some("swing and bebop".to_owned());
+    }
     let ids = f.ids(&batch).await;
     let mut done = Vec::new();
     for circle in 0..2 {
@@ -448,6 +452,11 @@ async fn a_trained_model_recommends_what_the_circle_likes_and_says_why(f: Fixtur
     assert!(
         jazz.contains(&ids[10]),
         "the one that nobody knows, by its words: {items:?}"
+    );
+    let unknown = items.iter().find(|item| item.event == ids[10]).unwrap();
+    assert_eq!(
+        (unknown.because.why, unknown.because.event),
+        (Why::Words, Some(ids[0]))
     );
     let first = &items[0].because;
     assert_eq!((first.why, first.event), (Why::Similar, Some(ids[0])));

@@ -1,5 +1,7 @@
 //! A worker that waits for its database, works, and watches itself: what `worker` and `holdfast dev` run.
 
+use std::sync::Arc;
+
 use holdfast_cache::Cache;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -7,7 +9,7 @@ use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
 use holdfast_jobs::Resources;
-use holdfast_tasks::discovery::{Discoverer, Sources};
+use holdfast_tasks::discovery::{Announcer, Discoverer, Sources};
 use holdfast_tasks::notices::Notices;
 use holdfast_tasks::outbound::Outbound;
 use holdfast_tasks::points::Points;
@@ -57,7 +59,7 @@ pub async fn run_worker(
         .with(recommender.clone())
         .with(notices.webhooks().clone())
         .with(notices.mail().clone());
-    parts.resources = with_discovery(&parts, database, &recommender);
+    parts.resources = with_discovery(&parts, database, &recommender, &notices);
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
@@ -71,14 +73,21 @@ pub async fn run_worker(
 }
 
 /// Whoever runs workers has given them an HTTP client, or their `events.discover` says that it is missing.
-fn with_discovery(parts: &WorkerParts, database: &Database, recommender: &Recommender) -> Resources {
+fn with_discovery(
+    parts: &WorkerParts,
+    database: &Database,
+    recommender: &Recommender,
+    notices: &Notices,
+) -> Resources {
     let resources = parts.resources.clone();
     let Some(outbound) = resources.get::<Outbound>() else {
         return resources;
     };
     let sources = Sources::new(&parts.settings, database, parts.jobs.clone());
     let events = recommender.events().clone();
-    resources.with(Discoverer::new(&parts.settings, sources, events, &outbound, None))
+    let announcer: Arc<dyn Announcer> = Arc::new(notices.clone());
+    let discoverer = Discoverer::new(&parts.settings, sources, events, &outbound, Some(announcer));
+    resources.with(discoverer)
 }
 
 /// The cache that the process has already, in which an API beside the worker finds what jobs put there; or one of its own.

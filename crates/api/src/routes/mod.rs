@@ -31,6 +31,7 @@ mod subscriptions;
 mod unsubscribe;
 mod users;
 pub(crate) mod view;
+mod webhook_deliveries;
 mod webhooks;
 
 use actix_web::http::header::{self, HeaderValue};
@@ -151,7 +152,7 @@ routes! { API_ROUTES, api:
     "/v1/webhooks/{id}" => { GET webhooks::show, PUT webhooks::put, DELETE webhooks::delete }
     "/v1/webhooks/{id}/rotate" => { POST webhooks::rotate }
     "/v1/webhooks/{id}/test" => { POST webhooks::test }
-    "/v1/webhooks/{id}/deliveries" => { GET webhooks::deliveries }
+    "/v1/webhooks/{id}/deliveries" => { GET webhook_deliveries::list }
     "/v1/notifications" => { POST notices::publish }
     "/v1/mail-templates" => { GET mail::list_templates }
     "/v1/mail-templates/{name}" => { GET mail::show_template, PUT mail::put_template, DELETE mail::delete_template }

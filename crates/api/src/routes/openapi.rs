@@ -69,7 +69,7 @@ use crate::responses::{constant, tag_of};
         super::webhooks::delete,
         super::webhooks::rotate,
         super::webhooks::test,
-        super::webhooks::deliveries,
+        super::webhook_deliveries::list,
         super::notices::publish,
         super::mail::list_templates,
         super::mail::show_template,

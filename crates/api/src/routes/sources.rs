@@ -210,7 +210,7 @@ pub(crate) async fn list(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn create(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
     payload: web::Payload,
@@ -218,8 +218,9 @@ pub(crate) async fn create(
     Params::of(&request, &[]).finish()?;
     let body: SourceBody = json_body(&request, payload, &state).await?;
     let (sources, source) = (state.sources.clone(), body.into_source());
+    let by = allowed.by(&request);
     let record = state
-        .on_runtime(async move { sources.create(&source).await })
+        .on_runtime(async move { sources.create(&by, &source).await })
         .await?;
     let location = HeaderValue::from_str(&format!("/v1/sources/{}", record.id)).map_err(Problem::internal)?;
     let mut response = json(StatusCode::CREATED, &SourceView::from(record))?;
@@ -270,7 +271,7 @@ pub(crate) async fn show(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn put(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
     payload: web::Payload,
@@ -279,8 +280,9 @@ pub(crate) async fn put(
     let id = source_id(&request)?;
     let body: SourceBody = json_body(&request, payload, &state).await?;
     let (sources, source) = (state.sources.clone(), body.into_source());
+    let by = allowed.by(&request);
     let record = state
-        .on_runtime(async move { sources.replace(id, &source).await })
+        .on_runtime(async move { sources.replace(&by, id, &source).await })
         .await?;
     json(StatusCode::OK, &SourceView::from(record))
 }
@@ -300,13 +302,16 @@ pub(crate) async fn put(
     ),
     security(("api_key" = ["admin"])))]
 pub(crate) async fn delete(
-    _: Allowed<Admin>,
+    allowed: Allowed<Admin>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (sources, id) = (state.sources.clone(), source_id(&request)?);
-    state.on_runtime(async move { sources.delete(id).await }).await?;
+    let by = allowed.by(&request);
+    state
+        .on_runtime(async move { sources.delete(&by, id).await })
+        .await?;
     let gone = DeletedSource {
         id: id.to_string(),
         deleted: true,

@@ -4,6 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use holdfast_tasks::discovery::{Filter, MAX_SUBSCRIPTIONS, MAX_USER, Subscription, SubscriptionId};
+use holdfast_tasks::mail::check_address;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;
@@ -26,6 +27,9 @@ const MAX_LIMIT: usize = 1_000;
 pub(crate) struct SubscriptionBody {
     /// Whoever is told, by the application's own name: 1 to 128 bytes.
     user: String,
+    /// One address, `ada@example.com` or `Ada <ada@example.com>`, which is sent mail of what matches, from the template
+    /// `event.news`. Left out: webhooks alone tell of it.
+    email: Option<String>,
     /// Large and small letters are the same.
     category: Option<String>,
     /// Up to 10 words, each of which is in the title, category, place or description.
@@ -42,6 +46,7 @@ pub(crate) struct SubscriptionBody {
 pub(crate) struct SubscriptionView {
     id: String,
     user: String,
+    email: Option<String>,
     #[serde(flatten)]
     #[schema(value_type = Object)]
     filter: Filter,
@@ -53,6 +58,7 @@ impl From<Subscription> for SubscriptionView {
         Self {
             id: subscription.id.to_string(),
             user: subscription.user,
+            email: subscription.email,
             filter: subscription.filter,
             created_at: subscription.created_at,
         }
@@ -113,7 +119,9 @@ pub(crate) async fn list(
 
 /// Subscribe to events
 ///
-/// From now on, what discovery finds or sees changed is held against it.
+/// From now on, what discovery finds, or sees changed or cancelled, is held against it. Webhooks that listen to
+/// `event.discovered`, `event.changed` or `event.cancelled` hear of the events with the subscriptions that want them; an
+/// `email` is sent one mail of what a discovery finds at once.
 #[utoipa::path(post, path = "/v1/subscriptions", tag = "sources", operation_id = "create_subscription",
     request_body = SubscriptionBody,
     responses(
@@ -136,10 +144,10 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let body: SubscriptionBody = json_body(&request, payload, &state).await?;
-    let (user, filter) = checked(body)?;
+    let (user, email, filter) = checked(body)?;
     let subscriptions = state.subscriptions.clone();
     let made = state
-        .on_runtime(async move { subscriptions.create(&user, &filter).await })
+        .on_runtime(async move { subscriptions.create(&user, email.as_deref(), &filter).await })
         .await?;
     let made = made.ok_or_else(|| {
         let detail = format!("there are {MAX_SUBSCRIPTIONS} subscriptions already, and more are not kept");
@@ -148,7 +156,7 @@ pub(crate) async fn create(
     json(StatusCode::CREATED, &SubscriptionView::from(made))
 }
 
-fn checked(body: SubscriptionBody) -> Result<(String, Filter), Problem> {
+fn checked(body: SubscriptionBody) -> Result<(String, Option<String>, Filter), Problem> {
     let filter = Filter {
         category: body.category,
         text: body.text,
@@ -166,8 +174,11 @@ fn checked(body: SubscriptionBody) -> Result<(String, Filter), Problem> {
         let reason = format!("must have 1 to {MAX_USER} bytes, and no control characters");
         faults.insert(0, FieldFault::new("user", reason));
     }
+    if let Some(Err(reason)) = body.email.as_deref().map(check_address) {
+        faults.push(FieldFault::new("email", reason));
+    }
     if faults.is_empty() {
-        return Ok((body.user, filter));
+        return Ok((body.user, body.email, filter));
     }
     Err(Problem::faults(ProblemKind::InvalidField, faults))
 }

@@ -47,7 +47,7 @@ pub(crate) struct PreferencesBody {
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "on")]
     email: Mode,
-    /// Of what is published about the user: `on` or `off`.
+    /// Whether news of events (`event.news`) tell webhooks of the user's subscriptions: `on` or `off`.
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "on")]
     webhook: Switch,
@@ -116,7 +116,7 @@ pub(crate) struct DeletedUser {
     subscriptions: u64,
     /// Rows about mail: what was sent, suppressions, links.
     mail: u64,
-    /// Rows about webhooks that were told of the user.
+    /// Attempts of webhooks that told of the user, and say now that it was somebody.
     deliveries: u64,
     /// That name the user no more. Those that have not run will do nothing.
     jobs: u64,

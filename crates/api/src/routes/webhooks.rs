@@ -6,10 +6,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast_jobs::JobId;
 use holdfast_tasks::webhooks::{
-    Delivery, DeliveryFilter, DeliveryId, MadeWebhook, RotatedSecret, WebhookDraft, WebhookError,
-    WebhookFault, WebhookId, WebhookRecord,
+    MadeWebhook, RotatedSecret, WebhookDraft, WebhookError, WebhookFault, WebhookId, WebhookRecord,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -24,8 +22,8 @@ use crate::params::Params;
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::state::{State, json};
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
+pub(super) const DEFAULT_LIMIT: usize = 100;
+pub(super) const MAX_LIMIT: usize = 1_000;
 
 /// How long the secret before a rotation signs too, unless the request says otherwise: enough to deploy the new one.
 const DEFAULT_GRACE: Duration = Duration::from_hours(24);
@@ -151,75 +149,7 @@ pub(crate) struct DeletedWebhook {
     deleted: bool,
 }
 
-/// One attempt to deliver a notification.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WebhookDelivery)]
-pub(crate) struct DeliveryView {
-    #[schema(value_type = String)]
-    id: DeliveryId,
-    /// Sent as `webhook-id`.
-    message_id: String,
-    #[serde(rename = "type")]
-    event_type: String,
-    #[schema(value_type = String)]
-    job_id: JobId,
-    attempt: u32,
-    at: DateTime<Utc>,
-    duration_ms: u64,
-    /// The receiver answered 2xx.
-    delivered: bool,
-    /// Null: there was no answer.
-    status: Option<u16>,
-    error: Option<String>,
-    /// The first 1,024 bytes that were sent.
-    request: String,
-    /// The first 1,024 bytes that came back.
-    response: Option<String>,
-}
-
-impl From<Delivery> for DeliveryView {
-    fn from(delivery: Delivery) -> Self {
-        let Delivery {
-            id,
-            message_id,
-            event_type,
-            job_id,
-            attempt,
-            at,
-            duration_ms,
-            delivered,
-            status,
-            error,
-            request,
-            response,
-        } = delivery;
-        Self {
-            id,
-            message_id,
-            event_type,
-            job_id,
-            attempt,
-            at,
-            duration_ms,
-            delivered,
-            status,
-            error,
-            request,
-            response,
-        }
-    }
-}
-
-/// One page of attempts, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeliveryPage {
-    deliveries: Vec<DeliveryView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
-    #[schema(value_type = Option<String>)]
-    next: Option<DeliveryId>,
-}
-
-fn webhook_id(request: &HttpRequest) -> Result<WebhookId, Problem> {
+pub(super) fn webhook_id(request: &HttpRequest) -> Result<WebhookId, Problem> {
     let text = request.match_info().get("id").unwrap_or_default();
     text.parse().map_err(|error| {
         Problem::field(
@@ -268,7 +198,7 @@ pub(crate) async fn list(
     json(StatusCode::OK, &WebhookPage { webhooks, next })
 }
 
-fn cursor<T: std::str::FromStr>(text: &str) -> Result<T, Problem> {
+pub(super) fn cursor<T: std::str::FromStr>(text: &str) -> Result<T, Problem> {
     text.parse().map_err(|_| {
         let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
         Problem::field(ProblemKind::InvalidCursor, "after", reason)
@@ -504,53 +434,4 @@ pub(crate) async fn test(
     let mut response = json(StatusCode::ACCEPTED, &AcceptedJob::from(job))?;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
-}
-
-/// List the deliveries of a webhook
-///
-/// Every attempt, newest first, in pages; kept for `notifications.retain_deliveries_seconds`.
-#[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries", tag = "webhooks", operation_id = "list_webhook_deliveries",
-   params(
-        ("id" = String, Path, description = "The webhook's id"),
-        ("delivered" = Option<bool>, Query, description = "Only those that were delivered, or that failed"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
-    ),
-    responses(
-        (status = 200, body = DeliveryPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-id, invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhook-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
-pub(crate) async fn deliveries(
-    _: Allowed<Admin>,
-    state: web::Data<State>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = webhook_id(&request)?;
-    let mut params = Params::of(&request, &["delivered", "after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let delivered = params.parsed("delivered");
-    let after = params.text("after").map(ToOwned::to_owned);
-    params.finish()?;
-    let before = after.map(|text| cursor::<DeliveryId>(&text)).transpose()?;
-    let filter = DeliveryFilter {
-        delivered,
-        before,
-        limit: limit + 1,
-    };
-    let notices = state.notices.clone();
-    let found = state
-        .on_runtime(async move { notices.webhooks().deliveries(id, filter).await })
-        .await?;
-    let more = found.len() > limit;
-    let deliveries: Vec<DeliveryView> = found.into_iter().take(limit).map(DeliveryView::from).collect();
-    let next = deliveries.last().filter(|_| more).map(|delivery| delivery.id);
-    json(StatusCode::OK, &DeliveryPage { deliveries, next })
 }

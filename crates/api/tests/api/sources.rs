@@ -55,6 +55,21 @@ async fn a_source_is_made_shown_replaced_and_deleted() {
     let gone = admin.request("DELETE", &path, &[], &[]).await.unwrap();
     assert_eq!(gone.status, 200);
     problem(&admin.get(&path).await.unwrap(), 404, "source-not-found");
+    let audited = body_of(&admin.get(&format!("/v1/audit?target={id}")).await.unwrap());
+    let entries = audited["entries"].as_array().unwrap();
+    let told: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry["action"].as_str().unwrap(), &entry["details"]["enabled"]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("source.delete", &Value::Null),
+            ("source.update", &json!(false)),
+            ("source.create", &json!(true)),
+        ]
+    );
+    assert!(entries.iter().all(|entry| entry["request_id"].is_string()));
 }
 
 #[tokio::test]
@@ -108,8 +123,16 @@ async fn subscriptions_are_made_listed_and_deleted() {
     let made = admin.post_json("/v1/subscriptions", &wish).await.unwrap();
     assert_eq!(made.status, 201, "{}", made.text());
     let id = body_of(&made)["id"].as_str().unwrap().to_owned();
+    assert_eq!(body_of(&made)["email"], Value::Null);
+    let mut mailed = wish.clone();
+    mailed["email"] = json!("Anna <anna@example.com>");
+    mailed["user"] = json!("mailed");
+    let made = admin.post_json("/v1/subscriptions", &mailed).await.unwrap();
+    assert_eq!(body_of(&made)["email"], "Anna <anna@example.com>");
     for (field, value) in [
         ("user", json!("")),
+        ("email", json!("anna")),
+        ("email", json!("a@example.com\r\nBcc: b@example.com")),
         ("text", json!("!")),
         ("lat", json!(91)),
         ("within_km", Value::Null),

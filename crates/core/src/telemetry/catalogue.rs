@@ -86,6 +86,13 @@ catalogue! {
     /// Time since this worker last reached a queue.
     WORKER_SILENCE: Gauge "holdfast_worker_silence_seconds" [];
 
+    // --- discovery ---------------------------------------------------------------------------------------------------
+
+    /// Sources that were read, by what came of it: ok, unchanged, failed.
+    DISCOVERY_RUNS: Counter "holdfast_discovery_runs_total" ["status"];
+    /// Entries that were read, by what became of them: inserted, changed, unchanged, duplicate, outside, skipped.
+    DISCOVERY_EVENTS: Counter "holdfast_discovery_events_total" ["outcome"];
+
     // --- queues, as counted in the database ---------------------------------------------------------------------------
 
     /// Jobs in a queue, by state: available, scheduled, retryable, running, discarded.

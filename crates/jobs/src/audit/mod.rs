@@ -1,4 +1,5 @@
-//! The audit log: who did what to queues, jobs, dead letters, keys, users and schedules, and when.
+//! The audit log: who did what to queues, jobs, dead letters, keys, users, schedules, webhooks and
+//! sources, and when.
 //!
 //! # Invariants
 //! - An action that is a change in SQL and its entry are one transaction ([`AuditLog::record_in`]): neither stands

@@ -38,6 +38,10 @@ pub mod action {
     /// Without the address, which is to be forgettable.
     pub const MAIL_SUPPRESS: &str = "mail.suppress";
     pub const MAIL_RELEASE: &str = "mail.release";
+    pub const SOURCE_CREATE: &str = "source.create";
+    /// Also one that enables or disables it.
+    pub const SOURCE_UPDATE: &str = "source.update";
+    pub const SOURCE_DELETE: &str = "source.delete";
     pub const KEY_CREATE: &str = "key.create";
     pub const KEY_ROTATE: &str = "key.rotate";
     pub const KEY_REVOKE: &str = "key.revoke";

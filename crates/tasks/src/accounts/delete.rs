@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
 use holdfast_jobs::sql::OwnTx;
 use lettre::Address;
+use lettre::message::Mailbox;
 use serde::Serialize;
 use serde_json::json;
 use ulid::Ulid;
@@ -23,7 +24,7 @@ pub struct Deleted {
     pub subscriptions: u64,
     /// Rows about mail: what was sent, suppressions, links.
     pub mail: u64,
-    /// Rows about webhooks that were told of the user.
+    /// Attempts of webhooks that told of the user, and say now that it was somebody.
     pub deliveries: u64,
     /// That name the user no more. Those that have not run will do nothing.
     pub jobs: u64,
@@ -37,7 +38,6 @@ const NOBODY: &str = "00000000000000000000000000";
 /// By the user's name.
 const INTERACTIONS: &str = "delete from holdfast_interactions where user_id = $1";
 const SUBSCRIPTIONS: &str = "delete from holdfast_subscriptions where user_id = $1";
-const DELIVERIES: &str = "delete from holdfast_webhook_deliveries where user_id = $1";
 
 /// By the address.
 const MAIL: [&str; 3] = [
@@ -46,19 +46,30 @@ const MAIL: [&str; 3] = [
     "delete from holdfast_mail_tokens where address = $1",
 ];
 
+/// By the user's name.
+const SUBSCRIBED: &str =
+    "select distinct email from holdfast_subscriptions where user_id = $1 and email is not null";
+
+/// By the address, once the user's own account and subscriptions are gone.
+const SHARED: &str = "select name from holdfast_users where name = $1
+    union all select user_id from holdfast_subscriptions where email is not null and @address(email) = $1 limit 1";
+
 /// By the user's name, a kind, and a payload for it that names nobody.
 const JOBS: &str = "update holdfast_jobs
-    set payload = @json($3), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    set payload = cast($3 as @jsonb), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
     where kind = $2 and kind in ('notify.email', 'notify.digest', 'ml.recommend') and payload ->> 'user' = $1";
 
 /// By the address, and a payload.
 const MAIL_JOBS: &str = "update holdfast_jobs
-    set payload = @json($2), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    set payload = cast($2 as @jsonb), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
     where kind = 'notify.email' and @address(payload ->> 'to') = $1";
 
-/// By the user's name, and what is told instead.
-const WEBHOOK_JOBS: &str = "update holdfast_jobs set payload = @with_data($2)
-    where kind = 'notify.webhook' and payload -> 'data' ->> 'user' = $1";
+/// By a piece of JSON, and what stands in its place: a webhook may tell of many users, so all of them are read through.
+const WEBHOOK_JOBS: &str = "update holdfast_jobs
+    set payload = cast(replace(@text(payload), $1, $2) as @jsonb), result = null, errors = null
+    where kind = 'notify.webhook' and @find(@text(payload), $1) > 0";
+const DELIVERIES: &str = "update holdfast_webhook_deliveries
+    set request = replace(request, $1, $2), response = null, error = null where @find(request, $1) > 0";
 
 /// What the user enqueued and published, by the beginning of the keys.
 const KEYS: [&str; 3] = [
@@ -138,17 +149,23 @@ fn told(by: &By, user: &UserName, done: Deleted) -> (By, AuditEntry) {
 
 impl Deletion<'_> {
     async fn all(&mut self, account: Option<AccountId>) -> Result<(), sqlx::Error> {
-        let addresses = match account {
+        let mut addresses = match account {
             Some(id) => self.account(id).await?,
             None => BTreeSet::new(),
         };
-        for address in &addresses {
-            self.address(address).await?;
-        }
-        self.user_jobs().await?;
+        addresses.extend(self.subscribed().await?);
         self.done.interactions = self.run(INTERACTIONS, self.user).await?;
         self.done.subscriptions = self.run(SUBSCRIPTIONS, self.user).await?;
-        self.done.deliveries = self.run(DELIVERIES, self.user).await?;
+        for address in &addresses {
+            if !self.is_shared(address).await? {
+                self.address(address).await?;
+            }
+        }
+        self.user_jobs().await?;
+        for (known, instead) in pieces(account, self.user) {
+            self.done.jobs += self.rename(WEBHOOK_JOBS, &known, &instead).await?;
+            self.done.deliveries += self.rename(DELIVERIES, &known, &instead).await?;
+        }
         Ok(())
     }
 
@@ -188,6 +205,33 @@ impl Deletion<'_> {
         Ok(addresses(&name, document.map(|(document,)| document)))
     }
 
+    /// Where the user's subscriptions are told, by mail.
+    async fn subscribed(&mut self) -> Result<BTreeSet<String>, sqlx::Error> {
+        let found = on_either!(
+            self.tx.on(),
+            self.named,
+            query_as::<(String,)>(SUBSCRIBED),
+            [self.user],
+            fetch_all
+        )?;
+        let boxes = found
+            .into_iter()
+            .filter_map(|(text,)| text.parse::<Mailbox>().ok());
+        Ok(boxes.map(|mailbox| normalised(&mailbox.email)).collect())
+    }
+
+    /// Whether somebody else gets mail there, so that what is known of the address stays.
+    async fn is_shared(&mut self, address: &str) -> Result<bool, sqlx::Error> {
+        let found = on_either!(
+            self.tx.on(),
+            self.named,
+            query_as::<(String,)>(SHARED),
+            [address],
+            fetch_optional
+        )?;
+        Ok(found.is_some())
+    }
+
     async fn address(&mut self, address: &str) -> Result<(), sqlx::Error> {
         for text in MAIL {
             self.done.mail += self.run(text, address).await?;
@@ -211,8 +255,6 @@ impl Deletion<'_> {
                 execute
             )?;
         }
-        let data = json!({ "user": "deleted" }).to_string();
-        self.done.jobs += self.rename(WEBHOOK_JOBS, self.user, &data).await?;
         Ok(())
     }
 
@@ -222,6 +264,18 @@ impl Deletion<'_> {
 
     async fn rename(&mut self, text: &'static str, which: &str, new: &str) -> Result<u64, sqlx::Error> {
         on_either!(self.tx.on(), self.named, query(text), [which, new], execute)
+    }
+}
+
+/// How JSON names the user, and what it names instead. An id stands for itself wherever it is; a name of the application's
+/// own, which may be any word, only where it says that it is a user's.
+fn pieces(account: Option<AccountId>, user: &str) -> Vec<(String, String)> {
+    let quoted = json!(user).to_string();
+    match account {
+        Some(_) => vec![(quoted, json!("deleted").to_string())],
+        None => ["\"user\":", "\"user\": "]
+            .map(|field| (format!("{field}{quoted}"), format!("{field}\"deleted\"")))
+            .into(),
     }
 }
 

@@ -251,7 +251,7 @@ impl Export {
     }
 
     async fn subscriptions(&self) -> Result<Page, LedgerError> {
-        let text = "select id, filter, @ms(created_at) from holdfast_subscriptions
+        let text = "select id, email, filter, @ms(created_at) from holdfast_subscriptions
             where user_id = $1 and id > $2 order by id limit $3";
         let sql = &self.accounts.0.sql;
         let found = sql.within("export subscriptions", async {
@@ -259,7 +259,7 @@ impl Export {
             let found = on_either!(
                 tx.on(),
                 sql.named(),
-                query_as::<(Uuid, String, i64)>(text),
+                query_as::<(Uuid, Option<String>, String, i64)>(text),
                 [self.user.as_str(), self.cursor.id, rows(PAGE)],
                 fetch_all
             )?;
@@ -271,10 +271,10 @@ impl Export {
             id,
             ..Cursor::default()
         });
-        let items = found.into_iter().map(|(id, filter, created)| {
+        let items = found.into_iter().map(|(id, email, filter, created)| {
             // Ours, and JSON; a text that is none is told as it is.
             let filter = serde_json::from_str(&filter).unwrap_or(Value::String(filter));
-            json!({ "id": Ulid(id.as_u128()), "filter": filter, "created_at": moment(created) })
+            json!({ "id": Ulid(id.as_u128()), "email": email, "filter": filter, "created_at": moment(created) })
         });
         Ok(Page {
             items: items.collect(),

@@ -16,8 +16,9 @@
 //! end within ten seconds, because every process looks whether the user is still there.
 //!
 //! # What deletion does not reach
-//! Payloads of an application's own kinds, and data of notifications beyond their `user`, mean nothing to Holdfast. A
-//! delivery that is under way while its user is deleted may still write its row, which ages out with the others.
+//! Payloads of an application's own kinds, the jobs that follow on others (`then`), and data of notifications beyond their
+//! `user` mean nothing to Holdfast. A delivery that is under way while its user is deleted may still write its row, which ages
+//! out with the others. What is known of an address stays where somebody else gets mail there too.
 
 mod delete;
 mod export;
@@ -46,7 +47,7 @@ pub use self::preferences::{
     Channels, MAX_TOPICS, Mode, PreferenceFault, Preferences, PreferencesText, Quiet, Switch,
 };
 pub use self::quiet::{QuietHours, TimeOfDay};
-pub(crate) use self::store::{hold, reader};
+pub(crate) use self::store::{Wants, hold, reader, wants};
 
 /// Why something about an account was not done.
 #[derive(Debug, thiserror::Error)]

@@ -44,7 +44,7 @@ pub enum Switch {
 pub struct Channels {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<Mode>,
-    /// Of what is published about this user, such as an event for one of the user's subscriptions.
+    /// Whether news of events (`event.news`) say that a subscription of this user wants them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Switch>,
 }
@@ -197,6 +197,12 @@ impl Preferences {
     pub(crate) fn email_on(&self, topic: &str) -> Mode {
         let own = self.topics.get(topic).and_then(|channels| channels.email);
         own.unwrap_or(self.email)
+    }
+
+    /// Whether webhooks are told on a topic.
+    pub(crate) fn webhook_on(&self, topic: &str) -> Switch {
+        let own = self.topics.get(topic).and_then(|channels| channels.webhook);
+        own.unwrap_or(self.webhook)
     }
 
     /// How long it is still quiet; `None`: it is not.

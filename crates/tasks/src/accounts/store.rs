@@ -1,10 +1,13 @@
 //! The table `holdfast_preferences`, and what of an account a sender has to know.
 
+use std::collections::{BTreeSet, HashMap};
+
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::audit::{AuditEntry, By, action};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 use lettre::Address;
+use uuid::Uuid;
 
 use super::{AccountError, AccountId, Accounts, Preferences};
 use crate::dialect::on_either;
@@ -29,6 +32,47 @@ pub(crate) async fn reader(sql: &Sql, id: AccountId) -> Result<Option<Reader>, L
         Ok(row)
     });
     row.await?.map(read).transpose()
+}
+
+/// What accounts want; names that are no account's are left out.
+pub(crate) type Wants = HashMap<AccountId, Preferences>;
+
+const POSTGRES_WANTS: &str = "
+select u.id, p.document from holdfast_users as u left join holdfast_preferences as p on p.user_id = u.id
+where u.id = any($1)";
+
+const SQLITE_WANTS: &str = "
+select u.id, p.document from holdfast_users as u left join holdfast_preferences as p on p.user_id = u.id
+where u.id in (select unhex(value) from json_each($1))";
+
+/// What those of these accounts want that are there.
+pub(crate) async fn wants(
+    on: LedgerTx<'_>,
+    named: bool,
+    ids: &BTreeSet<AccountId>,
+) -> Result<Wants, LedgerError> {
+    let failed = |source| LedgerError::Sql {
+        doing: "read users' preferences",
+        source,
+    };
+    let rows: Vec<(Uuid, Option<String>)> = match on {
+        LedgerTx::Postgres(on) => {
+            let ids: Vec<_> = ids.iter().map(|id| id.as_uuid()).collect();
+            let query = sqlx::query_as(POSTGRES_WANTS).bind(ids);
+            query.persistent(named).fetch_all(on).await.map_err(failed)?
+        }
+        LedgerTx::Sqlite(on) => {
+            let ids: Vec<_> = ids.iter().map(|id| id.as_uuid().simple().to_string()).collect();
+            let text = serde_json::json!(ids).to_string();
+            let query = sqlx::query_as(SQLITE_WANTS).bind(text);
+            query.fetch_all(on).await.map_err(failed)?
+        }
+    };
+    let read = |(id, document): (Uuid, Option<String>)| {
+        let preferences = document.map_or(Ok(Preferences::default()), |document| parsed(&document));
+        Ok((AccountId::from_uuid(id), preferences?))
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// Whether there is such an account; until the transaction ends nobody deletes it.

@@ -25,7 +25,10 @@
 //! - *A worker dies*: the job is rescued, and runs again.
 
 mod dedupe;
+mod edit;
 mod fetch;
+mod keep;
+mod news;
 pub mod parse;
 mod reddit;
 mod run;
@@ -45,6 +48,7 @@ use holdfast_jobs::sql::Sql;
 use crate::events::Events;
 use crate::outbound::Outbound;
 
+pub use self::news::{Announcer, Happened, News, Told};
 pub use self::run::{Change, Discovered, EventsDiscover, Report, Status};
 pub use self::source::{
     Definition, Listing, MAX_NAME, MAX_PAGES, MAX_SOURCES, NewSource, SourceFault, SourceId, SourceKind,
@@ -52,7 +56,7 @@ pub use self::source::{
 };
 pub use self::store::SourceError;
 pub use self::subscriptions::{
-    Announcer, Filter, MAX_SUBSCRIPTIONS, MAX_USER, Notice, Subscription, SubscriptionId, Subscriptions,
+    Filter, MAX_SUBSCRIPTIONS, MAX_USER, Subscription, SubscriptionId, Subscriptions, Wish,
 };
 
 /// The sources of one database. Cheap to clone.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_core::clock;
+use holdfast_core::telemetry::catalogue;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy};
 use serde::{Deserialize, Serialize};
@@ -19,8 +20,6 @@ use super::fetch::{Body, Failure, Fetched, fetch, unpacked};
 use super::parse::{Entry, Form, Found, Note, Reading, parse, parse_page};
 use super::source::{SourceId, SourceKind, SourceRecord};
 use super::store::{Outcome as Noted, SourceError};
-use super::subscriptions::Notice;
-use crate::events::{NewEvent, Outcome};
 
 /// Entries that are stored at once.
 const BATCH: usize = 500;
@@ -30,9 +29,6 @@ const AHEAD: usize = 2;
 
 /// Notes that a report keeps.
 const MAX_NOTES: usize = 20;
-
-/// Changes that a report keeps.
-const MAX_CHANGES: usize = 20;
 
 /// What storing may take beyond fetching.
 const TIMEOUT: Duration = Duration::from_mins(10);
@@ -87,8 +83,12 @@ pub struct Report {
     pub outside: u64,
     /// That could not be read.
     pub skipped: u64,
-    /// That were sent to subscriptions.
+    /// How often a subscription matched something new or changed.
     pub notices: u64,
+    /// Deliveries to webhooks that this made.
+    pub webhooks: u64,
+    /// Mails that this made.
+    pub mails: u64,
     /// What was skipped or odd; the first ones.
     pub notes: Vec<Note>,
     /// The first ones.
@@ -110,17 +110,39 @@ impl Report {
             outside: 0,
             skipped: 0,
             notices: 0,
+            webhooks: 0,
+            mails: 0,
             notes: Vec::new(),
             changes: Vec::new(),
         }
     }
 
-    fn skip(&mut self, note: Note) {
+    /// In the metrics.
+    fn count(&self) {
+        let status = match self.status {
+            Status::Ok => "ok",
+            Status::Unchanged => "unchanged",
+            Status::Failed => "failed",
+        };
+        catalogue::DISCOVERY_RUNS.with([status]).increment(1);
+        for (outcome, count) in [
+            ("inserted", self.inserted),
+            ("changed", self.changed),
+            ("unchanged", self.unchanged),
+            ("duplicate", self.duplicates),
+            ("outside", self.outside),
+            ("skipped", self.skipped),
+        ] {
+            catalogue::DISCOVERY_EVENTS.with([outcome]).increment(count);
+        }
+    }
+
+    pub(super) fn skip(&mut self, note: Note) {
         self.skipped += 1;
         self.note(note);
     }
 
-    fn note(&mut self, note: Note) {
+    pub(super) fn note(&mut self, note: Note) {
         if self.notes.len() < MAX_NOTES {
             self.notes.push(note);
         }
@@ -224,6 +246,7 @@ impl Discoverer {
             Err(Broken::Source(failure)) => self.note_failure(&source, failure, &mut report).await?,
             Err(Broken::Ours(error)) => return Err(error.into()),
         }
+        report.count();
         Ok(Discovered {
             status: report.status,
             error: report.error,
@@ -350,7 +373,7 @@ impl Discoverer {
         });
         while let Some(batch) = batches.recv().await {
             // Dropping the receiver ends the reading.
-            self.store(source, batch, report, seen).await?;
+            self.keep(source, batch, report, seen).await?;
         }
         let (tally, ended) = reading
             .await
@@ -362,66 +385,6 @@ impl Discoverer {
         }
         Ok(ended.map_err(Failure::new)?)
     }
-
-    async fn store(
-        &self,
-        source: &SourceRecord,
-        batch: Vec<Entry>,
-        report: &mut Report,
-        seen: &mut Seen,
-    ) -> Result<(), LedgerError> {
-        report.entries += batch.len() as u64;
-        let mut events = Vec::with_capacity(batch.len());
-        for entry in batch {
-            let event = event_of(source, entry).tidy();
-            match event.check() {
-                Ok(()) => events.push(event),
-                Err(fault) => report.skip(Note::new(&event.title, fault.to_string())),
-            }
-        }
-        let (events, duplicates) = self.fresh(&source.id.to_string(), events, seen).await?;
-        report.duplicates += duplicates;
-        let stored = self.0.events.upsert(&events).await?;
-        let mut news = Vec::new();
-        for (event, stored) in events.iter().zip(&stored) {
-            let word = match stored.outcome {
-                Outcome::Inserted => {
-                    report.inserted += 1;
-                    "inserted"
-                }
-                Outcome::Changed => {
-                    report.changed += 1;
-                    "changed"
-                }
-                Outcome::Unchanged => {
-                    report.unchanged += 1;
-                    continue;
-                }
-            };
-            if report.changes.len() < MAX_CHANGES {
-                report.changes.push(Change {
-                    id: stored.id,
-                    title: event.title.clone(),
-                    outcome: word.to_owned(),
-                });
-            }
-            news.push((stored, event));
-        }
-        report.notices += self.announce(&news).await?;
-        Ok(())
-    }
-
-    /// Tells those who want to hear of it.
-    async fn announce(&self, news: &[(&crate::events::Upserted, &NewEvent)]) -> Result<u64, LedgerError> {
-        let Some(announcer) = self.0.announcer.as_ref().filter(|_| !news.is_empty()) else {
-            return Ok(0);
-        };
-        let notices: Vec<Notice> = self.0.subscriptions.matching(news).await?;
-        if !notices.is_empty() {
-            announcer.announce(&notices).await?;
-        }
-        Ok(notices.len() as u64)
-    }
 }
 
 fn ago(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
@@ -432,25 +395,6 @@ fn ago(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
 fn ahead(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
     let span = TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX);
     now.checked_add_signed(span).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
-fn event_of(source: &SourceRecord, entry: Entry) -> NewEvent {
-    let definition = &source.definition;
-    let position = entry.position.or_else(|| definition.lat.zip(definition.lon));
-    NewEvent {
-        source: Some(source.id.to_string()),
-        uid: entry.uid,
-        title: entry.title,
-        description: entry.description,
-        url: entry.url,
-        category: entry.category.or_else(|| definition.category.clone()),
-        starts_at: entry.starts_at,
-        ends_at: entry.ends_at,
-        time_zone: entry.time_zone.or_else(|| definition.time_zone.clone()),
-        position,
-        place: entry.place.or_else(|| definition.place.clone()),
-        cancelled: entry.cancelled,
-    }
 }
 
 /// What was found besides entries.

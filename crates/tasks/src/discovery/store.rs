@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Sources;
 use super::run::{EventsDiscover, Report};
-use super::source::{MAX_SOURCES, NewSource, SourceFault, SourceId, SourceRecord};
+use super::source::{MAX_SOURCES, SourceFault, SourceId, SourceRecord};
 
 /// Why a source was not changed or shown.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ macro_rules! on_either {
 }
 pub(super) use on_either;
 
-type Row = (
+pub(super) type Row = (
     Uuid,
     String,
     String,
@@ -83,9 +83,9 @@ macro_rules! sqlite_now {
         "cast(unixepoch('subsec') * 1000 as integer)"
     };
 }
-pub(super) use sqlite_now;
+pub(super) use {postgres_columns, sqlite_columns, sqlite_now};
 
-fn record(row: Row) -> Result<SourceRecord, LedgerError> {
+pub(super) fn record(row: Row) -> Result<SourceRecord, LedgerError> {
     let (
         id,
         name,
@@ -126,7 +126,7 @@ fn record(row: Row) -> Result<SourceRecord, LedgerError> {
     })
 }
 
-fn uuid(id: SourceId) -> Uuid {
+pub(super) fn uuid(id: SourceId) -> Uuid {
     Uuid::from_u128(id.0.0)
 }
 
@@ -134,7 +134,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
-fn encoded(value: &impl serde::Serialize) -> Result<String, LedgerError> {
+pub(super) fn encoded(value: &impl serde::Serialize) -> Result<String, LedgerError> {
     serde_json::to_string(value).map_err(|error| LedgerError::Corrupt(error.to_string()))
 }
 
@@ -158,114 +158,6 @@ pub(super) struct Due {
 }
 
 impl Sources {
-    /// Makes a source, which is discovered at once if it is enabled.
-    pub async fn create(&self, source: &NewSource) -> Result<SourceRecord, SourceError> {
-        self.check(source)?;
-        if self.count().await? >= MAX_SOURCES {
-            return Err(SourceError::TooMany);
-        }
-        let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
-        let definition = encoded(&source.definition)?;
-        let sql = &self.0.sql;
-        let made: Option<Row> = sql
-            .within("make a source", async {
-                let mut tx = sql.begin().await?;
-                let made = on_either!(
-                    tx,
-                    sql.named(),
-                    concat!(
-                        "insert into holdfast_sources (id, name, definition, enabled, next_run_at)
-                         values ($1, $2, $3, $4, case when $4 then date_trunc('milliseconds', now()) end)
-                         on conflict (name) do nothing returning ",
-                        postgres_columns!()
-                    ),
-                    concat!(
-                        "insert into holdfast_sources (id, name, definition, enabled, next_run_at, created_at, updated_at)
-                         select $1, $2, $3, $4, case when $4 then now end, now, now from (select ", sqlite_now!(), " as now)
-                         where true on conflict (name) do nothing returning ",
-                        sqlite_columns!()
-                    ),
-                    |query, on| {
-                        query
-                            .bind(Uuid::from_u128(id.0))
-                            .bind(&source.name)
-                            .bind(&definition)
-                            .bind(source.enabled)
-                            .fetch_optional(on)
-                            .await?
-                    }
-                );
-                tx.commit().await?;
-                Ok(made)
-            })
-            .await?;
-        let made = made.ok_or_else(|| SourceError::NameTaken(source.name.clone()))?;
-        Ok(record(made)?)
-    }
-
-    /// Puts another source in the place of one, under its id. It is discovered anew, at once.
-    pub async fn replace(&self, id: SourceId, source: &NewSource) -> Result<SourceRecord, SourceError> {
-        self.check(source)?;
-        if self.named(&source.name).await?.is_some_and(|other| other != id) {
-            return Err(SourceError::NameTaken(source.name.clone()));
-        }
-        let definition = encoded(&source.definition)?;
-        let sql = &self.0.sql;
-        let replaced: Option<Row> = sql
-            .within("replace a source", async {
-                let mut tx = sql.begin().await?;
-                let replaced = on_either!(
-                    tx,
-                    sql.named(),
-                    concat!(
-                        "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
-                             next_run_at = case when $4 then date_trunc('milliseconds', now()) end,
-                             etag = null, last_modified = null, failures = 0, updated_at = now()
-                         where id = $1 returning ",
-                        postgres_columns!()
-                    ),
-                    concat!(
-                        "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
-                             next_run_at = case when $4 then ", sqlite_now!(), " end,
-                             etag = null, last_modified = null, failures = 0, updated_at = ", sqlite_now!(),
-                        " where id = $1 returning ",
-                        sqlite_columns!()
-                    ),
-                    |query, on| {
-                        query
-                            .bind(uuid(id))
-                            .bind(&source.name)
-                            .bind(&definition)
-                            .bind(source.enabled)
-                            .fetch_optional(on)
-                            .await?
-                    }
-                );
-                tx.commit().await?;
-                Ok(replaced)
-            })
-            .await?;
-        Ok(record(replaced.ok_or(SourceError::Unknown(id))?)?)
-    }
-
-    /// Its events stay until they are over.
-    pub async fn delete(&self, id: SourceId) -> Result<(), SourceError> {
-        let sql = &self.0.sql;
-        let gone: Option<(Uuid,)> = sql
-            .within("delete a source", async {
-                let mut tx = sql.begin().await?;
-                let text = "delete from holdfast_sources where id = $1 returning id";
-                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .bind(uuid(id))
-                    .fetch_optional(on)
-                    .await?);
-                tx.commit().await?;
-                Ok(gone)
-            })
-            .await?;
-        gone.map(drop).ok_or(SourceError::Unknown(id))
-    }
-
     pub async fn get(&self, id: SourceId) -> Result<SourceRecord, SourceError> {
         let sql = &self.0.sql;
         let row: Option<Row> = sql
@@ -334,47 +226,6 @@ impl Sources {
         self.get(id).await?;
         let job = EventsDiscover { source: id };
         Ok(self.0.jobs.enqueue(job).unique(id.to_string()).await?)
-    }
-
-    fn check(&self, source: &NewSource) -> Result<(), SourceError> {
-        let faults = source.faults(&self.0.settings);
-        if faults.is_empty() {
-            return Ok(());
-        }
-        Err(SourceError::Invalid(faults))
-    }
-
-    async fn count(&self) -> Result<i64, LedgerError> {
-        let sql = &self.0.sql;
-        let (count,): (i64,) = sql
-            .within("count sources", async {
-                let mut tx = sql.begin_read().await?;
-                let text = "select count(*) from holdfast_sources";
-                let count = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .fetch_one(on)
-                    .await?);
-                tx.commit().await?;
-                Ok(count)
-            })
-            .await?;
-        Ok(count)
-    }
-
-    async fn named(&self, name: &str) -> Result<Option<SourceId>, LedgerError> {
-        let sql = &self.0.sql;
-        let found: Option<(Uuid,)> = sql
-            .within("look for a source", async {
-                let mut tx = sql.begin_read().await?;
-                let text = "select id from holdfast_sources where name = $1";
-                let found = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .bind(name)
-                    .fetch_optional(on)
-                    .await?);
-                tx.commit().await?;
-                Ok(found)
-            })
-            .await?;
-        Ok(found.map(|(id,)| SourceId(Ulid(id.as_u128()))))
     }
 
     /// Those whose moment has come, the longest overdue first.

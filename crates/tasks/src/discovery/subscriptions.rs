@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use futures::future::BoxFuture;
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
 use serde::{Deserialize, Serialize};
@@ -13,7 +12,7 @@ use uuid::Uuid;
 
 use super::store::{on_either, sqlite_now};
 use super::{SourceFault, Sources};
-use crate::events::{NewEvent, Outcome, Upserted};
+use crate::events::NewEvent;
 use crate::place::{FARTHEST, chord_squared, on_sphere};
 use crate::words::{distinct, words};
 
@@ -61,33 +60,19 @@ pub struct Subscription {
     pub id: SubscriptionId,
     /// The application's own name of whoever is told.
     pub user: String,
+    /// One address, which is sent mail.
+    pub email: Option<String>,
     pub filter: Filter,
     pub created_at: DateTime<Utc>,
 }
 
-/// Something that a subscription wants to hear of.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Notice {
-    /// `event.discovered` or `event.changed`.
-    pub event_type: &'static str,
-    pub user: String,
-    #[serde(serialize_with = "shown")]
+/// Whose subscription it is that wants to hear of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
     pub subscription: SubscriptionId,
-    pub event: Ulid,
-    pub title: String,
-    pub starts_at: DateTime<Utc>,
-    pub url: Option<String>,
-    pub cancelled: bool,
-}
-
-fn shown<S: serde::Serializer>(id: &SubscriptionId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&id.0)
-}
-
-/// Takes notices to where they are wanted: the one seam between what is found and who tells it.
-pub trait Announcer: Send + Sync {
-    /// Accepts all of them, or fails; then the run is tried again, with what changed since.
-    fn announce<'a>(&'a self, notices: &'a [Notice]) -> BoxFuture<'a, Result<(), LedgerError>>;
+    pub user: String,
+    /// Where to, by mail; `None`: webhooks alone tell of it.
+    pub email: Option<String>,
 }
 
 impl Filter {
@@ -139,9 +124,8 @@ impl Filter {
 }
 
 /// A filter, made ready to be held against events.
-struct Ready {
-    id: SubscriptionId,
-    user: String,
+pub(super) struct Ready {
+    wish: Wish,
     category: Option<String>,
     words: Vec<String>,
     around: Option<([f64; 3], f64)>,
@@ -149,10 +133,19 @@ struct Ready {
 
 impl Ready {
     fn of(subscription: Subscription) -> Self {
-        let Subscription { id, user, filter, .. } = subscription;
-        Self {
+        let Subscription {
             id,
             user,
+            email,
+            filter,
+            ..
+        } = subscription;
+        Self {
+            wish: Wish {
+                subscription: id,
+                user,
+                email,
+            },
             category: filter.category.map(|category| category.trim().to_lowercase()),
             words: filter
                 .text
@@ -164,6 +157,26 @@ impl Ready {
                 .zip(filter.within_km)
                 .map(|((lat, lon), within)| (on_sphere(lat, lon), chord_squared(within))),
         }
+    }
+
+    /// Those that want to hear of it.
+    pub(super) fn wanting<'a>(ready: &'a [Self], event: &NewEvent) -> Vec<&'a Wish> {
+        if ready.is_empty() {
+            return Vec::new();
+        }
+        let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
+        let texts = [
+            event.title.clone(),
+            text(&event.category),
+            text(&event.place),
+            text(&event.description),
+        ];
+        let said: HashSet<String> = texts.iter().flat_map(|text| words(text)).collect();
+        ready
+            .iter()
+            .filter(|one| one.wants(event, &said))
+            .map(|one| &one.wish)
+            .collect()
     }
 
     fn wants(&self, event: &NewEvent, said: &HashSet<String>) -> bool {
@@ -189,8 +202,14 @@ impl Subscriptions {
         Self(sources.clone())
     }
 
-    /// Makes a subscription; `None`: there are [`MAX_SUBSCRIPTIONS`] already. The filter has been [checked](Filter::faults).
-    pub async fn create(&self, user: &str, filter: &Filter) -> Result<Option<Subscription>, LedgerError> {
+    /// Makes a subscription; `None`: there are [`MAX_SUBSCRIPTIONS`] already. The filter has been [checked](Filter::faults),
+    /// and the address too ([`crate::mail::check_address`]).
+    pub async fn create(
+        &self,
+        user: &str,
+        email: Option<&str>,
+        filter: &Filter,
+    ) -> Result<Option<Subscription>, LedgerError> {
         let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
         let text = serde_json::to_string(filter).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
         let sql = &self.0.0.sql;
@@ -200,18 +219,19 @@ impl Subscriptions {
                 let made = on_either!(
                     tx,
                     sql.named(),
-                    "insert into holdfast_subscriptions (id, user_id, filter)
-                     select $1, $2, $3 where (select count(*) from holdfast_subscriptions) < $4
-                     returning id, user_id, filter, (extract(epoch from created_at) * 1000)::bigint",
+                    "insert into holdfast_subscriptions (id, user_id, email, filter)
+                     select $1, $2, $3, $4 where (select count(*) from holdfast_subscriptions) < $5
+                     returning id, user_id, email, filter, (extract(epoch from created_at) * 1000)::bigint",
                     concat!(
-                        "insert into holdfast_subscriptions (id, user_id, filter, created_at) select $1, $2, $3, ",
+                        "insert into holdfast_subscriptions (id, user_id, email, filter, created_at) select $1, $2, $3, $4, ",
                         sqlite_now!(),
-                        " where (select count(*) from holdfast_subscriptions) < $4
-                         returning id, user_id, filter, created_at"
+                        " where (select count(*) from holdfast_subscriptions) < $5
+                         returning id, user_id, email, filter, created_at"
                     ),
                     |query, on| query
                         .bind(Uuid::from_u128(id.0))
                         .bind(user)
+                        .bind(email)
                         .bind(&text)
                         .bind(MAX_SUBSCRIPTIONS)
                         .fetch_optional(on)
@@ -276,9 +296,9 @@ impl Subscriptions {
                 let rows = on_either!(
                     tx,
                     sql.named(),
-                    "select id, user_id, filter, (extract(epoch from created_at) * 1000)::bigint
+                    "select id, user_id, email, filter, (extract(epoch from created_at) * 1000)::bigint
                      from holdfast_subscriptions where ($1::text is null or user_id = $1) and id > $2 order by id limit $3",
-                    "select id, user_id, filter, created_at
+                    "select id, user_id, email, filter, created_at
                      from holdfast_subscriptions where ($1 is null or user_id = $1) and id > $2 order by id limit $3",
                     |query, on| query.bind(user).bind(after).bind(limit).fetch_all(on).await?
                 );
@@ -289,60 +309,23 @@ impl Subscriptions {
         rows.into_iter().map(subscription).collect()
     }
 
-    /// What subscriptions want to hear of these.
-    pub(super) async fn matching(&self, news: &[(&Upserted, &NewEvent)]) -> Result<Vec<Notice>, LedgerError> {
+    /// All of them, to be held against what a run finds.
+    pub(super) async fn ready(&self) -> Result<Vec<Ready>, LedgerError> {
         let all = usize::try_from(MAX_SUBSCRIPTIONS).unwrap_or(usize::MAX);
-        let ready: Vec<Ready> = self
-            .list(None, None, all)
-            .await?
-            .into_iter()
-            .map(Ready::of)
-            .collect();
-        if ready.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut notices = Vec::new();
-        for (stored, event) in news {
-            let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
-            let texts = [
-                event.title.clone(),
-                text(&event.category),
-                text(&event.place),
-                text(&event.description),
-            ];
-            let said: HashSet<String> = texts.iter().flat_map(|text| words(text)).collect();
-            let event_type = match stored.outcome {
-                Outcome::Inserted => "event.discovered",
-                _ => "event.changed",
-            };
-            notices.extend(
-                ready
-                    .iter()
-                    .filter(|one| one.wants(event, &said))
-                    .map(|one| Notice {
-                        event_type,
-                        user: one.user.clone(),
-                        subscription: one.id,
-                        event: stored.id,
-                        title: event.title.clone(),
-                        starts_at: event.starts_at,
-                        url: event.url.clone(),
-                        cancelled: event.cancelled,
-                    }),
-            );
-        }
-        Ok(notices)
+        let all = self.list(None, None, all).await?;
+        Ok(all.into_iter().map(Ready::of).collect())
     }
 }
 
-type Row = (Uuid, String, String, i64);
+type Row = (Uuid, String, Option<String>, String, i64);
 
-fn subscription((id, user, filter, created): Row) -> Result<Subscription, LedgerError> {
+fn subscription((id, user, email, filter, created): Row) -> Result<Subscription, LedgerError> {
     let filter = serde_json::from_str(&filter)
         .map_err(|error| LedgerError::Corrupt(format!("the subscription {id}: {error}")))?;
     Ok(Subscription {
         id: SubscriptionId(Ulid(id.as_u128())),
         user,
+        email,
         filter,
         created_at: DateTime::from_timestamp_millis(created).unwrap_or_default(),
     })

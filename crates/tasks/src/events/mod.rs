@@ -36,7 +36,7 @@ use ulid::Ulid;
 pub use self::check::{EventFault, MAX_DESCRIPTION, MAX_TITLE, MAX_UID};
 pub(crate) use self::export::{ForTraining, Standing};
 pub use self::find::{Filter, MAX_SEARCH_WORDS, Near, SearchFault, search_words};
-pub use self::upsert::{Outcome, Upserted};
+pub use self::upsert::{Outcome, Upserted, Witness};
 
 /// Most events that one statement writes.
 pub const BATCH: usize = 1_000;

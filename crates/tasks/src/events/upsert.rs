@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+use futures::future::BoxFuture;
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
 use serde::Serialize;
@@ -32,6 +33,24 @@ pub enum Outcome {
 pub struct Upserted {
     pub id: Ulid,
     pub outcome: Outcome,
+    /// It stood, and is cancelled from now on.
+    #[serde(skip)]
+    pub cancelled: bool,
+}
+
+/// Whoever does something about events in the transaction that stores them: both come about, or neither.
+pub trait Witness: Sync {
+    /// What became of each of the events, in their order, before it is committed; at most [`BATCH`] of them. A failure
+    /// undoes all of it.
+    fn stored<'a>(
+        &'a self,
+        tx: LedgerTx<'a>,
+        events: &'a [NewEvent],
+        stored: &'a [Upserted],
+    ) -> BoxFuture<'a, Result<(), LedgerError>>;
+
+    /// What it saw since the last time is committed.
+    fn committed(&self);
 }
 
 /// An event by its name.
@@ -85,10 +104,19 @@ impl Events {
     /// Stores events, each of which is [checked](NewEvent::check), and tells of each what that did. Cached answers are
     /// forgotten if it did anything. Of one name twice in a call, each counts in its turn.
     pub async fn upsert(&self, events: &[NewEvent]) -> Result<Vec<Upserted>, LedgerError> {
+        self.upsert_before(None, events).await
+    }
+
+    /// [`Events::upsert`], before a witness.
+    pub async fn upsert_before(
+        &self,
+        witness: Option<&dyn Witness>,
+        events: &[NewEvent],
+    ) -> Result<Vec<Upserted>, LedgerError> {
         let mut outcomes = Vec::with_capacity(events.len());
         let mut result = Ok(());
         for batch in batches(events) {
-            match self.upsert_batch(batch).await {
+            match self.upsert_batch(witness, batch).await {
                 Ok(done) => outcomes.extend(done),
                 Err(error) => {
                     result = Err(error);
@@ -104,49 +132,86 @@ impl Events {
         result.map(|()| outcomes)
     }
 
-    async fn upsert_batch(&self, batch: &[NewEvent]) -> Result<Vec<Upserted>, LedgerError> {
+    async fn upsert_batch(
+        &self,
+        witness: Option<&dyn Witness>,
+        batch: &[NewEvent],
+    ) -> Result<Vec<Upserted>, LedgerError> {
         let sql = &self.0.sql;
-        sql.within("store events", async {
+        let stored = sql.within("store events", async {
             let mut tx = sql.begin().await?;
-            let known = match tx.on() {
-                LedgerTx::Postgres(on) => known_postgres(on, batch, sql.named()).await?,
-                LedgerTx::Sqlite(on) => known_sqlite(on, batch).await?,
-            };
-            let known: HashMap<(String, String), (Uuid, Uuid, bool)> = known
-                .into_iter()
-                .map(|(id, source, uid, hash, cancelled)| ((source, uid), (id, hash, cancelled)))
-                .collect();
-            let mut fresh: Vec<Row<'_>> = Vec::new();
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for event in batch {
-                let row = Row::of(event);
-                match known.get(&row.name()) {
-                    Some((id, hash, cancelled)) if *hash == row.hash && *cancelled == event.cancelled => {
-                        outcomes.push(Some(upserted(*id, Outcome::Unchanged)));
-                    }
-                    _ => {
-                        outcomes.push(None);
-                        fresh.push(row);
-                    }
+            let outcomes = self.write(tx.on(), batch).await?;
+            if let Some(witness) = witness {
+                // Dropping the transaction undoes it.
+                if let Err(error) = witness.stored(tx.on(), batch, &outcomes).await {
+                    return Ok(Err(error));
                 }
             }
-            // Whoever writes the same events does it in the same order, and waits instead of deadlocking.
-            fresh.sort_unstable_by_key(Row::name);
-            if !fresh.is_empty() {
-                let written = match tx.on() {
-                    LedgerTx::Postgres(on) => write_postgres(on, &fresh, sql.named()).await?,
-                    LedgerTx::Sqlite(on) => write_sqlite(on, &fresh).await?,
-                };
-                settle(batch, &mut outcomes, &fresh, written);
-            }
             tx.commit().await?;
-            outcomes
-                .into_iter()
-                .collect::<Option<Vec<_>>>()
-                .ok_or_else(|| sqlx::Error::Protocol("an event was written and not returned".to_owned()))
-        })
-        .await
+            Ok(Ok(outcomes))
+        });
+        let outcomes = stored.await??;
+        if let Some(witness) = witness {
+            witness.committed();
+        }
+        Ok(outcomes)
     }
+
+    async fn write(&self, mut on: LedgerTx<'_>, batch: &[NewEvent]) -> Result<Vec<Upserted>, sqlx::Error> {
+        let named = self.0.sql.named();
+        let known = match on.reborrow() {
+            LedgerTx::Postgres(on) => known_postgres(on, batch, named).await?,
+            LedgerTx::Sqlite(on) => known_sqlite(on, batch).await?,
+        };
+        let known: HashMap<(String, String), (Uuid, Uuid, bool)> = known
+            .into_iter()
+            .map(|(id, source, uid, hash, cancelled)| ((source, uid), (id, hash, cancelled)))
+            .collect();
+        let mut fresh: Vec<Row<'_>> = Vec::new();
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for event in batch {
+            let row = Row::of(event);
+            match known.get(&row.name()) {
+                Some((id, hash, cancelled)) if *hash == row.hash && *cancelled == event.cancelled => {
+                    outcomes.push(Some(upserted(*id, Outcome::Unchanged)));
+                }
+                _ => {
+                    outcomes.push(None);
+                    fresh.push(row);
+                }
+            }
+        }
+        // Whoever writes the same events does it in the same order, and waits instead of deadlocking.
+        fresh.sort_unstable_by_key(Row::name);
+        if !fresh.is_empty() {
+            let written = match on {
+                LedgerTx::Postgres(on) => write_postgres(on, &fresh, named).await?,
+                LedgerTx::Sqlite(on) => write_sqlite(on, &fresh).await?,
+            };
+            settle(batch, &mut outcomes, &fresh, written);
+        }
+        let outcomes = outcomes
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| sqlx::Error::Protocol("an event was written and not returned".to_owned()))?;
+        let stood_cancelled = |event: &NewEvent| {
+            known
+                .get(&name_of(event))
+                .is_some_and(|(_, _, cancelled)| *cancelled)
+        };
+        Ok(batch
+            .iter()
+            .zip(outcomes)
+            .map(|(event, one)| Upserted {
+                cancelled: one.outcome == Outcome::Changed && event.cancelled && !stood_cancelled(event),
+                ..one
+            })
+            .collect())
+    }
+}
+
+fn name_of(event: &NewEvent) -> (String, String) {
+    (event.source.clone().unwrap_or_default(), event.uid.clone())
 }
 
 /// Pieces of at most [`BATCH`] in which no event is twice: a statement cannot write a row twice.
@@ -185,8 +250,7 @@ fn settle(
         if outcome.is_some() {
             continue;
         }
-        let name = (event.source.clone().unwrap_or_default(), event.uid.clone());
-        if let Entry::Occupied(found) = stored.entry(name) {
+        if let Entry::Occupied(found) = stored.entry(name_of(event)) {
             let (name, id) = found.remove_entry();
             let word = if given.get(&name) == Some(&id) {
                 Outcome::Inserted
@@ -202,6 +266,7 @@ fn upserted(id: Uuid, outcome: Outcome) -> Upserted {
     Upserted {
         id: Ulid(id.as_u128()),
         outcome,
+        cancelled: false,
     }
 }
 
@@ -234,10 +299,7 @@ impl<'a> Row<'a> {
     }
 
     fn name(&self) -> (String, String) {
-        (
-            self.event.source.clone().unwrap_or_default(),
-            self.event.uid.clone(),
-        )
+        name_of(self.event)
     }
 
     fn axis(&self, axis: usize) -> Option<f64> {

@@ -27,26 +27,19 @@ use serde_json::json;
 use ulid::Ulid;
 
 use super::aside::{DigestItem, STEP};
+use super::built_in::DIGEST_TEMPLATE;
 use super::compose::{Letter, message_id};
 use super::render::Written;
 use super::send::{DELETED, NOWHERE, sent_by_another};
 use super::sent::Claim;
-use super::{Mail, MailError, MailTemplate, normalised};
+use super::{Mail, MailError, normalised};
 use crate::accounts::{self, AccountId, Mode, Preferences};
 
-/// The template, if somebody has put one, and the list from which a reader of digests unsubscribes.
-const DIGEST: &str = "digest";
+/// From what a reader of digests unsubscribes.
+const DIGEST_LIST: &str = "digest";
 
 /// Longest attempt: as `notify.email`.
 const TIMEOUT: Duration = Duration::from_secs(150);
-
-/// Unless there is a template `digest`.
-const SUBJECT: &str =
-    "{{ items | length }} {% if items | length == 1 %}message{% else %}messages{% endif %} for you";
-const TEXT: &str = "{% for topic in topics %}{{ topic.name }}\n\n\
-    {% for item in topic.items %}* {{ item.subject }}\n{{ item.text | indent(2, true) }}\n\n{% endfor %}{% endfor %}";
-const HTML: &str = "{% for topic in topics %}<h2>{{ topic.name }}</h2>\n\
-    {% for item in topic.items %}<h3>{{ item.subject }}</h3>\n<p>{{ item.text }}</p>\n{% endfor %}{% endfor %}";
 
 /// Sends a user what was put aside. The beat makes it when it is due.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -123,7 +116,7 @@ impl Job for NotifyDigest {
             to: Mailbox::new(None, address),
             reply_to: None,
             message_id: &message_id(&key, &to, from),
-            link: mail.unsubscribe_link(&to, DIGEST).await?,
+            link: mail.unsubscribe_link(&to, DIGEST_LIST).await?,
             written: mail
                 .write_digest(&items, reader.preferences.language.as_deref())
                 .await?,
@@ -156,7 +149,7 @@ impl Mail {
         preferences: &Preferences,
         items: Vec<DigestItem>,
     ) -> Result<Vec<DigestItem>, LedgerError> {
-        if self.suppressed(address, Some(DIGEST)).await?.is_some() {
+        if self.suppressed(address, Some(DIGEST_LIST)).await?.is_some() {
             return Ok(Vec::new());
         }
         let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
@@ -172,12 +165,7 @@ impl Mail {
     }
 
     async fn write_digest(&self, items: &[DigestItem], language: Option<&str>) -> Result<Written, JobError> {
-        let template = match self.template_in(DIGEST, language).await {
-            Ok(record) => record.template,
-            Err(MailError::UnknownTemplate(_)) => built_in(),
-            Err(MailError::Sql(error)) => return Err(error.into()),
-            Err(error) => return Err(JobError::permanent(error)),
-        };
+        let template = self.template_of(DIGEST_TEMPLATE, language).await?;
         template.render(&data_of(items)).map_err(JobError::permanent)
     }
 
@@ -215,14 +203,6 @@ impl Mail {
     }
 }
 
-fn built_in() -> MailTemplate {
-    MailTemplate {
-        subject: SUBJECT.to_owned(),
-        text: TEXT.to_owned(),
-        html: Some(HTML.to_owned()),
-    }
-}
-
 /// What a template for digests may name: `items`, oldest first, and the same by `topics`.
 fn data_of(items: &[DigestItem]) -> serde_json::Value {
     let view = |item: &DigestItem| {
@@ -247,8 +227,14 @@ fn data_of(items: &[DigestItem]) -> serde_json::Value {
 mod tests {
     use chrono::DateTime;
 
+    use super::super::MailTemplate;
     use super::super::aside::{MAX_DIGEST_ITEMS, MAX_SUBJECT, MAX_TEXT};
+    use super::super::built_in::built_in;
     use super::*;
+
+    fn template() -> MailTemplate {
+        built_in(DIGEST_TEMPLATE).unwrap()
+    }
 
     fn waiting(list: &str, subject: &str, text: &str) -> DigestItem {
         DigestItem {
@@ -267,15 +253,15 @@ mod tests {
             waiting("events", "<Two>", "second"),
             waiting("news", "Three", "third"),
         ];
-        assert_eq!(built_in().check(), Ok(()));
-        let written = built_in().render(&data_of(&items)).unwrap();
+        assert_eq!(template().check(), Ok(()));
+        let written = template().render(&data_of(&items)).unwrap();
         assert_eq!(written.subject, "3 messages for you");
         assert_eq!(
             written.text,
             "events\n\n* <Two>\n  second\n\nnews\n\n* One\n  first\n  line\n\n* Three\n  third\n\n"
         );
         assert!(written.html.unwrap().contains("<h3>&lt;Two&gt;</h3>"));
-        let one = built_in().render(&data_of(&items[..1])).unwrap();
+        let one = template().render(&data_of(&items[..1])).unwrap();
         assert_eq!(one.subject, "1 message for you");
     }
 
@@ -287,6 +273,6 @@ mod tests {
             &"\"".repeat(MAX_TEXT),
         );
         let items = vec![long; MAX_DIGEST_ITEMS];
-        assert!(built_in().render(&data_of(&items)).is_ok());
+        assert!(template().render(&data_of(&items)).is_ok());
     }
 }

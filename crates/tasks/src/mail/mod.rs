@@ -22,6 +22,7 @@
 //! | SQL is away | is tried again; nothing is sent without its note |
 
 mod aside;
+mod built_in;
 mod compose;
 mod digest;
 mod render;
@@ -42,8 +43,9 @@ use holdfast_jobs::sql::Sql;
 
 pub use self::aside::{DigestItem, MAX_DIGEST_ITEMS};
 pub(crate) use self::aside::{ITEM, ItemRow, item};
+pub use self::built_in::{DIGEST_TEMPLATE, NEWS_TEMPLATE};
 pub use self::digest::{Digested, NotifyDigest};
-pub use self::send::{Mailed, NotifyEmail};
+pub use self::send::{Mailed, NotifyEmail, check_address};
 pub use self::suppress::{Suppression, Unsubscribed};
 pub(crate) use self::templates::is_name;
 pub use self::templates::{MailTemplate, MailTemplateRecord};

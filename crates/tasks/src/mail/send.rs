@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::aside::Aside;
+use super::built_in::built_in;
 use super::compose::{Letter, message_id};
 use super::render::Written;
 use super::sent::{Claim, LEASE};
-use super::templates::is_name;
+use super::templates::{MailTemplate, is_name};
 use super::transport::SendFault;
 use super::{Mail, MailError, normalised};
 use crate::accounts::{self, AccountId, Mode, Preferences};
@@ -242,18 +243,27 @@ pub(super) fn sent_by_another() -> JobError {
 
 impl NotifyEmail {
     fn mailbox(&self, field: &str, text: &str) -> Result<Mailbox, PayloadFault> {
-        let fault = |reason: String| PayloadFault::new(field, reason);
-        if text.len() > MAX_ADDRESS {
-            return Err(fault(format!("is longer than {MAX_ADDRESS} bytes")));
-        }
-        if text.chars().any(char::is_control) {
-            return Err(fault(
-                "holds a line break or another control character".to_owned(),
-            ));
-        }
-        text.parse()
-            .map_err(|error| fault(format!("is no single mail address: {error}")))
+        mailbox(text).map_err(|reason| PayloadFault::new(field, reason))
     }
+}
+
+fn mailbox(text: &str) -> Result<Mailbox, String> {
+    if text.len() > MAX_ADDRESS {
+        return Err(format!("is longer than {MAX_ADDRESS} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("holds a line break or another control character".to_owned());
+    }
+    text.parse()
+        .map_err(|error| format!("is no single mail address: {error}"))
+}
+
+/// Whether a mail could be sent to it: one address, `ada@example.com` or `Ada <ada@example.com>`.
+///
+/// # Errors
+/// Why not.
+pub fn check_address(text: &str) -> Result<(), String> {
+    mailbox(text).map(drop)
 }
 
 impl Mail {
@@ -278,13 +288,22 @@ impl Mail {
         Ok(Ok(Recipient { mailbox, account }))
     }
 
+    /// The one that was put, in the reader's language where there is one, or else the one that is built in.
+    pub(super) async fn template_of(
+        &self,
+        name: &str,
+        language: Option<&str>,
+    ) -> Result<MailTemplate, JobError> {
+        match self.template_in(name, language).await {
+            Ok(record) => Ok(record.template),
+            Err(MailError::Sql(error)) => Err(error.into()),
+            Err(error) => built_in(name).ok_or_else(|| JobError::permanent(error)),
+        }
+    }
+
     async fn write(&self, job: &NotifyEmail, language: Option<&str>) -> Result<Written, JobError> {
-        let template = self.template_in(&job.template, language).await;
-        let template = template.map_err(|error| match error {
-            MailError::Sql(error) => error.into(),
-            error => JobError::permanent(error),
-        })?;
-        template.template.render(&job.data).map_err(JobError::permanent)
+        let template = self.template_of(&job.template, language).await?;
+        template.render(&job.data).map_err(JobError::permanent)
     }
 
     async fn envelope(

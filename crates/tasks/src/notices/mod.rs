@@ -10,6 +10,7 @@
 //! *SQL is away*: nothing is published, and the publisher is told to come back. What becomes of a delivery is the business of
 //! [`crate::webhooks`].
 
+mod news;
 mod publish;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
+pub use self::news::NEWS_LIST;
 pub use self::publish::{Notice, NoticeId, Published};
 use crate::mail::Mail;
 use crate::webhooks::Webhooks;
@@ -52,6 +54,7 @@ pub struct Notices(Arc<Inner>);
 struct Inner {
     sql: Sql,
     limits: JobsSettings,
+    jobs: Jobs,
     webhooks: Webhooks,
     mail: Mail,
 }
@@ -63,7 +66,8 @@ impl Notices {
             sql: Sql::new(database, &settings.database),
             limits: settings.jobs.clone(),
             webhooks: Webhooks::new(settings, database, jobs.clone()),
-            mail: Mail::new(settings, database, jobs),
+            mail: Mail::new(settings, database, jobs.clone()),
+            jobs,
         }))
     }
 

@@ -70,7 +70,7 @@ pub struct Published {
 }
 
 /// What a delivery's payload holds beside the data: ids, the event, the time.
-const PAYLOAD_FRAME: usize = 1_024;
+pub(super) const PAYLOAD_FRAME: usize = 1_024;
 
 impl Notice {
     /// What no job's payload could carry is refused, whether or not anybody listens.

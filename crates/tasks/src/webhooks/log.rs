@@ -31,7 +31,6 @@ use super::model::{InvalidEvent, WebhookId};
 use super::publish::{Event, publish};
 use super::{EXCERPT, WebhookError, Webhooks};
 use crate::dialect::{millis, moment, on_either, rows};
-use crate::interactions::MAX_USER;
 use crate::outbound::Reply;
 
 /// Most attempts of one transaction.
@@ -129,8 +128,6 @@ pub(super) struct Attempt {
     id: String,
     webhook_id: String,
     message_id: String,
-    /// Whom the event's data names, so that the row goes with that user.
-    user_id: Option<String>,
     event_type: String,
     job_id: String,
     attempt: u32,
@@ -157,7 +154,6 @@ impl Attempt {
             id: Uuid::from_u128(DeliveryId::generate().0.0).simple().to_string(),
             webhook_id: job.webhook.as_uuid().simple().to_string(),
             message_id: job.id.clone(),
-            user_id: named_user(job),
             event_type: job.event_type.to_string(),
             job_id: ctx.id().as_uuid().simple().to_string(),
             attempt: ctx.attempt(),
@@ -248,34 +244,22 @@ async fn write_all(parts: LogParts, mut attempts: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// What an event's data calls its user, as whatever is published about one does.
-fn named_user(job: &NotifyWebhook) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        user: String,
-    }
-    // Most data names nobody.
-    let named = serde_json::from_str::<Named>(job.data.get()).ok()?;
-    Some(named.user).filter(|user| user.len() <= MAX_USER && !user.contains('\0'))
-}
-
 const POSTGRES_INSERT: &str = "
 insert into holdfast_webhook_deliveries (id, webhook_id, message_id, event_type, job_id, attempt, duration_ms,
-                                         delivered, status, error, request, response, user_id)
-select id, webhook_id, message_id, event_type, job_id, attempt, duration_ms, delivered, status, error, request, response,
-       user_id
+                                         delivered, status, error, request, response)
+select id, webhook_id, message_id, event_type, job_id, attempt, duration_ms, delivered, status, error, request, response
 from json_to_recordset($1::text::json)
   as r(id uuid, webhook_id uuid, message_id text, event_type text, job_id uuid, attempt integer, duration_ms bigint,
-       delivered boolean, status integer, error text, request text, response text, user_id text)
+       delivered boolean, status integer, error text, request text, response text)
 on conflict do nothing";
 
 const SQLITE_INSERT: &str = "
 insert into holdfast_webhook_deliveries (id, webhook_id, message_id, event_type, job_id, attempt, at, duration_ms,
-                                         delivered, status, error, request, response, user_id)
+                                         delivered, status, error, request, response)
 select unhex(value ->> 'id'), unhex(value ->> 'webhook_id'), value ->> 'message_id', value ->> 'event_type',
        unhex(value ->> 'job_id'), value ->> 'attempt', cast(unixepoch('subsec') * 1000 as integer),
        value ->> 'duration_ms', value ->> 'delivered', value ->> 'status', value ->> 'error', value ->> 'request',
-       value ->> 'response', value ->> 'user_id'
+       value ->> 'response'
 from json_each($1)
 where true
 on conflict do nothing";
@@ -400,7 +384,7 @@ impl LogParts {
             .map_err(|error: InvalidEvent| corrupt(error.to_string()))?;
         let data = to_raw_value(&json!({"webhook_id": notice.id, "reason": notice.reason}))
             .map_err(|error| corrupt(error.to_string()))?;
-        publish(tx.on(), &self.sql, &self.jobs, &Event::new(event_type, data)).await
+        publish(tx.on(), &self.sql, &self.jobs, &[Event::new(event_type, data)]).await
     }
 }
 

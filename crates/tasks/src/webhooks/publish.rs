@@ -74,7 +74,31 @@ impl Webhooks {
         tx: impl Into<LedgerTx<'t>>,
         event: &Event,
     ) -> Result<Vec<Enqueued>, EnqueueError> {
-        publish(tx.into(), &self.0.sql, &self.0.jobs, event).await
+        publish(tx.into(), &self.0.sql, &self.0.jobs, std::slice::from_ref(event)).await
+    }
+
+    /// [`Webhooks::publish_in`] for many events: the endpoints are looked up once.
+    ///
+    /// # Errors
+    /// The caller's transaction is to be rolled back.
+    pub async fn publish_all_in<'t>(
+        &self,
+        tx: impl Into<LedgerTx<'t>>,
+        events: &[Event],
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
+        publish(tx.into(), &self.0.sql, &self.0.jobs, events).await
+    }
+
+    /// How many endpoints are told of anything, at most [`MAX_WEBHOOKS`].
+    pub(crate) async fn count_enabled(&self) -> Result<usize, LedgerError> {
+        let sql = &self.0.sql;
+        sql.within("count webhooks", async {
+            let mut tx = sql.begin_read().await?;
+            let enabled = enabled(tx.on(), sql).await?;
+            tx.commit().await?;
+            Ok(enabled.len())
+        })
+        .await
     }
 
     /// Wakes whoever delivers.
@@ -98,27 +122,32 @@ impl Webhooks {
     }
 }
 
-/// See [`Webhooks::publish_in`].
+/// See [`Webhooks::publish_all_in`].
 pub(super) async fn publish(
     mut tx: LedgerTx<'_>,
     sql: &Sql,
     jobs: &Jobs,
-    event: &Event,
+    events: &[Event],
 ) -> Result<Vec<Enqueued>, EnqueueError> {
-    let listening = listening(tx.reborrow(), sql, &event.event_type).await;
-    let listening = listening.map_err(|source| {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    let enabled = enabled(tx.reborrow(), sql).await.map_err(|source| {
         let doing = "find the webhooks of an event";
         unpublished(LedgerError::Sql { doing, source })
     })?;
-    let told: Vec<Enqueue> = listening
-        .into_iter()
-        .map(|webhook| {
+    let mut told: Vec<Enqueue> = Vec::new();
+    for event in events {
+        let listening = enabled
+            .iter()
+            .filter(|(_, filters)| filters.iter().any(|filter| filter.matches(&event.event_type)));
+        told.extend(listening.map(|&(webhook, _)| {
             let job = event.to(webhook, false);
             // However often the event is published, it makes one job for an endpoint.
             let key = format!("notify.webhook/{}/{webhook}", event.id);
             jobs.enqueue(job).idempotency_key(key)
-        })
-        .collect();
+        }));
+    }
     jobs.enqueue_all_in(tx, told).await
 }
 
@@ -134,8 +163,8 @@ fn unpublished(error: LedgerError) -> EnqueueError {
     EnqueueError::Internal(error)
 }
 
-/// The enabled endpoints that want to hear of it.
-async fn listening(on: LedgerTx<'_>, sql: &Sql, event: &EventType) -> Result<Vec<WebhookId>, sqlx::Error> {
+/// The enabled endpoints, and what each of them wants to hear of.
+async fn enabled(on: LedgerTx<'_>, sql: &Sql) -> Result<Vec<(WebhookId, Vec<Filter>)>, sqlx::Error> {
     let text = "select id, events from holdfast_webhooks where enabled order by id limit $1";
     let enabled = on_either!(
         on,
@@ -144,13 +173,9 @@ async fn listening(on: LedgerTx<'_>, sql: &Sql, event: &EventType) -> Result<Vec
         [rows(MAX_WEBHOOKS)],
         fetch_all
     )?;
-    let mut listening = Vec::new();
-    for (id, filters) in enabled {
-        let filters: Vec<Filter> =
-            serde_json::from_str(&filters).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        if filters.iter().any(|filter| filter.matches(event)) {
-            listening.push(WebhookId::from_uuid(id));
-        }
-    }
-    Ok(listening)
+    let decoded = |(id, filters): (Uuid, String)| {
+        let filters = serde_json::from_str(&filters).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok((WebhookId::from_uuid(id), filters))
+    };
+    enabled.into_iter().map(decoded).collect()
 }

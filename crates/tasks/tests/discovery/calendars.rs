@@ -209,8 +209,11 @@ fn what_is_no_calendar_is_a_fault() {
         let fault = fault(odd.as_bytes());
         assert!(matches!(fault, ParseFault::Not { .. }), "{odd}: {fault}");
     }
-    let deep = "BEGIN:VEVENT\nBEGIN:X\n".repeat(40);
+    let deep = format!("BEGIN:VEVENT\n{}", "BEGIN:X\n".repeat(40));
     assert!(matches!(calendar(&deep), Err(ParseFault::Not { .. })));
+    // An event in an event is not deeper: the one before it does not end.
+    let unended = calendar(&"BEGIN:VEVENT\nBEGIN:X\n".repeat(40)).unwrap();
+    assert_eq!((unended.skipped.len(), unended.entries.len()), (40, 0));
 }
 
 #[test]

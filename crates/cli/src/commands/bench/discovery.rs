@@ -7,6 +7,7 @@ use std::time::Instant;
 use holdfast_cache::Cache;
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
+use holdfast_jobs::audit::{Actor, By};
 use holdfast_tasks::discovery::{Definition, Discoverer, NewSource, SourceId, SourceKind, Sources};
 use holdfast_tasks::events::Events;
 use holdfast_tasks::outbound::{AddressPolicy, Outbound};
@@ -44,9 +45,12 @@ async fn discover_all(
     made: &mut Vec<SourceId>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let address = serve().await?;
+    let (address, by) = (serve().await?, By::new(Actor::cli()));
     for feed in 0..feeds {
-        let source = sources.create(&source(&address, feed)).await.map_err(failed)?;
+        let source = sources
+            .create(&by, &source(&address, feed))
+            .await
+            .map_err(failed)?;
         made.push(source.id);
     }
     let gate = RedisGate::open(Role::Cache, None, &system.settings.redis).map_err(failed)?;
@@ -141,11 +145,12 @@ fn feed_of(feed: &str, published: &str) -> String {
 }
 
 async fn tidy(system: &System, sources: &Sources, made: &[SourceId]) -> Result<(), Failure> {
+    let by = By::new(Actor::cli());
     for id in made {
         system
             .sql(&format!("delete from holdfast_events where source = '{id}'"))
             .await?;
-        sources.delete(*id).await.map_err(failed)?;
+        sources.delete(&by, *id).await.map_err(failed)?;
     }
     Ok(())
 }

@@ -82,12 +82,13 @@ pub(super) fn duration(text: &str) -> Result<TimeDelta, String> {
         }
         let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(fault)?;
         let number: i64 = rest[..end].parse().map_err(|_| fault())?;
-        let unit = match (&rest[end..=end.min(rest.len() - 1)], in_time) {
-            ("W", false) => 7 * 86_400,
-            ("D", false) => 86_400,
-            ("H", true) => 3_600,
-            ("M", true) => 60,
-            ("S", true) => 1,
+        // Every unit is one byte; whatever else stands there may be more.
+        let unit = match (rest.as_bytes().get(end), in_time) {
+            (Some(b'W'), false) => 7 * 86_400,
+            (Some(b'D'), false) => 86_400,
+            (Some(b'H'), true) => 3_600,
+            (Some(b'M'), true) => 60,
+            (Some(b'S'), true) => 1,
             _ => return Err(fault()),
         };
         let part = number.checked_mul(unit).ok_or_else(fault)?;
@@ -178,6 +179,7 @@ mod tests {
             "P1",
             "P99999999999999999W",
             "PTä",
+            "P0ä",
         ] {
             assert!(duration(odd).is_err(), "{odd}");
         }

@@ -1,0 +1,198 @@
+//! What operators do with sources: each change and its entry in the audit log are one transaction.
+
+use holdfast_jobs::LedgerTx;
+use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::ledger::LedgerError;
+use serde_json::{Value, json};
+use ulid::Ulid;
+use url::Url;
+use uuid::Uuid;
+
+use super::Sources;
+use super::source::{MAX_SOURCES, NewSource, SourceId, SourceRecord};
+use super::store::{
+    Row, SourceError, encoded, on_either, postgres_columns, record, sqlite_columns, sqlite_now, uuid,
+};
+use crate::outbound::shown;
+
+impl Sources {
+    /// Makes a source, which is discovered at once if it is enabled.
+    pub async fn create(&self, by: &By, source: &NewSource) -> Result<SourceRecord, SourceError> {
+        self.check(source)?;
+        if self.count().await? >= MAX_SOURCES {
+            return Err(SourceError::TooMany);
+        }
+        let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
+        let definition = encoded(&source.definition)?;
+        let sql = &self.0.sql;
+        let made: Option<Row> = sql
+            .within("make a source", async {
+                let mut tx = sql.begin().await?;
+                let made = on_either!(
+                    tx,
+                    sql.named(),
+                    concat!(
+                        "insert into holdfast_sources (id, name, definition, enabled, next_run_at)
+                         values ($1, $2, $3, $4, case when $4 then date_trunc('milliseconds', now()) end)
+                         on conflict (name) do nothing returning ",
+                        postgres_columns!()
+                    ),
+                    concat!(
+                        "insert into holdfast_sources (id, name, definition, enabled, next_run_at, created_at, updated_at)
+                         select $1, $2, $3, $4, case when $4 then now end, now, now from (select ", sqlite_now!(), " as now)
+                         where true on conflict (name) do nothing returning ",
+                        sqlite_columns!()
+                    ),
+                    |query, on| {
+                        query
+                            .bind(Uuid::from_u128(id.0))
+                            .bind(&source.name)
+                            .bind(&definition)
+                            .bind(source.enabled)
+                            .fetch_optional(on)
+                            .await?
+                    }
+                );
+                if made.is_some() {
+                    let entry = entry(action::SOURCE_CREATE, SourceId(id)).details(details(source));
+                    self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
+                }
+                tx.commit().await?;
+                Ok(made)
+            })
+            .await?;
+        let made = made.ok_or_else(|| SourceError::NameTaken(source.name.clone()))?;
+        Ok(record(made)?)
+    }
+
+    /// Puts another source in the place of one, under its id. It is discovered anew, at once.
+    pub async fn replace(
+        &self,
+        by: &By,
+        id: SourceId,
+        source: &NewSource,
+    ) -> Result<SourceRecord, SourceError> {
+        self.check(source)?;
+        if self.named(&source.name).await?.is_some_and(|other| other != id) {
+            return Err(SourceError::NameTaken(source.name.clone()));
+        }
+        let definition = encoded(&source.definition)?;
+        let sql = &self.0.sql;
+        let replaced: Option<Row> = sql
+            .within("replace a source", async {
+                let mut tx = sql.begin().await?;
+                let replaced = on_either!(
+                    tx,
+                    sql.named(),
+                    concat!(
+                        "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
+                             next_run_at = case when $4 then date_trunc('milliseconds', now()) end,
+                             etag = null, last_modified = null, failures = 0, updated_at = now()
+                         where id = $1 returning ",
+                        postgres_columns!()
+                    ),
+                    concat!(
+                        "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
+                             next_run_at = case when $4 then ", sqlite_now!(), " end,
+                             etag = null, last_modified = null, failures = 0, updated_at = ", sqlite_now!(),
+                        " where id = $1 returning ",
+                        sqlite_columns!()
+                    ),
+                    |query, on| {
+                        query
+                            .bind(uuid(id))
+                            .bind(&source.name)
+                            .bind(&definition)
+                            .bind(source.enabled)
+                            .fetch_optional(on)
+                            .await?
+                    }
+                );
+                if replaced.is_some() {
+                    let entry = entry(action::SOURCE_UPDATE, id).details(details(source));
+                    self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
+                }
+                tx.commit().await?;
+                Ok(replaced)
+            })
+            .await?;
+        Ok(record(replaced.ok_or(SourceError::Unknown(id))?)?)
+    }
+
+    /// Its events stay until they are over.
+    pub async fn delete(&self, by: &By, id: SourceId) -> Result<(), SourceError> {
+        let sql = &self.0.sql;
+        let gone: Option<(Uuid,)> = sql
+            .within("delete a source", async {
+                let mut tx = sql.begin().await?;
+                let text = "delete from holdfast_sources where id = $1 returning id";
+                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
+                    .bind(uuid(id))
+                    .fetch_optional(on)
+                    .await?);
+                if gone.is_some() {
+                    let entry = entry(action::SOURCE_DELETE, id);
+                    self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
+                }
+                tx.commit().await?;
+                Ok(gone)
+            })
+            .await?;
+        gone.map(drop).ok_or(SourceError::Unknown(id))
+    }
+
+    fn check(&self, source: &NewSource) -> Result<(), SourceError> {
+        let faults = source.faults(&self.0.settings);
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(SourceError::Invalid(faults))
+    }
+
+    async fn count(&self) -> Result<i64, LedgerError> {
+        let sql = &self.0.sql;
+        let (count,): (i64,) = sql
+            .within("count sources", async {
+                let mut tx = sql.begin_read().await?;
+                let text = "select count(*) from holdfast_sources";
+                let count = on_either!(tx, sql.named(), text, text, |query, on| query
+                    .fetch_one(on)
+                    .await?);
+                tx.commit().await?;
+                Ok(count)
+            })
+            .await?;
+        Ok(count)
+    }
+
+    async fn named(&self, name: &str) -> Result<Option<SourceId>, LedgerError> {
+        let sql = &self.0.sql;
+        let found: Option<(Uuid,)> = sql
+            .within("look for a source", async {
+                let mut tx = sql.begin_read().await?;
+                let text = "select id from holdfast_sources where name = $1";
+                let found = on_either!(tx, sql.named(), text, text, |query, on| query
+                    .bind(name)
+                    .fetch_optional(on)
+                    .await?);
+                tx.commit().await?;
+                Ok(found)
+            })
+            .await?;
+        Ok(found.map(|(id,)| SourceId(Ulid(id.as_u128()))))
+    }
+}
+
+fn entry(action: &'static str, id: SourceId) -> AuditEntry {
+    AuditEntry::new(action).target(id)
+}
+
+/// For the audit log: origin and path of the URL, since its query may be a secret.
+fn details(source: &NewSource) -> Value {
+    let definition = &source.definition;
+    let url = definition.url.as_deref().and_then(|url| Url::parse(url).ok());
+    json!({
+        "name": source.name, "kind": definition.kind, "url": url.as_ref().map(shown),
+        "subreddit": definition.subreddit, "interval_seconds": definition.interval_seconds, "enabled": source.enabled,
+    })
+}

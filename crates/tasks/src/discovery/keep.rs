@@ -1,0 +1,113 @@
+//! Keeping a batch of what was read: checked, freed of duplicates, stored, and told of.
+
+use holdfast_jobs::ledger::LedgerError;
+
+use super::Discoverer;
+use super::dedupe::Seen;
+use super::news::{Announcer, Telling, piece};
+use super::parse::{Entry, Note};
+use super::run::{Change, Report};
+use super::source::SourceRecord;
+use crate::events::{NewEvent, Outcome, Upserted};
+
+/// Changes that a report keeps.
+const MAX_CHANGES: usize = 20;
+
+impl Discoverer {
+    pub(super) async fn keep(
+        &self,
+        source: &SourceRecord,
+        batch: Vec<Entry>,
+        report: &mut Report,
+        seen: &mut Seen,
+    ) -> Result<(), LedgerError> {
+        report.entries += batch.len() as u64;
+        let mut events = Vec::with_capacity(batch.len());
+        for entry in batch {
+            let event = event_of(source, entry).tidy();
+            match event.check() {
+                Ok(()) => events.push(event),
+                Err(fault) => report.skip(Note::new(&event.title, fault.to_string())),
+            }
+        }
+        let (events, duplicates) = self.fresh(&source.id.to_string(), events, seen).await?;
+        report.duplicates += duplicates;
+        let stored = match &self.0.announcer {
+            Some(announcer) => self.store_and_tell(&**announcer, &events, report).await?,
+            None => self.0.events.upsert(&events).await?,
+        };
+        for (event, stored) in events.iter().zip(&stored) {
+            let word = match stored.outcome {
+                Outcome::Inserted => {
+                    report.inserted += 1;
+                    "inserted"
+                }
+                Outcome::Changed => {
+                    report.changed += 1;
+                    "changed"
+                }
+                Outcome::Unchanged => {
+                    report.unchanged += 1;
+                    continue;
+                }
+            };
+            if report.changes.len() < MAX_CHANGES {
+                report.changes.push(Change {
+                    id: stored.id,
+                    title: event.title.clone(),
+                    outcome: word.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn store_and_tell(
+        &self,
+        announcer: &dyn Announcer,
+        events: &[NewEvent],
+        report: &mut Report,
+    ) -> Result<Vec<Upserted>, LedgerError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ready = self.0.subscriptions.ready().await?;
+        let piece = piece(announcer.endpoints().await?, ready.len());
+        let telling = Telling::new(announcer, &ready);
+        let mut stored = Vec::with_capacity(events.len());
+        for events in events.chunks(piece) {
+            stored.extend(self.0.events.upsert_before(Some(&telling), events).await?);
+        }
+        let (told, matches) = telling.ended();
+        report.notices += matches;
+        report.webhooks += told.webhooks;
+        report.mails += told.mails;
+        if told.too_large > 0 {
+            let reason = format!(
+                "{} news were not told: they are larger than jobs.max_payload_bytes",
+                told.too_large
+            );
+            report.note(Note::new("webhooks and mails", reason));
+        }
+        Ok(stored)
+    }
+}
+
+fn event_of(source: &SourceRecord, entry: Entry) -> NewEvent {
+    let definition = &source.definition;
+    let position = entry.position.or_else(|| definition.lat.zip(definition.lon));
+    NewEvent {
+        source: Some(source.id.to_string()),
+        uid: entry.uid,
+        title: entry.title,
+        description: entry.description,
+        url: entry.url,
+        category: entry.category.or_else(|| definition.category.clone()),
+        starts_at: entry.starts_at,
+        ends_at: entry.ends_at,
+        time_zone: entry.time_zone.or_else(|| definition.time_zone.clone()),
+        position,
+        place: entry.place.or_else(|| definition.place.clone()),
+        cancelled: entry.cancelled,
+    }
+}

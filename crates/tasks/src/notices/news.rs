@@ -1,0 +1,248 @@
+//! News of events, as discovery finds them: to every endpoint that listens, and by mail to the subscriptions that want it.
+//!
+//! - An endpoint hears of every event that its filters name (`event.discovered`, `event.changed`, `event.cancelled`), with
+//!   the subscriptions that want to hear of it. One of more than [`NAMED`] subscriptions comes as several messages.
+//! - What an account wants holds ([`crate::accounts`]): for its mail, and for whether endpoints hear of its subscriptions.
+//! - An address gets one mail of all that one transaction stores, however many of its subscriptions match. It is written
+//!   from the template [`NEWS_TEMPLATE`], and is of the list [`NEWS_LIST`], which its reader may unsubscribe from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use chrono_tz::Tz;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use holdfast_jobs::LedgerTx;
+use holdfast_jobs::enqueue::{Enqueue, EnqueueError, Enqueued};
+use holdfast_jobs::ledger::LedgerError;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
+
+use super::Notices;
+use super::publish::PAYLOAD_FRAME;
+use crate::accounts::{self, AccountId, Switch, Wants};
+use crate::discovery::{Announcer, News, Told, Wish};
+use crate::events::NewEvent;
+use crate::mail::{NEWS_TEMPLATE, NotifyEmail};
+use crate::webhooks::Event;
+
+/// What a reader unsubscribes from.
+pub const NEWS_LIST: &str = "event.news";
+
+/// Most subscriptions that one message names.
+const NAMED: usize = 500;
+
+/// Most bytes of one subscription in a message: its user's name, escaped, its id, and what stands between.
+const NAMED_BYTES: usize = 1_024;
+
+/// Most events that one mail lists.
+const LISTED: usize = 100;
+
+/// What a mail's payload holds beside its events.
+const MAIL_FRAME: usize = 4_096;
+
+impl Announcer for Notices {
+    fn endpoints(&self) -> BoxFuture<'_, Result<usize, LedgerError>> {
+        self.0.webhooks.count_enabled().boxed()
+    }
+
+    fn announce<'a>(
+        &'a self,
+        mut tx: LedgerTx<'a>,
+        news: &'a [News<'a>],
+    ) -> BoxFuture<'a, Result<Told, LedgerError>> {
+        async move {
+            let mut told = Told::default();
+            let named = self.0.sql.named();
+            let wants = accounts::wants(tx.reborrow(), named, &users(news)).await?;
+            let messages = self.messages(news, &wants, &mut told)?;
+            let webhooks = self.0.webhooks.publish_all_in(tx.reborrow(), &messages).await;
+            let webhooks = webhooks.map_err(unpublished)?;
+            told.webhooks = webhooks.len() as u64;
+            let mails = self.mails(news, &wants, &mut told);
+            let mails = self.0.jobs.enqueue_all_in(tx, mails).await.map_err(unpublished)?;
+            told.mails = mails.len() as u64;
+            told.queues = queues(webhooks.iter().chain(&mails));
+            Ok(told)
+        }
+        .boxed()
+    }
+
+    fn ring(&self, told: &Told) {
+        for queue in &told.queues {
+            self.0.jobs.ring(queue);
+        }
+    }
+}
+
+impl Notices {
+    fn messages(&self, news: &[News<'_>], wants: &Wants, told: &mut Told) -> Result<Vec<Event>, LedgerError> {
+        let most = self.0.limits.max_payload_bytes.saturating_sub(PAYLOAD_FRAME);
+        let mut messages = Vec::with_capacity(news.len());
+        for one in news {
+            let event_type = one.happened.event_type().parse().map_err(corrupt)?;
+            let event = described(one);
+            let room = most.saturating_sub(event.to_string().len()) / NAMED_BYTES;
+            let wanted = named(&one.wanted, wants);
+            for wanted in portions(&wanted, room.clamp(1, NAMED)) {
+                let data = message(&event, wanted)?;
+                if data.get().len() > most {
+                    told.too_large += 1;
+                    continue;
+                }
+                messages.push(Event::new(Clone::clone(&event_type), data));
+            }
+        }
+        Ok(messages)
+    }
+
+    fn mails(&self, news: &[News<'_>], wants: &Wants, told: &mut Told) -> Vec<Enqueue> {
+        let room = self.0.limits.max_payload_bytes.saturating_sub(MAIL_FRAME);
+        let mut enqueues = Vec::new();
+        for ((address, user), news) in by_reader(news, wants) {
+            let (mut events, mut bytes) = (Vec::new(), 0);
+            for one in news.iter().take(LISTED) {
+                let line = listed(one);
+                bytes += line.to_string().len();
+                if bytes > room {
+                    break;
+                }
+                events.push(line);
+            }
+            if events.is_empty() {
+                told.too_large += 1;
+                continue;
+            }
+            let data = json!({"count": news.len(), "more": news.len() - events.len(), "events": events});
+            enqueues.push(self.0.jobs.enqueue(NotifyEmail {
+                to: Some(address.to_owned()),
+                user,
+                template: NEWS_TEMPLATE.to_owned(),
+                data,
+                list: Some(NEWS_LIST.to_owned()),
+                reply_to: None,
+                key: None,
+            }));
+        }
+        enqueues
+    }
+}
+
+/// Whoever may be an account among those who want to hear of it.
+fn users(news: &[News<'_>]) -> BTreeSet<AccountId> {
+    let wishes = news.iter().flat_map(|one| &one.wanted);
+    wishes.filter_map(|wish| wish.user.parse().ok()).collect()
+}
+
+fn account(wish: &Wish, wants: &Wants) -> Option<AccountId> {
+    let id = wish.user.parse().ok();
+    id.filter(|id| wants.contains_key(id))
+}
+
+/// The wishes that webhooks may hear of: all but those of accounts that want no such thing.
+fn named<'a>(wanted: &[&'a Wish], wants: &Wants) -> Vec<&'a Wish> {
+    let may_hear = |wish: &&&Wish| {
+        let preferences = account(wish, wants).and_then(|id| wants.get(&id));
+        preferences.is_none_or(|preferences| preferences.webhook_on(NEWS_LIST) == Switch::On)
+    };
+    wanted.iter().filter(may_hear).copied().collect()
+}
+
+/// Of nobody: one portion, which is empty.
+fn portions<'a>(wanted: &'a [&'a Wish], size: usize) -> impl Iterator<Item = &'a [&'a Wish]> {
+    let none = wanted.is_empty().then_some(wanted);
+    none.into_iter().chain(wanted.chunks(size))
+}
+
+fn message(event: &Value, wanted: &[&Wish]) -> Result<Box<RawValue>, LedgerError> {
+    let subscriptions: Vec<Value> = wanted
+        .iter()
+        .map(|wish| json!({"id": wish.subscription.to_string(), "user": wish.user}))
+        .collect();
+    to_raw_value(&json!({"event": event, "subscriptions": subscriptions})).map_err(corrupt)
+}
+
+/// An event as endpoints are told of it: as `GET /v1/events` shows it, without the description.
+fn described(news: &News<'_>) -> Value {
+    let NewEvent {
+        source,
+        uid,
+        title,
+        description: _,
+        url,
+        category,
+        starts_at,
+        ends_at,
+        time_zone,
+        position,
+        place,
+        cancelled,
+    } = news.event;
+    json!({
+        "id": news.id.to_string(), "source": source, "uid": uid, "title": title, "url": url, "category": category,
+        "starts_at": starts_at, "ends_at": ends_at, "time_zone": time_zone, "place": place, "cancelled": cancelled,
+        "lat": position.map(|(lat, _)| lat), "lon": position.map(|(_, lon)| lon),
+    })
+}
+
+/// An event as a mail lists it.
+fn listed(news: &News<'_>) -> Value {
+    let event = news.event;
+    let zone = event
+        .time_zone
+        .as_deref()
+        .and_then(|name| name.parse::<Tz>().ok());
+    let zone = zone.unwrap_or(Tz::UTC);
+    let when = event
+        .starts_at
+        .with_timezone(&zone)
+        .format("%a, %-d %b %Y, %H:%M");
+    json!({
+        "id": news.id.to_string(), "news": news.happened, "title": event.title, "url": event.url, "place": event.place,
+        "category": event.category, "starts_at": event.starts_at, "when": format!("{when} ({zone})"),
+    })
+}
+
+/// An address, and the account whose mail it is, if it is an account's.
+type To<'a> = (&'a str, Option<AccountId>);
+
+/// What each reader is sent, in the order in which it was found; each event once.
+fn by_reader<'a>(news: &'a [News<'a>], wants: &Wants) -> BTreeMap<To<'a>, Vec<&'a News<'a>>> {
+    let mut mails: BTreeMap<To<'a>, Vec<&News<'_>>> = BTreeMap::new();
+    for one in news {
+        for wish in &one.wanted {
+            let Some(address) = wish.email.as_deref() else {
+                continue;
+            };
+            let events = mails.entry((address, account(wish, wants))).or_default();
+            if events.last().is_none_or(|last| last.id != one.id) {
+                events.push(one);
+            }
+        }
+    }
+    mails
+}
+
+fn queues<'a>(jobs: impl Iterator<Item = &'a Enqueued>) -> Vec<String> {
+    let mut queues: Vec<String> = Vec::new();
+    for job in jobs {
+        if !queues.contains(&job.queue) {
+            queues.push(job.queue.clone());
+        }
+    }
+    queues
+}
+
+fn corrupt(error: impl fmt::Display) -> LedgerError {
+    LedgerError::Corrupt(format!("news of events cannot be written: {error}"))
+}
+
+fn unpublished(error: EnqueueError) -> LedgerError {
+    match error {
+        EnqueueError::Internal(error) => error,
+        EnqueueError::Unavailable {
+            source: Some(error), ..
+        } => error,
+        error => corrupt(error),
+    }
+}
