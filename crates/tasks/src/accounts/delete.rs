@@ -47,7 +47,7 @@ const MAIL: [&str; 3] = [
 ];
 
 /// By the user's name.
-const SUBSCRIBED: &str =
+pub(super) const SUBSCRIBED: &str =
     "select distinct email from holdfast_subscriptions where user_id = $1 and email is not null";
 
 /// By the address, once the user's own account and subscriptions are gone.
@@ -214,10 +214,7 @@ impl Deletion<'_> {
             [self.user],
             fetch_all
         )?;
-        let boxes = found
-            .into_iter()
-            .filter_map(|(text,)| text.parse::<Mailbox>().ok());
-        Ok(boxes.map(|mailbox| normalised(&mailbox.email)).collect())
+        Ok(mailboxes(found).collect())
     }
 
     /// Whether somebody else gets mail there, so that what is known of the address stays.
@@ -282,6 +279,14 @@ fn pieces(account: Option<AccountId>, user: &str) -> Vec<(String, String)> {
 /// Runs, finds that there is no such user, and says so.
 fn mail_to_nobody() -> String {
     json!({ "user": NOBODY, "template": "deleted" }).to_string()
+}
+
+/// The addresses of subscriptions, in lower case.
+pub(super) fn mailboxes(found: Vec<(String,)>) -> impl Iterator<Item = String> {
+    let boxes = found
+        .into_iter()
+        .filter_map(|(text,)| text.parse::<Mailbox>().ok());
+    boxes.map(|mailbox| normalised(&mailbox.email))
 }
 
 /// Where an account got mail, in lower case. Preferences that nobody can read keep nobody from being deleted.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::delete::addresses;
+use super::delete::{SUBSCRIBED, addresses, mailboxes};
 use super::store::parsed;
 use super::{AccountError, AccountId, Accounts, PreferencesText};
 use crate::dialect::{moment, on_either, rows};
@@ -119,7 +119,7 @@ impl Accounts {
         if account.is_none() && !self.is_known(user).await? {
             return Err(AccountError::Unknown(user.to_string()));
         }
-        let mut known = Vec::new();
+        let mut known = self.subscribed(user).await?;
         let mut preferences: Option<PreferencesText> = None;
         let view = match (account, row) {
             (Some(id), Some((name, role, disabled, created, updated, document))) => {
@@ -138,6 +138,8 @@ impl Accounts {
             }
             _ => None,
         };
+        known.sort_unstable();
+        known.dedup();
         let head = json!({
             "user": user.as_str(),
             "account": view,
@@ -178,6 +180,23 @@ impl Accounts {
             Ok(row)
         });
         row.await
+    }
+
+    async fn subscribed(&self, user: &UserName) -> Result<Vec<String>, LedgerError> {
+        let sql = &self.0.sql;
+        let found = sql.within("read the addresses of subscriptions", async {
+            let mut tx = sql.begin_read().await?;
+            let found = on_either!(
+                tx.on(),
+                sql.named(),
+                query_as::<(String,)>(SUBSCRIBED),
+                [user.as_str()],
+                fetch_all
+            )?;
+            tx.commit().await?;
+            Ok(found)
+        });
+        Ok(mailboxes(found.await?).collect())
     }
 
     /// Whether a name that has no account did or wants anything.

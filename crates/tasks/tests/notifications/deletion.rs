@@ -284,9 +284,9 @@ async fn an_export_says_all_that_is_kept(mut people: People) {
     );
     assert_eq!(
         [count("subscriptions"), count("suppressions"), count("digest")],
-        [1, 2, 1]
+        [1, 3, 1]
     );
-    assert_eq!(count("mails"), 3, "{}", told["mails"]);
+    assert_eq!(count("mails"), 4, "{}", told["mails"]);
     assert!(told["recommendations"]["items"].is_array());
     let text = told.to_string();
     assert!(!text.contains("password") && !text.contains("token"), "{text}");
