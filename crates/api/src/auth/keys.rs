@@ -12,8 +12,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
@@ -21,6 +21,7 @@ use holdfast_core::sql::Database;
 use holdfast_jobs::audit::Actor;
 use holdfast_jobs::audit::By;
 use secrecy::SecretString;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::mirror::{Mirror, Table};
@@ -162,7 +163,7 @@ impl fmt::Debug for ApiKeys {
 
 struct KeyTable {
     store: Store,
-    /// When `last_used_at` was written last.
+    /// When `last_used_at` was written last. Held while it is written: whoever stops the server waits for what is under way.
     touched_at: Mutex<Option<Instant>>,
 }
 
@@ -345,13 +346,11 @@ impl Table for KeyTable {
 impl KeyTable {
     /// Writes `last_used_at` of the keys used since, unless that was done less than `period` ago.
     async fn touch_used(&self, keys: &KnownKeys, period: Duration) {
-        {
-            let mut touched_at = self.touched_at.lock().unwrap_or_else(PoisonError::into_inner);
-            if touched_at.is_some_and(|at| at.elapsed() < period) {
-                return;
-            }
-            *touched_at = Some(Instant::now());
+        let mut touched_at = self.touched_at.lock().await;
+        if touched_at.is_some_and(|at| at.elapsed() < period) {
+            return;
         }
+        *touched_at = Some(Instant::now());
         let used = keys
             .0
             .values()

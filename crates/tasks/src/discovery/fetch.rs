@@ -31,9 +31,9 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(reason: impl ToString) -> Self {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
         Self {
-            reason: reason.to_string(),
+            reason: reason.into(),
             rest: None,
         }
     }

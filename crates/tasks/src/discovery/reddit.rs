@@ -159,7 +159,8 @@ impl Reddit {
         let url = Url::parse(&text)
             .map_err(|error| Failure::new(format!("reddit.auth_url is of no use: {error}")))?;
         let credentials = BASE64.encode(format!("{}:{}", id.expose_secret(), secret.expose_secret()));
-        let mut basic = HeaderValue::try_from(format!("Basic {credentials}")).map_err(Failure::new)?;
+        let mut basic = HeaderValue::try_from(format!("Basic {credentials}"))
+            .map_err(|error| Failure::new(error.to_string()))?;
         basic.set_sensitive(true);
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, basic);

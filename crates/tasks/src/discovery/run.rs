@@ -383,7 +383,7 @@ impl Discoverer {
         for note in tally.notes {
             report.note(note);
         }
-        Ok(ended.map_err(Failure::new)?)
+        Ok(ended.map_err(|fault| Failure::new(fault.to_string()))?)
     }
 }
 

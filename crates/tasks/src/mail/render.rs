@@ -94,9 +94,10 @@ fn part(part: &'static str, name: &str, text: &str, data: &Value) -> Result<Stri
         } else {
             Vec::new()
         };
-        match names.is_empty() {
-            true => failed(error),
-            false => RenderError::Undefined { part, names },
+        if names.is_empty() {
+            failed(error)
+        } else {
+            RenderError::Undefined { part, names }
         }
     })?;
     if written.len() > MAX_PART {

@@ -114,10 +114,10 @@ impl Job for NotifyEmail {
         }
         self.to
             .as_deref()
-            .map_or(Ok(()), |text| self.mailbox("to", text).map(drop))?;
+            .map_or(Ok(()), |text| mailbox_of("to", text).map(drop))?;
         self.reply_to
             .as_deref()
-            .map_or(Ok(()), |text| self.mailbox("reply_to", text).map(drop))?;
+            .map_or(Ok(()), |text| mailbox_of("reply_to", text).map(drop))?;
         for (field, name) in [("template", Some(&self.template)), ("list", self.list.as_ref())] {
             if name.is_some_and(|name| !is_name(name)) {
                 return Err(PayloadFault::new(
@@ -241,10 +241,9 @@ pub(super) fn sent_by_another() -> JobError {
     JobError::retry_after(ASIDE, text)
 }
 
-impl NotifyEmail {
-    fn mailbox(&self, field: &str, text: &str) -> Result<Mailbox, PayloadFault> {
-        mailbox(text).map_err(|reason| PayloadFault::new(field, reason))
-    }
+/// The address of a field.
+fn mailbox_of(field: &str, text: &str) -> Result<Mailbox, PayloadFault> {
+    mailbox(text).map_err(|reason| PayloadFault::new(field, reason))
 }
 
 fn mailbox(text: &str) -> Result<Mailbox, String> {
@@ -269,7 +268,7 @@ pub fn check_address(text: &str) -> Result<(), String> {
 impl Mail {
     /// Whom the mail goes to, or why to nobody.
     async fn recipient(&self, job: &NotifyEmail) -> Result<Result<Recipient, String>, JobError> {
-        let given = job.to.as_deref().map(|to| job.mailbox("to", to)).transpose();
+        let given = job.to.as_deref().map(|to| mailbox_of("to", to)).transpose();
         let given = given.map_err(JobError::permanent)?;
         let Some(user) = job.user else {
             let mailbox = given.ok_or_else(|| JobError::permanent(NOBODY))?;
@@ -317,7 +316,7 @@ impl Mail {
             Some(list) => self.unsubscribe_link(&normalised(&to.email), list).await?,
             None => None,
         };
-        let reply_to = job.reply_to.as_deref().map(|text| job.mailbox("reply_to", text));
+        let reply_to = job.reply_to.as_deref().map(|text| mailbox_of("reply_to", text));
         let letter = Letter {
             from: self.0.transport.from()?,
             to,

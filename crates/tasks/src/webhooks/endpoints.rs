@@ -267,8 +267,8 @@ impl Webhooks {
 
     /// The endpoint as it was [`ENDPOINT_TTL`] ago at most.
     pub(super) async fn endpoint(&self, id: WebhookId) -> Result<Option<Endpoint>, LedgerError> {
-        if let Some(endpoint) = self.known(id) {
-            return Ok(endpoint);
+        if let Some(known) = self.known(id) {
+            return Ok(known.endpoint);
         }
         // From before the question on, so that it is never believed for longer.
         let read_at = Instant::now();
@@ -301,12 +301,12 @@ impl Webhooks {
         Ok(endpoint)
     }
 
-    fn known(&self, id: WebhookId) -> Option<Option<Endpoint>> {
+    fn known(&self, id: WebhookId) -> Option<Known> {
         let known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get(&id)
             .filter(|known| known.read_at.elapsed() < ENDPOINT_TTL)
-            .map(|known| known.endpoint.clone())
+            .cloned()
     }
 
     /// What this process has just changed it knows at once.

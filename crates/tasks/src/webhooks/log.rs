@@ -130,7 +130,8 @@ pub(super) struct Attempt {
     message_id: String,
     event_type: String,
     job_id: String,
-    attempt: u32,
+    #[serde(rename = "attempt")]
+    number: u32,
     duration_ms: u64,
     delivered: bool,
     status: Option<u16>,
@@ -156,7 +157,7 @@ impl Attempt {
             message_id: job.id.clone(),
             event_type: job.event_type.to_string(),
             job_id: ctx.id().as_uuid().simple().to_string(),
-            attempt: ctx.attempt(),
+            number: ctx.attempt(),
             duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             delivered: false,
             status: reply.map(|reply| reply.status.as_u16()),

@@ -28,24 +28,24 @@ const TEST_EVENT: &str = "webhook.test";
 pub struct Event {
     /// The same at every endpoint, `msg_` and a ULID: what a receiver tells a repeat by.
     pub(crate) id: String,
-    pub(crate) event_type: EventType,
+    pub(crate) name: EventType,
     pub(crate) at: DateTime<Utc>,
     pub(crate) data: Box<RawValue>,
 }
 
 impl Event {
     /// Under a fresh id, at this moment.
-    pub fn new(event_type: EventType, data: Box<RawValue>) -> Self {
+    pub fn new(name: EventType, data: Box<RawValue>) -> Self {
         let id = Ulid::from_parts(clock::unix_millis(), rand::random::<u128>());
-        Self::at(id, event_type, data)
+        Self::at(id, name, data)
     }
 
     /// Under an id of the caller's own, at the moment which that names.
-    pub(crate) fn at(id: Ulid, event_type: EventType, data: Box<RawValue>) -> Self {
+    pub(crate) fn at(id: Ulid, name: EventType, data: Box<RawValue>) -> Self {
         let millis = i64::try_from(id.timestamp_ms()).unwrap_or_default();
         Self {
             id: format!("msg_{id}"),
-            event_type,
+            name,
             at: DateTime::from_timestamp_millis(millis).unwrap_or_default(),
             data,
         }
@@ -55,7 +55,7 @@ impl Event {
         NotifyWebhook {
             webhook,
             id: self.id.clone(),
-            event_type: self.event_type.clone(),
+            event_type: self.name.clone(),
             timestamp: self.at,
             data: self.data.clone(),
             test,
@@ -140,7 +140,7 @@ pub(super) async fn publish(
     for event in events {
         let listening = enabled
             .iter()
-            .filter(|(_, filters)| filters.iter().any(|filter| filter.matches(&event.event_type)));
+            .filter(|(_, filters)| filters.iter().any(|filter| filter.matches(&event.name)));
         told.extend(listening.map(|&(webhook, _)| {
             let job = event.to(webhook, false);
             // However often the event is published, it makes one job for an endpoint.

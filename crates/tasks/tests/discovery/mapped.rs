@@ -91,8 +91,9 @@ fn what_is_not_the_mapped_json_is_a_fault() {
 
 #[test]
 fn a_mapping_is_checked() {
+    type Spoil = fn(&mut Mapping);
     assert_eq!(mapping().fault(), None);
-    let faults: [(&str, fn(&mut Mapping)); 5] = [
+    let faults: [(&str, Spoil); 5] = [
         ("entries", |m| m.entries = "events".to_owned()),
         ("title", |m| m.title = String::new()),
         ("starts_at", |m| m.starts_at = "when".to_owned()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_tasks::webhooks::{WebhookError, WebhookId, WebhookSecret};
+use holdfast_tasks::webhooks::{Filter, WebhookError, WebhookId, WebhookSecret};
 use secrecy::SecretString;
 
 use crate::support::{Fixture, by, draft, on_both};
@@ -29,7 +29,7 @@ async fn an_endpoint_is_made_changed_listed_and_deleted(f: Fixture) {
     let id = made.webhook.id;
     let shown = f.webhook(id).await;
     assert_eq!(shown, made.webhook);
-    let filters: Vec<_> = shown.events.iter().map(|filter| filter.as_str()).collect();
+    let filters: Vec<_> = shown.events.iter().map(Filter::as_str).collect();
     assert_eq!(filters, ["a", "b.*"]);
     assert_eq!(
         (shown.enabled, shown.url.as_str()),

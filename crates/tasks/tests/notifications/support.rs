@@ -66,9 +66,10 @@ impl Fixture {
             ("HOLDFAST__NOTIFICATIONS__PUBLIC_URL", "https://jobs.example.com/"),
         ];
         env.extend_from_slice(more);
-        let postgres = match postgres {
-            true => Some(PostgresServer::start().await.unwrap()),
-            false => None,
+        let postgres = if postgres {
+            Some(PostgresServer::start().await.unwrap())
+        } else {
+            None
         };
         Self::start(postgres, &env).await
     }

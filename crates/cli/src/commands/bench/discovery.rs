@@ -1,29 +1,44 @@
-//! Discovery: entries of feeds from a local server to the database, one source after the other, as one worker's place does it.
+//! Discovery: entries of feeds from a local server to the database, one source after the other, as one worker's place does it;
+//! beside it what fetching and reading the same feeds costs without storing anything. And how much memory a large calendar takes.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_cache::Cache;
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::audit::{Actor, By};
+use holdfast_tasks::discovery::parse::{Form, Found, Reading, parse};
 use holdfast_tasks::discovery::{Definition, Discoverer, NewSource, SourceId, SourceKind, Sources};
 use holdfast_tasks::events::Events;
-use holdfast_tasks::outbound::{AddressPolicy, Outbound};
+use holdfast_tasks::outbound::{AddressPolicy, Call, Outbound};
+use reqwest::Method;
+use reqwest::header::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::failed;
+use super::memory::{forget_peak, peak};
 use super::report::{Figure, Report};
-use super::scenario::scaled;
 use super::system::{Setup, System};
 use crate::failure::Failure;
 
 const PART: &str = "discovery";
 
+/// Of the whole.
+const FEEDS: f64 = 40.0;
+
 /// Entries of one feed.
 const ENTRIES: usize = 500;
+
+/// Events of the calendar, and its size in bytes.
+const EVENTS: usize = 20_000;
+const CALENDAR: usize = 10 << 20;
+
+/// What the process may take while it discovers the calendar.
+const MEMORY_AIM: f64 = (150 << 20) as f64;
 
 /// What one worker is to find in a minute.
 const AIM: f64 = 20_000.0;
@@ -32,7 +47,14 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
     let system = System::open(setup).await?;
     let sources = Sources::new(&system.settings, &system.database, system.jobs.clone());
     let mut made = Vec::new();
-    let measured = discover_all(&system, &sources, scaled(40, scale).max(2), &mut made, report).await;
+    let measured = discover_all(
+        &system,
+        &sources,
+        ((FEEDS * scale) as usize).max(2),
+        &mut made,
+        report,
+    )
+    .await;
     tidy(&system, &sources, &made).await?;
     system.close().await?;
     measured
@@ -57,6 +79,14 @@ async fn discover_all(
     let cache = Cache::open(gate, &system.settings.cache);
     let outbound =
         Outbound::with_policy(&system.settings.http_request, AddressPolicy::anything()).map_err(failed)?;
+    // The bench's feeds are larger than what `http.request` takes.
+    let reading = read_all(&outbound.limited_to(CALENDAR), &address, feeds).await?;
+    report.figure(
+        PART,
+        "entries fetched and read, not stored, a minute",
+        Figure::PerMinute(reading),
+        None,
+    );
     let events = Events::new(&system.settings, &system.database, &cache);
     let discoverer = Discoverer::new(&system.settings, sources.clone(), events, &outbound, None);
     for (what, new) in [
@@ -77,7 +107,87 @@ async fn discover_all(
             entries += found.entries;
         }
         let rate = entries as f64 * 60.0 / began.elapsed().as_secs_f64();
-        report.figure(PART, what, Figure::Rate(rate), Some(Figure::Rate(AIM)));
+        report.figure(PART, what, Figure::PerMinute(rate), Some(Figure::PerMinute(AIM)));
+        report.figure(
+            PART,
+            "  of merely reading them",
+            Figure::Share(100.0 * rate / reading),
+            None,
+        );
+    }
+    calendar(&discoverer, sources, &address, made, report).await
+}
+
+/// Entries a minute where nothing is done with what is read: the yardstick.
+async fn read_all(outbound: &Outbound, address: &str, feeds: usize) -> Result<f64, Failure> {
+    let began = Instant::now();
+    for feed in 0..feeds {
+        let call = Call {
+            method: Method::GET,
+            url: format!("http://{address}/{feed}").parse().map_err(failed)?,
+            headers: HeaderMap::new(),
+            body: None,
+            timeout: Duration::from_secs(30),
+            accept: Vec::new(),
+        };
+        let answer = outbound.send(call).await;
+        let answer = answer.map_err(|error| Failure::no(format!("a feed cannot be fetched: {error}")))?;
+        if answer.truncated {
+            return Err(Failure::no("a feed is larger than the bench's limit".to_owned()));
+        }
+        let now = clock::now();
+        let reading = Reading {
+            zone: None,
+            from: now - chrono::TimeDelta::days(1),
+            until: now + chrono::TimeDelta::days(1),
+            content_type: None,
+            url: &answer.url,
+        };
+        let mut entries = 0;
+        let mut count = |found: Found| {
+            entries += usize::from(matches!(found, Found::Entry(_)));
+            ControlFlow::Continue(())
+        };
+        parse(Form::Feed, &answer.body, &reading, &mut count).map_err(failed)?;
+        if entries != ENTRIES {
+            return Err(Failure::no(format!(
+                "a feed of {ENTRIES} entries came to {entries}"
+            )));
+        }
+    }
+    Ok((feeds * ENTRIES) as f64 * 60.0 / began.elapsed().as_secs_f64())
+}
+
+/// The most memory the whole process takes while it discovers a large calendar, the server of it included.
+async fn calendar(
+    discoverer: &Discoverer,
+    sources: &Sources,
+    address: &str,
+    made: &mut Vec<SourceId>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let mut wanted = source(address, 0);
+    wanted.name.push_str(" calendar");
+    wanted.definition.kind = SourceKind::Ical;
+    wanted.definition.url = Some(format!("http://{address}/calendar"));
+    let made_now = sources.create(&By::new(Actor::cli()), &wanted).await;
+    let id = made_now.map_err(failed)?.id;
+    made.push(id);
+    forget_peak();
+    let began = Instant::now();
+    let found = discoverer.discover(id).await;
+    let found = found.map_err(|error| Failure::no(format!("a discovery failed: {error}")))?;
+    if found.inserted != EVENTS as u64 {
+        return Err(Failure::no(format!(
+            "a calendar of {EVENTS} events came to {found:?}"
+        )));
+    }
+    let rate = EVENTS as f64 * 60.0 / began.elapsed().as_secs_f64();
+    let what = format!("a calendar of 10 MiB with {EVENTS} events");
+    report.figure(PART, &what, Figure::PerMinute(rate), Some(Figure::PerMinute(AIM)));
+    if let Some(peak) = peak() {
+        let aim = Some(Figure::Bytes(MEMORY_AIM));
+        report.figure(PART, "  peak memory of the process", Figure::Bytes(peak), aim);
     }
     Ok(())
 }
@@ -104,7 +214,7 @@ fn source(address: &str, feed: usize) -> NewSource {
     }
 }
 
-/// A server of feeds: `/n` is feed n. It ends with the process.
+/// A server of feeds: `/n` is feed n, `/calendar` the calendar. It ends with the process.
 async fn serve() -> Result<String, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
@@ -118,16 +228,39 @@ async fn serve() -> Result<String, Failure> {
                 while let Ok(read @ 1..) = stream.read(&mut head).await {
                     let text = String::from_utf8_lossy(&head[..read]).into_owned();
                     let feed = text.split(['/', ' ']).nth(2).unwrap_or_default();
-                    let body = feed_of(feed, &published);
-                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        return;
+                    let body = match feed {
+                        "calendar" => calendar_text(),
+                        feed => feed_of(feed, &published),
+                    };
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                    for part in [head, body] {
+                        if stream.write_all(part.as_bytes()).await.is_err() {
+                            return;
+                        }
                     }
                 }
             });
         }
     });
     Ok(address)
+}
+
+fn calendar_text() -> String {
+    let mut text = String::with_capacity(CALENDAR + (1 << 20));
+    text.push_str("BEGIN:VCALENDAR\r\n");
+    for event in 0..EVENTS {
+        let _ = write!(
+            text,
+            "BEGIN:VEVENT\r\nUID:{event}@example.com\r\nSUMMARY:Event {event} of the calendar\r\n\
+             DTSTART;TZID=Europe/Vienna:2090{:02}{:02}T{:02}0000\r\nDESCRIPTION:{}\r\nEND:VEVENT\r\n",
+            event % 9 + 1,
+            event % 28 + 1,
+            event % 24,
+            "many words ".repeat(36),
+        );
+    }
+    text.push_str("END:VCALENDAR\r\n");
+    text
 }
 
 fn feed_of(feed: &str, published: &str) -> String {

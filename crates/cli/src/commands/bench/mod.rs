@@ -11,6 +11,7 @@ mod http;
 mod idle;
 mod invalidation;
 mod load;
+mod memory;
 mod points;
 mod recommend;
 mod redrive;

@@ -21,6 +21,7 @@ use ulid::Ulid;
 
 use super::failed;
 use super::http::percentile;
+use super::memory::{forget_peak, peak};
 use super::report::{Figure, Report};
 use super::scenario::scaled;
 use super::system::{Servers, Setup, System};
@@ -349,18 +350,4 @@ async fn worth(data: DataSet, report: &mut Report) -> Result<(), Failure> {
         report.figure(PART, &format!("  {what} of chance"), Figure::Score(random), None);
     }
     Ok(())
-}
-
-/// Begins to measure anew how much memory the process took at most. Linux knows; elsewhere nothing is measured.
-fn forget_peak() {
-    if let Err(error) = std::fs::write("/proc/self/clear_refs", "5") {
-        tracing::debug!(%error, "the peak of memory counts from the start of the process");
-    }
-}
-
-fn peak() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1_024.0)
 }

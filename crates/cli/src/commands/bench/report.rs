@@ -16,6 +16,8 @@ pub(super) struct Report {
 pub(super) enum Figure {
     /// A second, more is better.
     Rate(f64),
+    /// A minute, more is better.
+    PerMinute(f64),
     /// Milliseconds, less is better.
     Millis(f64),
     /// Bytes, less is better.
@@ -36,6 +38,7 @@ impl Figure {
     fn text(self) -> String {
         match self {
             Self::Rate(rate) => format!("{}/s", grouped(rate)),
+            Self::PerMinute(rate) => format!("{}/min", grouped(rate)),
             Self::Millis(millis) => format!("{millis:.2} ms"),
             Self::Bytes(bytes) if bytes >= 1_048_576.0 => format!("{:.1} MiB", bytes / 1_048_576.0),
             Self::Bytes(bytes) => format!("{bytes:.0} bytes"),
@@ -50,6 +53,7 @@ impl Figure {
     fn value(self) -> f64 {
         match self {
             Self::Rate(value)
+            | Self::PerMinute(value)
             | Self::Millis(value)
             | Self::Bytes(value)
             | Self::Percent(value)
@@ -61,10 +65,18 @@ impl Figure {
     }
 
     fn meets(self, aim: Self) -> bool {
-        match self {
-            Self::Rate(_) | Self::Share(_) | Self::Score(_) => self.value() >= aim.value(),
-            _ => self.value() <= aim.value(),
+        if self.more_is_better() {
+            self.value() >= aim.value()
+        } else {
+            self.value() <= aim.value()
         }
+    }
+
+    fn more_is_better(self) -> bool {
+        matches!(
+            self,
+            Self::Rate(_) | Self::PerMinute(_) | Self::Share(_) | Self::Score(_)
+        )
     }
 }
 
@@ -101,11 +113,7 @@ impl Report {
             _ => String::new(),
         };
         let aimed = aim.map_or(String::new(), |aim| {
-            let sign = if matches!(aim, Figure::Rate(_) | Figure::Share(_) | Figure::Score(_)) {
-                "≥"
-            } else {
-                "≤"
-            };
+            let sign = if aim.more_is_better() { "≥" } else { "≤" };
             let verdict = if figure.meets(aim) { "met" } else { "missed" };
             format!("{sign} {} {verdict}", aim.text())
         });

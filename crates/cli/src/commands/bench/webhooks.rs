@@ -1,16 +1,18 @@
-//! Webhooks: signed deliveries to a receiver on this machine, from the first claim to the last row of the log.
+//! Webhooks: signed deliveries to a receiver on this machine, from the first claim to the last row of the log; beside them
+//! plain POSTs of as much by the same client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use holdfast_jobs::Resources;
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::enqueue::JobRequest;
 use holdfast_tasks::notices::Notices;
-use holdfast_tasks::outbound::Outbound;
-use holdfast_tasks::webhooks::{NotifyWebhook, WebhookDraft, WebhookId};
+use holdfast_tasks::outbound::{Call, Outbound};
+use holdfast_tasks::webhooks::{EXCERPT, NotifyWebhook, WebhookDraft, WebhookId};
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +31,10 @@ const PART: &str = "webhooks";
 /// Deliveries of the whole, and of one call that enqueues them.
 const DELIVERIES: usize = 10_000;
 const BATCH: usize = 1_000;
+
+/// Plain POSTs: bytes of each, about those of a delivery, and how many are under way.
+const BODY: usize = 290;
+const AT_ONCE: usize = 64;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -77,6 +83,8 @@ async fn deliver(
         system.jobs.enqueue_requests(requests).await.map_err(failed)?;
     }
     let outbound = Outbound::new(&system.settings.http_request).map_err(failed)?;
+    let plain = plain_posts(&outbound, count).await?;
+    report.figure(PART, "plain POSTs by the same client", Figure::Rate(plain), None);
     let resources = Resources::default()
         .with(notices.webhooks().clone())
         .with(outbound);
@@ -92,6 +100,12 @@ async fn deliver(
         Figure::Rate(rate),
         Some(Figure::Rate(1_500.0)),
     );
+    report.figure(
+        PART,
+        "  of plain POSTs",
+        Figure::Share(100.0 * rate / plain),
+        None,
+    );
     if receiver.total() != count as u64 {
         let total = receiver.total();
         return Err(Failure::no(format!(
@@ -99,6 +113,33 @@ async fn deliver(
         )));
     }
     Ok(())
+}
+
+/// How many POSTs of as many bytes this client makes a second, where that is all it does: the yardstick.
+async fn plain_posts(outbound: &Outbound, count: usize) -> Result<f64, Failure> {
+    let receiver = Receiver::start().await?;
+    let url: reqwest::Url = format!("http://{}/", receiver.address).parse().map_err(failed)?;
+    let body = bytes::Bytes::from(vec![b'x'; BODY]);
+    let began = Instant::now();
+    let posts = futures::stream::iter(0..count).map(|_| {
+        let call = Call {
+            method: reqwest::Method::POST,
+            url: url.clone(),
+            headers: reqwest::header::HeaderMap::new(),
+            body: Some(body.clone()),
+            timeout: PATIENCE,
+            accept: Vec::new(),
+        };
+        outbound.send_once(call, EXCERPT)
+    });
+    let mut posts = posts.buffer_unordered(AT_ONCE);
+    while let Some(sent) = posts.next().await {
+        let reply = sent.map_err(|error| Failure::no(format!("a plain POST failed: {error}")))?;
+        if !reply.status.is_success() {
+            return Err(Failure::no(format!("a plain POST was answered {}", reply.status)));
+        }
+    }
+    Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
 /// On the bench's own queue, which nobody else works on.

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use url::Url;
+use uuid::Uuid;
 
 use super::text::{cut, one_line};
 
@@ -100,13 +101,9 @@ fn digest(what: &str, parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    let hex: String = hash
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{what}:{hex}")
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.finalize()[..16]);
+    format!("{what}:{}", Uuid::from_bytes(half).simple())
 }
 
 fn short(text: Option<&str>, most: usize) -> Option<String> {

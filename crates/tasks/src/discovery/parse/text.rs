@@ -26,14 +26,12 @@ pub(super) fn decode<'a>(body: &'a [u8], content_type: Option<&str>) -> (Cow<'a,
     if !ambiguous && let Ok(text) = std::str::from_utf8(body) {
         return (Cow::Borrowed(text), None);
     }
-    match declared.filter(|encoding| *encoding != UTF_8) {
-        Some(encoding) => decoded(encoding, body),
-        None => {
-            let (text, _) = WINDOWS_1252.decode_without_bom_handling(body);
-            let note = Note::new("encoding", "is not UTF-8; it was read as Windows-1252");
-            (text, Some(note))
-        }
+    if let Some(encoding) = declared.filter(|encoding| *encoding != UTF_8) {
+        return decoded(encoding, body);
     }
+    let (text, _) = WINDOWS_1252.decode_without_bom_handling(body);
+    let note = Note::new("encoding", "is not UTF-8; it was read as Windows-1252");
+    (text, Some(note))
 }
 
 fn decoded<'a>(encoding: &'static Encoding, body: &'a [u8]) -> (Cow<'a, str>, Option<Note>) {
@@ -164,16 +162,12 @@ fn entity<'a>(rest: &'a str, plain: &mut String) -> &'a str {
             None => None,
         },
     };
-    match character {
-        Some(character) => {
-            plain.push(character);
-            &rest[end + 1..]
-        }
-        None => {
-            plain.push('&');
-            &rest[1..]
-        }
+    if let Some(character) = character {
+        plain.push(character);
+        return &rest[end + 1..];
     }
+    plain.push('&');
+    &rest[1..]
 }
 
 /// Passes a tag, or a `<` that begins none; `rest` begins with it.

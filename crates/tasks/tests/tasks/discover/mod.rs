@@ -69,7 +69,7 @@ struct Fixture {
     sources: Sources,
     discoverer: Discoverer,
     ear: Arc<Ear>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Fixture {
@@ -129,7 +129,7 @@ impl Fixture {
             sources,
             discoverer,
             ear,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -150,7 +150,7 @@ impl Fixture {
     }
 
     fn settings_url(&self) -> String {
-        format!("sqlite://{}", self._directory.path().join("sources.db").display())
+        format!("sqlite://{}", self.directory.path().join("sources.db").display())
     }
 
     async fn stored(&self) -> i64 {
@@ -195,23 +195,24 @@ fn new_source(name: &str, kind: SourceKind, url: &str) -> NewSource {
 /// A calendar of events that are not over for long.
 fn calendar(events: &[(&str, &str)]) -> String {
     let start = "20900601T180000Z";
-    let events: String = events
+    let events: Vec<String> = events
         .iter()
         .map(|(uid, title)| {
             format!("BEGIN:VEVENT\r\nUID:{uid}\r\nSUMMARY:{title}\r\nDTSTART:{start}\r\nEND:VEVENT\r\n")
         })
         .collect();
-    format!("BEGIN:VCALENDAR\r\n{events}END:VCALENDAR\r\n")
+    format!("BEGIN:VCALENDAR\r\n{}END:VCALENDAR\r\n", events.concat())
 }
 
 fn rss(titles: &[&str]) -> String {
     let at = "Thu, 01 Jun 2090 18:00:00 +0000";
-    let items: String = titles
+    let items: Vec<String> = titles
         .iter()
         .map(|title| {
             format!("<item><title>{title}</title><guid>{title}</guid><pubDate>{at}</pubDate></item>")
         })
         .collect();
+    let items = items.concat();
     format!("<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>x</title>{items}</channel></rss>")
 }
 

@@ -110,7 +110,7 @@ async fn subscriptions_hear_of_what_they_want_and_of_nothing_else(f: Fixture) {
 
 /// A calendar of one event for each `(uid, title, status)`.
 fn with_statuses(events: &[(&str, &str, &str)]) -> String {
-    let events: String = events
+    let events: Vec<String> = events
         .iter()
         .map(|(uid, title, status)| {
             format!(
@@ -118,7 +118,7 @@ fn with_statuses(events: &[(&str, &str, &str)]) -> String {
             )
         })
         .collect();
-    format!("BEGIN:VCALENDAR\r\n{events}END:VCALENDAR\r\n")
+    format!("BEGIN:VCALENDAR\r\n{}END:VCALENDAR\r\n", events.concat())
 }
 
 /// A server of one calendar, which a test may put another in place of.
@@ -302,13 +302,13 @@ impl Announcer for Failing {
         async move {
             let told = self.0.announce(tx, news).await?;
             assert_eq!(told.webhooks, 1);
-            match self.1.load(Ordering::SeqCst) {
-                true => Err(LedgerError::TimedOut {
+            if self.1.load(Ordering::SeqCst) {
+                return Err(LedgerError::TimedOut {
                     doing: "tell of it",
                     after: Duration::ZERO,
-                }),
-                false => Ok(told),
+                });
             }
+            Ok(told)
         }
         .boxed()
     }

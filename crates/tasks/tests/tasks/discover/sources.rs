@@ -40,7 +40,7 @@ async fn a_source_is_read_stored_and_asked_only_for_what_is_new(f: Fixture) {
     );
     assert_eq!(f.discover(id).await.status, Status::Unchanged);
     *body.lock().unwrap() = calendar(&[("a", "Jazz, outdoors"), ("b", "Blues"), ("c", "Rock")]);
-    *tag.lock().unwrap() = "\"2\"".to_owned();
+    "\"2\"".clone_into(&mut tag.lock().unwrap());
     let third = f.discover(id).await;
     assert_eq!(
         (third.inserted, third.changed, third.entries),
@@ -160,9 +160,12 @@ async fn what_a_bad_server_does_is_told_at_its_source_and_the_others_go_on(f: Fi
 async fn a_failing_source_rests_longer_each_time_and_recovers(f: Fixture) {
     let sound = Arc::new(Mutex::new(false));
     let answer = Arc::clone(&sound);
-    let server = Server::start(move |_: &Request| match *answer.lock().unwrap() {
-        true => Reply::new(200, &[], rss(&["a"])),
-        false => Reply::new(500, &[], ""),
+    let server = Server::start(move |_: &Request| {
+        if *answer.lock().unwrap() {
+            Reply::new(200, &[], rss(&["a"]))
+        } else {
+            Reply::new(500, &[], "")
+        }
     })
     .await;
     let id = f.source("moody", SourceKind::Rss, &server.url("/")).await;

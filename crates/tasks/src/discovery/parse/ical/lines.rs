@@ -86,9 +86,10 @@ impl Property {
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         // The crate knows names, and with them the types of their values, in upper case alone.
         let end = line.find([':', ';']).unwrap_or(line.len());
-        let upper = match line[..end].bytes().any(|byte| byte.is_ascii_lowercase()) {
-            true => Cow::Owned(format!("{}{}", line[..end].to_ascii_uppercase(), &line[end..])),
-            false => Cow::Borrowed(line),
+        let upper = if line[..end].bytes().any(|byte| byte.is_ascii_lowercase()) {
+            Cow::Owned(format!("{}{}", line[..end].to_ascii_uppercase(), &line[end..]))
+        } else {
+            Cow::Borrowed(line)
         };
         let property =
             parser::Property::try_from(&*upper).map_err(|_| format!("{line:?} is no content line"))?;

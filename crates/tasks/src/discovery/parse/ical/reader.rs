@@ -168,9 +168,10 @@ impl Reader {
     ) -> Result<ControlFlow<()>, ParseFault> {
         let Some(name) = name(line) else {
             // What is no calendar is not complained about line by line.
-            return Ok(match self.stack.is_empty() {
-                true => ControlFlow::Continue(()),
-                false => sink(broken(number, line)),
+            return Ok(if self.stack.is_empty() {
+                ControlFlow::Continue(())
+            } else {
+                sink(broken(number, line))
             });
         };
         match name.as_str() {
