@@ -1,5 +1,6 @@
 //! What users want to be sent: preferences, quiet hours, and digests.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -8,8 +9,11 @@ use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_jobs::audit::AuditFilter;
+use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Resources, State};
 use holdfast_tasks::accounts::{AccountError, AccountId, Accounts, Preferences, PreferencesText};
+use holdfast_tasks::discovery::{Announcer, Happened, News, SubscriptionId, Wish};
+use holdfast_tasks::events::NewEvent;
 use holdfast_tasks::mail::{
     Digested, MAX_DIGEST_ITEMS, Mail, MailTemplate, Mailed, NotifyDigest, NotifyEmail,
 };
@@ -171,6 +175,7 @@ on_both! {
     a_digest_whose_end_was_not_noted_is_the_same_mail,
     a_digest_leaves_out_what_is_off_by_now,
     a_digest_is_bounded,
+    news_of_events_are_what_their_users_want,
     preferences_are_of_users_who_are_there,
 }
 
@@ -464,4 +469,86 @@ async fn preferences_are_of_users_who_are_there(people: People) {
     assert!(matches!(unknown, Err(AccountError::Unknown(_))), "{unknown:?}");
     let gone = people.send(to(nobody, "news")).await;
     assert_eq!(gone.skipped.as_deref(), Some("the user was deleted"));
+}
+
+async fn news_of_events_are_what_their_users_want(people: People) {
+    let (ada, bob) = (people.user("ada").await, people.user("bob").await);
+    people
+        .prefer(
+            ada,
+            json!({"webhook": "off", "topics": {"event.news": {"email": "digest"}}}),
+        )
+        .await;
+    people.f.endpoint("https://example.com/hook", &["event.*"]).await;
+    let event = NewEvent {
+        source: None,
+        uid: "1".to_owned(),
+        title: "Jazz".to_owned(),
+        description: None,
+        url: None,
+        category: None,
+        starts_at: clock::now() + TimeDelta::days(3),
+        ends_at: None,
+        time_zone: None,
+        position: None,
+        place: None,
+        cancelled: false,
+    };
+    // The last one is no account, though it looks like one.
+    let users = [
+        ada.to_string(),
+        bob.to_string(),
+        "01JD3V0S7W8Q4M2XKZC5T9R6BH".to_owned(),
+    ];
+    let wishes: Vec<Wish> = users
+        .iter()
+        .map(|user| Wish {
+            subscription: SubscriptionId(Ulid(rand::random())),
+            user: user.clone(),
+            email: Some("all@example.org".to_owned()),
+        })
+        .collect();
+    let news = [News {
+        happened: Happened::Discovered,
+        id: Ulid(rand::random()),
+        event: &event,
+        wanted: wishes.iter().collect(),
+    }];
+    let sql = Sql::new(&people.f.database, &people.f.settings.database);
+    let mut tx = sql.begin().await.unwrap();
+    people.f.notices.announce(tx.on(), &news).await.unwrap();
+    tx.commit().await.unwrap();
+    let payloads = async |kind: &str| -> Vec<Value> {
+        let jobs = people.f.jobs_of(kind).await;
+        jobs.iter()
+            .map(|job| serde_json::from_str(job.payload.get()).unwrap())
+            .collect()
+    };
+    let [webhook] = &payloads("notify.webhook").await[..] else {
+        panic!("not one webhook")
+    };
+    let named = webhook["data"]["subscriptions"].as_array().unwrap();
+    let named: Vec<_> = named.iter().map(|one| one["user"].as_str().unwrap()).collect();
+    assert_eq!(named, users[1..]);
+    let mails = payloads("notify.email").await;
+    let readers: HashSet<Option<&str>> = mails.iter().map(|mail| mail["user"].as_str()).collect();
+    let expected = [Some(users[0].as_str()), Some(users[1].as_str()), None];
+    assert_eq!((mails.len(), readers), (3, HashSet::from(expected)));
+    let aside = mails.iter().find(|mail| mail["user"] == users[0]).unwrap();
+    let aside: NotifyEmail = serde_json::from_value(aside.clone()).unwrap();
+    let aside = people.send(aside).await;
+    assert_eq!(aside.skipped.as_deref(), Some("put aside for the digest"));
+    // What named them names nobody once they are gone.
+    for user in &users[1..] {
+        people
+            .accounts
+            .delete(&by(), &user.parse().unwrap())
+            .await
+            .unwrap();
+    }
+    let [webhook] = &payloads("notify.webhook").await[..] else {
+        panic!("not one webhook")
+    };
+    let told = webhook.to_string();
+    assert!(!told.contains(&users[1]) && !told.contains(&users[2]), "{told}");
 }
