@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 const DEADLINE: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(50);
-const KEY: &str = "the key of this test and of no other";
+const KEY: &str = "the-key-of-this-test-and-of-no-other";
 const USER: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 
 /// A server of one calendar with one event of this title, which counts how often it was read. Ends with the test.

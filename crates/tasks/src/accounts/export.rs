@@ -247,14 +247,13 @@ impl Export {
             text.push_str(&item.to_string());
             self.begun = true;
         }
-        match page.next {
-            Some(next) => self.cursor = next,
-            None => {
-                text.push(']');
-                self.section += 1;
-                self.cursor = Cursor::default();
-                (self.opened, self.begun) = (false, false);
-            }
+        if let Some(next) = page.next {
+            self.cursor = next;
+        } else {
+            text.push(']');
+            self.section += 1;
+            self.cursor = Cursor::default();
+            (self.opened, self.begun) = (false, false);
         }
         Ok(Some(text.into()))
     }

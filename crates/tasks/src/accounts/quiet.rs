@@ -68,9 +68,9 @@ impl FromStr for TimeOfDay {
     type Err = InvalidTime;
 
     fn from_str(text: &str) -> Result<Self, InvalidTime> {
-        let digits = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
-            true if text.len() == 2 => text.parse::<u8>().ok(),
-            _ => None,
+        let digits = |text: &str| {
+            let are_two = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+            are_two.then(|| text.parse::<u8>().ok()).flatten()
         };
         let (hour, minute) = text.split_once(':').ok_or(InvalidTime)?;
         match (digits(hour), digits(minute)) {
@@ -110,7 +110,7 @@ pub struct QuietHours {
 
 impl QuietHours {
     /// When the quiet hours end in which `now` lies; `None`: it is not quiet.
-    pub(super) fn end(&self, zone: Tz, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(super) fn end(self, zone: Tz, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let today = now.with_timezone(&zone).date_naive();
         // Those of yesterday may last until today.
         let days = [today.checked_sub_days(Days::new(1)), Some(today)];
@@ -122,7 +122,7 @@ impl QuietHours {
     }
 
     /// The quiet hours that begin on a day.
-    fn on(&self, day: NaiveDate, zone: Tz) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+    fn on(self, day: NaiveDate, zone: Tz) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         let over_midnight = self.until.naive() < self.from.naive();
         let last = day.checked_add_days(Days::new(u64::from(over_midnight)))?;
         let from = self.from.on(day, zone, Occurrence::First)?;

@@ -145,9 +145,10 @@ impl Accounts {
             tx.commit().await?;
             Ok(true)
         });
-        match written.await? {
-            false => Err(AccountError::Unknown(id.to_string())),
-            true => Ok(()),
+        if written.await? {
+            Ok(())
+        } else {
+            Err(AccountError::Unknown(id.to_string()))
         }
     }
 }

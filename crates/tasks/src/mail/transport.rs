@@ -106,9 +106,10 @@ fn fault(error: SmtpError, address: &str) -> SendFault {
         clean if clean == text => Box::new(error),
         clean => clean.into(),
     };
-    SendFault::Failed(match is_final {
-        true => JobError::permanent(cause),
-        false => JobError::transient(cause),
+    SendFault::Failed(if is_final {
+        JobError::permanent(cause)
+    } else {
+        JobError::transient(cause)
     })
 }
 

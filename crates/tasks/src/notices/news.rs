@@ -2,11 +2,12 @@
 //!
 //! - An endpoint hears of every event that its filters name (`event.discovered`, `event.changed`, `event.cancelled`), with
 //!   the subscriptions that want to hear of it. One of more than [`NAMED`] subscriptions comes as several messages.
+//! - Whoever is gone by now is neither named nor sent anything, though the run may have begun before.
 //! - What an account wants holds ([`crate::accounts`]): for its mail, and for whether endpoints hear of its subscriptions.
 //! - An address gets one mail of all that one transaction stores, however many of its subscriptions match. It is written
 //!   from the template [`NEWS_TEMPLATE`], and is of the list [`NEWS_LIST`], which its reader may unsubscribe from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use chrono_tz::Tz;
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use super::Notices;
 use super::publish::PAYLOAD_FRAME;
 use crate::accounts::{self, AccountId, Switch, Wants};
-use crate::discovery::{Announcer, News, Told, Wish};
+use crate::discovery::{Announcer, News, SubscriptionId, Told, Wish, still_there};
 use crate::events::NewEvent;
 use crate::mail::{NEWS_TEMPLATE, NotifyEmail};
 use crate::webhooks::Event;
@@ -54,6 +55,8 @@ impl Announcer for Notices {
         async move {
             let mut told = Told::default();
             let named = self.0.sql.named();
+            let there = still_there(tx.reborrow(), named, &subscriptions(news)).await?;
+            let news = &wanted_still(news, &there)[..];
             let wants = accounts::wants(tx.reborrow(), named, &users(news)).await?;
             let messages = self.messages(news, &wants, &mut told)?;
             let webhooks = self.0.webhooks.publish_all_in(tx.reborrow(), &messages).await;
@@ -126,6 +129,21 @@ impl Notices {
         }
         enqueues
     }
+}
+
+fn subscriptions(news: &[News<'_>]) -> HashSet<SubscriptionId> {
+    let wishes = news.iter().flat_map(|one| &one.wanted);
+    wishes.map(|wish| wish.subscription).collect()
+}
+
+/// The same news, without the wishes of subscriptions that are gone.
+fn wanted_still<'a>(news: &[News<'a>], there: &HashSet<SubscriptionId>) -> Vec<News<'a>> {
+    let still = |one: &News<'a>| {
+        let mut one = one.clone();
+        one.wanted.retain(|wish| there.contains(&wish.subscription));
+        one
+    };
+    news.iter().map(still).collect()
 }
 
 /// Whoever may be an account among those who want to hear of it.

@@ -12,7 +12,9 @@ use holdfast_jobs::audit::AuditFilter;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Resources, State};
 use holdfast_tasks::accounts::{AccountError, AccountId, Accounts, Preferences, PreferencesText};
-use holdfast_tasks::discovery::{Announcer, Happened, News, SubscriptionId, Wish};
+use holdfast_tasks::discovery::{
+    Announcer, Filter, Happened, News, Sources, SubscriptionId, Subscriptions, Wish,
+};
 use holdfast_tasks::events::NewEvent;
 use holdfast_tasks::mail::{
     Digested, MAX_DIGEST_ITEMS, Mail, MailTemplate, Mailed, NotifyDigest, NotifyEmail,
@@ -500,14 +502,24 @@ async fn news_of_events_are_what_their_users_want(people: People) {
         bob.to_string(),
         "01JD3V0S7W8Q4M2XKZC5T9R6BH".to_owned(),
     ];
-    let wishes: Vec<Wish> = users
-        .iter()
-        .map(|user| Wish {
-            subscription: SubscriptionId(Ulid(rand::random())),
+    let sources = Sources::new(&people.f.settings, &people.f.database, people.f.jobs.clone());
+    let subscriptions = Subscriptions::of(&sources);
+    let mut wishes = Vec::new();
+    for user in &users {
+        let email = Some("all@example.org");
+        let made = subscriptions.create(user, email, &Filter::default()).await;
+        wishes.push(Wish {
+            subscription: made.unwrap().unwrap().id,
             user: user.clone(),
-            email: Some("all@example.org".to_owned()),
-        })
-        .collect();
+            email: email.map(str::to_owned),
+        });
+    }
+    // Deleted since the run began.
+    wishes.push(Wish {
+        subscription: SubscriptionId(Ulid(rand::random())),
+        user: "gone".to_owned(),
+        email: Some("gone@example.org".to_owned()),
+    });
     let news = [News {
         happened: Happened::Discovered,
         id: Ulid(rand::random()),

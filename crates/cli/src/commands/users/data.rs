@@ -114,8 +114,9 @@ fn agreed(args: &DeleteArgs) -> Result<(), Failure> {
     };
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(unreadable)?;
-    match line.trim() == name {
-        true => Ok(()),
-        false => Err(Failure::no("nothing was deleted")),
+    if line.trim() == name {
+        Ok(())
+    } else {
+        Err(Failure::no("nothing was deleted"))
     }
 }
