@@ -284,7 +284,7 @@ async fn each_piece_of_news_is_one_webhook_and_one_mail_while_redis_comes_and_go
     assert_eq!(ids.len(), 5, "each message is another one");
     let path = format!("/v1/sources/{}", city["id"].as_str().unwrap());
     let shown = told(&stand.api.get(&path).await.unwrap(), 200);
-    assert_eq!(shown["failures"], 0, "{shown}");
+    assert_eq!(shown["consecutive_failures"], 0, "{shown}");
     for mut child in stand.children.drain(..) {
         child.sigterm().unwrap();
         assert_eq!(child.wait_exit(DEADLINE).await.unwrap().code(), Some(0));
