@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::Notices;
 use super::publish::PAYLOAD_FRAME;
 use crate::accounts::{self, AccountId, Switch, Wants};
-use crate::discovery::{Announcer, News, SubscriptionId, Told, Wish, still_there};
+use crate::discovery::{Announcer, MAX_USER, News, SubscriptionId, Told, Wish, still_there};
 use crate::events::NewEvent;
 use crate::mail::{NEWS_TEMPLATE, NotifyEmail};
 use crate::webhooks::Event;
@@ -33,8 +33,8 @@ pub const NEWS_LIST: &str = "event.news";
 /// Most subscriptions that one message names.
 const NAMED: usize = 500;
 
-/// Most bytes of one subscription in a message: its user's name, escaped, its id, and what stands between.
-const NAMED_BYTES: usize = 1_024;
+/// Most bytes of one subscription in a message: its user's name, every byte of it escaped, its id, and what stands between.
+const NAMED_BYTES: usize = 2 * MAX_USER + 64;
 
 /// Most events that one mail lists.
 const LISTED: usize = 100;

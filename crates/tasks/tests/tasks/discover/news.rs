@@ -369,3 +369,57 @@ async fn changes_of_a_source_are_in_the_audit_log(f: Fixture) {
         )
     );
 }
+
+#[tokio::test]
+async fn an_event_that_many_want_comes_as_several_messages_and_each_is_named_once() {
+    let f = Fixture::start(None, None).await;
+    let (server, _) = served(&calendar(&[("a", "Jazz")])).await;
+    let notices = f.notices();
+    f.endpoint(&notices, &["event.discovered"]).await;
+    let subscriptions = Subscriptions::of(&f.sources);
+    for user in 0..501 {
+        let (user, everything) = (format!("user-{user}"), Filter::default());
+        let made = subscriptions.create(&user, None, &everything).await;
+        made.unwrap().unwrap();
+    }
+    let discoverer = f.telling(Arc::new(notices));
+    let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;
+    discoverer.discover(id).await.unwrap();
+    let told = f.payloads("notify.webhook").await;
+    let named: Vec<_> = told
+        .iter()
+        .map(|payload| payload["data"]["subscriptions"].as_array().unwrap())
+        .collect();
+    let mut lengths: Vec<usize> = named.iter().map(|users| users.len()).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, [1, 500]);
+    let mut users: Vec<&str> = named
+        .iter()
+        .flat_map(|users| users.iter().map(|one| one["user"].as_str().unwrap()))
+        .collect();
+    users.sort_unstable();
+    users.dedup();
+    assert_eq!(users.len(), 501);
+    let report = f.shown(id).await.report.unwrap();
+    assert_eq!((report.notices, report.webhooks, report.mails), (501, 2, 0));
+}
+
+#[tokio::test]
+async fn news_that_fit_into_no_job_are_left_out_and_noted() {
+    let f = Fixture::start(None, None).await;
+    let (server, _) = served(&calendar(&[("a", "Jazz")])).await;
+    let mut settings = f.settings.clone();
+    settings.jobs.max_payload_bytes = 1_200;
+    let notices = Notices::new(&settings, &f.database, f.jobs.clone());
+    f.endpoint(&notices, &["*"]).await;
+    let discoverer = f.telling(Arc::new(notices));
+    let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;
+    assert_eq!(discoverer.discover(id).await.unwrap().inserted, 1);
+    assert_eq!(
+        (f.stored().await, f.payloads("notify.webhook").await.len()),
+        (1, 0)
+    );
+    let report = f.shown(id).await.report.unwrap();
+    let reason = &report.notes[0].reason;
+    assert!(reason.contains("1 news were not told"), "{reason}");
+}
