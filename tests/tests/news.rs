@@ -142,7 +142,11 @@ impl Stand {
 
     /// Waits until so much of each has come; the newest of both.
     async fn heard(&self, webhooks: u64, mails: usize) -> (Value, String) {
-        self.receiver.wait_for_requests(webhooks, DEADLINE).await.unwrap();
+        // A request counts a moment before it is kept.
+        let told = async || (self.receiver.recorded().len() as u64 >= webhooks).then_some(());
+        eventually("the webhook to be told", DEADLINE, POLL, told)
+            .await
+            .unwrap();
         let taken = async || (self.smtp.mails().len() >= mails).then_some(());
         eventually("the mail to be taken", DEADLINE, POLL, taken)
             .await
