@@ -273,10 +273,11 @@ struct Request {
 /// Counts the request and plays its script; None if the connection is to be closed, or the client has gone.
 async fn answer(connection: &Connection, request: Request, tally: &Arc<Tally>) -> Option<Answer> {
     let script = script::Script::of(&request.recorded);
+    // Before it is counted: whoever has waited for a count finds what was counted.
+    tally.record(request.recorded.clone());
     let occurrence = tally.count(&request.recorded, script.id.as_deref());
     let _running = tally.enter(&script.key);
     let answer = script.play(&request.recorded, occurrence);
-    tally.record(request.recorded);
     match answer {
         script::Outcome::Now(answer) => Some(answer),
         script::Outcome::After(delay, answer) => tokio::select! {
