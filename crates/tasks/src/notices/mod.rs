@@ -5,6 +5,7 @@
 //! - Under the same key a notice is published once, as long as it is remembered
 //!   (`notifications.retain_deliveries_seconds`): a repetition is answered with the first one, and another notice under the
 //!   key is refused.
+//! - What discovery finds is told in the transaction that stores it (`news.rs`).
 //!
 //! # When things fail
 //! *SQL is away*: nothing is published, and the publisher is told to come back. What becomes of a delivery is the business of
