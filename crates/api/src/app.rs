@@ -10,6 +10,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::accounts::Accounts;
 use holdfast_tasks::discovery::{Sources, Subscriptions};
 use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
@@ -130,9 +131,16 @@ impl Application {
             self.services.jobs.clone(),
         );
         let rates = RateLimits::new(&self.settings, self.services.cache.gate().clone());
+        let recommender = Recommender::new(&self.settings, &self.services.database, &self.services.cache);
         let state = Data::new(State {
+            accounts: Accounts::new(
+                &self.settings,
+                &self.services.database,
+                self.services.jobs.clone(),
+                recommender.clone(),
+            ),
             schedules: schedules_of(&self.settings, &self.services),
-            recommender: Recommender::new(&self.settings, &self.services.database, &self.services.cache),
+            recommender,
             responses: Responses::new(self.services.cache, &self.settings),
             points: Points::new(
                 &self.settings,

@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_tasks::accounts::Accounts;
 use holdfast_tasks::discovery::{Sources, Subscriptions};
 use holdfast_tasks::notices::Notices;
 use holdfast_tasks::points::Points;
@@ -31,6 +32,7 @@ pub(crate) struct State {
     pub(crate) subscriptions: Subscriptions,
     /// With the stores of events and interactions.
     pub(crate) recommender: Recommender,
+    pub(crate) accounts: Accounts,
     pub(crate) notices: Notices,
     pub(crate) keys: ApiKeys,
     pub(crate) rates: RateLimits,

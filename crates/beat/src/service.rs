@@ -9,6 +9,7 @@ use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::enqueue::Fault;
 use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
 use holdfast_tasks::discovery::Sources;
+use holdfast_tasks::mail::Mail;
 use tokio::time::sleep;
 
 use crate::progress::Progress;
@@ -28,7 +29,7 @@ pub enum BeatError {
 }
 
 /// Checks the configuration's schedules, waits for the schema, stores them, and ticks until `stop`; beside that it makes the
-/// jobs of the sources that are due.
+/// jobs of the sources and of the digests that are due.
 ///
 /// # Errors
 /// What waiting does not mend: a schedule that is of no use, a database that does not let us in, a migration that fails.
@@ -55,12 +56,14 @@ pub async fn run_beat(
     };
     stored?;
     let sources = Sources::new(settings, database, schedules.jobs().clone());
+    let mail = Mail::new(settings, database, schedules.jobs().clone());
     let ticker = Ticker::new(schedules, settings.beat.clone(), stop);
     progress.begin(ticker.vitals());
     tokio::select! {
         () = ticker.run() => {}
-        // It never ends by itself.
+        // They never end by themselves.
         () = sources.sweep(settings.beat.poll) => {}
+        () = mail.sweep_digests(settings.beat.poll) => {}
     }
     Ok(())
 }

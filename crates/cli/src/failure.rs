@@ -12,6 +12,7 @@ use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
+use holdfast_tasks::accounts::AccountError;
 
 use crate::remote::ApiError;
 
@@ -45,6 +46,8 @@ pub(crate) enum Failure {
     Keys(#[from] KeyError),
     #[error(transparent)]
     Users(#[from] UserError),
+    #[error(transparent)]
+    Accounts(#[from] AccountError),
     #[error(transparent)]
     Api(#[from] ApiError),
     /// Everything is said already, on stdout; this is the exit code.

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 const DATABASE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest wait for Redis' first answer. A job of a `redis` queue goes to the ledger if it does not come.
-const REDIS_DEADLINE: Duration = Duration::from_secs(1);
+pub(crate) const REDIS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What one command needs of a process: the settings and an open database with an up-to-date schema.
 #[derive(Debug)]

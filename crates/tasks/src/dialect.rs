@@ -5,6 +5,12 @@
 //! | `@now` | `now()` | milliseconds since the epoch |
 //! | `@ms(column)` | the column's time as milliseconds | `column` |
 //! | `@ago($1)`, `@ahead($1)` | now, less or plus `$1` milliseconds | the same |
+//! | `@at($1)` | the moment `$1` milliseconds after the epoch | `$1` |
+//! | `@share` | `for key share`: whoever deletes the row waits, or is waited for | nothing: there is one writer |
+//! | `@address($1)` | the address in `$1`, which may have a display name, in lower case | the same |
+//! | `@jsonb` | `jsonb` | `text`: what JSON is kept as |
+//! | `@text(payload)` | JSON as text, as the database writes it | as it was given |
+//! | `@find(a, b)` | where `b` is in `a`, or 0 | the same |
 //! | `@skip_locked` | `for update skip locked` | nothing: there is one writer |
 //!
 //! Only for statements that mean the same on both. Where a batch is written, or locks matter, each database has a text
@@ -94,7 +100,15 @@ pub(crate) fn postgres(text: &str) -> String {
     let text = call(&text, "@ahead", |millis| {
         format!("(now() + {millis}::bigint * interval '1 millisecond')")
     });
+    let text = call(&text, "@at", |millis| {
+        format!("('epoch'::timestamptz + {millis}::bigint * interval '1 millisecond')")
+    });
+    let text = call(&text, "@address", |column| address("strpos", column));
+    let text = call(&text, "@text", |json| format!("{json}::text"));
+    let text = call(&text, "@find", |arguments| format!("strpos({arguments})"));
     text.replace("@now", "now()")
+        .replace("@jsonb", "jsonb")
+        .replace("@share", "for key share")
         .replace("@skip_locked", "for update skip locked")
 }
 
@@ -103,7 +117,19 @@ pub(crate) fn sqlite(text: &str) -> String {
     let text = call(text, "@ms", str::to_owned);
     let text = call(&text, "@ago", |millis| format!("({SQLITE_NOW} - {millis})"));
     let text = call(&text, "@ahead", |millis| format!("({SQLITE_NOW} + {millis})"));
-    text.replace("@now", SQLITE_NOW).replace("@skip_locked", "")
+    let text = call(&text, "@at", str::to_owned);
+    let text = call(&text, "@address", |column| address("instr", column));
+    let text = call(&text, "@text", str::to_owned);
+    let text = call(&text, "@find", |arguments| format!("instr({arguments})"));
+    text.replace("@now", SQLITE_NOW)
+        .replace("@jsonb", "text")
+        .replace("@share", "")
+        .replace("@skip_locked", "")
+}
+
+/// As the index `holdfast_jobs_address` has it.
+fn address(find: &str, column: &str) -> String {
+    format!("lower(rtrim(substr({column}, {find}({column}, '<') + 1), '> '))")
 }
 
 /// Replaces every `mark(argument)`; an argument holds no brackets.
@@ -149,6 +175,25 @@ mod tests {
             "select (extract(epoch from at) * 1000)::bigint, (extract(epoch from until) * 1000)::bigint from t \
              where at < (now() - $1::bigint * interval '1 millisecond') \
              and until > (now() + $2::bigint * interval '1 millisecond') and at < now() for update skip locked"
+        );
+        let set = "update t set payload = cast($2 as @jsonb) where @find(@text(payload), $1) > 0";
+        assert_eq!(
+            postgres(set),
+            "update t set payload = cast($2 as jsonb) where strpos(payload::text, $1) > 0"
+        );
+        assert_eq!(
+            sqlite(set),
+            "update t set payload = cast($2 as text) where instr(payload, $1) > 0"
+        );
+        let more = "select @address(a) from t where at = @at($1) @share";
+        assert_eq!(
+            postgres(more),
+            "select lower(rtrim(substr(a, strpos(a, '<') + 1), '> ')) from t \
+             where at = ('epoch'::timestamptz + $1::bigint * interval '1 millisecond') for key share"
+        );
+        assert_eq!(
+            sqlite(more),
+            "select lower(rtrim(substr(a, instr(a, '<') + 1), '> ')) from t where at = $1 "
         );
         let now = SQLITE_NOW;
         assert_eq!(

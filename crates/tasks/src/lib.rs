@@ -8,6 +8,7 @@
 //! | [`HttpRequest`] `http.request` | calls a URL |
 //! | [`webhooks::NotifyWebhook`] `notify.webhook` | tells an endpoint of an event, signed |
 //! | [`mail::NotifyEmail`] `notify.email` | sends a mail, written from a template |
+//! | [`mail::NotifyDigest`] `notify.digest` | sends what was put aside for a user as one mail |
 //! | [`discovery::EventsDiscover`] `events.discover` | reads a source of events, and stores what is new |
 //! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
 //! | [`recommend::MlTrain`] `ml.train` | makes the model of what people like |
@@ -50,6 +51,7 @@ kinds! {
     }
 }
 
+pub mod accounts;
 mod dialect;
 pub mod discovery;
 pub mod events;

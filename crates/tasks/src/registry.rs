@@ -19,6 +19,7 @@ fn production() -> Registry {
         .register::<crate::recommend::MlTrain>()
         .register::<crate::webhooks::NotifyWebhook>()
         .register::<crate::mail::NotifyEmail>()
+        .register::<crate::mail::NotifyDigest>()
 }
 
 /// The kinds of a process with these settings: no `debug.*` in production, where [`crate::DebugFail`] could be used to

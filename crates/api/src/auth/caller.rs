@@ -76,6 +76,15 @@ impl<N> Allowed<N> {
         }
     }
 
+    /// Whether the caller may change and see all of what belongs to this user: one's own with a session, anybody's with the
+    /// scope `admin`.
+    pub(crate) fn acts_for_user(&self, user: &str) -> Result<(), Problem> {
+        match self.caller {
+            Caller::User { id, .. } if id.to_string() == user => Ok(()),
+            caller => permit::<Admin>(caller).map(drop),
+        }
+    }
+
     /// In whose name, and in which request, something is done.
     pub(crate) fn by(&self, request: &HttpRequest) -> By {
         let by = By::new(self.caller.actor());

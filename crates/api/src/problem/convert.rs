@@ -183,6 +183,7 @@ impl From<MailError> for Problem {
             MailError::UnknownTemplate(_) => Self::field(ProblemKind::MailTemplateNotFound, "name", text),
             MailError::TooManyTemplates => Self::new(ProblemKind::TooManyMailTemplates, text),
             MailError::NotSuppressed(_) => Self::field(ProblemKind::NothingMatched, "address", text),
+            MailError::Enqueue(error) => error.into(),
             MailError::Sql(error) => error.into(),
         }
     }

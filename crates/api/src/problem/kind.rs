@@ -30,6 +30,7 @@ pub enum ProblemKind {
     LinkNotFound,
     SourceNotFound,
     SubscriptionNotFound,
+    UserNotFound,
     MethodNotAllowed,
     BodyTimedOut,
     IllegalTransition,
@@ -64,7 +65,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 55] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -89,6 +90,7 @@ impl ProblemKind {
         Self::LinkNotFound,
         Self::SourceNotFound,
         Self::SubscriptionNotFound,
+        Self::UserNotFound,
         Self::MethodNotAllowed,
         Self::BodyTimedOut,
         Self::IllegalTransition,
@@ -183,6 +185,7 @@ impl ProblemKind {
                 S::NOT_FOUND,
                 "There is no such subscription",
             ),
+            Self::UserNotFound => ("user-not-found", S::NOT_FOUND, "There is no such user"),
             Self::TooManySources => ("too-many-sources", S::CONFLICT, "No more sources are kept"),
             Self::TooManySubscriptions => (
                 "too-many-subscriptions",

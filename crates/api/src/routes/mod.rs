@@ -29,6 +29,7 @@ pub(crate) mod schedules;
 mod sources;
 mod subscriptions;
 mod unsubscribe;
+mod users;
 pub(crate) mod view;
 mod webhook_deliveries;
 mod webhooks;
@@ -95,6 +96,9 @@ macro_rules! allow {
     (GET, POST) => {
         "GET, HEAD, POST"
     };
+    (GET, PUT) => {
+        "GET, HEAD, PUT"
+    };
     (GET, PUT, DELETE) => {
         "GET, HEAD, PUT, DELETE"
     };
@@ -133,6 +137,9 @@ routes! { API_ROUTES, api:
     "/v1/points/dead-letters/delete" => { POST points::delete_letters }
     "/v1/events" => { GET events::list, POST events::store }
     "/v1/interactions" => { POST recommendations::interact }
+    "/v1/users/{id}" => { DELETE users::delete }
+    "/v1/users/{id}/preferences" => { GET users::preferences, PUT users::put_preferences }
+    "/v1/users/{id}/export" => { GET users::export }
     "/v1/users/{id}/recommendations" => { GET recommendations::recommend }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
     "/v1/audit" => { GET audit::list }

@@ -26,3 +26,4 @@ mod sessions;
 mod sources;
 mod start;
 mod support;
+mod users;

@@ -1,6 +1,8 @@
 //! `holdfast users`: people who log in with a password, straight in the database. A password comes from a prompt or
 //! from stdin, never from an argument, which every process of the machine could read.
 
+mod data;
+
 use std::io::{self, BufRead as _, IsTerminal as _};
 
 use holdfast_api::auth::users::{MAX_PASSWORD, MIN_PASSWORD};
@@ -41,6 +43,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Print all that is kept about a user, as JSON
+    Export(data::Whom),
+    /// Delete a user and all that is kept about the user; sessions end within ten seconds
+    Delete(data::DeleteArgs),
     /// List every user
     List {
         #[command(flatten)]
@@ -58,8 +64,8 @@ pub(crate) struct One {
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
-    let Local { settings, database } = Local::open().await?;
-    let users = Users::new(database, settings.auth.max_concurrent_hashes);
+    let local = Local::open().await?;
+    let users = Users::new(local.database.clone(), local.settings.auth.max_concurrent_hashes);
     let by = By::new(Actor::cli());
     match command {
         Command::Add { name, role, output } => {
@@ -85,6 +91,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Role { name, role, output } => {
             changed(&name, users.set_role(&name, role, &by).await?, "changed", output)
         }
+        Command::Export(whom) => data::export(&local, &users, &whom).await,
+        Command::Delete(args) => data::delete(&local, &users, &by, args).await,
         Command::List { output } => list(&users, output).await,
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 const UNKNOWN: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     "0001_jobs",
     "0002_accounts",
     "0003_schedules",
@@ -18,6 +18,7 @@ const MIGRATIONS: [&str; 10] = [
     "0008_events",
     "0009_notifications",
     "0010_sources",
+    "0011_preferences",
 ];
 
 #[tokio::test]

@@ -95,6 +95,55 @@ async fn a_user_is_added_logs_in_and_is_locked_out() {
 }
 
 #[tokio::test]
+async fn a_user_is_exported_and_deleted_once_that_is_agreed_to() {
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let add = ["users", "add", "ada@example.com", "--json"];
+    let (code, made) = with_password(&place, &add, PASSWORD).await;
+    assert_eq!(code, Some(0), "{made}");
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let id = made["id"].as_str().unwrap();
+    for whom in ["Ada@Example.com", id] {
+        let exported = place.run(&["users", "export", whom]).await;
+        assert_eq!(exported.code, Some(0), "{}", exported.text);
+        let told: Value = serde_json::from_str(&exported.text).unwrap();
+        assert_eq!(told["account"]["name"], "ada@example.com");
+        assert!(told["interactions"].as_array().unwrap().is_empty());
+        assert!(!exported.text.contains("argon2"), "{}", exported.text);
+    }
+    let asked = with_password(&place, &["users", "delete", "ada@example.com"], "").await;
+    assert!(asked.0 == Some(64) && asked.1.contains("--yes"), "{}", asked.1);
+    let deleted = place.json(&["users", "delete", "ada@example.com", "--yes"]).await;
+    assert_eq!(
+        (&deleted["id"], &deleted["removed"]["account"]),
+        (&json!(id), &json!(true))
+    );
+    assert!(
+        place.json(&["users", "list"]).await["users"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    for args in [
+        ["users", "export", id].as_slice(),
+        &["users", "delete", id, "--yes"],
+    ] {
+        let unknown = place.run(args).await;
+        assert!(
+            unknown.code == Some(1) && unknown.text.contains("no user"),
+            "{}",
+            unknown.text
+        );
+    }
+    let audit = place.json(&["audit"]).await.to_string();
+    assert!(
+        audit.contains("user.delete") && !audit.contains("ada@example.com"),
+        "{audit}"
+    );
+    dev.stop().await;
+}
+
+#[tokio::test]
 async fn a_rotated_key_has_a_new_text_and_keeps_the_old_one_for_its_grace() {
     let mut place = Place::new();
     let dev = Dev::start(&mut place).await;

@@ -79,7 +79,8 @@ const POSTGRES: &[Migration] = embedded!(
     (7, "0007_batches"),
     (8, "0008_events"),
     (9, "0009_notifications"),
-    (10, "0010_sources")
+    (10, "0010_sources"),
+    (11, "0011_preferences")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
@@ -92,7 +93,8 @@ const SQLITE: &[Migration] = embedded!(
     (7, "0007_batches"),
     (8, "0008_events"),
     (9, "0009_notifications"),
-    (10, "0010_sources")
+    (10, "0010_sources"),
+    (11, "0011_preferences")
 );
 
 /// What a migration run did.

@@ -55,6 +55,7 @@ pub use self::source::{
     SourceRecord,
 };
 pub use self::store::SourceError;
+pub(crate) use self::subscriptions::still_there;
 pub use self::subscriptions::{
     Filter, MAX_SUBSCRIPTIONS, MAX_USER, Subscription, SubscriptionId, Subscriptions, Wish,
 };

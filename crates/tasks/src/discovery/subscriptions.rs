@@ -27,7 +27,7 @@ const MAX_TEXT: usize = 200;
 const MAX_WORDS: usize = 10;
 
 /// Names a subscription; a ULID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionId(pub Ulid);
 
 impl fmt::Display for SubscriptionId {
@@ -315,6 +315,42 @@ impl Subscriptions {
         let all = self.list(None, None, all).await?;
         Ok(all.into_iter().map(Ready::of).collect())
     }
+}
+
+/// Locked until the transaction ends: whoever deletes one waits, and then finds what was made of it.
+const POSTGRES_THERE: &str =
+    "select id from holdfast_subscriptions where id = any($1) order by id for key share";
+
+const SQLITE_THERE: &str =
+    "select id from holdfast_subscriptions where id in (select unhex(value) from json_each($1))";
+
+/// Those that are still there. A run holds events against the subscriptions of its beginning, and by now somebody may have
+/// gone.
+pub(crate) async fn still_there(
+    on: LedgerTx<'_>,
+    named: bool,
+    ids: &HashSet<SubscriptionId>,
+) -> Result<HashSet<SubscriptionId>, LedgerError> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| Uuid::from_u128(id.0.0)).collect();
+    let found: Result<Vec<(Uuid,)>, _> = match on {
+        LedgerTx::Postgres(on) => {
+            let query = sqlx::query_as(POSTGRES_THERE).bind(ids);
+            query.persistent(named).fetch_all(on).await
+        }
+        LedgerTx::Sqlite(on) => {
+            let ids: Vec<_> = ids.iter().map(|id| id.simple().to_string()).collect();
+            let query = sqlx::query_as(SQLITE_THERE).bind(serde_json::json!(ids).to_string());
+            query.fetch_all(on).await
+        }
+    };
+    let found = found.map_err(|source| LedgerError::Sql {
+        doing: "see whose subscriptions are still there",
+        source,
+    })?;
+    Ok(found
+        .into_iter()
+        .map(|(id,)| SubscriptionId(Ulid(id.as_u128())))
+        .collect())
 }
 
 type Row = (Uuid, String, Option<String>, String, i64);

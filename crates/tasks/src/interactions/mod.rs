@@ -3,7 +3,8 @@
 //! # Users
 //! A user is a text of the application's own, up to [`MAX_USER`] bytes; to us it means nothing. An application that uses
 //! Holdfast's users (`holdfast users`) sends their ids, and then their sessions may read their own recommendations. No
-//! foreign key holds the two together: whoever deletes a user calls [`Interactions::forget`] (or
+//! foreign key holds the two together: [`crate::accounts`] deletes them with their user; whoever deletes a user of one's own
+//! calls [`Interactions::forget`] (or
 //! [`Interactions::anonymise`], which keeps what the model learns from and nothing that says who it was), and may do so
 //! again after a failure.
 //!
@@ -73,7 +74,7 @@ impl Action {
         }
     }
 
-    fn from_number(number: i16) -> Option<Self> {
+    pub(crate) fn from_number(number: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.number() == number)
     }
 }

@@ -18,12 +18,28 @@ const NEWS_TEXT: &str = "{% for event in events %}{{ event.title }}\
 {% endfor %}{% if more > 0 %}and {{ more }} more
 {% endif %}";
 
+/// What digests are written from: `items`, oldest first, each with `list`, `subject`, `text` and `at`, and `topics`, which are
+/// the same items by their list: `name`, `items`.
+pub const DIGEST_TEMPLATE: &str = "digest";
+
+const DIGEST_SUBJECT: &str =
+    "{{ items | length }} {% if items | length == 1 %}message{% else %}messages{% endif %} for you";
+const DIGEST_TEXT: &str = "{% for topic in topics %}{{ topic.name }}\n\n\
+    {% for item in topic.items %}* {{ item.subject }}\n{{ item.text | indent(2, true) }}\n\n{% endfor %}{% endfor %}";
+const DIGEST_HTML: &str = "{% for topic in topics %}<h2>{{ topic.name }}</h2>\n\
+    {% for item in topic.items %}<h3>{{ item.subject }}</h3>\n<p>{{ item.text }}</p>\n{% endfor %}{% endfor %}";
+
 /// The template of this name, if there is one.
 pub(super) fn built_in(name: &str) -> Option<MailTemplate> {
-    (name == NEWS_TEMPLATE).then(|| MailTemplate {
-        subject: NEWS_SUBJECT.to_owned(),
-        text: NEWS_TEXT.to_owned(),
-        html: None,
+    let (subject, text, html) = match name {
+        NEWS_TEMPLATE => (NEWS_SUBJECT, NEWS_TEXT, None),
+        DIGEST_TEMPLATE => (DIGEST_SUBJECT, DIGEST_TEXT, Some(DIGEST_HTML)),
+        _ => return None,
+    };
+    Some(MailTemplate {
+        subject: subject.to_owned(),
+        text: text.to_owned(),
+        html: html.map(str::to_owned),
     })
 }
 

@@ -5,6 +5,9 @@
 //!   worker that dies after the server has taken the mail, and before it is noted, sends it twice; the `Message-ID` is made
 //!   of key and address, so the receiver's side can tell.
 //! - Whoever unsubscribed from a list, or whose address does not exist, gets nothing: the job completes, and says so.
+//! - What the account of its reader wants is kept ([`crate::accounts`]): mail of a list may be off, wait until quiet hours
+//!   are over (which spends no attempt), or be put aside for a digest (`notify.digest`). A mail to an account that is gone is
+//!   not sent.
 //! - A template says what is in it or fails: an undefined variable is an error that names it, never an empty place.
 //! - Nothing that a payload says becomes a header of its own: addresses are parsed, and a subject with a control character
 //!   is refused.
@@ -15,9 +18,13 @@
 //! | no connection, TLS refused, silence, a connection that ends in the middle, 4xx | is tried again |
 //! | 5xx | is discarded; 5.1.1 (no such mailbox) also puts the address among the suppressed |
 //! | the template is missing, broken, or lacks a variable | is discarded, and says what |
+//! | more is put aside for one reader than a digest holds | completes, and says so: it is left out |
 //! | SQL is away | is tried again; nothing is sent without its note |
 
+mod aside;
 mod built_in;
+mod compose;
+mod digest;
 mod render;
 mod send;
 mod sent;
@@ -30,12 +37,17 @@ use std::sync::Arc;
 use holdfast_core::config::{NotificationsSettings, Settings};
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
+use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
-pub use self::built_in::NEWS_TEMPLATE;
+pub use self::aside::{DigestItem, MAX_DIGEST_ITEMS};
+pub(crate) use self::aside::{ITEM, ItemRow, item};
+pub use self::built_in::{DIGEST_TEMPLATE, NEWS_TEMPLATE};
+pub use self::digest::{Digested, NotifyDigest};
 pub use self::send::{Mailed, NotifyEmail, check_address};
 pub use self::suppress::{Suppression, Unsubscribed};
+pub(crate) use self::templates::is_name;
 pub use self::templates::{MailTemplate, MailTemplateRecord};
 use self::transport::Transport;
 
@@ -53,6 +65,8 @@ pub enum MailError {
     TooManyTemplates,
     #[error("{0:?} is not suppressed")]
     NotSuppressed(String),
+    #[error(transparent)]
+    Enqueue(#[from] EnqueueError),
     #[error(transparent)]
     Sql(#[from] LedgerError),
 }
@@ -82,7 +96,7 @@ impl Mail {
 }
 
 /// The one spelling of an address in our tables.
-fn normalised(address: &lettre::Address) -> String {
+pub(crate) fn normalised(address: &lettre::Address) -> String {
     let text: &str = address.as_ref();
     text.to_lowercase()
 }

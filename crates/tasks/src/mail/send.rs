@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use holdfast_core::clock;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy};
 use lettre::Message;
-use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MultiPart};
+use lettre::message::Mailbox;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
+use super::aside::Aside;
 use super::built_in::built_in;
+use super::compose::{Letter, message_id};
 use super::render::Written;
 use super::sent::{Claim, LEASE};
 use super::templates::{MailTemplate, is_name};
 use super::transport::SendFault;
 use super::{Mail, MailError, normalised};
+use crate::accounts::{self, AccountId, Mode, Preferences};
 
 /// Longest attempt: the server's time and the database's. Below [`LEASE`].
 const TIMEOUT: Duration = Duration::from_secs(150);
@@ -29,12 +32,24 @@ const MAX_KEY: usize = 255;
 /// Longest address with its display name, in bytes.
 const MAX_ADDRESS: usize = 512;
 
+/// Why nothing was sent.
+const NOBODY: &str = "it says neither to whom it goes nor for which user it is";
+pub(super) const DELETED: &str = "the user was deleted";
+pub(super) const NOWHERE: &str = "the user has no mail address";
+const UNWANTED: &str = "the user wants no mail of this list";
+
 /// A mail to be sent.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyEmail {
-    /// One address, `ada@example.com` or `Ada <ada@example.com>`.
-    pub to: String,
+    /// One address, `ada@example.com` or `Ada <ada@example.com>`. May be left out where there is a `user`: then it goes to
+    /// the address of that user's preferences, or to the user's name, if that is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The user of Holdfast whose mail it is: with a `list`, that user's preferences and quiet hours hold. A user who is
+    /// deleted gets nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<AccountId>,
     /// A template, as `PUT /v1/mail-templates/{name}` named it.
     pub template: String,
     /// What the template is written out with: an object.
@@ -67,7 +82,7 @@ pub struct Mailed {
     /// The server has taken it from this job.
     pub sent: bool,
     pub message_id: String,
-    /// Why nothing was sent: the reason of the suppression, or that another job has sent it.
+    /// Why nothing was sent: the reason of the suppression, what the user wants, or that another job has sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
 }
@@ -94,7 +109,12 @@ impl Job for NotifyEmail {
     }
 
     fn validate(&self) -> Result<(), PayloadFault> {
-        mailbox_of("to", &self.to)?;
+        if self.to.is_none() && self.user.is_none() {
+            return Err(PayloadFault::new("to", "is missing, and so is user"));
+        }
+        self.to
+            .as_deref()
+            .map_or(Ok(()), |text| mailbox_of("to", text).map(drop))?;
         self.reply_to
             .as_deref()
             .map_or(Ok(()), |text| mailbox_of("reply_to", text).map(drop))?;
@@ -122,38 +142,39 @@ impl Job for NotifyEmail {
 
     async fn run(self, ctx: JobContext) -> Result<Mailed, JobError> {
         let mail = ctx.resource::<Mail>()?;
-        let to = mailbox_of("to", &self.to).map_err(JobError::permanent)?;
-        let address = normalised(&to.email);
         let key = self.key.clone().unwrap_or_else(|| ctx.id().to_string());
-        let message_id = message_id(&key, &address, mail.0.transport.from()?);
-        let skipped = |reason: String| Mailed {
-            sent: false,
-            message_id: message_id.clone(),
-            skipped: Some(reason),
+        let from = mail.0.transport.from()?;
+        let recipient = match mail.recipient(&self).await? {
+            Ok(recipient) => recipient,
+            Err(reason) => return Ok(Mailed::skipped(message_id(&key, "", from), reason)),
         };
+        let address = normalised(&recipient.mailbox.email);
+        let message_id = message_id(&key, &address, from);
+        let skipped = |reason: String| Ok(Mailed::skipped(message_id.clone(), reason));
         if let Some(reason) = mail.suppressed(&address, self.list.as_deref()).await? {
-            return Ok(skipped(reason));
+            return skipped(reason);
         }
-        let message = mail.compose(&self, to, &address, &message_id).await?;
-        match mail.claim(&key, &address, ctx.id()).await? {
+        let wish = recipient.wish(self.list.as_deref(), clock::now());
+        match wish {
+            Wish::Never => return skipped(UNWANTED.to_owned()),
+            Wish::NotBefore(rest) => return Err(JobError::snooze(rest)),
+            Wish::Now | Wish::InDigest(_) => {}
+        }
+        let written = mail.write(&self, recipient.language()).await?;
+        if let Wish::InDigest(item) = wish {
+            let aside = mail.put_aside(&item, &key, &written).await?;
+            return skipped(aside.told().to_owned());
+        }
+        let message = mail
+            .envelope(&self, recipient.mailbox, written, &message_id)
+            .await?;
+        match mail.claim(&key, &address, ctx.id(), self.user).await? {
             Claim::Ours => {}
-            Claim::Sent => return Ok(skipped("another job has sent it".to_owned())),
-            Claim::Theirs => {
-                let text = format!(
-                    "another job is sending this mail, or was {} s ago",
-                    LEASE.as_secs()
-                );
-                return Err(JobError::retry_after(ASIDE, text));
-            }
+            Claim::Gone => return skipped(DELETED.to_owned()),
+            Claim::Sent => return skipped("another job has sent it".to_owned()),
+            Claim::Theirs => return Err(sent_by_another()),
         }
-        match mail.0.transport.send(message).await {
-            Ok(()) => {}
-            Err(SendFault::Failed(error)) => return Err(error),
-            Err(SendFault::NoSuchMailbox(text)) => {
-                mail.suppress_all(&address, &text).await?;
-                return Err(JobError::permanent(text));
-            }
-        }
+        mail.hand_over(message, &address).await?;
         mail.note_sent(&key, &address).await?;
         Ok(Mailed {
             sent: true,
@@ -161,6 +182,63 @@ impl Job for NotifyEmail {
             skipped: None,
         })
     }
+}
+
+impl Mailed {
+    fn skipped(message_id: String, reason: String) -> Self {
+        Self {
+            sent: false,
+            message_id,
+            skipped: Some(reason),
+        }
+    }
+}
+
+/// Whom a mail is for.
+struct Recipient {
+    mailbox: Mailbox,
+    /// The account, if it is for one.
+    account: Option<(AccountId, Preferences)>,
+}
+
+/// What the reader wants of a mail, at a moment.
+enum Wish {
+    Now,
+    Never,
+    NotBefore(Duration),
+    InDigest(Aside),
+}
+
+impl Recipient {
+    fn wish(&self, list: Option<&str>, now: DateTime<Utc>) -> Wish {
+        // Nobody unsubscribes from mail of no list, and nobody wants a new password by tomorrow's digest.
+        let (Some((user, preferences)), Some(list)) = (&self.account, list) else {
+            return Wish::Now;
+        };
+        match preferences.email_on(list) {
+            Mode::Off => Wish::Never,
+            Mode::Digest => Wish::InDigest(Aside {
+                user: *user,
+                list: list.to_owned(),
+                due: preferences.digest_due(now),
+            }),
+            Mode::On => preferences.quiet_for(now).map_or(Wish::Now, Wish::NotBefore),
+        }
+    }
+
+    fn language(&self) -> Option<&str> {
+        let (_, preferences) = self.account.as_ref()?;
+        preferences.language.as_deref()
+    }
+}
+
+/// What to say to a job that finds its mail being sent.
+pub(super) fn sent_by_another() -> JobError {
+    let text = format!(
+        "another job is sending this mail, or was {} s ago",
+        LEASE.as_secs()
+    );
+    JobError::retry_after(ASIDE, text)
 }
 
 /// The address of a field.
@@ -188,64 +266,77 @@ pub fn check_address(text: &str) -> Result<(), String> {
 }
 
 impl Mail {
-    /// The one that was put, or else the one that is built in.
-    async fn template_of(&self, name: &str) -> Result<MailTemplate, JobError> {
-        match self.template(name).await {
+    /// Whom the mail goes to, or why to nobody.
+    async fn recipient(&self, job: &NotifyEmail) -> Result<Result<Recipient, String>, JobError> {
+        let given = job.to.as_deref().map(|to| mailbox_of("to", to)).transpose();
+        let given = given.map_err(JobError::permanent)?;
+        let Some(user) = job.user else {
+            let mailbox = given.ok_or_else(|| JobError::permanent(NOBODY))?;
+            return Ok(Ok(Recipient {
+                mailbox,
+                account: None,
+            }));
+        };
+        let Some(reader) = accounts::reader(&self.0.sql, user).await? else {
+            return Ok(Err(DELETED.to_owned()));
+        };
+        let Some(mailbox) = given.or(reader.address.map(|address| Mailbox::new(None, address))) else {
+            return Ok(Err(NOWHERE.to_owned()));
+        };
+        let account = Some((user, reader.preferences));
+        Ok(Ok(Recipient { mailbox, account }))
+    }
+
+    /// The one that was put, in the reader's language where there is one, or else the one that is built in.
+    pub(super) async fn template_of(
+        &self,
+        name: &str,
+        language: Option<&str>,
+    ) -> Result<MailTemplate, JobError> {
+        match self.template_in(name, language).await {
             Ok(record) => Ok(record.template),
             Err(MailError::Sql(error)) => Err(error.into()),
             Err(error) => built_in(name).ok_or_else(|| JobError::permanent(error)),
         }
     }
 
-    async fn compose(
+    async fn write(&self, job: &NotifyEmail, language: Option<&str>) -> Result<Written, JobError> {
+        let template = self.template_of(&job.template, language).await?;
+        template.render(&job.data).map_err(JobError::permanent)
+    }
+
+    async fn envelope(
         &self,
         job: &NotifyEmail,
         to: Mailbox,
-        address: &str,
+        written: Written,
         message_id: &str,
     ) -> Result<Message, JobError> {
-        let template = self.template_of(&job.template).await?;
-        let written = template.render(&job.data).map_err(JobError::permanent)?;
         let link = match &job.list {
-            Some(list) => self.unsubscribe_link(address, list).await?,
+            Some(list) => self.unsubscribe_link(&normalised(&to.email), list).await?,
             None => None,
         };
-        let mut message = Message::builder()
-            .from(self.0.transport.from()?.clone())
-            .to(to)
-            .date(holdfast_core::clock::now().into())
-            .message_id(Some(message_id.to_owned()))
-            .subject(&written.subject);
-        if let Some(reply_to) = &job.reply_to {
-            let reply_to = mailbox_of("reply_to", reply_to).map_err(JobError::permanent)?;
-            message = message.reply_to(reply_to);
-        }
-        if let Some(link) = link {
-            let header = |name, text| HeaderValue::new(HeaderName::new_from_ascii_str(name), text);
-            message = message
-                .raw_header(header("List-Unsubscribe", format!("<{link}>")))
-                .raw_header(header(
-                    "List-Unsubscribe-Post",
-                    "List-Unsubscribe=One-Click".to_owned(),
-                ));
-        }
-        let Written { text, html, .. } = written;
-        let message = match html {
-            Some(html) => message.multipart(MultiPart::alternative_plain_html(text, html)),
-            None => message.singlepart(lettre::message::SinglePart::plain(text)),
+        let reply_to = job.reply_to.as_deref().map(|text| mailbox_of("reply_to", text));
+        let letter = Letter {
+            from: self.0.transport.from()?,
+            to,
+            reply_to: reply_to.transpose().map_err(JobError::permanent)?,
+            message_id,
+            link,
+            written,
         };
-        message.map_err(JobError::permanent)
+        letter.message()
     }
-}
 
-/// The same for every attempt, and for every job of the same key and address.
-fn message_id(key: &str, address: &str, from: &Mailbox) -> String {
-    let mut hash = Sha256::new();
-    hash.update(key);
-    hash.update([0]);
-    hash.update(address);
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hash.finalize()[..16]);
-    let digest = uuid::Uuid::from_bytes(digest).simple();
-    format!("<{digest}@{}>", from.email.domain())
+    /// To the server. An address that does not exist gets no more mail.
+    pub(super) async fn hand_over(&self, message: Message, address: &str) -> Result<(), JobError> {
+        match self.0.transport.send(message, address).await {
+            Ok(()) => Ok(()),
+            Err(SendFault::Failed(error)) => Err(error),
+            Err(SendFault::NoSuchMailbox(text)) => {
+                self.suppress_all(address, &text).await?;
+                Err(JobError::permanent(text))
+            }
+        }
+    }
 }

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use holdfast_jobs::JobId;
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::{JobId, LedgerTx};
 
 use super::Mail;
+use crate::accounts::{self, AccountId};
 use crate::dialect::{millis, on_either, rows};
 
 /// Longest that a mail counts as being sent.
@@ -27,10 +28,19 @@ pub(super) enum Claim {
     Sent,
     /// Another job sends it right now.
     Theirs,
+    /// The account that it was for is deleted.
+    Gone,
 }
 
 impl Mail {
-    pub(super) async fn claim(&self, key: &str, address: &str, job: JobId) -> Result<Claim, LedgerError> {
+    /// `user`: whose address it is, if that is an account's.
+    pub(super) async fn claim(
+        &self,
+        key: &str,
+        address: &str,
+        job: JobId,
+        user: Option<AccountId>,
+    ) -> Result<Claim, LedgerError> {
         // The same job again is a retry of its own attempt; the worker's lease sees to it that there is one at a time.
         let take =
             "insert into holdfast_mails (key, address, job_id, sent, at) values ($1, $2, $3, false, @now)
@@ -41,6 +51,11 @@ impl Mail {
         let sql = &self.0.sql;
         sql.within("claim a mail", async {
             let mut tx = sql.begin().await?;
+            if let Some(user) = user
+                && !accounts::hold(tx.on(), sql.named(), user).await?
+            {
+                return Ok(Claim::Gone);
+            }
             let taken = on_either!(
                 tx.on(),
                 sql.named(),
@@ -67,14 +82,24 @@ impl Mail {
 
     /// The server has taken it.
     pub(super) async fn note_sent(&self, key: &str, address: &str) -> Result<(), LedgerError> {
-        let text = "update holdfast_mails set sent = true, at = @now where key = $1 and address = $2";
         let sql = &self.0.sql;
         sql.within("note that a mail is sent", async {
             let mut tx = sql.begin().await?;
-            on_either!(tx.on(), sql.named(), query(text), [key, address], execute)?;
+            self.note_sent_in(tx.on(), key, address).await?;
             tx.commit().await
         })
         .await
+    }
+
+    pub(super) async fn note_sent_in(
+        &self,
+        on: LedgerTx<'_>,
+        key: &str,
+        address: &str,
+    ) -> Result<(), sqlx::Error> {
+        let text = "update holdfast_mails set sent = true, at = @now where key = $1 and address = $2";
+        on_either!(on, self.0.sql.named(), query(text), [key, address], execute)?;
+        Ok(())
     }
 
     /// Forgets what was sent longer ago than `notifications.retain_deliveries_seconds`, a bounded number; how many.

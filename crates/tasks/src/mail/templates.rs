@@ -37,7 +37,7 @@ type Row = (String, String, String, Option<String>, i64, i64);
 const COLUMNS: &str = "name, subject, body, html, @ms(created_at), @ms(updated_at)";
 
 /// Whether a text may name a template: 1 to 100 of a-z, 0-9, `_`, `-` and `.`.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_part)
 }
@@ -89,6 +89,21 @@ impl Mail {
     pub async fn template(&self, name: &str) -> Result<MailTemplateRecord, MailError> {
         let found = self.select_templates("name = $1", name, 1).await?.pop();
         found.ok_or_else(|| MailError::UnknownTemplate(name.to_owned()))
+    }
+
+    /// The template in the reader's language where there is one: for `de-at` that is `name.de-at`, `name.de` or `name`.
+    pub(super) async fn template_in(
+        &self,
+        name: &str,
+        language: Option<&str>,
+    ) -> Result<MailTemplateRecord, MailError> {
+        for language in language.into_iter().flat_map(narrowest_first) {
+            match self.template(&format!("{name}.{language}")).await {
+                Err(MailError::UnknownTemplate(_)) => {}
+                found => return found,
+            }
+        }
+        self.template(name).await
     }
 
     /// By name, later than `after`.
@@ -143,6 +158,11 @@ impl Mail {
         });
         Ok(found.await?.into_iter().map(record).collect())
     }
+}
+
+/// `zh-hant-hk`, `zh-hant`, `zh`.
+fn narrowest_first(language: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(language), |tag| tag.rsplit_once('-').map(|(wider, _)| wider))
 }
 
 fn check(name: &str, template: &MailTemplate) -> Result<(), MailError> {

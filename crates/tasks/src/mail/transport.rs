@@ -65,11 +65,12 @@ impl Transport {
             .map_err(|problem| JobError::permanent(problem.clone()))
     }
 
-    pub(super) async fn send(&self, message: Message) -> Result<(), SendFault> {
+    /// `address`: the receiver's, in lower case; no error repeats it, because errors outlive what is kept of people.
+    pub(super) async fn send(&self, message: Message, address: &str) -> Result<(), SendFault> {
         let server = self.server().map_err(SendFault::Failed)?;
         match tokio::time::timeout(self.timeout, server.smtp.send(message)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(fault(error)),
+            Ok(Err(error)) => Err(fault(error, address)),
             Err(_) => {
                 let seconds = self.timeout.as_secs_f64();
                 let text = format!("the mail server did not take the mail within {seconds} s");
@@ -94,19 +95,65 @@ fn server(settings: &SmtpSettings) -> Result<Server, String> {
 }
 
 /// What the server's answer, or its silence, means.
-fn fault(error: SmtpError) -> SendFault {
+fn fault(error: SmtpError, address: &str) -> SendFault {
     if error.is_permanent() && names(&error, NO_SUCH_MAILBOX) {
-        return SendFault::NoSuchMailbox(error.to_string());
+        return SendFault::NoSuchMailbox(without(address, &told(&error)));
     }
     // What the client refuses to send (an address that the server cannot take, no way to log in) is no better next time.
-    if error.is_permanent() || error.is_client() {
-        return SendFault::Failed(JobError::permanent(error));
+    let is_final = error.is_permanent() || error.is_client();
+    let text = told(&error);
+    let cause: Box<dyn std::error::Error + Send + Sync> = match without(address, &text) {
+        clean if clean == text => Box::new(error),
+        clean => clean.into(),
+    };
+    SendFault::Failed(if is_final {
+        JobError::permanent(cause)
+    } else {
+        JobError::transient(cause)
+    })
+}
+
+/// With its causes.
+fn told(error: &SmtpError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
     }
-    SendFault::Failed(JobError::transient(error))
+    text
+}
+
+/// The text without the address, in whatever case a server repeats it.
+fn without(address: &str, text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.to_ascii_lowercase().find(address) {
+        clean.push_str(&rest[..at]);
+        clean.push_str("the address");
+        rest = &rest[at + address.len()..];
+    }
+    clean.push_str(rest);
+    clean
 }
 
 /// Whether a server's answer begins with this enhanced status.
 fn names(error: &SmtpError, status: &str) -> bool {
     let text = std::error::Error::source(error).map(ToString::to_string);
     text.is_some_and(|text| text.split_whitespace().next() == Some(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_repeats_the_address() {
+        let text = "permanent error (550): 5.7.1 <Ada@Example.com> not here, ada@example.com!";
+        assert_eq!(
+            without("ada@example.com", text),
+            "permanent error (550): 5.7.1 <the address> not here, the address!"
+        );
+        assert_eq!(without("bob@example.com", text), text);
+    }
 }

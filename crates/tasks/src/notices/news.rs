@@ -2,10 +2,12 @@
 //!
 //! - An endpoint hears of every event that its filters name (`event.discovered`, `event.changed`, `event.cancelled`), with
 //!   the subscriptions that want to hear of it. One of more than [`NAMED`] subscriptions comes as several messages.
+//! - Whoever is gone by now is neither named nor sent anything, though the run may have begun before.
+//! - What an account wants holds ([`crate::accounts`]): for its mail, and for whether endpoints hear of its subscriptions.
 //! - An address gets one mail of all that one transaction stores, however many of its subscriptions match. It is written
 //!   from the template [`NEWS_TEMPLATE`], and is of the list [`NEWS_LIST`], which its reader may unsubscribe from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use chrono_tz::Tz;
@@ -19,7 +21,8 @@ use serde_json::{Value, json};
 
 use super::Notices;
 use super::publish::PAYLOAD_FRAME;
-use crate::discovery::{Announcer, MAX_USER, News, Told, Wish};
+use crate::accounts::{self, AccountId, Switch, Wants};
+use crate::discovery::{Announcer, MAX_USER, News, SubscriptionId, Told, Wish, still_there};
 use crate::events::NewEvent;
 use crate::mail::{NEWS_TEMPLATE, NotifyEmail};
 use crate::webhooks::Event;
@@ -51,11 +54,15 @@ impl Announcer for Notices {
     ) -> BoxFuture<'a, Result<Told, LedgerError>> {
         async move {
             let mut told = Told::default();
-            let messages = self.messages(news, &mut told)?;
+            let named = self.0.sql.named();
+            let there = still_there(tx.reborrow(), named, &subscriptions(news)).await?;
+            let news = &wanted_still(news, &there)[..];
+            let wants = accounts::wants(tx.reborrow(), named, &users(news)).await?;
+            let messages = self.messages(news, &wants, &mut told)?;
             let webhooks = self.0.webhooks.publish_all_in(tx.reborrow(), &messages).await;
             let webhooks = webhooks.map_err(unpublished)?;
             told.webhooks = webhooks.len() as u64;
-            let mails = self.mails(news, &mut told);
+            let mails = self.mails(news, &wants, &mut told);
             let mails = self.0.jobs.enqueue_all_in(tx, mails).await.map_err(unpublished)?;
             told.mails = mails.len() as u64;
             told.queues = queues(webhooks.iter().chain(&mails));
@@ -72,14 +79,15 @@ impl Announcer for Notices {
 }
 
 impl Notices {
-    fn messages(&self, news: &[News<'_>], told: &mut Told) -> Result<Vec<Event>, LedgerError> {
+    fn messages(&self, news: &[News<'_>], wants: &Wants, told: &mut Told) -> Result<Vec<Event>, LedgerError> {
         let most = self.0.limits.max_payload_bytes.saturating_sub(PAYLOAD_FRAME);
         let mut messages = Vec::with_capacity(news.len());
         for one in news {
             let event_type = one.happened.event_type().parse().map_err(corrupt)?;
             let event = described(one);
             let room = most.saturating_sub(event.to_string().len()) / NAMED_BYTES;
-            for wanted in portions(&one.wanted, room.clamp(1, NAMED)) {
+            let wanted = named(&one.wanted, wants);
+            for wanted in portions(&wanted, room.clamp(1, NAMED)) {
                 let data = message(&event, wanted)?;
                 if data.get().len() > most {
                     told.too_large += 1;
@@ -91,10 +99,10 @@ impl Notices {
         Ok(messages)
     }
 
-    fn mails(&self, news: &[News<'_>], told: &mut Told) -> Vec<Enqueue> {
+    fn mails(&self, news: &[News<'_>], wants: &Wants, told: &mut Told) -> Vec<Enqueue> {
         let room = self.0.limits.max_payload_bytes.saturating_sub(MAIL_FRAME);
         let mut enqueues = Vec::new();
-        for (address, news) in by_address(news) {
+        for ((address, user), news) in by_reader(news, wants) {
             let (mut events, mut bytes) = (Vec::new(), 0);
             for one in news.iter().take(LISTED) {
                 let line = listed(one);
@@ -110,7 +118,8 @@ impl Notices {
             }
             let data = json!({"count": news.len(), "more": news.len() - events.len(), "events": events});
             enqueues.push(self.0.jobs.enqueue(NotifyEmail {
-                to: address.to_owned(),
+                to: Some(address.to_owned()),
+                user,
                 template: NEWS_TEMPLATE.to_owned(),
                 data,
                 list: Some(NEWS_LIST.to_owned()),
@@ -120,6 +129,41 @@ impl Notices {
         }
         enqueues
     }
+}
+
+fn subscriptions(news: &[News<'_>]) -> HashSet<SubscriptionId> {
+    let wishes = news.iter().flat_map(|one| &one.wanted);
+    wishes.map(|wish| wish.subscription).collect()
+}
+
+/// The same news, without the wishes of subscriptions that are gone.
+fn wanted_still<'a>(news: &[News<'a>], there: &HashSet<SubscriptionId>) -> Vec<News<'a>> {
+    let still = |one: &News<'a>| {
+        let mut one = one.clone();
+        one.wanted.retain(|wish| there.contains(&wish.subscription));
+        one
+    };
+    news.iter().map(still).collect()
+}
+
+/// Whoever may be an account among those who want to hear of it.
+fn users(news: &[News<'_>]) -> BTreeSet<AccountId> {
+    let wishes = news.iter().flat_map(|one| &one.wanted);
+    wishes.filter_map(|wish| wish.user.parse().ok()).collect()
+}
+
+fn account(wish: &Wish, wants: &Wants) -> Option<AccountId> {
+    let id = wish.user.parse().ok();
+    id.filter(|id| wants.contains_key(id))
+}
+
+/// The wishes that webhooks may hear of: all but those of accounts that want no such thing.
+fn named<'a>(wanted: &[&'a Wish], wants: &Wants) -> Vec<&'a Wish> {
+    let may_hear = |wish: &&&Wish| {
+        let preferences = account(wish, wants).and_then(|id| wants.get(&id));
+        preferences.is_none_or(|preferences| preferences.webhook_on(NEWS_LIST) == Switch::On)
+    };
+    wanted.iter().filter(may_hear).copied().collect()
 }
 
 /// Of nobody: one portion, which is empty.
@@ -177,12 +221,18 @@ fn listed(news: &News<'_>) -> Value {
     })
 }
 
-/// What each address is sent, in the order in which it was found; each event once.
-fn by_address<'a>(news: &'a [News<'a>]) -> BTreeMap<&'a str, Vec<&'a News<'a>>> {
-    let mut mails: BTreeMap<&str, Vec<&News<'_>>> = BTreeMap::new();
+/// An address, and the account whose mail it is, if it is an account's.
+type To<'a> = (&'a str, Option<AccountId>);
+
+/// What each reader is sent, in the order in which it was found; each event once.
+fn by_reader<'a>(news: &'a [News<'a>], wants: &Wants) -> BTreeMap<To<'a>, Vec<&'a News<'a>>> {
+    let mut mails: BTreeMap<To<'a>, Vec<&News<'_>>> = BTreeMap::new();
     for one in news {
-        for address in one.wanted.iter().filter_map(|wish| wish.email.as_deref()) {
-            let events = mails.entry(address).or_default();
+        for wish in &one.wanted {
+            let Some(address) = wish.email.as_deref() else {
+                continue;
+            };
+            let events = mails.entry((address, account(wish, wants))).or_default();
             if events.last().is_none_or(|last| last.id != one.id) {
                 events.push(one);
             }

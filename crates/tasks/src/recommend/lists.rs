@@ -113,7 +113,8 @@ impl Recommender {
         Ok(list)
     }
 
-    pub(super) async fn drop_list(&self, user: &UserName) {
+    /// Drops what is cached for a user.
+    pub(crate) async fn drop_list(&self, user: &UserName) {
         self.0.cache.delete(&self.key(user)).await;
     }
 

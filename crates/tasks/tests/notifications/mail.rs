@@ -67,7 +67,8 @@ impl Post {
 
 fn to(address: &str) -> NotifyEmail {
     NotifyEmail {
-        to: address.to_owned(),
+        to: Some(address.to_owned()),
+        user: None,
         template: "hello".to_owned(),
         data: json!({"name": "Ada <3"}),
         list: None,
@@ -147,7 +148,7 @@ async fn a_key_and_an_address_are_one_mail(post: Post) {
     let first = post.send(job.clone()).await.unwrap();
     assert!(first.sent);
     let other_spelling = NotifyEmail {
-        to: "Ada Lovelace <ADA@example.org>".to_owned(),
+        to: Some("Ada Lovelace <ADA@example.org>".to_owned()),
         ..job.clone()
     };
     let second = post.send(other_spelling).await.unwrap();
@@ -156,7 +157,7 @@ async fn a_key_and_an_address_are_one_mail(post: Post) {
         (false, Some("another job has sent it"), &first.message_id)
     );
     let other_address = NotifyEmail {
-        to: "bob@example.org".to_owned(),
+        to: Some("bob@example.org".to_owned()),
         ..job.clone()
     };
     assert_ne!(

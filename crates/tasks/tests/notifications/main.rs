@@ -5,6 +5,8 @@
     reason = "a test that cannot go on must stop"
 )]
 
+mod accounts;
+mod deletion;
 mod endpoints;
 mod mail;
 mod official;

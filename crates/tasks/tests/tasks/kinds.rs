@@ -39,6 +39,7 @@ fn a_production_process_knows_no_debug_kinds() {
         "http.request",
         "ml.recommend",
         "ml.train",
+        "notify.digest",
         "notify.email",
         "notify.webhook",
         "points.flush",
@@ -56,6 +57,7 @@ fn a_production_process_knows_no_debug_kinds() {
             "http.request",
             "ml.recommend",
             "ml.train",
+            "notify.digest",
             "notify.email",
             "notify.webhook",
             "points.flush"

@@ -160,6 +160,12 @@ impl Sessions {
         Ok(reach)
     }
 
+    /// Ends every session of a user: here at once, and in every other process within what a deletion or a change takes to
+    /// be seen.
+    pub(crate) async fn end_all(&self, user: &str) -> Reach {
+        self.store.revoke_all(user).await
+    }
+
     /// The user's name, as far as it is known now.
     pub(crate) async fn name_of(&self, user: super::UserId) -> Option<std::sync::Arc<str>> {
         match self.users.standing(user).await {

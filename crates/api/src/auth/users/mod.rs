@@ -7,8 +7,9 @@
 //! # Invariants
 //! - A password exists as an argon2id hash in the table and nowhere else.
 //! - A login takes one hash and gives one answer for an unknown name, a disabled user and a wrong password.
-//! - A name is unique without regard to case, and is never freed: users are disabled, not deleted, so a log that names
-//!   one names one for ever.
+//! - A name is unique without regard to case. A user who is only to be kept out is disabled, which keeps the name taken; one
+//!   who is deleted (`holdfast_tasks::accounts`) leaves it free, and every entry of the audit log under another name, so that
+//!   an entry never names two.
 //!
 //! # When things fail
 //! With the database away nobody can log in (503); sessions that were begun go on, and a token whose user was never

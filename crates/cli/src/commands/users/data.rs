@@ -1,0 +1,122 @@
+//! `holdfast users export` and `holdfast users delete`: all that is kept about a user.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use holdfast_api::auth::Users;
+use holdfast_cache::Cache;
+use holdfast_core::redis::{RedisGate, Role};
+use holdfast_jobs::audit::By;
+use holdfast_tasks::accounts::Accounts;
+use holdfast_tasks::interactions::UserName;
+use holdfast_tasks::recommend::Recommender;
+use serde_json::json;
+
+use crate::args::OutputArgs;
+use crate::failure::Failure;
+use crate::local::Local;
+
+/// Somebody about whom something is kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Whom {
+    /// A user's name or id, or the name that an application's interactions and subscriptions give its user
+    user: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    whom: Whom,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Prints one JSON object, piece by piece.
+pub(super) async fn export(local: &Local, users: &Users, whom: &Whom) -> Result<(), Failure> {
+    let user = resolved(users, &whom.user).await?;
+    let (accounts, _) = accounts(local).await?;
+    let mut export = accounts.export(&user).await?;
+    while let Some(piece) = export.next().await? {
+        // Each piece by itself: nothing holds the terminal while the database is read.
+        io::stdout().lock().write_all(&piece)?;
+    }
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout)?;
+    stdout.flush()?;
+    Ok(())
+}
+
+pub(super) async fn delete(local: &Local, users: &Users, by: &By, args: DeleteArgs) -> Result<(), Failure> {
+    let user = resolved(users, &args.whom.user).await?;
+    agreed(&args)?;
+    let (accounts, cache) = accounts(local).await?;
+    let done = accounts.delete(by, &user).await?;
+    cache.sessions().revoke_all(user.as_str()).await;
+    let shown = json!({ "id": user, "deleted": true, "removed": done });
+    args.output.print(&shown, || {
+        format!(
+            "deleted {}: {} interactions, {} subscriptions, {} rows of mail, {} deliveries; {} jobs and {} audit entries \
+             name nobody now",
+            args.whom.user,
+            done.interactions,
+            done.subscriptions,
+            done.mail,
+            done.deliveries,
+            done.jobs,
+            done.audit
+        )
+    })
+}
+
+/// The id of the account of this name; what is no account's name stands for itself.
+async fn resolved(users: &Users, given: &str) -> Result<UserName, Failure> {
+    let name = given.to_lowercase();
+    let known = users.list().await?;
+    let id = known
+        .iter()
+        .find(|user| user.name == name)
+        .map_or_else(|| given.to_owned(), |user| user.id.to_string());
+    id.parse()
+        .map_err(|fault| Failure::no(format!("a user's name {fault}")))
+}
+
+/// With the cache, in which lists and sessions are.
+async fn accounts(local: &Local) -> Result<(Accounts, Cache), Failure> {
+    let (jobs, _) = local.jobs().await?;
+    let redis = &local.settings.redis;
+    let gate = RedisGate::open(Role::Cache, redis.cache.as_ref(), redis)?;
+    gate.wait_ready(crate::local::REDIS_DEADLINE).await;
+    let cache = Cache::open(gate, &local.settings.cache);
+    let recommender = Recommender::new(&local.settings, &local.database, &cache);
+    let accounts = Accounts::new(&local.settings, &local.database, jobs, recommender);
+    Ok((accounts, cache))
+}
+
+/// Asks on the terminal; without one, `--yes` must have been given.
+fn agreed(args: &DeleteArgs) -> Result<(), Failure> {
+    if args.yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Misused(
+            "nobody is here to agree: give --yes to delete the user and all that is kept about the user"
+                .to_owned(),
+        ));
+    }
+    let name = &args.whom.user;
+    eprint!("Delete {name} and all that is kept about {name}? It cannot be undone. Type the name again: ");
+    io::stderr().flush()?;
+    let unreadable = |source| Failure::Input {
+        file: "the answer".to_owned(),
+        source,
+    };
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(unreadable)?;
+    if line.trim() == name {
+        Ok(())
+    } else {
+        Err(Failure::no("nothing was deleted"))
+    }
+}

@@ -1,0 +1,304 @@
+//! Deleting a user: all of it, in one transaction.
+
+use std::collections::BTreeSet;
+
+use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
+use holdfast_jobs::sql::OwnTx;
+use lettre::Address;
+use lettre::message::Mailbox;
+use serde::Serialize;
+use serde_json::json;
+use ulid::Ulid;
+
+use super::{AccountError, AccountId, Accounts};
+use crate::dialect::on_either;
+use crate::interactions::UserName;
+use crate::mail::normalised;
+
+/// What a deletion has removed, or left under no name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Deleted {
+    /// There was an account, which is gone with its preferences, its digest and its sessions.
+    pub account: bool,
+    pub interactions: u64,
+    pub subscriptions: u64,
+    /// Rows about mail: what was sent, suppressions, links.
+    pub mail: u64,
+    /// Attempts of webhooks that told of the user, and say now that it was somebody.
+    pub deliveries: u64,
+    /// That name the user no more. Those that have not run will do nothing.
+    pub jobs: u64,
+    /// Entries that say now that somebody did it.
+    pub audit: u64,
+}
+
+/// What jobs name instead of a user: no account has this id.
+const NOBODY: &str = "00000000000000000000000000";
+
+/// By the user's name.
+const INTERACTIONS: &str = "delete from holdfast_interactions where user_id = $1";
+const SUBSCRIPTIONS: &str = "delete from holdfast_subscriptions where user_id = $1";
+
+/// By the address.
+const MAIL: [&str; 3] = [
+    "delete from holdfast_mails where address = $1",
+    "delete from holdfast_mail_suppressions where address = $1",
+    "delete from holdfast_mail_tokens where address = $1",
+];
+
+/// By the user's name.
+pub(super) const SUBSCRIBED: &str =
+    "select distinct email from holdfast_subscriptions where user_id = $1 and email is not null";
+
+/// By the address, once the user's own account and subscriptions are gone.
+const SHARED: &str = "select name from holdfast_users where name = $1
+    union all select user_id from holdfast_subscriptions where email is not null and @address(email) = $1 limit 1";
+
+/// By the user's name, a kind, and a payload for it that names nobody.
+const JOBS: &str = "update holdfast_jobs
+    set payload = cast($3 as @jsonb), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    where kind = $2 and kind in ('notify.email', 'notify.digest', 'ml.recommend') and payload ->> 'user' = $1";
+
+/// By the address, and a payload.
+const MAIL_JOBS: &str = "update holdfast_jobs
+    set payload = cast($2 as @jsonb), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    where kind = 'notify.email' and @address(payload ->> 'to') = $1";
+
+/// By a piece of JSON, and what stands in its place: a webhook may tell of many users, so all of them are read through.
+const WEBHOOK_JOBS: &str = "update holdfast_jobs
+    set payload = cast(replace(@text(payload), $1, $2) as @jsonb), result = null, errors = null
+    where kind = 'notify.webhook' and @find(@text(payload), $1) > 0";
+const DELIVERIES: &str = "update holdfast_webhook_deliveries
+    set request = replace(request, $1, $2), response = null, error = null where @find(request, $1) > 0";
+
+/// What the user enqueued and published, by the beginning of the keys.
+const KEYS: [&str; 3] = [
+    "update holdfast_jobs set idempotency_key = null
+     where substr(idempotency_key, 1, 5) = 'user-' and substr(idempotency_key, 1, 31) = $1",
+    "update holdfast_batches set idempotency_key = null
+     where substr(idempotency_key, 1, 5) = 'user-' and substr(idempotency_key, 1, 31) = $1",
+    "update holdfast_notices set key = null where substr(key, 1, 5) = 'user-' and substr(key, 1, 31) = $1",
+];
+
+/// By what stood there, and what stands there from now on.
+const AUDIT: [&str; 2] = [
+    "update holdfast_audit set actor = $2, operation_key = null where actor = $1",
+    "update holdfast_audit set target = $2
+     where action in ('user.create', 'user.update', 'user.delete') and target = $1",
+];
+
+/// Raises the version, and so locks the row.
+const LOCK: &str = "update holdfast_users set token_version = token_version + 1 where id = $1 returning name";
+const DOCUMENT: &str = "select document from holdfast_preferences where user_id = $1";
+/// Preferences and what waits for the digest go with it.
+const ACCOUNT: &str = "delete from holdfast_users where id = $1";
+
+/// A deletion under way.
+struct Deletion<'a> {
+    tx: OwnTx,
+    named: bool,
+    user: &'a str,
+    done: Deleted,
+}
+
+impl Accounts {
+    /// Deletes all that is about a user, who may be an account or a name of the application's own.
+    ///
+    /// Sessions end with the account, within ten seconds; whoever has them at hand ends them at once.
+    ///
+    /// # Errors
+    /// Nothing was deleted, unless the commit's answer was lost: ask again. `Unknown`: nothing is known of such a user.
+    pub async fn delete(&self, by: &By, user: &UserName) -> Result<Deleted, AccountError> {
+        let sql = &self.0.sql;
+        let done = sql.within("delete a user", async {
+            let mut deletion = Deletion {
+                tx: sql.begin().await?,
+                named: sql.named(),
+                user: user.as_str(),
+                done: Deleted::default(),
+            };
+            deletion.all(user.as_str().parse().ok()).await?;
+            let Deletion { mut tx, done, .. } = deletion;
+            if done == Deleted::default() {
+                return Ok(None);
+            }
+            let (by, entry) = told(by, user, done);
+            self.0.jobs.audit().record_in(tx.on(), &by, &entry).await?;
+            tx.commit().await?;
+            Ok(Some(done))
+        });
+        let done = done
+            .await?
+            .ok_or_else(|| AccountError::Unknown(user.to_string()))?;
+        self.0.recommender.drop_list(user).await;
+        Ok(done)
+    }
+}
+
+/// The entry says that somebody was deleted and not who: also where one has deleted oneself.
+fn told(by: &By, user: &UserName, done: Deleted) -> (By, AuditEntry) {
+    let mut by = by.clone();
+    if by.actor == Actor::user(user) {
+        by.actor = Actor::user("deleted");
+    }
+    let entry = AuditEntry::new(action::USER_DELETE)
+        .target("deleted")
+        .details(json!(done));
+    (by, entry)
+}
+
+impl Deletion<'_> {
+    async fn all(&mut self, account: Option<AccountId>) -> Result<(), sqlx::Error> {
+        let mut addresses = match account {
+            Some(id) => self.account(id).await?,
+            None => BTreeSet::new(),
+        };
+        addresses.extend(self.subscribed().await?);
+        self.done.interactions = self.run(INTERACTIONS, self.user).await?;
+        self.done.subscriptions = self.run(SUBSCRIPTIONS, self.user).await?;
+        for address in &addresses {
+            if !self.is_shared(address).await? {
+                self.address(address).await?;
+            }
+        }
+        self.user_jobs().await?;
+        for (known, instead) in pieces(account, self.user) {
+            self.done.jobs += self.rename(WEBHOOK_JOBS, &known, &instead).await?;
+            self.done.deliveries += self.rename(DELIVERIES, &known, &instead).await?;
+        }
+        Ok(())
+    }
+
+    /// The account itself, and what others wrote of it; its addresses.
+    async fn account(&mut self, id: AccountId) -> Result<BTreeSet<String>, sqlx::Error> {
+        let (uuid, named) = (id.as_uuid(), self.named);
+        let found = on_either!(
+            self.tx.on(),
+            named,
+            query_as::<(String,)>(LOCK),
+            [uuid],
+            fetch_optional
+        )?;
+        let Some((name,)) = found else {
+            return Ok(BTreeSet::new());
+        };
+        self.done.account = true;
+        let document = on_either!(
+            self.tx.on(),
+            named,
+            query_as::<(String,)>(DOCUMENT),
+            [uuid],
+            fetch_optional
+        )?;
+        let somebody = format!("deleted-{}", Ulid(rand::random()));
+        let [actor, target] = AUDIT;
+        for one in [id.to_string(), name.clone()] {
+            self.done.audit += self
+                .rename(actor, &format!("user/{one}"), &format!("user/{somebody}"))
+                .await?;
+            self.done.audit += self.rename(target, &one, &somebody).await?;
+        }
+        for keys in KEYS {
+            self.run(keys, &format!("user-{id}")).await?;
+        }
+        on_either!(self.tx.on(), named, query(ACCOUNT), [uuid], execute)?;
+        Ok(addresses(&name, document.map(|(document,)| document)))
+    }
+
+    /// Where the user's subscriptions are told, by mail.
+    async fn subscribed(&mut self) -> Result<BTreeSet<String>, sqlx::Error> {
+        let found = on_either!(
+            self.tx.on(),
+            self.named,
+            query_as::<(String,)>(SUBSCRIBED),
+            [self.user],
+            fetch_all
+        )?;
+        Ok(mailboxes(found).collect())
+    }
+
+    /// Whether somebody else gets mail there, so that what is known of the address stays.
+    async fn is_shared(&mut self, address: &str) -> Result<bool, sqlx::Error> {
+        let found = on_either!(
+            self.tx.on(),
+            self.named,
+            query_as::<(String,)>(SHARED),
+            [address],
+            fetch_optional
+        )?;
+        Ok(found.is_some())
+    }
+
+    async fn address(&mut self, address: &str) -> Result<(), sqlx::Error> {
+        for text in MAIL {
+            self.done.mail += self.run(text, address).await?;
+        }
+        self.done.jobs += self.rename(MAIL_JOBS, address, &mail_to_nobody()).await?;
+        Ok(())
+    }
+
+    async fn user_jobs(&mut self) -> Result<(), sqlx::Error> {
+        let payloads = [
+            ("notify.email", mail_to_nobody()),
+            ("notify.digest", json!({ "user": NOBODY }).to_string()),
+            ("ml.recommend", json!({ "user": NOBODY }).to_string()),
+        ];
+        for (kind, payload) in payloads {
+            self.done.jobs += on_either!(
+                self.tx.on(),
+                self.named,
+                query(JOBS),
+                [self.user, kind, &payload],
+                execute
+            )?;
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, text: &'static str, which: &str) -> Result<u64, sqlx::Error> {
+        on_either!(self.tx.on(), self.named, query(text), [which], execute)
+    }
+
+    async fn rename(&mut self, text: &'static str, which: &str, new: &str) -> Result<u64, sqlx::Error> {
+        on_either!(self.tx.on(), self.named, query(text), [which, new], execute)
+    }
+}
+
+/// How JSON names the user, and what it names instead. An id stands for itself wherever it is; a name of the application's
+/// own, which may be any word, only where it says that it is a user's.
+fn pieces(account: Option<AccountId>, user: &str) -> Vec<(String, String)> {
+    let quoted = json!(user).to_string();
+    match account {
+        Some(_) => vec![(quoted, json!("deleted").to_string())],
+        None => ["\"user\":", "\"user\": "]
+            .map(|field| (format!("{field}{quoted}"), format!("{field}\"deleted\"")))
+            .into(),
+    }
+}
+
+/// Runs, finds that there is no such user, and says so.
+fn mail_to_nobody() -> String {
+    json!({ "user": NOBODY, "template": "deleted" }).to_string()
+}
+
+/// The addresses of subscriptions, in lower case.
+pub(super) fn mailboxes(found: Vec<(String,)>) -> impl Iterator<Item = String> {
+    let boxes = found
+        .into_iter()
+        .filter_map(|(text,)| text.parse::<Mailbox>().ok());
+    boxes.map(|mailbox| normalised(&mailbox.email))
+}
+
+/// Where an account got mail, in lower case. Preferences that nobody can read keep nobody from being deleted.
+pub(super) fn addresses(name: &str, document: Option<String>) -> BTreeSet<String> {
+    let document = document.and_then(|document| serde_json::from_str::<serde_json::Value>(&document).ok());
+    let own = document
+        .as_ref()
+        .and_then(|document| document.get("address")?.as_str());
+    [own, Some(name)]
+        .into_iter()
+        .flatten()
+        .filter_map(|text| text.parse::<Address>().ok())
+        .map(|address| normalised(&address))
+        .collect()
+}

@@ -1,0 +1,265 @@
+//! The table `holdfast_digest_items`: mail that waits for its reader's digest. Its states: [`super::digest`].
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use holdfast_core::clock;
+use holdfast_jobs::ledger::LedgerError;
+use serde::Serialize;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::Mail;
+use super::render::Written;
+use super::send::DELETED;
+use crate::accounts::{self, AccountId};
+use crate::dialect::{millis, moment, on_either, rows};
+
+/// Most items that wait for one user, and so most of one mail.
+pub const MAX_DIGEST_ITEMS: usize = 300;
+
+/// Longest text and subject of an item, in characters: all items together are to fit into one mail.
+pub(super) const MAX_TEXT: usize = 300;
+pub(super) const MAX_SUBJECT: usize = 200;
+
+/// When a digest is made again whose job has not sent it.
+const AGAIN: Duration = Duration::from_hours(1);
+
+/// Users of one look.
+pub(super) const STEP: usize = 100;
+
+/// A mail that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DigestItem {
+    pub list: String,
+    pub subject: String,
+    /// The beginning of the plain text.
+    pub text: String,
+    pub at: DateTime<Utc>,
+    pub due_at: DateTime<Utc>,
+}
+
+pub(crate) type ItemRow = (String, String, String, i64, i64);
+
+/// Of an [`ItemRow`].
+pub(crate) const ITEM: &str = "list, subject, body, @ms(at), @ms(due_at)";
+
+pub(crate) fn item((list, subject, text, at, due): ItemRow) -> DigestItem {
+    DigestItem {
+        list,
+        subject,
+        text,
+        at: moment(at),
+        due_at: moment(due),
+    }
+}
+
+/// For whose digest a mail is put aside.
+pub(super) struct Aside {
+    pub(super) user: AccountId,
+    pub(super) list: String,
+    pub(super) due: DateTime<Utc>,
+}
+
+/// What became of a mail that was to be put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PutAside {
+    /// It is there, now or already.
+    Waits,
+    Full,
+    /// The account is deleted.
+    Gone,
+}
+
+impl PutAside {
+    pub(super) fn told(self) -> &'static str {
+        match self {
+            Self::Waits => "put aside for the digest",
+            Self::Full => "the user's digest is full",
+            Self::Gone => DELETED,
+        }
+    }
+}
+
+impl Mail {
+    /// Puts a mail aside for its reader's digest; under one key once.
+    pub(super) async fn put_aside(
+        &self,
+        aside: &Aside,
+        key: &str,
+        written: &Written,
+    ) -> Result<PutAside, LedgerError> {
+        let put = "insert into holdfast_digest_items (id, user_id, key, list, subject, body, at, due_at)
+            select $1, $2, $3, $4, $5, $6, @now, @at($7)
+            where (select count(*) from holdfast_digest_items where user_id = $2) < $8
+            on conflict (user_id, key) do nothing";
+        let look = "select key from holdfast_digest_items where user_id = $1 and key = $2";
+        let id = Uuid::from_u128(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()).0);
+        let (subject, text) = (
+            excerpt(&written.subject, MAX_SUBJECT),
+            excerpt(&written.text, MAX_TEXT),
+        );
+        let user = aside.user.as_uuid();
+        let sql = &self.0.sql;
+        sql.within("put a mail aside", async {
+            let mut tx = sql.begin().await?;
+            if !accounts::hold(tx.on(), sql.named(), aside.user).await? {
+                return Ok(PutAside::Gone);
+            }
+            let put = on_either!(
+                tx.on(),
+                sql.named(),
+                query(put),
+                [
+                    id,
+                    user,
+                    key,
+                    &aside.list,
+                    &subject,
+                    &text,
+                    aside.due.timestamp_millis(),
+                    rows(MAX_DIGEST_ITEMS)
+                ],
+                execute
+            )?;
+            let there = on_either!(
+                tx.on(),
+                sql.named(),
+                query_as::<(String,)>(look),
+                [user, key],
+                fetch_optional
+            )?;
+            tx.commit().await?;
+            Ok(match (put, there) {
+                (0, None) => PutAside::Full,
+                _ => PutAside::Waits,
+            })
+        })
+        .await
+    }
+
+    /// The user's open batch, or a new one of all that waits, with its items, oldest first.
+    pub(super) async fn take_batch(&self, user: AccountId) -> Result<(Uuid, Vec<DigestItem>), LedgerError> {
+        let open = "select batch from holdfast_digest_items where user_id = $1 and batch is not null limit 1";
+        let take = "update holdfast_digest_items set batch = $2 where user_id = $1 and batch is null";
+        let list =
+            format!("select {ITEM} from holdfast_digest_items where user_id = $1 and batch = $2 order by id");
+        let fresh = Uuid::from_u128(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()).0);
+        let (id, sql) = (user.as_uuid(), &self.0.sql);
+        let found = sql.within("take what waits for a digest", async {
+            let mut tx = sql.begin().await?;
+            let open = on_either!(
+                tx.on(),
+                sql.named(),
+                query_as::<(Uuid,)>(open),
+                [id],
+                fetch_optional
+            )?;
+            let batch = open.map_or(fresh, |(batch,)| batch);
+            if open.is_none() {
+                on_either!(tx.on(), sql.named(), query(take), [id, fresh], execute)?;
+            }
+            let items = on_either!(
+                tx.on(),
+                sql.named(),
+                query_as::<ItemRow>(&list),
+                [id, batch],
+                fetch_all
+            )?;
+            tx.commit().await?;
+            Ok((batch, items))
+        });
+        let (batch, items) = found.await?;
+        Ok((batch, items.into_iter().map(item).collect()))
+    }
+
+    /// `sent`: the key and the address under which it was, which is noted in the same transaction.
+    pub(super) async fn end_batch(
+        &self,
+        user: AccountId,
+        batch: Uuid,
+        sent: Option<(&str, &str)>,
+    ) -> Result<(), LedgerError> {
+        let text = "delete from holdfast_digest_items where user_id = $1 and batch = $2";
+        let sql = &self.0.sql;
+        sql.within("end a digest", async {
+            let mut tx = sql.begin().await?;
+            if let Some((key, address)) = sent {
+                self.note_sent_in(tx.on(), key, address).await?;
+            }
+            on_either!(
+                tx.on(),
+                sql.named(),
+                query(text),
+                [user.as_uuid(), batch],
+                execute
+            )?;
+            tx.commit().await
+        })
+        .await
+    }
+
+    /// Whose digests are due, and since when, in milliseconds since the epoch.
+    pub(super) async fn due_digests(&self) -> Result<Vec<(AccountId, i64)>, LedgerError> {
+        let text = "select user_id, @ms(due) from (
+                select user_id, min(due_at) as due from holdfast_digest_items where due_at <= @now group by user_id
+            ) as d order by due limit $1";
+        let sql = &self.0.sql;
+        let found = sql.within("find due digests", async {
+            let mut tx = sql.begin_read().await?;
+            let found = on_either!(
+                tx.on(),
+                sql.named(),
+                query_as::<(Uuid, i64)>(text),
+                [rows(STEP)],
+                fetch_all
+            )?;
+            tx.commit().await?;
+            Ok(found)
+        });
+        let found = found.await?.into_iter();
+        Ok(found
+            .map(|(user, due)| (AccountId::from_uuid(user), due))
+            .collect())
+    }
+
+    /// A user's digest has its job; if that comes to nothing, there is another one later.
+    pub(super) async fn move_on(&self, user: AccountId) -> Result<(), LedgerError> {
+        let text =
+            "update holdfast_digest_items set due_at = @ahead($2) where user_id = $1 and due_at <= @now";
+        let sql = &self.0.sql;
+        sql.within("move a digest on", async {
+            let mut tx = sql.begin().await?;
+            on_either!(
+                tx.on(),
+                sql.named(),
+                query(text),
+                [user.as_uuid(), millis(AGAIN)],
+                execute
+            )?;
+            tx.commit().await
+        })
+        .await
+    }
+}
+
+/// The beginning of a text.
+fn excerpt(text: &str, most: usize) -> String {
+    let text = text.trim_end();
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_ends_between_characters() {
+        assert_eq!(excerpt("short \n", MAX_TEXT), "short");
+        let cut = excerpt(&"ä".repeat(MAX_TEXT + 1), MAX_TEXT);
+        assert!(cut.chars().count() == MAX_TEXT + 1 && cut.ends_with('…'));
+    }
+}

@@ -1,0 +1,366 @@
+//! A user goes: what was kept is exported, and nothing of it is left in any row of any table.
+
+use chrono::TimeDelta;
+use holdfast_core::clock;
+use holdfast_core::sql::Database;
+use holdfast_jobs::State;
+use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_tasks::accounts::{AccountError, AccountId, Deleted};
+use holdfast_tasks::discovery::{Filter, Sources, Subscriptions};
+use holdfast_tasks::events::NewEvent;
+use holdfast_tasks::interactions::{Action, Interaction, UserName};
+use holdfast_tasks::mail::{NotifyDigest, NotifyEmail};
+use holdfast_tasks::notices::Notice;
+use holdfast_tasks::recommend::MlRecommend;
+use holdfast_testkit::Receiver;
+use serde_json::{Value, json};
+use ulid::Ulid;
+use uuid::Uuid;
+
+use crate::accounts::{People, on_both, to};
+use crate::support::{by, notice};
+
+const NAME: &str = "ada@example.org";
+const ADDRESS: &str = "Lovelace@Example.net";
+const SUBSCRIBED: &str = "Ada <Other@Example.com>";
+
+/// What a user is found by, beside the id.
+const KNOWN_BY: [&str; 3] = [NAME, ADDRESS, "other@example.com"];
+
+on_both! {
+    nothing_of_a_deleted_user_is_left_in_any_row,
+    an_export_says_all_that_is_kept,
+    mail_to_a_deleted_user_is_skipped_and_says_so,
+    a_name_of_the_applications_own_is_exported_and_deleted_too,
+    one_users_deletion_leaves_the_others,
+}
+
+impl People {
+    async fn event(&self, uid: &str) -> Ulid {
+        let event = NewEvent {
+            source: None,
+            uid: uid.to_owned(),
+            title: format!("Event {uid}"),
+            description: None,
+            url: None,
+            category: None,
+            starts_at: clock::now() + TimeDelta::days(3),
+            ends_at: None,
+            time_zone: None,
+            position: None,
+            place: None,
+            cancelled: false,
+        };
+        self.recommender.events().upsert(&[event]).await.unwrap()[0].id
+    }
+
+    async fn interact(&self, user: &UserName, count: usize) {
+        let event = self.event("one").await;
+        let now = clock::now();
+        let all: Vec<_> = (0..count)
+            .map(|at| Interaction {
+                user: user.clone(),
+                event,
+                action: Action::Save,
+                at: now - TimeDelta::seconds(at as i64),
+            })
+            .collect();
+        self.recommender.accept(&all).await.unwrap();
+    }
+
+    async fn subscribe(&self, user: &UserName) {
+        let sources = Sources::new(&self.f.settings, &self.f.database, self.f.jobs.clone());
+        let subscriptions = Subscriptions::of(&sources);
+        let filter = Filter::default();
+        subscriptions
+            .create(user.as_str(), Some(SUBSCRIBED), &filter)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Every value of every row of every table, as text.
+    async fn everything(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        match &self.f.database {
+            Database::Postgres(pool) => {
+                let tables: Vec<(String,)> =
+                    sqlx::query_as("select tablename::text from pg_tables where schemaname = 'public'")
+                        .fetch_all(pool)
+                        .await
+                        .unwrap();
+                for (table,) in tables {
+                    let text = format!("select to_jsonb(t)::text from \"{table}\" as t");
+                    let rows: Vec<(String,)> = sqlx::query_as(sqlx::AssertSqlSafe(text))
+                        .fetch_all(pool)
+                        .await
+                        .unwrap();
+                    all.extend(rows.into_iter().map(|(row,)| (table.clone(), row)));
+                }
+            }
+            Database::Sqlite(database) => {
+                let pool = &database.writer;
+                let columns: Vec<(String, String)> = sqlx::query_as(
+                    "select t.name, c.name from sqlite_master as t, pragma_table_info(t.name) as c
+                     where t.type = 'table'",
+                )
+                .fetch_all(pool)
+                .await
+                .unwrap();
+                for (table, column) in columns {
+                    let text = format!("select quote(\"{column}\") from \"{table}\"");
+                    let rows: Vec<(String,)> = sqlx::query_as(sqlx::AssertSqlSafe(text))
+                        .fetch_all(pool)
+                        .await
+                        .unwrap();
+                    all.extend(rows.into_iter().map(|(row,)| (table.clone(), row)));
+                }
+            }
+        }
+        all
+    }
+
+    /// The tables and rows in which a user can be found, by id (in each of its spellings), name or address.
+    async fn traces(&self, user: AccountId, others: &[&str]) -> Vec<(String, String)> {
+        let uuid = Uuid::from_u128(Ulid::from_string(&user.to_string()).unwrap().0);
+        let mut needles: Vec<String> = others.iter().map(|text| text.to_lowercase()).collect();
+        needles.extend([
+            user.to_string().to_lowercase(),
+            uuid.hyphenated().to_string(),
+            uuid.simple().to_string(),
+        ]);
+        let is_trace = |row: &str| {
+            let row = row.to_lowercase();
+            needles.iter().any(|needle| row.contains(needle))
+        };
+        let mut all = self.everything().await;
+        all.retain(|(_, row)| is_trace(row));
+        all
+    }
+
+    async fn exported(&self, user: &UserName) -> Value {
+        let mut export = self.accounts.export(user).await.unwrap();
+        let mut text = Vec::new();
+        while let Some(piece) = export.next().await.unwrap() {
+            text.extend_from_slice(&piece);
+        }
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    /// One of everything that may name a user.
+    async fn full_life(&mut self, id: AccountId) -> Receiver {
+        let (user, receiver): (UserName, _) =
+            (id.to_string().parse().unwrap(), Receiver::start().await.unwrap());
+        let own = By::new(Actor::user(id));
+        self.prefer(
+            id,
+            json!({"address": ADDRESS, "topics": {"news": {"email": "digest"}}}),
+        )
+        .await;
+        self.interact(&user, 3).await;
+        self.subscribe(&user).await;
+        // Mail of both addresses, sent, failed, suppressed, and put aside.
+        assert!(self.send(to(id, "offers")).await.sent);
+        assert!(self.send(to(id, "news")).await.skipped.is_some());
+        for address in KNOWN_BY {
+            let job = NotifyEmail {
+                to: Some(format!("Ada <{address}>")),
+                user: None,
+                ..to(id, "list")
+            };
+            assert!(self.send(job.clone()).await.sent);
+            self.mail()
+                .suppress(&own, address, Some("list"), "no")
+                .await
+                .unwrap();
+            let delayed = self
+                .f
+                .jobs
+                .enqueue(job)
+                .delay(std::time::Duration::from_secs(600));
+            delayed
+                .idempotency_key(format!("user-{id}/{address}"))
+                .await
+                .unwrap();
+        }
+        let hour = std::time::Duration::from_secs(3_600);
+        let later = self.f.jobs.enqueue(to(id, "offers")).delay(hour);
+        later.unique(id.to_string()).limit_key(NAME).await.unwrap();
+        let digest = self.f.jobs.enqueue(NotifyDigest { user: id }).delay(hour);
+        digest.unique(id.to_string()).await.unwrap();
+        self.f
+            .jobs
+            .enqueue(MlRecommend { user })
+            .delay(hour)
+            .await
+            .unwrap();
+        // A webhook that was told, and one that will be.
+        self.f.endpoint(&receiver.url("/hook"), &["event.*"]).await;
+        let about = |key: &str| Notice {
+            key: Some(format!("user-{id}/{key}")),
+            ..notice("event.discovered", &json!({"user": id, "title": "x"}), None)
+        };
+        self.f.notices.publish(&about("told")).await.unwrap();
+        self.f.work();
+        self.f.only_job("notify.webhook").await;
+        self.f.stop().await;
+        self.f.notices.publish(&about("later")).await.unwrap();
+        receiver
+    }
+}
+
+fn user_of(id: AccountId) -> UserName {
+    id.to_string().parse().unwrap()
+}
+
+async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
+    let id = people.user(NAME).await;
+    let _receiver = people.full_life(id).await;
+    let before = people.traces(id, &KNOWN_BY).await;
+    let mut tables: Vec<_> = before.iter().map(|(table, _)| table.as_str()).collect();
+    tables.dedup();
+    for table in [
+        "holdfast_users",
+        "holdfast_preferences",
+        "holdfast_interactions",
+        "holdfast_subscriptions",
+        "holdfast_mails",
+        "holdfast_mail_suppressions",
+        "holdfast_mail_tokens",
+        "holdfast_digest_items",
+        "holdfast_jobs",
+        "holdfast_webhook_deliveries",
+        "holdfast_notices",
+        "holdfast_audit",
+    ] {
+        assert!(tables.contains(&table), "{table} is not tried: {tables:?}");
+    }
+    let own = By::new(Actor::user(id));
+    let done = people.accounts.delete(&own, &user_of(id)).await.unwrap();
+    let expected = Deleted {
+        account: true,
+        interactions: 3,
+        subscriptions: 1,
+        mail: done.mail,
+        deliveries: 1,
+        jobs: 8,
+        audit: done.audit,
+    };
+    assert_eq!(done, expected);
+    assert!(done.mail >= 8 && done.audit >= 3, "{done:?}");
+    let after = people.traces(id, &KNOWN_BY).await;
+    assert!(after.is_empty(), "{after:#?}");
+    let filter = AuditFilter {
+        action: Some("user.delete".to_owned()),
+        limit: 10,
+        ..AuditFilter::default()
+    };
+    let audited = people.f.jobs.audit().list(&filter).await.unwrap();
+    assert_eq!(audited.len(), 1);
+    assert_eq!(
+        (audited[0].actor.as_str(), audited[0].target.as_deref()),
+        ("user/deleted", Some("deleted"))
+    );
+    let again = people.accounts.delete(&own, &user_of(id)).await.unwrap_err();
+    assert!(matches!(again, AccountError::Unknown(_)), "{again}");
+    let gone = people.accounts.export(&user_of(id)).await.unwrap_err();
+    assert!(matches!(gone, AccountError::Unknown(_)), "{gone}");
+}
+
+async fn an_export_says_all_that_is_kept(mut people: People) {
+    let id = people.user(NAME).await;
+    let _receiver = people.full_life(id).await;
+    // More than a page.
+    people.interact(&user_of(id), 1_001).await;
+    let told = people.exported(&user_of(id)).await;
+    assert_eq!(told["account"]["name"], NAME);
+    assert_eq!(told["preferences"]["address"], ADDRESS);
+    let count = |name: &str| told[name].as_array().unwrap().len();
+    // Three were before, one of which is the same moment again or not: each moment is its own.
+    assert!(
+        (1_001..=1_004).contains(&count("interactions")),
+        "{}",
+        count("interactions")
+    );
+    assert_eq!(
+        [count("subscriptions"), count("suppressions"), count("digest")],
+        [1, 3, 1]
+    );
+    assert_eq!(count("mails"), 4, "{}", told["mails"]);
+    assert!(told["recommendations"]["items"].is_array());
+    let text = told.to_string();
+    assert!(!text.contains("password") && !text.contains("token"), "{text}");
+}
+
+async fn mail_to_a_deleted_user_is_skipped_and_says_so(mut people: People) {
+    let id = people.user(NAME).await;
+    people
+        .prefer(id, json!({"topics": {"news": {"email": "digest"}}}))
+        .await;
+    people.send(to(id, "news")).await;
+    let jobs = [
+        people.f.jobs.enqueue(to(id, "offers")).await.unwrap().id,
+        people.f.jobs.enqueue(NotifyDigest { user: id }).await.unwrap().id,
+    ];
+    let sent = people.server.asked();
+    people.accounts.delete(&by(), &user_of(id)).await.unwrap();
+    people.f.work();
+    for job in jobs {
+        let ended = people.f.ended(job).await;
+        assert_eq!(ended.state, State::Completed, "{ended:?}");
+        let result: Value = serde_json::from_str(ended.result.unwrap().get()).unwrap();
+        assert_eq!(result["skipped"], "the user was deleted");
+    }
+    people.f.stop().await;
+    // One that a worker holds already, whose payload names the user still.
+    let held = people.run(to(id, "offers")).await.unwrap();
+    assert_eq!(held.skipped.as_deref(), Some("the user was deleted"));
+    assert_eq!(people.server.asked(), sent);
+}
+
+async fn a_name_of_the_applications_own_is_exported_and_deleted_too(people: People) {
+    let user: UserName = "user 17".parse().unwrap();
+    let unknown = people.accounts.delete(&by(), &user).await.unwrap_err();
+    assert!(matches!(unknown, AccountError::Unknown(_)), "{unknown}");
+    people.interact(&user, 2).await;
+    people.subscribe(&user).await;
+    let told = people.exported(&user).await;
+    assert_eq!(
+        (&told["account"], &told["user"]),
+        (&Value::Null, &json!("user 17"))
+    );
+    assert_eq!(told["interactions"].as_array().unwrap().len(), 2);
+    let done = people.accounts.delete(&by(), &user).await.unwrap();
+    let expected = Deleted {
+        interactions: 2,
+        subscriptions: 1,
+        ..Deleted::default()
+    };
+    assert_eq!(done, expected);
+    assert_eq!(
+        people
+            .recommender
+            .interactions()
+            .of_user(&user, 10)
+            .await
+            .unwrap(),
+        []
+    );
+}
+
+async fn one_users_deletion_leaves_the_others(people: People) {
+    let (ada, bob) = (people.user(NAME).await, people.user("bob@example.org").await);
+    for id in [ada, bob] {
+        people.interact(&user_of(id), 2).await;
+        people.subscribe(&user_of(id)).await;
+        people
+            .prefer(id, json!({"topics": {"news": {"email": "digest"}}}))
+            .await;
+        assert!(people.send(to(id, "offers")).await.sent);
+        people.send(to(id, "news")).await;
+        people.f.jobs.enqueue(to(id, "offers")).await.unwrap();
+    }
+    let before = people.traces(bob, &["bob@example.org"]).await;
+    people.accounts.delete(&by(), &user_of(ada)).await.unwrap();
+    assert_eq!(people.traces(bob, &["bob@example.org"]).await, before);
+}
