@@ -200,7 +200,7 @@ impl Inner {
                     payload,
                     started,
                 };
-                self.land(loaded, mark, landing).await;
+                self.land(loaded, mark, landing, on_board).await;
             }
             Err(crash) => {
                 count(&counters.load_errors);
@@ -224,7 +224,13 @@ impl Inner {
     }
 
     /// Keeps a loaded value here, hands it to those who wait, and stores it on Redis.
-    async fn land(&self, loaded: Loaded, mark: Mark, landing: &watch::Sender<Option<Landing>>) {
+    async fn land(
+        &self,
+        loaded: Loaded,
+        mark: Mark,
+        landing: &watch::Sender<Option<Landing>>,
+        on_board: OnBoard,
+    ) {
         let Loaded {
             key,
             meta,
@@ -258,6 +264,8 @@ impl Inner {
         } else if self.copies(&meta) {
             kept = self.local.keep(&key, &entry, mark);
         }
+        // What is kept nowhere is told last: who asks after that loads anew, and shares no flight that is over.
+        let _on_board = fits.then_some(on_board);
         landing.send_replace(Some(Ok(entry)));
         let (Some(seen), Some((raw, _))) = (seen, stored) else {
             if kept {
