@@ -1,4 +1,5 @@
-//! From the merged table to [`Settings`]: each setting with its range, then the settings against each other.
+//! From the merged table to [`Settings`]: each setting with its range, then the settings [against each
+//! other](super::conflicts).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,6 +8,7 @@ use config::{Map, Value};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::conflicts;
 use super::environment::variable_of;
 use super::fault::{ConfigFault, ConfigFaults};
 use super::limits::{MAX_RUNNING_LIMIT, QueueLimits};
@@ -28,7 +30,7 @@ pub(super) fn settings(
 ) -> Result<Settings, ConfigFaults> {
     let mut reader = Reader::new(root, faults);
     let settings = read(&mut reader);
-    check_against_each_other(&mut reader, &settings);
+    conflicts::check(&mut reader, &settings);
     reader.finish(settings)
 }
 
@@ -459,136 +461,6 @@ fn log(reader: &mut Reader<'_>, environment: Environment) -> LogSettings {
         level,
         format: reader.choice("log.format", &choices).unwrap_or(by_environment),
     }
-}
-
-/// What no single setting can tell.
-fn check_against_each_other(reader: &mut Reader<'_>, settings: &Settings) {
-    let Settings {
-        server,
-        database,
-        redis,
-        cache,
-        jobs,
-        worker,
-        beat,
-        auth,
-        events,
-        discovery,
-        ..
-    } = settings;
-    reader.require(
-        discovery.past <= events.retain_past,
-        "discovery.past_seconds",
-        "events.retain_past_seconds",
-        "more than",
-        "lower it: what is pruned would be found again",
-    );
-    reader.require(
-        auth.access_token <= cache.session_ttl,
-        "auth.access_token_seconds",
-        "cache.session_ttl_seconds",
-        "more than",
-        "lower it: a token must not outlive its session",
-    );
-    reader.require(
-        cache.session_max >= cache.session_ttl,
-        "cache.session_max_seconds",
-        "cache.session_ttl_seconds",
-        "less than",
-        "raise it: no session could last for its own idle time",
-    );
-    reader.require(
-        cache.load_timeout < server.request_timeout,
-        "cache.load_timeout_seconds",
-        "server.request_timeout_seconds",
-        "not less than",
-        "lower it: a request must be able to answer with a stale value in time",
-    );
-    reader.require(
-        beat.lost_after >= 2 * beat.heartbeat,
-        "beat.lost_after_seconds",
-        "beat.heartbeat_seconds",
-        "less than twice",
-        "give it two heartbeats or more",
-    );
-    reader.require(
-        worker.lost_after >= 2 * worker.heartbeat,
-        "worker.lost_after_seconds",
-        "worker.heartbeat_seconds",
-        "less than twice",
-        "give it two heartbeats or more: a single late one would get running jobs rescued",
-    );
-    reader.require(
-        worker.watchdog > worker.lost_after,
-        "worker.watchdog_seconds",
-        "worker.lost_after_seconds",
-        "not more than",
-        "raise it: the process would exit before it is even lost",
-    );
-    reader.require(
-        worker.degraded_poll_min <= worker.degraded_poll_max,
-        "worker.degraded_poll_min_ms",
-        "worker.degraded_poll_max_ms",
-        "more than",
-        "swap them",
-    );
-    reader.require(
-        jobs.retry.cap >= jobs.retry.base,
-        "jobs.retry.cap_seconds",
-        "jobs.retry.base_seconds",
-        "less than",
-        "raise the cap or lower the base",
-    );
-    reader.require(
-        jobs.max_payload_bytes <= server.max_body_bytes,
-        "jobs.max_payload_bytes",
-        "server.max_body_bytes",
-        "more than",
-        "raise the body's limit: no request could carry such a payload",
-    );
-    reader.require(
-        redis.command_timeout < server.request_timeout,
-        "redis.command_timeout_ms",
-        "server.request_timeout_seconds",
-        "not less than",
-        "lower it: a request must be able to fail over in time",
-    );
-    reader.require(
-        database.acquire_timeout < server.request_timeout,
-        "database.acquire_timeout_seconds",
-        "server.request_timeout_seconds",
-        "not less than",
-        "lower it: a request must be able to answer 503 in time",
-    );
-    reader.require(
-        database.min_connections <= database.max_connections,
-        "database.min_connections",
-        "database.max_connections",
-        "more than",
-        "lower it",
-    );
-    check_served_queues(reader, settings);
-}
-
-fn check_served_queues(reader: &mut Reader<'_>, settings: &Settings) {
-    let missing: Vec<&str> = settings
-        .worker
-        .queues
-        .iter()
-        .map(String::as_str)
-        .filter(|name| !settings.queues.contains_key(*name))
-        .collect();
-    if missing.is_empty() {
-        return;
-    }
-    let known: Vec<&str> = settings.queues.keys().map(String::as_str).collect();
-    let problem = format!("there is no queue {}", missing.join(", "));
-    let fix = format!(
-        "name some of {}, or declare it: [queues.{}]",
-        known.join(", "),
-        missing[0]
-    );
-    reader.fault_once("worker.queues", || (problem, fix));
 }
 
 #[cfg(test)]

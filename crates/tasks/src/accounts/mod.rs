@@ -17,7 +17,8 @@
 //!
 //! # What deletion does not reach
 //! Payloads of an application's own kinds, the jobs that follow on others (`then`), and data of notifications beyond their
-//! `user` mean nothing to Holdfast. A delivery that is under way while its user is deleted may still write its row, which ages
+//! `user` mean nothing to Holdfast. Jobs of a queue that lives on Redis are not looked through: mail to a deleted account is not
+//! sent by them either, and they go with their results. A delivery that is under way while its user is deleted may still write its row, which ages
 //! out with the others. What is known of an address stays where somebody else gets mail there too.
 
 mod delete;
