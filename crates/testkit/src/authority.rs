@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio_rustls::TlsAcceptor;
 
 use crate::RedisOptions;
 use crate::ports::PortLease;
@@ -26,6 +30,19 @@ impl Authority {
     /// What those who are to trust it are given.
     pub fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// What accepts connections as a server of this `name`.
+    pub fn acceptor(&self, name: &str) -> Result<TlsAcceptor> {
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
     /// Lets a Redis serve TLS as `name`, on a port of its own beside the plain one. `directory` takes certificate and key,

@@ -50,7 +50,7 @@ pub use proxy::{FaultProxy, Mode, Protocol, ProxyStats, bytes_contain};
 pub use receiver::{Hit, Receiver, RecordedRequest};
 pub use redis::{Eviction, FillReport, Persistence, RedisOptions, RedisServer};
 pub use resp::{RespConnection, RespValue};
-pub use smtp::{SmtpServer, TakenMail};
+pub use smtp::{Encryption, SmtpServer, TakenMail};
 
 /// What every "not found" error of a server program ends with.
 pub(crate) const INSTALL_HINT: &str =

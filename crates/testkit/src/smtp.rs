@@ -17,10 +17,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::Authority;
 
 /// A mail that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct TakenMail {
     pub to: String,
     /// What the client logged in with: the argument of AUTH PLAIN, base64.
     pub auth: Option<String>,
+    /// It came over TLS.
+    pub encrypted: bool,
     /// Headers and body, lines ended by CRLF, dots unstuffed.
     pub data: String,
 }
@@ -42,6 +47,15 @@ impl TakenMail {
             known.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
         })
     }
+}
+
+/// How a server that speaks TLS begins to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// With the first byte.
+    Implicit,
+    /// When it is asked to, and it takes neither logins nor mail before.
+    StartTls,
 }
 
 /// A mail server on a port of 127.0.0.1. Ends on drop.
@@ -67,8 +81,17 @@ impl Drop for SmtpServer {
 }
 
 impl SmtpServer {
-    /// Starts listening.
+    /// Starts listening; it speaks no TLS.
     pub async fn start() -> Result<Self> {
+        Self::listen(None).await
+    }
+
+    /// The same with TLS, as a server that the authority knows by this name.
+    pub async fn start_with_tls(authority: &Authority, name: &str, how: Encryption) -> Result<Self> {
+        Self::listen(Some((authority.acceptor(name)?, how))).await
+    }
+
+    async fn listen(tls: Option<(TlsAcceptor, Encryption)>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
         let kept = Arc::new(Kept {
@@ -81,7 +104,7 @@ impl SmtpServer {
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     // A client that breaks off is what some tests are about.
-                    tokio::spawn(serve(stream, Arc::clone(&kept)));
+                    tokio::spawn(serve(stream, tls.clone(), Arc::clone(&kept)));
                 }
             }
         });
@@ -125,32 +148,84 @@ impl SmtpServer {
     }
 }
 
-type Stream = BufStream<TcpStream>;
+/// What a conversation goes over.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
-async fn say(stream: &mut Stream, line: &str) -> std::io::Result<()> {
+async fn say<S: Wire>(stream: &mut BufStream<S>, line: &str) -> std::io::Result<()> {
     stream.write_all(line.as_bytes()).await?;
     stream.write_all(b"\r\n").await?;
     stream.flush().await
 }
 
 /// Ends with the client, or with its own refusal to go on.
-async fn serve(stream: TcpStream, kept: Arc<Kept>) -> std::io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    tls: Option<(TlsAcceptor, Encryption)>,
+    kept: Arc<Kept>,
+) -> std::io::Result<()> {
+    const GREETING: &str = "220 testkit ESMTP";
+    let (acceptor, stream) = match tls {
+        None => (None, stream),
+        Some((acceptor, Encryption::StartTls)) => (Some(acceptor), stream),
+        Some((acceptor, Encryption::Implicit)) => {
+            let mut stream = BufStream::new(acceptor.accept(stream).await?);
+            say(&mut stream, GREETING).await?;
+            converse(stream, Security::Encrypted, &kept).await?;
+            return Ok(());
+        }
+    };
+    let security = match acceptor {
+        Some(_) => Security::Offered,
+        None => Security::None,
+    };
     let mut stream = BufStream::new(stream);
-    say(&mut stream, "220 testkit ESMTP").await?;
+    say(&mut stream, GREETING).await?;
+    if let (Some(stream), Some(acceptor)) = (converse(stream, security, &kept).await?, acceptor) {
+        let stream = BufStream::new(acceptor.accept(stream).await?);
+        converse(stream, Security::Encrypted, &kept).await?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Security {
+    None,
+    Offered,
+    Encrypted,
+}
+
+/// Until the client goes, or asks for TLS: then the wire comes back.
+async fn converse<S: Wire>(
+    mut stream: BufStream<S>,
+    security: Security,
+    kept: &Kept,
+) -> std::io::Result<Option<S>> {
     let (mut from, mut to, mut auth) = (String::new(), String::new(), None);
     let mut line = String::new();
     loop {
         line.clear();
         if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let command = line.trim_end();
         let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
         match verb.to_ascii_uppercase().as_str() {
             "EHLO" => {
-                for line in ["250-testkit", "250-8BITMIME", "250-SMTPUTF8", "250 AUTH PLAIN"] {
+                let last = match security {
+                    Security::Offered => "250 STARTTLS",
+                    Security::None | Security::Encrypted => "250 AUTH PLAIN",
+                };
+                for line in ["250-testkit", "250-8BITMIME", "250-SMTPUTF8", last] {
                     say(&mut stream, line).await?;
                 }
+            }
+            "STARTTLS" if security == Security::Offered => {
+                say(&mut stream, "220 2.0.0 go on").await?;
+                return Ok(Some(stream.into_inner()));
+            }
+            "AUTH" | "MAIL" if security == Security::Offered => {
+                say(&mut stream, "530 5.7.0 STARTTLS first").await?;
             }
             "AUTH" => {
                 auth = rest.split_once(' ').map(|(_, secret)| secret.to_owned());
@@ -172,13 +247,17 @@ async fn serve(stream: TcpStream, kept: Arc<Kept>) -> std::io::Result<()> {
                     from: from.clone(),
                     to: to.clone(),
                     auth: auth.clone(),
+                    encrypted: security == Security::Encrypted,
                     data: String::new(),
                 };
-                if !take(&mut stream, mail, &kept).await? {
-                    return Ok(());
+                if !take(&mut stream, mail, kept).await? {
+                    return Ok(None);
                 }
             }
-            "QUIT" => return say(&mut stream, "221 2.0.0 bye").await,
+            "QUIT" => {
+                say(&mut stream, "221 2.0.0 bye").await?;
+                return Ok(None);
+            }
             "RSET" | "NOOP" => say(&mut stream, "250 2.0.0 ok").await?,
             _ => say(&mut stream, "500 5.5.1 what?").await?,
         }
@@ -204,7 +283,7 @@ impl Kept {
 }
 
 /// The mail's text, and the answer to it; false ends the connection.
-async fn take(stream: &mut Stream, mut mail: TakenMail, kept: &Kept) -> std::io::Result<bool> {
+async fn take<S: Wire>(stream: &mut BufStream<S>, mut mail: TakenMail, kept: &Kept) -> std::io::Result<bool> {
     if mail.to.starts_with("drop") {
         let mut some = String::new();
         stream.read_line(&mut some).await?;

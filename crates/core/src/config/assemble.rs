@@ -8,6 +8,7 @@ use config::{Map, Value};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::authorities::ca_certificate;
 use super::conflicts;
 use super::environment::variable_of;
 use super::fault::{ConfigFault, ConfigFaults};
@@ -423,6 +424,7 @@ fn smtp(reader: &mut Reader<'_>) -> SmtpSettings {
     SmtpSettings {
         url,
         from,
+        ca_certificate: ca_certificate(reader, "smtp.ca_certificate"),
         timeout: reader.seconds("smtp.timeout_seconds", 0.1..=120.0),
     }
 }

@@ -6,6 +6,7 @@
 //! are faults too, because a misspelt one would otherwise be a silent default. No secret appears in any of this.
 
 mod assemble;
+mod authorities;
 mod conflicts;
 mod docs;
 mod environment;

@@ -445,6 +445,8 @@ pub struct SmtpSettings {
     pub url: Option<SecretString>,
     /// The sender, `Name <address>` or an address alone; set wherever `url` is.
     pub from: Option<String>,
+    /// PEM text of the authorities that vouch for the server; `None`: the public ones.
+    pub ca_certificate: Option<Arc<str>>,
     /// Longest that the server may take for one mail.
     pub timeout: Duration,
 }

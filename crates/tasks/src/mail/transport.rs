@@ -1,7 +1,7 @@
 //! The mail server of the settings, and what its answers mean.
 //!
 //! Each mail has a connection of its own: mail is not what a worker is fast for, and a connection that was kept is one that
-//! may have ended. A certificate is verified against Mozilla's roots, compiled in.
+//! may have ended. A certificate is verified against Mozilla's roots, compiled in, or against `smtp.ca_certificate`.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,8 +10,10 @@ use holdfast_core::config::SmtpSettings;
 use holdfast_jobs::JobError;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::Error as SmtpError;
+use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use secrecy::ExposeSecret;
+use url::Url;
 
 /// The enhanced status of a mailbox that does not exist (RFC 3463).
 const NO_SUCH_MAILBOX: &str = "5.1.1";
@@ -90,8 +92,34 @@ fn server(settings: &SmtpSettings) -> Result<Server, String> {
     // The error would repeat the URL, which holds the password.
     let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret())
         .map_err(|_| "smtp.url cannot be used".to_owned())?;
+    let builder = match &settings.ca_certificate {
+        Some(pem) => match encryption(url.expose_secret(), pem)? {
+            Some(tls) => builder.tls(tls),
+            None => builder,
+        },
+        None => builder,
+    };
     let smtp = builder.timeout(Some(settings.timeout)).build();
     Ok(Server { smtp, from })
+}
+
+/// The encryption that the URL asks for, with authorities of its own; `None`: it asks for none.
+fn encryption(url: &str, pem: &str) -> Result<Option<Tls>, String> {
+    let unusable = |_| "smtp.ca_certificate cannot be used".to_owned();
+    let url = Url::parse(url).map_err(|_| "smtp.url cannot be used".to_owned())?;
+    let authorities = Certificate::from_pem(pem.as_bytes()).map_err(unusable)?;
+    let parameters = TlsParameters::builder(url.host_str().unwrap_or_default().to_owned())
+        .certificate_store(CertificateStore::None)
+        .add_root_certificate(authorities)
+        .build_rustls()
+        .map_err(unusable)?;
+    let tls = url.query_pairs().find(|(name, _)| name == "tls");
+    Ok(match (url.scheme(), tls.as_ref().map(|(_, value)| &**value)) {
+        ("smtps", _) => Some(Tls::Wrapper(parameters)),
+        (_, Some("required")) => Some(Tls::Required(parameters)),
+        (_, Some("opportunistic")) => Some(Tls::Opportunistic(parameters)),
+        _ => None,
+    })
 }
 
 /// What the server's answer, or its silence, means.

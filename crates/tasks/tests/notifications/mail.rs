@@ -6,7 +6,7 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::JobRecord;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, State};
 use holdfast_tasks::mail::{Mail, MailError, MailTemplate, Mailed, NotifyEmail};
-use holdfast_testkit::SmtpServer;
+use holdfast_testkit::{Authority, Encryption, SmtpServer};
 use serde_json::{Value, json};
 
 use crate::support::{Fixture, by};
@@ -484,6 +484,43 @@ async fn a_server_without_the_encryption_that_was_asked_for_gets_nothing() {
     // base64 of `\0us@er\0w:rd`
     assert_eq!(server.mails()[0].auth.as_deref(), Some("AHVzQGVyAHc6cmQ="));
     assert!(!format!("{:?}", post.mail()).contains("w:rd"));
+}
+
+/// STARTTLS and TLS from the first byte, a login over either; and no mail for a server that a stranger vouches for.
+#[tokio::test]
+async fn mail_goes_over_tls_to_a_server_that_is_known() {
+    let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
+    for (how, scheme, query) in [
+        (Encryption::StartTls, "smtp", "?tls=required"),
+        (Encryption::StartTls, "smtp", "?tls=opportunistic"),
+        (Encryption::Implicit, "smtps", ""),
+    ] {
+        let server = SmtpServer::start_with_tls(&authority, "localhost", how)
+            .await
+            .unwrap();
+        let url = format!("{scheme}://user:word@localhost:{}{query}", server.addr().port());
+        let send = async |pem: &str| {
+            let more = [
+                ("SMTP_URL", url.as_str()),
+                ("HOLDFAST__SMTP__CA_CERTIFICATE", pem),
+            ];
+            Post::with(false, &more).await.send(to("ada@example.org")).await
+        };
+        assert!(send(&authority.pem()).await.unwrap().sent, "{url}");
+        let mails = server.mails();
+        // base64 of `\0user\0word`
+        assert_eq!(
+            (mails.len(), mails[0].encrypted, mails[0].auth.as_deref()),
+            (1, true, Some("AHVzZXIAd29yZA==")),
+            "{url}"
+        );
+        for pem in [stranger.pem(), String::new()] {
+            let error = send(&pem).await.unwrap_err();
+            assert_eq!(error.class(), "transient", "{error}");
+            assert!(!error.to_string().contains("word"), "{error}");
+        }
+        assert_eq!((server.mails().len(), server.asked()), (1, 1), "{url}");
+    }
 }
 
 #[tokio::test]
