@@ -205,7 +205,7 @@ async fn every_command_and_flag_exists() {
                 status.success(),
                 "{document}: {command}: there is no such command"
             );
-            let printed = printed(&help).await;
+            let printed = help.printed(DEADLINE).await.unwrap().text;
             for flag in flags {
                 assert!(
                     printed.contains(&flag),
@@ -277,18 +277,11 @@ async fn shell(script: &str, port: u16) -> String {
     let script = script.replace(":8080", &format!(":{port}"));
     let mut shell = Child::program("sh").args(["-c", &script]).start().unwrap();
     assert!(shell.wait_exit(DEADLINE).await.unwrap().success(), "{script}");
-    printed(&shell).await
+    shell.printed(DEADLINE).await.unwrap().text
 }
 
 fn parsed(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json:?}"))
-}
-
-/// All that an ended child has printed: its pipes may be read to the end a moment after it is gone.
-async fn printed(child: &Child) -> String {
-    const NEVER_PRINTED: &str = "\0";
-    child.wait_for_line(NEVER_PRINTED, DEADLINE).await.unwrap_err();
-    child.lines().join("\n")
 }
 
 /// The value with what differs from run to run masked: ids and times.

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::environment;
-use crate::lines::LineLog;
+use crate::lines::{LineLog, Stream};
 use crate::process::Process;
 
 /// What a failed wait or a panic shows.
@@ -101,8 +101,8 @@ impl ChildBuilder {
             command.current_dir(dir);
         }
         let output = LineLog::new(2);
-        output.feed(format!("{}-stdout", self.name), stdout)?;
-        output.feed(format!("{}-stderr", self.name), stderr)?;
+        output.feed(format!("{}-stdout", self.name), Stream::Stdout, stdout)?;
+        output.feed(format!("{}-stderr", self.name), Stream::Stderr, stderr)?;
         let process = Process::spawn(&self.name, command)?;
         Ok(Child {
             name: self.name,
@@ -110,6 +110,14 @@ impl ChildBuilder {
             output,
         })
     }
+}
+
+/// What a child has printed (its last 20,000 lines).
+#[derive(Debug, Clone)]
+pub struct Printed {
+    pub stdout: String,
+    /// stdout and stderr: the lines of each in order, those of both interleaved as they happened to be read.
+    pub text: String,
 }
 
 /// A running binary. SIGKILLed and reaped on drop.
@@ -201,9 +209,22 @@ impl Child {
         self.output.len()
     }
 
-    /// What the child has printed (its last 20,000 lines), stdout and stderr interleaved.
+    /// What the child has printed so far (its last 20,000 lines), stdout and stderr interleaved as they
+    /// happened to be read.
     pub fn lines(&self) -> Vec<String> {
         self.output.lines()
+    }
+
+    /// All that an ended child has printed: its pipes may be read to the end a moment after it is gone.
+    pub async fn printed(&self, deadline: Duration) -> Result<Printed> {
+        self.output
+            .wait_end(deadline)
+            .await
+            .with_context(|| self.name.clone())?;
+        Ok(Printed {
+            stdout: self.output.lines_of(Stream::Stdout).join("\n"),
+            text: self.output.lines().join("\n"),
+        })
     }
 
     /// Waits for the log line that says `listening`, and returns its `address`; one that means every

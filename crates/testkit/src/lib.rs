@@ -41,7 +41,7 @@ mod smtp;
 mod undertaker;
 
 pub use authority::Authority;
-pub use child::{Child, ChildBuilder, binary};
+pub use child::{Child, ChildBuilder, Printed, binary};
 pub use eventually::eventually;
 pub use pgbouncer::PgBouncer;
 pub use ports::free_port;

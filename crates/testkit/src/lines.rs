@@ -13,6 +13,13 @@ const KEPT: usize = 20_000;
 /// What is kept of one line.
 const LINE_LIMIT: usize = 16 * 1024;
 
+/// Where a line was printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
 /// A log that grows while its readers run.
 #[derive(Debug, Clone)]
 pub(crate) struct LineLog(Arc<Inner>);
@@ -26,7 +33,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Kept {
-    lines: VecDeque<String>,
+    /// In the order in which they were read, which between the streams is not that of printing.
+    lines: VecDeque<(Stream, String)>,
     /// The number of the first line that is kept.
     first: usize,
 }
@@ -49,10 +57,15 @@ impl LineLog {
 
     /// Reads lines from `source` on a thread of its own until it ends. Threads, so that a child can always
     /// print, whatever the test's runtime does.
-    pub(crate) fn feed(&self, name: String, source: impl Read + Send + 'static) -> Result<()> {
+    pub(crate) fn feed(
+        &self,
+        name: String,
+        stream: Stream,
+        source: impl Read + Send + 'static,
+    ) -> Result<()> {
         let log = self.clone();
         std::thread::Builder::new().name(name).spawn(move || {
-            log.read_all(BufReader::new(source));
+            log.read_all(stream, BufReader::new(source));
             log.0.state.send_modify(|state| state.sources -= 1);
         })?;
         Ok(())
@@ -65,7 +78,31 @@ impl LineLog {
 
     /// All lines that are kept.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.kept.lock().unwrap().lines.iter().cloned().collect()
+        self.select(|_| true)
+    }
+
+    /// The lines of one stream that are kept.
+    pub(crate) fn lines_of(&self, stream: Stream) -> Vec<String> {
+        self.select(|of| of == stream)
+    }
+
+    fn select(&self, is_wanted: impl Fn(Stream) -> bool) -> Vec<String> {
+        let kept = self.0.kept.lock().unwrap();
+        let wanted = kept.lines.iter().filter(|(stream, _)| is_wanted(*stream));
+        wanted.map(|(_, line)| line.clone()).collect()
+    }
+
+    /// Waits until every source has ended.
+    pub(crate) async fn wait_end(&self, deadline: Duration) -> Result<()> {
+        let mut state = self.0.state.subscribe();
+        let ended = tokio::time::timeout(deadline, state.wait_for(|state| state.sources == 0)).await;
+        match ended {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(anyhow!(
+                "the output did not end in {deadline:?}; the last lines:\n{}",
+                self.tail(40)
+            )),
+        }
     }
 
     /// The last `count` lines as one text.
@@ -107,12 +144,12 @@ impl LineLog {
     fn find<T>(&self, next: &mut usize, pick: impl Fn(&str) -> Option<T>) -> Option<T> {
         let kept = self.0.kept.lock().unwrap();
         let skipped = next.saturating_sub(kept.first);
-        let found = kept.lines.iter().skip(skipped).find_map(|line| pick(line));
+        let found = kept.lines.iter().skip(skipped).find_map(|(_, line)| pick(line));
         *next = kept.first + kept.lines.len();
         found
     }
 
-    fn read_all(&self, mut source: impl BufRead) {
+    fn read_all(&self, stream: Stream, mut source: impl BufRead) {
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -120,17 +157,20 @@ impl LineLog {
             if read_line(&mut source, &mut line).unwrap_or(0) == 0 {
                 return;
             }
-            self.push(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+            self.push(
+                stream,
+                String::from_utf8_lossy(line.trim_ascii_end()).into_owned(),
+            );
         }
     }
 
-    fn push(&self, line: String) {
+    fn push(&self, stream: Stream, line: String) {
         let mut kept = self.0.kept.lock().unwrap();
         if kept.lines.len() == KEPT {
             kept.lines.pop_front();
             kept.first += 1;
         }
-        kept.lines.push_back(line);
+        kept.lines.push_back((stream, line));
         self.0.state.send_modify(|state| state.lines += 1);
     }
 }
@@ -163,7 +203,8 @@ mod tests {
 
     fn fed(text: String) -> LineLog {
         let log = LineLog::new(1);
-        log.feed("source".to_owned(), std::io::Cursor::new(text)).unwrap();
+        log.feed("source".to_owned(), Stream::Stdout, std::io::Cursor::new(text))
+            .unwrap();
         log
     }
 
@@ -171,7 +212,7 @@ mod tests {
     async fn finds_a_line_that_was_printed_before_or_after_the_wait_began() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let log = LineLog::new(1);
-        log.feed("source".to_owned(), reader).unwrap();
+        log.feed("source".to_owned(), Stream::Stdout, reader).unwrap();
         let text = |line: &str| line.starts_with('b').then(|| line.to_owned());
         let later = tokio::spawn({
             let log = log.clone();

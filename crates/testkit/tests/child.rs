@@ -48,6 +48,32 @@ async fn lines_of_both_streams_are_heard_also_from_a_position_on() {
 }
 
 #[tokio::test]
+async fn stdout_is_told_whole_whatever_is_printed_on_stderr_meanwhile() {
+    // With a breath between, so that the lines are read as they come: mixed.
+    let script = "for n in 1 2 3; do echo $n; echo said $n >&2; sleep 0.02; done; exec 1>&-; sleep 0.05; echo last >&2";
+    let mut child = shell(script);
+    assert!(child.wait_exit(SOON).await.unwrap().success());
+    let printed = child.printed(SOON).await.unwrap();
+    assert_eq!(printed.stdout, "1\n2\n3");
+    for line in ["1", "said 3", "last"] {
+        assert!(
+            printed.text.lines().any(|found| found == line),
+            "{}",
+            printed.text
+        );
+    }
+    assert_eq!(printed.text.lines().count(), 7);
+}
+
+#[tokio::test]
+async fn what_goes_on_printing_has_not_printed_all() {
+    let child = shell("echo one; exec sleep 600");
+    child.wait_for_line("one", SOON).await.unwrap();
+    let error = child.printed(Duration::from_millis(20)).await.unwrap_err();
+    assert!(format!("{error:#}").contains("did not end"), "{error:#}");
+}
+
+#[tokio::test]
 async fn sigterm_reaches_the_child_which_may_exit_as_it_likes() {
     let mut child = shell("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.02; done");
     child.wait_for_line("ready", SOON).await.unwrap();

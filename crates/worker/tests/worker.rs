@@ -216,7 +216,7 @@ async fn every_fault_of_the_configuration_is_told_and_the_exit_code_is_64() {
     let bench = Bench::new("mysql://nowhere").with("HOLDFAST__WORKER__HEARTBEAT_SECONDS", "no");
     let mut worker = bench.worker();
     assert_eq!(worker.wait_exit(DEADLINE).await.unwrap().code(), Some(64));
-    let printed = printed(&worker).await;
+    let printed = worker.printed(DEADLINE).await.unwrap().text;
     for setting in ["database.url", "worker.heartbeat_seconds"] {
         assert!(printed.contains(setting), "{setting} is not in {printed}");
     }
@@ -229,7 +229,7 @@ async fn a_taken_port_ends_the_worker_with_an_error_that_names_it() {
     let bench = Bench::new("sqlite://jobs.db").with("PORT", port.to_string());
     let mut worker = bench.worker();
     assert_eq!(worker.wait_exit(DEADLINE).await.unwrap().code(), Some(69));
-    let printed = printed(&worker).await;
+    let printed = worker.printed(DEADLINE).await.unwrap().text;
     assert!(
         printed.contains("PORT") && printed.contains(&port.to_string()),
         "{printed}"
@@ -242,11 +242,4 @@ async fn a_database_that_lets_nobody_in_ends_the_worker() {
     let bench = Bench::new(&postgres.database_url("no_such_database"));
     let mut worker = bench.worker();
     assert_eq!(worker.wait_exit(DEADLINE).await.unwrap().code(), Some(69));
-}
-
-/// All that an ended child has printed: its pipes may be read to the end a moment after it is gone.
-async fn printed(child: &Child) -> String {
-    const NEVER_PRINTED: &str = "\0";
-    child.wait_for_line(NEVER_PRINTED, DEADLINE).await.unwrap_err();
-    child.lines().join("\n")
 }

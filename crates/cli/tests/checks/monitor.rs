@@ -11,7 +11,7 @@ use standardwebhooks::Webhook;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{DEADLINE, Place, printed};
+use crate::support::{DEADLINE, Place};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -153,7 +153,7 @@ async fn alerts_recoveries_and_the_report_agree_with_the_outages() {
 
     monitor.sigterm().unwrap();
     assert_eq!(monitor.wait_exit(DEADLINE).await.unwrap().code(), Some(0));
-    let end = printed(&monitor).await;
+    let end = monitor.printed(DEADLINE).await.unwrap().stdout;
     assert!(end.lines().last().unwrap().contains("\"type\":\"end\""), "{end}");
 
     // The report's timeline has the same times, and nothing else was told to anybody.

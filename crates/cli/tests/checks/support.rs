@@ -71,7 +71,10 @@ impl Place {
     pub(crate) async fn run(&self, args: &[&str]) -> (i32, String) {
         let mut child = self.start("holdfast", args);
         let status = child.wait_exit(DEADLINE).await.unwrap();
-        (status.code().unwrap_or(-1), printed(&child).await)
+        (
+            status.code().unwrap_or(-1),
+            child.printed(DEADLINE).await.unwrap().text,
+        )
     }
 
     /// Runs checks with `--json`.
@@ -143,13 +146,6 @@ fn name_of(check: &Value) -> String {
 
 fn text(value: &Value, field: &str) -> String {
     value[field].as_str().unwrap_or_default().to_owned()
-}
-
-/// All that an ended child has printed: its pipes may be read to the end a moment after it is gone.
-pub(crate) async fn printed(child: &Child) -> String {
-    const NEVER_PRINTED: &str = "\0";
-    child.wait_for_line(NEVER_PRINTED, DEADLINE).await.unwrap_err();
-    child.lines().join("\n")
 }
 
 /// A server that accepts and never answers.

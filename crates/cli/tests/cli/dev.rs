@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::support::{DEADLINE, Dev, Place, printed};
+use crate::support::{DEADLINE, Dev, Place};
 use holdfast_testkit::{Child, PostgresServer, RedisOptions, RedisServer, eventually, http};
 use serde_json::{Value, json};
 
@@ -177,6 +177,6 @@ async fn every_fault_of_the_configuration_is_told_and_the_exit_code_is_64() {
 async fn paste(line: &str) -> Value {
     let mut shell = Child::program("sh").args(["-c", line]).start().unwrap();
     assert!(shell.wait_exit(DEADLINE).await.unwrap().success(), "{line}");
-    let printed = printed(&shell).await;
+    let printed = shell.printed(DEADLINE).await.unwrap().text;
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {line}: {printed}"))
 }

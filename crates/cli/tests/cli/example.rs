@@ -3,7 +3,7 @@
 use holdfast_testkit::{Child, binary};
 use tempfile::TempDir;
 
-use crate::support::{DEADLINE, printed};
+use crate::support::DEADLINE;
 
 #[tokio::test]
 async fn the_example_runs_its_job() {
@@ -19,7 +19,7 @@ async fn the_example_runs_its_job() {
         .start()
         .unwrap();
     let status = example.wait_exit(DEADLINE).await.unwrap();
-    let printed = printed(&example).await;
+    let printed = example.printed(DEADLINE).await.unwrap().text;
     assert_eq!(status.code(), Some(0), "{printed}");
     assert!(
         printed.contains("attempt 1 for ada@example.org: Join Compilers"),

@@ -17,9 +17,11 @@ pub(crate) struct Place {
     env: Vec<(String, String)>,
 }
 
-/// What a command printed, on both streams, and its exit code.
+/// What a command printed, and its exit code.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    /// Both streams: a line of one may stand anywhere among the other's.
     pub(crate) text: String,
 }
 
@@ -64,9 +66,11 @@ impl Place {
     pub(crate) async fn run(&self, args: &[&str]) -> Ended {
         let mut child = self.start(args);
         let status = child.wait_exit(DEADLINE).await.unwrap();
+        let printed = child.printed(DEADLINE).await.unwrap();
         Ended {
             code: status.code(),
-            text: printed(&child).await,
+            stdout: printed.stdout,
+            text: printed.text,
         }
     }
 
@@ -110,13 +114,6 @@ impl Dev {
         let status = self.child.wait_exit(DEADLINE).await.unwrap();
         assert_eq!(status.code(), Some(0));
     }
-}
-
-/// All that an ended child has printed: its pipes may be read to the end a moment after it is gone.
-pub(crate) async fn printed(child: &Child) -> String {
-    const NEVER_PRINTED: &str = "\0";
-    child.wait_for_line(NEVER_PRINTED, DEADLINE).await.unwrap_err();
-    child.lines().join("\n")
 }
 
 /// Answers every request with the same bytes, or never.

@@ -22,11 +22,10 @@ fn assert_says(ended: &Ended, code: i32, words: &[&str], what: &str) {
     assert!(!ended.text.contains("panicked"), "{what}: {}", ended.text);
 }
 
-/// The one JSON document among the lines of progress.
+/// The one JSON document on stdout; the lines of progress are on stderr.
 fn document(ended: &Ended) -> Value {
-    let text = &ended.text;
-    let (from, to) = (text.find("{\n").unwrap(), text.rfind('}').unwrap());
-    serde_json::from_str(&text[from..=to]).unwrap_or_else(|error| panic!("{error}: {text}"))
+    let stdout = &ended.stdout;
+    serde_json::from_str(stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
 }
 
 #[tokio::test]
