@@ -482,6 +482,40 @@ async fn delays_priorities_and_keys_of_a_redis_queue_live_in_the_ledger() {
     system.stop().await;
 }
 
+/// A claim goes on from where the one before came to; what lies before that is looked for though nothing rings for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_nothing_rings_for_is_found_behind_those_that_came_later() {
+    // No poll within the deadline.
+    let extra = [
+        ("HOLDFAST__WORKER__SAFETY_POLL_SECONDS", "3600"),
+        ("HOLDFAST__WORKER__DEGRADED_POLL_MIN_MS", "60000"),
+        ("HOLDFAST__WORKER__DEGRADED_POLL_MAX_MS", "60000"),
+    ];
+    let system = System::start(true, true, &extra).await;
+    let first = system.enqueue(Act::Echo(1)).await;
+    system.end_of(first).await;
+
+    let mut elsewhere = sqlx::PgConnection::connect(&system.hosts.0.as_ref().unwrap().url())
+        .await
+        .unwrap();
+    let unheard = JobId::generate();
+    sqlx::query(
+        "insert into holdfast_jobs (id, queue, kind, payload, run_at, max_attempts, timeout_ms)
+         values ($1, 'default', 'test.probe', $2, now() - interval '1 hour', 1, 30000)",
+    )
+    .bind(unheard.as_uuid())
+    .bind(serde_json::to_value(Probe { act: Act::Echo(2) }).unwrap())
+    .execute(&mut elsewhere)
+    .await
+    .unwrap();
+    let last = system.enqueue(Act::Echo(3)).await;
+    for id in [last, unheard] {
+        assert_eq!(system.end_of(id).await.state, State::Completed);
+    }
+    assert_eq!(system.seen.runs.load(Ordering::SeqCst), 3);
+    system.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_enqueued_in_a_transaction_exists_only_after_its_commit() {
     let system = System::start(true, false, &[]).await;

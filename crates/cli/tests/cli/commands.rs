@@ -7,7 +7,7 @@ use serde_json::json;
 
 const UNKNOWN: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     "0001_jobs",
     "0002_accounts",
     "0003_schedules",
@@ -19,6 +19,7 @@ const MIGRATIONS: [&str; 11] = [
     "0009_notifications",
     "0010_sources",
     "0011_preferences",
+    "0012_cancelling",
 ];
 
 #[tokio::test]

@@ -80,7 +80,8 @@ const POSTGRES: &[Migration] = embedded!(
     (8, "0008_events"),
     (9, "0009_notifications"),
     (10, "0010_sources"),
-    (11, "0011_preferences")
+    (11, "0011_preferences"),
+    (12, "0012_cancelling")
 );
 const SQLITE: &[Migration] = embedded!(
     "sqlite",
@@ -94,7 +95,8 @@ const SQLITE: &[Migration] = embedded!(
     (8, "0008_events"),
     (9, "0009_notifications"),
     (10, "0010_sources"),
-    (11, "0011_preferences")
+    (11, "0011_preferences"),
+    (12, "0012_cancelling")
 );
 
 /// What a migration run did.

@@ -46,7 +46,8 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// Accepts jobs, all or nothing, in one transaction. One answer for each job, in order.
     async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError>;
 
-    /// Leases up to `limit` due jobs of a queue to a worker, most urgent first. Nothing if the queue is paused, if it has
+    /// Leases up to `limit` due jobs of a queue to a worker, most urgent first. A job that was put where others have been
+    /// claimed long since may be passed over until [`Self::look_again_in`] is over. Nothing if the queue is paused, if it has
     /// limits (then [`crate::limits::LimitStore::claim`] is the way), or if the worker's own heartbeat is older than
     /// `lost_after`.
     async fn claim(
@@ -56,6 +57,12 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         limit: usize,
         lost_after: Duration,
     ) -> Result<Vec<ClaimedJob>, LedgerError>;
+
+    /// How soon [`Self::claim`] is to be asked again although nothing rings, where the last one has not looked at all of the
+    /// queue. `None`: it has.
+    fn look_again_in(&self, _queue: &str) -> Option<Duration> {
+        None
+    }
 
     /// For each queue without limits that has a waiting job: how long until the earliest is due (zero if it is).
     async fn peek(&self, queues: &[String]) -> Result<BTreeMap<String, Duration>, LedgerError>;

@@ -148,6 +148,9 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
             return Ok((worker, Claimed::OtherwiseClaimed));
         }
         let more = jobs.len() >= room;
+        if !more && let Some(again_in) = ledger.look_again_in(&lane.name) {
+            lane.ledger_alarm.after(again_in);
+        }
         (jobs, more)
     };
     shared

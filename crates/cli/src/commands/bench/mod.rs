@@ -34,8 +34,8 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, no-redis, sqlite, idle, redrive, points, ticks, webhooks, discovery. All that the
-    /// servers allow by default.
+    /// Only these parts: redis, ledger, old-transaction, no-redis, sqlite, idle, redrive, points, ticks, webhooks, discovery.
+    /// All that the servers allow by default.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -65,6 +65,7 @@ enum What {
 enum Part {
     Redis,
     Ledger,
+    OldTransaction,
     NoRedis,
     Sqlite,
     Idle,
@@ -76,9 +77,10 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
+        (Self::OldTransaction, "old-transaction"),
         (Self::NoRedis, "no-redis"),
         (Self::Sqlite, "sqlite"),
         (Self::Idle, "idle"),
@@ -110,6 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             let setup = match part {
                 Part::Redis => servers.setup(true, true, "redis"),
                 Part::Ledger
+                | Part::OldTransaction
                 | Part::Idle
                 | Part::Redrive
                 | Part::Points
@@ -129,6 +132,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             match part {
                 Part::Redis => scenario::redis(&setup, args.scale, &mut report).await?,
                 Part::Ledger => scenario::ledger(&setup, args.scale, &mut report).await?,
+                Part::OldTransaction => scenario::old_transaction(&setup, args.scale, &mut report).await?,
                 Part::NoRedis => scenario::no_redis(&setup, args.scale, &mut report).await?,
                 Part::Sqlite => scenario::sqlite(&setup, args.scale, &mut report).await?,
                 Part::Idle => idle::measure(&setup, &mut report).await?,

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use secrecy::ExposeSecret;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
+
 use super::failed;
 use super::load::{self, HttpLoad};
 use super::report::{Figure, Report};
@@ -74,6 +78,33 @@ pub(super) async fn ledger(setup: &Setup, scale: f64, report: &mut Report) -> Re
     );
     report.figure(part, "HTTP, p99 of a request", Figure::Millis(http.p99), None);
     system.close().await
+}
+
+/// Beside a report that has run since before the first job: nothing that was claimed or finished may be vacuumed.
+pub(super) async fn old_transaction(setup: &Setup, scale: f64, report: &mut Report) -> Result<(), Failure> {
+    let part = "old-transaction";
+    let mut system = System::open(setup).await?;
+    let mut old = begin_transaction(&system).await?;
+    let count = scaled(100_000, scale);
+    enqueue_bulk(&system, count).await?;
+    let drained = drain(&mut system, count).await?;
+    drained.report(report, part, 50_000.0);
+    pick_up(&mut system, report, part, (1.5, 5.0), 2_000).await?;
+    old.execute("commit").await.map_err(failed)?;
+    system.close().await
+}
+
+/// On a connection of its own, with a snapshot that lasts.
+async fn begin_transaction(system: &System) -> Result<PgConnection, Failure> {
+    let url = system.settings.database.url.expose_secret();
+    let mut connection = PgConnection::connect(url).await.map_err(failed)?;
+    for statement in [
+        "begin isolation level repeatable read",
+        "select count(*) from holdfast_jobs",
+    ] {
+        connection.execute(statement).await.map_err(failed)?;
+    }
+    Ok(connection)
 }
 
 pub(super) async fn no_redis(setup: &Setup, scale: f64, report: &mut Report) -> Result<(), Failure> {

@@ -60,6 +60,8 @@ impl Job for Noop {
 pub(super) struct Tally {
     epoch: Instant,
     count: AtomicU64,
+    /// Whoever waits is woken at this count and not at each one before: a wake-up for every job would be measured, too.
+    awaited: AtomicU64,
     waits: Mutex<Vec<f64>>,
     counted: Notify,
 }
@@ -69,6 +71,7 @@ impl Tally {
         Self {
             epoch: Instant::now(),
             count: AtomicU64::new(0),
+            awaited: AtomicU64::new(u64::MAX),
             waits: Mutex::default(),
             counted: Notify::new(),
         }
@@ -88,17 +91,20 @@ impl Tally {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(waited);
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.counted.notify_waiters();
+        let total = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        if total >= self.awaited.load(Ordering::SeqCst) {
+            self.counted.notify_waiters();
+        }
     }
 
     pub(super) fn total(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.count.load(Ordering::SeqCst)
     }
 
     pub(super) async fn reaches(&self, total: u64, limit: Duration) -> Result<(), Failure> {
         let deadline = tokio::time::Instant::now() + limit;
-        while self.total() < total {
+        self.awaited.store(total, Ordering::SeqCst);
+        loop {
             let counted = self.counted.notified();
             if self.total() >= total {
                 break;

@@ -1,9 +1,12 @@
 //! The ledger on PostgreSQL. Works through PgBouncer in transaction mode: no LISTEN, no session state.
 //!
-//! Batches travel as arrays (`unnest`), one statement and one commit each. The claim walks the partial index once
-//! for each priority and takes rows with `FOR UPDATE SKIP LOCKED`, so workers never wait for one another.
+//! Batches travel as arrays (`unnest`), one statement and one commit each.
+
+mod claim;
+mod frontier;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,9 +20,10 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{Connection, FromRow, Row, SqlSafeStr};
 use uuid::Uuid;
 
+use self::frontier::Frontiers;
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, Heartbeat, JobFilter, JobRecord, Ledger, LedgerError,
-    NewJob, Options, Outcome, Priority, Progress, QueueStats, RescueReport, Retention, RetryReply, RunAt,
+    NewJob, Outcome, Priority, Progress, QueueStats, RescueReport, Retention, RetryReply, RunAt,
     WorkerRecord, WorkerReport, keys,
 };
 use crate::client::LedgerTx;
@@ -43,39 +47,6 @@ from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::
        options, attempt, crashes, errors, doubtful, discarded, limit_key)
 on conflict do nothing
 returning id";
-
-const CLAIM: &str = "
-with picked as materialized (
-    select due.id
-    from (values (0::smallint), (1::smallint), (2::smallint)) as level(priority)
-    cross join lateral (
-        select id from holdfast_jobs
-        where state = 'available' and queue = $1 and priority = level.priority and run_at <= now()
-        order by run_at, id
-        limit $3
-        for update skip locked) as due
-    where exists (select from holdfast_workers
-                  where id = $2 and seen_at > now() - $4 * interval '1 millisecond')
-      and not exists (select from holdfast_queues where name = $1 and (paused or limited))
-    limit $3)
-update holdfast_jobs
-set state = 'running', worker = $2, started_at = case when crashes = 0 then now() end
-where id = any (array (select id from picked))
-returning id, kind, payload::text as payload, attempt, crashes, max_attempts, timeout_ms, options::text as options,
-          priority, run_at, snoozes, doubtful, batch_id";
-
-/// Nested-loop by construction: a few probes of the partial index for each queue, whatever the backlog.
-const PEEK: &str = "
-select queue, (extract(epoch from min(run_at) - now()) * 1000)::float8 as due_ms
-from unnest($1::text[]) as q(queue)
-cross join (values (0::smallint), (1::smallint), (2::smallint)) as level(priority)
-cross join lateral (
-    select run_at from holdfast_jobs
-    where state = 'available' and queue = q.queue and priority = level.priority
-    order by run_at
-    limit 1) as first
-where not exists (select from holdfast_queues where name = q.queue and (paused or limited))
-group by queue";
 
 // By id, never by `holdfast_jobs_running`: until a vacuum that index holds an entry for every job that the worker has ever run,
 // and a plan that reads them all gets slower with each. An expression keeps the planner from it (as in SQLite's `+j.state`).
@@ -154,6 +125,7 @@ pub struct PostgresLedger {
     /// Off behind a pooler that cannot carry prepared statements (PgBouncer before 1.21): then each statement is
     /// unnamed, and inside a transaction, which keeps its two halves on one connection of the server.
     named_statements: bool,
+    frontiers: Arc<Frontiers>,
 }
 
 impl PostgresLedger {
@@ -162,6 +134,7 @@ impl PostgresLedger {
             pool,
             deadline: settings.statement_timeout,
             named_statements: settings.prepared_statements,
+            frontiers: Arc::default(),
         }
     }
 
@@ -533,32 +506,6 @@ fn stored_state(row: &PgRow) -> Result<StoredState, sqlx::Error> {
     row.try_get::<&str, _>("state")?.parse().map_err(decode_error)
 }
 
-impl FromRow<'_, PgRow> for ClaimedJob {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let timeout: i64 = row.try_get("timeout_ms")?;
-        let options: Option<String> = row.try_get("options")?;
-        Ok(Self {
-            id: JobId::from_uuid(row.try_get("id")?),
-            kind: row.try_get("kind")?,
-            payload: raw(row.try_get("payload")?)?,
-            attempt: from_count(row.try_get("attempt")?),
-            crashes: from_count(row.try_get("crashes")?),
-            max_attempts: from_count(row.try_get("max_attempts")?),
-            timeout: Duration::from_millis(timeout.unsigned_abs()),
-            options: options
-                .map_or(Ok(Options::default()), |text| serde_json::from_str(&text))
-                .map_err(decode_error)?,
-            priority: Priority::from_rank(row.try_get("priority")?),
-            run_at: row.try_get("run_at")?,
-            snoozes: from_count(row.try_get("snoozes")?),
-            doubtful: row.try_get("doubtful")?,
-            batch: row
-                .try_get::<Option<Uuid>, _>("batch_id")?
-                .map(BatchId::from_uuid),
-        })
-    }
-}
-
 impl FromRow<'_, PgRow> for JobRecord {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let attempt = from_count(row.try_get("attempt")?);
@@ -633,31 +580,15 @@ impl Ledger for PostgresLedger {
         limit: usize,
         lost_after: Duration,
     ) -> Result<Vec<ClaimedJob>, LedgerError> {
-        let mut jobs: Vec<ClaimedJob> = self
-            .within("claim jobs", async |on| {
-                self.query_as(CLAIM)
-                    .bind(queue)
-                    .bind(worker.as_uuid())
-                    .bind(i64::try_from(limit.min(super::MAX_STATEMENT_ROWS)).unwrap_or(1))
-                    .bind(millis(lost_after))
-                    .fetch_all(&mut *on)
-                    .await
-            })
-            .await?;
-        // UPDATE … RETURNING has no order of its own.
-        jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
-        Ok(jobs)
+        self.claim_jobs(queue, worker, limit, lost_after).await
+    }
+
+    fn look_again_in(&self, queue: &str) -> Option<Duration> {
+        self.frontiers.look_again_in(queue)
     }
 
     async fn peek(&self, queues: &[String]) -> Result<BTreeMap<String, Duration>, LedgerError> {
-        self.within("look for due jobs", async |on| {
-            let rows: Vec<(String, f64)> = self.query_as(PEEK).bind(queues).fetch_all(&mut *on).await?;
-            Ok(rows
-                .into_iter()
-                .map(|(queue, due_ms)| (queue, Duration::from_secs_f64(due_ms.max(0.0) / 1_000.0)))
-                .collect())
-        })
-        .await
+        self.peek_queues(queues).await
     }
 
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError> {
@@ -765,6 +696,7 @@ impl Ledger for PostgresLedger {
                 .bind(known.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
                 .execute(&mut *on)
                 .await?;
+            self.frontiers.forget();
             Ok(returned.rows_affected())
         })
         .await
@@ -786,6 +718,7 @@ impl Ledger for PostgresLedger {
                 .execute(&mut *tx)
                 .await?;
             tx.commit().await?;
+            self.frontiers.forget();
             Ok(returned.rows_affected())
         })
         .await
@@ -809,6 +742,9 @@ impl Ledger for PostgresLedger {
             let tallies = keys::tallies_of(&rows).map_err(decode_error)?;
             let aftermath = ties::count(LedgerTx::Postgres(&mut tx), &tallies, self.named_statements).await?;
             tx.commit().await?;
+            if !rows.is_empty() {
+                self.frontiers.forget();
+            }
             let buried: Vec<Uuid> = self
                 .query_scalar(BURY_LOST)
                 .bind(millis(lost_after))
