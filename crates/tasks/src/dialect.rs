@@ -5,6 +5,7 @@
 //! | `@now` | `now()` | milliseconds since the epoch |
 //! | `@ms(column)` | the column's time as milliseconds | `column` |
 //! | `@ago($1)`, `@ahead($1)` | now, less or plus `$1` milliseconds | the same |
+//! | `@tick($1)` | now plus `$1` milliseconds, in whole ones | the same |
 //! | `@at($1)` | the moment `$1` milliseconds after the epoch | `$1` |
 //! | `@share` | `for key share`: whoever deletes the row waits, or is waited for | nothing: there is one writer |
 //! | `@address($1)` | the address in `$1`, which may have a display name, in lower case | the same |
@@ -41,6 +42,37 @@ macro_rules! on_either {
     };
 }
 pub(crate) use on_either;
+
+/// The same in a transaction of its own, which only reads:
+/// `read_either!(sql, "read a thing", query_as::<Row>(TEXT), [id], fetch_optional)`.
+macro_rules! read_either {
+    ($sql:expr, $doing:literal, $($statement:tt)*) => {
+        $crate::dialect::in_transaction!(begin_read, $sql, $doing, $($statement)*)
+    };
+}
+pub(crate) use read_either;
+
+/// The same in a transaction of its own.
+macro_rules! write_either {
+    ($sql:expr, $doing:literal, $($statement:tt)*) => {
+        $crate::dialect::in_transaction!(begin, $sql, $doing, $($statement)*)
+    };
+}
+pub(crate) use write_either;
+
+macro_rules! in_transaction {
+    ($begin:ident, $sql:expr, $doing:literal, $($statement:tt)*) => {{
+        let sql = &$sql;
+        let in_time = sql.within($doing, async {
+            let mut tx = sql.$begin().await?;
+            let done = $crate::dialect::on_either!(tx.on(), sql.named(), $($statement)*)?;
+            tx.commit().await?;
+            Ok(done)
+        });
+        in_time.await
+    }};
+}
+pub(crate) use in_transaction;
 
 /// What both databases answer alike: rows as they are, and how many were changed.
 pub(crate) trait Outcome {
@@ -100,6 +132,9 @@ pub(crate) fn postgres(text: &str) -> String {
     let text = call(&text, "@ahead", |millis| {
         format!("(now() + {millis}::bigint * interval '1 millisecond')")
     });
+    let text = call(&text, "@tick", |millis| {
+        format!("date_trunc('milliseconds', now() + {millis}::bigint * interval '1 millisecond')")
+    });
     let text = call(&text, "@at", |millis| {
         format!("('epoch'::timestamptz + {millis}::bigint * interval '1 millisecond')")
     });
@@ -117,6 +152,7 @@ pub(crate) fn sqlite(text: &str) -> String {
     let text = call(text, "@ms", str::to_owned);
     let text = call(&text, "@ago", |millis| format!("({SQLITE_NOW} - {millis})"));
     let text = call(&text, "@ahead", |millis| format!("({SQLITE_NOW} + {millis})"));
+    let text = call(&text, "@tick", |millis| format!("({SQLITE_NOW} + {millis})"));
     let text = call(&text, "@at", str::to_owned);
     let text = call(&text, "@address", |column| address("instr", column));
     let text = call(&text, "@text", str::to_owned);

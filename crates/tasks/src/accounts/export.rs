@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::delete::{SUBSCRIBED, addresses, mailboxes};
 use super::store::parsed;
 use super::{AccountError, AccountId, Accounts, PreferencesText};
-use crate::dialect::{moment, on_either, rows};
+use crate::dialect::{moment, read_either, rows};
 use crate::interactions::{Action, UserName};
 use crate::mail::{ITEM, ItemRow, MAX_DIGEST_ITEMS, item};
 
@@ -166,57 +166,38 @@ impl Accounts {
         let text =
             "select u.name, u.role, @ms(u.disabled_at), @ms(u.created_at), @ms(u.updated_at), p.document
             from holdfast_users as u left join holdfast_preferences as p on p.user_id = u.id where u.id = $1";
-        let sql = &self.0.sql;
-        let row = sql.within("read an account", async {
-            let mut tx = sql.begin_read().await?;
-            let row = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<AccountRow>(text),
-                [id.as_uuid()],
-                fetch_optional
-            )?;
-            tx.commit().await?;
-            Ok(row)
-        });
-        row.await
+        read_either!(
+            self.0.sql,
+            "read an account",
+            query_as::<AccountRow>(text),
+            [id.as_uuid()],
+            fetch_optional
+        )
     }
 
     async fn subscribed(&self, user: &UserName) -> Result<Vec<String>, LedgerError> {
-        let sql = &self.0.sql;
-        let found = sql.within("read the addresses of subscriptions", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(String,)>(SUBSCRIBED),
-                [user.as_str()],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        Ok(mailboxes(found.await?).collect())
+        let found = read_either!(
+            self.0.sql,
+            "read the addresses of subscriptions",
+            query_as::<(String,)>(SUBSCRIBED),
+            [user.as_str()],
+            fetch_all
+        )?;
+        Ok(mailboxes(found).collect())
     }
 
     /// Whether a name that has no account did or wants anything.
     async fn is_known(&self, user: &UserName) -> Result<bool, LedgerError> {
         let text = "select user_id from holdfast_interactions where user_id = $1
             union all select user_id from holdfast_subscriptions where user_id = $1 limit 1";
-        let sql = &self.0.sql;
-        let found = sql.within("look for a user", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(String,)>(text),
-                [user.as_str()],
-                fetch_optional
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        Ok(found.await?.is_some())
+        let found = read_either!(
+            self.0.sql,
+            "look for a user",
+            query_as::<(String,)>(text),
+            [user.as_str()],
+            fetch_optional
+        )?;
+        Ok(found.is_some())
     }
 }
 
@@ -271,20 +252,13 @@ impl Export {
     async fn subscriptions(&self) -> Result<Page, LedgerError> {
         let text = "select id, email, filter, @ms(created_at) from holdfast_subscriptions
             where user_id = $1 and id > $2 order by id limit $3";
-        let sql = &self.accounts.0.sql;
-        let found = sql.within("export subscriptions", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(Uuid, Option<String>, String, i64)>(text),
-                [self.user.as_str(), self.cursor.id, rows(PAGE)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        let found = found.await?;
+        let found = read_either!(
+            self.accounts.0.sql,
+            "export subscriptions",
+            query_as::<(Uuid, Option<String>, String, i64)>(text),
+            [self.user.as_str(), self.cursor.id, rows(PAGE)],
+            fetch_all
+        )?;
         let next = full(&found).map(|&(id, ..)| Cursor {
             id,
             ..Cursor::default()
@@ -304,19 +278,13 @@ impl Export {
         let text = "select @ms(at), event_id, kind from holdfast_interactions
             where user_id = $1 and (at, event_id, kind) > (@at($2), $3, $4) order by at, event_id, kind limit $5";
         let (sql, after) = (&self.accounts.0.sql, &self.cursor);
-        let found = sql.within("export interactions", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(i64, Uuid, i16)>(text),
-                [self.user.as_str(), after.at, after.id, after.kind, rows(PAGE)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        let found = found.await?;
+        let found = read_either!(
+            sql,
+            "export interactions",
+            query_as::<(i64, Uuid, i16)>(text),
+            [self.user.as_str(), after.at, after.id, after.kind, rows(PAGE)],
+            fetch_all
+        )?;
         let next = full(&found).map(|&(at, id, kind)| Cursor {
             at,
             id,
@@ -339,20 +307,13 @@ impl Export {
         let Some(address) = self.addresses.get(self.cursor.address) else {
             return Ok(Page::end());
         };
-        let sql = &self.accounts.0.sql;
-        let found = sql.within("export what was mailed", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(String, bool, i64)>(text),
-                [address, &self.cursor.text, rows(PAGE)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        let found = found.await?;
+        let found = read_either!(
+            self.accounts.0.sql,
+            "export what was mailed",
+            query_as::<(String, bool, i64)>(text),
+            [address, &self.cursor.text, rows(PAGE)],
+            fetch_all
+        )?;
         let next = self.next_address(full(&found).map(|(key, ..)| key.clone()));
         let items = found
             .into_iter()
@@ -370,20 +331,13 @@ impl Export {
         let Some(address) = self.addresses.get(self.cursor.address) else {
             return Ok(Page::end());
         };
-        let sql = &self.accounts.0.sql;
-        let found = sql.within("export suppressions", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(String, String, i64)>(text),
-                [address, &self.cursor.text, rows(PAGE)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        let found = found.await?;
+        let found = read_either!(
+            self.accounts.0.sql,
+            "export suppressions",
+            query_as::<(String, String, i64)>(text),
+            [address, &self.cursor.text, rows(PAGE)],
+            fetch_all
+        )?;
         let next = self.next_address(full(&found).map(|(list, ..)| list.clone()));
         let items = found.into_iter().map(|(list, reason, at)| {
             let list = Some(list).filter(|list| !list.is_empty());
@@ -401,20 +355,14 @@ impl Export {
         };
         let text =
             format!("select {ITEM} from holdfast_digest_items where user_id = $1 order by id limit $2");
-        let sql = &self.accounts.0.sql;
-        let found = sql.within("export a digest", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<ItemRow>(&text),
-                [account.as_uuid(), rows(MAX_DIGEST_ITEMS)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        let items = found.await?.into_iter().map(|row| json!(item(row)));
+        let found = read_either!(
+            self.accounts.0.sql,
+            "export a digest",
+            query_as::<ItemRow>(&text),
+            [account.as_uuid(), rows(MAX_DIGEST_ITEMS)],
+            fetch_all
+        )?;
+        let items = found.into_iter().map(|row| json!(item(row)));
         Ok(Page {
             items: items.collect(),
             next: None,

@@ -1,6 +1,5 @@
 //! What operators do with sources: each change and its entry in the audit log are one transaction.
 
-use holdfast_jobs::LedgerTx;
 use holdfast_jobs::audit::{AuditEntry, By, action};
 use holdfast_jobs::ledger::LedgerError;
 use serde_json::{Value, json};
@@ -10,9 +9,8 @@ use uuid::Uuid;
 
 use super::Sources;
 use super::source::{MAX_SOURCES, NewSource, SourceId, SourceRecord};
-use super::store::{
-    Row, SourceError, encoded, on_either, postgres_columns, record, sqlite_columns, sqlite_now, uuid,
-};
+use super::store::{COLUMNS, Row, SourceError, encoded, record, uuid};
+use crate::dialect::{on_either, read_either};
 use crate::outbound::shown;
 
 impl Sources {
@@ -24,35 +22,22 @@ impl Sources {
         }
         let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
         let definition = encoded(&source.definition)?;
+        let text = format!(
+            "insert into holdfast_sources (id, name, definition, enabled, next_run_at, created_at, updated_at)
+             values ($1, $2, $3, $4, case when $4 then @tick(0) end, @now, @now)
+             on conflict (name) do nothing returning {COLUMNS}"
+        );
         let sql = &self.0.sql;
-        let made: Option<Row> = sql
+        let made = sql
             .within("make a source", async {
                 let mut tx = sql.begin().await?;
                 let made = on_either!(
-                    tx,
+                    tx.on(),
                     sql.named(),
-                    concat!(
-                        "insert into holdfast_sources (id, name, definition, enabled, next_run_at)
-                         values ($1, $2, $3, $4, case when $4 then date_trunc('milliseconds', now()) end)
-                         on conflict (name) do nothing returning ",
-                        postgres_columns!()
-                    ),
-                    concat!(
-                        "insert into holdfast_sources (id, name, definition, enabled, next_run_at, created_at, updated_at)
-                         select $1, $2, $3, $4, case when $4 then now end, now, now from (select ", sqlite_now!(), " as now)
-                         where true on conflict (name) do nothing returning ",
-                        sqlite_columns!()
-                    ),
-                    |query, on| {
-                        query
-                            .bind(Uuid::from_u128(id.0))
-                            .bind(&source.name)
-                            .bind(&definition)
-                            .bind(source.enabled)
-                            .fetch_optional(on)
-                            .await?
-                    }
-                );
+                    query_as::<Row>(&text),
+                    [Uuid::from_u128(id.0), &source.name, &definition, source.enabled],
+                    fetch_optional
+                )?;
                 if made.is_some() {
                     let entry = entry(action::SOURCE_CREATE, SourceId(id)).details(details(source));
                     self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
@@ -77,37 +62,23 @@ impl Sources {
             return Err(SourceError::NameTaken(source.name.clone()));
         }
         let definition = encoded(&source.definition)?;
+        let text = format!(
+            "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
+                 next_run_at = case when $4 then @tick(0) end, etag = null, last_modified = null, failures = 0,
+                 updated_at = @now
+             where id = $1 returning {COLUMNS}"
+        );
         let sql = &self.0.sql;
-        let replaced: Option<Row> = sql
+        let replaced = sql
             .within("replace a source", async {
                 let mut tx = sql.begin().await?;
                 let replaced = on_either!(
-                    tx,
+                    tx.on(),
                     sql.named(),
-                    concat!(
-                        "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
-                             next_run_at = case when $4 then date_trunc('milliseconds', now()) end,
-                             etag = null, last_modified = null, failures = 0, updated_at = now()
-                         where id = $1 returning ",
-                        postgres_columns!()
-                    ),
-                    concat!(
-                        "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
-                             next_run_at = case when $4 then ", sqlite_now!(), " end,
-                             etag = null, last_modified = null, failures = 0, updated_at = ", sqlite_now!(),
-                        " where id = $1 returning ",
-                        sqlite_columns!()
-                    ),
-                    |query, on| {
-                        query
-                            .bind(uuid(id))
-                            .bind(&source.name)
-                            .bind(&definition)
-                            .bind(source.enabled)
-                            .fetch_optional(on)
-                            .await?
-                    }
-                );
+                    query_as::<Row>(&text),
+                    [uuid(id), &source.name, &definition, source.enabled],
+                    fetch_optional
+                )?;
                 if replaced.is_some() {
                     let entry = entry(action::SOURCE_UPDATE, id).details(details(source));
                     self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
@@ -122,15 +93,17 @@ impl Sources {
     /// Its events stay until they are over.
     pub async fn delete(&self, by: &By, id: SourceId) -> Result<(), SourceError> {
         let sql = &self.0.sql;
-        let gone: Option<(Uuid,)> = sql
+        let gone = sql
             .within("delete a source", async {
                 let mut tx = sql.begin().await?;
-                let text = "delete from holdfast_sources where id = $1 returning id";
-                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .bind(uuid(id))
-                    .fetch_optional(on)
-                    .await?);
-                if gone.is_some() {
+                let gone = on_either!(
+                    tx.on(),
+                    sql.named(),
+                    query("delete from holdfast_sources where id = $1"),
+                    [uuid(id)],
+                    execute
+                )?;
+                if gone > 0 {
                     let entry = entry(action::SOURCE_DELETE, id);
                     self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
                 }
@@ -138,7 +111,10 @@ impl Sources {
                 Ok(gone)
             })
             .await?;
-        gone.map(drop).ok_or(SourceError::Unknown(id))
+        if gone == 0 {
+            return Err(SourceError::Unknown(id));
+        }
+        Ok(())
     }
 
     fn check(&self, source: &NewSource) -> Result<(), SourceError> {
@@ -150,35 +126,25 @@ impl Sources {
     }
 
     async fn count(&self) -> Result<i64, LedgerError> {
-        let sql = &self.0.sql;
-        let (count,): (i64,) = sql
-            .within("count sources", async {
-                let mut tx = sql.begin_read().await?;
-                let text = "select count(*) from holdfast_sources";
-                let count = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .fetch_one(on)
-                    .await?);
-                tx.commit().await?;
-                Ok(count)
-            })
-            .await?;
-        Ok(count)
+        let text = "select count(*) from holdfast_sources";
+        read_either!(
+            self.0.sql,
+            "count sources",
+            query_scalar::<i64>(text),
+            [],
+            fetch_one
+        )
     }
 
     async fn named(&self, name: &str) -> Result<Option<SourceId>, LedgerError> {
-        let sql = &self.0.sql;
-        let found: Option<(Uuid,)> = sql
-            .within("look for a source", async {
-                let mut tx = sql.begin_read().await?;
-                let text = "select id from holdfast_sources where name = $1";
-                let found = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .bind(name)
-                    .fetch_optional(on)
-                    .await?);
-                tx.commit().await?;
-                Ok(found)
-            })
-            .await?;
+        let text = "select id from holdfast_sources where name = $1";
+        let found = read_either!(
+            self.0.sql,
+            "look for a source",
+            query_as::<(Uuid,)>(text),
+            [name],
+            fetch_optional
+        )?;
         Ok(found.map(|(id,)| SourceId(Ulid(id.as_u128()))))
     }
 }

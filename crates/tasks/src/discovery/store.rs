@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use holdfast_jobs::LedgerTx;
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
 use holdfast_jobs::ledger::LedgerError;
 use ulid::Ulid;
@@ -12,6 +11,7 @@ use uuid::Uuid;
 use super::Sources;
 use super::run::{EventsDiscover, Report};
 use super::source::{MAX_SOURCES, SourceFault, SourceId, SourceRecord};
+use crate::dialect::{self, read_either, write_either};
 
 /// Why a source was not changed or shown.
 #[derive(Debug, thiserror::Error)]
@@ -31,23 +31,6 @@ pub enum SourceError {
     Ledger(#[from] LedgerError),
 }
 
-/// The same query on either database: its two texts, and what is done with it.
-macro_rules! on_either {
-    ($tx:expr, $named:expr, $postgres:expr, $sqlite:expr, |$query:ident, $on:ident| $done:expr) => {
-        match $tx.on() {
-            LedgerTx::Postgres($on) => {
-                let $query = sqlx::query_as($postgres).persistent($named);
-                $done
-            }
-            LedgerTx::Sqlite($on) => {
-                let $query = sqlx::query_as($sqlite);
-                $done
-            }
-        }
-    };
-}
-pub(super) use on_either;
-
 pub(super) type Row = (
     Uuid,
     String,
@@ -65,25 +48,10 @@ pub(super) type Row = (
     i64,
 );
 
-macro_rules! postgres_columns {
-    () => {
-        "id, name, definition, enabled, revision, (extract(epoch from next_run_at) * 1000)::bigint, etag, last_modified,
-         failures, (extract(epoch from last_run_at) * 1000)::bigint, (extract(epoch from last_success_at) * 1000)::bigint,
-         report, (extract(epoch from created_at) * 1000)::bigint, (extract(epoch from updated_at) * 1000)::bigint"
-    };
-}
-macro_rules! sqlite_columns {
-    () => {
-        "id, name, definition, enabled, revision, next_run_at, etag, last_modified, failures, last_run_at,
-         last_success_at, report, created_at, updated_at"
-    };
-}
-macro_rules! sqlite_now {
-    () => {
-        "cast(unixepoch('subsec') * 1000 as integer)"
-    };
-}
-pub(super) use {postgres_columns, sqlite_columns, sqlite_now};
+/// As [`record`] reads them.
+pub(super) const COLUMNS: &str =
+    "id, name, definition, enabled, revision, @ms(next_run_at), etag, last_modified, failures,
+    @ms(last_run_at), @ms(last_success_at), report, @ms(created_at), @ms(updated_at)";
 
 pub(super) fn record(row: Row) -> Result<SourceRecord, LedgerError> {
     let (
@@ -130,10 +98,6 @@ pub(super) fn uuid(id: SourceId) -> Uuid {
     Uuid::from_u128(id.0.0)
 }
 
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
-}
-
 pub(super) fn encoded(value: &impl serde::Serialize) -> Result<String, LedgerError> {
     serde_json::to_string(value).map_err(|error| LedgerError::Corrupt(error.to_string()))
 }
@@ -159,29 +123,14 @@ pub(super) struct Due {
 
 impl Sources {
     pub async fn get(&self, id: SourceId) -> Result<SourceRecord, SourceError> {
-        let sql = &self.0.sql;
-        let row: Option<Row> = sql
-            .within("read a source", async {
-                let mut tx = sql.begin_read().await?;
-                let row = on_either!(
-                    tx,
-                    sql.named(),
-                    concat!(
-                        "select ",
-                        postgres_columns!(),
-                        " from holdfast_sources where id = $1"
-                    ),
-                    concat!(
-                        "select ",
-                        sqlite_columns!(),
-                        " from holdfast_sources where id = $1"
-                    ),
-                    |query, on| query.bind(uuid(id)).fetch_optional(on).await?
-                );
-                tx.commit().await?;
-                Ok(row)
-            })
-            .await?;
+        let text = format!("select {COLUMNS} from holdfast_sources where id = $1");
+        let row = read_either!(
+            self.0.sql,
+            "read a source",
+            query_as::<Row>(&text),
+            [uuid(id)],
+            fetch_optional
+        )?;
         Ok(record(row.ok_or(SourceError::Unknown(id))?)?)
     }
 
@@ -191,33 +140,15 @@ impl Sources {
         after: Option<SourceId>,
         limit: usize,
     ) -> Result<Vec<SourceRecord>, LedgerError> {
-        let (after, limit) = (
-            uuid(after.unwrap_or(SourceId(Ulid(0)))),
-            i64::try_from(limit).unwrap_or(i64::MAX),
-        );
-        let sql = &self.0.sql;
-        let rows: Vec<Row> = sql
-            .within("list sources", async {
-                let mut tx = sql.begin_read().await?;
-                let rows = on_either!(
-                    tx,
-                    sql.named(),
-                    concat!(
-                        "select ",
-                        postgres_columns!(),
-                        " from holdfast_sources where id > $1 order by id limit $2"
-                    ),
-                    concat!(
-                        "select ",
-                        sqlite_columns!(),
-                        " from holdfast_sources where id > $1 order by id limit $2"
-                    ),
-                    |query, on| query.bind(after).bind(limit).fetch_all(on).await?
-                );
-                tx.commit().await?;
-                Ok(rows)
-            })
-            .await?;
+        let after = uuid(after.unwrap_or(SourceId(Ulid(0))));
+        let text = format!("select {COLUMNS} from holdfast_sources where id > $1 order by id limit $2");
+        let rows = read_either!(
+            self.0.sql,
+            "list sources",
+            query_as::<Row>(&text),
+            [after, dialect::rows(limit)],
+            fetch_all
+        )?;
         rows.into_iter().map(record).collect()
     }
 
@@ -230,29 +161,16 @@ impl Sources {
 
     /// Those whose moment has come, the longest overdue first.
     pub(super) async fn due(&self, limit: usize) -> Result<Vec<Due>, LedgerError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let sql = &self.0.sql;
-        let rows: Vec<(Uuid, i64, i64)> = sql
-            .within("look for due sources", async {
-                let mut tx = sql.begin_read().await?;
-                let rows = on_either!(
-                    tx,
-                    sql.named(),
-                    "select id, (extract(epoch from next_run_at) * 1000)::bigint,
-                            (definition::json ->> 'interval_seconds')::bigint
-                     from holdfast_sources where next_run_at <= now() order by next_run_at limit $1",
-                    concat!(
-                        "select id, next_run_at, definition ->> 'interval_seconds' from holdfast_sources
-                         where next_run_at <= ",
-                        sqlite_now!(),
-                        " order by next_run_at limit $1"
-                    ),
-                    |query, on| query.bind(limit).fetch_all(on).await?
-                );
-                tx.commit().await?;
-                Ok(rows)
-            })
-            .await?;
+        let text =
+            "select id, @ms(next_run_at), cast(cast(definition as @jsonb) ->> 'interval_seconds' as bigint)
+            from holdfast_sources where next_run_at <= @now order by next_run_at limit $1";
+        let rows = read_either!(
+            self.0.sql,
+            "look for due sources",
+            query_as::<(Uuid, i64, i64)>(text),
+            [dialect::rows(limit)],
+            fetch_all
+        )?;
         let due = |(id, tick, seconds): (Uuid, i64, i64)| Due {
             id: SourceId(Ulid(id.as_u128())),
             tick,
@@ -263,31 +181,15 @@ impl Sources {
 
     /// Moves a source on from a moment, if it still waits for that one.
     pub(super) async fn move_on(&self, due: Due, rest: Duration) -> Result<(), LedgerError> {
-        let sql = &self.0.sql;
-        let _: Option<(Uuid,)> = sql
-            .within("move a source on", async {
-                let mut tx = sql.begin().await?;
-                let moved = on_either!(
-                    tx,
-                    sql.named(),
-                    "update holdfast_sources
-                     set next_run_at = date_trunc('milliseconds', now() + $3 * interval '1 millisecond')
-                     where id = $1 and next_run_at = 'epoch'::timestamptz + $2 * interval '1 millisecond' returning id",
-                    concat!(
-                        "update holdfast_sources set next_run_at = ", sqlite_now!(),
-                        " + $3 where id = $1 and next_run_at = $2 returning id"
-                    ),
-                    |query, on| query
-                        .bind(uuid(due.id))
-                        .bind(due.tick)
-                        .bind(millis(rest))
-                        .fetch_optional(on)
-                        .await?
-                );
-                tx.commit().await?;
-                Ok(moved)
-            })
-            .await?;
+        let text =
+            "update holdfast_sources set next_run_at = @tick($3) where id = $1 and next_run_at = @at($2)";
+        write_either!(
+            self.0.sql,
+            "move a source on",
+            query(text),
+            [uuid(due.id), due.tick, dialect::millis(rest)],
+            execute
+        )?;
         Ok(())
     }
 
@@ -298,52 +200,28 @@ impl Sources {
             Some((etag, last_modified)) => (etag, last_modified),
             None => (source.etag.as_deref(), source.last_modified.as_deref()),
         };
-        let (failures, rest) = (
-            i32::try_from(outcome.failures).unwrap_or(i32::MAX),
-            outcome.rest.map(millis),
-        );
-        let sql = &self.0.sql;
-        let _: Option<(Uuid,)> = sql
-            .within("note a discovery", async {
-                let mut tx = sql.begin().await?;
-                let noted = on_either!(
-                    tx,
-                    sql.named(),
-                    "update holdfast_sources
-                     set report = $3, failures = $4, etag = $5, last_modified = $6, last_run_at = now(),
-                         last_success_at = case when $4 = 0 then now() else last_success_at end,
-                         next_run_at = case when $7::bigint is null or next_run_at is null then next_run_at
-                             else date_trunc('milliseconds', now() + $7 * interval '1 millisecond') end
-                     where id = $1 and revision = $2 returning id",
-                    concat!(
-                        "update holdfast_sources
-                         set report = $3, failures = $4, etag = $5, last_modified = $6, last_run_at = ",
-                        sqlite_now!(),
-                        ",
-                             last_success_at = case when $4 = 0 then ",
-                        sqlite_now!(),
-                        " else last_success_at end,
-                             next_run_at = case when $7 is null or next_run_at is null then next_run_at
-                                 else ",
-                        sqlite_now!(),
-                        " + $7 end
-                         where id = $1 and revision = $2 returning id"
-                    ),
-                    |query, on| query
-                        .bind(uuid(source.id))
-                        .bind(source.revision)
-                        .bind(&report)
-                        .bind(failures)
-                        .bind(etag)
-                        .bind(last_modified)
-                        .bind(rest)
-                        .fetch_optional(on)
-                        .await?
-                );
-                tx.commit().await?;
-                Ok(noted)
-            })
-            .await?;
+        let failures = i32::try_from(outcome.failures).unwrap_or(i32::MAX);
+        let rest = outcome.rest.map(dialect::millis);
+        let text = "update holdfast_sources
+            set report = $3, failures = $4, etag = $5, last_modified = $6, last_run_at = @now,
+                last_success_at = case when $4 = 0 then @now else last_success_at end,
+                next_run_at = case when $7 is null or next_run_at is null then next_run_at else @tick($7) end
+            where id = $1 and revision = $2";
+        write_either!(
+            self.0.sql,
+            "note a discovery",
+            query(text),
+            [
+                uuid(source.id),
+                source.revision,
+                &report,
+                failures,
+                etag,
+                last_modified,
+                rest
+            ],
+            execute
+        )?;
         Ok(())
     }
 }

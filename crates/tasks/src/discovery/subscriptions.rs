@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::store::{on_either, sqlite_now};
 use super::{SourceFault, Sources};
+use crate::dialect::{self, read_either, write_either};
 use crate::events::NewEvent;
 use crate::place::{FARTHEST, chord_squared, on_sphere};
 use crate::words::{distinct, words};
@@ -212,72 +212,43 @@ impl Subscriptions {
     ) -> Result<Option<Subscription>, LedgerError> {
         let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
         let text = serde_json::to_string(filter).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
-        let sql = &self.0.0.sql;
-        let made: Option<Row> = sql
-            .within("make a subscription", async {
-                let mut tx = sql.begin().await?;
-                let made = on_either!(
-                    tx,
-                    sql.named(),
-                    "insert into holdfast_subscriptions (id, user_id, email, filter)
-                     select $1, $2, $3, $4 where (select count(*) from holdfast_subscriptions) < $5
-                     returning id, user_id, email, filter, (extract(epoch from created_at) * 1000)::bigint",
-                    concat!(
-                        "insert into holdfast_subscriptions (id, user_id, email, filter, created_at) select $1, $2, $3, $4, ",
-                        sqlite_now!(),
-                        " where (select count(*) from holdfast_subscriptions) < $5
-                         returning id, user_id, email, filter, created_at"
-                    ),
-                    |query, on| query
-                        .bind(Uuid::from_u128(id.0))
-                        .bind(user)
-                        .bind(email)
-                        .bind(&text)
-                        .bind(MAX_SUBSCRIPTIONS)
-                        .fetch_optional(on)
-                        .await?
-                );
-                tx.commit().await?;
-                Ok(made)
-            })
-            .await?;
+        let insert = "insert into holdfast_subscriptions (id, user_id, email, filter, created_at)
+            select $1, $2, $3, $4, @now where (select count(*) from holdfast_subscriptions) < $5
+            returning id, user_id, email, filter, @ms(created_at)";
+        let made = write_either!(
+            self.0.0.sql,
+            "make a subscription",
+            query_as::<Row>(insert),
+            [Uuid::from_u128(id.0), user, email, &text, MAX_SUBSCRIPTIONS],
+            fetch_optional
+        )?;
         made.map(subscription).transpose()
     }
 
     /// Whether there was one.
     pub async fn delete(&self, id: SubscriptionId) -> Result<bool, LedgerError> {
-        let sql = &self.0.0.sql;
-        let gone: Option<(Uuid,)> = sql
-            .within("delete a subscription", async {
-                let mut tx = sql.begin().await?;
-                let text = "delete from holdfast_subscriptions where id = $1 returning id";
-                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .bind(Uuid::from_u128(id.0.0))
-                    .fetch_optional(on)
-                    .await?);
-                tx.commit().await?;
-                Ok(gone)
-            })
-            .await?;
-        Ok(gone.is_some())
+        let text = "delete from holdfast_subscriptions where id = $1";
+        let gone = write_either!(
+            self.0.0.sql,
+            "delete a subscription",
+            query(text),
+            [Uuid::from_u128(id.0.0)],
+            execute
+        )?;
+        Ok(gone > 0)
     }
 
     /// Deletes all of a user's; how many: what a deletion of the user calls.
     pub async fn forget(&self, user: &str) -> Result<usize, LedgerError> {
-        let sql = &self.0.0.sql;
-        let gone: Vec<(Uuid,)> = sql
-            .within("forget a user's subscriptions", async {
-                let mut tx = sql.begin().await?;
-                let text = "delete from holdfast_subscriptions where user_id = $1 returning id";
-                let gone = on_either!(tx, sql.named(), text, text, |query, on| query
-                    .bind(user)
-                    .fetch_all(on)
-                    .await?);
-                tx.commit().await?;
-                Ok(gone)
-            })
-            .await?;
-        Ok(gone.len())
+        let text = "delete from holdfast_subscriptions where user_id = $1";
+        let gone = write_either!(
+            self.0.0.sql,
+            "forget a user's subscriptions",
+            query(text),
+            [user],
+            execute
+        )?;
+        Ok(usize::try_from(gone).unwrap_or(usize::MAX))
     }
 
     /// By id, from the one after `after`; all of them, or a user's.
@@ -288,24 +259,15 @@ impl Subscriptions {
         limit: usize,
     ) -> Result<Vec<Subscription>, LedgerError> {
         let after = Uuid::from_u128(after.map_or(0, |id| id.0.0));
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let sql = &self.0.0.sql;
-        let rows: Vec<Row> = sql
-            .within("list subscriptions", async {
-                let mut tx = sql.begin_read().await?;
-                let rows = on_either!(
-                    tx,
-                    sql.named(),
-                    "select id, user_id, email, filter, (extract(epoch from created_at) * 1000)::bigint
-                     from holdfast_subscriptions where ($1::text is null or user_id = $1) and id > $2 order by id limit $3",
-                    "select id, user_id, email, filter, created_at
-                     from holdfast_subscriptions where ($1 is null or user_id = $1) and id > $2 order by id limit $3",
-                    |query, on| query.bind(user).bind(after).bind(limit).fetch_all(on).await?
-                );
-                tx.commit().await?;
-                Ok(rows)
-            })
-            .await?;
+        let text = "select id, user_id, email, filter, @ms(created_at) from holdfast_subscriptions
+            where (cast($1 as text) is null or user_id = $1) and id > $2 order by id limit $3";
+        let rows = read_either!(
+            self.0.0.sql,
+            "list subscriptions",
+            query_as::<Row>(text),
+            [user, after, dialect::rows(limit)],
+            fetch_all
+        )?;
         rows.into_iter().map(subscription).collect()
     }
 

@@ -13,7 +13,7 @@ use super::Mail;
 use super::render::Written;
 use super::send::DELETED;
 use crate::accounts::{self, AccountId};
-use crate::dialect::{millis, moment, on_either, rows};
+use crate::dialect::{millis, moment, on_either, read_either, rows};
 
 /// Most items that wait for one user, and so most of one mail.
 pub const MAX_DIGEST_ITEMS: usize = 300;
@@ -204,20 +204,14 @@ impl Mail {
         let text = "select user_id, @ms(due) from (
                 select user_id, min(due_at) as due from holdfast_digest_items where due_at <= @now group by user_id
             ) as d order by due limit $1";
-        let sql = &self.0.sql;
-        let found = sql.within("find due digests", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(Uuid, i64)>(text),
-                [rows(STEP)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        let found = found.await?.into_iter();
+        let found = read_either!(
+            self.0.sql,
+            "find due digests",
+            query_as::<(Uuid, i64)>(text),
+            [rows(STEP)],
+            fetch_all
+        )?;
+        let found = found.into_iter();
         Ok(found
             .map(|(user, due)| (AccountId::from_uuid(user), due))
             .collect())

@@ -11,7 +11,7 @@ use holdfast_jobs::{JobId, LedgerTx};
 
 use super::Mail;
 use crate::accounts::{self, AccountId};
-use crate::dialect::{millis, on_either, rows};
+use crate::dialect::{millis, on_either, rows, write_either};
 
 /// Longest that a mail counts as being sent.
 pub(super) const LEASE: Duration = Duration::from_mins(3);
@@ -110,13 +110,8 @@ impl Mail {
         let sql = &self.0.sql;
         let mut gone = 0;
         for _ in 0..PRUNE_STEPS {
-            let step = sql.within("prune mails", async {
-                let mut tx = sql.begin().await?;
-                let gone = on_either!(tx.on(), sql.named(), query(text), [age, rows(PRUNE)], execute)?;
-                tx.commit().await?;
-                Ok(gone)
-            });
-            let step = step.await?;
+            let step = write_either!(sql, "prune mails", query(text), [age, rows(PRUNE)], execute)?;
+
             gone += step;
             if step < PRUNE as u64 {
                 break;

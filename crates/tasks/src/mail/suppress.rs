@@ -14,7 +14,7 @@ use lettre::Address;
 use serde::Serialize;
 
 use super::{Mail, MailError, normalised};
-use crate::dialect::{moment, on_either, rows};
+use crate::dialect::{moment, on_either, read_either, rows};
 
 /// Every list.
 pub(super) const ALL_MAIL: &str = "";
@@ -55,20 +55,14 @@ impl Mail {
     ) -> Result<Option<String>, LedgerError> {
         let text = "select reason from holdfast_mail_suppressions
             where address = $1 and list in ($2, $3) order by list limit 1";
-        let sql = &self.0.sql;
-        let found = sql.within("look whether an address is suppressed", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(String,)>(text),
-                [address, ALL_MAIL, list.unwrap_or(ALL_MAIL)],
-                fetch_optional
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        Ok(found.await?.map(|(reason,)| reason))
+        let found = read_either!(
+            self.0.sql,
+            "look whether an address is suppressed",
+            query_as::<(String,)>(text),
+            [address, ALL_MAIL, list.unwrap_or(ALL_MAIL)],
+            fetch_optional
+        )?;
+        Ok(found.map(|(reason,)| reason))
     }
 
     /// No mail goes to this address any more. What was said first stands.
@@ -143,26 +137,20 @@ impl Mail {
         let text = "select address, list, reason, @ms(at) from holdfast_mail_suppressions
             where (address, list) > ($1, $2) or $3 order by address, list limit $4";
         let (address, list) = after.unwrap_or_default();
-        let sql = &self.0.sql;
-        let found = sql.within("list suppressed addresses", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<Row>(text),
-                [address, list, after.is_none(), rows(limit)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
+        let found = read_either!(
+            self.0.sql,
+            "list suppressed addresses",
+            query_as::<Row>(text),
+            [address, list, after.is_none(), rows(limit)],
+            fetch_all
+        )?;
         let suppression = |(address, list, reason, at): Row| Suppression {
             address,
             list: Some(list).filter(|list| list != ALL_MAIL),
             reason,
             at: moment(at),
         };
-        Ok(found.await?.into_iter().map(suppression).collect())
+        Ok(found.into_iter().map(suppression).collect())
     }
 
     /// Where the reader may unsubscribe: always the same for (address, list). None where nobody has said how this
@@ -230,20 +218,13 @@ impl Mail {
 
     async fn token_of(&self, token: &str) -> Result<Option<(String, String)>, LedgerError> {
         let text = "select address, list from holdfast_mail_tokens where token = $1";
-        let sql = &self.0.sql;
-        sql.within("read the link of a mail", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<(String, String)>(text),
-                [token],
-                fetch_optional
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        })
-        .await
+        read_either!(
+            self.0.sql,
+            "read the link of a mail",
+            query_as::<(String, String)>(text),
+            [token],
+            fetch_optional
+        )
     }
 }
 

@@ -5,7 +5,7 @@ use holdfast_jobs::audit::{AuditEntry, By, action};
 use serde::Serialize;
 
 use super::{MAX_TEMPLATES, Mail, MailError};
-use crate::dialect::{moment, on_either, rows};
+use crate::dialect::{moment, on_either, read_either, rows};
 
 /// Longest name of a template, in bytes.
 const MAX_NAME: usize = 100;
@@ -143,20 +143,14 @@ impl Mail {
     ) -> Result<Vec<MailTemplateRecord>, MailError> {
         let text =
             format!("select {COLUMNS} from holdfast_mail_templates where {which} order by name limit $2");
-        let sql = &self.0.sql;
-        let found = sql.within("read mail templates", async {
-            let mut tx = sql.begin_read().await?;
-            let found = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<Row>(&text),
-                [name, rows(limit)],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(found)
-        });
-        Ok(found.await?.into_iter().map(record).collect())
+        let found = read_either!(
+            self.0.sql,
+            "read mail templates",
+            query_as::<Row>(&text),
+            [name, rows(limit)],
+            fetch_all
+        )?;
+        Ok(found.into_iter().map(record).collect())
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::model::{Filter, WebhookDraft, WebhookFault, WebhookId, WebhookRecord};
 use super::secret::WebhookSecret;
 use super::{ENDPOINT_TTL, MAX_WEBHOOKS, WebhookError, Webhooks};
-use crate::dialect::{millis, moment, on_either, rows};
+use crate::dialect::{millis, moment, on_either, read_either, rows};
 use crate::outbound::shown;
 
 /// Longest that the secret before a rotation signs.
@@ -273,21 +273,14 @@ impl Webhooks {
         // From before the question on, so that it is never believed for longer.
         let read_at = Instant::now();
         let sql = &self.0.sql;
-        let row: Option<SecretsRow> = sql
-            .within("read the secret of a webhook", async {
-                let mut tx = sql.begin_read().await?;
-                let text = SECRETS;
-                let row = on_either!(
-                    tx.on(),
-                    sql.named(),
-                    query_as::<SecretsRow>(text),
-                    [id.as_uuid()],
-                    fetch_optional
-                )?;
-                tx.commit().await?;
-                Ok(row)
-            })
-            .await?;
+        let text = SECRETS;
+        let row: Option<SecretsRow> = read_either!(
+            sql,
+            "read the secret of a webhook",
+            query_as::<SecretsRow>(text),
+            [id.as_uuid()],
+            fetch_optional
+        )?;
         let endpoint = row.map(|row| endpoint(row, read_at)).transpose()?;
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_WEBHOOKS {

@@ -30,7 +30,7 @@ use super::deliver::{Delivered, NotifyWebhook};
 use super::model::{InvalidEvent, WebhookId};
 use super::publish::{Event, publish};
 use super::{EXCERPT, WebhookError, Webhooks};
-use crate::dialect::{millis, moment, on_either, rows};
+use crate::dialect::{millis, moment, on_either, read_either, rows, write_either};
 use crate::outbound::Reply;
 
 /// Most attempts of one transaction.
@@ -417,26 +417,20 @@ impl Webhooks {
             from holdfast_webhook_deliveries
             where webhook_id = $1 and id < $2 and ($3 or delivered = $4) order by id desc limit $5";
         let before = filter.before.map_or(Uuid::max(), |id| Uuid::from_u128(id.0.0));
-        let sql = &self.0.sql;
-        let listed = sql.within("list deliveries of a webhook", async {
-            let mut tx = sql.begin_read().await?;
-            let listed = on_either!(
-                tx.on(),
-                sql.named(),
-                query_as::<Row>(text),
-                [
-                    id.as_uuid(),
-                    before,
-                    filter.delivered.is_none(),
-                    filter.delivered.unwrap_or_default(),
-                    rows(filter.limit)
-                ],
-                fetch_all
-            )?;
-            tx.commit().await?;
-            Ok(listed)
-        });
-        Ok(listed.await?.into_iter().map(delivery).collect())
+        let listed = read_either!(
+            self.0.sql,
+            "list deliveries of a webhook",
+            query_as::<Row>(text),
+            [
+                id.as_uuid(),
+                before,
+                filter.delivered.is_none(),
+                filter.delivered.unwrap_or_default(),
+                rows(filter.limit)
+            ],
+            fetch_all
+        )?;
+        Ok(listed.into_iter().map(delivery).collect())
     }
 
     /// Deletes rows past their retention, a bounded number; how many.
@@ -459,14 +453,13 @@ impl Webhooks {
 
     async fn prune_step(&self, text: &str) -> Result<u64, LedgerError> {
         let age = millis(self.0.settings.retain_deliveries);
-        let sql = &self.0.sql;
-        sql.within("prune deliveries of webhooks", async {
-            let mut tx = sql.begin().await?;
-            let gone = on_either!(tx.on(), sql.named(), query(text), [age, rows(PRUNE)], execute)?;
-            tx.commit().await?;
-            Ok(gone)
-        })
-        .await
+        write_either!(
+            self.0.sql,
+            "prune deliveries of webhooks",
+            query(text),
+            [age, rows(PRUNE)],
+            execute
+        )
     }
 }
 
