@@ -221,6 +221,16 @@ mod tests {
             sqlite(set),
             "update t set payload = cast($2 as text) where instr(payload, $1) > 0"
         );
+        let tick = "update t set due = @tick($2) where due = @at($1)";
+        assert_eq!(
+            postgres(tick),
+            "update t set due = date_trunc('milliseconds', now() + $2::bigint * interval '1 millisecond') \
+             where due = ('epoch'::timestamptz + $1::bigint * interval '1 millisecond')"
+        );
+        assert_eq!(
+            sqlite(tick),
+            format!("update t set due = ({SQLITE_NOW} + $2) where due = $1")
+        );
         let more = "select @address(a) from t where at = @at($1) @share";
         assert_eq!(
             postgres(more),
