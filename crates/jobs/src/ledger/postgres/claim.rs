@@ -10,8 +10,9 @@ use sqlx::{FromRow, Row};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::PostgresLedger;
 use super::frontier::From;
-use super::{PostgresLedger, decode_error, from_count, millis, raw};
+use super::rows::{decode_error, from_count, millis, raw};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::{ClaimedJob, LedgerError, MAX_STATEMENT_ROWS, Options, Priority};
 

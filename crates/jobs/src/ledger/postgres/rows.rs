@@ -1,0 +1,101 @@
+//! Rows as PostgreSQL has them, and how they are read.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
+use uuid::Uuid;
+
+use crate::id::{BatchId, JobId, WorkerId};
+use crate::ledger::{JobRecord, Priority, QueueStats, keys};
+use crate::state::StoredState;
+
+pub(crate) const RECORD: &str = "
+select id, kind, queue, state, priority, payload::text as payload, attempt, max_attempts, crashes, timeout_ms, unique_key,
+       limit_key, run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
+       progress::text as progress, errors::text as errors, worker, cancel_requested, batch_id, child_id,
+       (options -> 'then')::text as then, options #>> '{previous,id}' as parent_id,
+       options #>> '{ended_batch,id}' as callback_of
+from holdfast_jobs ";
+
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn count(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+pub(super) fn from_count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+pub(super) fn decode_error(message: impl std::fmt::Display) -> sqlx::Error {
+    sqlx::Error::Decode(message.to_string().into())
+}
+
+pub(super) fn raw(text: String) -> Result<Box<RawValue>, sqlx::Error> {
+    RawValue::from_string(text).map_err(decode_error)
+}
+
+pub(super) fn stored_state(row: &PgRow) -> Result<StoredState, sqlx::Error> {
+    row.try_get::<&str, _>("state")?.parse().map_err(decode_error)
+}
+
+impl FromRow<'_, PgRow> for JobRecord {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let attempt = from_count(row.try_get("attempt")?);
+        let timeout: i64 = row.try_get("timeout_ms")?;
+        let errors: Option<String> = row.try_get("errors")?;
+        Ok(Self {
+            id: JobId::from_uuid(row.try_get("id")?),
+            kind: row.try_get("kind")?,
+            queue: row.try_get("queue")?,
+            state: stored_state(row)?.seen_as(row.try_get("ahead")?, attempt),
+            priority: Priority::from_rank(row.try_get("priority")?),
+            payload: raw(row.try_get("payload")?)?,
+            attempt,
+            max_attempts: from_count(row.try_get("max_attempts")?),
+            crashes: from_count(row.try_get("crashes")?),
+            timeout_seconds: timeout as f64 / 1_000.0,
+            unique_key: row.try_get("unique_key")?,
+            limit_key: row.try_get("limit_key")?,
+            run_at: row.try_get("run_at")?,
+            created_at: row.try_get("created_at")?,
+            started_at: row.try_get("started_at")?,
+            finished_at: row.try_get("finished_at")?,
+            result: row.try_get::<Option<String>, _>("result")?.map(raw).transpose()?,
+            progress: row
+                .try_get::<Option<String>, _>("progress")?
+                .map(raw)
+                .transpose()?,
+            errors: errors
+                .map_or(Ok(Vec::new()), |text| serde_json::from_str(&text))
+                .map_err(decode_error)?,
+            worker: row.try_get::<Option<Uuid>, _>("worker")?.map(WorkerId::from_uuid),
+            cancel_requested: row.try_get("cancel_requested")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
+            then: keys::then_of(row.try_get::<Option<&str>, _>("then")?).map_err(decode_error)?,
+            child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
+            parent: keys::id_of(row.try_get("parent_id")?).map_err(decode_error)?,
+            callback_of: keys::id_of(row.try_get("callback_of")?).map_err(decode_error)?,
+        })
+    }
+}
+
+pub(super) fn queue_stats(row: &PgRow) -> Result<QueueStats, sqlx::Error> {
+    let number = |name: &str| row.try_get::<i64, _>(name).map(i64::unsigned_abs);
+    Ok(QueueStats {
+        queue: row.try_get("queue")?,
+        paused: row.try_get("paused")?,
+        available: number("available")?,
+        scheduled: number("scheduled")?,
+        retryable: number("retryable")?,
+        running: number("running")?,
+        discarded: number("discarded")?,
+        oldest_age_seconds: row.try_get("oldest")?,
+    })
+}

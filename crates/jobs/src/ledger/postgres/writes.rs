@@ -1,0 +1,341 @@
+//! What is written in the caller's transaction: acceptance, outcomes, cancellation, retries, pauses.
+
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::PostgresLedger;
+use super::rows::{count, from_count, millis, stored_state};
+use crate::client::LedgerTx;
+use crate::id::{BatchId, JobId, WorkerId};
+use crate::ledger::outcome::OutcomeRow;
+use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};
+use crate::state::StoredState;
+use crate::ties::{self, Aftermath};
+
+const INSERT: &str = "
+insert into holdfast_jobs
+    (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key, options,
+     attempt, crashes, errors, doubtful, limit_key, state, finished_at, batch_id)
+select id, queue, kind, payload::jsonb, priority,
+       coalesce(run_at, now() + delay_ms * interval '1 millisecond'),
+       max_attempts, timeout_ms, unique_key, idempotency_key, options::jsonb, attempt, crashes, errors::jsonb, doubtful,
+       limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end, $19
+from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::timestamptz[], $7::bigint[],
+            $8::integer[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::integer[], $14::integer[],
+            $15::text[], $16::boolean[], $17::boolean[], $18::text[])
+  as t(id, queue, kind, payload, priority, run_at, delay_ms, max_attempts, timeout_ms, unique_key, idempotency_key,
+       options, attempt, crashes, errors, doubtful, discarded, limit_key)
+on conflict do nothing
+returning id";
+
+// By id, never by `holdfast_jobs_running`: until a vacuum that index holds an entry for every job that the worker has ever run,
+// and a plan that reads them all gets slower with each. An expression keeps the planner from it (as in SQLite's `+j.state`).
+const FINISH: &str = "
+update holdfast_jobs as j
+set state            = o.state,
+    attempt          = j.attempt + o.spent,
+    snoozes          = j.snoozes + (o.spent = 0 and o.delay_ms is not null)::int,
+    run_at           = case when o.delay_ms is null then j.run_at
+                            else now() + o.delay_ms * interval '1 millisecond' end,
+    started_at       = case when o.state = 'available' then null else coalesce(j.started_at, now()) end,
+    finished_at      = case when o.state = 'available' then null else now() end,
+    cancel_requested = j.cancel_requested and o.state <> 'cancelled',
+    worker           = case when o.state = 'available' then null else j.worker end,
+    result           = o.result::jsonb,
+    errors           = case when o.error is null then j.errors
+                            else coalesce(j.errors, '[]'::jsonb) || o.error::jsonb end
+from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::text[])
+  as o(id, attempt, crashes, state, spent, delay_ms, result, error)
+where j.id = o.id and j.state || '' = 'running' and j.worker = $1 and j.attempt = o.attempt and j.crashes = o.crashes
+returning j.id";
+
+impl PostgresLedger {
+    /// Inserts inside the caller's transaction; see [`Ledger::insert`].
+    pub async fn insert_in(
+        connection: &mut PgConnection,
+        jobs: &[NewJob],
+        named_statements: bool,
+    ) -> Result<Vec<Accepted>, sqlx::Error> {
+        let mut settled = keys::Settled::new(jobs);
+        while let Some(pending) = settled.pending()? {
+            let mut written = Vec::with_capacity(pending.len());
+            for same in pending.chunk_by(|a, b| a.batch == b.batch) {
+                written.extend(insert_rows(&mut *connection, same, named_statements).await?);
+            }
+            let standing = existing(&mut *connection, &pending, &written, named_statements).await?;
+            settled.record(&written, &standing);
+        }
+        Ok(settled.into_accepted())
+    }
+
+    /// Writes outcomes on the caller's connection; see [`Ledger::finish`].
+    pub(crate) async fn finish_in(
+        connection: &mut PgConnection,
+        worker: WorkerId,
+        outcomes: &[&Outcome],
+        named_statements: bool,
+    ) -> Result<Vec<JobId>, sqlx::Error> {
+        let rows: Vec<OutcomeRow<'_>> = outcomes.iter().map(|outcome| OutcomeRow::of(outcome)).collect();
+        let held: Vec<Uuid> = sqlx::query_scalar(FINISH)
+            .bind(worker.as_uuid())
+            .bind(rows.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| count(row.fence.attempt))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                rows.iter()
+                    .map(|row| count(row.fence.crashes))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(rows.iter().map(|row| row.state.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.spent).collect::<Vec<i32>>())
+            .bind(rows.iter().map(|row| row.delay.map(millis)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.result).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.error.as_deref()).collect::<Vec<_>>())
+            .persistent(named_statements)
+            .fetch_all(connection)
+            .await?;
+        Ok(held.into_iter().map(JobId::from_uuid).collect())
+    }
+
+    /// Notes with each completed job which one its completion enqueued.
+    pub(crate) async fn note_children_in(
+        connection: &mut PgConnection,
+        parents: &[JobId],
+        children: &[JobId],
+        named_statements: bool,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update holdfast_jobs as j set child_id = c.child
+             from unnest($1::uuid[], $2::uuid[]) as c (parent, child) where j.id = c.parent",
+        )
+        .bind(parents.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+        .bind(children.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+        .persistent(named_statements)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Cancels inside the caller's transaction, and counts it; see [`Ledger::cancel`].
+    pub(crate) async fn cancel_in(
+        connection: &mut PgConnection,
+        id: JobId,
+        named_statements: bool,
+    ) -> Result<Option<(CancelReply, Aftermath)>, sqlx::Error> {
+        let row = sqlx::query(
+            "with before as materialized (
+                     select id, state from holdfast_jobs where id = $1 for update)
+                 update holdfast_jobs as j
+                 set state = case before.state when 'available' then 'cancelled' else before.state end,
+                     finished_at = case before.state when 'available' then now() else j.finished_at end,
+                     cancel_requested = j.cancel_requested or before.state = 'running'
+                 from before where j.id = before.id
+                 returning before.state as state, j.batch_id",
+        )
+        .bind(id.as_uuid())
+        .persistent(named_statements)
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let reply = keys::cancel_reply(stored_state(&row)?);
+        let mut aftermath = Aftermath::default();
+        if reply == CancelReply::Cancelled {
+            let tallies = ties::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
+            aftermath = ties::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
+        }
+        Ok(Some((reply, aftermath)))
+    }
+
+    /// Retries inside the caller's transaction, and takes it out of its batch's count; see [`Ledger::retry_now`].
+    pub(crate) async fn retry_in(
+        connection: &mut PgConnection,
+        id: JobId,
+        named_statements: bool,
+    ) -> Result<Option<RetryReply>, sqlx::Error> {
+        let row = sqlx::query(
+                "with before as materialized (
+                     select id, state, run_at > now() as ahead, attempt, queue, batch_id from holdfast_jobs
+                     where id = $1 for update),
+                 moved as (
+                     update holdfast_jobs as j
+                     set state = 'available', run_at = now(), finished_at = null, started_at = null, worker = null,
+                         cancel_requested = false,
+                         crashes = case before.state when 'discarded' then 0 else j.crashes end,
+                         snoozes = case before.state when 'discarded' then 0 else j.snoozes end,
+                         max_attempts = case before.state
+                             when 'discarded' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end
+                     from before
+                     where j.id = before.id and (before.state = 'discarded' or before.state = 'available')
+                     returning j.id)
+                 select state, ahead, attempt, queue, batch_id, exists (select from moved) as moved from before",
+            )
+            .bind(id.as_uuid())
+            .persistent(named_statements)
+            .fetch_optional(&mut *connection)
+            .await;
+        let row = match row {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(None),
+            Err(error) => return RetryReply::unless_taken(error),
+        };
+        if row.try_get("moved")? {
+            let tallies = ties::tallied([(row.try_get("batch_id")?, stored_state(&row)?)], -1);
+            ties::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
+            return Ok(Some(RetryReply::Available {
+                queue: row.try_get("queue")?,
+            }));
+        }
+        let attempt = from_count(row.try_get("attempt")?);
+        Ok(Some(RetryReply::Refused(
+            stored_state(&row)?.seen_as(row.try_get("ahead")?, attempt),
+        )))
+    }
+
+    /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`].
+    pub(crate) async fn set_paused_in(
+        connection: &mut PgConnection,
+        queue: &str,
+        paused: bool,
+        named_statements: bool,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "insert into holdfast_queues (name, paused) values ($1, $2)
+                 on conflict (name) do update set paused = excluded.paused, updated_at = now()",
+        )
+        .bind(queue)
+        .bind(paused)
+        .persistent(named_statements)
+        .execute(&mut *connection)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Writes jobs of one batch, or of none.
+async fn insert_rows(
+    connection: &mut PgConnection,
+    jobs: &[&NewJob],
+    named_statements: bool,
+) -> Result<Vec<JobId>, sqlx::Error> {
+    let column = Columns::of(jobs);
+    let rows = sqlx::query_scalar::<_, Uuid>(INSERT)
+        .bind(column.ids)
+        .bind(column.queues)
+        .bind(column.kinds)
+        .bind(column.payloads)
+        .bind(column.priorities)
+        .bind(column.run_ats)
+        .bind(column.delays)
+        .bind(column.max_attempts)
+        .bind(column.timeouts)
+        .bind(column.unique_keys)
+        .bind(column.idempotency_keys)
+        .bind(column.options)
+        .bind(column.attempts)
+        .bind(column.crashes)
+        .bind(column.errors)
+        .bind(column.doubtful)
+        .bind(column.discarded)
+        .bind(column.limit_keys)
+        .bind(jobs.first().and_then(|job| job.batch).map(BatchId::as_uuid))
+        .persistent(named_statements)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(JobId::from_uuid).collect())
+}
+
+/// The rows that stand in the way of those that were not written.
+async fn existing(
+    connection: &mut PgConnection,
+    jobs: &[&NewJob],
+    written: &[JobId],
+    named_statements: bool,
+) -> Result<Vec<keys::Standing>, sqlx::Error> {
+    let Some(wanted) = keys::Wanted::of(jobs, written) else {
+        return Ok(Vec::new());
+    };
+    let ids: Vec<Uuid> = wanted.ids.iter().map(|id| id.as_uuid()).collect();
+    let rows = sqlx::query(
+        "select id, kind, payload::text as payload, unique_key, idempotency_key from holdfast_jobs
+         where id = any($1) or idempotency_key = any($2)
+            or (kind, unique_key) in (select * from unnest($3::text[], $4::text[]))
+               and unique_key is not null and state in ('available', 'running')",
+    )
+    .bind(ids)
+    .bind(wanted.idempotency_keys)
+    .bind(wanted.unique_kinds)
+    .bind(wanted.unique_keys)
+    .persistent(named_statements)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(keys::Standing {
+                id: JobId::from_uuid(row.try_get("id")?),
+                kind: row.try_get("kind")?,
+                payload: row.try_get("payload")?,
+                unique_key: row.try_get("unique_key")?,
+                idempotency_key: row.try_get("idempotency_key")?,
+            })
+        })
+        .collect()
+}
+
+#[derive(Default)]
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    queues: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    payloads: Vec<&'a str>,
+    priorities: Vec<i16>,
+    run_ats: Vec<Option<DateTime<Utc>>>,
+    delays: Vec<i64>,
+    max_attempts: Vec<i32>,
+    timeouts: Vec<i64>,
+    unique_keys: Vec<Option<&'a str>>,
+    idempotency_keys: Vec<Option<&'a str>>,
+    options: Vec<Option<String>>,
+    attempts: Vec<i32>,
+    crashes: Vec<i32>,
+    errors: Vec<Option<String>>,
+    doubtful: Vec<bool>,
+    discarded: Vec<bool>,
+    limit_keys: Vec<Option<&'a str>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(jobs: &[&'a NewJob]) -> Self {
+        let mut column = Self::default();
+        for job in jobs {
+            let (run_at, delay) = match job.run_at {
+                RunAt::Now => (None, 0),
+                RunAt::In(delay) => (None, millis(delay)),
+                RunAt::At(at) => (Some(at), 0),
+            };
+            column.ids.push(job.id.as_uuid());
+            column.queues.push(&job.queue);
+            column.kinds.push(&job.kind);
+            column.payloads.push(job.payload.get());
+            column.priorities.push(job.priority.rank());
+            column.run_ats.push(run_at);
+            column.delays.push(delay);
+            column.max_attempts.push(count(job.max_attempts));
+            column.timeouts.push(millis(job.timeout));
+            column.unique_keys.push(job.unique_key.as_deref());
+            column.idempotency_keys.push(job.idempotency_key.as_deref());
+            column.options.push(keys::options_text(&job.options));
+            column.attempts.push(count(job.attempt));
+            column.crashes.push(count(job.crashes));
+            column.errors.push(keys::errors_text(&job.errors));
+            column.doubtful.push(job.doubtful);
+            column.discarded.push(job.discarded);
+            column.limit_keys.push(job.limit_key.as_deref());
+        }
+        column
+    }
+}

@@ -1,0 +1,157 @@
+//! Rows as SQLite has them, and how they are read.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use serde_json::value::RawValue;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
+use uuid::Uuid;
+
+use crate::id::{BatchId, JobId, WorkerId};
+use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, QueueStats, keys};
+use crate::state::StoredState;
+
+/// The database's now, in milliseconds.
+macro_rules! now {
+    () => {
+        "cast(unixepoch('subsec') * 1000 as integer)"
+    };
+}
+
+pub(crate) const RECORD: &str = concat!(
+    "select id, kind, queue, state, priority, payload, attempt, max_attempts, crashes, timeout_ms, unique_key, limit_key, run_at,
+            run_at > ", now!(), " as ahead, created_at, started_at, finished_at, result, progress, errors, worker,
+            cancel_requested, batch_id, child_id, options -> '$.then' as \"then\",
+            options ->> '$.previous.id' as parent_id, options ->> '$.ended_batch.id' as callback_of
+     from holdfast_jobs "
+);
+
+pub(super) fn hex(id: Uuid) -> String {
+    id.simple().to_string()
+}
+
+pub(super) fn hex_array(ids: &[JobId]) -> String {
+    json!(ids.iter().map(|id| hex(id.as_uuid())).collect::<Vec<_>>()).to_string()
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+pub(super) fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+pub(super) fn decode_error(message: impl std::fmt::Display) -> sqlx::Error {
+    sqlx::Error::Decode(message.to_string().into())
+}
+
+pub(super) fn raw(text: String) -> Result<Box<RawValue>, sqlx::Error> {
+    RawValue::from_string(text).map_err(decode_error)
+}
+
+pub(super) fn time(row: &SqliteRow, column: &str) -> Result<DateTime<Utc>, sqlx::Error> {
+    let unix_ms: i64 = row.try_get(column)?;
+    DateTime::from_timestamp_millis(unix_ms).ok_or_else(|| decode_error(format!("{column} is out of range")))
+}
+
+pub(super) fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let unix_ms: Option<i64> = row.try_get(column)?;
+    Ok(unix_ms.and_then(DateTime::from_timestamp_millis))
+}
+
+pub(super) fn parsed<T: serde::de::DeserializeOwned>(
+    row: &SqliteRow,
+    column: &str,
+) -> Result<T, sqlx::Error> {
+    serde_json::from_str(row.try_get(column)?).map_err(decode_error)
+}
+
+pub(super) fn stored_state(row: &SqliteRow) -> Result<StoredState, sqlx::Error> {
+    row.try_get::<&str, _>("state")?.parse().map_err(decode_error)
+}
+
+impl FromRow<'_, SqliteRow> for ClaimedJob {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let timeout: i64 = row.try_get("timeout_ms")?;
+        let options: Option<&str> = row.try_get("options")?;
+        Ok(Self {
+            id: JobId::from_uuid(row.try_get("id")?),
+            kind: row.try_get("kind")?,
+            payload: raw(row.try_get("payload")?)?,
+            attempt: row.try_get("attempt")?,
+            crashes: row.try_get("crashes")?,
+            max_attempts: row.try_get("max_attempts")?,
+            timeout: Duration::from_millis(timeout.unsigned_abs()),
+            options: options
+                .map_or(Ok(Options::default()), serde_json::from_str)
+                .map_err(decode_error)?,
+            priority: Priority::from_rank(row.try_get("priority")?),
+            run_at: time(row, "run_at")?,
+            snoozes: row.try_get("snoozes")?,
+            doubtful: row.try_get("doubtful")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
+        })
+    }
+}
+
+impl FromRow<'_, SqliteRow> for JobRecord {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let attempt = row.try_get("attempt")?;
+        let timeout: i64 = row.try_get("timeout_ms")?;
+        let errors: Option<&str> = row.try_get("errors")?;
+        Ok(Self {
+            id: JobId::from_uuid(row.try_get("id")?),
+            kind: row.try_get("kind")?,
+            queue: row.try_get("queue")?,
+            state: stored_state(row)?.seen_as(row.try_get("ahead")?, attempt),
+            priority: Priority::from_rank(row.try_get("priority")?),
+            payload: raw(row.try_get("payload")?)?,
+            attempt,
+            max_attempts: row.try_get("max_attempts")?,
+            crashes: row.try_get("crashes")?,
+            timeout_seconds: timeout as f64 / 1_000.0,
+            unique_key: row.try_get("unique_key")?,
+            limit_key: row.try_get("limit_key")?,
+            run_at: time(row, "run_at")?,
+            created_at: time(row, "created_at")?,
+            started_at: optional_time(row, "started_at")?,
+            finished_at: optional_time(row, "finished_at")?,
+            result: row.try_get::<Option<String>, _>("result")?.map(raw).transpose()?,
+            progress: row
+                .try_get::<Option<String>, _>("progress")?
+                .map(raw)
+                .transpose()?,
+            errors: errors
+                .map_or(Ok(Vec::new()), serde_json::from_str)
+                .map_err(decode_error)?,
+            worker: row.try_get::<Option<Uuid>, _>("worker")?.map(WorkerId::from_uuid),
+            cancel_requested: row.try_get("cancel_requested")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
+            then: keys::then_of(row.try_get::<Option<&str>, _>("then")?).map_err(decode_error)?,
+            child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
+            parent: keys::id_of(row.try_get("parent_id")?).map_err(decode_error)?,
+            callback_of: keys::id_of(row.try_get("callback_of")?).map_err(decode_error)?,
+        })
+    }
+}
+
+pub(super) fn queue_stats(row: &SqliteRow) -> Result<QueueStats, sqlx::Error> {
+    let number = |name: &str| row.try_get::<i64, _>(name).map(i64::unsigned_abs);
+    Ok(QueueStats {
+        queue: row.try_get("queue")?,
+        paused: row.try_get("paused")?,
+        available: number("available")?,
+        scheduled: number("scheduled")?,
+        retryable: number("retryable")?,
+        running: number("running")?,
+        discarded: number("discarded")?,
+        oldest_age_seconds: row.try_get("oldest")?,
+    })
+}
