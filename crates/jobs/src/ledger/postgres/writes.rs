@@ -52,7 +52,7 @@ where j.id = o.id and j.state || '' = 'running' and j.worker = $1 and j.attempt 
 returning j.id";
 
 impl PostgresLedger {
-    /// Inserts inside the caller's transaction; see [`Ledger::insert`].
+    /// Inserts inside the caller's transaction; see [`Ledger::insert`](crate::ledger::Ledger::insert).
     pub async fn insert_in(
         connection: &mut PgConnection,
         jobs: &[NewJob],
@@ -70,7 +70,7 @@ impl PostgresLedger {
         Ok(settled.into_accepted())
     }
 
-    /// Writes outcomes on the caller's connection; see [`Ledger::finish`].
+    /// Writes outcomes on the caller's connection; see [`Ledger::finish`](crate::ledger::Ledger::finish).
     pub(crate) async fn finish_in(
         connection: &mut PgConnection,
         worker: WorkerId,
@@ -121,7 +121,7 @@ impl PostgresLedger {
         Ok(())
     }
 
-    /// Cancels inside the caller's transaction, and counts it; see [`Ledger::cancel`].
+    /// Cancels inside the caller's transaction, and counts it; see [`Ledger::cancel`](crate::ledger::Ledger::cancel).
     pub(crate) async fn cancel_in(
         connection: &mut PgConnection,
         id: JobId,
@@ -151,7 +151,8 @@ impl PostgresLedger {
         Ok(Some((reply, aftermath)))
     }
 
-    /// Retries inside the caller's transaction, and takes it out of its batch's count; see [`Ledger::retry_now`].
+    /// Retries inside the caller's transaction, and takes it out of its batch's count;
+    /// see [`Ledger::retry_now`](crate::ledger::Ledger::retry_now).
     pub(crate) async fn retry_in(
         connection: &mut PgConnection,
         id: JobId,
@@ -196,7 +197,7 @@ impl PostgresLedger {
         )))
     }
 
-    /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`].
+    /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`](crate::ledger::Ledger::set_paused).
     pub(crate) async fn set_paused_in(
         connection: &mut PgConnection,
         queue: &str,

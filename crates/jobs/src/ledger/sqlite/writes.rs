@@ -39,7 +39,7 @@ const FINISH: &str = concat!(
 );
 
 impl SqliteLedger {
-    /// Inserts inside the caller's transaction; see [`Ledger::insert`].
+    /// Inserts inside the caller's transaction; see [`Ledger::insert`](crate::ledger::Ledger::insert).
     pub async fn insert_in(
         connection: &mut SqliteConnection,
         jobs: &[NewJob],
@@ -56,7 +56,7 @@ impl SqliteLedger {
         Ok(settled.into_accepted())
     }
 
-    /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`].
+    /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`](crate::ledger::Ledger::set_paused).
     pub(crate) async fn set_paused_in(
         connection: &mut SqliteConnection,
         queue: &str,
@@ -75,7 +75,7 @@ impl SqliteLedger {
         Ok(())
     }
 
-    /// Writes outcomes on the caller's connection; see [`Ledger::finish`].
+    /// Writes outcomes on the caller's connection; see [`Ledger::finish`](crate::ledger::Ledger::finish).
     pub(crate) async fn finish_in(
         connection: &mut SqliteConnection,
         worker: WorkerId,
@@ -127,7 +127,7 @@ impl SqliteLedger {
         Ok(())
     }
 
-    /// Cancels inside the caller's transaction, and counts it; see [`Ledger::cancel`].
+    /// Cancels inside the caller's transaction, and counts it; see [`Ledger::cancel`](crate::ledger::Ledger::cancel).
     pub(crate) async fn cancel_in(
         connection: &mut SqliteConnection,
         id: JobId,
@@ -158,7 +158,8 @@ impl SqliteLedger {
         Ok(Some((reply, aftermath)))
     }
 
-    /// Retries inside the caller's transaction, and takes it out of its batch's count; see [`Ledger::retry_now`].
+    /// Retries inside the caller's transaction, and takes it out of its batch's count;
+    /// see [`Ledger::retry_now`](crate::ledger::Ledger::retry_now).
     pub(crate) async fn retry_in(
         connection: &mut SqliteConnection,
         id: JobId,
