@@ -8,12 +8,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Accepted, CancelReply, ErrorRecord, NewJob, Options, Retention};
+use super::{Accepted, CancelReply, ErrorRecord, NewJob, Options, QueueStats, RescueReport, Retention};
 use crate::batches::Tally;
-use crate::id::{BatchId, JobId};
+use crate::id::{BatchId, JobId, WorkerId};
 use crate::link::Link;
 use crate::state::{State, StoredState, UnknownState};
-use crate::ties;
+use crate::ties::{self, Aftermath};
 
 /// How often an insert is repeated whose obstacle was gone by the time it was looked for.
 const ROUNDS: usize = 5;
@@ -31,6 +31,21 @@ pub(super) struct Standing {
     /// Only set where the row is waiting or running.
     pub unique_key: Option<String>,
     pub idempotency_key: Option<String>,
+}
+
+/// As both databases answer it: id, kind, payload, unique key, idempotency key.
+pub(super) type StandingRow = (Uuid, String, String, Option<String>, Option<String>);
+
+impl From<StandingRow> for Standing {
+    fn from((id, kind, payload, unique_key, idempotency_key): StandingRow) -> Self {
+        Self {
+            id: JobId::from_uuid(id),
+            kind,
+            payload,
+            unique_key,
+            idempotency_key,
+        }
+    }
 }
 
 /// What to look for, for the jobs that were not written. `None`: all were.
@@ -207,6 +222,40 @@ pub(super) fn tallies_of(rows: &[Rescued]) -> Result<BTreeMap<BatchId, Tally>, U
         .map(|(_, _, state, batch)| Ok((*batch, state.parse()?)))
         .collect::<Result<_, UnknownState>>()?;
     Ok(ties::tallied(ends, 1))
+}
+
+/// What a rescue came to: the rows that it moved, the workers whose rows it deleted, and what the ends brought about.
+pub(super) fn rescue_report(rows: Vec<Rescued>, buried: Vec<Uuid>, aftermath: Aftermath) -> RescueReport {
+    let mut report = RescueReport {
+        workers_lost: buried.into_iter().map(WorkerId::from_uuid).collect(),
+        aftermath,
+        ..RescueReport::default()
+    };
+    for (id, queue, state, _) in rows {
+        if state == StoredState::Discarded.as_str() {
+            report.poisoned.push(JobId::from_uuid(id));
+        } else {
+            *report.returned.entry(queue).or_default() += 1;
+        }
+    }
+    report
+}
+
+/// A queue as both databases count it: name, paused, available, scheduled, retryable, running, discarded, age of the oldest.
+pub(super) type StatsRow = (String, bool, i64, i64, i64, i64, i64, f64);
+
+pub(super) fn queue_stats(row: StatsRow) -> QueueStats {
+    let (queue, paused, available, scheduled, retryable, running, discarded, oldest_age_seconds) = row;
+    QueueStats {
+        queue,
+        paused,
+        available: available.unsigned_abs(),
+        scheduled: scheduled.unsigned_abs(),
+        retryable: retryable.unsigned_abs(),
+        running: running.unsigned_abs(),
+        discarded: discarded.unsigned_abs(),
+        oldest_age_seconds,
+    }
 }
 
 /// The chain that hangs on a job, out of its options.

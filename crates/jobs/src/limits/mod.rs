@@ -62,7 +62,7 @@ const CANDIDATES: usize = 5_000;
 /// Longest `limit_key`, in bytes.
 pub const MAX_LIMIT_KEY_BYTES: usize = crate::enqueue::MAX_KEY_BYTES;
 
-/// What a limited claim asks for.
+/// What a claim asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     pub queue: &'a str,

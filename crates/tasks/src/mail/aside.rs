@@ -211,10 +211,8 @@ impl Mail {
             [rows(STEP)],
             fetch_all
         )?;
-        let found = found.into_iter();
-        Ok(found
-            .map(|(user, due)| (AccountId::from_uuid(user), due))
-            .collect())
+        let digest = |(user, due)| (AccountId::from_uuid(user), due);
+        Ok(found.into_iter().map(digest).collect())
     }
 
     /// A user's digest has its job; if that comes to nothing, there is another one later.

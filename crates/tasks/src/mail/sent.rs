@@ -111,7 +111,6 @@ impl Mail {
         let mut gone = 0;
         for _ in 0..PRUNE_STEPS {
             let step = write_either!(sql, "prune mails", query(text), [age, rows(PRUNE)], execute)?;
-
             gone += step;
             if step < PRUNE as u64 {
                 break;

@@ -272,12 +272,10 @@ impl Webhooks {
         }
         // From before the question on, so that it is never believed for longer.
         let read_at = Instant::now();
-        let sql = &self.0.sql;
-        let text = SECRETS;
-        let row: Option<SecretsRow> = read_either!(
-            sql,
+        let row = read_either!(
+            self.0.sql,
             "read the secret of a webhook",
-            query_as::<SecretsRow>(text),
+            query_as::<SecretsRow>(SECRETS),
             [id.as_uuid()],
             fetch_optional
         )?;

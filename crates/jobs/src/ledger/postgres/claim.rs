@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::PostgresLedger;
 use super::frontier::From;
 use super::rows::{decode_error, from_count, millis, raw};
-use crate::id::{BatchId, JobId, WorkerId};
+use crate::id::{BatchId, JobId};
 use crate::ledger::{ClaimedJob, LedgerError, MAX_STATEMENT_ROWS, Options, Priority};
+use crate::limits::Asked;
 
 const CLAIM: &str = "
 with picked as materialized (
@@ -54,33 +55,12 @@ cross join lateral (
 where not exists (select from holdfast_queues where name = q.queue and (paused or limited))
 group by queue";
 
-/// Who asks for how much of what.
-#[derive(Debug, Clone, Copy)]
-struct Asked<'a> {
-    queue: &'a str,
-    worker: WorkerId,
-    limit: usize,
-    lost_after: Duration,
-}
-
 impl PostgresLedger {
     /// See [`crate::ledger::Ledger::claim`].
-    pub(super) async fn claim_jobs(
-        &self,
-        queue: &str,
-        worker: WorkerId,
-        limit: usize,
-        lost_after: Duration,
-    ) -> Result<Vec<ClaimedJob>, LedgerError> {
-        let asked = Asked {
-            queue,
-            worker,
-            limit,
-            lost_after,
-        };
+    pub(super) async fn claim_jobs(&self, asked: Asked<'_>) -> Result<Vec<ClaimedJob>, LedgerError> {
         let mut jobs = self
             .within("claim jobs", async |on| {
-                self.claim_from(on, asked, self.frontiers.of(queue)).await
+                self.claim_from(on, asked, self.frontiers.of(asked.queue)).await
             })
             .await?;
         // UPDATE … RETURNING has no order of its own.
@@ -100,7 +80,7 @@ impl PostgresLedger {
             .query(CLAIM)
             .bind(asked.queue)
             .bind(asked.worker.as_uuid())
-            .bind(i64::try_from(asked.limit.min(MAX_STATEMENT_ROWS)).unwrap_or(1))
+            .bind(i64::try_from(asked.room.min(MAX_STATEMENT_ROWS)).unwrap_or(1))
             .bind(millis(asked.lost_after))
             .bind(high)
             .bind(normal)

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use self::frontier::Frontiers;
 pub(crate) use self::rows::RECORD;
-use self::rows::{count, decode_error, millis, queue_stats};
+use self::rows::{count, decode_error, millis};
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, Heartbeat, JobFilter, JobRecord, Ledger, LedgerError,
     NewJob, Outcome, Progress, QueueStats, RescueReport, Retention, RetryReply, WorkerRecord, WorkerReport,
@@ -30,6 +30,7 @@ use super::{
 };
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
+use crate::limits::Asked;
 use crate::state::StoredState;
 use crate::ties::{self, Aftermath};
 
@@ -182,7 +183,13 @@ impl Ledger for PostgresLedger {
         limit: usize,
         lost_after: Duration,
     ) -> Result<Vec<ClaimedJob>, LedgerError> {
-        self.claim_jobs(queue, worker, limit, lost_after).await
+        let asked = Asked {
+            queue,
+            worker,
+            room: limit,
+            lost_after,
+        };
+        self.claim_jobs(asked).await
     }
 
     fn look_again_in(&self, queue: &str) -> Option<Duration> {
@@ -352,19 +359,7 @@ impl Ledger for PostgresLedger {
                 .bind(millis(lost_after))
                 .fetch_all(&mut *on)
                 .await?;
-            let mut report = RescueReport {
-                workers_lost: buried.into_iter().map(WorkerId::from_uuid).collect(),
-                aftermath,
-                ..RescueReport::default()
-            };
-            for (id, queue, state, _) in rows {
-                if state == StoredState::Discarded.as_str() {
-                    report.poisoned.push(JobId::from_uuid(id));
-                } else {
-                    *report.returned.entry(queue).or_default() += 1;
-                }
-            }
-            Ok(report)
+            Ok(keys::rescue_report(rows, buried, aftermath))
         })
         .await
     }
@@ -469,7 +464,7 @@ impl Ledger for PostgresLedger {
 
     async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError> {
         self.within("count the queues", async |on| {
-            let rows = self.query(
+            let rows: Vec<keys::StatsRow> = self.query_as(
                 "with counted as (
                      select queue,
                             count(*) filter (where state = 'available' and run_at <= now()) as available,
@@ -491,7 +486,7 @@ impl Ledger for PostgresLedger {
             )
             .fetch_all(&mut *on)
             .await?;
-            rows.iter().map(queue_stats).collect()
+            Ok(rows.into_iter().map(keys::queue_stats).collect())
         })
         .await
     }

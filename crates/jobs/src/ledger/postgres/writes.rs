@@ -261,7 +261,7 @@ async fn existing(
         return Ok(Vec::new());
     };
     let ids: Vec<Uuid> = wanted.ids.iter().map(|id| id.as_uuid()).collect();
-    let rows = sqlx::query(
+    let rows: Vec<keys::StandingRow> = sqlx::query_as(
         "select id, kind, payload::text as payload, unique_key, idempotency_key from holdfast_jobs
          where id = any($1) or idempotency_key = any($2)
             or (kind, unique_key) in (select * from unnest($3::text[], $4::text[]))
@@ -274,17 +274,7 @@ async fn existing(
     .persistent(named_statements)
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(keys::Standing {
-                id: JobId::from_uuid(row.try_get("id")?),
-                kind: row.try_get("kind")?,
-                payload: row.try_get("payload")?,
-                unique_key: row.try_get("unique_key")?,
-                idempotency_key: row.try_get("idempotency_key")?,
-            })
-        })
-        .collect()
+    Ok(rows.into_iter().map(keys::Standing::from).collect())
 }
 
 #[derive(Default)]

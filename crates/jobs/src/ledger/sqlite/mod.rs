@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
 pub(crate) use self::rows::RECORD;
-use self::rows::{decode_error, hex, hex_array, limit_of, millis, parsed, queue_stats, time};
+use self::rows::{decode_error, hex, hex_array, limit_of, millis, parsed, time};
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, Heartbeat, JobFilter, JobRecord, Ledger, LedgerError,
     NewJob, Outcome, Progress, QueueStats, RescueReport, Retention, RetryReply, WorkerRecord, WorkerReport,
@@ -372,19 +372,7 @@ impl Ledger for SqliteLedger {
                 .bind(millis(lost_after))
                 .fetch_all(&mut *tx)
                 .await?;
-                let mut report = RescueReport {
-                    workers_lost: buried.into_iter().map(WorkerId::from_uuid).collect(),
-                    aftermath,
-                    ..RescueReport::default()
-                };
-                for (id, queue, state, _) in rows {
-                    if state == StoredState::Discarded.as_str() {
-                        report.poisoned.push(JobId::from_uuid(id));
-                    } else {
-                        *report.returned.entry(queue).or_default() += 1;
-                    }
-                }
-                Ok(report)
+                Ok(keys::rescue_report(rows, buried, aftermath))
             }),
         )
         .await
@@ -477,7 +465,7 @@ impl Ledger for SqliteLedger {
 
     async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError> {
         self.within("count the queues", async {
-            let rows = sqlx::query(concat!(
+            let rows: Vec<keys::StatsRow> = sqlx::query_as(concat!(
                 "with counted as (
                      select queue,
                             count(*) filter (where state = 'available' and run_at <= ", now!(), ") as available,
@@ -501,7 +489,7 @@ impl Ledger for SqliteLedger {
             ))
             .fetch_all(&self.database.reader)
             .await?;
-            rows.iter().map(queue_stats).collect()
+            Ok(rows.into_iter().map(keys::queue_stats).collect())
         })
         .await
     }

@@ -10,7 +10,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, QueueStats, keys};
+use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, keys};
 use crate::state::StoredState;
 
 /// The database's now, in milliseconds.
@@ -140,18 +140,4 @@ impl FromRow<'_, SqliteRow> for JobRecord {
             callback_of: keys::id_of(row.try_get("callback_of")?).map_err(decode_error)?,
         })
     }
-}
-
-pub(super) fn queue_stats(row: &SqliteRow) -> Result<QueueStats, sqlx::Error> {
-    let number = |name: &str| row.try_get::<i64, _>(name).map(i64::unsigned_abs);
-    Ok(QueueStats {
-        queue: row.try_get("queue")?,
-        paused: row.try_get("paused")?,
-        available: number("available")?,
-        scheduled: number("scheduled")?,
-        retryable: number("retryable")?,
-        running: number("running")?,
-        discarded: number("discarded")?,
-        oldest_age_seconds: row.try_get("oldest")?,
-    })
 }

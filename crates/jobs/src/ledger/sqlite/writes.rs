@@ -278,7 +278,7 @@ async fn existing(
         return Ok(Vec::new());
     };
     let unique: Vec<_> = wanted.unique_kinds.iter().zip(&wanted.unique_keys).collect();
-    let rows = sqlx::query(
+    let rows: Vec<keys::StandingRow> = sqlx::query_as(
         "select id, kind, payload, unique_key, idempotency_key from holdfast_jobs
          where id in (select unhex(value) from json_each(?1))
             or idempotency_key in (select value from json_each(?2))
@@ -292,17 +292,7 @@ async fn existing(
     .bind(json!(unique).to_string())
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(keys::Standing {
-                id: JobId::from_uuid(row.try_get("id")?),
-                kind: row.try_get("kind")?,
-                payload: row.try_get("payload")?,
-                unique_key: row.try_get("unique_key")?,
-                idempotency_key: row.try_get("idempotency_key")?,
-            })
-        })
-        .collect()
+    Ok(rows.into_iter().map(keys::Standing::from).collect())
 }
 
 #[cfg(test)]
