@@ -524,4 +524,15 @@ impl LedgerError {
     pub fn is_transient(&self) -> bool {
         self.class() == FailureClass::Transient
     }
+
+    /// The statement waited longer for a lock than the server allows, or met a deadlock: another transaction holds a row
+    /// that it needs. Nothing was applied.
+    pub fn is_contention(&self) -> bool {
+        matches!(self, Self::Sql { source, .. } if classify_sql(source).kind == SqlFailureKind::Contention)
+    }
+
+    /// The server ended the statement because it took too long. Nothing was applied.
+    pub fn is_statement_timeout(&self) -> bool {
+        matches!(self, Self::Sql { source, .. } if classify_sql(source).kind == SqlFailureKind::Timeout)
+    }
 }
