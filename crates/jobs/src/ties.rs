@@ -41,9 +41,10 @@ pub struct TiedOutcome {
 }
 
 impl TiedOutcome {
-    /// `None`: nothing hangs on this outcome of the job.
+    /// `None`: nothing hangs on this outcome of the job. Every outcome of a batch's job is tied, one that puts it back too:
+    /// if the job was asked to cancel, the row becomes final and is to be counted.
     pub fn of(job: &ClaimedJob, outcome: &Outcome) -> Option<Self> {
-        let batch = job.batch.filter(|_| outcome.state().is_final());
+        let batch = job.batch;
         let next = match outcome {
             Outcome::Completed { result, .. } => job.options.then.as_ref().map(|then| {
                 let previous = Previous {
@@ -113,27 +114,36 @@ pub async fn finish(
             .iter()
             .map(|tied| (tied.outcome.fence().id, tied))
             .collect();
-        let ended: Vec<&TiedOutcome> = held.iter().filter_map(|id| by_id.get(id).copied()).collect();
+        let ended: Vec<(&TiedOutcome, StoredState)> = held
+            .iter()
+            .filter_map(|row| Some((*by_id.get(&row.id)?, row.state)))
+            .collect();
         let mut aftermath = follow(tx.on(), &ended, sql.named).await?;
+        // By what the rows became: a job that was asked to cancel does not become available again.
         let mut tallies = BTreeMap::<BatchId, Tally>::new();
-        for tied in &ended {
+        for (tied, state) in ended.iter().filter(|(_, state)| state.is_final()) {
             if let Some(batch) = tied.batch {
-                tallies.entry(batch).or_default().add(tied.outcome.state(), 1);
+                tallies.entry(batch).or_default().add(*state, 1);
             }
         }
         aftermath.merge(count(tx.on(), &tallies, sql.named).await?);
         failpoint::reach("tied");
         tx.commit().await?;
-        Ok((held, aftermath))
+        Ok((held.into_iter().map(|row| row.id).collect(), aftermath))
     })
     .await
 }
 
 /// Enqueues the next job of each chain, and notes with the job before it which that is.
-async fn follow(mut on: LedgerTx<'_>, ended: &[&TiedOutcome], named: bool) -> Result<Aftermath, sqlx::Error> {
+async fn follow(
+    mut on: LedgerTx<'_>,
+    ended: &[(&TiedOutcome, StoredState)],
+    named: bool,
+) -> Result<Aftermath, sqlx::Error> {
     let (parents, children): (Vec<JobId>, Vec<NewJob>) = ended
         .iter()
-        .filter_map(|tied| Some((tied.outcome.fence().id, tied.next.clone()?)))
+        .filter(|(_, state)| *state == StoredState::Completed)
+        .filter_map(|(tied, _)| Some((tied.outcome.fence().id, tied.next.clone()?)))
         .unzip();
     let mut aftermath = Aftermath::default();
     if children.is_empty() {

@@ -51,6 +51,7 @@ contract!(
     deregistering_gives_everything_back_without_a_crash,
     strays_go_back_and_what_is_known_stays,
     cancel_ends_a_waiting_job_and_asks_a_running_one,
+    a_running_job_that_was_asked_to_cancel_never_becomes_available_again,
     retry_revives_a_dead_letter_and_hurries_a_waiting_job,
     a_dead_letter_whose_unique_key_is_taken_stays_where_it_is,
     progress_and_results_are_kept,
@@ -603,6 +604,70 @@ async fn cancel_ends_a_waiting_job_and_asks_a_running_one(f: Fixture) {
     }];
     f.ledger.finish(worker, &outcome).await.unwrap();
     assert_eq!(state(&f, running).await, State::Cancelled);
+}
+
+/// Whatever the outcome says: what would be put back is cancelled, and what has ended has ended.
+async fn a_running_job_that_was_asked_to_cancel_never_becomes_available_again(f: Fixture) {
+    let worker = f.worker().await;
+    f.ledger
+        .insert(&std::iter::repeat_with(new_job).take(5).collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let claimed = f.ledger.claim("default", worker, 5, LOST_AFTER).await.unwrap();
+    for job in &claimed {
+        assert_eq!(cancel(&f, job.id).await, Some(CancelReply::Requested));
+    }
+    let delay = Duration::from_secs(60);
+    let fence = |index: usize| claimed[index].fence();
+    let outcomes = [
+        Outcome::Retry {
+            fence: fence(0),
+            delay,
+            error: error("transient"),
+        },
+        Outcome::Snooze {
+            fence: fence(1),
+            delay,
+        },
+        Outcome::HandBack { fence: fence(2) },
+        Outcome::Completed {
+            fence: fence(3),
+            result: None,
+        },
+        Outcome::Discard {
+            fence: fence(4),
+            error: error("permanent"),
+        },
+    ];
+    assert_eq!(f.ledger.finish(worker, &outcomes).await.unwrap().len(), 5);
+    let mut ends = Vec::new();
+    for job in &claimed {
+        let record = f.ledger.get(job.id).await.unwrap().unwrap();
+        assert!(
+            record.finished_at.is_some() && record.started_at.is_some(),
+            "{record:?}"
+        );
+        assert_eq!(record.worker, Some(worker));
+        assert!(record.run_at <= record.finished_at.unwrap(), "{record:?}");
+        ends.push((record.state, record.attempt, record.errors.len()));
+    }
+    assert_eq!(
+        ends,
+        [
+            (State::Cancelled, 1, 1),
+            (State::Cancelled, 0, 0),
+            (State::Cancelled, 0, 0),
+            (State::Completed, 1, 0),
+            (State::Discarded, 1, 1),
+        ]
+    );
+    assert!(
+        f.ledger
+            .claim("default", worker, 5, LOST_AFTER)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 async fn retry_revives_a_dead_letter_and_hurries_a_waiting_job(f: Fixture) {

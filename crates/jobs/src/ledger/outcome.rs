@@ -1,9 +1,29 @@
-//! An outcome as both databases write it: the columns of one row of the finish statement.
+//! An outcome as both databases write it: the columns of one row of the finish statement, and what the row became.
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::{Fence, Outcome};
-use crate::state::StoredState;
+use crate::id::JobId;
+use crate::state::{StoredState, UnknownState};
+
+/// A row that the finish statement has written. Its state may differ from the outcome's own: a job that was asked to cancel is
+/// cancelled where it would have become available again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WrittenOutcome {
+    pub id: JobId,
+    pub state: StoredState,
+}
+
+impl WrittenOutcome {
+    pub(super) fn of(id: Uuid, state: &str) -> Result<Self, UnknownState> {
+        Ok(Self {
+            id: JobId::from_uuid(id),
+            state: state.parse()?,
+        })
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct OutcomeRow<'a> {

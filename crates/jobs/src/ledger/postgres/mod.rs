@@ -203,7 +203,8 @@ impl Ledger for PostgresLedger {
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError> {
         let outcomes: Vec<&Outcome> = outcomes.iter().collect();
         self.within("record outcomes", async |on| {
-            Self::finish_in(on, worker, &outcomes, self.named_statements).await
+            let written = Self::finish_in(on, worker, &outcomes, self.named_statements).await?;
+            Ok(written.into_iter().map(|row| row.id).collect())
         })
         .await
     }

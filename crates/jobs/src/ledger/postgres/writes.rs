@@ -6,10 +6,10 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::PostgresLedger;
-use super::rows::{count, from_count, millis, stored_state};
+use super::rows::{count, decode_error, from_count, millis, stored_state};
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::outcome::OutcomeRow;
+use crate::ledger::outcome::{OutcomeRow, WrittenOutcome};
 use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};
 use crate::state::StoredState;
 use crate::ties::{self, Aftermath};
@@ -32,24 +32,28 @@ returning id";
 
 // By id, never by `holdfast_jobs_running`: until a vacuum that index holds an entry for every job that the worker has ever run,
 // and a plan that reads them all gets slower with each. An expression keeps the planner from it (as in SQLite's `+j.state`).
+//
+// A job that was asked to cancel does not become available again: it is cancelled, whatever put it back. The columns follow the
+// state that the row gets, so the row's own `cancel_requested` is read, never what the worker knew of it.
 const FINISH: &str = "
 update holdfast_jobs as j
-set state            = o.state,
+set state            = case when o.state = 'available' and j.cancel_requested then 'cancelled' else o.state end,
     attempt          = j.attempt + o.spent,
     snoozes          = j.snoozes + (o.spent = 0 and o.delay_ms is not null)::int,
-    run_at           = case when o.delay_ms is null then j.run_at
+    run_at           = case when o.delay_ms is null or j.cancel_requested then j.run_at
                             else now() + o.delay_ms * interval '1 millisecond' end,
-    started_at       = case when o.state = 'available' then null else coalesce(j.started_at, now()) end,
-    finished_at      = case when o.state = 'available' then null else now() end,
-    cancel_requested = j.cancel_requested and o.state <> 'cancelled',
-    worker           = case when o.state = 'available' then null else j.worker end,
+    started_at       = case when o.state = 'available' and not j.cancel_requested then null
+                            else coalesce(j.started_at, now()) end,
+    finished_at      = case when o.state = 'available' and not j.cancel_requested then null else now() end,
+    cancel_requested = j.cancel_requested and o.state in ('completed', 'discarded'),
+    worker           = case when o.state = 'available' and not j.cancel_requested then null else j.worker end,
     result           = o.result::jsonb,
     errors           = case when o.error is null then j.errors
                             else coalesce(j.errors, '[]'::jsonb) || o.error::jsonb end
 from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::text[])
   as o(id, attempt, crashes, state, spent, delay_ms, result, error)
 where j.id = o.id and j.state || '' = 'running' and j.worker = $1 and j.attempt = o.attempt and j.crashes = o.crashes
-returning j.id";
+returning j.id, j.state";
 
 impl PostgresLedger {
     /// Inserts inside the caller's transaction; see [`Ledger::insert`](crate::ledger::Ledger::insert).
@@ -70,15 +74,16 @@ impl PostgresLedger {
         Ok(settled.into_accepted())
     }
 
-    /// Writes outcomes on the caller's connection; see [`Ledger::finish`](crate::ledger::Ledger::finish).
+    /// Writes outcomes on the caller's connection: the rows that were still held, each with the state that it got;
+    /// see [`Ledger::finish`](crate::ledger::Ledger::finish).
     pub(crate) async fn finish_in(
         connection: &mut PgConnection,
         worker: WorkerId,
         outcomes: &[&Outcome],
         named_statements: bool,
-    ) -> Result<Vec<JobId>, sqlx::Error> {
+    ) -> Result<Vec<WrittenOutcome>, sqlx::Error> {
         let rows: Vec<OutcomeRow<'_>> = outcomes.iter().map(|outcome| OutcomeRow::of(outcome)).collect();
-        let held: Vec<Uuid> = sqlx::query_scalar(FINISH)
+        let held: Vec<(Uuid, String)> = sqlx::query_as(FINISH)
             .bind(worker.as_uuid())
             .bind(rows.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
             .bind(
@@ -99,7 +104,9 @@ impl PostgresLedger {
             .persistent(named_statements)
             .fetch_all(connection)
             .await?;
-        Ok(held.into_iter().map(JobId::from_uuid).collect())
+        held.into_iter()
+            .map(|(id, state)| WrittenOutcome::of(id, &state).map_err(decode_error))
+            .collect()
     }
 
     /// Notes with each completed job which one its completion enqueued.

@@ -199,7 +199,8 @@ impl Ledger for SqliteLedger {
         let outcomes: Vec<&Outcome> = outcomes.iter().collect();
         self.within("record outcomes", async {
             let mut writer = self.database.writer.acquire().await?;
-            Self::finish_in(&mut writer, worker, &outcomes).await
+            let written = Self::finish_in(&mut writer, worker, &outcomes).await?;
+            Ok(written.into_iter().map(|row| row.id).collect())
         })
         .await
     }

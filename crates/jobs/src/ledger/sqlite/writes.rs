@@ -6,10 +6,10 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use uuid::Uuid;
 
 use super::SqliteLedger;
-use super::rows::{hex, millis, stored_state};
+use super::rows::{decode_error, hex, millis, stored_state};
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::outcome::OutcomeRow;
+use crate::ledger::outcome::{OutcomeRow, WrittenOutcome};
 use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};
 use crate::state::StoredState;
 use crate::ties::{self, Aftermath};
@@ -17,17 +17,20 @@ use crate::ties::{self, Aftermath};
 /// Rows of one `VALUES` list at most; 18 variables each, of the 32,766 that SQLite allows.
 const INSERT_ROWS: usize = 128;
 
-/// The `+` keeps SQLite from looking jobs up by their worker, all of them for each outcome, instead of by their id.
+/// The `+` keeps SQLite from looking jobs up by their worker, all of them for each outcome, instead of by their id. As on
+/// PostgreSQL, a job that was asked to cancel does not become available again.
 const FINISH: &str = concat!(
     "update holdfast_jobs as j
-     set state            = o.state,
+     set state            = case when o.state = 'available' and j.cancel_requested then 'cancelled' else o.state end,
          attempt          = j.attempt + o.spent,
          snoozes          = j.snoozes + (o.spent = 0 and o.delay_ms is not null),
-         run_at           = case when o.delay_ms is null then j.run_at else ", now!(), " + o.delay_ms end,
-         started_at       = case when o.state = 'available' then null else coalesce(j.started_at, ", now!(), ") end,
-         finished_at      = case when o.state = 'available' then null else ", now!(), " end,
-         cancel_requested = j.cancel_requested and o.state <> 'cancelled',
-         worker           = case when o.state = 'available' then null else j.worker end,
+         run_at           = case when o.delay_ms is null or j.cancel_requested then j.run_at
+                                 else ", now!(), " + o.delay_ms end,
+         started_at       = case when o.state = 'available' and not j.cancel_requested then null
+                                 else coalesce(j.started_at, ", now!(), ") end,
+         finished_at      = case when o.state = 'available' and not j.cancel_requested then null else ", now!(), " end,
+         cancel_requested = j.cancel_requested and o.state in ('completed', 'discarded'),
+         worker           = case when o.state = 'available' and not j.cancel_requested then null else j.worker end,
          result           = o.result,
          errors           = case when o.error is null then j.errors
                                  else json_insert(coalesce(j.errors, '[]'), '$[#]', json(o.error)) end
@@ -35,7 +38,7 @@ const FINISH: &str = concat!(
                   value ->> 4 as spent, value ->> 5 as delay_ms, value ->> 6 as result, value ->> 7 as error
            from json_each(?2)) as o
      where j.id = o.id and +j.state = 'running' and +j.worker = ?1 and j.attempt = o.attempt and j.crashes = o.crashes
-     returning id"
+     returning id, state"
 );
 
 impl SqliteLedger {
@@ -75,12 +78,13 @@ impl SqliteLedger {
         Ok(())
     }
 
-    /// Writes outcomes on the caller's connection; see [`Ledger::finish`](crate::ledger::Ledger::finish).
+    /// Writes outcomes on the caller's connection: the rows that were still held, each with the state that it got;
+    /// see [`Ledger::finish`](crate::ledger::Ledger::finish).
     pub(crate) async fn finish_in(
         connection: &mut SqliteConnection,
         worker: WorkerId,
         outcomes: &[&Outcome],
-    ) -> Result<Vec<JobId>, sqlx::Error> {
+    ) -> Result<Vec<WrittenOutcome>, sqlx::Error> {
         let rows: Vec<_> = outcomes
             .iter()
             .map(|outcome| OutcomeRow::of(outcome))
@@ -97,12 +101,14 @@ impl SqliteLedger {
                 ])
             })
             .collect();
-        let held: Vec<Uuid> = sqlx::query_scalar(FINISH)
+        let held: Vec<(Uuid, String)> = sqlx::query_as(FINISH)
             .bind(worker.as_uuid())
             .bind(json!(rows).to_string())
             .fetch_all(connection)
             .await?;
-        Ok(held.into_iter().map(JobId::from_uuid).collect())
+        held.into_iter()
+            .map(|(id, state)| WrittenOutcome::of(id, &state).map_err(decode_error))
+            .collect()
     }
 
     /// Notes with each completed job which one its completion enqueued.
