@@ -27,12 +27,22 @@ pub(crate) struct Local {
 
 /// The settings of this directory and environment.
 pub(crate) fn settings() -> Result<Settings, Failure> {
-    // Stdout is for the answer. A second call changes nothing.
+    log_to_stderr(LevelFilter::WARN);
+    Ok(config::load()?)
+}
+
+/// The same for a command that may take long and says how far it is.
+pub(crate) fn settings_with_progress() -> Result<Settings, Failure> {
+    log_to_stderr(LevelFilter::INFO);
+    Ok(config::load()?)
+}
+
+/// Stdout is for the answer. A second call changes nothing.
+fn log_to_stderr(level: LevelFilter) {
     let to_stderr = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::WARN)
+        .with_max_level(level)
         .with_writer(io::stderr);
     to_stderr.without_time().with_target(false).try_init().ok();
-    Ok(config::load()?)
 }
 
 impl Local {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use holdfast_core::config::{DatabaseSettings, Sources, load_from};
 use holdfast_core::failure::{FailureClass, classify_sql};
 use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::{Database, SqlError, migrate};
+use holdfast_core::sql::{Database, SqlError, migrate, migrate_within};
 use holdfast_testkit::{FaultProxy, Mode, PgBouncer, PostgresServer};
 use secrecy::SecretString;
 use sqlx::PgPool;
@@ -188,22 +188,158 @@ async fn migrations_take_the_direct_url() {
 }
 
 #[tokio::test]
-async fn a_failed_migration_leaves_nothing_behind() {
+async fn a_failed_migration_leaves_nothing_of_itself_behind_and_those_before_it_applied() {
     let postgres = PostgresServer::start().await.unwrap();
-    // A table of that name is in the way of the last thing that would be done.
-    postgres
-        .psql("CREATE TABLE public.holdfast_api_keys (id int)")
-        .await
-        .unwrap();
-    let error = migrate(&settings_of(&postgres.url())).await.unwrap_err();
+    // A table of that name is in the way of what 0002 does last but one.
+    let (create, drop) = (
+        "CREATE TABLE public.holdfast_users (id int)",
+        "DROP TABLE public.holdfast_users",
+    );
+    postgres.psql(create).await.unwrap();
+    let settings = settings_of(&postgres.url());
+    let error = migrate(&settings).await.unwrap_err();
     assert!(
-        matches!(error, SqlError::Migration { .. }) && !error.is_transient(),
+        matches!(
+            error,
+            SqlError::Migration {
+                migration: "0002_accounts",
+                ..
+            }
+        ) && !error.is_transient(),
         "{error:?}"
     );
-    let tables = postgres
-        .psql("SELECT string_agg(tablename, ',') FROM pg_tables WHERE schemaname = 'public'")
-        .await;
-    assert_eq!(tables.unwrap(), "holdfast_api_keys");
+    let applied = "SELECT string_agg(name, ',') FROM holdfast_migrations";
+    assert_eq!(postgres.psql(applied).await.unwrap(), "0001_jobs");
+    let column = "SELECT count(*) FROM information_schema.columns WHERE column_name = 'rotated_at'";
+    assert_eq!(postgres.psql(column).await.unwrap(), "0");
+    postgres.psql(drop).await.unwrap();
+    let report = migrate(&settings).await.unwrap();
+    assert_eq!(
+        (report.applied[0].as_str(), report.already_applied),
+        ("0002_accounts", 1)
+    );
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_delays_the_migration_and_nobody_else() {
+    let postgres = PostgresServer::start().await.unwrap();
+    migrated_to(&postgres, 11).await;
+    let settings = settings_of(&postgres.url());
+    let database = Database::open(&settings).unwrap();
+    let mut writing = pool(&database).begin().await.unwrap();
+    sqlx::query("LOCK TABLE holdfast_jobs IN ROW EXCLUSIVE MODE")
+        .execute(&mut *writing)
+        .await
+        .unwrap();
+    let migrating = tokio::spawn({
+        let settings = settings.clone();
+        async move { migrate(&settings).await }
+    });
+    // It asks for the lock, gives up, and asks again: writes go through in between, however long the transaction is open.
+    for _ in 0..2 {
+        until_waiting(&database, true).await;
+        sqlx::query("UPDATE holdfast_jobs SET attempt = attempt")
+            .execute(pool(&database))
+            .await
+            .unwrap();
+        until_waiting(&database, false).await;
+    }
+    assert!(!migrating.is_finished());
+    writing.rollback().await.unwrap();
+    let report = migrating.await.unwrap().unwrap();
+    assert_eq!(report.applied[0], "0012_cancelling");
+}
+
+#[tokio::test]
+async fn another_process_migrates_once_the_lease_of_one_that_stopped_has_ended() {
+    let postgres = PostgresServer::start().await.unwrap();
+    migrated_to(&postgres, 11).await;
+    let settings = settings_of(&postgres.url());
+    let database = Database::open(&settings).unwrap();
+    postgres
+        .psql_at(
+            &postgres.url(),
+            "CREATE TABLE holdfast_migrator (id smallint PRIMARY KEY CHECK (id = 1), holder text NOT NULL,
+                 held_until timestamptz NOT NULL, version bigint, position text);
+             INSERT INTO holdfast_migrator VALUES (1, 'frozen', now() + interval '1 hour')",
+        )
+        .await
+        .unwrap();
+    let waited = migrate_within(&settings, Duration::from_secs(2))
+        .await
+        .unwrap_err();
+    assert!(matches!(waited, SqlError::Deadline(_)), "{waited:?}");
+    assert_eq!(database.pending_migrations().await.unwrap()[0], "0012_cancelling");
+    postgres
+        .psql("UPDATE holdfast_migrator SET held_until = now() - interval '1 second'")
+        .await
+        .unwrap();
+    assert_eq!(migrate(&settings).await.unwrap().applied[0], "0012_cancelling");
+}
+
+#[tokio::test]
+async fn a_release_that_migrates_in_one_transaction_and_this_one_take_turns() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let settings = settings_of(&postgres.url());
+    let database = Database::open(&settings).unwrap();
+    // As releases before 0013 do it: all of it under this lock.
+    let mut old = pool(&database).begin().await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_xact_lock(x'686f6c6466617374'::bigint)")
+        .execute(&mut *old)
+        .await
+        .unwrap();
+    let migrating = tokio::spawn({
+        let settings = settings.clone();
+        async move { migrate(&settings).await }
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'";
+    until(&database, waits, 1).await;
+    assert_eq!(database.pending_migrations().await.unwrap()[0], "0001_jobs");
+    old.rollback().await.unwrap();
+    assert_eq!(migrating.await.unwrap().unwrap().applied[0], "0001_jobs");
+}
+
+/// Applies the first migrations as an older release did, and records them.
+async fn migrated_to(postgres: &PostgresServer, last: usize) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.sort();
+    postgres
+        .psql_at(
+            &postgres.url(),
+            "CREATE TABLE holdfast_migrations (version bigint PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
+                 applied_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP)",
+        )
+        .await
+        .unwrap();
+    for (file, version) in files[..last].iter().zip(1..) {
+        let sql = std::fs::read_to_string(file).unwrap();
+        let name = file.file_stem().unwrap().to_string_lossy();
+        let entry = format!(
+            "INSERT INTO holdfast_migrations (version, name, checksum)
+             VALUES ({version}, '{name}', encode(sha256(convert_to($file${sql}$file$, 'UTF8')), 'hex'))"
+        );
+        postgres.psql_at(&postgres.url(), &sql).await.unwrap();
+        postgres.psql_at(&postgres.url(), &entry).await.unwrap();
+    }
+}
+
+async fn until_waiting(database: &Database, waiting: bool) {
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'holdfast_jobs'::regclass";
+    until(database, waits, i64::from(waiting)).await;
+}
+
+/// Waits until a statement counts so many.
+async fn until(database: &Database, sql: &'static str, count: i64) {
+    holdfast_testkit::eventually(sql, DEADLINE, Duration::from_millis(5), || async {
+        let found: i64 = sqlx::query_scalar(sql).fetch_one(pool(database)).await.ok()?;
+        (found == count).then_some(())
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
 //! `holdfast migrate`: the schema, before a deployment or by hand.
+//!
+//! Progress goes to stderr. The command may be interrupted at any time, and run again.
 
 use std::time::Duration;
 
-use holdfast_core::sql::{Database, MigrationReport, SqlError, migrate};
+use holdfast_core::sql::{Database, MigrationReport, SqlError, migrate_within};
 use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::OutputArgs;
 use crate::failure::Failure;
 use crate::local;
+use crate::time;
 
 /// Longest look at what is pending.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
@@ -18,14 +21,17 @@ pub(crate) struct Args {
     /// Change nothing: say what is pending, and exit with 1 if anything is
     #[arg(long)]
     check: bool,
+    /// Give up after this time; what was applied by then stays, and another run goes on from there
+    #[arg(long, value_name = "TIME", default_value = "6h", value_parser = time::duration)]
+    timeout: Duration,
     #[command(flatten)]
     output: OutputArgs,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let settings = local::settings()?;
+    let settings = local::settings_with_progress()?;
     if !args.check {
-        let report = migrate(&settings.database).await?;
+        let report = migrate_within(&settings.database, args.timeout).await?;
         return print_report(args.output, &report);
     }
     // SQLite would make an empty file to look into.

@@ -78,7 +78,8 @@ impl Place {
     pub(crate) async fn json(&self, args: &[&str]) -> Value {
         let ended = self.run(&[args, &["--json"]].concat()).await;
         assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.text);
-        serde_json::from_str(&ended.text).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ended.text))
+        serde_json::from_str(&ended.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ended.text))
     }
 }
 

@@ -21,7 +21,7 @@ pub enum SqlError {
     /// The driver or the server said no.
     #[error("the database failed")]
     Driver(#[from] sqlx::Error),
-    /// A migration failed; nothing of the run was kept.
+    /// A migration failed. On PostgreSQL those before it stay applied, on SQLite nothing of the run was kept.
     #[error("migration {migration} failed")]
     Migration {
         migration: &'static str,

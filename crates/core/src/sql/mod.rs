@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 pub use error::SqlError;
 pub use measure::measure;
-pub use migrations::{MigrationReport, migrate};
+pub use migrations::{MIGRATION_DEADLINE, MigrationReport, migrate, migrate_within};
 pub use schema::wait_for_schema;
 pub use sqlite::SqliteDatabase;
 

@@ -43,7 +43,7 @@ pub async fn wait_for_schema(
             }
         }
     };
-    // A migration that is dropped midway is rolled back by the server: it is one transaction.
+    // A migration that is dropped midway is whole or not there at all, and the next run goes on from it.
     stop.token()
         .run_until_cancelled(waiting)
         .await
