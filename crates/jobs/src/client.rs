@@ -13,7 +13,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::audit::AuditLog;
 use crate::bell::Bell;
 use crate::broker::{Broker, BrokerSettings};
-use crate::enqueue::{Enqueue, EnqueueError, Enqueued, JobRequest, Producer, ProducerParts};
+use crate::enqueue::{Enqueue, EnqueueError, Enqueued, JobRequest, Lanes, Producer, ProducerParts};
 use crate::id::JobId;
 use crate::job::Job;
 use crate::ledger::{
@@ -28,9 +28,9 @@ use crate::ties::Aftermath;
 use crate::wait::WaitHub;
 
 /// Statements that enqueue at once: while one waits for the disk, the next gathers.
-const POSTGRES_LANES: usize = 3;
-/// SQLite has one writer.
-const SQLITE_LANES: usize = 1;
+const POSTGRES_LANES: Lanes = Lanes { plain: 3, keyed: 2 };
+/// SQLite has one writer, and nobody waits for a key.
+const SQLITE_LANES: Lanes = Lanes { plain: 1, keyed: 0 };
 
 /// A handle on everything that can be done with jobs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -226,6 +226,16 @@ impl Jobs {
         self.0.producer.store(checked).await
     }
 
+    /// The same where one idempotency key stands for all of the jobs, and each has a key that was made of it: if some of them
+    /// stand already and others do not, it was used for another batch.
+    pub async fn enqueue_requests_under_one_key(
+        &self,
+        requests: Vec<JobRequest>,
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
+        let checked = self.0.producer.check_batch(requests, false)?;
+        self.0.producer.store_as(checked, true).await
+    }
+
     /// Enqueues inside the caller's own transaction: the job exists if and only if that commits. It always goes to the
     /// ledger. Call [`Jobs::ring`] after the commit, or the worker's safety poll finds the job.
     ///
@@ -251,7 +261,7 @@ impl Jobs {
         Producer::answer_in(&jobs, accepted)
     }
 
-    /// The same for many jobs, of any kinds, up to [`ledger::MAX_STATEMENT_ROWS`] in one statement; one answer for each, in
+    /// The same for many jobs, of any kinds, one answer for each, in
     /// order. Nothing at all for none.
     ///
     /// # Errors
@@ -261,26 +271,21 @@ impl Jobs {
         tx: impl Into<LedgerTx<'t>>,
         enqueues: Vec<Enqueue>,
     ) -> Result<Vec<Enqueued>, EnqueueError> {
-        let mut tx = tx.into();
         let checked = enqueues
             .into_iter()
             .map(|enqueue| enqueue.check().map(|(_, job)| job))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut answers = Vec::with_capacity(checked.len());
-        for jobs in checked.chunks(ledger::MAX_STATEMENT_ROWS) {
-            let written = match tx.reborrow() {
-                LedgerTx::Postgres(connection) => {
-                    PostgresLedger::insert_in(connection, jobs, self.0.named_statements).await
-                }
-                LedgerTx::Sqlite(connection) => SqliteLedger::insert_in(connection, jobs).await,
-            };
-            let accepted = written.map_err(|source| LedgerError::Sql {
-                doing: "accept jobs in a transaction",
-                source,
-            });
-            answers.extend(Producer::answers_in(jobs, accepted)?);
-        }
-        Ok(answers)
+        let written = match tx.into() {
+            LedgerTx::Postgres(connection) => {
+                PostgresLedger::insert_in(connection, &checked, self.0.named_statements).await
+            }
+            LedgerTx::Sqlite(connection) => SqliteLedger::insert_in(connection, &checked).await,
+        };
+        let accepted = written.map_err(|source| LedgerError::Sql {
+            doing: "accept jobs in a transaction",
+            source,
+        });
+        Producer::answers_in(&checked, accepted)
     }
 
     /// Wakes the workers of a queue.

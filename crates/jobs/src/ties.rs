@@ -1,4 +1,4 @@
-//! What hangs on the end of a job: the next of its chain, and the count of its batch.
+//! What follows the end of a job: the next job of its chain, and the count of its batch.
 //!
 //! # Invariants
 //! - What a completion enqueues is written in the transaction that writes the completion, and only if the lease still
@@ -7,15 +7,19 @@
 //!   orders those who end its last jobs at the same time; the one whose count comes to the total ends the batch and
 //!   enqueues the callback, in that same transaction. A batch ends once: after that its counts stand.
 //! - Locks are taken in one order: rows of jobs, then rows of batches by id. A batch's lock is the last, and is held for
-//!   one statement and the commit; a flush of outcomes touches each of its batches once.
+//!   one statement and the commit; a flush of outcomes touches each of its batches once. [`finish_free`] takes the batches
+//!   first, and may, since it waits for none of its locks.
 //!
-//! A job that hangs on nothing is not seen here, and costs nothing.
+//! Jobs without a chain or a batch never reach this module.
 //!
 //! # When things fail
 //! The transaction is fenced as every outcome is, so it may be repeated after a lost reply: then nothing is held any more,
 //! and nothing is enqueued or counted a second time.
+//!
+//! A batch whose row another transaction has locked delays a joint [`finish`] until the server's bound on such waits, and
+//! fails it whole. Then [`finish_free`] stores the outcomes of all other batches, and tells which it could not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +29,17 @@ use crate::batches::{self, Tally};
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::{
-    Accepted, ClaimedJob, LedgerError, NewJob, Outcome, PostgresLedger, RunAt, SqliteLedger,
+    Accepted, ClaimedJob, FreeFinish, LedgerError, NewJob, Outcome, PostgresLedger, RunAt, SqliteLedger,
 };
+use crate::ledger::{FreeRows, WrittenOutcome};
 use crate::link::Previous;
 use crate::sql::Sql;
 use crate::state::StoredState;
 
-/// An outcome with what hangs on it.
+/// Most time that [`finish_free`] waits for the unique key of a chain's next job.
+const KEY_WAIT: Duration = Duration::from_millis(20);
+
+/// An outcome with what follows it.
 #[derive(Debug, Clone)]
 pub struct TiedOutcome {
     pub outcome: Outcome,
@@ -41,8 +49,14 @@ pub struct TiedOutcome {
 }
 
 impl TiedOutcome {
-    /// `None`: nothing hangs on this outcome of the job. Every outcome of a batch's job is tied, one that puts it back too:
-    /// if the job was asked to cancel, the row becomes final and is to be counted.
+    /// Whether anything follows this outcome of the job.
+    pub(crate) fn is_tied(job: &ClaimedJob, outcome: &Outcome) -> bool {
+        let completed = matches!(outcome, Outcome::Completed { .. });
+        job.batch.is_some() || completed && job.options.then.is_some()
+    }
+
+    /// `None`: nothing follows this outcome of the job. Every outcome of a batch's job is tied, one that puts it back too: if
+    /// the job was asked to cancel, the row becomes final and is to be counted.
     pub fn of(job: &ClaimedJob, outcome: &Outcome) -> Option<Self> {
         let batch = job.batch;
         let next = match outcome {
@@ -97,7 +111,7 @@ impl Aftermath {
     }
 }
 
-/// Writes outcomes under their fences, and what hangs on those that were still held, in one transaction.
+/// Writes outcomes under their fences, and what follows those that were still held, in one transaction.
 pub async fn finish(
     sql: &Sql,
     worker: WorkerId,
@@ -110,28 +124,73 @@ pub async fn finish(
             LedgerTx::Postgres(on) => PostgresLedger::finish_in(on, worker, &plain, sql.named).await?,
             LedgerTx::Sqlite(on) => SqliteLedger::finish_in(on, worker, &plain).await?,
         };
-        let by_id: HashMap<JobId, &TiedOutcome> = outcomes
-            .iter()
-            .map(|tied| (tied.outcome.fence().id, tied))
-            .collect();
-        let ended: Vec<(&TiedOutcome, StoredState)> = held
-            .iter()
-            .filter_map(|row| Some((*by_id.get(&row.id)?, row.state)))
-            .collect();
-        let mut aftermath = follow(tx.on(), &ended, sql.named).await?;
-        // By what the rows became: a job that was asked to cancel does not become available again.
-        let mut tallies = BTreeMap::<BatchId, Tally>::new();
-        for (tied, state) in ended.iter().filter(|(_, state)| state.is_final()) {
-            if let Some(batch) = tied.batch {
-                tallies.entry(batch).or_default().add(*state, 1);
-            }
-        }
-        aftermath.merge(count(tx.on(), &tallies, sql.named).await?);
+        let aftermath = follow_all(tx.on(), outcomes, &held, sql.named).await?;
         failpoint::reach("tied");
         tx.commit().await?;
         Ok((held.into_iter().map(|row| row.id).collect(), aftermath))
     })
     .await
+}
+
+/// The same without waiting for the rows of jobs and batches, and hardly for keys: an outcome whose job or batch somebody has
+/// locked is left, and told.
+pub async fn finish_free(
+    sql: &Sql,
+    worker: WorkerId,
+    outcomes: &[TiedOutcome],
+) -> Result<(FreeFinish, Aftermath), LedgerError> {
+    sql.within("record held outcomes and what follows them", async {
+        let batches: BTreeSet<BatchId> = outcomes.iter().filter_map(|tied| tied.batch).collect();
+        let mut tx = sql.begin().await?;
+        if let LedgerTx::Postgres(on) = tx.on() {
+            PostgresLedger::bound_lock_wait(on, KEY_WAIT, sql.named).await?;
+        }
+        let locked = batches::store::lock_free(tx.on(), &batches, sql.named).await?;
+        let (left, free): (Vec<&TiedOutcome>, Vec<&TiedOutcome>) = outcomes
+            .iter()
+            .partition(|tied| tied.batch.is_some_and(|batch| locked.contains(&batch)));
+        let plain: Vec<&Outcome> = free.iter().map(|tied| &tied.outcome).collect();
+        let mut rows = match tx.on() {
+            LedgerTx::Postgres(on) => PostgresLedger::finish_free_in(on, worker, &plain, sql.named).await?,
+            LedgerTx::Sqlite(on) => FreeRows {
+                written: SqliteLedger::finish_in(on, worker, &plain).await?,
+                locked: Vec::new(),
+            },
+        };
+        let aftermath = follow_all(tx.on(), outcomes, &rows.written, sql.named).await?;
+        tx.commit().await?;
+        rows.locked
+            .extend(left.iter().map(|tied| tied.outcome.fence().id));
+        Ok((rows.into(), aftermath))
+    })
+    .await
+}
+
+/// Writes what follows those outcomes whose leases held.
+async fn follow_all(
+    mut on: LedgerTx<'_>,
+    outcomes: &[TiedOutcome],
+    held: &[WrittenOutcome],
+    named: bool,
+) -> Result<Aftermath, sqlx::Error> {
+    let by_id: HashMap<JobId, &TiedOutcome> = outcomes
+        .iter()
+        .map(|tied| (tied.outcome.fence().id, tied))
+        .collect();
+    let ended: Vec<(&TiedOutcome, StoredState)> = held
+        .iter()
+        .filter_map(|row| Some((*by_id.get(&row.id)?, row.state)))
+        .collect();
+    let mut aftermath = follow(on.reborrow(), &ended, named).await?;
+    // By what the rows became: a job that was asked to cancel does not become available again.
+    let mut tallies = BTreeMap::<BatchId, Tally>::new();
+    for (tied, state) in ended.iter().filter(|(_, state)| state.is_final()) {
+        if let Some(batch) = tied.batch {
+            tallies.entry(batch).or_default().add(*state, 1);
+        }
+    }
+    aftermath.merge(count(on, &tallies, named).await?);
+    Ok(aftermath)
 }
 
 /// Enqueues the next job of each chain, and notes with the job before it which that is.

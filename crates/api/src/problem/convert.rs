@@ -80,6 +80,16 @@ impl From<EnqueueError> for Problem {
                     None => problem,
                 }
             }
+            EnqueueError::KeyHeld { certain, retry_after } => {
+                let detail = if certain {
+                    "another transaction that is still open holds the unique_key or the Idempotency-Key; nothing was \
+                     accepted, try again once it has ended"
+                } else {
+                    "another transaction that is still open holds the unique_key or the Idempotency-Key, and an earlier \
+                     try may have been accepted; try again with the same key, which cannot enqueue it twice"
+                };
+                Self::unavailable(detail, retry_after)
+            }
             EnqueueError::Internal(source) => Self::internal(source),
         }
     }

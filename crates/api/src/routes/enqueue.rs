@@ -231,7 +231,7 @@ pub(crate) async fn batch(
         .collect();
     let jobs = state.jobs.clone();
     let accepted = state
-        .on_runtime(async move { jobs.enqueue_requests(requests).await })
+        .on_runtime(async move { jobs.enqueue_requests_under_one_key(requests).await })
         .await?;
     let repeated = accepted.iter().all(|job| job.duplicate);
     let status = if repeated {

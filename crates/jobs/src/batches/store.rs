@@ -1,6 +1,6 @@
 //! Writing batches and their counts, on both databases. Each statement runs in its caller's transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use sqlx::{PgConnection, Row, SqliteConnection};
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::model::{NewBatch, Tally};
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId};
-use crate::ledger::{MAX_STATEMENT_ROWS, PostgresLedger, SqliteLedger};
+use crate::ledger::{PostgresLedger, SqliteLedger};
 use crate::link::{EndedBatch, Link};
 use crate::sql::{decode_error, sqlite_now};
 
@@ -42,12 +42,10 @@ pub(crate) async fn insert(
             return Err(sqlx::Error::RowNotFound);
         }
     }
-    for jobs in batch.jobs.chunks(MAX_STATEMENT_ROWS) {
-        match on.reborrow() {
-            LedgerTx::Postgres(on) => PostgresLedger::insert_in(on, jobs, named).await?,
-            LedgerTx::Sqlite(on) => SqliteLedger::insert_in(on, jobs).await?,
-        };
-    }
+    match on {
+        LedgerTx::Postgres(on) => PostgresLedger::insert_in(on, &batch.jobs, named).await?,
+        LedgerTx::Sqlite(on) => SqliteLedger::insert_in(on, &batch.jobs).await?,
+    };
     Ok(Written::New)
 }
 
@@ -125,6 +123,41 @@ async fn standing(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<Opt
             Written::Conflict(id)
         }
     }))
+}
+
+/// Locks the rows of these batches that nobody else has locked, without waiting; answers with those that somebody has. A
+/// batch that is gone is in nobody's way.
+pub(crate) async fn lock_free(
+    on: LedgerTx<'_>,
+    batches: &BTreeSet<BatchId>,
+    named: bool,
+) -> Result<BTreeSet<BatchId>, sqlx::Error> {
+    // SQLite locks no rows.
+    let LedgerTx::Postgres(on) = on else {
+        return Ok(BTreeSet::new());
+    };
+    if batches.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let ids: Vec<Uuid> = batches.iter().map(|id| id.as_uuid()).collect();
+    let free: Vec<Uuid> = sqlx::query_scalar(
+        "select id from holdfast_batches where id = any($1) order by id for update skip locked",
+    )
+    .bind(&ids)
+    .persistent(named)
+    .fetch_all(&mut *on)
+    .await?;
+    if free.len() == ids.len() {
+        return Ok(BTreeSet::new());
+    }
+    let locked: Vec<Uuid> =
+        sqlx::query_scalar("select id from holdfast_batches where id = any($1) and id <> all($2)")
+            .bind(&ids)
+            .bind(&free)
+            .persistent(named)
+            .fetch_all(on)
+            .await?;
+    Ok(locked.into_iter().map(BatchId::from_uuid).collect())
 }
 
 /// Moves the counts of batches that have not ended; tells of those that end with it, with their callbacks.

@@ -73,7 +73,7 @@ pub(crate) async fn left_open(
 /// discarded and cancelled.
 type Left = (Uuid, i32, i32, i32, i32, i64, i64, i64);
 
-/// What the counts of these batches lack, under their locks. A job whose row is gone, and that nobody counted, counts as
+/// What the counts of these batches lack, under their locks; a batch that somebody has locked is left for the next sweep. A job whose row is gone, and that nobody counted, counts as
 /// completed: it was final, or it would not have been deleted.
 pub(crate) async fn sweep(
     on: LedgerTx<'_>,
@@ -88,13 +88,15 @@ pub(crate) async fn sweep(
     let uuids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
     let rows: Vec<Left> = match on {
         LedgerTx::Postgres(on) => {
-            sqlx::query("select from holdfast_batches where id = any($1) order by id for update")
-                .bind(&uuids)
-                .persistent(named)
-                .execute(&mut *on)
-                .await?;
+            let locked: Vec<Uuid> = sqlx::query_scalar(
+                "select id from holdfast_batches where id = any($1) order by id for update skip locked",
+            )
+            .bind(&uuids)
+            .persistent(named)
+            .fetch_all(&mut *on)
+            .await?;
             sqlx::query_as(AssertSqlSafe(format!("{COUNTED} = any($1)")))
-                .bind(&uuids)
+                .bind(&locked)
                 .persistent(named)
                 .fetch_all(on)
                 .await?

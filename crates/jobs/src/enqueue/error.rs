@@ -85,6 +85,10 @@ pub enum EnqueueError {
         #[source]
         source: Option<LedgerError>,
     },
+    /// Another transaction that is still open has written a job with the same unique key, or a job or batch with the same
+    /// idempotency key: whether this one is a duplicate is known once that transaction ends. `certain` as above.
+    #[error("another open transaction holds the job's unique key or idempotency key")]
+    KeyHeld { certain: bool, retry_after: Duration },
     /// A fault of this program or its database.
     #[error("the job could not be stored")]
     Internal(#[source] LedgerError),

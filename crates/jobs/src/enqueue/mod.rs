@@ -10,6 +10,7 @@
 mod builder;
 mod check;
 mod error;
+mod held_keys;
 mod request;
 mod route;
 mod writer;
@@ -19,6 +20,7 @@ pub(crate) use check::text_holds_nul;
 pub use error::{EnqueueError, Fault, FaultCode};
 pub use request::{Enqueued, JobRequest};
 pub(crate) use route::{Producer, ProducerParts};
+pub(crate) use writer::Lanes;
 
 /// Longest `unique_key` or idempotency key, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;

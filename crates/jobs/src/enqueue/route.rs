@@ -9,18 +9,19 @@ use holdfast_core::failpoint;
 use holdfast_core::failure::Certainty;
 use holdfast_core::telemetry::traces::{self, Span};
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use super::check::{Checker, Origin, check_key};
-use super::writer::{PATIENCE, WriteError, Writer, patiently};
+use super::held_keys::Key;
+use super::writer::{Lanes, WriteError, Writer};
 use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
 use crate::batches::store::Written;
 use crate::batches::{self, BatchRequest, EnqueuedBatch, NewBatch};
 use crate::bell::Bell;
 use crate::broker::{Broker, Outgoing, PushOutcome};
+use crate::client::LedgerTx;
 use crate::envelope::Envelope;
 use crate::id::{BatchId, JobId};
-use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, Priority, RunAt};
+use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, PostgresLedger, Priority, RunAt};
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
@@ -39,7 +40,7 @@ pub(crate) struct ProducerParts {
     pub ledger: Arc<dyn Ledger>,
     pub sql: Sql,
     /// Statements that may be under way at once.
-    pub lanes: usize,
+    pub lanes: Lanes,
     pub bell: Bell,
     pub broker: Option<Broker>,
 }
@@ -179,16 +180,20 @@ impl Producer {
 
     async fn store_group_traced(&self, batch: &NewBatch) -> Result<EnqueuedBatch, EnqueueError> {
         let (sql, total) = (&self.sql, u32::try_from(batch.jobs.len()).unwrap_or(u32::MAX));
-        let written = patiently(Instant::now() + PATIENCE, || {
-            sql.within("accept a batch", async {
+        let key: Vec<Key> = batch.idempotency_key.iter().cloned().map(Key::Batch).collect();
+        let insert = |lock_wait: Option<Duration>| {
+            sql.within("accept a batch", async move {
                 let mut tx = sql.begin().await?;
+                if let (LedgerTx::Postgres(on), Some(wait)) = (tx.on(), lock_wait) {
+                    PostgresLedger::bound_lock_wait(on, wait, sql.named).await?;
+                }
                 let written = batches::store::insert(tx.on(), batch, sql.named).await?;
                 tx.commit().await?;
                 Ok(written)
             })
-        })
-        .await
-        .map_err(|error| refusal(error, true))?;
+        };
+        let written = self.writer.write_whole(&key, &[], insert).await;
+        let written = written.map_err(|error| refusal(error, true))?;
         match written {
             Written::Conflict(id) => Err(EnqueueError::BatchKeyReused { id }),
             Written::Duplicate(id, total) => Ok(EnqueuedBatch {
@@ -216,9 +221,18 @@ impl Producer {
     }
 
     /// Stores checked jobs, all or none, and wakes whoever runs them. One answer for each, in order.
-    pub(crate) async fn store(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+    pub(crate) async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+        self.store_as(jobs, false).await
+    }
+
+    /// `one_key`: the jobs' idempotency keys were made of one, so another set of jobs under them is refused.
+    pub(crate) async fn store_as(
+        &self,
+        mut jobs: Vec<NewJob>,
+        one_key: bool,
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
         let mut span = begin_trace(&mut jobs);
-        let stored = self.store_traced(jobs).await;
+        let stored = self.store_traced(jobs, one_key).await;
         match &stored {
             Ok(stored) => span.set("job.count", stored.len() as i64),
             Err(error) => span.fail(error.to_string()),
@@ -226,13 +240,13 @@ impl Producer {
         stored
     }
 
-    async fn store_traced(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+    async fn store_traced(&self, jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<Enqueued>, EnqueueError> {
         // A batch that is not for the broker throughout goes to the ledger whole: two stores cannot share a commit.
         let stored = match &self.broker {
             Some(broker) if jobs.iter().all(|job| self.belongs_on_broker(job)) => {
                 self.push(broker, jobs).await
             }
-            _ => self.write(jobs, true).await,
+            _ => self.write(jobs, one_key, true).await,
         }?;
         self.count(&stored);
         Ok(stored)
@@ -315,7 +329,7 @@ impl Producer {
                 ..job
             })
             .collect();
-        let written = self.write(for_ledger, !doubt).await?;
+        let written = self.write(for_ledger, false, !doubt).await?;
         let mut answers: BTreeMap<JobId, Enqueued> = written.into_iter().map(|e| (e.id, e)).collect();
         answers.extend(
             on_broker
@@ -325,11 +339,17 @@ impl Producer {
         Ok(order.iter().filter_map(|id| answers.remove(id)).collect())
     }
 
-    async fn write(&self, jobs: Vec<NewJob>, certain: bool) -> Result<Vec<Enqueued>, EnqueueError> {
+    /// `certain`: nothing was left behind before the ledger was asked.
+    async fn write(
+        &self,
+        jobs: Vec<NewJob>,
+        one_key: bool,
+        certain: bool,
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
         let summaries: Vec<NewJob> = jobs.iter().map(summary).collect();
         let accepted = self
             .writer
-            .write(jobs)
+            .write(jobs, one_key)
             .await
             .map_err(|error| refusal(error, certain))?;
         let answers = answers(&summaries, accepted)?;
@@ -359,6 +379,7 @@ impl Producer {
                 WriteError {
                     transient,
                     certain,
+                    key_held: false,
                     source: Some(error),
                 },
                 true,
@@ -491,6 +512,14 @@ fn refusal(error: WriteError, certain: bool) -> EnqueueError {
             source: Some(source),
             ..
         } => EnqueueError::Internal(source),
+        WriteError {
+            certain: written,
+            key_held: true,
+            ..
+        } => EnqueueError::KeyHeld {
+            certain: certain && written,
+            retry_after: RETRY_AFTER,
+        },
         WriteError {
             certain: written,
             source,

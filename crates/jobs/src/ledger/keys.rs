@@ -1,6 +1,8 @@
 //! What both databases decide alike: duplicates by key, filters, and what a row's state answers to a command.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::clock;
@@ -20,6 +22,21 @@ const ROUNDS: usize = 5;
 
 pub(super) fn has_key(job: &NewJob) -> bool {
     job.unique_key.is_some() || job.idempotency_key.is_some()
+}
+
+/// The order in which new rows take their keys: by (kind, unique key), then by idempotency key; rows without a key first.
+///
+/// A row whose key another transaction has just written waits for that one to end. Writers that take keys in one order can
+/// wait for each other in that order alone, so none waits in a circle.
+pub(super) fn key_order(a: &NewJob, b: &NewJob) -> Ordering {
+    let keys = |job: &NewJob| {
+        let unique = job.unique_key.clone().map(|key| (Arc::clone(&job.kind), key));
+        (unique, job.idempotency_key.clone())
+    };
+    if !has_key(a) && !has_key(b) {
+        return Ordering::Equal;
+    }
+    keys(a).cmp(&keys(b))
 }
 
 /// A row that may stand in a new job's way.
@@ -62,16 +79,20 @@ impl Wanted {
         if written.len() == jobs.len() {
             return None;
         }
-        let written: std::collections::HashSet<_> = written.iter().collect();
+        let written: HashSet<_> = written.iter().collect();
         let mut wanted = Self::default();
+        // Many producers may repeat one key: it is looked up once.
+        let (mut idempotency_keys, mut unique_keys) = (HashSet::new(), HashSet::new());
         for job in jobs.iter().filter(|job| !written.contains(&job.id)) {
             wanted.ids.push(job.id);
-            wanted.idempotency_keys.extend(job.idempotency_key.clone());
-            if let Some(key) = &job.unique_key {
-                wanted.unique_kinds.push(job.kind.to_string());
-                wanted.unique_keys.push(key.clone());
-            }
+            idempotency_keys.extend(job.idempotency_key.as_deref());
+            unique_keys.extend(job.unique_key.as_deref().map(|key| (&*job.kind, key)));
         }
+        wanted.idempotency_keys = idempotency_keys.into_iter().map(ToOwned::to_owned).collect();
+        (wanted.unique_kinds, wanted.unique_keys) = unique_keys
+            .into_iter()
+            .map(|(kind, key)| (kind.to_owned(), key.to_owned()))
+            .unzip();
         Some(wanted)
     }
 }
@@ -81,6 +102,8 @@ impl Wanted {
 pub(super) struct Settled<'a> {
     jobs: &'a [NewJob],
     accepted: Vec<Option<Accepted>>,
+    /// A job that stands under the idempotency key of one of these.
+    repeated: Option<JobId>,
     rounds: usize,
 }
 
@@ -89,13 +112,14 @@ impl<'a> Settled<'a> {
         Self {
             jobs,
             accepted: vec![None; jobs.len()],
+            repeated: None,
             rounds: 0,
         }
     }
 
-    /// The jobs that still have no answer; `None` once all have.
+    /// The jobs that still have no answer, in [`key_order`]; `None` once all have.
     pub(super) fn pending(&mut self) -> Result<Option<Vec<&'a NewJob>>, sqlx::Error> {
-        let pending: Vec<_> = self
+        let mut pending: Vec<_> = self
             .jobs
             .iter()
             .zip(&self.accepted)
@@ -110,11 +134,12 @@ impl<'a> Settled<'a> {
             // Each round, another job took the key and ended again: the producer may well try once more.
             return Err(sqlx::Error::PoolTimedOut);
         }
+        pending.sort_by(|a, b| key_order(a, b));
         Ok(Some(pending))
     }
 
     pub(super) fn record(&mut self, written: &[JobId], standing: &[Standing]) {
-        let written: std::collections::HashSet<_> = written.iter().collect();
+        let written: HashSet<_> = written.iter().collect();
         let by_id: HashMap<_, _> = standing.iter().map(|row| (row.id, row)).collect();
         let by_idempotency: HashMap<_, _> = standing
             .iter()
@@ -139,6 +164,7 @@ impl<'a> Settled<'a> {
                 .and_then(|key| by_idempotency.get(key))
             {
                 let same = row.kind == *job.kind && same_json(&row.payload, &job.payload);
+                self.repeated.get_or_insert(row.id);
                 *accepted = Some(if same {
                     Accepted::Duplicate(row.id)
                 } else {
@@ -156,6 +182,20 @@ impl<'a> Settled<'a> {
 
     pub(super) fn into_accepted(self) -> Vec<Accepted> {
         self.accepted.into_iter().flatten().collect()
+    }
+
+    /// `one_key`: see [`Insertion::one_key`](super::Insertion::one_key).
+    pub(super) fn answers(self, one_key: bool) -> Vec<Accepted> {
+        let repeated = self.repeated.filter(|_| one_key);
+        let mut accepted = self.into_accepted();
+        if let Some(id) = repeated {
+            for one in &mut accepted {
+                if matches!(one, Accepted::New(_)) {
+                    *one = Accepted::Conflict(id);
+                }
+            }
+        }
+        accepted
     }
 }
 

@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use holdfast_core::sql::Database;
 
 pub use model::*;
+pub(crate) use outcome::{FreeRows, WrittenOutcome};
 pub use postgres::PostgresLedger;
 pub(crate) use postgres::RECORD as POSTGRES_RECORD;
 pub(crate) use sqlite::RECORD as SQLITE_RECORD;
@@ -43,8 +44,14 @@ pub const MAX_STATEMENT_ROWS: usize = 1_000;
 /// The job table, on either database. One contract suite runs against both.
 #[async_trait]
 pub trait Ledger: Send + Sync + std::fmt::Debug {
-    /// Accepts jobs, all or nothing, in one transaction. One answer for each job, in order.
-    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError>;
+    /// Accepts the jobs of one request, all or nothing, in one transaction. One answer for each job, in order; if one of them
+    /// is a [`Accepted::Conflict`], nothing was written.
+    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError> {
+        self.insert_as(jobs, Insertion::WHOLE).await
+    }
+
+    /// Accepts jobs in one transaction, as `how` says.
+    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<Accepted>, LedgerError>;
 
     /// Leases up to `limit` due jobs of a queue to a worker, most urgent first. A job that was put where others have been
     /// claimed long since may be passed over until [`Self::look_again_in`] is over. Nothing if the queue is paused, if it has
@@ -70,6 +77,15 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// Writes outcomes under their fences; answers with the ids that were still held. Outcomes that something hangs on go
     /// through [`crate::ties::finish`].
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError>;
+
+    /// Whether a transaction can hold single rows and keys, and so delay statements that need these alone.
+    fn locks_rows(&self) -> bool {
+        true
+    }
+
+    /// The same as [`Self::finish`] without waiting for a lock: what somebody has locked is told apart from what is void. For outcomes that a
+    /// [`Self::finish`] could not store.
+    async fn finish_free(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<FreeFinish, LedgerError>;
 
     /// Records the start of a job that crashed before. False: the lease is lost, do not run it.
     async fn mark_started(&self, worker: WorkerId, fence: &Fence) -> Result<bool, LedgerError>;

@@ -453,6 +453,45 @@ pub struct WorkerRecord {
     pub stats: BTreeMap<String, WorkerQueueStats>,
 }
 
+/// How jobs are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Insertion {
+    /// The jobs are one request: if one of them is a [`Accepted::Conflict`], none is accepted, whatever the answers say of the
+    /// others. Otherwise each job is a request of its own, and a conflict leaves out itself alone.
+    pub whole: bool,
+    /// Their idempotency keys were made of one: a repeat must find all of them or none, or it is another request, and a
+    /// [`Accepted::Conflict`].
+    pub one_key: bool,
+    /// How long to wait for a key that another open transaction holds, where the connection's own bound is too long.
+    pub lock_wait: Option<Duration>,
+    /// Nothing is kept: the answer tells whether the keys are free.
+    pub dry: bool,
+}
+
+impl Insertion {
+    /// Whether the transaction that gave these answers is to be committed.
+    pub(super) fn keeps(&self, accepted: &[Accepted]) -> bool {
+        let conflicts = accepted.iter().any(|one| matches!(one, Accepted::Conflict(_)));
+        !(self.dry || self.whole && conflicts)
+    }
+
+    pub const WHOLE: Self = Self {
+        whole: true,
+        one_key: false,
+        lock_wait: None,
+        dry: false,
+    };
+}
+
+/// What became of outcomes that were written without waiting for a lock. Those in neither list are void: their leases were
+/// lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FreeFinish {
+    pub stored: Vec<JobId>,
+    /// Their fences hold, and somebody has locked their rows.
+    pub locked: Vec<JobId>,
+}
+
 /// A row whose push to the broker was never answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubtful {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Fence, Outcome};
+use super::{Fence, FreeFinish, Outcome};
 use crate::id::JobId;
 use crate::state::{StoredState, UnknownState};
 
@@ -22,6 +22,22 @@ impl WrittenOutcome {
             id: JobId::from_uuid(id),
             state: state.parse()?,
         })
+    }
+}
+
+/// What became of outcomes that were written without waiting for a lock; see [`FreeFinish`].
+#[derive(Debug)]
+pub(crate) struct FreeRows {
+    pub written: Vec<WrittenOutcome>,
+    pub locked: Vec<JobId>,
+}
+
+impl From<FreeRows> for FreeFinish {
+    fn from(rows: FreeRows) -> Self {
+        Self {
+            stored: rows.written.into_iter().map(|row| row.id).collect(),
+            locked: rows.locked,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::model::{BeatRecord, Schedule, ScheduleRecord, Source};
 use super::rows::{Columns, Stored, owned, taken};
 use super::store::{FORGET_AFTER, Note, ScheduleStore, Step, Summary, Taken};
 use crate::id::{JobId, WorkerId};
-use crate::ledger::{LedgerError, MAX_STATEMENT_ROWS, NewJob, PostgresLedger};
+use crate::ledger::{LedgerError, NewJob, PostgresLedger};
 
 /// A transaction that is idle for longer belongs to a beat that was stopped.
 const IDLE_LIMIT_MS: &str = "3000";
@@ -345,10 +345,7 @@ impl ScheduleStore for PostgresSchedules {
                     .await?;
                 let ours = owned(steps, &ours);
                 let jobs: Vec<NewJob> = ours.iter().flat_map(|step| step.jobs.iter().cloned()).collect();
-                let mut accepted = Vec::with_capacity(jobs.len());
-                for chunk in jobs.chunks(MAX_STATEMENT_ROWS) {
-                    accepted.extend(PostgresLedger::insert_in(&mut tx, chunk, self.named_statements).await?);
-                }
+                let accepted = PostgresLedger::insert_in(&mut tx, &jobs, self.named_statements).await?;
                 let taken = taken(&ours, accepted.iter().map(crate::ledger::Accepted::id));
                 let last_jobs: Vec<Option<Uuid>> = taken
                     .iter()

@@ -1,98 +1,90 @@
-//! Outcomes on their way into the ledger: those that stand for themselves, and those that something hangs on.
-
-use std::collections::HashSet;
+//! Outcomes on their way into the ledger: those that stand for themselves, and those that something follows.
 
 use holdfast_core::clock;
 
 use super::Shared;
 use super::finisher::Finished;
 use crate::id::{JobId, WorkerId};
-use crate::ledger::{ErrorRecord, LedgerError, Outcome};
+use crate::ledger::{ErrorRecord, FreeFinish, LedgerError, Outcome};
 use crate::ties::{self, TiedOutcome};
 
-/// Outcomes of one transaction.
-#[derive(Debug)]
-pub(super) enum Ends {
-    /// Nothing hangs on these: one statement.
-    Plain(Vec<Outcome>),
-    /// The next job of a chain, or the count of a batch, hangs on each of these.
-    Tied(Vec<TiedOutcome>),
+/// Which outcomes share transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// Nothing follows these: one statement.
+    Plain,
+    /// The next job of a chain, or the count of a batch, follows each of these.
+    Tied,
 }
 
-/// What is tied, and what is plain.
-pub(super) fn apart(finished: &[Finished]) -> (Ends, Ends) {
-    let (mut tied, mut plain) = (Vec::new(), Vec::with_capacity(finished.len()));
-    for one in finished {
-        match TiedOutcome::of(&one.job, &one.outcome) {
-            Some(outcome) => tied.push(outcome),
-            None => plain.push(one.outcome.clone()),
-        }
-    }
-    (Ends::Tied(tied), Ends::Plain(plain))
-}
-
-impl Ends {
-    pub(super) fn len(&self) -> usize {
+impl Sort {
+    /// Writes outcomes of one worker under their fences; answers with the ids that were still held.
+    pub(super) async fn store<'f>(
+        self,
+        shared: &Shared,
+        worker: WorkerId,
+        finished: impl Iterator<Item = &'f Finished>,
+    ) -> Result<Vec<JobId>, LedgerError> {
         match self {
-            Self::Plain(outcomes) => outcomes.len(),
-            Self::Tied(outcomes) => outcomes.len(),
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub(super) fn ids(&self) -> HashSet<JobId> {
-        match self {
-            Self::Plain(outcomes) => outcomes.iter().map(|outcome| outcome.fence().id).collect(),
-            Self::Tied(outcomes) => outcomes.iter().map(|tied| tied.outcome.fence().id).collect(),
-        }
-    }
-
-    /// Writes them; answers with the ids that were still held.
-    pub(super) async fn store(&self, shared: &Shared, worker: WorkerId) -> Result<Vec<JobId>, LedgerError> {
-        match self {
-            Self::Plain(outcomes) => shared.jobs.ledger().finish(worker, outcomes).await,
-            Self::Tied(outcomes) => {
-                let (held, aftermath) = ties::finish(shared.jobs.sql(), worker, outcomes).await?;
+            Self::Plain => shared.jobs.ledger().finish(worker, &plain(finished)).await,
+            Self::Tied => {
+                let (held, aftermath) = ties::finish(shared.jobs.sql(), worker, &tied(finished)).await?;
                 shared.jobs.announce(&aftermath);
                 Ok(held)
             }
         }
     }
 
-    pub(super) fn one_by_one(self) -> Vec<Self> {
+    /// The same without waiting for what somebody has locked.
+    pub(super) async fn store_free<'f>(
+        self,
+        shared: &Shared,
+        worker: WorkerId,
+        finished: impl Iterator<Item = &'f Finished>,
+    ) -> Result<FreeFinish, LedgerError> {
         match self {
-            Self::Plain(outcomes) => outcomes.into_iter().map(|one| Self::Plain(vec![one])).collect(),
-            Self::Tied(outcomes) => outcomes.into_iter().map(|one| Self::Tied(vec![one])).collect(),
-        }
-    }
-
-    /// In place of outcomes that the ledger refuses for good. `None`: they were discarded already.
-    pub(super) fn discarded_instead(&self, error: &LedgerError, worker: &str) -> Option<Self> {
-        let message = format!("the outcome could not be stored: {error:?}");
-        let discarded = |outcome: &Outcome| {
-            let fence = *outcome.fence();
-            let error = ErrorRecord::new(clock::now(), fence.attempt + 1, "permanent", &message, worker);
-            (!matches!(outcome, Outcome::Discard { .. })).then_some(Outcome::Discard { fence, error })
-        };
-        match self {
-            Self::Plain(outcomes) => outcomes
-                .iter()
-                .map(discarded)
-                .collect::<Option<_>>()
-                .map(Self::Plain),
-            Self::Tied(outcomes) => {
-                let tied = |tied: &TiedOutcome| {
-                    Some(TiedOutcome {
-                        outcome: discarded(&tied.outcome)?,
-                        batch: tied.batch,
-                        next: None,
-                    })
-                };
-                outcomes.iter().map(tied).collect::<Option<_>>().map(Self::Tied)
+            Self::Plain => shared.jobs.ledger().finish_free(worker, &plain(finished)).await,
+            Self::Tied => {
+                let (finish, aftermath) =
+                    ties::finish_free(shared.jobs.sql(), worker, &tied(finished)).await?;
+                shared.jobs.announce(&aftermath);
+                Ok(finish)
             }
         }
     }
+}
+
+fn plain<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<Outcome> {
+    finished.map(|one| one.outcome.clone()).collect()
+}
+
+/// An outcome that was replaced may have lost what followed it; it is stored in the same way nevertheless.
+fn tied<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<TiedOutcome> {
+    finished
+        .map(|one| {
+            TiedOutcome::of(&one.job, &one.outcome).unwrap_or_else(|| TiedOutcome {
+                outcome: one.outcome.clone(),
+                batch: None,
+                next: None,
+            })
+        })
+        .collect()
+}
+
+/// In place of an outcome that the ledger refuses for good: a dead letter with the reason; if that is refused too, one that
+/// says no more than that. `refusals`: how often this job's outcome was refused before. `None`: nothing is left to try.
+pub(super) fn replacement(
+    outcome: &Outcome,
+    refusals: u32,
+    error: &LedgerError,
+    worker: &str,
+) -> Option<Outcome> {
+    let message = match refusals {
+        0 => format!("the outcome could not be stored: {error:?}"),
+        1 => "the outcome could not be stored: the database refuses it".to_owned(),
+        _ => return None,
+    };
+    let fence = *outcome.fence();
+    let error = ErrorRecord::new(clock::now(), fence.attempt + 1, "permanent", &message, worker);
+    Some(Outcome::Discard { fence, error })
 }

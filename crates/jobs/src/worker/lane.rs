@@ -54,7 +54,10 @@ pub(crate) struct Lane {
 
 /// A place in a lane, freed when dropped: after the job's outcome is stored.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Lane>);
+pub(crate) struct Slot {
+    lane: Arc<Lane>,
+    freed: bool,
+}
 
 #[derive(Debug)]
 struct Meter {
@@ -171,7 +174,10 @@ impl Lane {
 
     pub(crate) fn take_slot(self: &Arc<Self>) -> Slot {
         self.held.fetch_add(1, Ordering::AcqRel);
-        Slot(Arc::clone(self))
+        Slot {
+            lane: Arc::clone(self),
+            freed: false,
+        }
     }
 
     /// A job that was due at this time starts. Two hosts' clocks may disagree: then it counts as at once.
@@ -224,19 +230,26 @@ impl Meter {
 
 impl Slot {
     pub(crate) fn lane(&self) -> &Arc<Lane> {
-        &self.0
+        &self.lane
+    }
+
+    /// Gives the place up before the outcome is stored.
+    pub(crate) fn free(&mut self) {
+        if !std::mem::replace(&mut self.freed, true) {
+            self.lane.held.fetch_sub(1, Ordering::AcqRel);
+            self.lane.freed.notify_waiters();
+        }
     }
 
     /// To be called once, after [`Lane::started`] was: the job no longer runs.
     pub(crate) fn stopped_running(&self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.lane.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::AcqRel);
-        self.0.freed.notify_waiters();
+        self.free();
     }
 }
 

@@ -19,14 +19,17 @@
 //! the rescuer of another worker does the rest.
 
 mod control;
+mod departure;
 mod ends;
 mod fetcher;
 mod finisher;
 mod heartbeat;
+mod held;
 mod identity;
 pub(crate) mod lane;
 mod leased;
 mod listener;
+mod moving;
 mod runner;
 mod running;
 mod shares;
@@ -101,6 +104,8 @@ pub(crate) struct Shared {
     pub abort: CancellationToken,
     /// One job at a time, in the whole process, runs for the last time before it would count as poison.
     pub last_chance: Arc<Semaphore>,
+    /// Broker jobs whose outcomes the ledger refuses in every form, and that hold no place in a lane meanwhile.
+    pub aside: Semaphore,
     pub outcomes: finisher::Outcomes,
 }
 
@@ -179,6 +184,7 @@ impl Worker {
             stop,
             abort: CancellationToken::new(),
             last_chance: Arc::new(Semaphore::new(1)),
+            aside: Semaphore::new(held::ASIDE),
             outcomes,
             settings,
             jobs,

@@ -24,9 +24,9 @@ use self::frontier::Frontiers;
 pub(crate) use self::rows::RECORD;
 use self::rows::{count, decode_error, millis};
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, Heartbeat, JobFilter, JobRecord, Ledger, LedgerError,
-    NewJob, Outcome, Progress, QueueStats, RescueReport, Retention, RetryReply, WorkerRecord, WorkerReport,
-    keys,
+    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, Insertion, JobFilter,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, QueueStats, RescueReport, Retention,
+    RetryReply, WorkerRecord, WorkerReport, keys,
 };
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
@@ -154,7 +154,7 @@ impl PostgresLedger {
 
 #[async_trait]
 impl Ledger for PostgresLedger {
-    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError> {
+    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<Accepted>, LedgerError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -166,11 +166,16 @@ impl Ledger for PostgresLedger {
                 return Self::insert_in(on, jobs, self.named_statements).await;
             }
             let mut tx = on.begin().await?;
-            let mut accepted = Vec::with_capacity(jobs.len());
-            for chunk in jobs.chunks(super::MAX_STATEMENT_ROWS) {
-                accepted.extend(Self::insert_in(&mut tx, chunk, self.named_statements).await?);
+            if let Some(wait) = how.lock_wait {
+                Self::bound_lock_wait(&mut tx, wait, self.named_statements).await?;
             }
-            tx.commit().await?;
+            let settled = Self::settle_in(&mut tx, jobs, self.named_statements).await?;
+            let accepted = settled.answers(how.one_key);
+            if how.keeps(&accepted) {
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
             Ok(accepted)
         })
         .await
@@ -209,6 +214,15 @@ impl Ledger for PostgresLedger {
         .await
     }
 
+    async fn finish_free(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<FreeFinish, LedgerError> {
+        let outcomes: Vec<&Outcome> = outcomes.iter().collect();
+        self.within("record held outcomes", async |on| {
+            let rows = Self::finish_free_in(on, worker, &outcomes, self.named_statements).await?;
+            Ok(rows.into())
+        })
+        .await
+    }
+
     async fn mark_started(&self, worker: WorkerId, fence: &Fence) -> Result<bool, LedgerError> {
         self.within("record a start", async |on| {
             let done = self
@@ -233,7 +247,9 @@ impl Ledger for PostgresLedger {
                 "update holdfast_jobs as j set progress = p.value::jsonb
                  from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[]) as p(id, attempt, crashes, value)
                  where j.id = p.id and j.state || '' = 'running' and j.worker = $1
-                   and j.attempt = p.attempt and j.crashes = p.crashes",
+                   and j.attempt = p.attempt and j.crashes = p.crashes
+                   and j.id = any (array (select id from holdfast_jobs where id = any ($2) order by id
+                                          for update skip locked))",
             )
             .bind(worker.as_uuid())
             .bind(progress.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
@@ -555,7 +571,10 @@ impl Ledger for PostgresLedger {
 
     async fn settle(&self, ids: &[JobId]) -> Result<(), LedgerError> {
         self.within("settle doubtful jobs", async |on| {
-            self.query("update holdfast_jobs set doubtful = false where id = any($1) and doubtful")
+            self.query(// What somebody has locked is found again by the next sweep.
+                "update holdfast_jobs set doubtful = false where id = any (array (
+                     select id from holdfast_jobs where id = any($1) and doubtful order by id for update skip locked))",
+            )
                 .bind(ids.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
                 .execute(&mut *on)
                 .await?;

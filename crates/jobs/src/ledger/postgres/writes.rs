@@ -1,5 +1,8 @@
 //! What is written in the caller's transaction: acceptance, outcomes, cancellation, retries, pauses.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
@@ -9,8 +12,10 @@ use super::PostgresLedger;
 use super::rows::{count, decode_error, from_count, millis, stored_state};
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::outcome::{OutcomeRow, WrittenOutcome};
-use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};
+use crate::ledger::outcome::{FreeRows, OutcomeRow, WrittenOutcome};
+use crate::ledger::{
+    Accepted, CancelReply, Fence, MAX_STATEMENT_ROWS, NewJob, Outcome, RetryReply, RunAt, keys,
+};
 use crate::state::StoredState;
 use crate::ties::{self, Aftermath};
 
@@ -35,7 +40,10 @@ returning id";
 //
 // A job that was asked to cancel does not become available again: it is cancelled, whatever put it back. The columns follow the
 // state that the row gets, so the row's own `cancel_requested` is read, never what the worker knew of it.
-const FINISH: &str = "
+macro_rules! finish {
+    ($only:literal) => {
+        concat!(
+            "
 update holdfast_jobs as j
 set state            = case when o.state = 'available' and j.cancel_requested then 'cancelled' else o.state end,
     attempt          = j.attempt + o.spent,
@@ -53,25 +61,72 @@ set state            = case when o.state = 'available' and j.cancel_requested th
 from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::text[])
   as o(id, attempt, crashes, state, spent, delay_ms, result, error)
 where j.id = o.id and j.state || '' = 'running' and j.worker = $1 and j.attempt = o.attempt and j.crashes = o.crashes
-returning j.id, j.state";
+",
+            $only,
+            "
+returning j.id, j.state"
+        )
+    };
+}
+
+const FINISH: &str = finish!("");
+
+/// The same for the rows whose locks are free at this moment: it waits for nobody.
+const FINISH_FREE: &str = finish!(
+    "  and j.id = any (array (select id from holdfast_jobs where id = any ($2) and state || '' = 'running' and worker = $1
+                          order by id for update skip locked))"
+);
+
+/// Which outcomes' fences hold, without a lock.
+const FENCED: &str = "
+select j.id from holdfast_jobs as j
+join unnest($2::uuid[], $3::integer[], $4::integer[]) as o (id, attempt, crashes) on j.id = o.id
+where j.state || '' = 'running' and j.worker = $1 and j.attempt = o.attempt and j.crashes = o.crashes";
 
 impl PostgresLedger {
-    /// Inserts inside the caller's transaction; see [`Ledger::insert`](crate::ledger::Ledger::insert).
+    /// Inserts any number of jobs inside the caller's transaction, in as many statements as it takes; one answer for each, in
+    /// order. A [`Accepted::Conflict`] writes nothing; what becomes of the others is the caller's to decide.
     pub async fn insert_in(
         connection: &mut PgConnection,
         jobs: &[NewJob],
         named_statements: bool,
     ) -> Result<Vec<Accepted>, sqlx::Error> {
+        let settled = Self::settle_in(connection, jobs, named_statements).await?;
+        Ok(settled.into_accepted())
+    }
+
+    pub(super) async fn settle_in<'j>(
+        connection: &mut PgConnection,
+        jobs: &'j [NewJob],
+        named_statements: bool,
+    ) -> Result<keys::Settled<'j>, sqlx::Error> {
         let mut settled = keys::Settled::new(jobs);
         while let Some(pending) = settled.pending()? {
             let mut written = Vec::with_capacity(pending.len());
             for same in pending.chunk_by(|a, b| a.batch == b.batch) {
-                written.extend(insert_rows(&mut *connection, same, named_statements).await?);
+                for jobs in same.chunks(MAX_STATEMENT_ROWS) {
+                    written.extend(insert_rows(&mut *connection, jobs, named_statements).await?);
+                }
             }
             let standing = existing(&mut *connection, &pending, &written, named_statements).await?;
             settled.record(&written, &standing);
         }
-        Ok(settled.into_accepted())
+        Ok(settled)
+    }
+
+    /// Waits no longer than this for a lock, until the end of the caller's transaction.
+    pub(crate) async fn bound_lock_wait(
+        connection: &mut PgConnection,
+        wait: Duration,
+        named_statements: bool,
+    ) -> Result<(), sqlx::Error> {
+        // Zero would mean for ever.
+        sqlx::query("select set_config('lock_timeout', $1, true)")
+            .bind(format!("{}ms", millis(wait).max(1)))
+            .persistent(named_statements)
+            .execute(connection)
+            .await?;
+        Ok(())
     }
 
     /// Writes outcomes on the caller's connection: the rows that were still held, each with the state that it got;
@@ -82,31 +137,40 @@ impl PostgresLedger {
         outcomes: &[&Outcome],
         named_statements: bool,
     ) -> Result<Vec<WrittenOutcome>, sqlx::Error> {
-        let rows: Vec<OutcomeRow<'_>> = outcomes.iter().map(|outcome| OutcomeRow::of(outcome)).collect();
-        let held: Vec<(Uuid, String)> = sqlx::query_as(FINISH)
+        finish_rows(connection, FINISH, worker, outcomes, named_statements).await
+    }
+
+    /// Writes those outcomes whose rows nobody has locked;
+    /// see [`Ledger::finish_free`](crate::ledger::Ledger::finish_free).
+    pub(crate) async fn finish_free_in(
+        connection: &mut PgConnection,
+        worker: WorkerId,
+        outcomes: &[&Outcome],
+        named_statements: bool,
+    ) -> Result<FreeRows, sqlx::Error> {
+        let written = finish_rows(&mut *connection, FINISH_FREE, worker, outcomes, named_statements).await?;
+        let ids: HashSet<JobId> = written.iter().map(|row| row.id).collect();
+        let left: Vec<&Fence> = outcomes
+            .iter()
+            .map(|outcome| outcome.fence())
+            .filter(|fence| !ids.contains(&fence.id))
+            .collect();
+        if left.is_empty() {
+            return Ok(FreeRows {
+                written,
+                locked: Vec::new(),
+            });
+        }
+        let locked: Vec<Uuid> = sqlx::query_scalar(FENCED)
             .bind(worker.as_uuid())
-            .bind(rows.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
-            .bind(
-                rows.iter()
-                    .map(|row| count(row.fence.attempt))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                rows.iter()
-                    .map(|row| count(row.fence.crashes))
-                    .collect::<Vec<_>>(),
-            )
-            .bind(rows.iter().map(|row| row.state.as_str()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.spent).collect::<Vec<i32>>())
-            .bind(rows.iter().map(|row| row.delay.map(millis)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.result).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.error.as_deref()).collect::<Vec<_>>())
+            .bind(left.iter().map(|fence| fence.id.as_uuid()).collect::<Vec<_>>())
+            .bind(left.iter().map(|fence| count(fence.attempt)).collect::<Vec<_>>())
+            .bind(left.iter().map(|fence| count(fence.crashes)).collect::<Vec<_>>())
             .persistent(named_statements)
             .fetch_all(connection)
             .await?;
-        held.into_iter()
-            .map(|(id, state)| WrittenOutcome::of(id, &state).map_err(decode_error))
-            .collect()
+        let locked = locked.into_iter().map(JobId::from_uuid).collect();
+        Ok(FreeRows { written, locked })
     }
 
     /// Notes with each completed job which one its completion enqueued.
@@ -224,6 +288,43 @@ impl PostgresLedger {
     }
 }
 
+/// `statement`: [`FINISH`] or [`FINISH_FREE`].
+async fn finish_rows(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    worker: WorkerId,
+    outcomes: &[&Outcome],
+    named_statements: bool,
+) -> Result<Vec<WrittenOutcome>, sqlx::Error> {
+    let mut rows: Vec<OutcomeRow<'_>> = outcomes.iter().map(|outcome| OutcomeRow::of(outcome)).collect();
+    // The update takes its locks in this order, as everything else does that changes several jobs.
+    rows.sort_unstable_by_key(|row| row.fence.id);
+    let held: Vec<(Uuid, String)> = sqlx::query_as(statement)
+        .bind(worker.as_uuid())
+        .bind(rows.iter().map(|row| row.fence.id.as_uuid()).collect::<Vec<_>>())
+        .bind(
+            rows.iter()
+                .map(|row| count(row.fence.attempt))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            rows.iter()
+                .map(|row| count(row.fence.crashes))
+                .collect::<Vec<_>>(),
+        )
+        .bind(rows.iter().map(|row| row.state.as_str()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.spent).collect::<Vec<i32>>())
+        .bind(rows.iter().map(|row| row.delay.map(millis)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.result).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.error.as_deref()).collect::<Vec<_>>())
+        .persistent(named_statements)
+        .fetch_all(connection)
+        .await?;
+    held.into_iter()
+        .map(|(id, state)| WrittenOutcome::of(id, &state).map_err(decode_error))
+        .collect()
+}
+
 /// Writes jobs of one batch, or of none.
 async fn insert_rows(
     connection: &mut PgConnection,
@@ -269,10 +370,15 @@ async fn existing(
     };
     let ids: Vec<Uuid> = wanted.ids.iter().map(|id| id.as_uuid()).collect();
     let rows: Vec<keys::StandingRow> = sqlx::query_as(
-        "select id, kind, payload::text as payload, unique_key, idempotency_key from holdfast_jobs
-         where id = any($1) or idempotency_key = any($2)
-            or (kind, unique_key) in (select * from unnest($3::text[], $4::text[]))
-               and unique_key is not null and state in ('available', 'running')",
+        // Each arm looks its rows up in one index; an OR over all three reads every job that has a unique key.
+        "select id, kind, payload::text as payload, unique_key, idempotency_key from holdfast_jobs where id = any($1)
+         union all
+         select id, kind, payload::text, unique_key, idempotency_key from holdfast_jobs where idempotency_key = any($2)
+         union all
+         select j.* from unnest($3::text[], $4::text[]) as w (kind, unique_key)
+         cross join lateral (
+             select id, kind, payload::text, unique_key, idempotency_key from holdfast_jobs
+             where kind = w.kind and unique_key = w.unique_key and state in ('available', 'running') limit 1) as j",
     )
     .bind(ids)
     .bind(wanted.idempotency_keys)

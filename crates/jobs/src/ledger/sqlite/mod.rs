@@ -22,9 +22,9 @@ use uuid::Uuid;
 pub(crate) use self::rows::RECORD;
 use self::rows::{decode_error, hex, hex_array, limit_of, millis, parsed, time};
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, Heartbeat, JobFilter, JobRecord, Ledger, LedgerError,
-    NewJob, Outcome, Progress, QueueStats, RescueReport, Retention, RetryReply, WorkerRecord, WorkerReport,
-    keys,
+    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, Insertion, JobFilter,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, QueueStats, RescueReport, Retention,
+    RetryReply, WorkerRecord, WorkerReport, keys,
 };
 use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
@@ -129,11 +129,23 @@ impl SqliteLedger {
         &self,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
+        self.transaction_if(async |tx| Ok((work(tx).await?, true))).await
+    }
+
+    /// The same, rolled back if the work's second answer is false.
+    async fn transaction_if<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(T, bool), sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
         let mut connection = self.database.writer.acquire().await?;
         let done = async {
             let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-            let done = work(&mut tx).await?;
-            tx.commit().await?;
+            let (done, keep) = work(&mut tx).await?;
+            if keep {
+                tx.commit().await?;
+            } else {
+                tx.rollback().await?;
+            }
             Ok(done)
         }
         .await;
@@ -146,12 +158,17 @@ impl SqliteLedger {
 
 #[async_trait]
 impl Ledger for SqliteLedger {
-    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError> {
+    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<Accepted>, LedgerError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
         self.within("accept jobs", async {
-            self.transaction(async |tx| Self::insert_in(tx, jobs).await).await
+            self.transaction_if(async |tx| {
+                let accepted = Self::settle_in(tx, jobs).await?.answers(how.one_key);
+                let keep = how.keeps(&accepted);
+                Ok((accepted, keep))
+            })
+            .await
         })
         .await
     }
@@ -203,6 +220,19 @@ impl Ledger for SqliteLedger {
             Ok(written.into_iter().map(|row| row.id).collect())
         })
         .await
+    }
+
+    fn locks_rows(&self) -> bool {
+        false
+    }
+
+    /// Nothing but the whole file can be locked.
+    async fn finish_free(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<FreeFinish, LedgerError> {
+        let stored = self.finish(worker, outcomes).await?;
+        Ok(FreeFinish {
+            stored,
+            locked: Vec::new(),
+        })
     }
 
     async fn mark_started(&self, worker: WorkerId, fence: &Fence) -> Result<bool, LedgerError> {

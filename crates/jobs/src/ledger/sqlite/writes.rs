@@ -47,6 +47,13 @@ impl SqliteLedger {
         connection: &mut SqliteConnection,
         jobs: &[NewJob],
     ) -> Result<Vec<Accepted>, sqlx::Error> {
+        Ok(Self::settle_in(connection, jobs).await?.into_accepted())
+    }
+
+    pub(super) async fn settle_in<'j>(
+        connection: &mut SqliteConnection,
+        jobs: &'j [NewJob],
+    ) -> Result<keys::Settled<'j>, sqlx::Error> {
         let mut settled = keys::Settled::new(jobs);
         while let Some(pending) = settled.pending()? {
             let mut written = Vec::with_capacity(pending.len());
@@ -56,7 +63,7 @@ impl SqliteLedger {
             let standing = existing(&mut *connection, &pending, &written).await?;
             settled.record(&written, &standing);
         }
-        Ok(settled.into_accepted())
+        Ok(settled)
     }
 
     /// Pauses or resumes inside the caller's transaction; see [`Ledger::set_paused`](crate::ledger::Ledger::set_paused).
