@@ -160,7 +160,7 @@ async fn what_comes_to_lie_before_the_frontier_is_claimed_soon() {
     assert_eq!(claim(&*f.ledger, worker, 10).await.len(), 1);
     let late = past(5_000);
     other.insert(std::slice::from_ref(&late)).await.unwrap();
-    assert_eq!(other.deregister(gone).await.unwrap(), 1);
+    assert_eq!(other.deregister(gone).await.unwrap().jobs(), 1);
 
     let wanted = [held[0].id, late.id];
     let mut found: Vec<JobId> = Vec::new();
@@ -187,8 +187,8 @@ async fn what_this_process_puts_back_is_claimed_at_once() {
         f.ledger.insert(&[past(100)]).await.unwrap();
         assert_eq!(claim(&*f.ledger, worker, 1).await.len(), 1);
         let returned = match way {
-            "strays" => f.ledger.return_strays(gone, &[]).await.unwrap(),
-            "a worker that stops" => f.ledger.deregister(gone).await.unwrap(),
+            "strays" => f.ledger.return_strays(gone, &[]).await.unwrap().jobs(),
+            "a worker that stops" => f.ledger.deregister(gone).await.unwrap().jobs(),
             _ => {
                 f.age_workers().await;
                 f.ledger.heartbeat(&support::report(worker)).await.unwrap();

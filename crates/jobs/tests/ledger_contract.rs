@@ -557,7 +557,8 @@ async fn deregistering_gives_everything_back_without_a_crash(f: Fixture) {
     let worker = f.worker().await;
     let id = accept(&f, new_job()).await;
     f.ledger.claim("default", worker, 1, LOST_AFTER).await.unwrap();
-    assert_eq!(f.ledger.deregister(worker).await.unwrap(), 1);
+    let report = f.ledger.deregister(worker).await.unwrap();
+    assert_eq!((report.jobs(), report.gone), (1, true));
     let record = f.ledger.get(id).await.unwrap().unwrap();
     assert_eq!(
         (record.state, record.crashes, record.worker),
@@ -570,7 +571,8 @@ async fn strays_go_back_and_what_is_known_stays(f: Fixture) {
     let worker = f.worker().await;
     f.ledger.insert(&[new_job(), new_job(), new_job()]).await.unwrap();
     let claimed = f.ledger.claim("default", worker, 3, LOST_AFTER).await.unwrap();
-    assert_eq!(f.ledger.return_strays(worker, &[claimed[1].id]).await.unwrap(), 2);
+    let strays = f.ledger.return_strays(worker, &[claimed[1].id]).await.unwrap();
+    assert_eq!(strays.jobs(), 2);
     let mut states = Vec::new();
     for job in &claimed {
         let record = f.ledger.get(job.id).await.unwrap().unwrap();
@@ -580,7 +582,7 @@ async fn strays_go_back_and_what_is_known_stays(f: Fixture) {
         states,
         [(State::Available, 0), (State::Running, 0), (State::Available, 0)]
     );
-    assert_eq!(f.ledger.return_strays(worker, &[]).await.unwrap(), 1);
+    assert_eq!(f.ledger.return_strays(worker, &[]).await.unwrap().jobs(), 1);
 }
 
 async fn cancel_ends_a_waiting_job_and_asks_a_running_one(f: Fixture) {
@@ -595,9 +597,9 @@ async fn cancel_ends_a_waiting_job_and_asks_a_running_one(f: Fixture) {
     let worker = f.worker().await;
     let claimed = f.ledger.claim("default", worker, 10, LOST_AFTER).await.unwrap();
     assert_eq!(claimed.len(), 1, "a cancelled job is never claimed");
-    assert!(f.ledger.cancel_requests(worker).await.unwrap().is_empty());
+    assert!(f.ledger.cancel_requests(&[worker]).await.unwrap().is_empty());
     assert_eq!(cancel(&f, running).await, Some(CancelReply::Requested));
-    assert_eq!(f.ledger.cancel_requests(worker).await.unwrap(), [running]);
+    assert_eq!(f.ledger.cancel_requests(&[worker]).await.unwrap(), [running]);
     let outcome = [Outcome::Cancel {
         fence: claimed[0].fence(),
         error: None,

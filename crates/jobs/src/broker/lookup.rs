@@ -87,6 +87,21 @@ impl Broker {
         self.take_out(queue, id, "cancel", "broker.cancel").await
     }
 
+    /// Whether [`Self::cancel`] was asked for this running job.
+    pub async fn is_cancel_requested(&self, queue: &str, id: JobId) -> Result<bool, BrokerError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("ZSCORE")
+            .arg(QueueKeys::new(queue).cancel())
+            .arg(id.to_string());
+        let (wish,): (Option<f64>,) = self
+            .gate
+            .run_freeing("broker.cancelled", |mut c| async move {
+                pipe.query_async(&mut c).await
+            })
+            .await?;
+        Ok(wish.is_some())
+    }
+
     async fn take_out(
         &self,
         queue: &str,

@@ -10,9 +10,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Accepted, CancelReply, ErrorRecord, NewJob, Options, QueueStats, RescueReport, Retention};
+use super::{
+    Accepted, CancelReply, ErrorRecord, NewJob, Options, QueueStats, RescueReport, Retention, ReturnReport,
+    WorkerRecord,
+};
 use crate::batches::Tally;
-use crate::id::{BatchId, JobId, WorkerId};
+use crate::id::{BatchId, JobId};
 use crate::link::Link;
 use crate::state::{State, StoredState, UnknownState};
 use crate::ties::{self, Aftermath};
@@ -264,21 +267,60 @@ pub(super) fn tallies_of(rows: &[Rescued]) -> Result<BTreeMap<BatchId, Tally>, U
     Ok(ties::tallied(ends, 1))
 }
 
-/// What a rescue came to: the rows that it moved, the workers whose rows it deleted, and what the ends brought about.
-pub(super) fn rescue_report(rows: Vec<Rescued>, buried: Vec<Uuid>, aftermath: Aftermath) -> RescueReport {
+/// What a rescue came to: the rows that it moved, and what the ends brought about.
+pub(super) fn rescue_report(rows: &[Rescued], aftermath: Aftermath) -> RescueReport {
     let mut report = RescueReport {
-        workers_lost: buried.into_iter().map(WorkerId::from_uuid).collect(),
         aftermath,
         ..RescueReport::default()
     };
     for (id, queue, state, _) in rows {
-        if state == StoredState::Discarded.as_str() {
-            report.poisoned.push(JobId::from_uuid(id));
+        if *state == StoredState::Discarded.as_str() {
+            report.poisoned.push(JobId::from_uuid(*id));
+        } else if *state == StoredState::Cancelled.as_str() {
+            report.cancelled += 1;
         } else {
-            *report.returned.entry(queue).or_default() += 1;
+            *report.returned.entry(queue.clone()).or_default() += 1;
         }
     }
     report
+}
+
+/// What an id gave back.
+pub(super) fn return_report(rows: &[Rescued], aftermath: Aftermath) -> ReturnReport {
+    let rescued = rescue_report(rows, aftermath);
+    ReturnReport {
+        returned: rescued.returned,
+        cancelled: rescued.cancelled,
+        gone: false,
+        aftermath: rescued.aftermath,
+    }
+}
+
+/// The rows of one process as one, in the order in which the processes started. The newest id is the one that claims: what it
+/// says counts, and the process was heard of when any of its ids was.
+pub(super) fn by_process(rows: Vec<WorkerRecord>) -> Vec<WorkerRecord> {
+    let mut processes: Vec<WorkerRecord> = Vec::new();
+    let mut places: HashMap<(String, chrono::DateTime<chrono::Utc>), usize> = HashMap::new();
+    for row in rows {
+        let place = *places
+            .entry((row.name.clone(), row.started_at))
+            .or_insert(processes.len());
+        let Some(process) = processes.get_mut(place) else {
+            processes.push(row);
+            continue;
+        };
+        let (seen_at, ago) = if row.seen_at > process.seen_at {
+            (row.seen_at, row.seen_seconds_ago)
+        } else {
+            (process.seen_at, process.seen_seconds_ago)
+        };
+        if row.id > process.id {
+            *process = row;
+        }
+        process.seen_at = seen_at;
+        process.seen_seconds_ago = ago;
+    }
+    processes
 }
 
 /// A queue as both databases count it: name, paused, available, scheduled, retryable, running, discarded, age of the oldest.

@@ -4,7 +4,9 @@
 //! - A job is accepted when its row is committed, and not before. Its id is made before the first write, so an
 //!   insert repeated after a lost reply changes nothing.
 //! - A running row names its worker. The lease is the worker's own heartbeat row: it lives while the server's clock
-//!   says that the worker was heard of within `lost_after`. The fence of a lease is (worker, attempt, crashes).
+//!   says that the worker was heard of within `lost_after`. The claim locks that row, and nobody deletes it while a claim may
+//!   still commit (`docs/adr/0008-the-lease-is-a-lock.md`). The fence of a lease is (worker, attempt, crashes).
+//! - A running job that was asked to cancel ends completed, discarded or cancelled; nothing makes it available again.
 //! - Every outcome is written under that fence. A worker that lost the lease changes nothing.
 //! - A job returned by the rescuer has `crashes` one higher only if it may have been running: a first claim counts as
 //!   started at once; a job that crashed before is marked started just before it runs ([`Ledger::mark_started`]), so a
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use holdfast_core::sql::Database;
 
 pub use model::*;
@@ -93,22 +96,48 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// Stores the newest progress of running jobs, under their fences.
     async fn store_progress(&self, worker: WorkerId, progress: &[Progress]) -> Result<(), LedgerError>;
 
+    /// The time by the server's clock. Heartbeats that lie ahead of it were written before the clock was set back: they are
+    /// set to now, so that a worker that was lost before is noticed `lost_after` from now on, and not later.
+    async fn check_clock(&self) -> Result<DateTime<Utc>, LedgerError>;
+
     /// First word of a worker. Repeatable.
     async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError>;
 
     /// Renews the worker's lease, even a stale one: each job that was rescued meanwhile is fenced by itself.
     async fn heartbeat(&self, report: &WorkerReport) -> Result<Heartbeat, LedgerError>;
 
-    /// Which of this worker's running jobs somebody wants cancelled.
-    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<JobId>, LedgerError>;
+    /// Renews the leases of ids that claim no more, as far as nobody else holds their rows; answers with those that have a
+    /// row.
+    async fn touch(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError>;
 
-    /// Puts back, without a crash, what a worker holds beyond what it knows of. Only for a worker that claims no more.
-    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<u64, LedgerError>;
+    /// Which running jobs of these ids somebody wants cancelled.
+    async fn cancel_requests(&self, workers: &[WorkerId]) -> Result<Vec<JobId>, LedgerError>;
 
-    /// A stopping worker's last word: what it still holds goes back, and its row goes.
-    async fn deregister(&self, worker: WorkerId) -> Result<u64, LedgerError>;
+    /// What runs under an id by the ledger, beyond what is known: up to [`MAX_STATEMENT_ROWS`].
+    async fn unknown_to_worker(&self, worker: WorkerId, known: &[JobId]) -> Result<Vec<Fence>, LedgerError>;
 
-    /// Returns or discards up to `limit` jobs of workers not heard of for `lost_after`.
+    /// Puts back, without a crash, what an id holds beyond what is known, up to [`MAX_STATEMENT_ROWS`]. Only for an id that
+    /// claims no more. A row that another transaction holds is left for the next time.
+    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<ReturnReport, LedgerError>;
+
+    /// Puts back, without a crash, these jobs as far as they still run under the id and these fences. For an id that claims.
+    async fn return_suspects(&self, worker: WorkerId, fences: &[Fence]) -> Result<ReturnReport, LedgerError>;
+
+    /// Ends an id that claims no more: what it holds goes back, and its row goes if nothing is left under it. Waits for a claim
+    /// that is under way for it, as long as the server waits for a lock; then it is to be tried again.
+    async fn deregister(&self, worker: WorkerId) -> Result<ReturnReport, LedgerError>;
+
+    /// Returns, cancels or discards up to `limit` jobs whose worker has no row, among the ids of `range`. Bounded in
+    /// time: it fails as [`LedgerError::is_statement_timeout`] if the range has too many entries to walk past.
+    async fn rescue_orphans(
+        &self,
+        range: IdRange,
+        max_crashes: u32,
+        limit: usize,
+    ) -> Result<RescueReport, LedgerError>;
+
+    /// Returns, cancels or discards up to `limit` jobs of workers not heard of for `lost_after`, and deletes the rows of those
+    /// that hold nothing.
     async fn rescue(
         &self,
         lost_after: Duration,
@@ -139,6 +168,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
 
     async fn paused_queues(&self) -> Result<Vec<String>, LedgerError>;
 
+    /// The worker processes, each once.
     async fn workers(&self) -> Result<Vec<WorkerRecord>, LedgerError>;
 
     /// Up to `limit` rows that may also stand on the broker, whatever their state.

@@ -321,10 +321,59 @@ pub enum Heartbeat {
     Lost,
 }
 
+/// What a worker's id gave back without a crash.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReturnReport {
+    /// Jobs that are available again, by queue.
+    pub returned: BTreeMap<String, u64>,
+    /// Jobs that were asked to cancel, and are cancelled.
+    pub cancelled: u64,
+    /// The id has no row, and so no jobs.
+    pub gone: bool,
+    /// What the ends of jobs brought about.
+    pub aftermath: Aftermath,
+}
+
+impl ReturnReport {
+    pub fn jobs(&self) -> u64 {
+        self.returned.values().sum::<u64>() + self.cancelled
+    }
+}
+
+/// Ids of workers, by when they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// Milliseconds since the epoch.
+    pub from_ms: u64,
+    /// The first millisecond that does not belong to it; `None`: it has no end.
+    pub to_ms: Option<u64>,
+}
+
+impl IdRange {
+    pub const ALL: Self = Self {
+        from_ms: 0,
+        to_ms: None,
+    };
+
+    /// The smallest id of the range.
+    pub fn first(self) -> WorkerId {
+        WorkerId::first_of_ms(self.from_ms)
+    }
+
+    /// The largest.
+    pub fn last(self) -> WorkerId {
+        let end = self.to_ms.map(|to| WorkerId::first_of_ms(to).as_uuid().as_u128());
+        let last = end.map_or(u128::MAX, |end| end.saturating_sub(1));
+        WorkerId::from_uuid(uuid::Uuid::from_u128(last))
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RescueReport {
     /// Jobs put back, by queue.
     pub returned: BTreeMap<String, u64>,
+    /// Jobs that were asked to cancel, and are cancelled.
+    pub cancelled: u64,
     /// Jobs discarded as poison.
     pub poisoned: Vec<JobId>,
     pub workers_lost: Vec<WorkerId>,
@@ -334,7 +383,7 @@ pub struct RescueReport {
 
 impl RescueReport {
     pub fn jobs(&self) -> u64 {
-        self.returned.values().sum::<u64>() + self.poisoned.len() as u64
+        self.returned.values().sum::<u64>() + self.cancelled + self.poisoned.len() as u64
     }
 }
 
@@ -441,8 +490,11 @@ pub struct QueueStats {
     pub oldest_age_seconds: f64,
 }
 
+/// A worker process, whatever number of ids it has. (A process takes another id now and then, and keeps an older one until the
+/// jobs that run under it have ended.)
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkerRecord {
+    /// The newest id.
     pub id: WorkerId,
     pub name: String,
     pub queues: Vec<String>,

@@ -1,6 +1,6 @@
 //! What every worker does beside its jobs. Safe to run in any number of processes at once, and bounded in each step.
 //!
-//! - [`rescuer`]: returns what lost workers held, in the ledger and on the broker.
+//! - [`rescuer`]: returns what lost workers held, and what no worker holds, in the ledger and on the broker.
 //! - [`pruner`]: deletes finished rows past their retention.
 //! - [`janitor`]: on the broker, what nobody owns any more.
 
@@ -16,6 +16,7 @@ use crate::worker::Shared;
 pub(crate) async fn run(shared: Arc<Shared>) {
     tokio::join!(
         rescuer::run(&shared),
+        rescuer::run_orphans(&shared),
         rescuer::run_broker(&shared),
         pruner::run(&shared),
         janitor::run(&shared)

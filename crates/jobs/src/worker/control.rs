@@ -24,19 +24,20 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// One statement for all that runs, however young: its index holds nothing but what was asked to cancel. A job that ends
+/// before it is asked is cancelled by the statement that would have put it back.
 async fn bring_cancellations(shared: &Shared) {
-    for worker in shared
-        .running
-        .workers_with_jobs_older_than(shared.settings.worker.control_poll / 2)
-    {
-        match shared.jobs.ledger().cancel_requests(worker).await {
-            Ok(ids) => {
-                for id in ids {
-                    shared.running.cancel(id);
-                }
+    let workers = shared.running.ledger_workers();
+    if workers.is_empty() {
+        return;
+    }
+    match shared.jobs.ledger().cancel_requests(&workers).await {
+        Ok(ids) => {
+            for id in ids {
+                shared.running.cancel(id);
             }
-            Err(error) => tracing::debug!(error = ?error, "cannot ask for cancellations"),
         }
+        Err(error) => tracing::debug!(error = ?error, "cannot ask for cancellations"),
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::finisher::{Finished, Lease};
 use super::lane::Lane;
+use super::last_chances::{self, Suspect};
 use super::runner::Delivery;
 use crate::broker::{
     Batch, Broker, BrokerError, BrokerRecord, Ended, Fetched, Place, Registration, Resolved, Unreadable,
@@ -85,8 +86,9 @@ async fn claim_while_full(
         let Some(room) = shared.stop.token().run_until_cancelled(lane.has_room()).await else {
             return Ok(());
         };
-        let (worker, claimed) = claim(shared, lane, room).await?;
-        shared.vitals.fetched();
+        let claimed = claim(shared, lane, room).await;
+        shared.vitals.looked();
+        let (worker, claimed) = claimed?;
         match claimed {
             Claimed::OtherwiseClaimed => {}
             Claimed::Jobs { jobs, more } => {
@@ -156,6 +158,7 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
     shared
         .leased
         .add(&lane.name, worker, jobs.iter().map(|job| job.id));
+    claim.took(jobs.len());
     drop(claim);
     Ok((worker, Claimed::Jobs { jobs, more }))
 }
@@ -187,15 +190,35 @@ async fn deliver(
     jobs: Vec<ClaimedJob>,
 ) {
     for job in jobs {
-        let delivery = Delivery {
+        deliver_one(shared, lane, deliveries, Lease::Ledger { worker }, job).await;
+    }
+}
+
+async fn deliver_one(
+    shared: &Shared,
+    lane: &Arc<Lane>,
+    deliveries: &Deliveries,
+    lease: Lease,
+    job: ClaimedJob,
+) {
+    if last_chances::is_suspect(shared, &job) {
+        let suspect = Suspect {
             job,
-            lease: Lease::Ledger { worker },
-            slot: lane.take_slot(),
+            lease,
+            lane: Arc::clone(lane),
+            deliveries: deliveries.clone(),
         };
-        // The channel holds as many as the lane has slots; it is closed only by a runner that stopped.
-        if let Err(error) = deliveries.send(delivery).await {
-            error.0.hand_back(shared);
-        }
+        return last_chances::hold(shared, suspect);
+    }
+    let delivery = Delivery {
+        job,
+        lease,
+        slot: lane.take_slot(),
+        last_chance: None,
+    };
+    // The channel holds as many as the lane has slots; it is closed only by a runner that stopped.
+    if let Err(error) = deliveries.send(delivery).await {
+        error.0.hand_back(shared);
     }
 }
 
@@ -429,14 +452,7 @@ impl BrokerSource<'_> {
                 self.shared.outcomes.send(finished);
                 continue;
             }
-            let delivery = Delivery {
-                job: claimed,
-                lease: lease.clone(),
-                slot: lane.take_slot(),
-            };
-            if let Err(error) = deliveries.send(delivery).await {
-                error.0.hand_back(self.shared);
-            }
+            deliver_one(self.shared, lane, deliveries, lease.clone(), claimed).await;
         }
     }
 

@@ -1,25 +1,45 @@
 //! The leases of this worker: registered at the start, renewed every `heartbeat`, given up at the end.
 //!
+//! Five tasks, so that nothing that concerns one id delays another: the heartbeat of the id that claims; one statement that
+//! keeps all retired ids alive; the end of each retired id ([`wind_up`]); the search for what the ledger calls running under
+//! the current id and this process does not know ([`return_strays`]); the heartbeats of the broker. Each has its own failures. The
+//! protocol: `docs/adr/0008-the-lease-is-a-lock.md`.
+//!
 //! A heartbeat that fails is tried again soon, so that a ledger that comes back hears of its workers before any rescuer
 //! may act on their silence (see [`crate::maintenance`]).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream;
 use holdfast_core::config::Durability;
+use tokio::time::Instant;
 
 use super::Shared;
 use crate::broker::{Beat, Registration};
 use crate::id::WorkerId;
-use crate::ledger::{Heartbeat, LedgerError, WorkerReport};
+use crate::ledger::{Heartbeat, LedgerError, MAX_STATEMENT_ROWS, ReturnReport, WorkerReport};
 
-/// The rest after a heartbeat that failed.
+/// The pause after a heartbeat that failed, and between two looks at the ids that are to be wound up.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Longest wait for the last word of a stopping worker; without it, the rescuer acts after `lost_after`.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The pause before a farewell that found the worker's row, or a job's, locked is tried again.
+const FAREWELL_RETRY: Duration = Duration::from_millis(100);
+
+/// Longest pause between two searches for strays of a retired id that still runs jobs.
+const MAX_STRAY_PAUSE: Duration = Duration::from_secs(60);
+
+/// The search for strays takes one part in this many of the time.
+const STRAY_SHARE: u32 = 100;
+
+/// Ids that are wound up at the same time; each takes a connection.
+const WINDING_UP: usize = 2;
 
 fn report(shared: &Shared, id: WorkerId) -> WorkerReport {
     WorkerReport {
@@ -37,7 +57,7 @@ fn report(shared: &Shared, id: WorkerId) -> WorkerReport {
 
 /// The first registration, tried once: a ledger that is away is no reason not to start.
 pub(crate) async fn register_once(shared: &Shared) {
-    match register(shared).await {
+    match register(shared, shared.identity.id()).await {
         Ok(()) => shared.vitals.heartbeat(),
         Err(error) => {
             tracing::debug!(error = ?error, "not registered yet; trying until the ledger answers");
@@ -45,8 +65,7 @@ pub(crate) async fn register_once(shared: &Shared) {
     }
 }
 
-async fn register(shared: &Shared) -> Result<(), LedgerError> {
-    let id = shared.identity.id();
+async fn register(shared: &Shared, id: WorkerId) -> Result<(), LedgerError> {
     shared.jobs.ledger().register(&report(shared, id)).await?;
     shared.identity.registered(id);
     // What this worker could not claim while it was unknown, it may claim now.
@@ -56,81 +75,278 @@ async fn register(shared: &Shared) -> Result<(), LedgerError> {
 
 /// Renews the leases until the task is dropped; it outlives the stop signal, for what still runs.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let ledger_beats = async {
-        let mut failures = 0_u32;
-        loop {
-            match beat_ledger(&shared).await {
-                Ok(()) => {
-                    if failures > 0 {
-                        tracing::debug!(failures, "heartbeats reach the ledger again");
-                    }
-                    failures = 0;
-                    shared.vitals.heartbeat();
-                    tokio::select! {
-                        () = tokio::time::sleep(shared.settings.worker.heartbeat) => {}
-                        () = shared.identity.changed.notified() => {}
-                    }
+    tokio::join!(
+        beat_current(&shared),
+        beat_retired(&shared),
+        wind_up_retired(&shared),
+        return_strays(&shared),
+        beat_brokers(&shared)
+    );
+}
+
+/// Heartbeats of the id that claims.
+async fn beat_current(shared: &Shared) {
+    let mut failures = 0_u32;
+    // Kept while its registration is repeated, so that a lost reply leaves no row behind.
+    let mut successor = None;
+    loop {
+        match beat_ledger(shared, &mut successor).await {
+            Ok(()) => {
+                if failures > 0 {
+                    tracing::debug!(failures, "heartbeats reach the ledger again");
                 }
-                Err(error) => {
-                    if failures == 0 {
-                        tracing::debug!(error = ?error, "a heartbeat did not reach the ledger; trying on");
-                    }
-                    failures = failures.saturating_add(1);
-                    tokio::time::sleep(RETRY).await;
+                failures = 0;
+                tokio::select! {
+                    () = tokio::time::sleep(shared.settings.worker.heartbeat) => {}
+                    () = shared.identity.changed.notified() => {}
                 }
             }
+            Err(error) => {
+                if failures == 0 {
+                    tracing::debug!(error = ?error, "a heartbeat did not reach the ledger; trying on");
+                }
+                failures = failures.saturating_add(1);
+                tokio::time::sleep(RETRY).await;
+            }
         }
-    };
-    let broker_beats = async {
-        // Queues where the last heartbeat found strays: those of a fetch under way are none, so it takes two.
-        let mut suspected = HashSet::new();
-        loop {
-            beat_broker(&shared, &mut suspected).await;
-            tokio::time::sleep(shared.settings.worker.heartbeat).await;
-        }
-    };
-    tokio::join!(ledger_beats, broker_beats);
+    }
 }
 
-async fn beat_ledger(shared: &Shared) -> Result<(), LedgerError> {
-    if !shared.identity.is_registered() {
-        register(shared).await?;
-    }
-    for retired in shared.identity.retired() {
-        wind_up(shared, retired).await?;
-    }
-    let id = shared.identity.id();
-    if shared.jobs.ledger().heartbeat(&report(shared, id)).await? == Heartbeat::Renewed {
+async fn beat_ledger(shared: &Shared, successor: &mut Option<WorkerId>) -> Result<(), LedgerError> {
+    if let Some(id) = shared.identity.to_register() {
+        register(shared, id).await?;
+    } else if shared.identity.is_registered() {
+        let id = shared.identity.id();
+        if shared.jobs.ledger().heartbeat(&report(shared, id)).await? == Heartbeat::Lost {
+            tracing::warn!(worker = %shared.identity.name(), "this worker was given up as lost; it goes on under a new id");
+            shared.identity.renew(id);
+            register(shared, shared.identity.id()).await?;
+        }
+    } else {
+        // Claims for many ids may still be applied. Their rows are beaten; the next id waits until they are resolved.
         return Ok(());
     }
-    tracing::warn!(worker = %shared.identity.name(), "this worker was given up as lost; it goes on under a new id");
-    shared.identity.renew(id);
-    register(shared).await
+    shared.vitals.heartbeat();
+    replace_worn(shared, successor).await
 }
 
-/// Keeps the leases of an id that claims no more, puts back what it holds unknowingly, and buries it once it holds nothing.
-async fn wind_up(shared: &Shared, retired: WorkerId) -> Result<(), LedgerError> {
+/// Lets another id claim once the current one has taken many jobs. It is registered first, so no claim waits for it.
+async fn replace_worn(shared: &Shared, successor: &mut Option<WorkerId>) -> Result<(), LedgerError> {
+    let Some(worn) = shared.identity.worn() else {
+        return Ok(());
+    };
+    let next = *successor.get_or_insert_with(WorkerId::generate);
+    shared.jobs.ledger().register(&report(shared, next)).await?;
+    *successor = None;
+    shared.identity.succeed(worn, next);
+    Ok(())
+}
+
+/// Heartbeats of the ids that claim no more, all in one statement.
+async fn beat_retired(shared: &Shared) {
+    loop {
+        let retired = shared.identity.retired();
+        let touched = if retired.is_empty() {
+            Ok(Vec::new())
+        } else {
+            shared.jobs.ledger().touch(&retired).await
+        };
+        let pause = match touched {
+            Ok(found) => {
+                if !retired.is_empty() {
+                    shared.vitals.heartbeat();
+                }
+                for gone in retired.iter().filter(|id| !found.contains(id)) {
+                    shared.identity.buried(*gone);
+                }
+                shared.settings.worker.heartbeat
+            }
+            Err(error) => {
+                tracing::debug!(error = ?error, ids = retired.len(), "retired ids could not be kept alive; trying on");
+                RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.identity.has_retired.notified() => {}
+        }
+    }
+}
+
+/// When a retired id is looked at next.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    due: Instant,
+    /// Before the next search for strays; doubled by each.
+    pause: Duration,
+    /// It held jobs when it was looked at.
+    held: bool,
+}
+
+/// Ends retired ids, each by itself: one whose rows are locked, or whose statement takes long, is tried again later.
+async fn wind_up_retired(shared: &Shared) {
+    let heartbeat = shared.settings.worker.heartbeat;
+    let mut plans: BTreeMap<WorkerId, Plan> = BTreeMap::new();
+    loop {
+        let retired = shared.identity.retired();
+        plans.retain(|id, _| retired.contains(id));
+        let now = Instant::now();
+        let due: Vec<WorkerId> = retired
+            .into_iter()
+            .filter(|id| {
+                let plan = plans.entry(*id).or_insert(Plan {
+                    due: now,
+                    pause: heartbeat,
+                    held: false,
+                });
+                // What held jobs and holds none any more can be ended at once.
+                plan.due <= now || plan.held && shared.leased.of_worker(*id).is_empty()
+            })
+            .collect();
+        let steps = stream::iter(due).map(|id| async move { (id, wind_up(shared, id).await) });
+        let stepped: Vec<_> = steps.buffer_unordered(WINDING_UP).collect().await;
+        for (id, step) in stepped {
+            let Some(plan) = plans.get_mut(&id) else { continue };
+            let pause = match step {
+                Step::Gone => Duration::ZERO,
+                Step::Again => RETRY,
+                Step::Failed => heartbeat,
+                Step::HoldsJobs => plan.pause,
+            };
+            plan.held = step == Step::HoldsJobs;
+            if plan.held {
+                plan.pause = (plan.pause * 2).min(MAX_STRAY_PAUSE);
+            }
+            plan.due = Instant::now() + pause;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// What a step towards the end of a retired id came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Gone,
+    /// A claim is under way, or rows are locked.
+    Again,
+    HoldsJobs,
+    Failed,
+}
+
+/// Puts back what a retired id holds unknowingly, and deletes its row once it holds nothing.
+async fn wind_up(shared: &Shared, retired: WorkerId) -> Step {
     let ledger = shared.jobs.ledger();
-    if ledger.heartbeat(&report(shared, retired)).await? == Heartbeat::Lost {
-        shared.identity.buried(retired);
-        return Ok(());
-    }
     if shared.identity.is_claiming(retired) {
-        return Ok(());
+        return Step::Again;
     }
+    // Read after that: what the last claim has brought is in it.
     let known = shared.leased.of_worker(retired);
     let returned = if known.is_empty() {
-        let returned = ledger.deregister(retired).await?;
-        shared.identity.buried(retired);
-        returned
+        ledger.deregister(retired).await
     } else {
-        ledger.return_strays(retired, &known).await?
+        ledger.return_strays(retired, &known).await
     };
-    if returned > 0 {
-        tracing::warn!(jobs = returned, "put jobs back whose claim was never answered");
-        shared.lanes.values().for_each(|lane| lane.ledger_alarm.now());
+    match returned {
+        Ok(report) => {
+            announce(shared, &report);
+            if report.jobs() > 0 {
+                tracing::warn!(
+                    jobs = report.jobs(),
+                    "put jobs back whose claim was never answered"
+                );
+            }
+            if report.gone {
+                shared.identity.buried(retired);
+                Step::Gone
+            } else if known.is_empty() || report.jobs() >= MAX_STATEMENT_ROWS as u64 {
+                Step::Again
+            } else {
+                Step::HoldsJobs
+            }
+        }
+        Err(error) => {
+            tracing::debug!(error = ?error, "a retired id could not be wound up; trying on");
+            if error.is_contention() {
+                Step::Again
+            } else {
+                Step::Failed
+            }
+        }
     }
-    Ok(())
+}
+
+/// Puts back what the ledger calls running under the current id and this process does not know, for two heartbeats: a
+/// standby that was promoted may have lost the outcomes of the last seconds.
+async fn return_strays(shared: &Shared) {
+    let ledger = shared.jobs.ledger();
+    let twice = shared.settings.worker.heartbeat * 2;
+    let mut pause = twice;
+    loop {
+        tokio::time::sleep(pause).await;
+        if !shared.identity.is_registered() {
+            continue;
+        }
+        let worker = shared.identity.id();
+        let began = Instant::now();
+        let known = shared.leased.begin_comparison(worker);
+        let listed = ledger.unknown_to_worker(worker, &known).await;
+        let newest = shared.identity.newest_claim();
+        pause = twice.max(began.elapsed() * STRAY_SHARE);
+        let listed = listed.unwrap_or_else(|error| {
+            tracing::debug!(error = ?error, "cannot look for stray jobs");
+            Vec::new()
+        });
+        if shared.leased.end_comparison(listed) == 0 {
+            continue;
+        }
+        tokio::time::sleep(twice).await;
+        while !shared.identity.claims_are_over(newest) {
+            tokio::time::sleep(RETRY).await;
+        }
+        let strays = shared.leased.take_suspects();
+        // What an id holds that was retired meanwhile is looked after by its end.
+        if strays.is_empty() || shared.identity.id() != worker {
+            continue;
+        }
+        match ledger.return_suspects(worker, &strays).await {
+            Ok(report) => {
+                announce(shared, &report);
+                if report.jobs() > 0 {
+                    tracing::warn!(
+                        jobs = report.jobs(),
+                        "put jobs back that the ledger calls running and no process runs"
+                    );
+                }
+            }
+            Err(error) => tracing::debug!(error = ?error, "stray jobs could not be put back; trying on"),
+        }
+    }
+}
+
+/// Wakes those who may run what was put back.
+fn announce(shared: &Shared, report: &ReturnReport) {
+    shared.jobs.announce(&report.aftermath);
+    wake(shared, &report.returned);
+}
+
+/// Jobs of these queues are available again: rings the bell and sets this worker's alarms.
+pub(crate) fn wake(shared: &Shared, returned: &BTreeMap<String, u64>) {
+    for (queue, jobs) in returned {
+        let jobs = usize::try_from(*jobs).unwrap_or(usize::MAX);
+        shared.jobs.bell().ring(queue, jobs, Duration::ZERO);
+        if let Some(lane) = shared.lanes.get(queue.as_str()) {
+            lane.ledger_alarm.now();
+        }
+    }
+}
+
+async fn beat_brokers(shared: &Shared) {
+    // Queues where the last heartbeat found strays: those of a fetch under way are none, so it takes two.
+    let mut suspected = HashSet::new();
+    loop {
+        beat_broker(shared, &mut suspected).await;
+        tokio::time::sleep(shared.settings.worker.heartbeat).await;
+    }
 }
 
 async fn beat_broker(shared: &Shared, suspected: &mut HashSet<Arc<str>>) {
@@ -178,42 +394,65 @@ async fn beat_broker(shared: &Shared, suspected: &mut HashSet<Arc<str>>) {
 
 /// The last word. What is still held goes back at once instead of after `lost_after`.
 pub(crate) async fn deregister(shared: &Shared) {
-    let farewell = async {
-        match shared.jobs.ledger().deregister(shared.identity.id()).await {
-            Ok(0) => {}
-            Ok(jobs) => tracing::warn!(jobs, "handed back what was still held"),
-            Err(error) => tracing::warn!(error = ?error, "could not deregister; the rescuer will notice"),
-        }
-        for retired in shared.identity.retired() {
-            if let Err(error) = shared.jobs.ledger().deregister(retired).await {
-                tracing::warn!(error = ?error, "could not deregister; the rescuer will notice");
-            }
-        }
-        let Some(broker) = shared.jobs.broker() else {
-            return;
-        };
-        let worker = shared.identity.broker_id();
-        for lane in shared
-            .lanes
-            .values()
-            .filter(|lane| lane.durability == Durability::Redis)
-        {
-            if !broker.serves() {
-                return;
-            }
-            let gone = async {
-                if !broker.deregister(&lane.name, worker).await? {
-                    broker.reconcile(&lane.name, worker, &[]).await?;
-                    broker.deregister(&lane.name, worker).await?;
-                }
-                Ok::<(), crate::broker::BrokerError>(())
-            };
-            if let Err(error) = gone.await {
-                tracing::warn!(queue = %lane.name, error = %error, "could not leave the broker; the rescuer will notice");
-            }
-        }
-    };
+    let farewell = async { tokio::join!(leave_ledger(shared), leave_broker(shared)) };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::warn!("could not deregister in time; the rescuer will notice");
+    }
+}
+
+async fn leave_ledger(shared: &Shared) {
+    let mut ids = shared.identity.retired();
+    ids.push(shared.identity.id());
+    stream::iter(ids)
+        .for_each_concurrent(WINDING_UP, |id| leave_id(shared, id))
+        .await;
+}
+
+async fn leave_id(shared: &Shared, id: WorkerId) {
+    loop {
+        match shared.jobs.ledger().deregister(id).await {
+            Ok(report) => {
+                announce(shared, &report);
+                if report.jobs() > 0 {
+                    tracing::warn!(jobs = report.jobs(), "handed back what was still held");
+                }
+                if report.gone {
+                    return;
+                }
+            }
+            // A claim for it is under way, or an outcome.
+            Err(error) if error.is_contention() => {}
+            Err(error) => {
+                tracing::warn!(error = ?error, "could not deregister; the rescuer will notice");
+                return;
+            }
+        }
+        tokio::time::sleep(FAREWELL_RETRY).await;
+    }
+}
+
+async fn leave_broker(shared: &Shared) {
+    let Some(broker) = shared.jobs.broker() else {
+        return;
+    };
+    let worker = shared.identity.broker_id();
+    for lane in shared
+        .lanes
+        .values()
+        .filter(|lane| lane.durability == Durability::Redis)
+    {
+        if !broker.serves() {
+            return;
+        }
+        let gone = async {
+            if !broker.deregister(&lane.name, worker).await? {
+                broker.reconcile(&lane.name, worker, &[]).await?;
+                broker.deregister(&lane.name, worker).await?;
+            }
+            Ok::<(), crate::broker::BrokerError>(())
+        };
+        if let Err(error) = gone.await {
+            tracing::warn!(queue = %lane.name, error = %error, "could not leave the broker; the rescuer will notice");
+        }
     }
 }

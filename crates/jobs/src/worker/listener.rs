@@ -80,7 +80,9 @@ pub(crate) async fn run_lookout(shared: Arc<Shared>) {
 
 /// Sets the alarms of what is due before the next safety poll; whether anything is due now. `None`: no answer.
 async fn look(shared: &Shared, queues: &[String], horizon: Duration) -> Option<bool> {
-    let due = match shared.jobs.ledger().peek(queues).await {
+    let peeked = shared.jobs.ledger().peek(queues).await;
+    shared.vitals.looked();
+    let due = match peeked {
         Ok(due) => due,
         Err(error) => {
             // The fetchers and the heartbeat say that the ledger is away.
@@ -88,7 +90,6 @@ async fn look(shared: &Shared, queues: &[String], horizon: Duration) -> Option<b
             return None;
         }
     };
-    shared.vitals.fetched();
     // What is due in a queue with limits may not start all the same; its claim knows, and says when to ask again.
     for lane in shared.lanes.values().filter(|lane| lane.is_limited()) {
         lane.ledger_alarm.now();

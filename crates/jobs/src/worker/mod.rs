@@ -4,8 +4,9 @@
 //! One [`lane`] for each queue. Its [`fetcher`]s claim from the ledger, and from the broker for a `redis` queue; its
 //! apalis worker ([`crate::backend`]) runs them ([`runner`]); the [`finisher`]s store outcomes in batches. The
 //! [`shares`] hands out the places that the lanes share, if they do. The
-//! [`listener`] hears the bell and looks at the ledger when there is none. [`heartbeat`] keeps the leases, [`control`]
-//! brings cancellations and takes progress away, [`watchdog`] ends a process that has gone deaf.
+//! [`listener`] hears the bell and looks at the ledger when there is none. [`last_chances`] holds jobs whose next crash would
+//! be their last. [`heartbeat`] keeps the leases, [`control`] brings cancellations and takes progress away, [`watchdog`] ends
+//! a process that has gone deaf.
 //!
 //! # Invariants
 //! - No task here ends because of an outage. Each retries by itself, and says so once.
@@ -23,10 +24,11 @@ mod departure;
 mod ends;
 mod fetcher;
 mod finisher;
-mod heartbeat;
+pub(crate) mod heartbeat;
 mod held;
 mod identity;
 pub(crate) mod lane;
+mod last_chances;
 mod leased;
 mod listener;
 mod moving;
@@ -56,6 +58,7 @@ use crate::maintenance;
 use finisher::Finishers;
 use identity::Identity;
 use lane::Lane;
+use last_chances::LastChances;
 use leased::Leased;
 use running::Running;
 use shares::Shares;
@@ -106,6 +109,8 @@ pub(crate) struct Shared {
     pub last_chance: Arc<Semaphore>,
     /// Broker jobs whose outcomes the ledger refuses in every form, and that hold no place in a lane meanwhile.
     pub aside: Semaphore,
+    /// The jobs that wait for it.
+    pub last_chances: LastChances,
     pub outcomes: finisher::Outcomes,
 }
 
@@ -170,8 +175,8 @@ impl Worker {
         if lanes.is_empty() {
             return Err(WorkerError::NoQueues);
         }
-        let most = lanes.values().map(|lane| lane.most()).sum();
-        let (outcomes, finishers) = finisher::channels(most);
+        let most: usize = lanes.values().map(|lane| lane.most()).sum();
+        let (outcomes, finishers) = finisher::channels(most + last_chances::MOST);
         let shared = Arc::new(Shared {
             identity: Identity::new(),
             lanes,
@@ -185,6 +190,7 @@ impl Worker {
             abort: CancellationToken::new(),
             last_chance: Arc::new(Semaphore::new(1)),
             aside: Semaphore::new(held::ASIDE),
+            last_chances: LastChances::default(),
             outcomes,
             settings,
             jobs,
@@ -192,6 +198,13 @@ impl Worker {
             resources,
         });
         Ok(Self { shared, finishers })
+    }
+
+    /// Takes another id after about so many jobs, instead of 100,000: for tests of what happens then.
+    #[must_use]
+    pub fn renewing_its_id_after(self, jobs: u64) -> Self {
+        self.shared.identity.set_jobs_per_id(jobs);
+        self
     }
 
     /// For the health page and the watchdog.
@@ -214,6 +227,7 @@ impl Worker {
         let mut sources = JoinSet::new();
         sources.spawn(listener::run_bell(Arc::clone(&shared)));
         sources.spawn(listener::run_lookout(Arc::clone(&shared)));
+        sources.spawn(last_chances::run(Arc::clone(&shared)));
         let mut runners = JoinSet::new();
         for lane in shared.lanes.values() {
             let (deliveries, receiver) = mpsc::channel(lane.most());

@@ -5,9 +5,9 @@
 //! handler that computes for long without an await cannot be stopped before it yields: it belongs on `spawn_blocking`.
 //!
 //! A job that crashed before is marked as started before it runs, so that only crashes of a started job are held
-//! against it. The run that could make it poison happens under the process' one last-chance permit, which is kept until
-//! the run's outcome is stored: two suspects never share a process, so neither can be discarded for the other's deed,
-//! not even one that has ended and is not yet written down.
+//! against it. The run that could make it poison happens under the process' one last-chance permit, which comes with the
+//! delivery ([`super::last_chances`]) and is kept until the run's outcome is stored: two suspects never share a process, so
+//! neither can be discarded for the other's crash, not even one that has ended and is not yet written down.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -53,6 +53,8 @@ pub(crate) struct Delivery {
     pub job: ClaimedJob,
     pub lease: Lease,
     pub slot: Slot,
+    /// Of a job whose next crash would make it poison.
+    pub last_chance: Option<OwnedSemaphorePermit>,
 }
 
 impl Delivery {
@@ -78,15 +80,20 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     };
     lane.started();
     lane.picked_up(delivery.job.run_at);
-    let last_chance = match prepare(shared, &delivery).await {
-        Prepared::Run(permit) => permit,
+    match prepare(shared, &delivery).await {
+        Prepared::Run => {}
         Prepared::HandBack => {
             delivery.slot.stopped_running();
             return delivery.hand_back(shared);
         }
-        Prepared::LeaseLost => return delivery.slot.stopped_running(),
-    };
-    let Delivery { job, lease, slot } = delivery;
+        Prepared::LeaseLost => return forget(shared, &delivery),
+    }
+    let Delivery {
+        job,
+        lease,
+        slot,
+        last_chance,
+    } = delivery;
     let job = Arc::new(job);
     let outcome = match shared.jobs.registry().get(&job.kind) {
         Some(kind) => {
@@ -96,6 +103,7 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
             let outcome = attempt(shared, kind, &job, &lease, &slot)
                 .instrument(logged)
                 .await;
+            let outcome = unless_cancelled(shared, &lease, outcome).await;
             kind.meters.executed(&outcome, started.elapsed());
             end_trace(&mut trace, &outcome);
             outcome
@@ -154,8 +162,38 @@ fn end_trace(span: &mut traces::Span, outcome: &Outcome) {
     }
 }
 
+/// The lease is somebody else's now: the job is not run, and no outcome is due.
+fn forget(shared: &Shared, delivery: &Delivery) {
+    delivery.slot.stopped_running();
+    shared.leased.remove(
+        &delivery.slot.lane().name,
+        delivery.lease.worker(),
+        std::iter::once(delivery.job.id),
+    );
+}
+
+/// A broker's job that failed goes on in the ledger, which knows nothing of a cancellation: the broker is asked for one.
+/// (The ledger's own statement looks at the row.)
+async fn unless_cancelled(shared: &Shared, lease: &Lease, outcome: Outcome) -> Outcome {
+    let (Lease::Broker { queue, .. }, Some(broker)) = (lease, shared.jobs.broker()) else {
+        return outcome;
+    };
+    let fence = match &outcome {
+        Outcome::Retry { fence, .. } | Outcome::Snooze { fence, .. } => *fence,
+        _ => return outcome,
+    };
+    match broker.is_cancel_requested(queue, fence.id).await {
+        Ok(true) => Outcome::Cancel { fence, error: None },
+        Ok(false) => outcome,
+        Err(error) => {
+            tracing::debug!(job.id = %fence.id, error = %error, "cannot ask the broker for a cancellation");
+            outcome
+        }
+    }
+}
+
 enum Prepared {
-    Run(Option<OwnedSemaphorePermit>),
+    Run,
     HandBack,
     LeaseLost,
 }
@@ -164,20 +202,12 @@ enum Prepared {
 async fn prepare(shared: &Shared, delivery: &Delivery) -> Prepared {
     let job = &delivery.job;
     if job.crashes == 0 {
-        return Prepared::Run(None);
+        return Prepared::Run;
     }
-    let permit = if job.crashes + 1 >= shared.settings.worker.max_crashes {
-        tokio::select! {
-            permit = Arc::clone(&shared.last_chance).acquire_owned() => permit.ok(),
-            () = shared.stop.wait() => return Prepared::HandBack,
-        }
-    } else {
-        None
-    };
     let mut failures = 0;
     loop {
         match mark_started(shared, delivery).await {
-            Ok(true) => return Prepared::Run(permit),
+            Ok(true) => return Prepared::Run,
             Ok(false) => return Prepared::LeaseLost,
             Err(FailureClass::Transient) => failures += 1,
             Err(FailureClass::Permanent) => return Prepared::HandBack,

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::id::{JobId, WorkerId};
@@ -16,7 +14,6 @@ struct Entry {
     worker: WorkerId,
     fence: Fence,
     on_ledger: bool,
-    since: Instant,
     cancel: CancellationToken,
     progress: ProgressCell,
 }
@@ -41,7 +38,6 @@ impl Running {
             worker,
             fence,
             on_ledger,
-            since: Instant::now(),
             cancel,
             progress,
         };
@@ -60,12 +56,12 @@ impl Running {
         self.lock().len()
     }
 
-    /// Under which identities a job of the ledger has been running for longer than `age`.
-    pub(crate) fn workers_with_jobs_older_than(&self, age: Duration) -> Vec<WorkerId> {
+    /// Under which identities jobs of the ledger run.
+    pub(crate) fn ledger_workers(&self) -> Vec<WorkerId> {
         let mut workers: Vec<WorkerId> = self
             .lock()
             .values()
-            .filter(|entry| entry.on_ledger && entry.since.elapsed() >= age)
+            .filter(|entry| entry.on_ledger)
             .map(|entry| entry.worker)
             .collect();
         workers.sort_unstable();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Vitals {
     epoch: Instant,
-    fetched: AtomicU64,
+    looked: AtomicU64,
     heartbeat: AtomicU64,
     broker: AtomicU64,
 }
@@ -15,7 +15,7 @@ impl Default for Vitals {
     fn default() -> Self {
         Self {
             epoch: Instant::now(),
-            fetched: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
             heartbeat: AtomicU64::new(0),
             broker: AtomicU64::new(0),
         }
@@ -31,9 +31,9 @@ impl Vitals {
         Duration::from_millis(self.now().saturating_sub(of.load(Ordering::Relaxed)))
     }
 
-    /// The ledger answered a claim or a look.
-    pub(crate) fn fetched(&self) {
-        self.fetched.store(self.now(), Ordering::Relaxed);
+    /// A claim or a poll of the ledger came to its end, with an answer or an error.
+    pub(crate) fn looked(&self) {
+        self.looked.store(self.now(), Ordering::Relaxed);
     }
 
     /// The ledger took a heartbeat.
@@ -46,8 +46,8 @@ impl Vitals {
         self.broker.store(self.now(), Ordering::Relaxed);
     }
 
-    pub(crate) fn since_fetched(&self) -> Duration {
-        self.age(&self.fetched)
+    pub(crate) fn since_looked(&self) -> Duration {
+        self.age(&self.looked)
     }
 
     pub(crate) fn since_heartbeat(&self) -> Duration {

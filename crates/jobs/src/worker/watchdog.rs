@@ -1,9 +1,12 @@
 //! A live but deaf worker is the field's commonest outage: the process is there, and takes no work.
 //!
-//! The watchdog runs on a thread and a runtime of its own, so that a blocked worker cannot block it. When the worker has
-//! neither fetched nor sent a heartbeat for `worker.watchdog`, it asks the dependencies over connections of its own.
-//! If they do not answer, the worker is not to blame. If they do, twice in a row, the process ends with
-//! [`DEAF_EXIT_CODE`], and the platform starts a new one.
+//! The watchdog runs on a thread and a runtime of its own, so that a blocked worker cannot block it. When for
+//! `worker.watchdog` no heartbeat was stored, or no claim and no poll came to an end, it asks the dependencies over
+//! connections of its own. If they do not answer, the worker is not to blame. If they do, twice in a row, the process ends
+//! with [`DEAF_EXIT_CODE`], and the platform starts a new one.
+//!
+//! A claim that the database ends because it takes too long is an end too: the worker asks, the database is slow, and another
+//! process would wait as long. What matters is that the fetchers go on, and that the database takes heartbeats.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,12 +36,12 @@ impl Watchdog {
         Self { shared }
     }
 
-    /// How long the worker has been without a fetch or without a heartbeat that was due, whichever is worse. An idle worker
-    /// looks only every `safety_poll`; that time is no silence.
+    /// How long no heartbeat was stored, or no claim and no poll came to an end, whichever is worse. An idle worker polls
+    /// only every `safety_poll`; that time is no silence.
     pub fn silence(&self) -> Duration {
         let rest = self.shared.settings.worker.safety_poll;
-        let unfetched = self.shared.vitals.since_fetched().saturating_sub(rest);
-        unfetched.max(self.shared.vitals.since_heartbeat())
+        let idle = self.shared.vitals.since_looked().saturating_sub(rest);
+        idle.max(self.shared.vitals.since_heartbeat())
     }
 
     /// How long since the broker last answered a fetch; `None` where no queue is on the broker or a lane is full.

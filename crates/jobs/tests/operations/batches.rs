@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use holdfast_core::clock;
 use holdfast_jobs::audit::{Actor, AuditFilter, By, action};
 use holdfast_jobs::batches::{BatchFilter, BatchRecord, BatchRequest};
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 use holdfast_jobs::enqueue::{EnqueueError, FaultCode, JobRequest};
-use holdfast_jobs::ledger::{JobFilter, Outcome, Retention};
+use holdfast_jobs::ledger::{ErrorRecord, JobFilter, Outcome, Retention};
 use holdfast_jobs::{BatchId, CancelFilter, Job, Jobs, State};
 use tokio::task::JoinSet;
 
@@ -18,6 +19,7 @@ contract!(
     those_who_end_the_last_jobs_at_once_make_one_callback,
     an_outcome_of_a_lost_lease_is_not_counted,
     poison_is_counted,
+    a_running_job_that_was_cancelled_is_counted_however_it_would_have_gone_back,
     a_purge_and_a_cancellation_by_filter_are_counted,
     a_running_batch_waits_for_a_redriven_dead_letter_and_an_ended_one_does_not,
     counts_outlive_the_rows_they_count,
@@ -176,6 +178,48 @@ async fn poison_is_counted(f: Fixture) {
     );
     assert_eq!(counts(&get(&jobs, id).await), [1, 1, 0, 0]);
     assert_eq!(callbacks(&jobs, id).await, 1);
+}
+
+/// Its attempt failed, its worker handed it back, was ended, was lost, or has no row: it is cancelled, and its batch ends.
+async fn a_running_job_that_was_cancelled_is_counted_however_it_would_have_gone_back(f: Fixture) {
+    let jobs = jobs_of(&f);
+    for way in ["failed", "handed back", "ended", "stray", "lost"] {
+        let id = enqueue(&jobs, 1).await;
+        let worker = f.worker().await;
+        let claimed = claim(&f, worker, 1).await.remove(0);
+        jobs.cancel(claimed.id).await.unwrap();
+        let fence = claimed.fence();
+        let aftermath = match way {
+            "failed" => {
+                let error = ErrorRecord::new(clock::now(), 1, "transient", "it failed", "test");
+                let delay = Duration::from_secs(60);
+                finish(&f, worker, &[(&claimed, Outcome::Retry { fence, delay, error })])
+                    .await
+                    .1
+            }
+            "handed back" => {
+                finish(&f, worker, &[(&claimed, Outcome::HandBack { fence })])
+                    .await
+                    .1
+            }
+            "ended" => f.ledger.deregister(worker).await.unwrap().aftermath,
+            "stray" => {
+                f.ledger
+                    .return_suspects(worker, &[fence])
+                    .await
+                    .unwrap()
+                    .aftermath
+            }
+            _ => {
+                f.age_workers().await;
+                f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap().aftermath
+            }
+        };
+        assert_eq!(aftermath.ended, [id], "{way}");
+        assert_eq!(counts(&get(&jobs, id).await), [0, 0, 1, 0], "{way}");
+        assert_eq!(callbacks(&jobs, id).await, 1, "{way}");
+        jobs.steer(&by()).purge("default", None).await.unwrap();
+    }
 }
 
 async fn a_purge_and_a_cancellation_by_filter_are_counted(f: Fixture) {
@@ -359,7 +403,10 @@ async fn a_batch_is_cancelled_in_steps_under_one_entry(f: Fixture) {
     assert_eq!((done.affected, done.finished), (2_300, true));
     assert_eq!(counts(&cancelled.batch), [0, 0, 2_299, 1]);
     assert!(cancelled.batch.cancel_requested && cancelled.batch.ended_at.is_none());
-    assert_eq!(f.ledger.cancel_requests(worker).await.unwrap(), [running[0].id]);
+    assert_eq!(
+        f.ledger.cancel_requests(&[worker]).await.unwrap(),
+        [running[0].id]
+    );
     let again = jobs.steer(&by()).cancel_batch(id).await.unwrap().unwrap();
     assert_eq!(again.done.unwrap().affected, 0);
     let gave_way = Outcome::Cancel {

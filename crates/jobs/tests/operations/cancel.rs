@@ -127,7 +127,7 @@ async fn a_filter_cancels_what_waits_and_asks_what_runs(f: Fixture) {
     assert_eq!(steering.count_cancellable(&of_kind).await.unwrap(), 2);
     let done = steering.cancel_many(&of_kind, None).await.unwrap();
     assert_eq!((done.affected, done.finished), (2, true));
-    assert_eq!(f.ledger.cancel_requests(worker).await.unwrap(), [running.id]);
+    assert_eq!(f.ledger.cancel_requests(&[worker]).await.unwrap(), [running.id]);
     assert_eq!(jobs.get(other.id).await.unwrap().unwrap().state, State::Available);
     // What was asked to give way is not asked again.
     assert_eq!(steering.cancel_many(&of_kind, None).await.unwrap().affected, 0);

@@ -1,5 +1,9 @@
 //! The claim: the partial index, walked once for each priority from the [frontier](super::frontier) on; rows are taken with
 //! `FOR UPDATE SKIP LOCKED`, so that workers never wait for one another.
+//!
+//! The statement locks the worker's row too, `FOR KEY SHARE`, once it has found a job (so that a claim that finds none writes
+//! nothing): whoever is to delete that row waits until the jobs are running for all to see, and a claim that comes to a row that is
+//! deleted takes nothing (`docs/adr/0008-the-lease-is-a-lock.md`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,10 +37,14 @@ with picked as materialized (
     where exists (select from holdfast_workers
                   where id = $2 and seen_at > now() - $4 * interval '1 millisecond')
       and not exists (select from holdfast_queues where name = $1 and (paused or limited))
-    limit $3)
+    limit $3),
+lease as materialized (
+    select id from holdfast_workers
+    where id = $2 and seen_at > now() - $4 * interval '1 millisecond' and exists (select from picked)
+    for key share)
 update holdfast_jobs
 set state = 'running', worker = $2, started_at = case when crashes = 0 then now() end
-where id = any (array (select id from picked))
+where id = any (array (select id from picked)) and exists (select from lease)
 returning id, kind, payload::text as payload, attempt, crashes, max_attempts, timeout_ms, options::text as options,
           priority, run_at, snoozes, doubtful, batch_id, now() as claimed_at";
 

@@ -4,6 +4,7 @@
 
 mod claim;
 mod frontier;
+mod lease;
 mod rows;
 mod writes;
 
@@ -12,67 +13,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use holdfast_core::config::DatabaseSettings;
 use holdfast_core::sql::measure;
-use serde_json::json;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::query::{Query, QueryAs, QueryScalar};
-use sqlx::{Connection, FromRow, Row, SqlSafeStr};
+use sqlx::{Connection, FromRow, SqlSafeStr};
 use uuid::Uuid;
 
 use self::frontier::Frontiers;
 pub(crate) use self::rows::RECORD;
-use self::rows::{count, decode_error, millis};
+use self::rows::{count, millis};
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, Insertion, JobFilter,
+    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
     JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, QueueStats, RescueReport, Retention,
-    RetryReply, WorkerRecord, WorkerReport, keys,
+    RetryReply, ReturnReport, WorkerRecord, WorkerReport, keys,
 };
-use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::limits::Asked;
 use crate::state::StoredState;
-use crate::ties::{self, Aftermath};
-
-/// A job that may have been running gets a strike; one that only waited in the worker's buffer does not.
-const RESCUE: &str = "
-with lost as materialized (
-    select id from holdfast_workers
-    where seen_at <= now() - $1 * interval '1 millisecond'
-    order by seen_at
-    limit 50),
-held as materialized (
-    select id from holdfast_jobs
-    where state = 'running' and worker in (select id from lost)
-    limit $3
-    for update skip locked),
-judged as materialized (
-    select id, crashes + strike as crashes, attempt,
-           case when cancel_requested then 'cancelled'
-                when strike = 1 and crashes + strike >= $2 then 'discarded'
-                else 'available' end as state,
-           strike
-    from (select id, crashes, attempt, cancel_requested, (started_at is not null)::int as strike
-          from holdfast_jobs where id = any (array (select id from held))) as j)
-update holdfast_jobs as j
-set state = judged.state, crashes = judged.crashes, started_at = case when judged.state = 'available' then null else j.started_at end,
-    finished_at = case when judged.state = 'available' then null else now() end,
-    worker = case when judged.state = 'available' then null else j.worker end,
-    errors = case when judged.strike = 0 then j.errors
-                  else coalesce(j.errors, '[]'::jsonb) || jsonb_build_object(
-                      'at', to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'),
-                      'attempt', judged.attempt + 1, 'class', 'crash',
-                      'message', 'the worker that ran the job was lost (crash ' || judged.crashes || ')',
-                      'worker', coalesce((select name from holdfast_workers w where w.id = j.worker), j.worker::text)) end
-from judged
-where j.id = judged.id
-returning j.id, j.queue, j.state, j.batch_id";
-
-const BURY_LOST: &str = "
-delete from holdfast_workers as w
-where seen_at <= now() - $1 * interval '1 millisecond'
-  and not exists (select from holdfast_jobs where state = 'running' and worker = w.id)
-returning id";
+use crate::ties::Aftermath;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -263,91 +223,49 @@ impl Ledger for PostgresLedger {
         .await
     }
 
+    async fn check_clock(&self) -> Result<DateTime<Utc>, LedgerError> {
+        self.check_the_clock().await
+    }
+
     async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError> {
-        self.within("register the worker", async |on| {
-            self.query(
-                "insert into holdfast_workers (id, name, queues, stats, started_at) values ($1, $2, $3, $4, $5)
-                 on conflict (id) do update set seen_at = now()",
-            )
-            .bind(report.id.as_uuid())
-            .bind(&report.name)
-            .bind(json!(report.queues))
-            .bind(json!(report.stats))
-            .bind(report.started_at)
-            .execute(&mut *on)
-            .await?;
-            Ok(())
-        })
-        .await
+        self.register_worker(report).await
     }
 
     async fn heartbeat(&self, report: &WorkerReport) -> Result<Heartbeat, LedgerError> {
-        self.within("record a heartbeat", async |on| {
-            let renewed = self
-                .query("update holdfast_workers set seen_at = now(), stats = $2 where id = $1")
-                .bind(report.id.as_uuid())
-                .bind(json!(report.stats))
-                .execute(&mut *on)
-                .await?;
-            Ok(if renewed.rows_affected() == 1 {
-                Heartbeat::Renewed
-            } else {
-                Heartbeat::Lost
-            })
-        })
-        .await
+        self.beat(report).await
     }
 
-    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<JobId>, LedgerError> {
-        self.within("look for cancelled jobs", async |on| {
-            let ids: Vec<Uuid> = self.query_scalar(
-                "select id from holdfast_jobs where state = 'running' and worker = $1 and cancel_requested limit 1000",
-            )
-            .bind(worker.as_uuid())
-            .fetch_all(&mut *on)
-            .await?;
-            Ok(ids.into_iter().map(JobId::from_uuid).collect())
-        })
-        .await
+    async fn touch(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError> {
+        self.touch_workers(ids).await
     }
 
-    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<u64, LedgerError> {
-        self.within("put stray jobs back", async |on| {
-            let returned = self
-                .query(
-                    "update holdfast_jobs set state = 'available', worker = null, started_at = null
-                     where state = 'running' and worker = $1 and id <> all ($2)",
-                )
-                .bind(worker.as_uuid())
-                .bind(known.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
-                .execute(&mut *on)
-                .await?;
-            self.frontiers.forget();
-            Ok(returned.rows_affected())
-        })
-        .await
+    async fn cancel_requests(&self, workers: &[WorkerId]) -> Result<Vec<JobId>, LedgerError> {
+        self.requested_cancellations(workers).await
     }
 
-    async fn deregister(&self, worker: WorkerId) -> Result<u64, LedgerError> {
-        self.within("deregister the worker", async |on| {
-            let mut tx = on.begin().await?;
-            let returned = self
-                .query(
-                    "update holdfast_jobs set state = 'available', worker = null, started_at = null
-                 where state = 'running' and worker = $1",
-                )
-                .bind(worker.as_uuid())
-                .execute(&mut *tx)
-                .await?;
-            self.query("delete from holdfast_workers where id = $1")
-                .bind(worker.as_uuid())
-                .execute(&mut *tx)
-                .await?;
-            tx.commit().await?;
-            self.frontiers.forget();
-            Ok(returned.rows_affected())
-        })
-        .await
+    async fn unknown_to_worker(&self, worker: WorkerId, known: &[JobId]) -> Result<Vec<Fence>, LedgerError> {
+        self.running_unknown(worker, known).await
+    }
+
+    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<ReturnReport, LedgerError> {
+        self.return_unknown(worker, known).await
+    }
+
+    async fn return_suspects(&self, worker: WorkerId, fences: &[Fence]) -> Result<ReturnReport, LedgerError> {
+        self.return_fenced(worker, fences).await
+    }
+
+    async fn deregister(&self, worker: WorkerId) -> Result<ReturnReport, LedgerError> {
+        self.end_lease(worker).await
+    }
+
+    async fn rescue_orphans(
+        &self,
+        range: IdRange,
+        max_crashes: u32,
+        limit: usize,
+    ) -> Result<RescueReport, LedgerError> {
+        self.rescue_ownerless(range, max_crashes, limit).await
     }
 
     async fn rescue(
@@ -356,29 +274,7 @@ impl Ledger for PostgresLedger {
         max_crashes: u32,
         limit: usize,
     ) -> Result<RescueReport, LedgerError> {
-        self.within("rescue jobs", async |on| {
-            let mut tx = on.begin().await?;
-            let rows: Vec<keys::Rescued> = self
-                .query_as(RESCUE)
-                .bind(millis(lost_after))
-                .bind(count(max_crashes))
-                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                .fetch_all(&mut *tx)
-                .await?;
-            let tallies = keys::tallies_of(&rows).map_err(decode_error)?;
-            let aftermath = ties::count(LedgerTx::Postgres(&mut tx), &tallies, self.named_statements).await?;
-            tx.commit().await?;
-            if !rows.is_empty() {
-                self.frontiers.forget();
-            }
-            let buried: Vec<Uuid> = self
-                .query_scalar(BURY_LOST)
-                .bind(millis(lost_after))
-                .fetch_all(&mut *on)
-                .await?;
-            Ok(keys::rescue_report(rows, buried, aftermath))
-        })
-        .await
+        self.rescue_lost(lost_after, max_crashes, limit).await
     }
 
     async fn prune(&self, retention: &Retention, limit: usize) -> Result<u64, LedgerError> {
@@ -525,30 +421,7 @@ impl Ledger for PostgresLedger {
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>, LedgerError> {
-        self.within("list workers", async |on| {
-            let rows = self
-                .query(
-                    "select id, name, queues, stats, started_at, seen_at,
-                        extract(epoch from now() - seen_at)::float8 as ago
-                 from holdfast_workers order by started_at, id limit 1000",
-                )
-                .fetch_all(&mut *on)
-                .await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(WorkerRecord {
-                        id: WorkerId::from_uuid(row.try_get("id")?),
-                        name: row.try_get("name")?,
-                        queues: serde_json::from_value(row.try_get("queues")?).map_err(decode_error)?,
-                        started_at: row.try_get("started_at")?,
-                        seen_at: row.try_get("seen_at")?,
-                        seen_seconds_ago: row.try_get("ago")?,
-                        stats: serde_json::from_value(row.try_get("stats")?).map_err(decode_error)?,
-                    })
-                })
-                .collect()
-        })
-        .await
+        self.list_workers().await
     }
 
     async fn doubtful(&self, limit: usize) -> Result<Vec<Doubtful>, LedgerError> {

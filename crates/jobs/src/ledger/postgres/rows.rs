@@ -8,7 +8,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::{JobRecord, Priority, keys};
+use crate::ledger::{JobRecord, Priority, WorkerRecord, keys};
 use crate::state::StoredState;
 
 pub(crate) const RECORD: &str = "
@@ -41,6 +41,20 @@ pub(super) fn raw(text: String) -> Result<Box<RawValue>, sqlx::Error> {
 
 pub(super) fn stored_state(row: &PgRow) -> Result<StoredState, sqlx::Error> {
     row.try_get::<&str, _>("state")?.parse().map_err(decode_error)
+}
+
+impl FromRow<'_, PgRow> for WorkerRecord {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: WorkerId::from_uuid(row.try_get("id")?),
+            name: row.try_get("name")?,
+            queues: serde_json::from_value(row.try_get("queues")?).map_err(decode_error)?,
+            started_at: row.try_get("started_at")?,
+            seen_at: row.try_get("seen_at")?,
+            seen_seconds_ago: row.try_get("ago")?,
+            stats: serde_json::from_value(row.try_get("stats")?).map_err(decode_error)?,
+        })
+    }
 }
 
 impl FromRow<'_, PgRow> for JobRecord {

@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod rows;
+mod lease;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -13,23 +14,23 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use holdfast_core::sql::{SqliteDatabase, measure};
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::{AssertSqlSafe, Connection};
 use uuid::Uuid;
 
 pub(crate) use self::rows::RECORD;
-use self::rows::{decode_error, hex, hex_array, limit_of, millis, parsed, time};
+use self::rows::{hex, hex_array, limit_of, millis};
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, Insertion, JobFilter,
+    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
     JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, QueueStats, RescueReport, Retention,
-    RetryReply, WorkerRecord, WorkerReport, keys,
+    RetryReply, ReturnReport, WorkerRecord, WorkerReport, keys,
 };
-use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::state::StoredState;
-use crate::ties::{self, Aftermath};
+use crate::ties::Aftermath;
 
 const CLAIM: &str = concat!(
     "update holdfast_jobs set state = 'running', worker = ?2, started_at = case when crashes = 0 then ", now!(), " end
@@ -57,34 +58,6 @@ const PEEK: &str = concat!(
      from json_each(?1) as q cross join json_each('[0,1,2]') as level
      where not exists (select 1 from holdfast_queues where name = q.value and (paused or limited))
      group by q.value"
-);
-
-/// A job that may have been running gets a strike; one that only waited in the worker's buffer does not.
-const RESCUE: &str = concat!(
-    "update holdfast_jobs as j
-     set crashes     = judged.crashes,
-         state       = judged.state,
-         started_at  = case when judged.state = 'available' then null else j.started_at end,
-         finished_at = case when judged.state = 'available' then null else ", now!(), " end,
-         worker      = case when judged.state = 'available' then null else j.worker end,
-         errors      = case when judged.strike = 0 then j.errors
-                            else json_insert(coalesce(j.errors, '[]'), '$[#]', json_object(
-                                'at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),
-                                'attempt', j.attempt + 1, 'class', 'crash',
-                                'message', 'the worker that ran the job was lost (crash ' || judged.crashes || ')',
-                                'worker', coalesce((select name from holdfast_workers w where w.id = j.worker),
-                                                   hex(j.worker)))) end
-     from (select id, strike, crashes + strike as crashes,
-                  case when cancel_requested then 'cancelled'
-                       when strike = 1 and crashes + strike >= ?2 then 'discarded'
-                       else 'available' end as state
-           from (select id, crashes, cancel_requested, (started_at is not null) as strike
-                 from holdfast_jobs
-                 where state = 'running'
-                   and worker in (select id from holdfast_workers where seen_at <= ", now!(), " - ?1)
-                 limit ?3)) as judged
-     where j.id = judged.id
-     returning id, queue, state, batch_id"
 );
 
 /// See the module.
@@ -284,94 +257,49 @@ impl Ledger for SqliteLedger {
         .await
     }
 
+    async fn check_clock(&self) -> Result<DateTime<Utc>, LedgerError> {
+        self.check_the_clock().await
+    }
+
     async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError> {
-        self.within("register the worker", async {
-            sqlx::query(concat!(
-                "insert into holdfast_workers (id, name, queues, stats, started_at, seen_at)
-                 values (?1, ?2, ?3, ?4, ?5, ",
-                now!(),
-                ")
-                 on conflict (id) do update set seen_at = excluded.seen_at"
-            ))
-            .bind(report.id.as_uuid())
-            .bind(&report.name)
-            .bind(json!(report.queues).to_string())
-            .bind(json!(report.stats).to_string())
-            .bind(report.started_at.timestamp_millis())
-            .execute(&self.database.writer)
-            .await?;
-            Ok(())
-        })
-        .await
+        self.register_worker(report).await
     }
 
     async fn heartbeat(&self, report: &WorkerReport) -> Result<Heartbeat, LedgerError> {
-        self.within("record a heartbeat", async {
-            let renewed = sqlx::query(concat!(
-                "update holdfast_workers set seen_at = ",
-                now!(),
-                ", stats = ?2 where id = ?1"
-            ))
-            .bind(report.id.as_uuid())
-            .bind(json!(report.stats).to_string())
-            .execute(&self.database.writer)
-            .await?;
-            Ok(if renewed.rows_affected() == 1 {
-                Heartbeat::Renewed
-            } else {
-                Heartbeat::Lost
-            })
-        })
-        .await
+        self.beat(report).await
     }
 
-    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<JobId>, LedgerError> {
-        self.within("look for cancelled jobs", async {
-            let ids: Vec<Uuid> = sqlx::query_scalar(
-                "select id from holdfast_jobs where state = 'running' and worker = ?1 and cancel_requested limit 1000",
-            )
-            .bind(worker.as_uuid())
-            .fetch_all(&self.database.reader)
-            .await?;
-            Ok(ids.into_iter().map(JobId::from_uuid).collect())
-        })
-        .await
+    async fn touch(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError> {
+        self.touch_workers(ids).await
     }
 
-    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<u64, LedgerError> {
-        self.within("put stray jobs back", async {
-            let returned = sqlx::query(
-                "update holdfast_jobs set state = 'available', worker = null, started_at = null
-                 where state = 'running' and worker = ?1 and id not in (select unhex(value) from json_each(?2))",
-            )
-            .bind(worker.as_uuid())
-            .bind(hex_array(known))
-            .execute(&self.database.writer)
-            .await?;
-            Ok(returned.rows_affected())
-        })
-        .await
+    async fn cancel_requests(&self, workers: &[WorkerId]) -> Result<Vec<JobId>, LedgerError> {
+        self.requested_cancellations(workers).await
     }
 
-    async fn deregister(&self, worker: WorkerId) -> Result<u64, LedgerError> {
-        self.within(
-            "deregister the worker",
-            self.transaction(async |tx| {
-                let returned = sqlx::query(
-                    "update holdfast_jobs set state = 'available', worker = null, started_at = null
-                 where state = 'running' and worker = ?1",
-                )
-                .bind(worker.as_uuid())
-                .execute(&mut *tx)
-                .await?;
-                sqlx::query("delete from holdfast_workers where id = ?1")
-                    .bind(worker.as_uuid())
-                    .execute(&mut *tx)
-                    .await?;
-                Ok(returned.rows_affected())
-            }),
-        )
-        .await
+    async fn unknown_to_worker(&self, worker: WorkerId, known: &[JobId]) -> Result<Vec<Fence>, LedgerError> {
+        self.running_unknown(worker, known).await
+    }
+
+    async fn return_strays(&self, worker: WorkerId, known: &[JobId]) -> Result<ReturnReport, LedgerError> {
+        self.return_unknown(worker, known).await
+    }
+
+    async fn return_suspects(&self, worker: WorkerId, fences: &[Fence]) -> Result<ReturnReport, LedgerError> {
+        self.return_fenced(worker, fences).await
+    }
+
+    async fn deregister(&self, worker: WorkerId) -> Result<ReturnReport, LedgerError> {
+        self.end_lease(worker).await
+    }
+
+    async fn rescue_orphans(
+        &self,
+        range: IdRange,
+        max_crashes: u32,
+        limit: usize,
+    ) -> Result<RescueReport, LedgerError> {
+        self.rescue_ownerless(range, max_crashes, limit).await
     }
 
     async fn rescue(
@@ -380,33 +308,7 @@ impl Ledger for SqliteLedger {
         max_crashes: u32,
         limit: usize,
     ) -> Result<RescueReport, LedgerError> {
-        self.within(
-            "rescue jobs",
-            self.transaction(async |tx| {
-                let rows: Vec<keys::Rescued> = sqlx::query_as(RESCUE)
-                    .bind(millis(lost_after))
-                    .bind(max_crashes)
-                    .bind(limit_of(limit))
-                    .fetch_all(&mut *tx)
-                    .await?;
-                let tallies = keys::tallies_of(&rows).map_err(decode_error)?;
-                let aftermath = ties::count(LedgerTx::Sqlite(&mut *tx), &tallies, true).await?;
-                let buried: Vec<Uuid> = sqlx::query_scalar(concat!(
-                    "delete from holdfast_workers
-                 where seen_at <= ",
-                    now!(),
-                    " - ?1
-                   and not exists (select 1 from holdfast_jobs
-                                   where state = 'running' and worker = holdfast_workers.id)
-                 returning id"
-                ))
-                .bind(millis(lost_after))
-                .fetch_all(&mut *tx)
-                .await?;
-                Ok(keys::rescue_report(rows, buried, aftermath))
-            }),
-        )
-        .await
+        self.rescue_lost(lost_after, max_crashes, limit).await
     }
 
     async fn prune(&self, retention: &Retention, limit: usize) -> Result<u64, LedgerError> {
@@ -540,30 +442,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>, LedgerError> {
-        self.within("list workers", async {
-            let rows = sqlx::query(concat!(
-                "select id, name, queues, stats, started_at, seen_at, (",
-                now!(),
-                " - seen_at) / 1000.0 as ago
-                 from holdfast_workers order by started_at, id limit 1000"
-            ))
-            .fetch_all(&self.database.reader)
-            .await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(WorkerRecord {
-                        id: WorkerId::from_uuid(row.try_get("id")?),
-                        name: row.try_get("name")?,
-                        queues: parsed(row, "queues")?,
-                        started_at: time(row, "started_at")?,
-                        seen_at: time(row, "seen_at")?,
-                        seen_seconds_ago: row.try_get("ago")?,
-                        stats: parsed(row, "stats")?,
-                    })
-                })
-                .collect()
-        })
-        .await
+        self.list_workers().await
     }
 
     async fn doubtful(&self, limit: usize) -> Result<Vec<Doubtful>, LedgerError> {

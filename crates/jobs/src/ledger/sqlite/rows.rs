@@ -10,7 +10,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, keys};
+use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, WorkerRecord, keys};
 use crate::state::StoredState;
 
 /// The database's now, in milliseconds.
@@ -95,6 +95,20 @@ impl FromRow<'_, SqliteRow> for ClaimedJob {
             batch: row
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
+        })
+    }
+}
+
+impl FromRow<'_, SqliteRow> for WorkerRecord {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: WorkerId::from_uuid(row.try_get("id")?),
+            name: row.try_get("name")?,
+            queues: parsed(row, "queues")?,
+            started_at: time(row, "started_at")?,
+            seen_at: time(row, "seen_at")?,
+            seen_seconds_ago: row.try_get("ago")?,
+            stats: parsed(row, "stats")?,
         })
     }
 }

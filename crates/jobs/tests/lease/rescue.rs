@@ -1,0 +1,176 @@
+//! The ledger's part: jobs of workers that are lost, or have no row, and clocks that are set.
+
+use holdfast_jobs::ledger::{CancelReply, IdRange};
+use holdfast_jobs::{JobId, State};
+
+use crate::support::{Fixture, LOST_AFTER, new_job, report};
+
+contract!(
+    jobs_without_a_workers_row_are_rescued_like_those_of_a_lost_one,
+    a_worker_that_is_seen_in_the_future_is_lost_no_later,
+    a_stray_that_was_asked_to_cancel_is_cancelled,
+    suspects_go_back_under_their_fences_alone,
+    retired_ids_are_kept_alive_together,
+    the_rows_of_one_process_are_one_worker,
+);
+
+async fn state(f: &Fixture, id: JobId) -> State {
+    f.ledger.get(id).await.unwrap().unwrap().state
+}
+
+async fn jobs_without_a_workers_row_are_rescued_like_those_of_a_lost_one(f: Fixture) {
+    let worker = f.worker().await;
+    f.ledger.insert(&[new_job(), new_job(), new_job()]).await.unwrap();
+    let claimed = f.ledger.claim("default", worker, 2, LOST_AFTER).await.unwrap();
+    let living = f.worker().await;
+    let kept = f.ledger.claim("default", living, 1, LOST_AFTER).await.unwrap();
+    let cancelled = f
+        .ledger
+        .cancel(claimed[0].id)
+        .await
+        .unwrap()
+        .map(|(reply, _)| reply);
+    assert_eq!(cancelled, Some(CancelReply::Requested));
+    let none = f.ledger.rescue_orphans(IdRange::ALL, 3, 10).await.unwrap();
+    assert_eq!(none.jobs(), 0);
+    match f.database {
+        holdfast_core::sql::Database::Postgres(ref pool) => {
+            sqlx::query("delete from holdfast_workers where id = $1")
+                .bind(worker.as_uuid())
+                .execute(pool)
+                .await
+                .unwrap();
+        }
+        holdfast_core::sql::Database::Sqlite(ref database) => {
+            sqlx::query("delete from holdfast_workers where id = $1")
+                .bind(worker.as_uuid())
+                .execute(&database.writer)
+                .await
+                .unwrap();
+        }
+    }
+    let elsewhere = IdRange {
+        from_ms: 0,
+        to_ms: Some(worker.created_ms()),
+    };
+    assert_eq!(f.ledger.rescue_orphans(elsewhere, 3, 10).await.unwrap().jobs(), 0);
+    let here = IdRange {
+        from_ms: worker.created_ms(),
+        to_ms: Some(worker.created_ms() + 1),
+    };
+    let rescued = f.ledger.rescue_orphans(here, 3, 10).await.unwrap();
+    assert_eq!(
+        (rescued.returned["default"], rescued.cancelled, rescued.jobs()),
+        (1, 1, 2)
+    );
+    assert_eq!(state(&f, claimed[0].id).await, State::Cancelled);
+    let back = f.ledger.get(claimed[1].id).await.unwrap().unwrap();
+    assert_eq!(
+        (back.state, back.crashes, back.worker, back.errors.len()),
+        (State::Available, 1, None, 1)
+    );
+    assert_eq!(state(&f, kept[0].id).await, State::Running);
+}
+
+/// The clock was set back by ten minutes after the last heartbeat of a worker that is gone.
+async fn a_worker_that_is_seen_in_the_future_is_lost_no_later(f: Fixture) {
+    let lost = f.worker().await;
+    f.sql(
+        "update holdfast_workers set seen_at = now() + interval '10 minutes'",
+        "update holdfast_workers set seen_at = seen_at + 600000",
+    )
+    .await;
+    f.ledger.check_clock().await.unwrap();
+    let seen = f.ledger.workers().await.unwrap().remove(0);
+    assert!(seen.seen_seconds_ago >= 0.0, "{seen:?}");
+    f.age_workers().await;
+    assert_eq!(
+        f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap().workers_lost,
+        [lost]
+    );
+}
+
+async fn a_stray_that_was_asked_to_cancel_is_cancelled(f: Fixture) {
+    for ended in [false, true] {
+        let worker = f.worker().await;
+        f.ledger.insert(&[new_job(), new_job()]).await.unwrap();
+        let claimed = f.ledger.claim("default", worker, 2, LOST_AFTER).await.unwrap();
+        f.ledger.cancel(claimed[0].id).await.unwrap();
+        let report = if ended {
+            f.ledger.deregister(worker).await.unwrap()
+        } else {
+            f.ledger.return_strays(worker, &[]).await.unwrap()
+        };
+        assert_eq!(
+            (report.cancelled, report.returned["default"], report.gone),
+            (1, 1, ended)
+        );
+        assert_eq!(state(&f, claimed[0].id).await, State::Cancelled);
+        assert_eq!(state(&f, claimed[1].id).await, State::Available);
+        f.ledger.cancel(claimed[1].id).await.unwrap();
+    }
+}
+
+async fn suspects_go_back_under_their_fences_alone(f: Fixture) {
+    let worker = f.worker().await;
+    f.ledger.insert(&[new_job(), new_job(), new_job()]).await.unwrap();
+    let claimed = f.ledger.claim("default", worker, 3, LOST_AFTER).await.unwrap();
+    let listed = f
+        .ledger
+        .unknown_to_worker(worker, &[claimed[0].id])
+        .await
+        .unwrap();
+    assert_eq!(listed.len(), 2);
+    let mut stale = claimed[1].fence();
+    stale.attempt += 1;
+    let report = f
+        .ledger
+        .return_suspects(worker, &[stale, claimed[2].fence()])
+        .await
+        .unwrap();
+    assert_eq!(report.jobs(), 1);
+    assert_eq!(state(&f, claimed[1].id).await, State::Running);
+    assert_eq!(state(&f, claimed[2].id).await, State::Available);
+}
+
+async fn retired_ids_are_kept_alive_together(f: Fixture) {
+    let (one, other) = (f.worker().await, f.worker().await);
+    f.age_workers().await;
+    let unknown = holdfast_jobs::WorkerId::generate();
+    let mut found = f.ledger.touch(&[one, unknown, other]).await.unwrap();
+    found.sort();
+    let mut both = [one, other];
+    both.sort();
+    assert_eq!(found, both);
+    assert!(
+        f.ledger
+            .rescue(LOST_AFTER, 3, 10)
+            .await
+            .unwrap()
+            .workers_lost
+            .is_empty()
+    );
+}
+
+async fn the_rows_of_one_process_are_one_worker(f: Fixture) {
+    let mut first = report(holdfast_jobs::WorkerId::generate());
+    first.name = "host-1-ABCDEF".to_owned();
+    f.ledger.register(&first).await.unwrap();
+    f.age_workers().await;
+    let mut next = first.clone();
+    next.id =
+        holdfast_jobs::WorkerId::from_uuid(holdfast_jobs::WorkerId::first_of_ms(u64::MAX >> 16).as_uuid());
+    next.queues = vec!["other".to_owned()];
+    f.ledger.register(&next).await.unwrap();
+    let another = f.worker().await;
+    let workers = f.ledger.workers().await.unwrap();
+    assert_eq!(
+        workers.iter().map(|worker| worker.id).collect::<Vec<_>>(),
+        [next.id, another]
+    );
+    assert_eq!(workers[0].queues, ["other"]);
+    assert!(
+        workers[0].seen_seconds_ago < 30.0,
+        "the newest heartbeat of any id counts"
+    );
+}
