@@ -43,6 +43,7 @@ enum Act {
     WaitForCancel,
     Snooze,
     Progress,
+    FailWhenReleased,
     Nul,
 }
 
@@ -103,6 +104,10 @@ impl Job for Probe {
                 ctx.progress(&serde_json::json!({ "done": 7 }))?;
                 seen.release.notified().await;
                 Ok(None)
+            }
+            Act::FailWhenReleased => {
+                seen.release.notified().await;
+                Err(JobError::transient("on purpose"))
             }
             Act::Nul => Err(JobError::permanent("with \0 inside")),
         }
@@ -306,6 +311,28 @@ async fn a_running_broker_job_is_cancelled() {
         ("HOLDFAST__WORKER__HEARTBEAT_SECONDS", "1"),
     ];
     a_running_job_is_cancelled(&extra).await;
+}
+
+/// Its worker does not hear of it in time; it goes on in the ledger only if nobody wanted it cancelled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_job_that_fails_before_it_is_asked_to_cancel_is_cancelled() {
+    let extra = [
+        ("HOLDFAST__QUEUES__DEFAULT__DURABILITY", "redis"),
+        ("HOLDFAST__WORKER__HEARTBEAT_SECONDS", "300"),
+        ("HOLDFAST__WORKER__LOST_AFTER_SECONDS", "600"),
+        ("HOLDFAST__WORKER__WATCHDOG_SECONDS", "700"),
+    ];
+    let system = System::start(true, true, &extra).await;
+    let id = system.enqueue(Act::FailWhenReleased).await;
+    system.seen.started.notified().await;
+    assert_eq!(
+        system.jobs.cancel(id).await.unwrap(),
+        Some(CancelReply::Requested)
+    );
+    system.seen.release.notify_one();
+    assert_eq!(system.end_of(id).await.state, State::Cancelled);
+    assert_eq!(system.seen.runs.load(Ordering::SeqCst), 1);
+    system.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
