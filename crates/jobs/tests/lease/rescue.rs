@@ -154,7 +154,7 @@ async fn retired_ids_are_kept_alive_together(f: Fixture) {
 
 async fn the_rows_of_one_process_are_one_worker(f: Fixture) {
     let mut first = report(holdfast_jobs::WorkerId::generate());
-    first.name = "host-1-ABCDEF".to_owned();
+    "host-1-ABCDEF".clone_into(&mut first.name);
     f.ledger.register(&first).await.unwrap();
     f.age_workers().await;
     let mut next = first.clone();
