@@ -4,7 +4,7 @@
 //! (the same text, time and place) is that other one: from another source, or from this one, whose names do not last. It is
 //! not stored, as long as the other one stands. Two sources that bring the same at the same moment may both be stored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
@@ -15,7 +15,29 @@ use crate::events::NewEvent;
 
 /// What this run has brought already.
 #[derive(Debug, Default)]
-pub(super) struct Seen(HashSet<Uuid>);
+pub(super) struct Seen {
+    hashes: HashSet<Uuid>,
+    /// Names of this source that stand for what was brought under others.
+    standing: HashSet<String>,
+}
+
+impl Seen {
+    /// Whether what is stored under a name was brought under another one.
+    pub(super) fn stands(&self, name: &str) -> bool {
+        self.standing.contains(name)
+    }
+}
+
+/// What an event says, and the source and name under which it is stored.
+type Said = (Uuid, String, String);
+
+/// What is stored already.
+struct Known {
+    /// Names of this source that are among those brought.
+    names: HashSet<String>,
+    /// Under any name: source and name of each.
+    said: HashMap<Uuid, Vec<(String, String)>>,
+}
 
 impl Discoverer {
     /// Those that are not duplicates, and how many were.
@@ -29,32 +51,29 @@ impl Discoverer {
             return Ok((events, 0));
         }
         let hashes: Vec<Uuid> = events.iter().map(NewEvent::content_hash).collect();
-        let (named, said) = self.known(source, &events, &hashes).await?;
+        let known = self.known(source, &events, &hashes).await?;
         let before = events.len();
-        let fresh: Vec<NewEvent> = events
-            .into_iter()
-            .zip(hashes)
-            .filter(|(event, hash)| {
-                let new_here = seen.0.insert(*hash);
-                named.contains(&event.uid) || new_here && !said.contains(hash)
-            })
-            .map(|(event, _)| event)
-            .collect();
+        let mut fresh = Vec::with_capacity(before);
+        for (event, hash) in events.into_iter().zip(hashes) {
+            let new_here = seen.hashes.insert(hash);
+            if known.names.contains(&event.uid) || new_here && !known.said.contains_key(&hash) {
+                fresh.push(event);
+                continue;
+            }
+            let said = known.said.get(&hash).into_iter().flatten();
+            seen.standing
+                .extend(said.filter(|(of, _)| of == source).map(|(_, name)| name.clone()));
+        }
         let duplicates = (before - fresh.len()) as u64;
         Ok((fresh, duplicates))
     }
 
     /// Which names of this source are known, and which texts stand already under any name.
-    async fn known(
-        &self,
-        source: &str,
-        events: &[NewEvent],
-        hashes: &[Uuid],
-    ) -> Result<(HashSet<String>, HashSet<Uuid>), LedgerError> {
+    async fn known(&self, source: &str, events: &[NewEvent], hashes: &[Uuid]) -> Result<Known, LedgerError> {
         let uids: Vec<&str> = events.iter().map(|event| event.uid.as_str()).collect();
         let sql = &self.0.sources.0.sql;
         let encode = |error| sqlx::Error::Encode(Box::new(error));
-        let (named, said): (Vec<(String,)>, Vec<(Uuid,)>) = sql
+        let (named, said): (Vec<(String,)>, Vec<Said>) = sql
             .within("look for known events", async {
                 let mut tx = sql.begin_read().await?;
                 let found = match tx.on() {
@@ -68,7 +87,7 @@ impl Discoverer {
                         .fetch_all(&mut *on)
                         .await?;
                         let said = sqlx::query_as(
-                            "select distinct content_hash from holdfast_events
+                            "select content_hash, coalesce(source, ''), uid from holdfast_events
                              where content_hash = any($1) and cancelled_at is null",
                         )
                         .bind(hashes)
@@ -88,7 +107,7 @@ impl Discoverer {
                         .fetch_all(&mut *on)
                         .await?;
                         let said = sqlx::query_as(
-                            "select distinct content_hash from holdfast_events
+                            "select content_hash, coalesce(source, ''), uid from holdfast_events
                              where content_hash in (select unhex(value) from json_each(?1)) and cancelled_at is null",
                         )
                         .bind(serde_json::to_string(&hex).map_err(encode)?)
@@ -101,9 +120,13 @@ impl Discoverer {
                 Ok(found)
             })
             .await?;
-        Ok((
-            named.into_iter().map(|(uid,)| uid).collect(),
-            said.into_iter().map(|(hash,)| hash).collect(),
-        ))
+        let mut known = Known {
+            names: named.into_iter().map(|(uid,)| uid).collect(),
+            said: HashMap::new(),
+        };
+        for (hash, source, uid) in said {
+            known.said.entry(hash).or_default().push((source, uid));
+        }
+        Ok(known)
     }
 }

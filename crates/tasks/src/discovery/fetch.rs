@@ -165,7 +165,7 @@ pub(super) fn unpacked(answer: &Answer, max_bytes: usize) -> Result<Body, Failur
     })
 }
 
-fn gunzip(packed: &[u8], max_bytes: usize, target: &str) -> Result<Vec<u8>, Failure> {
+pub(super) fn gunzip(packed: &[u8], max_bytes: usize, target: &str) -> Result<Vec<u8>, Failure> {
     // An empty body may be labelled so, too.
     if packed.is_empty() {
         return Ok(Vec::new());

@@ -24,17 +24,21 @@ impl Discoverer {
         report.entries += batch.len() as u64;
         let mut events = Vec::with_capacity(batch.len());
         for entry in batch {
-            let event = event_of(source, entry).tidy();
-            match event.check() {
-                Ok(()) => events.push(event),
-                Err(fault) => report.skip(Note::new(&event.title, fault.to_string())),
+            match sound(event_of(source, entry).tidy(), report) {
+                Ok(event) => events.push(event),
+                Err(note) => report.skip(note),
             }
         }
         let (events, duplicates) = self.fresh(&source.id.to_string(), events, seen).await?;
         report.duplicates += duplicates;
+        self.store(&events, report).await
+    }
+
+    /// Stores events, tells of those that are news, and reports what that did.
+    pub(super) async fn store(&self, events: &[NewEvent], report: &mut Report) -> Result<(), LedgerError> {
         let stored = match &self.0.announcer {
-            Some(announcer) => self.store_and_tell(&**announcer, &events, report).await?,
-            None => self.0.events.upsert(&events).await?,
+            Some(announcer) => self.store_and_tell(&**announcer, events, report).await?,
+            None => self.0.events.upsert(events).await?,
         };
         for (event, stored) in events.iter().zip(&stored) {
             let word = match stored.outcome {
@@ -44,7 +48,7 @@ impl Discoverer {
                 }
                 Outcome::Changed => {
                     report.changed += 1;
-                    "changed"
+                    if stored.cancelled { "cancelled" } else { "changed" }
                 }
                 Outcome::Unchanged => {
                     report.unchanged += 1;
@@ -91,6 +95,27 @@ impl Discoverer {
         }
         Ok(stored)
     }
+}
+
+/// An event as it can be stored: an optional field that cannot be is left out, and noted.
+fn sound(mut event: NewEvent, report: &mut Report) -> Result<NewEvent, Note> {
+    while let Err(fault) = event.check() {
+        match fault.field {
+            "url" if event.url.is_some() => event.url = None,
+            "category" if event.category.is_some() => event.category = None,
+            "place" if event.place.is_some() => event.place = None,
+            "description" if event.description.is_some() => event.description = None,
+            "ends_at" if event.ends_at.is_some() => event.ends_at = None,
+            "time_zone" if event.time_zone.is_some() => event.time_zone = None,
+            "lat" | "lon" if event.position.is_some() => event.position = None,
+            _ => return Err(Note::new(&event.title, fault.to_string())),
+        }
+        report.note(Note::new(
+            &event.title,
+            format!("is stored without a field: {fault}"),
+        ));
+    }
+    Ok(event)
 }
 
 fn event_of(source: &SourceRecord, entry: Entry) -> NewEvent {

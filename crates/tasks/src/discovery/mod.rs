@@ -15,6 +15,8 @@
 //!   database) fails the job, which is then tried again.
 //! - An event is (source, uid); what says the same as another source's event is not stored twice.
 //! - What is remembered for conditional requests is of an answer that was read to its end.
+//! - A calendar that was read to its end is all there is: what it does not name any more is cancelled (`missing.rs`). What it
+//!   repeats is written out as time passes, also while its server answers that nothing has changed (`horizon.rs`).
 //! - A run that began before an edit of its source stores its events and nothing of its report.
 //! - Nothing is unbounded: bytes (also unpacked), time, entries, notes and changes have limits with names.
 //!
@@ -22,12 +24,16 @@
 //! - *The server* refuses, hangs, floods, answers HTML or a bomb: the report says so, the source backs off, nothing else waits.
 //! - *The database is away*: beats try again at their next look, jobs by their retry policy. Batches that were stored stand,
 //!   and are the same when they are brought again.
+//! - *A run is timed out or cancelled*: its parse, which runs where the job cannot reach it, ends at its next step
+//!   ([`parse::Stop`]).
 //! - *A worker dies*: the job is rescued, and runs again.
 
 mod dedupe;
 mod edit;
 mod fetch;
+mod horizon;
 mod keep;
+mod missing;
 mod news;
 pub mod parse;
 mod reddit;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,8 +18,12 @@ use ulid::Ulid;
 use super::Discoverer;
 use super::dedupe::Seen;
 use super::fetch::{Body, Failure, Fetched, fetch, unpacked};
-use super::parse::{Entry, Form, Found, Note, Reading, parse, parse_page};
-use super::source::{SourceId, SourceKind, SourceRecord};
+use super::horizon::KeptBody;
+use super::missing::Inventory;
+use super::parse::{
+    Entry, Form, Found, Note, ParseFault, Reading, Sink, Stop, Survey, parse_page, parse_until,
+};
+use super::source::{Definition, SourceId, SourceKind, SourceRecord};
 use super::store::{Outcome as Noted, SourceError};
 
 /// Entries that are stored at once.
@@ -58,7 +63,7 @@ pub enum Status {
 pub struct Change {
     pub id: Ulid,
     pub title: String,
-    /// `inserted` or `changed`.
+    /// `inserted`, `changed` or `cancelled`.
     pub outcome: String,
 }
 
@@ -302,16 +307,83 @@ impl Discoverer {
             self.read_reddit(source, report, &mut seen).await?;
             return Ok(None);
         }
+        match self.fetched(source).await? {
+            Fetched::NotModified => self.read_again(source, report, &mut seen).await,
+            Fetched::Body(body) => self.read_new(source, body, report, &mut seen).await.map(Some),
+        }
+    }
+
+    async fn fetched(&self, source: &SourceRecord) -> Result<Fetched, Failure> {
         let settings = &self.0.sources.0.settings;
-        match fetch(&self.0.outbound, source, settings.timeout, settings.max_bytes).await? {
-            Fetched::NotModified => {
-                report.status = Status::Unchanged;
-                Ok(None)
+        fetch(&self.0.outbound, source, settings.timeout, settings.max_bytes).await
+    }
+
+    /// Reads an answer, and keeps it if it may be asked for again.
+    async fn read_new(
+        &self,
+        source: &SourceRecord,
+        body: Body,
+        report: &mut Report,
+        seen: &mut Seen,
+    ) -> Result<Validators, Broken> {
+        let validators = (body.etag.clone(), body.last_modified.clone());
+        let taken = self.take(source, body, report, seen).await?;
+        if source.definition.kind == SourceKind::Ical {
+            match &taken.kept {
+                Some(kept) => self.0.sources.keep_body(source, kept).await?,
+                None => self.0.sources.drop_body(source).await?,
             }
+        }
+        Ok(validators)
+    }
+
+    /// The server says that nothing has changed. What repeats is read again nevertheless when there is more of it to see.
+    async fn read_again(
+        &self,
+        source: &SourceRecord,
+        report: &mut Report,
+        seen: &mut Seen,
+    ) -> Result<Option<Validators>, Broken> {
+        report.status = Status::Unchanged;
+        if source.definition.kind != SourceKind::Ical {
+            return Ok(None);
+        }
+        let Some(kept) = self.0.sources.kept_body(source).await? else {
+            return Ok(None);
+        };
+        let settings = &self.0.sources.0.settings;
+        let until = ahead(clock::now(), settings.ahead);
+        if !kept.is_behind(until) {
+            return Ok(None);
+        }
+        if let Some(body) = kept.into_body(settings.max_bytes) {
+            match self.take(source, body, report, seen).await {
+                Ok(_) => {
+                    self.0.sources.move_horizon(source, until).await?;
+                    return Ok(None);
+                }
+                Err(Broken::Source(failure)) => {
+                    let reason = format!("cannot be read again, and is fetched anew: {failure}");
+                    report.note(Note::new("the body that was kept", reason));
+                }
+                Err(ours @ Broken::Ours(_)) => return Err(ours),
+            }
+        }
+        let unconditional = SourceRecord {
+            etag: None,
+            last_modified: None,
+            ..source.clone()
+        };
+        match self.fetched(&unconditional).await? {
             Fetched::Body(body) => {
-                let validators = (body.etag.clone(), body.last_modified.clone());
-                self.take(source, body, report, &mut seen).await?;
-                Ok(Some(validators))
+                report.status = Status::Ok;
+                self.read_new(source, body, report, seen).await.map(Some)
+            }
+            Fetched::NotModified => {
+                let reason =
+                    "says 304 to a request without conditions: what repeats is not written out any further";
+                report.note(Note::new("the server", reason));
+                Ok(None)
             }
         }
     }
@@ -330,7 +402,7 @@ impl Discoverer {
                 .reddit
                 .page(&source.definition, after.as_deref(), settings.timeout);
             let body = unpacked(&page.await?, settings.max_bytes)?;
-            after = self.take(source, body, report, seen).await?;
+            after = self.take(source, body, report, seen).await?.after;
             if after.is_none() {
                 break;
             }
@@ -338,41 +410,36 @@ impl Discoverer {
         Ok(())
     }
 
-    /// Reads a body while it stores what was read. What names the next page, if there is one.
+    /// Reads a body while it stores what was read; then cancels what a calendar does not name any more.
     async fn take(
         &self,
         source: &SourceRecord,
         body: Body,
         report: &mut Report,
         seen: &mut Seen,
-    ) -> Result<Option<String>, Broken> {
+    ) -> Result<Taken, Broken> {
         report.bytes += body.bytes.len() as u64;
         let settings = &self.0.sources.0.settings;
         let now = clock::now();
-        let window = (ago(now, settings.past), ahead(now, settings.ahead));
+        let (from, until) = (ago(now, settings.past), ahead(now, settings.ahead));
         let room = settings
             .max_entries
             .saturating_sub(usize::try_from(report.entries).unwrap_or(usize::MAX));
         let (sender, mut batches) = mpsc::channel(AHEAD);
         let definition = source.definition.clone();
+        let stop = StopOnDrop::default();
+        let stopped = Arc::clone(&stop.0);
         let reading = tokio::task::spawn_blocking(move || {
-            let form = match (definition.kind, &definition.mapping) {
-                (SourceKind::Json, Some(mapping)) => Form::Json(mapping),
-                (SourceKind::Ical, _) => Form::Calendar,
-                (SourceKind::Reddit, _) => Form::Reddit,
-                (SourceKind::Rss | SourceKind::Json, _) => Form::Feed,
-            };
             let reading = Reading {
                 zone: definition.zone(),
-                from: window.0,
-                until: window.1,
+                from,
+                until,
                 content_type: body.content_type.as_deref(),
                 url: &body.url,
             };
-            read_body(form, &body.bytes, &reading, room, &sender)
+            read_body(&definition, &body, &reading, room, &stopped, &sender)
         });
         while let Some(batch) = batches.recv().await {
-            // Dropping the receiver ends the reading.
             self.keep(source, batch, report, seen).await?;
         }
         let (tally, ended) = reading
@@ -383,7 +450,41 @@ impl Discoverer {
         for note in tally.notes {
             report.note(note);
         }
-        Ok(ended.map_err(|fault| Failure::new(fault.to_string()))?)
+        let ended = ended.map_err(|fault| Failure::new(fault.to_string()))?;
+        if let Some(survey) = ended.survey {
+            let inventory = Inventory {
+                names: tally.names,
+                survey,
+                until,
+            };
+            self.cancel_missing(source, &inventory, seen, report).await?;
+        }
+        Ok(ended.taken)
+    }
+}
+
+/// What a body leaves to do.
+#[derive(Default)]
+struct Taken {
+    /// Names the next page, if there is one.
+    after: Option<String>,
+    kept: Option<KeptBody>,
+}
+
+/// How reading a body ended.
+struct Ended {
+    taken: Taken,
+    /// Of a calendar.
+    survey: Option<Survey>,
+}
+
+/// Ends a parse whose run is dropped: by its timeout, a cancellation, or a failure to store.
+#[derive(Default)]
+struct StopOnDrop(Arc<Stop>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 
@@ -403,6 +504,8 @@ struct Tally {
     skipped: u64,
     outside: u64,
     notes: Vec<Note>,
+    /// Of the entries.
+    names: HashSet<String>,
 }
 
 impl Tally {
@@ -415,36 +518,43 @@ impl Tally {
 
 /// Reads a body and sends its entries off in batches, each name once; at most `room` of them.
 fn read_body(
-    form: Form<'_>,
-    body: &[u8],
+    definition: &Definition,
+    body: &Body,
     reading: &Reading<'_>,
     room: usize,
+    stop: &Stop,
     sender: &mpsc::Sender<Vec<Entry>>,
-) -> (Tally, Result<Option<String>, super::parse::ParseFault>) {
-    let (mut tally, mut batch, mut taken) = (Tally::default(), Vec::with_capacity(BATCH), 0);
-    let mut names: HashSet<String> = HashSet::new();
+) -> (Tally, Result<Ended, ParseFault>) {
+    let (mut tally, mut batch, mut cut) = (Tally::default(), Vec::with_capacity(BATCH), false);
+    // Waiting for the database is not reading. If nobody receives any more, the run was given up.
+    let send = |batch| {
+        let began = std::time::Instant::now();
+        let sent = sender.blocking_send(batch);
+        stop.excuse(began.elapsed());
+        if sent.is_ok() {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    };
     let mut sink = |found: Found| {
         match found {
             Found::Entry(entry) => {
-                if taken == room {
+                if tally.names.len() == room {
                     let reason =
                         format!("more than {room} entries (discovery.max_entries); the rest was not read");
                     tally.note(Note::new("the end", reason));
+                    cut = true;
                     return ControlFlow::Break(());
                 }
-                if !names.insert(entry.uid.clone()) {
+                if !tally.names.insert(entry.uid.clone()) {
                     tally.skipped += 1;
                     tally.note(Note::new(&entry.title, "has the name of an entry before it"));
                     return ControlFlow::Continue(());
                 }
-                taken += 1;
                 batch.push(*entry);
                 if batch.len() == BATCH {
-                    let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-                    // Nobody receives any more: the run was given up.
-                    if sender.blocking_send(full).is_err() {
-                        return ControlFlow::Break(());
-                    }
+                    return send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
                 }
             }
             Found::Skipped(note) => {
@@ -456,13 +566,45 @@ fn read_body(
         }
         ControlFlow::Continue(())
     };
-    let ended = match form {
-        Form::Reddit => parse_page(body, reading, &mut sink).map(|page| page.after),
-        form => parse(form, body, reading, &mut sink).map(|()| None),
-    };
+    let ended = read_form(definition, body, reading, stop, &mut sink);
     if !batch.is_empty() {
-        // As above: then it does not matter.
-        let _ = sender.blocking_send(batch);
+        let _ = send(batch);
     }
+    let ended = ended.map(|ended| Ended {
+        survey: ended.survey.filter(|_| !cut),
+        ..ended
+    });
     (tally, ended)
+}
+
+fn read_form(
+    definition: &Definition,
+    body: &Body,
+    reading: &Reading<'_>,
+    stop: &Stop,
+    sink: &mut Sink<'_>,
+) -> Result<Ended, ParseFault> {
+    let form = match (definition.kind, &definition.mapping) {
+        (SourceKind::Json, Some(mapping)) => Form::Json(mapping),
+        (SourceKind::Ical, _) => Form::Calendar,
+        (SourceKind::Reddit, _) => {
+            let page = parse_page(&body.bytes, reading, sink)?;
+            let taken = Taken {
+                after: page.after,
+                ..Taken::default()
+            };
+            return Ok(Ended { taken, survey: None });
+        }
+        (SourceKind::Rss | SourceKind::Json, _) => Form::Feed,
+    };
+    let survey = parse_until(form, &body.bytes, reading, stop, sink)?;
+    let asked_for_again = body.etag.is_some() || body.last_modified.is_some();
+    let keep = survey.repeats && asked_for_again;
+    Ok(Ended {
+        taken: Taken {
+            after: None,
+            kept: keep.then(|| KeptBody::of(body, reading.until)),
+        },
+        survey: matches!(form, Form::Calendar).then_some(survey),
+    })
 }

@@ -3,7 +3,7 @@
 use chrono_tz::Tz;
 use holdfast_tasks::discovery::parse::{Form, ParseFault};
 
-use crate::{Harvest, read, short};
+use crate::{Harvest, read, read_as, short};
 
 const RSS2: &str = include_str!("corpus/rss2.xml");
 const RSS1: &str = include_str!("corpus/rss1.xml");
@@ -143,6 +143,68 @@ fn xml_bombs_are_refused_and_deep_xml_does_no_harm() {
     let deep = format!("{}{}", "<a>".repeat(50_000), "</a>".repeat(50_000));
     let read = read(Form::Feed, rss(&deep).as_bytes(), None);
     assert!(read.is_ok_and(|harvest| harvest.entries.is_empty()));
+}
+
+#[test]
+fn titles_that_are_escaped_twice_and_html_are_read() {
+    for (written, title) in [
+        ("Caf&amp;eacute;", "Café"),
+        ("<![CDATA[Caf&amp;eacute; &euro; 5]]>", "Café € 5"),
+        ("&lt;b&gt;R&amp;amp;B&lt;/b&gt; &amp;ndash; live", "R&B – live"),
+        ("Caf&eacute;", "Café"),
+        ("Q&amp;A; AT&amp;T", "Q&A; AT&T"),
+    ] {
+        let title_of = |body: String| feed(body).entries[0].title.clone();
+        let item = item("x").replacen("<title>x</title>", &format!("<title>{written}</title>"), 1);
+        assert_eq!(title_of(rss(&item)), title, "{written}");
+    }
+    let json = r#"{"version": "https://jsonfeed.org/version/1", "items": [
+        {"title": "Caf&eacute;", "url": "/a", "date_published": "2030-06-01T18:00:00Z"}]}"#;
+    let harvest = feed(json);
+    assert_eq!(harvest.entries[0].title, "Café");
+    assert_eq!(harvest.entries[0].uid, "/a", "without an id, the link names it");
+}
+
+#[test]
+fn an_entry_without_a_guid_keeps_its_name() {
+    let item = |title: &str, link: &str| {
+        rss(&format!(
+            "<item><title>{title}</title>{link}<pubDate>2030-06-01T18:00:00Z</pubDate></item>"
+        ))
+    };
+    let name = |body: String| feed(body).entries[0].uid.clone();
+    let link = "<link>https://example.com/a</link>";
+    assert_eq!(name(item("A", link)), name(item("A, sold out", link)));
+    assert_eq!(
+        name(item("A", "")),
+        name(item("A", "<description>new</description>"))
+    );
+    assert_ne!(name(item("A", "")), name(item("B", "")));
+}
+
+#[test]
+fn a_header_that_is_wrong_about_the_encoding_gives_way_to_the_declaration() {
+    let mut body =
+        b"<?xml version=\"1.0\" encoding=\"windows-1251\"?><rss version=\"2.0\"><channel><title>x</title>\
+        <item><title>"
+            .to_vec();
+    body.extend(b"\xcf\xf0\xe8\xe2\xe5\xf2");
+    body.extend(b"</title><guid>a</guid><pubDate>2030-06-01T18:00:00Z</pubDate></item></channel></rss>");
+    for header in [
+        None,
+        Some("application/rss+xml; charset=utf-8"),
+        Some("text/xml; charset=UTF8"),
+    ] {
+        let harvest = read_as(Form::Feed, &body, None, header).unwrap();
+        assert_eq!(
+            (harvest.entries[0].title.as_str(), harvest.noted.len()),
+            ("Привет", 0),
+            "{header:?}"
+        );
+    }
+    // A header that may be right counts before the declaration.
+    let harvest = read_as(Form::Feed, &body, None, Some("text/xml; charset=iso-8859-5")).unwrap();
+    assert_ne!(harvest.entries[0].title, "Привет");
 }
 
 #[test]

@@ -6,8 +6,10 @@
 )]
 
 mod calendars;
+mod changes;
 mod feeds;
 mod mapped;
+mod others;
 
 use std::ops::ControlFlow;
 
@@ -56,12 +58,22 @@ pub(crate) fn moment(text: &str) -> DateTime<Utc> {
 
 /// Reads as of May 2030, a year ahead.
 pub(crate) fn read(form: Form<'_>, body: &[u8], zone: Option<Tz>) -> Result<Harvest, ParseFault> {
+    read_as(form, body, zone, None)
+}
+
+/// The same, with a content type.
+pub(crate) fn read_as(
+    form: Form<'_>,
+    body: &[u8],
+    zone: Option<Tz>,
+    content_type: Option<&str>,
+) -> Result<Harvest, ParseFault> {
     let url = Url::parse("https://example.com/feeds/all").unwrap();
     let reading = Reading {
         zone,
         from: moment("2030-05-01T00:00:00Z"),
         until: moment("2031-05-01T00:00:00Z"),
-        content_type: None,
+        content_type,
         url: &url,
     };
     let mut harvest = Harvest::default();

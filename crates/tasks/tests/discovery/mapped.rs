@@ -42,7 +42,7 @@ fn fields_are_found_where_the_mapping_says() {
     );
     assert_eq!(harvest.find("9").starts_at, epoch.starts_at);
     assert_eq!(harvest.find("9").time_zone.as_deref(), Some("Asia/Tokyo"));
-    assert_eq!((harvest.entries.len(), harvest.outside), (4, 1));
+    assert_eq!((harvest.entries.len(), harvest.outside), (5, 1));
 }
 
 #[test]
@@ -53,7 +53,6 @@ fn entries_of_no_use_are_skipped_with_the_place_that_is_wrong() {
         ("entry 5", "no title at /name"),
         ("entry 6", "no time"),
         ("entry 7", "Mars/Base"),
-        ("entry 8", "\"north\""),
         ("entry 9", "is no object"),
     ] {
         assert!(
@@ -62,7 +61,45 @@ fn entries_of_no_use_are_skipped_with_the_place_that_is_wrong() {
             harvest.reason(at)
         );
     }
-    assert_eq!(harvest.skipped.len(), 6);
+    assert_eq!(harvest.skipped.len(), 5);
+    assert_eq!(harvest.find("14").position, None);
+    assert!(
+        harvest.noted[0].reason.contains("\"north\""),
+        "{:?}",
+        harvest.noted
+    );
+}
+
+#[test]
+fn an_optional_field_that_cannot_be_read_costs_itself_and_a_note() {
+    for field in [
+        json!({"where": {"lat": "", "lng": ""}}),
+        json!({"where": {"lat": 95, "lng": 16}}),
+        json!({"when": {"from": "2030-06-01T18:00:00Z", "to": "late"}}),
+        json!({"when": {"from": "2030-06-01T18:00:00Z", "to": ["x"]}}),
+        json!({"when": {"from": "2030-06-01T18:00:00Z", "to": "2030-06-01T17:00:00Z"}}),
+        json!({"tz": "Mars/Base"}),
+        json!({"link": "mailto:a@example.com"}),
+    ] {
+        let mut entry = json!({"id": 1, "name": "x", "when": {"from": "2030-06-01T18:00:00Z"}});
+        let fields = field.as_object().unwrap().clone();
+        entry.as_object_mut().unwrap().extend(fields);
+        let harvest = mapped(&json!({"result": {"events": [entry]}}).to_string()).unwrap();
+        let read = harvest.find("1");
+        assert_eq!(short(read.starts_at), "2030-06-01T18:00", "{field}");
+        assert_eq!(
+            (read.ends_at, read.position, &read.url),
+            (None, None, &None),
+            "{field}"
+        );
+        assert_eq!((harvest.noted.len(), harvest.skipped.len()), (1, 0), "{field}");
+    }
+    let windows = json!({"result": {"events": [
+        {"id": 1, "name": "x", "when": {"from": "2030-06-01 18:00"}, "tz": "W. Europe Standard Time"}
+    ]}});
+    let harvest = mapped(&windows.to_string()).unwrap();
+    assert_eq!(short(harvest.find("1").starts_at), "2030-06-01T16:00");
+    assert_eq!(harvest.find("1").time_zone.as_deref(), Some("Europe/Berlin"));
 }
 
 #[test]

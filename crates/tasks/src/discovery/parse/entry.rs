@@ -1,6 +1,6 @@
 //! An entry of a source, and what makes it fit to be stored.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use sha2::{Digest, Sha256};
 use url::Url;
 use uuid::Uuid;
@@ -81,15 +81,47 @@ impl Entry {
         })
     }
 
-    /// One occurrence of what repeats.
-    pub(super) fn occurrence(&mut self, original: DateTime<Utc>) {
-        self.uid = name(&format!("{}#{}", self.uid, original.format("%Y%m%dT%H%M%SZ")));
+    /// One occurrence of what repeats: the one that was planned for this moment.
+    pub(super) fn occurrence(&mut self, planned: DateTime<Utc>) {
+        self.uid = format!("{}{}", self.uid, planned.format(OCCURRENCE));
     }
 }
 
-/// A name as it is, if it can be stored so.
-fn name(uid: &str) -> String {
-    if uid.len() <= MAX_UID && !uid.chars().any(char::is_control) {
+/// What follows the name of an event in the name of an occurrence: 17 bytes, of years with four digits.
+const OCCURRENCE: &str = "#%Y%m%dT%H%M%SZ";
+const OCCURRENCE_BYTES: usize = 17;
+
+/// The name of the event to which an entry belongs: an occurrence has its moment behind it.
+pub(super) fn event_of(name: &str) -> &str {
+    if is_occurrence(name) {
+        &name[..name.len() - OCCURRENCE_BYTES]
+    } else {
+        name
+    }
+}
+
+/// Whether a name is that of an occurrence.
+pub(in super::super) fn is_occurrence(name: &str) -> bool {
+    let at = name.len().checked_sub(OCCURRENCE_BYTES);
+    at.and_then(|at| name.split_at_checked(at))
+        .is_some_and(|(_, moment)| NaiveDateTime::parse_from_str(moment, OCCURRENCE).is_ok())
+}
+
+/// Degrees of a place on earth: latitude, longitude.
+pub(super) fn position(lat: &str, lon: &str) -> Option<(f64, f64)> {
+    let degrees = |text: &str, most: f64| -> Option<f64> {
+        text.trim()
+            .parse()
+            .ok()
+            .filter(|degrees: &f64| degrees.abs() <= most)
+    };
+    degrees(lat, 90.0).zip(degrees(lon, 180.0))
+}
+
+/// A name as it is, if it can be stored so, also with an occurrence behind it.
+pub(super) fn name(uid: &str) -> String {
+    let uid = uid.trim();
+    if uid.len() <= MAX_UID - OCCURRENCE_BYTES && !uid.chars().any(char::is_control) {
         return uid.to_owned();
     }
     digest("uid", &[uid])

@@ -12,7 +12,7 @@ use feed_rs::model::{self, FeedType};
 use feed_rs::parser::{Builder, ParseErrorKind, ParseFeedError};
 
 use super::entry::Texts;
-use super::text::{decode, is_html, plain, without_declaration};
+use super::text::{decode, is_html, plain, plain_line, without_declaration};
 use super::{Entry, Found, Note, ParseFault, Reading, Sink, dates, json};
 
 const EXPECTED: &str = "a feed";
@@ -96,7 +96,7 @@ fn found(entry: &model::Entry, index: usize, kind: &FeedType, reading: &Reading<
     if !reading.covers(starts_at, None) {
         return Found::Outside;
     }
-    let title = entry.title.as_ref().map(|title| plain(&title.content));
+    let title = entry.title.as_ref().map(|title| plain_line(&title.content));
     let summary = entry.summary.as_ref().map(|summary| summary.content.as_str());
     let content = entry.content.as_ref().and_then(|content| content.body.as_deref());
     let description = summary.or(content).map(plain);
@@ -109,6 +109,7 @@ fn found(entry: &model::Entry, index: usize, kind: &FeedType, reading: &Reading<
         .categories
         .first()
         .map(|category| category.label.as_ref().unwrap_or(&category.term));
+    let category = category.map(|category| plain_line(category));
     let texts = Texts {
         uid: Some(&entry.id),
         // What has no title is called by the beginning of what it says.
@@ -118,7 +119,7 @@ fn found(entry: &model::Entry, index: usize, kind: &FeedType, reading: &Reading<
             .or(description.as_deref()),
         description: description.as_deref(),
         url: link.map(|link| link.href.as_str()),
-        category: category.map(String::as_str),
+        category: category.as_deref(),
         place: None,
     };
     match Entry::new(&texts, starts_at, reading.url) {

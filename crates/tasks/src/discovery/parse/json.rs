@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::entry::Texts;
-use super::text::{decode, is_html, plain};
+use super::entry::{Texts, position};
+use super::ical::{iana, windows_zone};
+use super::text::{decode, is_html, plain, plain_line};
 use super::{Entry, Found, Note, ParseFault, Reading, Sink, dates};
 
 /// Longest pointer, in bytes.
@@ -136,8 +137,9 @@ pub(super) fn parse(
         return Ok(());
     }
     let list = list_at(&text, &mapping.entries, EXPECTED)?;
-    each(list, EXPECTED, &mut |index, raw| {
-        sink(entry(mapping, index, raw, reading))
+    each(list, EXPECTED, &mut |index, raw| match tree(index, raw) {
+        Ok(value) => entry(mapping, index, &value, reading, sink),
+        Err(note) => sink(Found::Skipped(note)),
     })
 }
 
@@ -161,7 +163,7 @@ pub(super) fn parse_feed(text: &str, reading: &Reading<'_>, sink: &mut Sink<'_>)
             Err(note) => return sink(Found::Skipped(note)),
         };
         fill_in_feed_entry(&mut raw_entry);
-        sink(entry_of(&mapping, index, &raw_entry, reading))
+        entry(&mapping, index, &raw_entry, reading, sink)
     })
 }
 
@@ -170,7 +172,9 @@ fn fill_in_feed_entry(entry: &mut Value) {
     let Some(fields) = entry.as_object_mut() else {
         return;
     };
-    let alternatives: [(&str, &[&str]); 4] = [
+    // What has no id is named by its link.
+    let alternatives: [(&str, &[&str]); 5] = [
+        ("id", &["url", "external_url"]),
         ("summary", &["content_text", "content_html"]),
         ("title", &["summary", "content_text", "content_html"]),
         ("date_published", &["date_modified"]),
@@ -267,50 +271,97 @@ fn place(index: usize) -> String {
     format!("entry {}", index + 1)
 }
 
-fn entry(mapping: &Mapping, index: usize, raw: &RawValue, reading: &Reading<'_>) -> Found {
-    match tree(index, raw) {
-        Ok(value) => entry_of(mapping, index, &value, reading),
-        Err(note) => Found::Skipped(note),
-    }
-}
-
-fn entry_of(mapping: &Mapping, index: usize, value: &Value, reading: &Reading<'_>) -> Found {
-    match read(mapping, value, reading) {
+/// Hands over an entry, after a note of the optional fields that could not be read.
+fn entry(
+    mapping: &Mapping,
+    index: usize,
+    value: &Value,
+    reading: &Reading<'_>,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
+    let mut faults = Vec::new();
+    let found = match read(mapping, value, reading, &mut faults) {
         Ok(Some(entry)) => Found::Entry(Box::new(entry)),
-        Ok(None) => Found::Outside,
-        Err(reason) => Found::Skipped(Note::new(place(index), reason)),
+        Ok(None) => return sink(Found::Outside),
+        Err(reason) => return sink(Found::Skipped(Note::new(place(index), reason))),
+    };
+    if !faults.is_empty() {
+        let note = Note::new(
+            place(index),
+            format!("is read without a field: it {}", faults.join("; ")),
+        );
+        if sink(Found::Noted(note)).is_break() {
+            return ControlFlow::Break(());
+        }
     }
+    sink(found)
 }
 
-fn read(mapping: &Mapping, value: &Value, reading: &Reading<'_>) -> Result<Option<Entry>, String> {
+/// An optional value, or `None` and a fault.
+fn unless<T>(read: Result<Option<T>, String>, faults: &mut Vec<String>) -> Option<T> {
+    read.unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    })
+}
+
+/// The zone of an entry's times. One that cannot be read matters to times that name no offset alone.
+fn zone_of(
+    name: Option<&str>,
+    starts: Option<&Value>,
+    faults: &mut Vec<String>,
+) -> Result<Option<Tz>, String> {
+    let Some(name) = name.map(str::trim).filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    if let Some(zone) = iana(name).or_else(|| windows_zone(name)) {
+        return Ok(Some(zone));
+    }
+    let fault = format!("names the time zone {name:?}, which is no IANA zone");
+    let text = starts.and_then(Value::as_str).unwrap_or_default();
+    let floats = dates::parse(text, Tz::UTC) != dates::parse(text, Tz::Asia__Tokyo);
+    if floats {
+        return Err(fault);
+    }
+    faults.push(fault);
+    Ok(None)
+}
+
+fn read(
+    mapping: &Mapping,
+    value: &Value,
+    reading: &Reading<'_>,
+    faults: &mut Vec<String>,
+) -> Result<Option<Entry>, String> {
     if !value.is_object() && !value.is_array() {
         return Err("is no object".to_owned());
     }
     let at = |pointer: &Option<String>| text_at(value, pointer.as_deref());
     let zone_name = at(&mapping.time_zone);
-    let zone = match &zone_name {
-        Some(name) => name
-            .parse::<Tz>()
-            .map_err(|_| format!("names the time zone {name:?}, which is no IANA zone"))?,
-        None => reading.zone(),
-    };
+    let named = zone_of(zone_name.as_deref(), value.pointer(&mapping.starts_at), faults)?;
+    let zone = named.unwrap_or(reading.zone());
     let starts_at = moment(value, &mapping.starts_at, zone)?.ok_or_else(|| {
         format!(
             "has nothing at {}, where it should say when it starts",
             mapping.starts_at
         )
     })?;
-    let ends_at = match &mapping.ends_at {
-        Some(pointer) => moment(value, pointer, zone)?,
-        None => None,
-    };
+    let ends_at = mapping
+        .ends_at
+        .as_ref()
+        .map_or(Ok(None), |pointer| moment(value, pointer, zone));
+    let mut ends_at = unless(ends_at, faults);
+    if ends_at.is_some_and(|ends| ends < starts_at) {
+        faults.push("ends before it begins".to_owned());
+        ends_at = None;
+    }
     if !reading.covers(starts_at, ends_at) {
         return Ok(None);
     }
     let (uid, description) = (at(&mapping.uid), at(&mapping.description));
     let (url, category, place) = (at(&mapping.url), at(&mapping.category), at(&mapping.place));
     let title = text_at(value, Some(&mapping.title));
-    let title = title.as_deref().map(plain);
+    let title = title.as_deref().map(plain_line);
     let description = description.as_deref().map(plain);
     let texts = Texts {
         uid: uid.as_deref(),
@@ -323,8 +374,14 @@ fn read(mapping: &Mapping, value: &Value, reading: &Reading<'_>) -> Result<Optio
     let mut entry = Entry::new(&texts, starts_at, reading.url)
         .ok_or_else(|| format!("has no title at {}", mapping.title))?;
     entry.ends_at = ends_at;
-    entry.time_zone = zone_name.or_else(|| reading.zone.map(|zone| zone.name().to_owned()));
-    entry.position = position(mapping, value)?;
+    entry.time_zone = named.or(reading.zone).map(|zone| zone.name().to_owned());
+    entry.position = unless(place_of(mapping, value), faults);
+    if let (Some(url), None) = (url.filter(|url| !url.trim().is_empty()), &entry.url) {
+        faults.push(format!(
+            "says {url:?} at {}, which is no address of the web",
+            mapping.url.as_deref().unwrap_or_default()
+        ));
+    }
     entry.cancelled = at(&mapping.cancelled).is_some_and(|text| {
         matches!(
             text.to_ascii_lowercase().as_str(),
@@ -362,16 +419,14 @@ fn moment(value: &Value, pointer: &str, zone: Tz) -> Result<Option<DateTime<Utc>
     }
 }
 
-fn position(mapping: &Mapping, value: &Value) -> Result<Option<(f64, f64)>, String> {
-    let degrees = |pointer: &Option<String>| -> Result<Option<f64>, String> {
-        let Some(text) = text_at(value, pointer.as_deref()) else {
-            return Ok(None);
-        };
-        let pointer = pointer.as_deref().unwrap_or_default();
-        let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
-        number
-            .map(Some)
-            .ok_or_else(|| format!("says {text:?} at {pointer}, which is no number of degrees"))
-    };
-    Ok(degrees(&mapping.lat)?.zip(degrees(&mapping.lon)?))
+fn place_of(mapping: &Mapping, value: &Value) -> Result<Option<(f64, f64)>, String> {
+    let text = |pointer: &Option<String>| text_at(value, pointer.as_deref());
+    match (text(&mapping.lat), text(&mapping.lon)) {
+        (Some(lat), Some(lon)) => position(&lat, &lon).map(Some).ok_or_else(|| {
+            let at = mapping.lat.as_deref().unwrap_or_default();
+            format!("says {lat:?}, {lon:?} at {at}, which are no degrees of latitude and longitude")
+        }),
+        // Half a place is none.
+        _ => Ok(None),
+    }
 }

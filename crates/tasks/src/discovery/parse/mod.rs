@@ -15,9 +15,12 @@ mod feed;
 pub mod ical;
 pub mod json;
 mod reddit;
+mod stop;
 mod text;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -25,8 +28,10 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use self::entry::Entry;
+pub(super) use self::entry::is_occurrence;
 pub use self::json::Mapping;
 pub(super) use self::reddit::parse as parse_page;
+pub use self::stop::{MAX_READING, Stop};
 
 /// Longest text of a note, in characters.
 const MAX_NOTE: usize = 200;
@@ -113,6 +118,8 @@ pub enum ParseFault {
     Not { expected: &'static str, reason: String },
     #[error("the answer declares XML entities, which are not expanded")]
     Entities,
+    #[error("the answer was not read to its end within {} s", .0.as_secs())]
+    Stopped(Duration),
 }
 
 impl ParseFault {
@@ -124,7 +131,54 @@ impl ParseFault {
     }
 }
 
-/// Reads a body.
+/// What a body was read to.
+#[derive(Debug)]
+pub struct Survey {
+    /// To its own end, and nothing is known to be missing: what it does not name is not there. A feed shows its newest
+    /// entries, and is never whole.
+    pub(super) whole: bool,
+    /// It has rules: there is more beyond the window.
+    pub(super) repeats: bool,
+    /// Names of events that were not read, or not to their end.
+    unread: HashSet<String>,
+}
+
+impl Default for Survey {
+    fn default() -> Self {
+        Self {
+            whole: true,
+            repeats: false,
+            unread: HashSet::new(),
+        }
+    }
+}
+
+impl Survey {
+    /// Of a body that shows a part of what there is.
+    fn of_part() -> Self {
+        Self {
+            whole: false,
+            ..Self::default()
+        }
+    }
+
+    /// An event was not read to its end: what is missing of it proves nothing.
+    fn leave_alone(&mut self, uid: Option<&str>) {
+        match uid {
+            Some(uid) => {
+                self.unread.insert(entry::name(uid));
+            }
+            None => self.whole = false,
+        }
+    }
+
+    /// Whether an entry that was not found is gone.
+    pub(super) fn vouches_for(&self, name: &str) -> bool {
+        self.whole && !self.unread.contains(entry::event_of(name))
+    }
+}
+
+/// Reads a body, for as long as [`MAX_READING`] allows.
 ///
 /// # Errors
 /// It is not what `form` says. What was handed over until then stands.
@@ -134,12 +188,36 @@ pub fn parse(
     reading: &Reading<'_>,
     sink: &mut Sink<'_>,
 ) -> Result<(), ParseFault> {
-    match form {
-        Form::Calendar => ical::parse(body, reading, sink),
-        Form::Feed => feed::parse(body, reading, sink),
-        Form::Json(mapping) => json::parse(mapping, body, reading, sink),
-        Form::Reddit => reddit::parse(body, reading, sink).map(drop),
+    parse_until(form, body, reading, &Stop::default(), sink).map(drop)
+}
+
+/// Reads a body until it ends or is stopped.
+///
+/// # Errors
+/// It is not what `form` says, or the parse was stopped. What was handed over until then stands.
+pub fn parse_until(
+    form: Form<'_>,
+    body: &[u8],
+    reading: &Reading<'_>,
+    stop: &Stop,
+    sink: &mut Sink<'_>,
+) -> Result<Survey, ParseFault> {
+    let mut halting = |found: Found| {
+        if stop.is_due() {
+            return ControlFlow::Break(());
+        }
+        sink(found)
+    };
+    let survey = match form {
+        Form::Calendar => return ical::parse(body, reading, stop, sink),
+        Form::Feed => feed::parse(body, reading, &mut halting),
+        Form::Json(mapping) => json::parse(mapping, body, reading, &mut halting),
+        Form::Reddit => reddit::parse(body, reading, &mut halting).map(drop),
+    };
+    if stop.is_due() {
+        return Err(ParseFault::Stopped(stop.limit()));
     }
+    survey.map(|()| Survey::of_part())
 }
 
 /// On one line, and cut.

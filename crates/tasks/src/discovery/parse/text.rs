@@ -3,35 +3,49 @@
 use std::borrow::Cow;
 
 use encoding_rs::{Encoding, ISO_2022_JP, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+use quick_xml::escape::resolve_html5_entity;
 
 use super::Note;
 
 /// How far into a body its declaration is looked for.
 const PROLOG: usize = 256;
 
-/// Longest entity, `&` and `;` included.
-const MAX_ENTITY: usize = 12;
+/// Longest entity, `&` and `;` included: `&CounterClockwiseContourIntegral;`.
+const MAX_ENTITY: usize = 33;
 
 /// A body as text, and what was odd about it.
 ///
-/// A byte order mark decides; then UTF-8 wherever it is valid, whatever is declared, because servers declare what they
-/// were installed with; then the declared encoding (of the header, then of the XML declaration); then Windows-1252, in
-/// which every byte means something.
+/// A byte order mark decides. Without one, UTF-8 counts wherever it is valid, whatever is declared: servers declare what they
+/// were installed with, and text of another encoding is not valid UTF-8 by chance. Then the header's encoding counts, then
+/// that of the XML declaration, then what the first bytes of UTF-16 show, and then Windows-1252, in which every byte means
+/// something. A header that says UTF-8 of bytes that are none is wrong, and passed over; a declaration likewise.
 pub(super) fn decode<'a>(body: &'a [u8], content_type: Option<&str>) -> (Cow<'a, str>, Option<Note>) {
     if let Some((encoding, length)) = Encoding::for_bom(body) {
         return decoded(encoding, &body[length..]);
     }
-    let declared = content_type.and_then(charset).or_else(|| declaration(body));
-    let ambiguous = declared.is_some_and(|encoding| [ISO_2022_JP, UTF_16BE, UTF_16LE].contains(&encoding));
+    let declared = [content_type.and_then(charset), declaration(body), wide(body)];
+    let mut declared = declared.into_iter().flatten();
+    let first = declared.clone().next();
+    // In these, too, text may be valid UTF-8.
+    let ambiguous = first.is_some_and(|encoding| [ISO_2022_JP, UTF_16BE, UTF_16LE].contains(&encoding));
     if !ambiguous && let Ok(text) = std::str::from_utf8(body) {
         return (Cow::Borrowed(text), None);
     }
-    if let Some(encoding) = declared.filter(|encoding| *encoding != UTF_8) {
+    if let Some(encoding) = declared.find(|encoding| *encoding != UTF_8) {
         return decoded(encoding, body);
     }
     let (text, _) = WINDOWS_1252.decode_without_bom_handling(body);
     let note = Note::new("encoding", "is not UTF-8; it was read as Windows-1252");
     (text, Some(note))
+}
+
+/// UTF-16 without a byte order mark: what a text of markup, JSON or a calendar begins with is ASCII.
+fn wide(body: &[u8]) -> Option<&'static Encoding> {
+    match body {
+        [0, 1..=127, 0, 1..=127, ..] => Some(UTF_16BE),
+        [1..=127, 0, 1..=127, 0, ..] => Some(UTF_16LE),
+        _ => None,
+    }
 }
 
 fn decoded<'a>(encoding: &'static Encoding, body: &'a [u8]) -> (Cow<'a, str>, Option<Note>) {
@@ -50,7 +64,7 @@ fn charset(content_type: &str) -> Option<&'static Encoding> {
         .skip(1)
         .filter_map(|parameter| parameter.split_once('='))
         .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
-        .and_then(|(_, value)| Encoding::for_label(value.trim().trim_matches('"').as_bytes()))
+        .and_then(|(_, value)| Encoding::for_label(value.trim().trim_matches(['"', '\'']).as_bytes()))
 }
 
 /// The encoding of an XML declaration, which is readable in every encoding that it can name.
@@ -122,11 +136,16 @@ pub(super) fn plain(html: &str) -> Cow<'_, str> {
     }
     let mut plain = String::with_capacity(html.len());
     let mut rest = html;
+    // Looked for once: a tag for each `<` would be a search to the end for each.
+    let last = html.rfind('>').unwrap_or_default();
     while let Some(at) = rest.find(['<', '&']) {
         plain.push_str(&rest[..at]);
         rest = &rest[at..];
         rest = if rest.starts_with('&') {
             entity(rest, &mut plain)
+        } else if html.len() - rest.len() > last {
+            plain.push('<');
+            &rest[1..]
         } else {
             tag(rest, &mut plain)
         };
@@ -135,39 +154,60 @@ pub(super) fn plain(html: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
+/// [`plain`], of what ends up on one line. Titles are often escaped once more than their format requires (`&amp;eacute;`),
+/// and no title is about entities.
+pub(super) fn plain_line(html: &str) -> Cow<'_, str> {
+    let once = plain(html);
+    let names_one = once.split('&').skip(1).any(|rest| {
+        let name = rest.split(';').next().unwrap_or_default();
+        name.len() < MAX_ENTITY && character(name).is_some() && rest.len() > name.len()
+    });
+    if names_one {
+        Cow::Owned(entities(&once))
+    } else {
+        once
+    }
+}
+
+/// Text whose entities are characters.
+fn entities(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('&') {
+        plain.push_str(&rest[..at]);
+        rest = entity(&rest[at..], &mut plain);
+    }
+    plain.push_str(rest);
+    plain
+}
+
 /// Passes an entity; `rest` begins with it.
 fn entity<'a>(rest: &'a str, plain: &mut String) -> &'a str {
     let head = cut(rest, MAX_ENTITY);
-    let Some(end) = head.find(';') else {
-        plain.push('&');
-        return &rest[1..];
-    };
-    let name = &head[1..end];
-    let code = |digits: &str, radix| u32::from_str_radix(digits, radix).ok().and_then(char::from_u32);
-    let character = match name {
-        "amp" => Some('&'),
-        "lt" => Some('<'),
-        "gt" => Some('>'),
-        "quot" => Some('"'),
-        "apos" => Some('\''),
-        "nbsp" => Some(' '),
-        "ndash" => Some('–'),
-        "mdash" => Some('—'),
-        "hellip" => Some('…'),
-        _ => match name.strip_prefix('#') {
-            Some(number) => match number.strip_prefix(['x', 'X']) {
-                Some(hex) => code(hex, 16),
-                None => code(number, 10),
-            },
-            None => None,
-        },
-    };
-    if let Some(character) = character {
-        plain.push(character);
+    if let Some(end) = head.find(';')
+        && let Some(text) = character(&head[1..end])
+    {
+        plain.push_str(&text);
         return &rest[end + 1..];
     }
     plain.push('&');
     &rest[1..]
+}
+
+/// The text of an entity's name: those of HTML, and numbers.
+fn character(name: &str) -> Option<Cow<'static, str>> {
+    let code = |digits: &str, radix| u32::from_str_radix(digits, radix).ok().and_then(char::from_u32);
+    if name == "nbsp" {
+        return Some(Cow::Borrowed(" "));
+    }
+    let Some(number) = name.strip_prefix('#') else {
+        return resolve_html5_entity(name).map(Cow::Borrowed);
+    };
+    let character = match number.strip_prefix(['x', 'X']) {
+        Some(hex) => code(hex, 16),
+        None => code(number, 10),
+    };
+    character.map(|character| Cow::Owned(character.to_string()))
 }
 
 /// Passes a tag, or a `<` that begins none; `rest` begins with it.
@@ -230,6 +270,18 @@ mod tests {
         );
         let utf16: Vec<u8> = "\u{feff}Café".encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert_eq!(text(&utf16, None), fine("Café"));
+        // What the header says of the bytes cannot be: the declaration may be right.
+        let cyrillic = b"<?xml version='1.0' encoding='windows-1251'?><a>\xcf\xf0\xe8\xe2\xe5\xf2</a>";
+        for header in [
+            Some("text/xml; charset=utf-8"),
+            Some("text/xml; charset='nonsense'"),
+            None,
+        ] {
+            let (read, noted) = text(cyrillic, header);
+            assert!(read.ends_with("<a>Привет</a>") && !noted, "{header:?}: {read}");
+        }
+        let wide: Vec<u8> = "<a>Café</a>".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert_eq!(text(&wide, Some("text/xml; charset=utf-8")), fine("<a>Café</a>"));
         assert_eq!(
             text(b"\x1b$B%+\x1b(B", Some("text/xml;charset=iso-2022-jp")),
             fine("カ")
@@ -281,9 +333,35 @@ mod tests {
             ("x<script>alert(1)</SCRIPT>y<style>p{}", "xy"),
             ("<b>unclosed", "unclosed"),
             ("1 <2", "1 <2"),
+            ("Caf&eacute; &euro;5 &rarr;", "Café €5 →"),
+            ("Caf&amp;eacute;", "Caf&eacute;"),
         ] {
             assert_eq!(plain(html), text, "{html}");
         }
+    }
+
+    #[test]
+    fn a_title_that_is_escaped_twice_is_read() {
+        for (html, text) in [
+            ("Caf&amp;eacute;", "Café"),
+            ("Caf&amp;#233; &amp;amp; Bar", "Café & Bar"),
+            ("Caf&eacute; & Bar; AT&T; Q&A", "Café & Bar; AT&T; Q&A"),
+            ("1 &lt; 2", "1 < 2"),
+            ("<b>R&amp;B</b>", "R&B"),
+        ] {
+            assert_eq!(plain_line(html), text, "{html}");
+        }
+    }
+
+    #[test]
+    fn markup_without_ends_takes_no_longer_than_text() {
+        // A search to the end for each of them would take hours.
+        let open = "<a".repeat(4 << 20);
+        assert_eq!(plain(&open).len(), open.len());
+        let scripts = "<script>".repeat(1 << 20);
+        assert_eq!(plain(&scripts), "");
+        let odd = "&a".repeat(4 << 20);
+        assert_eq!(plain_line(&odd).len(), odd.len());
     }
 
     proptest! {

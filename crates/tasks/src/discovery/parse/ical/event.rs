@@ -1,69 +1,88 @@
 //! An event of a calendar as entries: one, or each occurrence within the window.
+//!
+//! Only `DTSTART`, a readable `RECURRENCE-ID` (of an entry that has one) and something to call it by are needed. Any other
+//! property that cannot be read is left out, with a note: a rule that is refused leaves the first occurrence.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 
-use super::reader::Event;
-use super::recur::{self, Budget, MAX_OCCURRENCES};
+use super::length::Length;
+use super::reader::{Event, Listed, ListedEnd};
+use super::recur::{self, MAX_OCCURRENCES, Meter, Start, Window};
+use super::series::{AllSeries, Series};
 use super::when::{Clock, Stamp, duration};
-use super::zone::{Zone, Zones};
-use crate::discovery::parse::entry::Texts;
+use super::zone::{Begin, Zones};
+use crate::discovery::parse::entry::{Texts, position};
 use crate::discovery::parse::text::one_line;
-use crate::discovery::parse::{Entry, Found, Note, Reading, Sink};
+use crate::discovery::parse::{Entry, Found, Note, Reading, Sink, Survey};
+
+/// How far an occurrence may be moved by an entry for all that follow: occurrences are planned for so much more than the
+/// window.
+const MAX_SHIFT: TimeDelta = TimeDelta::days(366);
 
 /// Writes events out.
 pub(super) struct Writer<'a> {
-    zones: &'a Zones,
-    replaced: &'a HashMap<String, Vec<Stamp>>,
-    reading: &'a Reading<'a>,
-    budget: Budget,
+    pub(super) zones: &'a Zones<'a>,
+    pub(super) series: &'a AllSeries,
+    pub(super) reading: &'a Reading<'a>,
+    pub(super) meter: &'a Meter<'a>,
+    pub(super) survey: &'a mut Survey,
 }
 
-/// When something begins.
-#[derive(Debug, Clone)]
-struct Begin {
-    local: NaiveDateTime,
-    zone: Arc<Zone>,
-    whole_day: bool,
+/// The occurrences of a series from one moment on.
+struct Part {
+    /// For which they were planned.
+    from: DateTime<Utc>,
+    /// How far they are moved, by the clock of `begin`.
+    shift: TimeDelta,
+    begin: Begin,
+    length: Length,
+    entry: Entry,
 }
 
-impl Begin {
-    fn utc(&self) -> DateTime<Utc> {
-        self.zone.to_utc(self.local)
-    }
+/// An occurrence within the window.
+struct Placed {
+    part: usize,
+    planned: DateTime<Utc>,
+    starts: DateTime<Utc>,
+    ends: Option<DateTime<Utc>>,
 }
 
-/// How long it lasts.
-#[derive(Debug, Clone, Copy)]
-enum Length {
-    Unknown,
-    /// Elapsed time.
-    Exact(TimeDelta),
-    /// Days on the calendar, which may have 23 or 25 hours.
-    Days(TimeDelta),
+/// What an event amounts to.
+enum Output {
+    /// It is not a thing of its own.
+    Nothing,
+    One(Found),
+    Many(Vec<Part>, Vec<Placed>),
 }
 
-impl Length {
-    fn end(self, begin: &Begin) -> Option<DateTime<Utc>> {
-        match self {
-            Self::Unknown => None,
-            Self::Exact(span) => begin.utc().checked_add_signed(span),
-            Self::Days(span) => Some(begin.zone.to_utc(begin.local.checked_add_signed(span)?)),
+impl Output {
+    fn hand_over(self, sink: &mut Sink<'_>) -> ControlFlow<()> {
+        let (parts, placed) = match self {
+            Self::Nothing => return ControlFlow::Continue(()),
+            Self::One(found) => return sink(found),
+            Self::Many(_, placed) if placed.is_empty() => return sink(Found::Outside),
+            Self::Many(parts, placed) => (parts, placed),
+        };
+        for one in placed {
+            let Some(part) = parts.get(one.part) else { continue };
+            let mut entry = part.entry.clone();
+            (entry.starts_at, entry.ends_at) = (one.starts, one.ends);
+            entry.occurrence(one.planned);
+            if sink(Found::Entry(Box::new(entry))).is_break() {
+                return ControlFlow::Break(());
+            }
         }
-    }
-
-    fn span(self) -> TimeDelta {
-        match self {
-            Self::Unknown => TimeDelta::zero(),
-            Self::Exact(span) | Self::Days(span) => span,
-        }
+        ControlFlow::Continue(())
     }
 }
 
-/// Occurrences that do not take place, or have an entry of their own.
+/// By the series' own clock; of a period in `RDATE` with its own length.
+type Dates = BTreeMap<NaiveDateTime, Option<Length>>;
+
+/// Occurrences that do not take place.
 #[derive(Default)]
 struct Except {
     moments: HashSet<DateTime<Utc>>,
@@ -71,157 +90,118 @@ struct Except {
     days: HashSet<NaiveDate>,
 }
 
-impl<'a> Writer<'a> {
-    pub(super) fn new(
-        zones: &'a Zones,
-        replaced: &'a HashMap<String, Vec<Stamp>>,
-        reading: &'a Reading<'a>,
-    ) -> Self {
-        Self {
-            zones,
-            replaced,
-            reading,
-            budget: Budget::default(),
-        }
-    }
-
+impl Writer<'_> {
     /// Hands over what an event amounts to.
-    pub(super) fn write(&mut self, event: &Event, sink: &mut Sink<'_>) -> ControlFlow<()> {
-        let place = || {
-            let title = event.summary.as_deref().map(one_line);
-            format!(
-                "line {}{}",
-                event.line,
-                title.map_or_else(String::new, |title| format!(" ({title})"))
-            )
-        };
-        match self.entries(event, &place, sink) {
+    pub(super) fn write(&mut self, mut event: Event, sink: &mut Sink<'_>) -> ControlFlow<()> {
+        let title = event.summary.as_deref().map(one_line);
+        let title = title.map_or_else(String::new, |title| format!(" ({title})"));
+        let place = format!("line {}{title}", event.line);
+        if let Some(reason) = self.series.superseded(&event, self.zones) {
+            return sink(Found::Skipped(Note::new(place, reason)));
+        }
+        match self.entries(&mut event, &place, sink) {
             Ok(flow) => flow,
-            Err(reason) => sink(Found::Skipped(Note::new(place(), reason))),
+            Err(reason) => {
+                self.survey.leave_alone(event.uid.as_deref());
+                sink(Found::Skipped(Note::new(place, reason)))
+            }
         }
     }
 
     fn entries(
         &mut self,
-        event: &Event,
-        place: &dyn Fn() -> String,
+        event: &mut Event,
+        place: &str,
         sink: &mut Sink<'_>,
     ) -> Result<ControlFlow<()>, String> {
-        let start = event.start.as_ref().ok_or("has no DTSTART")?;
-        let begin = self.begin(start)?;
-        let length = self.length(event, &begin)?;
-        let entry = self.entry(event, &begin)?;
+        let series = self.series.find(event);
+        let part = self.part(event, series)?;
+        let found = match event.original.take() {
+            Some(original) => Output::One(self.replacement(&original?, series, part)?),
+            None if event.rules.is_empty() && event.dates.is_empty() => self.single(series, part),
+            None => self.occurrences(event, series, part),
+        };
         if event.overfull {
-            let note = Note::new(place(), "lists more rules or dates than are read");
-            if sink(Found::Noted(note)).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
+            event.fault("the rest", "it lists more rules or dates than are read");
+            self.survey.leave_alone(event.uid.as_deref());
         }
-        let repeats = !event.rules.is_empty() || !event.dates.is_empty();
-        if !repeats || event.original.is_some() {
-            return self.single(event, entry, &begin, length, sink);
+        if !event.faults.is_empty()
+            && sink(Found::Noted(Note::new(place, event.faults.join("; ")))).is_break()
+        {
+            return Ok(ControlFlow::Break(()));
         }
-        let (dates, cut) = self.dates(event, &begin, length)?;
-        if cut {
-            let reason = format!("takes place more than {MAX_OCCURRENCES} times; the first ones are kept");
-            if sink(Found::Noted(Note::new(place(), reason))).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        if dates.is_empty() {
-            return Ok(sink(Found::Outside));
-        }
-        for local in dates {
-            let begin = Begin {
-                local,
-                ..begin.clone()
-            };
-            let mut occurrence = entry.clone();
-            occurrence.starts_at = begin.utc();
-            occurrence.ends_at = length.end(&begin);
-            occurrence.occurrence(occurrence.starts_at);
-            if sink(Found::Entry(Box::new(occurrence))).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+        Ok(found.hand_over(sink))
     }
 
-    /// What does not repeat, or replaces one occurrence of what does.
-    fn single(
-        &self,
-        event: &Event,
-        mut entry: Entry,
-        begin: &Begin,
-        length: Length,
-        sink: &mut Sink<'_>,
-    ) -> Result<ControlFlow<()>, String> {
-        entry.ends_at = length.end(begin);
-        if let Some(original) = &event.original {
-            entry.occurrence(self.begin(original)?.utc());
-        }
-        if !self.reading.covers(entry.starts_at, entry.ends_at) {
-            return Ok(sink(Found::Outside));
-        }
-        Ok(sink(Found::Entry(Box::new(entry))))
-    }
-
-    fn begin(&self, stamp: &Stamp) -> Result<Begin, String> {
-        let zone = |zones: &Zones| match &stamp.zone {
-            Some(id) => zones.find(id),
-            None => Ok(Arc::clone(zones.own())),
-        };
-        Ok(match stamp.clock()? {
-            Clock::Day(day) => Begin {
-                local: day.and_time(NaiveTime::MIN),
-                zone: zone(self.zones)?,
-                whole_day: true,
-            },
-            Clock::Local(local) => Begin {
-                local,
-                zone: zone(self.zones)?,
-                whole_day: false,
-            },
-            Clock::Utc(local) => Begin {
-                local,
-                zone: Arc::clone(self.zones.utc()),
-                whole_day: false,
-            },
+    /// An event as one part: all that it says but when else it takes place.
+    fn part(&self, event: &mut Event, series: Option<&Series>) -> Result<Part, String> {
+        let start = event.start.take().ok_or("has no DTSTART")??;
+        let begin = Begin::of(&start, self.zones, None)?;
+        let length = self.length(event, &begin);
+        Ok(Part {
+            from: begin.utc(),
+            shift: TimeDelta::zero(),
+            entry: self.entry(event, series, &begin)?,
+            begin,
+            length,
         })
     }
 
-    fn length(&self, event: &Event, begin: &Begin) -> Result<Length, String> {
-        let length = match (&event.end, &event.duration) {
-            (Some(end), _) => {
-                let end = self.begin(end)?;
-                if begin.whole_day && end.whole_day {
-                    Length::Days(end.local - begin.local)
-                } else {
-                    Length::Exact(end.utc() - begin.utc())
-                }
-            }
-            (None, Some(text)) if begin.whole_day => Length::Days(duration(text)?),
-            (None, Some(text)) => Length::Exact(duration(text)?),
-            (None, None) if begin.whole_day => Length::Days(TimeDelta::days(1)),
-            (None, None) => Length::Unknown,
+    fn length(&self, event: &mut Event, begin: &Begin) -> Length {
+        let (end, span) = (event.end.take(), event.duration.take());
+        let length = match end {
+            Some(end) => end
+                .and_then(|end| self.between(begin, &end))
+                .map_err(|reason| ("DTEND", reason)),
+            None => match &span {
+                Some(text) => duration(text)
+                    .map(Length::Known)
+                    .map_err(|reason| ("DURATION", reason)),
+                None => Ok(Length::Unknown),
+            },
         };
-        if length.span() < TimeDelta::zero() {
-            return Err("ends before it begins".to_owned());
-        }
+        let length = length.and_then(|length| match length {
+            Length::Known(span) if span.is_negative() => {
+                Err(("the end", "it is before the beginning".to_owned()))
+            }
+            length => Ok(length),
+        });
+        let length = length.unwrap_or_else(|(property, reason)| {
+            event.fault(property, &reason);
+            Length::Unknown
+        });
         // A day that ends where it begins is what some programs call one day.
-        Ok(match length {
-            Length::Days(span) if span.is_zero() => Length::Days(TimeDelta::days(1)),
+        match length {
+            Length::Unknown if begin.whole_day => Length::days(1),
+            Length::Known(span) if begin.whole_day && span.about().is_zero() => Length::days(1),
             length => length,
-        })
+        }
     }
 
-    fn entry(&self, event: &Event, begin: &Begin) -> Result<Entry, String> {
+    fn between(&self, begin: &Begin, end: &Stamp) -> Result<Length, String> {
+        let end = Begin::of(end, self.zones, Some(&begin.zone))?;
+        if begin.whole_day && end.whole_day {
+            return Ok(Length::days((end.local - begin.local).num_days()));
+        }
+        Ok(Length::elapsed(end.utc() - begin.utc()))
+    }
+
+    fn entry(&self, event: &mut Event, series: Option<&Series>, begin: &Begin) -> Result<Entry, String> {
         let category = event.categories.as_deref().map(first_of_list);
+        // An entry for one occurrence often says only what is different.
+        let inherited = series.and_then(|series| series.summary.as_deref());
+        let own = [event.description.as_deref(), event.location.as_deref()];
+        let titles = [event.summary.as_deref(), inherited].into_iter().chain(own);
+        let title = titles
+            .flatten()
+            .find(|title| !title.trim().is_empty())
+            .map(ToOwned::to_owned);
+        let url = event.url.take().filter(|url| !url.trim().is_empty());
         let texts = Texts {
             uid: event.uid.as_deref(),
-            title: event.summary.as_deref(),
+            title: title.as_deref(),
             description: event.description.as_deref(),
-            url: event.url.as_deref(),
+            url: url.as_deref().or(event.conference.as_deref()),
             category: category.as_deref(),
             place: event.location.as_deref(),
         };
@@ -229,74 +209,254 @@ impl<'a> Writer<'a> {
             Entry::new(&texts, begin.utc(), self.reading.url).ok_or_else(|| "has no SUMMARY".to_owned())?;
         let zone = begin.zone.name.or(self.zones.own().name);
         entry.time_zone = zone.map(ToOwned::to_owned);
-        entry.position = event.geo.as_deref().map(position).transpose()?;
         entry.cancelled = event
             .status
             .as_deref()
             .is_some_and(|status| status.trim().eq_ignore_ascii_case("CANCELLED"));
+        if let (Some(url), None) = (url, &entry.url) {
+            let reason = format!(
+                "{:?} is no address of the web",
+                url.chars().take(40).collect::<String>()
+            );
+            event.fault("URL", &reason);
+        }
+        if let Some(text) = event.geo.take() {
+            entry.position = geo(&text);
+            if entry.position.is_none() {
+                let reason = format!("{:?} is no place", text.chars().take(40).collect::<String>());
+                event.fault("GEO", &reason);
+            }
+        }
         Ok(entry)
     }
 
-    /// When it takes place within the window, by the local clock; and whether there would be more.
-    fn dates(
-        &mut self,
-        event: &Event,
-        begin: &Begin,
-        length: Length,
-    ) -> Result<(BTreeSet<NaiveDateTime>, bool), String> {
-        let to_local = |moment: NaiveDateTime| begin.zone.to_local(moment);
-        let earliest = self.reading.from.checked_sub_signed(length.span());
-        let from = to_local(earliest.unwrap_or(self.reading.from).naive_utc());
-        let until = to_local(self.reading.until.naive_utc());
-        let mut dates = BTreeSet::new();
-        let mut cut = false;
-        for rule in &event.rules {
-            let followed = recur::follow(
-                rule,
-                begin.local,
-                begin.whole_day,
-                &to_local,
-                from,
-                until,
-                &mut self.budget,
-            )?;
-            cut |= followed.cut;
-            dates.extend(followed.dates);
-        }
-        // The first one takes place whether a rule names it or not.
-        dates.insert(begin.local);
-        for stamp in &event.dates {
-            dates.insert(to_local(self.begin(stamp)?.utc().naive_utc()));
-        }
-        let except = self.except(event)?;
-        dates.retain(|local| {
-            let day = local.date();
-            (from..=until).contains(local)
-                && !except.days.contains(&day)
-                && !except.moments.contains(&begin.zone.to_utc(*local))
-        });
-        while dates.len() > MAX_OCCURRENCES {
-            cut = true;
-            dates.pop_last();
-        }
-        Ok((dates, cut))
+    /// What replaces one occurrence.
+    fn replacement(&self, original: &Stamp, series: Option<&Series>, part: Part) -> Result<Found, String> {
+        let planned = match series {
+            Some(series) => series.planned(original, self.zones)?,
+            None => Begin::of(original, self.zones, None)?.utc(),
+        };
+        let mut entry = part.entry;
+        entry.ends_at = part.length.end(&part.begin);
+        entry.occurrence(planned);
+        Ok(self.within(entry))
     }
 
-    fn except(&self, event: &Event) -> Result<Except, String> {
-        let replaced = event.uid.as_ref().and_then(|uid| self.replaced.get(uid));
-        let mut except = Except::default();
-        for stamp in event.except.iter().chain(replaced.into_iter().flatten()) {
-            match stamp.clock()? {
-                Clock::Day(day) => {
-                    except.days.insert(day);
+    /// What takes place once.
+    fn single(&self, series: Option<&Series>, part: Part) -> Output {
+        if series.is_some_and(|series| series.replaces(part.from)) {
+            return Output::Nothing;
+        }
+        let mut entry = part.entry;
+        entry.ends_at = part.length.end(&part.begin);
+        Output::One(self.within(entry))
+    }
+
+    fn within(&self, entry: Entry) -> Found {
+        if self.reading.covers(entry.starts_at, entry.ends_at) {
+            Found::Entry(Box::new(entry))
+        } else {
+            Found::Outside
+        }
+    }
+
+    /// What repeats, within the window.
+    fn occurrences(&mut self, event: &mut Event, series: Option<&Series>, part: Part) -> Output {
+        self.survey.repeats |= !event.rules.is_empty();
+        let begin = part.begin.clone();
+        let parts = self.parts(event, series, part);
+        let window = self.window(&begin, &parts, event);
+        let dates = self.dates(event, &begin, window);
+        let except = self.except(event, &begin, window);
+        let mut found = Vec::new();
+        for (local, length) in dates {
+            let planned = begin.zone.to_utc(local);
+            let replaced = series.is_some_and(|series| series.replaces(planned));
+            if replaced || except.days.contains(&local.date()) || except.moments.contains(&planned) {
+                continue;
+            }
+            let Some(placed) = placed(&parts, planned, length) else {
+                continue;
+            };
+            if placed.starts > self.reading.until || !self.reading.covers(placed.starts, placed.ends) {
+                continue;
+            }
+            if found.len() == MAX_OCCURRENCES {
+                self.cut(event);
+                break;
+            }
+            found.push(placed);
+        }
+        Output::Many(parts, found)
+    }
+
+    /// An event takes place more often than is read.
+    fn cut(&mut self, event: &mut Event) {
+        let reason = format!("it takes place more than {MAX_OCCURRENCES} times; the first ones are read");
+        event.fault("the rest", &reason);
+        self.survey.leave_alone(event.uid.as_deref());
+    }
+
+    /// The series, and what replaces it from some moment on, in order.
+    fn parts(&self, event: &mut Event, series: Option<&Series>, first: Part) -> Vec<Part> {
+        let mut parts = vec![first];
+        for (from, following) in series.iter().flat_map(|series| &series.following) {
+            match self.following(following, series, *from) {
+                Ok(part) => parts.push(part),
+                Err(reason) => event.fault("RANGE=THISANDFUTURE", &reason),
+            }
+        }
+        parts
+    }
+
+    fn following(&self, event: &Event, series: Option<&Series>, from: DateTime<Utc>) -> Result<Part, String> {
+        // Its own entry is read, and complained about, where it stands.
+        let mut event = event.clone();
+        let part = self.part(&mut event, series)?;
+        let planned = part.begin.zone.to_local(from.naive_utc());
+        let shift = part.begin.local - planned;
+        if shift.abs() > MAX_SHIFT {
+            return Err("it moves what follows by more than a year".to_owned());
+        }
+        Ok(Part { from, shift, ..part })
+    }
+
+    /// When occurrences of interest are planned: a window as wide as they last and are moved.
+    fn window(&self, begin: &Begin, parts: &[Part], event: &Event) -> Window {
+        let (mut before, mut after) = (TimeDelta::zero(), TimeDelta::zero());
+        for part in parts {
+            before = before.max(
+                part.length
+                    .span()
+                    .checked_add(&part.shift)
+                    .unwrap_or(TimeDelta::MAX),
+            );
+            after = after.max(-part.shift);
+        }
+        for listed in &event.dates {
+            if let Some(Length::Known(span)) = self.listed_length(listed, begin) {
+                before = before.max(Length::Known(span).span());
+            }
+        }
+        let (from, until) = (self.reading.from, self.reading.until);
+        let from = from.checked_sub_signed(before).unwrap_or(DateTime::UNIX_EPOCH);
+        let until = until.checked_add_signed(after).unwrap_or(until);
+        Window {
+            from: begin.zone.to_local(from.naive_utc()),
+            until: begin.zone.to_local(until.naive_utc()),
+        }
+    }
+
+    /// When it takes place within the window.
+    fn dates(&mut self, event: &mut Event, begin: &Begin, window: Window) -> Dates {
+        let mut dates = Dates::new();
+        for rule in std::mem::take(&mut event.rules) {
+            match self.follow(&rule, begin, window) {
+                Ok(followed) => {
+                    if followed.cut {
+                        self.cut(event);
+                    }
+                    dates.extend(followed.dates.into_iter().map(|local| (local, None)));
                 }
-                Clock::Local(_) | Clock::Utc(_) => {
-                    except.moments.insert(self.begin(stamp)?.utc());
+                Err(reason) => {
+                    event.fault("RRULE", &reason);
+                    self.survey.leave_alone(event.uid.as_deref());
                 }
             }
         }
-        Ok(except)
+        // The first one takes place whether a rule names it or not.
+        dates.entry(begin.local).or_insert(None);
+        for listed in std::mem::take(&mut event.dates) {
+            match self.listed(&listed, begin) {
+                Ok((local, length)) if (window.from..=window.until).contains(&local) => {
+                    dates.insert(local, length);
+                }
+                Ok(_) => {}
+                Err(reason) => event.fault("RDATE", &reason),
+            }
+        }
+        dates
     }
+
+    fn follow(&self, rule: &str, begin: &Begin, window: Window) -> Result<recur::Followed, String> {
+        let to_local = |moment: NaiveDateTime| begin.zone.to_local(moment);
+        let start = Start {
+            local: begin.local,
+            whole_day: begin.whole_day,
+        };
+        recur::follow(rule, start, &to_local, window, self.meter)
+    }
+
+    fn listed(&self, listed: &Listed, begin: &Begin) -> Result<(NaiveDateTime, Option<Length>), String> {
+        if self.meter.charge(1).is_err() {
+            return Err("the calendar takes too long to read".to_owned());
+        }
+        let at = Begin::of(&listed.begin, self.zones, Some(&begin.zone))?;
+        let local = begin.zone.to_local(at.utc().naive_utc());
+        Ok((local, self.listed_length(listed, begin)))
+    }
+
+    fn listed_length(&self, listed: &Listed, begin: &Begin) -> Option<Length> {
+        let length = match listed.end.as_ref()? {
+            ListedEnd::After(span) => Length::Known(*span),
+            ListedEnd::At(end) => {
+                let at = Begin::of(&listed.begin, self.zones, Some(&begin.zone)).ok()?;
+                self.between(&at, end).ok()?
+            }
+        };
+        matches!(length, Length::Known(span) if !span.is_negative()).then_some(length)
+    }
+
+    fn except(&mut self, event: &mut Event, begin: &Begin, window: Window) -> Except {
+        let mut except = Except::default();
+        for stamp in std::mem::take(&mut event.except) {
+            if self.meter.charge(1).is_err() {
+                event.fault("EXDATE", "the calendar takes too long to read");
+                self.survey.leave_alone(event.uid.as_deref());
+                break;
+            }
+            match stamp.clock {
+                Clock::Day(day) => {
+                    except.days.insert(day);
+                }
+                Clock::Local(at) | Clock::Utc(at) if begin.whole_day => {
+                    except.days.insert(at.date());
+                }
+                Clock::Local(_) | Clock::Utc(_) => match Begin::of(&stamp, self.zones, Some(&begin.zone)) {
+                    Ok(at) => {
+                        except.moments.insert(at.utc());
+                    }
+                    Err(reason) => event.fault("EXDATE", &reason),
+                },
+            }
+        }
+        for rule in std::mem::take(&mut event.except_rules) {
+            match self.follow(&rule, begin, window) {
+                Ok(followed) => except
+                    .moments
+                    .extend(followed.dates.iter().map(|at| begin.zone.to_utc(*at))),
+                Err(reason) => event.fault("EXRULE", &reason),
+            }
+        }
+        except
+    }
+}
+
+/// An occurrence, as the part of the series to which it belongs has it.
+fn placed(parts: &[Part], planned: DateTime<Utc>, length: Option<Length>) -> Option<Placed> {
+    let at = parts
+        .iter()
+        .rposition(|part| part.from <= planned)
+        .unwrap_or_default();
+    let part = parts.get(at)?;
+    let local = part.begin.zone.to_local(planned.naive_utc());
+    let begin = part.begin.at(local.checked_add_signed(part.shift)?);
+    Some(Placed {
+        part: at,
+        planned,
+        starts: begin.utc(),
+        ends: length.unwrap_or(part.length).end(&begin),
+    })
 }
 
 /// The first text of a list, whose commas may be escaped.
@@ -322,9 +482,7 @@ fn first_of_list(list: &str) -> String {
 }
 
 /// `GEO`: latitude and longitude, parted by a semicolon.
-fn position(text: &str) -> Result<(f64, f64), String> {
-    let degrees = |text: &str| text.trim().parse().ok().filter(|number: &f64| number.is_finite());
-    text.split_once([';', ','])
-        .and_then(|(lat, lon)| degrees(lat).zip(degrees(lon)))
-        .ok_or_else(|| format!("says {text:?} at GEO, which is no place"))
+fn geo(text: &str) -> Option<(f64, f64)> {
+    let (lat, lon) = text.split_once([';', ','])?;
+    position(lat, lon)
 }

@@ -8,19 +8,18 @@ use icalendar::parser;
 pub(super) fn unfolded(body: &[u8]) -> Vec<u8> {
     let mut whole = Vec::with_capacity(body.len());
     let mut rest = body;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
-        let folded = matches!(rest.get(at + 1), Some(b' ' | b'\t'));
-        let end = if folded && at > 0 && rest[at - 1] == b'\r' {
-            at - 1
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        let next = if rest[at..].starts_with(b"\r\n") {
+            at + 2
         } else {
-            at
+            at + 1
         };
-        whole.extend_from_slice(&rest[..end]);
-        if folded {
-            rest = &rest[at + 2..];
+        whole.extend_from_slice(&rest[..at]);
+        if matches!(rest.get(next), Some(b' ' | b'\t')) {
+            rest = &rest[next + 1..];
         } else {
-            whole.push(b'\n');
-            rest = &rest[at + 1..];
+            whole.extend_from_slice(&rest[at..next]);
+            rest = &rest[next..];
         }
     }
     whole.extend_from_slice(rest);
@@ -41,15 +40,18 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// One line of the file.
+    /// One line of the file, however lines end there: CRLF, LF or CR.
     fn physical(&mut self) -> Option<&'a str> {
         if self.rest.is_empty() {
             return None;
         }
         self.number += 1;
-        let (line, rest) = self.rest.split_once('\n').unwrap_or((self.rest, ""));
-        self.rest = rest;
-        Some(line.strip_suffix('\r').unwrap_or(line))
+        let end = self.rest.find(['\n', '\r']).unwrap_or(self.rest.len());
+        let (line, rest) = self.rest.split_at(end);
+        self.rest = rest
+            .strip_prefix("\r\n")
+            .unwrap_or_else(|| rest.get(1..).unwrap_or_default());
+        Some(line)
     }
 }
 
@@ -140,6 +142,14 @@ mod tests {
             .collect();
         let expected = [(1, "A:1"), (2, "B:223344"), (6, "C: 5"), (8, "D:6")];
         assert_eq!(lines, expected.map(|(number, line)| (number, line.to_owned())));
+    }
+
+    #[test]
+    fn lines_may_end_as_on_an_old_macintosh() {
+        let lines: Vec<_> = Lines::of("A:1\rB:2\r 3\r\rC:4\r")
+            .map(|(_, line)| line.into_owned())
+            .collect();
+        assert_eq!(lines, ["A:1", "B:23", "C:4"]);
     }
 
     #[test]

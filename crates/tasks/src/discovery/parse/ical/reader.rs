@@ -1,26 +1,41 @@
 //! The components of a calendar, one at a time.
 
 use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use chrono::NaiveDateTime;
 
 use super::EXPECTED;
 use super::lines::{Lines, Property, name};
-use super::when::Stamp;
-use crate::discovery::parse::ParseFault;
+use super::when::{Clock, Span, Stamp, clock, duration};
+use crate::discovery::parse::{ParseFault, Stop};
 
 /// Components within components: a calendar has four levels.
 const MAX_DEPTH: usize = 16;
 
 /// Dates that one event may list.
-const MAX_DATES: usize = 5_000;
+const MAX_DATES: usize = 200_000;
+
+/// Faults that one event tells.
+const MAX_FAULTS: usize = 4;
+
+/// Lines between two looks at the clock.
+const LINES_PER_LOOK: usize = 64;
 
 /// Rules of one event.
 const MAX_RULES: usize = 4;
 
+/// Changes that one observance may list.
+const MAX_ONSETS: usize = 2_000;
+
 /// Observances of one zone.
 const MAX_OBSERVANCES: usize = 200;
 
-/// An event, its values as they are written.
-#[derive(Debug, Default)]
+/// A time that a property gives: one that cannot be read is not one that is missing.
+pub(super) type Given = Option<Result<Stamp, String>>;
+
+/// An event, its texts as they are written.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Event {
     pub(super) line: usize,
     pub(super) uid: Option<String>,
@@ -28,18 +43,48 @@ pub(super) struct Event {
     pub(super) description: Option<String>,
     pub(super) location: Option<String>,
     pub(super) url: Option<String>,
+    /// RFC 7986: where it is attended from afar.
+    pub(super) conference: Option<String>,
     pub(super) categories: Option<String>,
     pub(super) geo: Option<String>,
     pub(super) status: Option<String>,
-    pub(super) start: Option<Stamp>,
-    pub(super) end: Option<Stamp>,
+    pub(super) start: Given,
+    pub(super) end: Given,
     pub(super) duration: Option<String>,
     pub(super) rules: Vec<String>,
-    pub(super) dates: Vec<Stamp>,
+    pub(super) except_rules: Vec<String>,
+    pub(super) dates: Vec<Listed>,
     pub(super) except: Vec<Stamp>,
     /// Of an entry that replaces one occurrence: which.
-    pub(super) original: Option<Stamp>,
+    pub(super) original: Given,
+    /// It replaces all occurrences from there on (`RANGE=THISANDFUTURE`).
+    pub(super) following: bool,
+    pub(super) revision: Revision,
     pub(super) overfull: bool,
+    /// What could not be read: the property, and why.
+    pub(super) faults: Vec<String>,
+}
+
+/// Which of two versions of an event is the newer one: the greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Revision {
+    sequence: i64,
+    modified: Option<NaiveDateTime>,
+    stamped: Option<NaiveDateTime>,
+}
+
+/// An element of `RDATE`.
+#[derive(Debug, Clone)]
+pub(super) struct Listed {
+    pub(super) begin: Stamp,
+    /// Of a period.
+    pub(super) end: Option<ListedEnd>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum ListedEnd {
+    At(Stamp),
+    After(Span),
 }
 
 /// One half of the year, or a span of history, of a zone.
@@ -82,65 +127,74 @@ pub(super) enum Piece {
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
-    /// What other events depend on: zones, and which occurrences are replaced.
+    /// What other events depend on: zones, versions, and which occurrences are replaced.
     Context,
     Everything,
 }
 
 impl Want {
     fn in_event(self, name: &str) -> bool {
-        let context = matches!(name, "UID" | "RECURRENCE-ID");
+        let context = matches!(
+            name,
+            "UID" | "RECURRENCE-ID" | "SEQUENCE" | "LAST-MODIFIED" | "DTSTAMP" | "DTSTART" | "SUMMARY"
+        );
         context
             || self == Self::Everything
                 && matches!(
                     name,
-                    "SUMMARY"
-                        | "DESCRIPTION"
+                    "DESCRIPTION"
                         | "LOCATION"
                         | "URL"
+                        | "CONFERENCE"
                         | "CATEGORIES"
                         | "GEO"
                         | "STATUS"
-                        | "DTSTART"
                         | "DTEND"
                         | "DURATION"
                         | "RRULE"
                         | "RDATE"
                         | "EXDATE"
+                        | "EXRULE"
                 )
     }
 }
 
-/// Hands over the pieces of a calendar in their order.
+/// Hands over the pieces of a calendar in their order. Whether the calendar was read to its `END`.
 ///
 /// # Errors
-/// There is no calendar in it.
+/// There is no calendar in it, or it takes too long.
 pub(super) fn read(
     text: &str,
     want: Want,
+    stop: &Stop,
     sink: &mut dyn FnMut(Piece) -> ControlFlow<()>,
-) -> Result<(), ParseFault> {
+) -> Result<bool, ParseFault> {
     let mut reader = Reader {
         want,
         stack: Vec::new(),
         event: None,
         zone: None,
         calendars: 0,
+        torn: false,
     };
-    for (number, line) in Lines::of(text) {
+    for (index, (number, line)) in Lines::of(text).enumerate() {
+        if index % LINES_PER_LOOK == 0 && stop.is_due() {
+            return Err(ParseFault::Stopped(stop.limit()));
+        }
         if reader.line(number, &line, sink)?.is_break() {
-            return Ok(());
+            return Ok(false);
         }
     }
     if reader.calendars == 0 {
         let begins: String = text.trim_start().chars().take(40).collect();
         return Err(ParseFault::not(EXPECTED, format!("it begins with {begins:?}")));
     }
+    let whole = reader.stack.is_empty() && !reader.torn;
     if let Some(event) = reader.event {
         // Nobody waits for what follows.
         let _ = sink(unfinished(&event));
     }
-    Ok(())
+    Ok(whole)
 }
 
 fn unfinished(event: &Event) -> Piece {
@@ -157,6 +211,8 @@ struct Reader {
     event: Option<Box<Event>>,
     zone: Option<ZoneText>,
     calendars: usize,
+    /// An event does not end: nobody knows what else is missing.
+    torn: bool,
 }
 
 impl Reader {
@@ -199,6 +255,7 @@ impl Reader {
             "VCALENDAR" => self.calendars += 1,
             "VEVENT" => {
                 if let Some(event) = self.event.take() {
+                    self.torn = true;
                     lost = Some(unfinished(&event));
                     let open = self.stack.iter().position(|open| open == "VEVENT");
                     self.stack.truncate(open.unwrap_or(self.stack.len()));
@@ -240,6 +297,7 @@ impl Reader {
             let Some(event) = self.event.take() else {
                 return ControlFlow::Continue(());
             };
+            self.torn = true;
             return sink(unfinished(&event));
         }
         match component {
@@ -322,42 +380,100 @@ impl Event {
         fn first<T>(slot: &mut Option<T>, value: T) {
             slot.get_or_insert(value);
         }
+        let zone: Option<Rc<str>> = property.param("TZID").map(Rc::from);
+        let stamp = |value: &str| Stamp::of(value, zone.as_ref());
         match property.name.as_str() {
             "UID" => first(&mut self.uid, property.value),
             "SUMMARY" => first(&mut self.summary, property.value),
             "DESCRIPTION" => first(&mut self.description, property.value),
             "LOCATION" => first(&mut self.location, property.value),
             "URL" => first(&mut self.url, property.value),
+            "CONFERENCE" => first(&mut self.conference, property.value),
             "CATEGORIES" => first(&mut self.categories, property.value),
             "GEO" => first(&mut self.geo, property.value),
             "STATUS" => first(&mut self.status, property.value),
             "DURATION" => first(&mut self.duration, property.value),
-            "DTSTART" => first(&mut self.start, Stamp::of(&property, &property.value)),
-            "DTEND" => first(&mut self.end, Stamp::of(&property, &property.value)),
-            "RECURRENCE-ID" => first(&mut self.original, Stamp::of(&property, &property.value)),
+            "DTSTART" => first(&mut self.start, stamp(&property.value)),
+            "DTEND" => first(&mut self.end, stamp(&property.value)),
+            "RECURRENCE-ID" if self.original.is_none() => {
+                let range = property.param("RANGE").unwrap_or_default();
+                self.following = range.eq_ignore_ascii_case("THISANDFUTURE");
+                self.original = Some(stamp(&property.value));
+            }
+            "SEQUENCE" => self.revision.sequence = property.value.trim().parse().unwrap_or_default(),
+            "LAST-MODIFIED" => self.revision.modified = instant(&property.value),
+            "DTSTAMP" => self.revision.stamped = instant(&property.value),
             "RRULE" if self.rules.len() < MAX_RULES => self.rules.push(property.value),
-            "RRULE" => self.overfull = true,
-            "RDATE" => self.overfull |= list(&mut self.dates, &property),
-            "EXDATE" => self.overfull |= list(&mut self.except, &property),
+            "EXRULE" if self.except_rules.len() < MAX_RULES => self.except_rules.push(property.value),
+            "RRULE" | "EXRULE" => self.overfull = true,
+            "RDATE" => self.list_dates(&property.value, zone.as_ref()),
+            "EXDATE" => self.list_exceptions(&property.value, zone.as_ref()),
             _ => {}
+        }
+    }
+
+    pub(super) fn fault(&mut self, property: &str, reason: &str) {
+        let fault = format!("{property} is left out: {reason}");
+        if self.faults.len() < MAX_FAULTS && !self.faults.contains(&fault) {
+            self.faults.push(fault);
+        }
+    }
+
+    fn list_dates(&mut self, values: &str, zone: Option<&Rc<str>>) {
+        for value in elements(values) {
+            if self.dates.len() == MAX_DATES {
+                self.overfull = true;
+                return;
+            }
+            match Listed::of(value, zone) {
+                Ok(listed) => self.dates.push(listed),
+                Err(reason) => self.fault("RDATE", &reason),
+            }
+        }
+    }
+
+    fn list_exceptions(&mut self, values: &str, zone: Option<&Rc<str>>) {
+        for value in elements(values) {
+            if self.except.len() == MAX_DATES {
+                self.overfull = true;
+                return;
+            }
+            match Stamp::of(value, zone) {
+                Ok(stamp) => self.except.push(stamp),
+                Err(reason) => self.fault("EXDATE", &reason),
+            }
         }
     }
 }
 
-/// Adds the dates of a line; whether there were too many.
-fn list(stamps: &mut Vec<Stamp>, property: &Property) -> bool {
-    let values = property
-        .value
-        .split(',')
-        .map(str::trim)
-        .filter(|value| !value.is_empty());
-    let room = MAX_DATES.saturating_sub(stamps.len());
-    let before = stamps.len();
-    let count = values.clone().count();
-    // Of a period only the beginning counts.
-    let begins = values.map(|value| value.split('/').next().unwrap_or(value));
-    stamps.extend(begins.take(room).map(|value| Stamp::of(property, value)));
-    stamps.len() - before < count
+impl Listed {
+    fn of(text: &str, zone: Option<&Rc<str>>) -> Result<Self, String> {
+        let (begin, end) = match text.split_once('/') {
+            Some((begin, end)) => (begin, Some(end.trim())),
+            None => (text, None),
+        };
+        let end = match end {
+            None => None,
+            Some(end) if end.starts_with(['P', '+', '-']) => Some(ListedEnd::After(duration(end)?)),
+            Some(end) => Some(ListedEnd::At(Stamp::of(end, zone)?)),
+        };
+        Ok(Self {
+            begin: Stamp::of(begin, zone)?,
+            end,
+        })
+    }
+}
+
+fn elements(values: &str) -> impl Iterator<Item = &str> {
+    values.split(',').map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// A moment that only orders versions.
+fn instant(text: &str) -> Option<NaiveDateTime> {
+    match clock(text.trim()).ok()? {
+        Clock::Day(day) => Some(day.and_time(chrono::NaiveTime::MIN)),
+        Clock::Local(at) | Clock::Utc(at) => Some(at),
+    }
 }
 
 impl Observance {
@@ -367,8 +483,10 @@ impl Observance {
             "TZOFFSETFROM" => self.from = Some(value),
             "TZOFFSETTO" => self.to = Some(value),
             "RRULE" if self.rules.len() < MAX_RULES => self.rules.push(value),
-            "RDATE" if self.dates.len() < MAX_DATES => {
-                self.dates.extend(value.split(',').map(ToOwned::to_owned));
+            "RDATE" => {
+                let room = MAX_ONSETS.saturating_sub(self.dates.len());
+                self.dates
+                    .extend(value.split(',').take(room).map(ToOwned::to_owned));
             }
             _ => {}
         }

@@ -1,14 +1,14 @@
 //! Dates, times and durations as iCalendar writes them.
 
+use std::rc::Rc;
+
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
 
-use super::lines::Property;
-
-/// A `DATE` or `DATE-TIME`, as it is written, with its zone.
+/// A `DATE` or `DATE-TIME`, with the zone that its property names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stamp {
-    pub(super) text: String,
-    pub(super) zone: Option<String>,
+    pub(super) clock: Clock,
+    pub(super) zone: Option<Rc<str>>,
 }
 
 /// What a stamp says before its zone is known.
@@ -20,15 +20,33 @@ pub(super) enum Clock {
 }
 
 impl Stamp {
-    pub(super) fn of(property: &Property, text: &str) -> Self {
-        Self {
-            text: text.trim().to_owned(),
-            zone: property.param("TZID").map(ToOwned::to_owned),
-        }
+    /// # Errors
+    /// The text is no date or time.
+    pub(super) fn of(text: &str, zone: Option<&Rc<str>>) -> Result<Self, String> {
+        Ok(Self {
+            clock: clock(text.trim())?,
+            zone: zone.cloned(),
+        })
+    }
+}
+
+/// How long something lasts: `P1D` is a day on the calendar, which may have 23 or 25 hours; `PT24H` is elapsed time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Span {
+    pub(super) days: i64,
+    pub(super) seconds: i64,
+}
+
+impl Span {
+    pub(super) fn is_negative(self) -> bool {
+        self.days < 0 || self.seconds < 0
     }
 
-    pub(super) fn clock(&self) -> Result<Clock, String> {
-        clock(&self.text)
+    /// About, where days have 24 hours.
+    pub(super) fn about(self) -> TimeDelta {
+        let days = TimeDelta::try_days(self.days).unwrap_or(TimeDelta::MAX);
+        let seconds = TimeDelta::try_seconds(self.seconds).unwrap_or(TimeDelta::MAX);
+        days.checked_add(&seconds).unwrap_or(TimeDelta::MAX)
     }
 }
 
@@ -66,15 +84,18 @@ pub(super) fn clock(text: &str) -> Result<Clock, String> {
     Ok(if utc { Clock::Utc(at) } else { Clock::Local(at) })
 }
 
+/// Most days or seconds of a duration: a thousand years.
+const LONGEST: i64 = 1_000 * 366 * 86_400;
+
 /// Reads a duration such as `PT1H30M`, `P1DT12H` or `-P2W`.
-pub(super) fn duration(text: &str) -> Result<TimeDelta, String> {
+pub(super) fn duration(text: &str) -> Result<Span, String> {
     let fault = || format!("{:?} is no duration", text.chars().take(40).collect::<String>());
     let (sign, rest) = match text.trim().strip_prefix(['+', '-']) {
         Some(rest) => (if text.trim().starts_with('-') { -1 } else { 1 }, rest),
         None => (1, text.trim()),
     };
     let mut rest = rest.strip_prefix('P').ok_or_else(fault)?;
-    let (mut seconds, mut in_time, mut parts) = (0_i64, false, 0);
+    let (mut days, mut seconds, mut in_time, mut parts) = (0_i64, 0_i64, false, 0);
     while !rest.is_empty() {
         if let Some(time) = rest.strip_prefix('T') {
             (rest, in_time) = (time, true);
@@ -83,21 +104,25 @@ pub(super) fn duration(text: &str) -> Result<TimeDelta, String> {
         let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(fault)?;
         let number: i64 = rest[..end].parse().map_err(|_| fault())?;
         // Every unit is one byte; whatever else stands there may be more.
-        let unit = match (rest.as_bytes().get(end), in_time) {
-            (Some(b'W'), false) => 7 * 86_400,
-            (Some(b'D'), false) => 86_400,
-            (Some(b'H'), true) => 3_600,
-            (Some(b'M'), true) => 60,
-            (Some(b'S'), true) => 1,
+        let (sum, unit) = match (rest.as_bytes().get(end), in_time) {
+            (Some(b'W'), false) => (&mut days, 7),
+            (Some(b'D'), false) => (&mut days, 1),
+            (Some(b'H'), true) => (&mut seconds, 3_600),
+            (Some(b'M'), true) => (&mut seconds, 60),
+            (Some(b'S'), true) => (&mut seconds, 1),
             _ => return Err(fault()),
         };
-        let part = number.checked_mul(unit).ok_or_else(fault)?;
-        seconds = seconds.checked_add(part).ok_or_else(fault)?;
+        let part = number.checked_mul(unit).filter(|part| *part <= LONGEST);
+        *sum = sum.saturating_add(part.ok_or_else(fault)?);
         parts += 1;
         rest = &rest[end + 1..];
     }
-    let span = TimeDelta::try_seconds(sign * seconds).filter(|_| parts > 0);
-    span.ok_or_else(fault)
+    let sound = parts > 0 && seconds <= LONGEST && days <= LONGEST / 86_400;
+    let span = Span {
+        days: sign * days,
+        seconds: sign * seconds,
+    };
+    sound.then_some(span).ok_or_else(fault)
 }
 
 /// Reads an offset from UTC such as `+0200` or `-033730`; in seconds.
@@ -161,13 +186,14 @@ mod tests {
 
     #[test]
     fn durations_and_offsets_are_read() {
-        for (text, seconds) in [
-            ("PT1H30M", 5_400),
-            ("P1DT12H", 129_600),
-            ("-P2W", -1_209_600),
-            ("+PT15S", 15),
+        for (text, days, seconds) in [
+            ("PT1H30M", 0, 5_400),
+            ("P1DT12H", 1, 43_200),
+            ("PT24H", 0, 86_400),
+            ("-P2W", -14, 0),
+            ("+PT15S", 0, 15),
         ] {
-            assert_eq!(duration(text), Ok(TimeDelta::seconds(seconds)), "{text}");
+            assert_eq!(duration(text), Ok(Span { days, seconds }), "{text}");
         }
         for odd in [
             "",
@@ -178,6 +204,8 @@ mod tests {
             "PT1D",
             "P1",
             "P99999999999999999W",
+            "PT9999999999999999H",
+            "pt1h",
             "PTä",
             "P0ä",
         ] {

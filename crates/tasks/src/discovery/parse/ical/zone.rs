@@ -4,16 +4,23 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::reader::{Observance, ZoneText};
-use super::recur::{self, Budget};
-use super::when::{Clock, clock, offset};
+use super::recur::{self, Meter, Start, Window};
+use super::when::{Clock, Stamp, clock, offset};
+use super::windows;
 use crate::discovery::parse::dates::at_local;
 
 /// Changes of one spelled-out zone that are kept; the newest ones.
 const MAX_SHIFTS: usize = 2_000;
+
+/// Steps that looking for the zone of a name costs.
+const STEPS_PER_NAME: usize = 100;
+
+/// Seconds of a year, and a little more.
+const YEAR: i64 = 366 * 86_400;
 
 /// A zone, and how local times are put into it.
 #[derive(Debug)]
@@ -95,25 +102,83 @@ impl Zone {
     }
 }
 
+/// When something begins, by the clock there.
+#[derive(Debug, Clone)]
+pub(super) struct Begin {
+    pub(super) local: NaiveDateTime,
+    pub(super) zone: Arc<Zone>,
+    pub(super) whole_day: bool,
+}
+
+impl Begin {
+    /// A time that names no zone is in `floating`, or else in the calendar's own.
+    ///
+    /// # Errors
+    /// The zone that it names is unknown.
+    pub(super) fn of(stamp: &Stamp, zones: &Zones<'_>, floating: Option<&Arc<Zone>>) -> Result<Self, String> {
+        let zone = match &stamp.zone {
+            _ if matches!(stamp.clock, Clock::Utc(_)) => Arc::clone(zones.utc()),
+            Some(id) => zones.find(id)?,
+            None => Arc::clone(floating.unwrap_or(zones.own())),
+        };
+        let (local, whole_day) = match stamp.clock {
+            Clock::Day(day) => (day.and_time(NaiveTime::MIN), true),
+            Clock::Local(at) | Clock::Utc(at) => (at, false),
+        };
+        Ok(Self {
+            local,
+            zone,
+            whole_day,
+        })
+    }
+
+    pub(super) fn utc(&self) -> DateTime<Utc> {
+        self.zone.to_utc(self.local)
+    }
+
+    /// Another moment of the same kind, by the same clock.
+    pub(super) fn at(&self, local: NaiveDateTime) -> Self {
+        Self {
+            local,
+            ..self.clone()
+        }
+    }
+}
+
 /// The zones that a calendar's times may name.
-pub(super) struct Zones {
+pub(super) struct Zones<'a> {
     /// Of times without a zone.
     own: Arc<Zone>,
     utc: Arc<Zone>,
     declared: HashMap<String, ZoneText>,
     known: RefCell<HashMap<String, Result<Arc<Zone>, String>>>,
     until: DateTime<Utc>,
+    meter: &'a Meter<'a>,
 }
 
-impl Zones {
-    pub(super) fn new(own: Arc<Zone>, declared: HashMap<String, ZoneText>, until: DateTime<Utc>) -> Self {
-        Self {
-            own,
+impl<'a> Zones<'a> {
+    /// Times without a zone are in `own`, or else in the zone that the calendar names, or else in UTC.
+    pub(super) fn new(
+        own: Option<Tz>,
+        named: Option<&str>,
+        declared: HashMap<String, ZoneText>,
+        until: DateTime<Utc>,
+        meter: &'a Meter<'a>,
+    ) -> Self {
+        let mut zones = Self {
+            own: Arc::new(Zone::utc()),
             utc: Arc::new(Zone::utc()),
             declared,
             known: RefCell::default(),
             until,
+            meter,
+        };
+        if let Some(own) = own {
+            zones.own = Arc::new(Zone::iana(own, true));
+        } else if let Some(zone) = named.and_then(|name| zones.find(name).ok()) {
+            zones.own = zone;
         }
+        zones
     }
 
     pub(super) fn own(&self) -> &Arc<Zone> {
@@ -129,44 +194,87 @@ impl Zones {
         if let Some(known) = self.known.borrow().get(id) {
             return known.clone();
         }
-        let found = self.look_up(id).map(Arc::new);
+        let found = self.look_up(id.trim()).map(Arc::new);
         self.known.borrow_mut().insert(id.to_owned(), found.clone());
         found
     }
 
+    /// The IANA's zone of that name; what the calendar defines under it; what Windows calls so; or an offset.
     fn look_up(&self, id: &str) -> Result<Zone, String> {
+        if self.meter.charge(STEPS_PER_NAME).is_err() {
+            return Err("the calendar takes too long to read".to_owned());
+        }
         let declared = self.declared.get(id);
         let location = declared.and_then(|zone| zone.location.as_deref());
-        let iana = iana(id).or_else(|| location.and_then(iana));
-        match (iana, declared) {
-            (Some(zone), _) => Ok(Zone::iana(zone, true)),
-            (None, Some(text)) => spelled_out(text, self.until).map_err(|reason| {
-                format!("names the time zone {id:?}, whose definition is of no use: {reason}")
+        if let Some(zone) = iana(id).or_else(|| location.and_then(iana)) {
+            return Ok(Zone::iana(zone, true));
+        }
+        let windows = windows::zone(id);
+        let spelled_out = declared.map(|text| spelled_out(text, self.until, self.meter));
+        match (spelled_out, windows) {
+            (Some(Ok(zone)), windows) => Ok(Zone {
+                // Its name is for people; the definition counts.
+                name: windows.map(Tz::name),
+                ..zone
             }),
-            (None, None) => Err(format!(
-                "names the time zone {id:?}, which is no IANA zone and is not defined in the calendar"
+            (_, Some(zone)) => Ok(Zone::iana(zone, true)),
+            (Some(Err(reason)), None) => Err(format!(
+                "names the time zone {id:?}, whose definition cannot be used: {reason}"
             )),
+            (None, None) => fixed(id).ok_or_else(|| {
+                let id: String = id.chars().take(60).collect();
+                format!(
+                    "names the time zone {id:?}, which is no IANA zone and is not defined in the calendar"
+                )
+            }),
         }
     }
 }
 
-/// The IANA's zone of a name, also behind a prefix such as `/freeassociation.sourceforge.net/`.
-fn iana(id: &str) -> Option<Tz> {
+/// The IANA's zone of a name in any case, also behind a prefix such as `/freeassociation.sourceforge.net/`.
+pub(in super::super) fn iana(id: &str) -> Option<Tz> {
     if let Ok(zone) = id.parse() {
         return Some(zone);
     }
-    let id = id.strip_prefix('/')?;
-    id.match_indices('/')
-        .find_map(|(at, _)| id[at + 1..].parse().ok())
+    if let Some(id) = id.strip_prefix('/') {
+        return id
+            .match_indices('/')
+            .find_map(|(at, _)| id[at + 1..].parse().ok());
+    }
+    chrono_tz::TZ_VARIANTS
+        .iter()
+        .copied()
+        .find(|zone| zone.name().eq_ignore_ascii_case(id))
 }
 
-fn spelled_out(text: &ZoneText, until: DateTime<Utc>) -> Result<Zone, String> {
-    let mut budget = Budget::default();
-    // A year more: rules are asked about local times near the end of the window.
-    let until = moved(until.naive_utc(), 366 * 86_400);
+/// An offset for a name: `UTC+01:00`, `GMT-0500`, `+0200`.
+fn fixed(id: &str) -> Option<Zone> {
+    let digits = id
+        .strip_prefix("UTC")
+        .or_else(|| id.strip_prefix("GMT"))
+        .unwrap_or(id);
+    let seconds = offset(&digits.replace(':', "")).ok()?;
+    let shift = Shift {
+        at: NaiveDateTime::MIN,
+        before: seconds,
+        after: seconds,
+    };
+    Some(Zone {
+        name: None,
+        rule: Rule::Shifts(vec![shift]),
+    })
+}
+
+/// A zone as its `VTIMEZONE` defines it. What changed before the first event that can be stored (1970) is not followed.
+fn spelled_out(text: &ZoneText, until: DateTime<Utc>, meter: &Meter<'_>) -> Result<Zone, String> {
+    let window = Window {
+        from: moved(DateTime::UNIX_EPOCH.naive_utc(), -2 * YEAR),
+        // Rules are asked about local times near the end of the window.
+        until: moved(until.naive_utc(), YEAR),
+    };
     let mut shifts = Vec::new();
     for observance in &text.observances {
-        observe(observance, until, &mut budget, &mut shifts)?;
+        observe(observance, window, meter, &mut shifts)?;
     }
     shifts.sort_unstable();
     shifts.dedup();
@@ -183,12 +291,12 @@ fn spelled_out(text: &ZoneText, until: DateTime<Utc>) -> Result<Zone, String> {
 
 fn observe(
     observance: &Observance,
-    until: NaiveDateTime,
-    budget: &mut Budget,
+    window: Window,
+    meter: &Meter<'_>,
     shifts: &mut Vec<Shift>,
 ) -> Result<(), String> {
     let local = |text: &str| match clock(text.split('/').next().unwrap_or(text).trim())? {
-        Clock::Day(day) => Ok(day.and_time(chrono::NaiveTime::MIN)),
+        Clock::Day(day) => Ok(day.and_time(NaiveTime::MIN)),
         Clock::Local(at) | Clock::Utc(at) => Ok::<_, String>(at),
     };
     let required = |text: &Option<String>, name: &str| {
@@ -202,7 +310,11 @@ fn observe(
     for rule in &observance.rules {
         // An end in UTC is put into the time in which the rule runs.
         let to_local = |moment| moved(moment, before);
-        onsets.extend(recur::follow(rule, start, false, &to_local, start, until, budget)?.dates);
+        let start = Start {
+            local: start,
+            whole_day: false,
+        };
+        onsets.extend(recur::follow(rule, start, &to_local, window, meter)?.dates);
     }
     for date in &observance.dates {
         onsets.push(local(date)?);
@@ -214,6 +326,7 @@ fn observe(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::parse::Stop;
 
     fn observance(start: &str, from: &str, to: &str, rule: &str) -> Observance {
         Observance {
@@ -247,7 +360,7 @@ mod tests {
         let until = DateTime::parse_from_rfc3339("2031-01-01T00:00:00Z")
             .unwrap()
             .to_utc();
-        spelled_out(&text, until).unwrap()
+        spelled_out(&text, until, &Meter::new(&Stop::default())).unwrap()
     }
 
     #[test]
@@ -281,7 +394,17 @@ mod tests {
             Some(Tz::America__Argentina__Salta)
         );
         assert_eq!(iana("W. Europe Standard Time"), None);
-        let zones = Zones::new(Arc::new(Zone::utc()), HashMap::new(), DateTime::UNIX_EPOCH);
+        assert_eq!(iana("europe/VIENNA"), Some(Tz::Europe__Vienna));
+        let stop = Stop::default();
+        let meter = Meter::new(&stop);
+        let zones = Zones::new(None, None, HashMap::new(), DateTime::UNIX_EPOCH, &meter);
+        for (name, iana) in [
+            ("W. Europe Standard Time", Some("Europe/Berlin")),
+            ("UTC+01:00", None),
+            ("GMT-0500", None),
+        ] {
+            assert_eq!(zones.find(name).unwrap().name, iana, "{name}");
+        }
         let reason = zones.find("Mars/Base").unwrap_err();
         assert!(reason.contains("\"Mars/Base\""), "{reason}");
     }
