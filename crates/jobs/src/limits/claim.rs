@@ -1,25 +1,24 @@
-//! The limited claim, alike on both databases: lock, count, choose, take.
+//! The rules of the limited claim, as SQLite carries them out: read, count, choose, take, within one transaction that holds the
+//! only write lock. On PostgreSQL the same rules are the function `holdfast_claim_limited_1`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::config::Rate;
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::{
-    Asked, CANDIDATES, KEYS, LimitedClaim, QueueLimits, UNKEYED_WINDOW, WALKS, decoded, postgres, sqlite,
+    Asked, CANDIDATES, KEYS, LimitedClaim, NEXT_WALK, QueueLimits, UNKEYED_WINDOW, WALKS, decoded, sqlite,
 };
-use crate::client::LedgerTx;
 use crate::ledger::MAX_STATEMENT_ROWS;
-use crate::sql::OwnTx;
 
-/// A walk that did not come round while every key it saw was at its limit goes on after this.
-const NEXT_WALK: Duration = Duration::from_millis(50);
-
-/// The queue's row, read under its lock.
+/// The queue's row.
 #[derive(Debug)]
 pub(super) struct Locked {
+    /// Any limit is in force.
+    pub limited: bool,
     pub paused: bool,
     /// Whether the worker was heard of lately.
     pub alive: bool,
@@ -63,10 +62,22 @@ impl Choice {
     }
 }
 
+/// How far an empty bucket is from being full, in milliseconds.
+fn whole(rate: Rate) -> f64 {
+    f64::from(rate.count) * rate.millis_each()
+}
+
+/// No start makes a bucket emptier than empty. It looks so after the clock was set back, or the rate was lowered. (A
+/// millisecond of slack: the moments are rounded.)
+fn is_emptier_than_empty(rate: Rate, debt_ms: f64) -> bool {
+    debt_ms > whole(rate) + 1.0
+}
+
 /// Tokens in a bucket that is `debt_ms` from being full, and how long until the next grows if there is none.
 fn tokens(rate: Rate, debt_ms: f64) -> (usize, f64) {
     let each = rate.millis_each();
-    let whole = f64::from(rate.count) * each;
+    let whole = whole(rate);
+    let debt_ms = debt_ms.min(whole);
     // A hair of slack: the moments are rounded to microseconds or milliseconds.
     let grown = ((whole - debt_ms) / each + 1e-6).floor();
     if grown >= 1.0 {
@@ -76,24 +87,13 @@ fn tokens(rate: Rate, debt_ms: f64) -> (usize, f64) {
     }
 }
 
-pub(super) async fn claim(
-    tx: &mut OwnTx,
-    named: bool,
-    asked: Asked<'_>,
-) -> Result<LimitedClaim, sqlx::Error> {
-    let locked = match tx.on() {
-        LedgerTx::Postgres(on) => postgres::lock(on, named, asked).await?,
-        LedgerTx::Sqlite(on) => sqlite::lock(on, asked).await?,
-    };
-    let Some(locked) = locked else {
+pub(super) async fn claim(on: &mut SqliteConnection, asked: Asked<'_>) -> Result<LimitedClaim, sqlx::Error> {
+    let Some(locked) = sqlite::lock(&mut *on, asked).await?.filter(|queue| queue.limited) else {
         return Ok(LimitedClaim::default());
     };
     let limits = decoded(locked.overridden.as_deref())?
         .or(decoded(locked.configured.as_deref())?)
         .unwrap_or_default();
-    if limits.is_empty() {
-        return Ok(LimitedClaim::default());
-    }
     let mut claimed = LimitedClaim {
         limited: true,
         ..LimitedClaim::default()
@@ -106,25 +106,22 @@ pub(super) async fn claim(
         ..Choice::default()
     };
     let wanted = asked.room.min(MAX_STATEMENT_ROWS);
-    let room = room_of_queue(tx, named, asked.queue, &limits, &locked, wanted, &mut choice).await?;
+    let room = room_of_queue(&mut *on, asked.queue, &limits, &locked, wanted, &mut choice).await?;
     if room > 0 {
         if limits.by_key() {
-            choose_by_key(tx, named, asked.queue, &limits, room, &mut choice).await?;
+            choose_by_key(&mut *on, asked.queue, &limits, room, &mut choice).await?;
         } else {
-            choice.taken = first_due(tx, named, asked.queue, room).await?;
+            choice.taken = first_due(&mut *on, asked.queue, room).await?;
         }
-        claimed.jobs = take(tx, named, asked, &limits, &choice).await?;
+        claimed.jobs = take(&mut *on, asked, &limits, &choice).await?;
         if choice.taken.len() < room
-            && let Some(due_ms) = next_due(tx, named, asked.queue).await?
+            && let Some(due_ms) = sqlite::next_due(&mut *on, asked.queue).await?
         {
             choice.again_in(due_ms);
         }
     }
     if choice.cursor != locked.cursor {
-        match tx.on() {
-            LedgerTx::Postgres(on) => postgres::set_cursor(on, named, asked.queue, &choice.cursor).await?,
-            LedgerTx::Sqlite(on) => sqlite::set_cursor(on, asked.queue, &choice.cursor).await?,
-        }
+        sqlite::set_cursor(&mut *on, asked.queue, &choice.cursor).await?;
     }
     claimed.again_in = choice.again;
     Ok(claimed)
@@ -132,8 +129,7 @@ pub(super) async fn claim(
 
 /// How many jobs the queue as a whole may start now.
 async fn room_of_queue(
-    tx: &mut OwnTx,
-    named: bool,
+    on: &mut SqliteConnection,
     queue: &str,
     limits: &QueueLimits,
     locked: &Locked,
@@ -142,13 +138,13 @@ async fn room_of_queue(
 ) -> Result<usize, sqlx::Error> {
     let mut room = wanted;
     if let Some(most) = limits.max_running {
-        let running = match tx.on() {
-            LedgerTx::Postgres(on) => postgres::running(on, named, queue).await?,
-            LedgerTx::Sqlite(on) => sqlite::running(on, queue).await?,
-        };
+        let running = sqlite::running(&mut *on, queue).await?;
         room = room.min(free_of(most, running));
     }
     if let (Some(rate), true) = (limits.rate, room > 0) {
+        if is_emptier_than_empty(rate, locked.debt_ms) {
+            sqlite::empty_bucket(&mut *on, queue, whole(rate)).await?;
+        }
         let (grown, wait_ms) = tokens(rate, locked.debt_ms);
         if grown < room {
             // Whether this claim takes the last ones or finds none, the next grows after this.
@@ -164,15 +160,11 @@ fn free_of(most: u32, running: i64) -> usize {
 }
 
 async fn first_due(
-    tx: &mut OwnTx,
-    named: bool,
+    on: &mut SqliteConnection,
     queue: &str,
     room: usize,
 ) -> Result<Vec<Candidate>, sqlx::Error> {
-    let mut due = match tx.on() {
-        LedgerTx::Postgres(on) => postgres::due(on, named, queue, room).await?,
-        LedgerTx::Sqlite(on) => sqlite::due(on, queue, room).await?,
-    };
+    let mut due = sqlite::due(&mut *on, queue, room).await?;
     due.sort_by_key(|job| (job.priority, job.run_at, job.id));
     due.truncate(room);
     Ok(due)
@@ -180,21 +172,17 @@ async fn first_due(
 
 /// Walks over the keys that wait, from behind the last walk's end, until there is no room or every key was seen.
 async fn choose_by_key(
-    tx: &mut OwnTx,
-    named: bool,
+    on: &mut SqliteConnection,
     queue: &str,
     limits: &QueueLimits,
     room: usize,
     choice: &mut Choice,
 ) -> Result<(), sqlx::Error> {
-    let mut pool = unkeyed(tx, named, queue, room).await?;
+    let mut pool = unkeyed(&mut *on, queue, room).await?;
     let mut seen = HashSet::new();
     let mut came_round = false;
     for _ in 0..WALKS {
-        let keys = match tx.on() {
-            LedgerTx::Postgres(on) => postgres::keys(on, named, queue, &choice.cursor, KEYS).await?,
-            LedgerTx::Sqlite(on) => sqlite::keys(on, queue, &choice.cursor, KEYS).await?,
-        };
+        let keys = sqlite::keys(&mut *on, queue, &choice.cursor, KEYS).await?;
         let from_the_start = choice.cursor.is_empty();
         let last = keys
             .last()
@@ -206,8 +194,16 @@ async fn choose_by_key(
             .filter(|key| seen.insert(key.key.clone()))
             .collect();
         came_round = choice.cursor.is_empty() && (from_the_start || fresh.is_empty());
+        if let Some(rate) = limits.key_rate {
+            let overdrawn: Vec<&str> = fresh
+                .iter()
+                .filter(|key| is_emptier_than_empty(rate, key.debt_ms))
+                .map(|key| key.key.as_str())
+                .collect();
+            sqlite::empty_buckets_of_keys(&mut *on, queue, &overdrawn, whole(rate)).await?;
+        }
         let free = free_keys(limits, fresh, room, choice);
-        pool.extend(heads(tx, named, queue, &free).await?);
+        pool.extend(heads(&mut *on, queue, &free).await?);
         if pool.len() >= room || came_round {
             break;
         }
@@ -252,8 +248,7 @@ fn free_keys(
 
 /// The first due jobs of each free key.
 async fn heads(
-    tx: &mut OwnTx,
-    named: bool,
+    on: &mut SqliteConnection,
     queue: &str,
     free: &BTreeMap<String, usize>,
 ) -> Result<Vec<Candidate>, sqlx::Error> {
@@ -262,10 +257,7 @@ async fn heads(
     };
     let each = most.min((CANDIDATES / free.len()).max(1));
     let keys: Vec<&str> = free.keys().map(String::as_str).collect();
-    let mut found = match tx.on() {
-        LedgerTx::Postgres(on) => postgres::heads(on, named, queue, &keys, each).await?,
-        LedgerTx::Sqlite(on) => sqlite::heads(on, queue, &keys, each).await?,
-    };
+    let mut found = sqlite::heads(&mut *on, queue, &keys, each).await?;
     found.sort_by_key(|job| (job.priority, job.run_at, job.id));
     let mut left = free.clone();
     found.retain(|job| {
@@ -279,16 +271,8 @@ async fn heads(
     Ok(found)
 }
 
-async fn unkeyed(
-    tx: &mut OwnTx,
-    named: bool,
-    queue: &str,
-    room: usize,
-) -> Result<Vec<Candidate>, sqlx::Error> {
-    let mut found = match tx.on() {
-        LedgerTx::Postgres(on) => postgres::unkeyed(on, named, queue, UNKEYED_WINDOW).await?,
-        LedgerTx::Sqlite(on) => sqlite::unkeyed(on, queue, UNKEYED_WINDOW).await?,
-    };
+async fn unkeyed(on: &mut SqliteConnection, queue: &str, room: usize) -> Result<Vec<Candidate>, sqlx::Error> {
+    let mut found = sqlite::unkeyed(&mut *on, queue, UNKEYED_WINDOW).await?;
     found.sort_by_key(|job| (job.priority, job.run_at, job.id));
     found.truncate(room);
     Ok(found)
@@ -316,8 +300,7 @@ fn fairest(mut pool: Vec<Candidate>, room: usize) -> Vec<Candidate> {
 
 /// Leases what was chosen, and spends its tokens. What was cancelled meanwhile is left out.
 async fn take(
-    tx: &mut OwnTx,
-    named: bool,
+    on: &mut SqliteConnection,
     asked: Asked<'_>,
     limits: &QueueLimits,
     choice: &Choice,
@@ -326,18 +309,12 @@ async fn take(
         return Ok(Vec::new());
     }
     let ids: Vec<Uuid> = choice.taken.iter().map(|job| job.id).collect();
-    let mut jobs = match tx.on() {
-        LedgerTx::Postgres(on) => postgres::take(on, named, asked, &ids).await?,
-        LedgerTx::Sqlite(on) => sqlite::take(on, asked, &ids).await?,
-    };
+    let mut jobs = sqlite::take(&mut *on, asked, &ids).await?;
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
     let taken: HashSet<Uuid> = jobs.iter().map(|job| job.id.as_uuid()).collect();
     if let (Some(rate), false) = (limits.rate, taken.is_empty()) {
         let spent = rate.millis_each() * taken.len() as f64;
-        match tx.on() {
-            LedgerTx::Postgres(on) => postgres::spend(on, named, asked.queue, spent).await?,
-            LedgerTx::Sqlite(on) => sqlite::spend(on, asked.queue, spent).await?,
-        }
+        sqlite::spend(&mut *on, asked.queue, spent).await?;
     }
     if let Some(rate) = limits.key_rate {
         let mut spent: BTreeMap<&str, f64> = BTreeMap::new();
@@ -346,20 +323,9 @@ async fn take(
                 *spent.entry(key).or_default() += rate.millis_each();
             }
         }
-        match tx.on() {
-            LedgerTx::Postgres(on) => postgres::spend_by_key(on, named, asked.queue, &spent).await?,
-            LedgerTx::Sqlite(on) => sqlite::spend_by_key(on, asked.queue, &spent).await?,
-        }
+        sqlite::spend_by_key(&mut *on, asked.queue, &spent).await?;
     }
     Ok(jobs)
-}
-
-/// Milliseconds until the first job that is not due yet.
-async fn next_due(tx: &mut OwnTx, named: bool, queue: &str) -> Result<Option<f64>, sqlx::Error> {
-    match tx.on() {
-        LedgerTx::Postgres(on) => postgres::next_due(on, named, queue).await,
-        LedgerTx::Sqlite(on) => sqlite::next_due(on, queue).await,
-    }
 }
 
 #[cfg(test)]
@@ -374,6 +340,7 @@ mod tests {
         assert_eq!(tokens(rate, 900.0), (1, 0.0));
         assert_eq!(tokens(rate, 901.0), (0, 1.0));
         assert_eq!(tokens(rate, 1_000.0), (0, 100.0));
+        assert_eq!(tokens(rate, 3_600_000.0), (0, 100.0), "a clock that was set back");
     }
 
     #[test]

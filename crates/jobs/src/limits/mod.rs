@@ -1,41 +1,67 @@
-//! What bounds a queue over all of its workers: how many jobs run at once and how many start in a time, for the queue and
-//! for each `limit_key`. Decided in SQL, so it holds whether Redis is there or not.
+//! Limits of a queue over all of its workers: how many jobs run at once and how many start in a time, for the queue and for
+//! each `limit_key`. Decided in SQL, so they hold with and without Redis.
 //!
 //! # States
-//! A queue without limits is claimed from as ever ([`crate::ledger::Ledger::claim`]), which costs one flag in a row that
-//! is looked at anyway. A queue with any limit is `limited`: that claim gives nothing then, and [`LimitStore::claim`] is
-//! the only way in. The worker learns which from the claim itself: one that gives nothing asks for the flag.
+//! A queue is *limited* while any limit is in force: one that was set over the API, or else one of the configuration,
+//! which each worker declares when it starts (the last one to start wins, as it should while a deployment rolls). Jobs of
+//! other queues are claimed with [`crate::ledger::Ledger::claim`], which gives nothing for a limited queue; then a worker
+//! asks [`LimitStore::is_limited`] and goes on with [`LimitStore::claim`], until that answers that there are no limits
+//! any more.
 //!
-//! The limits in force are those set over the API, or else those of the configuration, which each worker declares when it
-//! starts (the last one to start wins, as it should while a deployment rolls).
+//! # How a claim works
+//! On PostgreSQL a claim is one message: a call of `holdfast_claim_limited_1`. The function locks, counts, chooses, leases and
+//! spends tokens, and the server commits at the end of the message, whether or not this process still listens. On SQLite
+//! the same steps are taken by this process (`claim.rs`) in a transaction that holds the file's write lock.
+//!
+//! The function knows no way to read limits as people write them. The caller names the limits that it was told last, and the
+//! function answers with others, and takes nothing, if others are in force.
 //!
 //! # Invariants
-//! - A limited claim holds the lock of its queue's row from its first read to its commit, and reads after it has the
-//!   lock. So claims of one queue follow one another, and none counts what another is about to change.
-//! - *Running* is what the ledger calls running: claimed, and no outcome stored yet. A job whose worker died counts until it
-//!   is rescued. So two jobs of one key never overlap while the lease of the first lives.
-//! - A bucket of tokens is one moment, when it will be full again: starting a job moves it ahead by `period / count`.
-//!   Starts in any time T are at most `count + T · count / period`. A start that was handed back spends its token.
-//! - Keys take turns: a claim looks at up to [`KEYS`] keys of those that wait (more in up to [`WALKS`] walks), from where
-//!   the last one stopped, and takes the head of each key that is free before the second of any. A key at its limit costs three
-//!   index probes, however many of its jobs wait. With fewer keys than that, the order among heads is priority, then time.
+//! - **No lock waits for a client.** A lock is held while the server works on one message. A worker that is stopped or
+//!   unplugged holds none, however large its answer is: an answer fits into the buffers of the connection, and
+//!   payloads that do not are read after the commit.
+//! - **Limited claims of a queue follow one another**, each reads after it has the lock, and none begins while an
+//!   ordinary claim of that queue is under way. The lock is an advisory lock of the transaction, which ordinary claims
+//!   share and limited ones hold alone. So the first claim after limits were set counts what ordinary claims took.
+//! - **Running** is what the ledger calls running: claimed, and no outcome stored yet. A job whose worker died counts until
+//!   it is rescued, also if the worker's row is gone. So two jobs of one key never overlap while the lease of the first lives.
+//! - **The worker's row is locked** (`for key share`) until the claim commits. A worker whose row is gone, locked to be
+//!   removed, or not renewed in time claims nothing.
+//! - **A bucket of tokens** is one moment, when it will be full again: starting a job moves it ahead by `period / count`.
+//!   Starts in any time T are at most `count + T * count / period`. A start that was handed back spends its token. A
+//!   bucket is never emptier than empty: one whose moment lies further ahead than that, because the clock was set back or
+//!   the rate was lowered, is an empty one.
+//! - **Keys take turns.** A claim looks at up to [`KEYS`] keys of those that wait (more in up to [`WALKS`] walks), from where
+//!   the last one stopped, and takes the head of each key that is free before the second of any. A key at its limit costs
+//!   three index probes, however many of its jobs wait. With fewer keys than that, the order among heads is priority, then
+//!   time.
 //! - In a queue with limits by key, jobs without a key are not bound by them. They are looked for among the first
 //!   [`UNKEYED_WINDOW`] due jobs of each priority: give every job of such a queue a key.
 //!
 //! # Who wakes a worker that waits for a limit
-//! A stored outcome frees a place: the finisher looks again and rings the bell for others. Tokens grow by the clock: the
-//! claim says when ([`LimitedClaim::again_in`]), as it does for jobs that are due later. Nothing polls for a limit beyond the
-//! safety poll that every queue has.
+//! A stored outcome frees a place: its worker looks again, and offers the place to others over the bell, at most every 50 ms.
+//! Tokens grow by the clock: the claim says when ([`LimitedClaim::again_in`]), as it does for jobs that are due later.
+//! Nothing polls for a limit beyond the safety poll that every queue has.
 //!
 //! # When things fail
-//! A claim is one transaction: a worker that dies in it leaves nothing. A reply that was lost is met as for any
-//! claim: the worker retires its id, and what it may hold returns.
+//! - *Somebody holds the lock* (another claim, or an operator's open transaction on the queue's row): the server waits half a
+//!   second, then refuses ([`LedgerError::is_contention`]). Nothing was applied, and the worker asks again soon.
+//! - *A claim takes too long*: the server ends it at `database.statement_timeout`; nothing was applied.
+//! - *The answer is lost, or the payloads behind it cannot be read*: the claim may have been applied. The worker retires its
+//!   id, and what that id holds returns.
+//! - *Workers of two versions run side by side*: a function of the old version stays, and both lock the same.
+//!
+//! # What it costs
+//! Running jobs are counted from an index, which holds an entry for each job that ran since the last vacuum. The server skips
+//! entries that it knows to be dead, except while an old transaction keeps it from knowing.
 
 mod claim;
 mod postgres;
+mod postgres_claim;
 mod sqlite;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use holdfast_core::config::QueueLimits;
@@ -58,6 +84,9 @@ const UNKEYED_WINDOW: usize = 1_000;
 
 /// Heads fetched for one walk at most, over all of its keys.
 const CANDIDATES: usize = 5_000;
+
+/// A claim that did not see every key, and left places free, is worth another one after this.
+const NEXT_WALK: Duration = Duration::from_millis(50);
 
 /// Longest `limit_key`, in bytes.
 pub const MAX_LIMIT_KEY_BYTES: usize = crate::enqueue::MAX_KEY_BYTES;
@@ -98,29 +127,68 @@ impl LimitsInForce {
     }
 }
 
+/// A queue's limits as a claim was told last, so that the next one can name them.
+#[derive(Debug, Clone)]
+struct KnownLimits {
+    /// As the database writes them: limits are the same if their texts are.
+    text: String,
+    limits: QueueLimits,
+}
+
 /// The limits as they stand in SQL. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LimitStore {
     sql: Sql,
+    database: Database,
+    statement_timeout: Duration,
+    /// By queue. On PostgreSQL alone.
+    known: Arc<Mutex<BTreeMap<String, KnownLimits>>>,
 }
 
 impl LimitStore {
     pub fn new(database: &Database, settings: &DatabaseSettings) -> Self {
         Self {
             sql: Sql::new(database, settings),
+            database: database.clone(),
+            statement_timeout: settings.statement_timeout,
+            known: Arc::default(),
         }
     }
 
     /// Leases due jobs within the limits; the counterpart of the ledger's claim, with the same guards.
+    ///
+    /// # Errors
+    /// [`LedgerError::is_contention`] if other claims of the queue, or anybody who has locked its row, took longer than half a
+    /// second: nothing was claimed, and another try may succeed at once.
     pub async fn claim(&self, asked: Asked<'_>) -> Result<LimitedClaim, LedgerError> {
         self.sql
             .within("claim jobs within limits", async {
-                let mut tx = self.sql.begin().await?;
-                let claimed = claim::claim(&mut tx, self.sql.named, asked).await?;
-                tx.commit().await?;
-                Ok(claimed)
+                match &self.database {
+                    Database::Postgres(pool) => {
+                        let before = self.known().get(asked.queue).cloned();
+                        let mut known = before.clone();
+                        let claimed =
+                            postgres_claim::claim(pool, self.statement_timeout, asked, &mut known).await?;
+                        if let Some(known) =
+                            known.filter(|known| before.is_none_or(|before| before.text != known.text))
+                        {
+                            self.known().insert(asked.queue.to_owned(), known);
+                        }
+                        Ok(claimed)
+                    }
+                    Database::Sqlite(database) => {
+                        let mut tx = database.writer.begin_with("BEGIN IMMEDIATE").await?;
+                        let claimed = claim::claim(&mut tx, asked).await?;
+                        tx.commit().await?;
+                        Ok(claimed)
+                    }
+                }
             })
             .await
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, KnownLimits>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether any limit is in force.

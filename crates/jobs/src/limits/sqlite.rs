@@ -95,7 +95,7 @@ pub(super) async fn prune(on: &mut SqliteConnection, most: usize) -> Result<u64,
 
 pub(super) async fn lock(on: &mut SqliteConnection, asked: Asked<'_>) -> Result<Option<Locked>, sqlx::Error> {
     let row = sqlx::query(concat!(
-        "select paused, configured, overridden, key_cursor,
+        "select limited, paused, configured, overridden, key_cursor,
                 cast(max(coalesce(rate_full_at - ",
         now!(),
         ", 0), 0) as real) as debt_ms,
@@ -111,6 +111,7 @@ pub(super) async fn lock(on: &mut SqliteConnection, asked: Asked<'_>) -> Result<
     .await?;
     row.map(|row| {
         Ok(Locked {
+            limited: row.try_get("limited")?,
             paused: row.try_get("paused")?,
             alive: row.try_get("alive")?,
             configured: row.try_get("configured")?,
@@ -122,16 +123,12 @@ pub(super) async fn lock(on: &mut SqliteConnection, asked: Asked<'_>) -> Result<
     .transpose()
 }
 
-/// Over the workers, because the index of running jobs begins with them; every running job has a worker's row.
+/// Of any worker, or of none that is known any more: such jobs count until they are rescued.
 pub(super) async fn running(on: &mut SqliteConnection, queue: &str) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(
-        "select coalesce(sum((select count(*) from holdfast_jobs
-                              where state = 'running' and worker = w.id and queue = ?1)), 0)
-         from holdfast_workers as w",
-    )
-    .bind(queue)
-    .fetch_one(on)
-    .await
+    sqlx::query_scalar("select count(*) from holdfast_jobs where state = 'running' and queue = ?1")
+        .bind(queue)
+        .fetch_one(on)
+        .await
 }
 
 /// From key to key through the index, whatever lies between them.
@@ -293,6 +290,47 @@ pub(super) async fn spend(on: &mut SqliteConnection, queue: &str, spent_ms: f64)
     ))
     .bind(queue)
     .bind(spent_ms)
+    .execute(on)
+    .await?;
+    Ok(())
+}
+
+/// Makes the queue's bucket an empty one: `whole_ms` from being full.
+pub(super) async fn empty_bucket(
+    on: &mut SqliteConnection,
+    queue: &str,
+    whole_ms: f64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(concat!(
+        "update holdfast_queues set rate_full_at = ",
+        now!(),
+        " + ?2 where name = ?1"
+    ))
+    .bind(queue)
+    .bind(whole_ms)
+    .execute(on)
+    .await?;
+    Ok(())
+}
+
+/// Makes the buckets of these keys empty ones.
+pub(super) async fn empty_buckets_of_keys(
+    on: &mut SqliteConnection,
+    queue: &str,
+    keys: &[&str],
+    whole_ms: f64,
+) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(concat!(
+        "update holdfast_limit_buckets set full_at = ",
+        now!(),
+        " + ?3 where queue = ?1 and key in (select value from json_each(?2))"
+    ))
+    .bind(queue)
+    .bind(json!(keys).to_string())
+    .bind(whole_ms)
     .execute(on)
     .await?;
     Ok(())

@@ -34,6 +34,9 @@ use crate::limits::Asked;
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
+/// Before a claim that met a lock is tried again: it has waited for that lock already, for as long as the server lets it.
+const CONTENTION_REST: Duration = Duration::from_millis(20);
+
 /// How long a doubtful job waits for a broker that cannot be asked, counted from when its id was made: as long as a
 /// worker that had taken it there would keep its lease.
 const DOUBT_PATIENCE: Duration = Duration::from_secs(15);
@@ -61,6 +64,8 @@ pub(crate) async fn run_ledger(shared: Arc<Shared>, lane: Arc<Lane>, deliveries:
             Ok(()) => {
                 failures = 0;
             }
+            // Somebody else claims from the queue, or has locked its row. The server has waited, so it is asked again soon.
+            Err(error) if error.is_contention() => lane.ledger_alarm.after(CONTENTION_REST),
             Err(error) => {
                 // An outage is told once, by the one place that sees every statement.
                 if error.is_transient() {

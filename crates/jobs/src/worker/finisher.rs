@@ -279,10 +279,13 @@ fn pass_places_on(shared: &Shared, finished: Vec<Finished>) {
         }
     }
     for (queue, places) in limited {
-        if let Some(lane) = shared.lanes.get(&queue) {
-            lane.ledger_alarm.now();
+        let Some(lane) = shared.lanes.get(&queue) else {
+            continue;
+        };
+        lane.ledger_alarm.now();
+        if let Some(due_in) = lane.offer_places() {
+            shared.jobs.bell().ring(&queue, places, due_in);
         }
-        shared.jobs.bell().ring(&queue, places, Duration::ZERO);
     }
 }
 

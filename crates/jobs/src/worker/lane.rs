@@ -22,6 +22,10 @@ use crate::ledger::WorkerQueueStats;
 /// The buffer holds what was finished in this time.
 const WINDOW: Duration = Duration::from_millis(100);
 
+/// A place that a limit had taken is offered to other workers at most this often, and once more after the last. The worker
+/// whose job has left it looks at once in any case, so what is offered seldom is only what it cannot use.
+const OFFER_EVERY: Duration = Duration::from_millis(50);
+
 /// The buffer holds this many batches at most.
 const BUFFERED_BATCHES: usize = 3;
 
@@ -40,6 +44,8 @@ pub(crate) struct Lane {
     freed: Notify,
     /// The queue has limits over all workers: nothing is claimed that could not run at once.
     limited: AtomicBool,
+    /// When free places may be offered to other workers again.
+    next_offer: Mutex<Instant>,
     /// Jobs of the ledger may be due.
     pub ledger_alarm: Alarm,
     /// Jobs on the broker may wait.
@@ -82,6 +88,7 @@ impl Lane {
             running: AtomicUsize::new(0),
             freed: Notify::new(),
             limited: AtomicBool::new(false),
+            next_offer: Mutex::new(now),
             ledger_alarm: Alarm::default(),
             broker_alarm: Alarm::default(),
             strays: AtomicBool::new(false),
@@ -113,6 +120,19 @@ impl Lane {
 
     pub(crate) fn set_limited(&self, limited: bool) {
         self.limited.store(limited, Ordering::Release);
+    }
+
+    /// Places under a limit have become free: how soon other workers should look. `None`: they were told to already, for a
+    /// time that is still to come.
+    pub(crate) fn offer_places(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut next = self.next_offer.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = next.saturating_duration_since(now);
+        if wait > OFFER_EVERY {
+            return None;
+        }
+        *next = now + wait + OFFER_EVERY;
+        Some(wait)
     }
 
     /// Said once, before the lane is used.
@@ -369,6 +389,16 @@ mod tests {
         assert_eq!(lane.capacity(), lane.most());
         tokio::time::advance(WINDOW * 3).await;
         assert_eq!(lane.room(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn free_places_are_offered_at_once_and_then_not_for_each_job() {
+        let lane = lane();
+        assert_eq!(lane.offer_places(), Some(Duration::ZERO));
+        assert_eq!(lane.offer_places(), Some(OFFER_EVERY), "the last one counts");
+        assert_eq!(lane.offer_places(), None, "and stands for all until then");
+        tokio::time::advance(OFFER_EVERY * 3).await;
+        assert_eq!(lane.offer_places(), Some(Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

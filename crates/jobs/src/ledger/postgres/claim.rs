@@ -36,7 +36,7 @@ with picked as materialized (
         for update skip locked) as due
     where exists (select from holdfast_workers
                   where id = $2 and seen_at > now() - $4 * interval '1 millisecond')
-      and not exists (select from holdfast_queues where name = $1 and (paused or limited))
+      and (select holdfast_queue_is_open_1($1))
     limit $3),
 lease as materialized (
     select id from holdfast_workers

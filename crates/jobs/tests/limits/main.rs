@@ -5,7 +5,12 @@
     reason = "a test that cannot go on must stop"
 )]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod faults;
+mod model;
+mod throughput;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -22,13 +27,13 @@ use support::{Fixture, LOST_AFTER, new_job, settings};
 macro_rules! contract {
     ($($name:ident),+ $(,)?) => {
         mod on_postgres {
-            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(super::support::postgres().await)).await; })+
+            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(crate::support::postgres().await)).await; })+
         }
         mod behind_pgbouncer {
-            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(super::support::pgbouncer().await)).await; })+
+            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(crate::support::pgbouncer().await)).await; })+
         }
         mod on_sqlite {
-            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(super::support::sqlite().await)).await; })+
+            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(crate::support::sqlite().await)).await; })+
         }
     };
 }
@@ -47,6 +52,9 @@ contract!(
     the_guards_of_the_ordinary_claim_hold,
     what_the_api_sets_stands_before_what_is_configured,
     claims_at_the_same_time_never_exceed_a_limit,
+    a_bucket_that_is_emptier_than_empty_fills_again_at_its_rate,
+    running_jobs_of_a_worker_without_a_row_count,
+    jobs_too_large_for_one_answer_come_whole_and_in_order,
 );
 
 struct Limited {
@@ -495,4 +503,92 @@ async fn claims_at_the_same_time_never_exceed_a_limit(l: Limited) {
             .unwrap();
     }
     assert_eq!(done.load(Ordering::SeqCst), 120);
+}
+
+/// The database's clock was set back by 100 hours: full again only in 100 hours, which no number of starts can cause.
+async fn a_bucket_that_is_emptier_than_empty_fills_again_at_its_rate(l: Limited) {
+    l.set(QueueLimits {
+        rate: Some("3/3h".parse().unwrap()),
+        key_rate: Some("2/2h".parse().unwrap()),
+        ..QueueLimits::default()
+    })
+    .await;
+    l.insert(
+        &vec![keyed("a"); 9]
+            .into_iter()
+            .map(|job| NewJob {
+                id: JobId::generate(),
+                ..job
+            })
+            .collect::<Vec<_>>(),
+    )
+    .await;
+    let worker = l.f.worker().await;
+    assert_eq!(l.claim(worker, 10).await.len(), 2);
+    l.f.sql(
+        "update holdfast_queues set rate_full_at = rate_full_at + interval '100 hours';
+         update holdfast_limit_buckets set full_at = full_at + interval '100 hours'",
+        "update holdfast_queues set rate_full_at = rate_full_at + 360000000;
+         update holdfast_limit_buckets set full_at = full_at + 360000000",
+    )
+    .await;
+    let none = l.claim_all(worker, 10).await;
+    assert!(none.jobs.is_empty(), "an empty bucket, as after a burst");
+    let wait = none.again_in.unwrap().as_secs();
+    assert!((3_000..=3_600).contains(&wait), "the queue's next token: {wait}");
+    l.let_an_hour_pass().await;
+    let none = l.claim_all(worker, 10).await;
+    assert!(
+        none.jobs.is_empty(),
+        "the queue has a token again, and the key is looked at for the first time"
+    );
+    let wait = none.again_in.unwrap().as_secs();
+    assert!((3_000..=3_600).contains(&wait), "the key's next token: {wait}");
+    l.let_an_hour_pass().await;
+    assert_eq!(l.claim(worker, 10).await.len(), 1);
+}
+
+async fn running_jobs_of_a_worker_without_a_row_count(l: Limited) {
+    l.set(QueueLimits {
+        key_max_running: Some(2),
+        ..max_running(3)
+    })
+    .await;
+    l.insert(&["a", "a", "b", "b"].map(keyed)).await;
+    let gone = l.f.worker().await;
+    assert_eq!(l.claim(gone, 2).await.len(), 2);
+    let worker = l.f.worker().await;
+    l.f.sql(
+        "delete from holdfast_workers where id = (select worker from holdfast_jobs where state = 'running' limit 1)",
+        "delete from holdfast_workers where id = (select worker from holdfast_jobs where state = 'running' limit 1)",
+    )
+    .await;
+    assert_eq!(
+        l.claim(worker, 10).await.len(),
+        1,
+        "three run at once, whoever runs them"
+    );
+}
+
+async fn jobs_too_large_for_one_answer_come_whole_and_in_order(l: Limited) {
+    l.set(max_running(100)).await;
+    let jobs: Vec<NewJob> = (0..12)
+        .map(|number| {
+            let body = "x".repeat(10_000);
+            NewJob {
+                payload: Arc::from(support::raw(&format!(r#"{{"number":{number},"body":"{body}"}}"#))),
+                ..new_job()
+            }
+        })
+        .collect();
+    l.insert(&jobs).await;
+    let worker = l.f.worker().await;
+    let claimed = l.claim(worker, 100).await;
+    assert_eq!(ids(&claimed), jobs.iter().map(|job| job.id).collect::<Vec<_>>());
+    for (number, job) in claimed.iter().enumerate() {
+        let payload: serde_json::Value = serde_json::from_str(job.payload.get()).unwrap();
+        assert_eq!(payload["number"], number);
+        assert_eq!(payload["body"].as_str().unwrap().len(), 10_000);
+    }
+    l.complete(worker, &claimed).await;
 }

@@ -1,0 +1,1 @@
+-- Limited claims are a function on PostgreSQL; SQLite needs nothing for them.
