@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use holdfast_core::config::{DatabaseSettings, Sources, load_from};
 use holdfast_core::failure::{FailureClass, classify_sql};
 use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::{Database, SqlError, migrate, migrate_within};
+use holdfast_core::sql::{Database, MigrationReport, SqlError, migrate, migrate_within};
 use holdfast_testkit::{FaultProxy, Mode, PgBouncer, PostgresServer};
 use secrecy::SecretString;
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -297,6 +297,97 @@ async fn a_release_that_migrates_in_one_transaction_and_this_one_take_turns() {
     assert_eq!(database.pending_migrations().await.unwrap()[0], "0001_jobs");
     old.rollback().await.unwrap();
     assert_eq!(migrating.await.unwrap().unwrap().applied[0], "0001_jobs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_that_was_cut_is_continued_and_no_write_fails_meanwhile() {
+    let postgres = PostgresServer::start().await.unwrap();
+    migrated_to(&postgres, 14).await;
+    let settings = settings_of(&postgres.url());
+    let database = Database::open(&settings).unwrap();
+    let rows = "INSERT INTO holdfast_jobs (id, queue, kind, run_at, max_attempts, timeout_ms, payload)
+         SELECT gen_random_uuid(), 'default', 'notify.email', now(), 1, 1000, jsonb_build_object('user', 'u' || n)
+         FROM generate_series(1, 20000) AS n";
+    sqlx::query(rows).execute(pool(&database)).await.unwrap();
+    let cut = tokio::spawn(migrating(&settings));
+    let begun = "SELECT count(*) FROM holdfast_migrator WHERE version = 16 AND position IS NOT NULL";
+    until(&database, begun, 1).await;
+    cut.abort();
+    assert!(cut.await.unwrap_err().is_cancelled());
+    let left = "SELECT count(*) FROM holdfast_jobs WHERE payload_json IS NULL";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(pool(&database)).await.unwrap();
+    assert!(left > 0, "it was cut in the middle");
+    // What the process that was cut leaves is its lease.
+    sqlx::query("UPDATE holdfast_migrator SET held_until = now()")
+        .execute(pool(&database))
+        .await
+        .unwrap();
+    let again = tokio::spawn(migrating(&settings));
+    let mut written = 0;
+    let mut client = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+    sqlx::raw_sql("SET lock_timeout = '5s'")
+        .execute(&mut client)
+        .await
+        .unwrap();
+    while !again.is_finished() || written == 0 {
+        sqlx::query(
+            "INSERT INTO holdfast_jobs (id, queue, kind, run_at, max_attempts, timeout_ms, payload)
+             VALUES (gen_random_uuid(), 'default', 'k', now(), 1, 1000, '{\"user\": \"late\"}'::jsonb)",
+        )
+        .execute(&mut client)
+        .await
+        .unwrap();
+        written += 1;
+    }
+    let report = again.await.unwrap().unwrap();
+    assert_eq!(
+        (report.already_applied, report.applied[0].as_str()),
+        (15, "0016_json_jobs")
+    );
+    let whole = "SELECT count(*) FROM holdfast_jobs WHERE json_typeof(payload -> 'user') = 'string'";
+    until(&database, whole, 20_000 + written).await;
+    until(&database, INVALID_INDEXES, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_build_that_was_cut_ends_on_the_server_and_the_next_run_builds_it_anew() {
+    let postgres = PostgresServer::start().await.unwrap();
+    migrated_to(&postgres, 14).await;
+    let settings = settings_of(&postgres.url());
+    let database = Database::open(&settings).unwrap();
+    // A build waits for every snapshot that is older than it.
+    let mut old = pool(&database).begin().await.unwrap();
+    sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        .execute(&mut *old)
+        .await
+        .unwrap();
+    let cut = tokio::spawn(migrating(&settings));
+    until(&database, INVALID_INDEXES, 1).await;
+    cut.abort();
+    assert!(cut.await.unwrap_err().is_cancelled());
+    let builds =
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'create index%'";
+    until(&database, builds, 0).await;
+    until(&database, INVALID_INDEXES, 1).await;
+    old.rollback().await.unwrap();
+    sqlx::query("UPDATE holdfast_migrator SET held_until = now()")
+        .execute(pool(&database))
+        .await
+        .unwrap();
+    assert_eq!(migrate(&settings).await.unwrap().applied[0], "0018_json_indexes");
+    until(&database, INVALID_INDEXES, 0).await;
+    let built =
+        "SELECT count(*) FROM pg_indexes WHERE indexname IN ('holdfast_jobs_user', 'holdfast_jobs_address')";
+    until(&database, built, 2).await;
+}
+
+const INVALID_INDEXES: &str = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+
+fn migrating(
+    settings: &DatabaseSettings,
+) -> impl Future<Output = Result<MigrationReport, SqlError>> + Send + 'static {
+    let settings = settings.clone();
+    async move { migrate(&settings).await }
 }
 
 /// Applies the first migrations as an older release did, and records them.

@@ -16,6 +16,7 @@ pub mod enqueue;
 mod envelope;
 mod id;
 mod job;
+mod json_text;
 pub mod ledger;
 pub mod limits;
 pub mod link;

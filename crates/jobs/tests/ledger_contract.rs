@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_jobs::ledger::{
-    Accepted, CancelReply, ErrorRecord, Heartbeat, JobFilter, NewJob, Outcome, Priority, Progress, Retention,
-    RetryReply, RunAt,
+    Accepted, CancelReply, ErrorRecord, Heartbeat, JobFilter, NewJob, Options, Outcome, Priority, Progress,
+    Retention, RetryReply, RunAt,
 };
+use holdfast_jobs::link::Link;
 use holdfast_jobs::{JobId, State};
 use support::{Fixture, LOST_AFTER, new_job, raw, report};
 
@@ -61,6 +62,7 @@ contract!(
     doubt_is_kept_until_it_is_settled,
     a_dead_letter_from_the_broker_is_kept_and_not_run,
     text_that_sql_could_misread_survives,
+    json_comes_back_byte_for_byte,
 );
 
 async fn accept(fixture: &Fixture, job: NewJob) -> JobId {
@@ -1063,4 +1065,58 @@ async fn text_that_sql_could_misread_survives(f: Fixture) {
     assert_eq!(f.ledger.finish(worker, &[retry]).await.unwrap(), [id]);
     let errors = f.ledger.get(id).await.unwrap().unwrap().errors;
     assert_eq!(errors[0].message, "nul  and 'quote' \\ \"");
+}
+
+/// Legal JSON that `jsonb`, a float or a map would change or refuse.
+const SENT: &str = r#"{"z":1,"a":2,"amount":1e2,"neg":-0,"d":1,"d":2,"tiny":1e-20000,"nought":0e-99999,"zero":0e3000000000,"huge":1e999,"id":1234567890123456789012345678901234567890,"nul":"a\u0000b","half":"\ud800","pair":"\ud83d\ude00", "space" : [ 1 , 2 ]}"#;
+
+async fn json_comes_back_byte_for_byte(f: Fixture) {
+    let next: Link = serde_json::from_str(&format!(
+        r#"{{"kind":"test.kind","queue":"default","payload":{SENT},"max_attempts":1,"timeout_seconds":30.0}}"#
+    ))
+    .unwrap();
+    let keyed = || NewJob {
+        payload: Arc::from(raw(SENT)),
+        idempotency_key: Some("sent".into()),
+        options: Options {
+            then: Some(Box::new(next.clone())),
+            ..Options::default()
+        },
+        ..new_job()
+    };
+    let id = accept(&f, keyed()).await;
+    assert_eq!(
+        f.ledger.insert(&[keyed()]).await.unwrap(),
+        [Accepted::Duplicate(id)]
+    );
+    let other = NewJob {
+        payload: Arc::from(raw(&SENT.replace("1e-20000", "0"))),
+        ..keyed()
+    };
+    assert_eq!(f.ledger.insert(&[other]).await.unwrap(), [Accepted::Conflict(id)]);
+    let worker = f.worker().await;
+    let job = f
+        .ledger
+        .claim("default", worker, 1, LOST_AFTER)
+        .await
+        .unwrap()
+        .remove(0);
+    assert_eq!(job.payload.get(), SENT);
+    assert_eq!(job.options.then.as_ref().unwrap().payload.get(), SENT);
+    let progress = Progress {
+        fence: job.fence(),
+        value: Arc::from(raw(SENT)),
+    };
+    f.ledger.store_progress(worker, &[progress]).await.unwrap();
+    assert_eq!(
+        f.ledger.get(id).await.unwrap().unwrap().progress.unwrap().get(),
+        SENT
+    );
+    let completed = Outcome::Completed {
+        fence: job.fence(),
+        result: Some(Arc::from(raw(SENT))),
+    };
+    assert_eq!(f.ledger.finish(worker, &[completed]).await.unwrap(), [id]);
+    let record = f.ledger.get(id).await.unwrap().unwrap();
+    assert_eq!((record.payload.get(), record.result.unwrap().get()), (SENT, SENT));
 }

@@ -9,8 +9,9 @@
 //! | `@at($1)` | the moment `$1` milliseconds after the epoch | `$1` |
 //! | `@share` | `for key share`: whoever deletes the row waits, or is waited for | nothing: there is one writer |
 //! | `@address($1)` | the address in `$1`, which may have a display name, in lower case | the same |
-//! | `@jsonb` | `jsonb` | `text`: what JSON is kept as |
-//! | `@text(payload)` | JSON as text, as the database writes it | as it was given |
+//! | `@json` | `json` | `text`: what JSON is kept as |
+//! | `@field(payload, 'user')` | a field of the document as text, whatever else the document holds | the same |
+//! | `@text(payload)` | JSON as text, as it was given | the same |
 //! | `@find(a, b)` | where `b` is in `a`, or 0 | the same |
 //! | `@skip_locked` | `for update skip locked` | nothing: there is one writer |
 //!
@@ -138,11 +139,15 @@ pub(crate) fn postgres(text: &str) -> String {
     let text = call(&text, "@at", |millis| {
         format!("('epoch'::timestamptz + {millis}::bigint * interval '1 millisecond')")
     });
+    let text = call(&text, "@address_field", |arguments| {
+        address("strpos", &postgres_field(arguments))
+    });
     let text = call(&text, "@address", |column| address("strpos", column));
+    let text = call(&text, "@field", postgres_field);
     let text = call(&text, "@text", |json| format!("{json}::text"));
     let text = call(&text, "@find", |arguments| format!("strpos({arguments})"));
     text.replace("@now", "now()")
-        .replace("@jsonb", "jsonb")
+        .replace("@json", "json")
         .replace("@share", "for key share")
         .replace("@skip_locked", "for update skip locked")
 }
@@ -154,13 +159,27 @@ pub(crate) fn sqlite(text: &str) -> String {
     let text = call(&text, "@ahead", |millis| format!("({SQLITE_NOW} + {millis})"));
     let text = call(&text, "@tick", |millis| format!("({SQLITE_NOW} + {millis})"));
     let text = call(&text, "@at", str::to_owned);
+    let text = call(&text, "@address_field", |arguments| {
+        address("instr", &sqlite_field(arguments))
+    });
     let text = call(&text, "@address", |column| address("instr", column));
+    let text = call(&text, "@field", sqlite_field);
     let text = call(&text, "@text", str::to_owned);
     let text = call(&text, "@find", |arguments| format!("instr({arguments})"));
     text.replace("@now", SQLITE_NOW)
-        .replace("@jsonb", "text")
+        .replace("@json", "text")
         .replace("@share", "")
         .replace("@skip_locked", "")
+}
+
+/// As the index `holdfast_jobs_user` has it. The cast does nothing where the column is `json`.
+fn postgres_field(arguments: &str) -> String {
+    let (document, field) = arguments.split_once(',').unwrap_or((arguments, "''"));
+    format!("holdfast_json_text({document}::json,{field})")
+}
+
+fn sqlite_field(arguments: &str) -> String {
+    arguments.replacen(',', " ->>", 1)
 }
 
 /// As the index `holdfast_jobs_address` has it.
@@ -212,10 +231,10 @@ mod tests {
              where at < (now() - $1::bigint * interval '1 millisecond') \
              and until > (now() + $2::bigint * interval '1 millisecond') and at < now() for update skip locked"
         );
-        let set = "update t set payload = cast($2 as @jsonb) where @find(@text(payload), $1) > 0";
+        let set = "update t set payload = cast($2 as @json) where @find(@text(payload), $1) > 0";
         assert_eq!(
             postgres(set),
-            "update t set payload = cast($2 as jsonb) where strpos(payload::text, $1) > 0"
+            "update t set payload = cast($2 as json) where strpos(payload::text, $1) > 0"
         );
         assert_eq!(
             sqlite(set),

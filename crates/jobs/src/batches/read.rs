@@ -12,10 +12,24 @@ use crate::id::{BatchId, JobId};
 use crate::sql::{decode_error, hex_ids, limit, sqlite_now};
 use crate::state::StoredState;
 
-const RECORD: &str = "
-select id, name, total, completed, discarded, cancelled, callback ->> 'kind' as kind, callback ->> 'queue' as queue,
-       callback_id, cancel_requested, created_at, ended_at
-from holdfast_batches ";
+macro_rules! record {
+    ($kind:literal, $queue:literal) => {
+        concat!(
+            "select id, name, total, completed, discarded, cancelled, ",
+            $kind,
+            " as kind, ",
+            $queue,
+            " as queue, callback_id, cancel_requested, created_at, ended_at from holdfast_batches "
+        )
+    };
+}
+
+/// `->>` of the server would refuse a callback whose payload holds U+0000.
+const POSTGRES: &str = record!(
+    "holdfast_json_text(callback::json, 'kind')",
+    "holdfast_json_text(callback::json, 'queue')"
+);
+const SQLITE: &str = record!("callback ->> 'kind'", "callback ->> 'queue'");
 
 pub(crate) async fn get(
     on: LedgerTx<'_>,
@@ -23,14 +37,14 @@ pub(crate) async fn get(
     named: bool,
 ) -> Result<Option<BatchRecord>, sqlx::Error> {
     match on {
-        LedgerTx::Postgres(on) => sqlx::query(AssertSqlSafe(format!("{RECORD} where id = $1")))
+        LedgerTx::Postgres(on) => sqlx::query(AssertSqlSafe(format!("{POSTGRES} where id = $1")))
             .bind(id.as_uuid())
             .persistent(named)
             .fetch_optional(on)
             .await?
             .map(|row| record_of_postgres(&row))
             .transpose(),
-        LedgerTx::Sqlite(on) => sqlx::query(AssertSqlSafe(format!("{RECORD} where id = ?1")))
+        LedgerTx::Sqlite(on) => sqlx::query(AssertSqlSafe(format!("{SQLITE} where id = ?1")))
             .bind(id.as_uuid())
             .fetch_optional(on)
             .await?
@@ -48,7 +62,7 @@ pub(crate) async fn list(
     match on {
         LedgerTx::Postgres(on) => {
             let text = format!(
-                "{RECORD}
+                "{POSTGRES}
                  where ($1::uuid is null or id < $1) and ($2::boolean is null or (ended_at is not null) = $2)
                  order by id desc limit $3"
             );
@@ -63,7 +77,7 @@ pub(crate) async fn list(
         }
         LedgerTx::Sqlite(on) => {
             let text = format!(
-                "{RECORD}
+                "{SQLITE}
                  where (?1 is null or id < ?1) and (?2 is null or (ended_at is not null) = ?2)
                  order by id desc limit ?3"
             );

@@ -56,7 +56,7 @@ async fn insert_row(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<b
     let written = match on {
         LedgerTx::Postgres(on) => sqlx::query(
             "insert into holdfast_batches (id, name, total, callback, idempotency_key, fingerprint)
-             values ($1, $2, $3, $4::text::jsonb, $5, $6) on conflict do nothing",
+             values ($1, $2, $3, $4::text::json, $5, $6) on conflict do nothing",
         )
         .bind(batch.id.as_uuid())
         .bind(&batch.name)

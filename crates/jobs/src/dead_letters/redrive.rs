@@ -101,7 +101,7 @@ const POSTGRES: &str = concat!(
          set state = 'available', finished_at = null, started_at = null, worker = null, cancel_requested = false,
              run_at = 'epoch'::timestamptz + ($10 + placed.place * $11) * interval '1 millisecond',
              crashes = 0, snoozes = 0, max_attempts = greatest(j.max_attempts, j.attempt + $12),
-             payload = coalesce($13::text::jsonb, j.payload),
+             payload = coalesce($13::text, j.payload::text)::json,
              errors = case when jsonb_array_length(j.errors) > $14
                            then jsonb_path_query_array(j.errors, '$[last - $keep to last]',
                                                        jsonb_build_object('keep', $14 - 1))

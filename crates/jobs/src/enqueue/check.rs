@@ -166,28 +166,18 @@ impl Checker {
                 ),
             ));
         }
-        let shape = Shape::of(text);
-        if shape.depth > self.settings.max_payload_depth {
+        let depth = depth_of(text);
+        if depth > self.settings.max_payload_depth {
             return Err(Fault::new(
                 FaultCode::PayloadTooDeep,
                 "payload",
                 format!(
-                    "nested {} deep; {} is the most",
-                    shape.depth, self.settings.max_payload_depth
+                    "nested {depth} deep; {} is the most",
+                    self.settings.max_payload_depth
                 ),
             ));
         }
-        if shape.holds_nul {
-            return Err(Fault::new(
-                FaultCode::InvalidPayload,
-                "payload",
-                "holds the character \\u0000, which no database text can store; remove or encode it",
-            ));
-        }
         if origin == Origin::Text {
-            // Finds what a typed parse may skip and the database would refuse: lone surrogates, 1e999.
-            serde_json::from_str::<serde_json::Value>(text)
-                .map_err(|error| Fault::new(FaultCode::InvalidPayload, "payload", error.to_string()))?;
             kind.check(payload).map_err(|fault| {
                 let field = if fault.field.is_empty() {
                     "payload".into()
@@ -275,44 +265,25 @@ pub(super) fn check_key(field: &str, key: Option<&str>) -> Result<(), Fault> {
     }
 }
 
-/// What one scan of well-formed JSON text finds.
-#[derive(Debug, PartialEq, Eq)]
-struct Shape {
-    depth: usize,
-    holds_nul: bool,
-}
-
-impl Shape {
-    fn of(text: &str) -> Self {
-        let bytes = text.as_bytes();
-        let (mut depth, mut deepest, mut holds_nul, mut in_string) = (0_usize, 0, false, false);
-        let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            match byte {
-                b'\\' if in_string => {
-                    holds_nul |= bytes[at..].starts_with(b"\\u0000");
-                    at += 1;
-                }
-                b'"' => in_string = !in_string,
-                b'{' | b'[' if !in_string => {
-                    depth += 1;
-                    deepest = deepest.max(depth);
-                }
-                b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-                _ => {}
+/// How deep well-formed JSON text is nested.
+pub fn depth_of(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string) = (0_usize, 0, false);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if in_string => {
+                bytes.next();
             }
-            at += 1;
-        }
-        Self {
-            depth: deepest,
-            holds_nul,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
         }
     }
-}
-
-/// Whether JSON text holds an escaped NUL character, which `jsonb` refuses.
-pub(crate) fn text_holds_nul(text: &str) -> bool {
-    text.contains("\\u0000") && Shape::of(text).holds_nul
+    deepest
 }
 
 #[cfg(test)]
@@ -320,23 +291,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scan_finds_depth_and_nul_and_is_not_fooled_by_strings() {
-        assert_eq!(
-            Shape::of("1"),
-            Shape {
-                depth: 0,
-                holds_nul: false
-            }
-        );
-        assert_eq!(
-            Shape::of(r#"{"a":[[1]],"b":"]]}}\"[["}"#),
-            Shape {
-                depth: 3,
-                holds_nul: false
-            }
-        );
-        assert!(Shape::of(r#"["\u0000"]"#).holds_nul);
-        assert!(!Shape::of(r#"["\\u0000"]"#).holds_nul);
-        assert!(Shape::of(r#"["\\\u0000"]"#).holds_nul);
+    fn depth_is_counted_outside_of_strings() {
+        for (text, depth) in [
+            ("1", 0),
+            (r#"{"a":[[1]],"b":"]]}}\"[["}"#, 3),
+            (r#"["\\",[]]"#, 2),
+            (r#"["\u0000"]"#, 1),
+        ] {
+            assert_eq!(depth_of(text), depth, "{text}");
+        }
     }
 }

@@ -16,7 +16,7 @@ mod route;
 mod writer;
 
 pub use builder::Enqueue;
-pub(crate) use check::text_holds_nul;
+pub use check::depth_of;
 pub use error::{EnqueueError, Fault, FaultCode};
 pub use request::{Enqueued, JobRequest};
 pub(crate) use route::{Producer, ProducerParts};

@@ -8,6 +8,7 @@ use holdfast_core::config::{Durability, JobsSettings, QueueSettings};
 use holdfast_core::failpoint;
 use holdfast_core::failure::Certainty;
 use holdfast_core::telemetry::traces::{self, Span};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::check::{Checker, Origin, check_key};
@@ -21,6 +22,7 @@ use crate::broker::{Broker, Outgoing, PushOutcome};
 use crate::client::LedgerTx;
 use crate::envelope::Envelope;
 use crate::id::{BatchId, JobId};
+use crate::json_text;
 use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, PostgresLedger, Priority, RunAt};
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
@@ -417,18 +419,24 @@ fn check_member(job: &JobRequest) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What a batch says, however it is spelt.
+/// What a batch says, however it is spelt. Of ordinary texts it is what the releases before 0015 stored.
 fn fingerprint(batch: &NewBatch) -> Result<String, EnqueueError> {
-    let parsed =
-        |payload: &serde_json::value::RawValue| serde_json::from_str::<serde_json::Value>(payload.get());
-    let internal = |error: serde_json::Error| EnqueueError::Internal(LedgerError::Corrupt(error.to_string()));
     let mut hash = Sha256::new();
     for job in &batch.jobs {
-        let payload = parsed(&job.payload).map_err(internal)?;
-        hash.update(serde_json::json!([job.kind, job.queue, payload, job.options.then]).to_string());
+        let payload = json_text::exact_value(job.payload.get());
+        let then = exact_document(job.options.then.as_ref())?;
+        hash.update(serde_json::json!([job.kind, job.queue, payload, then]).to_string());
     }
-    hash.update(serde_json::json!([batch.name, batch.callback]).to_string());
+    let callback = exact_document(batch.callback.as_ref())?;
+    hash.update(serde_json::json!([batch.name, callback]).to_string());
     Ok(format!("{:x}", hash.finalize()))
+}
+
+/// By its text: a document may hold a payload that no value can.
+fn exact_document(document: Option<&impl Serialize>) -> Result<serde_json::Value, EnqueueError> {
+    let text = serde_json::to_string(&document)
+        .map_err(|error| EnqueueError::Internal(LedgerError::Corrupt(error.to_string())))?;
+    Ok(json_text::exact_value(&text))
 }
 
 /// The enqueue's span; each job carries its context on. What one call stores is one span.

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::clock;
-use serde_json::Value;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{
@@ -16,7 +14,7 @@ use super::{
 };
 use crate::batches::Tally;
 use crate::id::{BatchId, JobId};
-use crate::link::Link;
+use crate::json_text;
 use crate::state::{State, StoredState, UnknownState};
 use crate::ties::{self, Aftermath};
 
@@ -166,7 +164,7 @@ impl<'a> Settled<'a> {
                 .as_deref()
                 .and_then(|key| by_idempotency.get(key))
             {
-                let same = row.kind == *job.kind && same_json(&row.payload, &job.payload);
+                let same = row.kind == *job.kind && json_text::same(&row.payload, job.payload.get());
                 self.repeated.get_or_insert(row.id);
                 *accepted = Some(if same {
                     Accepted::Duplicate(row.id)
@@ -199,28 +197,6 @@ impl<'a> Settled<'a> {
             }
         }
         accepted
-    }
-}
-
-/// `jsonb` keeps neither the text nor the spelling of numbers (`1e3` becomes `1000`), so values are compared.
-fn same_json(stored: &str, new: &RawValue) -> bool {
-    let parse = |text| serde_json::from_str::<Value>(text);
-    stored == new.get()
-        || matches!((parse(stored), parse(new.get())), (Ok(stored), Ok(new)) if same_value(&stored, &new))
-}
-
-fn same_value(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_value(a, b))
-        }
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter()
-                    .all(|(key, a)| b.get(key).is_some_and(|b| same_value(a, b)))
-        }
-        _ => a == b,
     }
 }
 
@@ -340,14 +316,9 @@ pub(super) fn queue_stats(row: StatsRow) -> QueueStats {
     }
 }
 
-/// The chain that hangs on a job, out of its options.
-pub(super) fn then_of(text: Option<&str>) -> Result<Option<Box<Link>>, serde_json::Error> {
-    text.map(serde_json::from_str).transpose()
-}
-
-/// An id out of a job's options.
-pub(super) fn id_of<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, T::Err> {
-    text.map(str::parse).transpose()
+/// A job's options as they are kept. Read here and not in SQL, where one U+0000 in a payload makes a document unreadable.
+pub(super) fn options_of(text: Option<&str>) -> Result<Options, serde_json::Error> {
+    text.map_or(Ok(Options::default()), serde_json::from_str)
 }
 
 /// The answer to a cancel, given the state the row had.

@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use holdfast_core::config::{DatabaseSettings, ScheduleSettings};
 use holdfast_core::sql::Database;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::check::check;
 use super::model::{BeatRecord, Definition, Rhythm, Schedule, ScheduleRecord, Source};
@@ -16,6 +15,7 @@ use super::store::{self, Note, ScheduleStore, Summary};
 use crate::audit::{Actor, By, action};
 use crate::client::Jobs;
 use crate::enqueue::{EnqueueError, Enqueued, Fault, JobRequest};
+use crate::json_text;
 use crate::ledger::LedgerError;
 
 /// Most schedules that are kept.
@@ -334,14 +334,13 @@ impl Schedules {
 }
 
 fn same(standing: &Schedule, new: &Schedule) -> bool {
-    let value = |payload: &RawValue| serde_json::from_str::<serde_json::Value>(payload.get()).ok();
     standing.rhythm == new.rhythm
         && standing.kind == new.kind
         && standing.queue == new.queue
         && standing.catch_up == new.catch_up
         && standing.jitter == new.jitter
         && standing.enabled == new.enabled
-        && value(&standing.payload) == value(&new.payload)
+        && json_text::same(standing.payload.get(), new.payload.get())
 }
 
 fn definition(name: &str, settings: &ScheduleSettings) -> Result<Definition, Vec<Fault>> {

@@ -32,12 +32,12 @@ const INSERT: &str = "
 insert into holdfast_schedules
     (name, source, enabled, cron, every_seconds, time_zone, kind, payload, queue, catch_up, catch_up_max, jitter_ms,
      next_tick)
-values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12, $13)
+values ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10, $11, $12, $13)
 on conflict (name) do nothing";
 
 const REPLACE: &str = "
 update holdfast_schedules
-set source = $2, enabled = $3, cron = $4, every_seconds = $5, time_zone = $6, kind = $7, payload = $8::jsonb,
+set source = $2, enabled = $3, cron = $4, every_seconds = $5, time_zone = $6, kind = $7, payload = $8::json,
     queue = $9, catch_up = $10, catch_up_max = $11, jitter_ms = $12, next_tick = $13, revision = revision + 1,
     last_error = null, updated_at = now()
 where name = $1 and revision = $14";

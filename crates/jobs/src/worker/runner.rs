@@ -32,7 +32,6 @@ use super::finisher::{Finished, Lease};
 use super::lane::Slot;
 use super::shares::Place;
 use crate::broker::BrokerError;
-use crate::enqueue::text_holds_nul;
 use crate::job::{JobContext, JobError, Origin, ProgressCell};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome};
 use crate::meters::KindMeters;
@@ -346,10 +345,6 @@ fn completed(
                 "the result has {} bytes; {limit} are the most",
                 raw.get().len()
             ));
-            failed(shared, kind, job, queue, &error, false)
-        }
-        Some(raw) if text_holds_nul(raw.get()) => {
-            let error = JobError::permanent("the result holds the character \\u0000, which cannot be stored");
             failed(shared, kind, job, queue, &error, false)
         }
         _ => Outcome::Completed {

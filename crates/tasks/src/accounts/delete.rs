@@ -9,9 +9,11 @@ use lettre::message::Mailbox;
 use serde::Serialize;
 use serde_json::json;
 use ulid::Ulid;
+use uuid::Uuid;
 
+use super::naming::without_user;
 use super::{AccountError, AccountId, Accounts};
-use crate::dialect::on_either;
+use crate::dialect::{self, on_either};
 use crate::interactions::UserName;
 use crate::mail::normalised;
 
@@ -56,20 +58,37 @@ const SHARED: &str = "select name from holdfast_users where name = $1
 
 /// By the user's name, a kind, and a payload for it that names nobody.
 const JOBS: &str = "update holdfast_jobs
-    set payload = cast($3 as @jsonb), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
-    where kind = $2 and kind in ('notify.email', 'notify.digest', 'ml.recommend') and payload ->> 'user' = $1";
+    set payload = cast($3 as @json), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    where kind = $2 and kind in ('notify.email', 'notify.digest', 'ml.recommend') and @field(payload, 'user') = $1";
 
 /// By the address, and a payload.
 const MAIL_JOBS: &str = "update holdfast_jobs
-    set payload = cast($2 as @jsonb), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
-    where kind = 'notify.email' and @address(payload ->> 'to') = $1";
+    set payload = cast($2 as @json), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    where kind = 'notify.email' and @address_field(payload, 'to') = $1";
 
-/// By a piece of JSON, and what stands in its place: a webhook may tell of many users, so all of them are read through.
-const WEBHOOK_JOBS: &str = "update holdfast_jobs
-    set payload = cast(replace(@text(payload), $1, $2) as @jsonb), result = null, errors = null
-    where kind = 'notify.webhook' and @find(@text(payload), $1) > 0";
-const DELIVERIES: &str = "update holdfast_webhook_deliveries
-    set request = replace(request, $1, $2), response = null, error = null where @find(request, $1) > 0";
+/// What may name the user anywhere in its data, and is read through: by the id of the row before, and the name as JSON
+/// writes it. Texts with an escape may spell it otherwise.
+const WEBHOOK_JOBS: Named = Named {
+    read: "select id, @text(payload) from holdfast_jobs
+        where kind = 'notify.webhook' and id > $1 and (@find(@text(payload), $2) > 0 or @find(@text(payload), '\\u') > 0)
+        order by id limit $3",
+    write: "update holdfast_jobs set payload = cast($2 as @json), result = null, errors = null where id = $1",
+};
+const DELIVERIES: Named = Named {
+    read: "select id, request from holdfast_webhook_deliveries
+        where id > $1 and (@find(request, $2) > 0 or @find(request, '\\u') > 0) order by id limit $3",
+    write: "update holdfast_webhook_deliveries set request = $2, response = null, error = null where id = $1",
+};
+
+/// Rows read at once: each may hold a payload of 256 KiB.
+const PAGE: usize = 50;
+
+/// How rows are read whose JSON may name the user, and how one is written again: by its id, and the new text.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    read: &'static str,
+    write: &'static str,
+}
 
 /// What the user enqueued and published, by the beginning of the keys.
 const KEYS: [&str; 3] = [
@@ -162,10 +181,8 @@ impl Deletion<'_> {
             }
         }
         self.user_jobs().await?;
-        for (known, instead) in pieces(account, self.user) {
-            self.done.jobs += self.rename(WEBHOOK_JOBS, &known, &instead).await?;
-            self.done.deliveries += self.rename(DELIVERIES, &known, &instead).await?;
-        }
+        self.done.jobs += self.unname(WEBHOOK_JOBS, account.is_some()).await?;
+        self.done.deliveries += self.unname(DELIVERIES, account.is_some()).await?;
         Ok(())
     }
 
@@ -255,24 +272,36 @@ impl Deletion<'_> {
         Ok(())
     }
 
+    async fn unname(&mut self, rows: Named, everywhere: bool) -> Result<u64, sqlx::Error> {
+        let quoted = json!(self.user).to_string();
+        let spelt = quoted.trim_matches('"');
+        let (mut before, mut changed) = (Uuid::nil(), 0);
+        loop {
+            let page = on_either!(
+                self.tx.on(),
+                self.named,
+                query_as::<(Uuid, String)>(rows.read),
+                [before, spelt, dialect::rows(PAGE)],
+                fetch_all
+            )?;
+            for (id, text) in &page {
+                if let Some(new) = without_user(text, self.user, everywhere) {
+                    changed += on_either!(self.tx.on(), self.named, query(rows.write), [id, &new], execute)?;
+                }
+            }
+            match page.last() {
+                Some((id, _)) if page.len() == PAGE => before = *id,
+                _ => return Ok(changed),
+            }
+        }
+    }
+
     async fn run(&mut self, text: &'static str, which: &str) -> Result<u64, sqlx::Error> {
         on_either!(self.tx.on(), self.named, query(text), [which], execute)
     }
 
     async fn rename(&mut self, text: &'static str, which: &str, new: &str) -> Result<u64, sqlx::Error> {
         on_either!(self.tx.on(), self.named, query(text), [which, new], execute)
-    }
-}
-
-/// How JSON names the user, and what it names instead. An id stands for itself wherever it is; a name of the application's
-/// own, which may be any word, only where it says that it is a user's.
-fn pieces(account: Option<AccountId>, user: &str) -> Vec<(String, String)> {
-    let quoted = json!(user).to_string();
-    match account {
-        Some(_) => vec![(quoted, json!("deleted").to_string())],
-        None => ["\"user\":", "\"user\": "]
-            .map(|field| (format!("{field}{quoted}"), format!("{field}\"deleted\"")))
-            .into(),
     }
 }
 

@@ -23,6 +23,7 @@
 
 mod delete;
 mod export;
+mod naming;
 mod preferences;
 mod quiet;
 mod store;

@@ -162,7 +162,7 @@ impl Sources {
     /// Those whose moment has come, the longest overdue first.
     pub(super) async fn due(&self, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let text =
-            "select id, @ms(next_run_at), cast(cast(definition as @jsonb) ->> 'interval_seconds' as bigint)
+            "select id, @ms(next_run_at), cast(cast(definition as @json) ->> 'interval_seconds' as bigint)
             from holdfast_sources where next_run_at <= @now order by next_run_at limit $1";
         let rows = read_either!(
             self.0.sql,

@@ -110,7 +110,7 @@ fn kept_headers(answer: &Answer) -> BTreeMap<&'static str, String> {
     KEPT_HEADERS.iter().filter_map(header).collect()
 }
 
-/// The body as text that every ledger can store: UTF-8 without NUL, which `jsonb` refuses. A cut through a
+/// The body as text: UTF-8 without NUL, which marks what is binary. A cut through a
 /// character at the end of a truncated body is forgiven.
 fn storable_text(body: &[u8], truncated: bool) -> Option<&str> {
     let text = match std::str::from_utf8(body) {

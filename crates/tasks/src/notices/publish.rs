@@ -6,9 +6,8 @@ use std::str::FromStr;
 use holdfast_core::clock;
 use holdfast_core::config::JobsSettings;
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
+use holdfast_jobs::enqueue::{EnqueueError, Enqueued, depth_of};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
@@ -85,19 +84,12 @@ impl Notice {
                 most,
             });
         }
-        // Finds what the database would refuse: lone surrogates, 1e999.
-        let value: Value = serde_json::from_str(text)
-            .map_err(|error| NoticeError::InvalidData(format!("is no JSON that can be stored: {error}")))?;
-        let (deepest, holds_nul) = shape(&value);
+        let deepest = depth_of(text);
         // One level is the payload's own.
         let most = limits.max_payload_depth.saturating_sub(1);
         if deepest > most {
             let reason = format!("is nested {deepest} deep; {most} is the most");
             return Err(NoticeError::InvalidData(reason));
-        }
-        if holds_nul {
-            let reason = "holds the character \\u0000, which no database text can store; remove or encode it";
-            return Err(NoticeError::InvalidData(reason.to_owned()));
         }
         Ok(())
     }
@@ -109,23 +101,6 @@ impl Notice {
         hash.update([0]);
         hash.update(self.data.get());
         hash.finalize().to_vec()
-    }
-}
-
-/// How deep a value is nested, and whether a text in it holds a NUL. The parser has bounded the depth already.
-fn shape(value: &Value) -> (usize, bool) {
-    let inside = |shapes: &mut dyn Iterator<Item = (usize, bool)>| {
-        let (deepest, nul) = shapes.fold((0, false), |(depth, nul), (d, n)| (depth.max(d), nul | n));
-        (deepest + 1, nul)
-    };
-    match value {
-        Value::String(text) => (0, text.contains('\0')),
-        Value::Array(items) => inside(&mut items.iter().map(shape)),
-        Value::Object(fields) => inside(&mut fields.iter().map(|(name, value)| {
-            let (depth, nul) = shape(value);
-            (depth, nul | name.contains('\0'))
-        })),
-        _ => (0, false),
     }
 }
 

@@ -204,7 +204,7 @@ impl Ledger for PostgresLedger {
     async fn store_progress(&self, worker: WorkerId, progress: &[Progress]) -> Result<(), LedgerError> {
         self.within("store progress", async |on| {
             self.query(
-                "update holdfast_jobs as j set progress = p.value::jsonb
+                "update holdfast_jobs as j set progress = p.value::json
                  from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[]) as p(id, attempt, crashes, value)
                  where j.id = p.id and j.state || '' = 'running' and j.worker = $1
                    and j.attempt = p.attempt and j.crashes = p.crashes

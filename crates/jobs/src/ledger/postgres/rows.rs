@@ -15,8 +15,7 @@ pub(crate) const RECORD: &str = "
 select id, kind, queue, state, priority, payload::text as payload, attempt, max_attempts, crashes, timeout_ms, unique_key,
        limit_key, run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
        progress::text as progress, errors::text as errors, worker, cancel_requested, batch_id, child_id,
-       (options -> 'then')::text as then, options #>> '{previous,id}' as parent_id,
-       options #>> '{ended_batch,id}' as callback_of
+       options::text as options
 from holdfast_jobs ";
 
 pub(super) fn millis(duration: Duration) -> i64 {
@@ -62,6 +61,7 @@ impl FromRow<'_, PgRow> for JobRecord {
         let attempt = from_count(row.try_get("attempt")?);
         let timeout: i64 = row.try_get("timeout_ms")?;
         let errors: Option<String> = row.try_get("errors")?;
+        let options = keys::options_of(row.try_get("options")?).map_err(decode_error)?;
         Ok(Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
@@ -92,10 +92,10 @@ impl FromRow<'_, PgRow> for JobRecord {
             batch: row
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
-            then: keys::then_of(row.try_get::<Option<&str>, _>("then")?).map_err(decode_error)?,
+            then: options.then,
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
-            parent: keys::id_of(row.try_get("parent_id")?).map_err(decode_error)?,
-            callback_of: keys::id_of(row.try_get("callback_of")?).map_err(decode_error)?,
+            parent: options.previous.map(|previous| previous.id),
+            callback_of: options.ended_batch.map(|batch| batch.id),
         })
     }
 }

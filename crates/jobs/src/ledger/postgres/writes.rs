@@ -23,9 +23,9 @@ const INSERT: &str = "
 insert into holdfast_jobs
     (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key, options,
      attempt, crashes, errors, doubtful, limit_key, state, finished_at, batch_id)
-select id, queue, kind, payload::jsonb, priority,
+select id, queue, kind, payload::json, priority,
        coalesce(run_at, now() + delay_ms * interval '1 millisecond'),
-       max_attempts, timeout_ms, unique_key, idempotency_key, options::jsonb, attempt, crashes, errors::jsonb, doubtful,
+       max_attempts, timeout_ms, unique_key, idempotency_key, options::json, attempt, crashes, errors::jsonb, doubtful,
        limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end, $19
 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::timestamptz[], $7::bigint[],
             $8::integer[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::integer[], $14::integer[],
@@ -55,7 +55,7 @@ set state            = case when o.state = 'available' and j.cancel_requested th
     finished_at      = case when o.state = 'available' and not j.cancel_requested then null else now() end,
     cancel_requested = j.cancel_requested and o.state in ('completed', 'discarded'),
     worker           = case when o.state = 'available' and not j.cancel_requested then null else j.worker end,
-    result           = o.result::jsonb,
+    result           = o.result::json,
     errors           = case when o.error is null then j.errors
                             else coalesce(j.errors, '[]'::jsonb) || o.error::jsonb end
 from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::text[])

@@ -10,7 +10,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, WorkerRecord, keys};
+use crate::ledger::{ClaimedJob, JobRecord, Priority, WorkerRecord, keys};
 use crate::state::StoredState;
 
 /// The database's now, in milliseconds.
@@ -23,8 +23,7 @@ macro_rules! now {
 pub(crate) const RECORD: &str = concat!(
     "select id, kind, queue, state, priority, payload, attempt, max_attempts, crashes, timeout_ms, unique_key, limit_key, run_at,
             run_at > ", now!(), " as ahead, created_at, started_at, finished_at, result, progress, errors, worker,
-            cancel_requested, batch_id, child_id, options -> '$.then' as \"then\",
-            options ->> '$.previous.id' as parent_id, options ->> '$.ended_batch.id' as callback_of
+            cancel_requested, batch_id, child_id, options
      from holdfast_jobs "
 );
 
@@ -76,7 +75,6 @@ pub(super) fn stored_state(row: &SqliteRow) -> Result<StoredState, sqlx::Error> 
 impl FromRow<'_, SqliteRow> for ClaimedJob {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let timeout: i64 = row.try_get("timeout_ms")?;
-        let options: Option<&str> = row.try_get("options")?;
         Ok(Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
@@ -85,9 +83,7 @@ impl FromRow<'_, SqliteRow> for ClaimedJob {
             crashes: row.try_get("crashes")?,
             max_attempts: row.try_get("max_attempts")?,
             timeout: Duration::from_millis(timeout.unsigned_abs()),
-            options: options
-                .map_or(Ok(Options::default()), serde_json::from_str)
-                .map_err(decode_error)?,
+            options: keys::options_of(row.try_get("options")?).map_err(decode_error)?,
             priority: Priority::from_rank(row.try_get("priority")?),
             run_at: time(row, "run_at")?,
             snoozes: row.try_get("snoozes")?,
@@ -118,6 +114,7 @@ impl FromRow<'_, SqliteRow> for JobRecord {
         let attempt = row.try_get("attempt")?;
         let timeout: i64 = row.try_get("timeout_ms")?;
         let errors: Option<&str> = row.try_get("errors")?;
+        let options = keys::options_of(row.try_get("options")?).map_err(decode_error)?;
         Ok(Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
@@ -148,10 +145,10 @@ impl FromRow<'_, SqliteRow> for JobRecord {
             batch: row
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
-            then: keys::then_of(row.try_get::<Option<&str>, _>("then")?).map_err(decode_error)?,
+            then: options.then,
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
-            parent: keys::id_of(row.try_get("parent_id")?).map_err(decode_error)?,
-            callback_of: keys::id_of(row.try_get("callback_of")?).map_err(decode_error)?,
+            parent: options.previous.map(|previous| previous.id),
+            callback_of: options.ended_batch.map(|batch| batch.id),
         })
     }
 }

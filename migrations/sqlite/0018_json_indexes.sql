@@ -1,0 +1,1 @@
+-- For PostgreSQL alone: SQLite keeps JSON as the text that came.
