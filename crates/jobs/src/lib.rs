@@ -22,6 +22,7 @@ pub mod limits;
 pub mod link;
 mod maintenance;
 mod meters;
+mod queue_counts;
 mod registry;
 pub mod retry;
 pub mod schedules;

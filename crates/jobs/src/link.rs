@@ -74,7 +74,7 @@ impl Link {
         let delay = match job.run_at {
             RunAt::In(delay) => delay,
             // The check refuses a fixed time.
-            RunAt::Now | RunAt::At(_) => Duration::ZERO,
+            RunAt::Now | RunAt::At(_) | RunAt::Tick(_) => Duration::ZERO,
         };
         Self {
             kind: job.kind.to_string(),

@@ -100,7 +100,7 @@ impl Aftermath {
             queue: Arc::clone(&job.queue),
             delay: match job.run_at {
                 RunAt::In(delay) => delay,
-                RunAt::Now | RunAt::At(_) => Duration::ZERO,
+                RunAt::Now | RunAt::At(_) | RunAt::Tick(_) => Duration::ZERO,
             },
         });
     }

@@ -1,6 +1,9 @@
 //! Following a job or a batch from outside: reading a job wherever it lives, and waiting for an end.
 //!
-//! All waiters of a process share one look at the ledger every [`LOOK_EVERY`], whatever their number.
+//! All waiters of a process share one poll every [`POLL_EVERY`], whatever their number: one statement for each
+//! [`POLL_IDS`] jobs and batches in the ledger, and one pipeline for each [`POLL_IDS`] jobs of a queue on the broker. The
+//! polls of the ledger and of the broker run concurrently, so that neither waits for the other when it is slow. A waiter
+//! reads its job twice: when it begins to wait, and when the poll reports that the job has ended or has left the broker.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,28 +19,38 @@ use crate::ledger::{CancelReply, ErrorRecord, JobRecord, Ledger, LedgerError, Pr
 use crate::sql::Sql;
 use crate::state::State;
 
-/// The pace of the shared look while anyone waits.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Pause between two shared polls while anyone waits.
+const POLL_EVERY: Duration = Duration::from_millis(50);
 
-/// Ids of one look; more waiters take turns.
-const LOOK_IDS: usize = 1_000;
-
-/// How often a waiter for a broker job looks by itself.
-const BROKER_LOOK: Duration = Duration::from_millis(100);
+/// Ids of one statement or pipeline.
+const POLL_IDS: usize = 1_000;
 
 #[derive(Debug)]
 pub(crate) struct WaitHub {
     ledger: Arc<dyn Ledger>,
     broker: Option<Broker>,
-    redis_queues: Vec<String>,
+    redis_queues: Arc<[String]>,
     board: Arc<Board>,
 }
 
 /// Whose end may be waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Followable {
+    /// A job in the ledger.
     Job(JobId),
     Batch(BatchId),
+    /// A job on the broker, until it ends there or moves to the ledger. `queue` is a place in [`WaitHub`]'s `redis_queues`.
+    BrokerJob {
+        queue: usize,
+        id: JobId,
+    },
+}
+
+/// A job, and where it was found.
+struct Found {
+    record: JobRecord,
+    /// On the broker: the place of its queue in `redis_queues`.
+    broker_queue: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +67,14 @@ impl WaitHub {
         redis_queues: Vec<String>,
     ) -> Self {
         let board = Arc::new(Board::default());
-        tokio::spawn(run_lookout(Arc::downgrade(&board), Arc::clone(&ledger), sql));
+        let redis_queues: Arc<[String]> = redis_queues.into();
+        let poller = Poller {
+            ledger: Arc::clone(&ledger),
+            sql,
+            broker: broker.clone(),
+            redis_queues: Arc::clone(&redis_queues),
+        };
+        tokio::spawn(run_poller(Arc::downgrade(&board), poller));
         Self {
             ledger,
             broker,
@@ -64,25 +84,38 @@ impl WaitHub {
     }
 
     pub(crate) async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
-        let in_ledger = self.ledger.get(id).await;
-        if let Ok(Some(record)) = in_ledger {
-            return Ok(Some(record));
+        Ok(self.find(id).await?.map(|found| found.record))
+    }
+
+    async fn find(&self, id: JobId) -> Result<Option<Found>, LedgerError> {
+        let in_ledger = |record| Found {
+            record,
+            broker_queue: None,
+        };
+        let found = self.ledger.get(id).await;
+        if let Ok(Some(record)) = found {
+            return Ok(Some(in_ledger(record)));
         }
         if self.broker.is_none() || self.redis_queues.is_empty() {
-            return in_ledger;
+            return Ok(found?.map(in_ledger));
         }
         match self.find_on_broker(id).await {
-            Some(record) => Ok(Some(record)),
-            // A job that failed between the two looks has moved to the ledger.
-            None => self.ledger.get(id).await,
+            Some(found) => Ok(Some(found)),
+            // A job that failed between the two reads has moved to the ledger.
+            None => Ok(self.ledger.get(id).await?.map(in_ledger)),
         }
     }
 
-    async fn find_on_broker(&self, id: JobId) -> Option<JobRecord> {
+    async fn find_on_broker(&self, id: JobId) -> Option<Found> {
         let broker = self.broker.as_ref()?;
-        for queue in &self.redis_queues {
+        for (place, queue) in self.redis_queues.iter().enumerate() {
             match broker.job(queue, id).await {
-                Ok(Some(record)) => return Some(job_record(queue, record)),
+                Ok(Some(record)) => {
+                    return Some(Found {
+                        record: job_record(queue, record),
+                        broker_queue: Some(place),
+                    });
+                }
                 Ok(None) => {}
                 Err(error) => tracing::debug!(queue, error = %error, "cannot ask the broker for a job"),
             }
@@ -92,28 +125,32 @@ impl WaitHub {
 
     pub(crate) async fn wait(&self, id: JobId, limit: Duration) -> Result<Option<JobRecord>, LedgerError> {
         let deadline = Instant::now() + limit;
+        let mut followed = Followable::Job(id);
         loop {
-            // Joined before the look, so that an end in between is heard.
-            let ended = self.join(Followable::Job(id));
-            let record = self.get(id).await?;
-            let Some(seen) = &record else { return Ok(None) };
-            if seen.state.is_final() || Instant::now() >= deadline {
-                return Ok(record);
-            }
-            let look_again = if self.redis_queues.contains(&seen.queue) {
-                BROKER_LOOK
-            } else {
-                limit
+            // Joined before the job is read, so that an end in between is reported.
+            let ended = self.join(followed);
+            let Some(found) = self.find(id).await? else {
+                return Ok(None);
             };
+            if found.record.state.is_final() || Instant::now() >= deadline {
+                return Ok(Some(found.record));
+            }
+            let place = match found.broker_queue {
+                Some(queue) => Followable::BrokerJob { queue, id },
+                None => Followable::Job(id),
+            };
+            if place != followed {
+                followed = place;
+                continue;
+            }
             tokio::select! {
                 _ = ended => {}
-                () = tokio::time::sleep(look_again) => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
     }
 
-    /// Told once it has ended; its end may be heard late, and is not if the hub goes.
+    /// Resolves once it has ended, at most a poll later; fails if the hub is dropped.
     pub(crate) fn join(&self, id: Followable) -> oneshot::Receiver<()> {
         let (told, ended) = oneshot::channel();
         let mut waiting = self.board.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,7 +162,7 @@ impl WaitHub {
 
     pub(crate) async fn cancel_on_broker(&self, id: JobId) -> Option<CancelReply> {
         let broker = self.broker.as_ref()?;
-        for queue in &self.redis_queues {
+        for queue in self.redis_queues.iter() {
             match broker.cancel(queue, id).await {
                 Ok(Resolved::Removed) => return Some(CancelReply::Cancelled),
                 Ok(Resolved::Running) => return Some(CancelReply::Requested),
@@ -133,7 +170,7 @@ impl WaitHub {
                     let state = self
                         .find_on_broker(id)
                         .await
-                        .map_or(State::Completed, |record| record.state);
+                        .map_or(State::Completed, |found| found.record.state);
                     return Some(CancelReply::AlreadyFinal(state));
                 }
                 Ok(Resolved::Unknown) => {}
@@ -146,7 +183,7 @@ impl WaitHub {
     /// Adds what waits and runs on the broker to the ledger's counts.
     pub(crate) async fn add_broker_depths(&self, stats: &mut BTreeMap<String, QueueStats>) {
         let Some(broker) = &self.broker else { return };
-        for queue in &self.redis_queues {
+        for queue in self.redis_queues.iter() {
             let Ok(depth) = broker.depth(queue).await else {
                 continue;
             };
@@ -183,8 +220,16 @@ impl Board {
     }
 }
 
-/// Ends with the hub.
-async fn run_lookout(board: Weak<Board>, ledger: Arc<dyn Ledger>, sql: Sql) {
+/// What the shared poll reads from.
+struct Poller {
+    ledger: Arc<dyn Ledger>,
+    sql: Sql,
+    broker: Option<Broker>,
+    redis_queues: Arc<[String]>,
+}
+
+/// Polls while anyone waits; ends with the hub.
+async fn run_poller(board: Weak<Board>, poller: Poller) {
     loop {
         let Some(strong) = board.upgrade() else { return };
         let wanted = strong.wanted();
@@ -193,27 +238,65 @@ async fn run_lookout(board: Weak<Board>, ledger: Arc<dyn Ledger>, sql: Sql) {
             let _ = tokio::time::timeout(Duration::from_secs(1), strong.joined.notified()).await;
             continue;
         }
+        poller.poll(&strong, wanted).await;
+        drop(strong);
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+}
+
+impl Poller {
+    async fn poll(&self, board: &Board, wanted: Vec<Followable>) {
         let (mut jobs, mut batches) = (Vec::new(), Vec::new());
-        for id in wanted {
-            match id {
+        let mut on_broker = vec![Vec::new(); self.redis_queues.len()];
+        for followed in wanted {
+            match followed {
                 Followable::Job(id) => jobs.push(id),
                 Followable::Batch(id) => batches.push(id),
+                Followable::BrokerJob { queue, id } => on_broker[queue].push(id),
             }
         }
-        for ids in jobs.chunks(LOOK_IDS) {
-            match ledger.final_among(ids).await {
-                Ok(ended) => strong.tell(ended.into_iter().map(Followable::Job)),
-                Err(error) => tracing::debug!(error = ?error, "cannot look for ends of jobs"),
+        tokio::join!(
+            self.poll_jobs(board, &jobs),
+            self.poll_batches(board, &batches),
+            self.poll_broker(board, &on_broker),
+        );
+    }
+
+    async fn poll_jobs(&self, board: &Board, jobs: &[JobId]) {
+        for ids in jobs.chunks(POLL_IDS) {
+            match self.ledger.final_among(ids).await {
+                Ok(ended) => board.tell(ended.into_iter().map(Followable::Job)),
+                Err(error) => tracing::debug!(error = ?error, "cannot poll the ends of jobs"),
             }
         }
-        for ids in batches.chunks(LOOK_IDS) {
-            match ended_batches(&sql, ids).await {
-                Ok(ended) => strong.tell(ended.into_iter().map(Followable::Batch)),
-                Err(error) => tracing::debug!(error = ?error, "cannot look for ends of batches"),
+    }
+
+    async fn poll_batches(&self, board: &Board, batches: &[BatchId]) {
+        for ids in batches.chunks(POLL_IDS) {
+            match ended_batches(&self.sql, ids).await {
+                Ok(ended) => board.tell(ended.into_iter().map(Followable::Batch)),
+                Err(error) => tracing::debug!(error = ?error, "cannot poll the ends of batches"),
             }
         }
-        drop(strong);
-        tokio::time::sleep(LOOK_EVERY).await;
+    }
+
+    async fn poll_broker(&self, board: &Board, on_broker: &[Vec<JobId>]) {
+        let Some(broker) = &self.broker else { return };
+        for (place, jobs) in on_broker.iter().enumerate() {
+            for ids in jobs.chunks(POLL_IDS) {
+                match broker.gone_among(&self.redis_queues[place], ids).await {
+                    Ok(gone) => {
+                        board.tell(
+                            gone.into_iter()
+                                .map(|id| Followable::BrokerJob { queue: place, id }),
+                        );
+                    }
+                    Err(error) => {
+                        tracing::debug!(error = %error, "cannot poll the broker for jobs that ended")
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use holdfast_core::clock;
 use holdfast_jobs::ledger::{
     Accepted, CancelReply, ErrorRecord, Heartbeat, JobFilter, NewJob, Options, Outcome, Priority, Progress,
-    Retention, RetryReply, RunAt,
+    Pruned, Retention, RetryReply, RunAt,
 };
 use holdfast_jobs::link::Link;
 use holdfast_jobs::{JobId, State};
@@ -58,6 +58,9 @@ contract!(
     progress_and_results_are_kept,
     the_list_filters_and_pages,
     stats_count_every_state,
+    a_time_that_has_passed_means_now,
+    a_row_that_cannot_be_read_fails_no_other,
+    dead_letters_that_are_kept_longer_stand_in_the_way_of_no_pruning,
     pruning_takes_only_what_is_past_its_retention,
     doubt_is_kept_until_it_is_settled,
     a_dead_letter_from_the_broker_is_kept_and_not_run,
@@ -208,19 +211,15 @@ async fn a_unique_key_holds_while_the_first_job_is_not_final(f: Fixture) {
 }
 
 async fn claims_follow_priority_then_time_and_never_overlap(f: Fixture) {
-    let with = |priority, run_at| NewJob {
+    let with = |priority| NewJob {
         priority,
-        run_at,
         ..new_job()
     };
-    let past = |seconds| RunAt::At(clock::now() - chrono::Duration::seconds(seconds));
-    let jobs = [
-        with(Priority::Low, past(90)),
-        with(Priority::Normal, past(10)),
-        with(Priority::Normal, past(50)),
-        with(Priority::High, past(1)),
-    ];
+    let jobs = [Priority::Low, Priority::Normal, Priority::Normal, Priority::High].map(with);
     f.ledger.insert(&jobs).await.unwrap();
+    for (job, seconds) in jobs.iter().zip([90, 10, 50, 1]) {
+        f.set_due_ago(job.id, Duration::from_secs(seconds)).await;
+    }
     let worker = f.worker().await;
     let order = [jobs[3].id, jobs[2].id, jobs[1].id, jobs[0].id];
     let first = f.ledger.claim("default", worker, 3, LOST_AFTER).await.unwrap();
@@ -923,9 +922,120 @@ async fn stats_count_every_state(f: Fixture) {
     assert!(stats[1].paused && stats[1].queue == "idle");
 }
 
+/// Rows made by SQL, older than any other: `front` dead letters that are kept, then `ended` completed jobs.
+async fn old_rows(f: &Fixture) {
+    f.sql(
+        "insert into holdfast_jobs (id, queue, kind, state, run_at, max_attempts, timeout_ms, payload, finished_at)
+         select ('00000000-0000-0000-0000-' || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'test.kind',
+                case when n <= 45000 then 'discarded' else 'completed' end, now(), 1, 1000, '{}',
+                now() - interval '1 day'
+         from generate_series(1, 46500) as n",
+        "with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < 46500)
+         insert into holdfast_jobs (id, queue, kind, state, run_at, max_attempts, timeout_ms, payload, finished_at,
+                                    created_at)
+         select unhex(printf('%032x', n)), 'default', 'test.kind',
+                case when n <= 45000 then 'discarded' else 'completed' end, 0, 1, 1000, '{}',
+                cast(unixepoch('subsec') * 1000 as integer) - 86400000, 0
+         from numbers",
+    )
+    .await;
+}
+
+async fn dead_letters_that_are_kept_longer_stand_in_the_way_of_no_pruning(f: Fixture) {
+    old_rows(&f).await;
+    let keep = Retention {
+        completed: Duration::from_secs(3_600),
+        discarded: Duration::from_hours(30 * 24),
+    };
+    let (mut deleted, mut in_vain) = (Vec::new(), 0);
+    loop {
+        let step = f.ledger.prune(&keep, 1_000).await.unwrap();
+        match step.deleted {
+            0 if step.has_more => in_vain += 1,
+            0 => break,
+            rows => deleted.push(rows),
+        }
+    }
+    assert_eq!(deleted.iter().sum::<u64>(), 1_500);
+    assert_eq!(
+        in_vain, 2,
+        "windows of 20,000 rows without anything to delete are read once"
+    );
+    let later = Retention {
+        discarded: Duration::from_secs(3_600),
+        ..keep
+    };
+    let step = f.ledger.prune(&later, 1_000).await.unwrap();
+    assert_eq!((step.deleted, step.has_more), (1_000, true));
+}
+
+/// What a newer version wrote, and what is damaged.
+async fn a_row_that_cannot_be_read_fails_no_other(f: Fixture) {
+    let worker = f.worker().await;
+    let jobs: Vec<NewJob> = (0..5).map(|_| new_job()).collect();
+    f.ledger.insert(&jobs).await.unwrap();
+    let newer = jobs[2].id;
+    let (postgres, sqlite) = (
+        format!(
+            "update holdfast_jobs set options = '{{\"backoff\": {{\"kind\": 7}}, \"then\": [1]}}' where id = '{}'",
+            newer.as_uuid()
+        ),
+        format!(
+            "update holdfast_jobs set options = '{{\"backoff\": {{\"kind\": 7' where id = unhex('{}')",
+            newer.as_uuid().simple()
+        ),
+    );
+    f.sql_text(&postgres, &sqlite).await;
+
+    let claimed = f.ledger.claim("default", worker, 10, LOST_AFTER).await.unwrap();
+    assert_eq!(claimed.len(), 5, "its neighbours are claimed with it");
+    for job in &claimed {
+        assert_eq!(job.unreadable.is_some(), job.id == newer, "{job:?}");
+    }
+    let job = claimed.iter().find(|job| job.id == newer).unwrap();
+    assert!(job.unreadable.as_deref().unwrap().contains("options"), "{job:?}");
+    let outcome = Outcome::Discard {
+        fence: job.fence(),
+        error: error("unreadable"),
+    };
+    assert_eq!(f.ledger.finish(worker, &[outcome]).await.unwrap(), [newer]);
+    let filter = JobFilter {
+        limit: 10,
+        ..JobFilter::default()
+    };
+    assert_eq!(f.ledger.list(&filter).await.unwrap().len(), 5);
+    let record = f.ledger.get(newer).await.unwrap().unwrap();
+    let payload: serde_json::Value = serde_json::from_str(record.payload.get()).unwrap();
+    assert_eq!(
+        (record.state, payload),
+        (State::Discarded, serde_json::json!({ "a": 1 }))
+    );
+    assert!(matches!(
+        f.ledger.retry_now(newer).await.unwrap(),
+        Some(RetryReply::Available { .. })
+    ));
+}
+
+async fn a_time_that_has_passed_means_now(f: Fixture) {
+    let past = NewJob {
+        run_at: RunAt::At(clock::now() - chrono::Duration::hours(9)),
+        ..new_job()
+    };
+    f.ledger.insert(std::slice::from_ref(&past)).await.unwrap();
+    let record = f.ledger.get(past.id).await.unwrap().unwrap();
+    assert!(record.run_at >= record.created_at, "{record:?}");
+}
+
 async fn pruning_takes_only_what_is_past_its_retention(f: Fixture) {
     let worker = f.worker().await;
-    let jobs: Vec<NewJob> = (0..4).map(|_| new_job()).collect();
+    // Created three hours ago: the pruner walks by the time of the ids.
+    let created = clock::unix_millis() - 3 * 3_600_000;
+    let jobs: Vec<NewJob> = (0..4)
+        .map(|number| NewJob {
+            id: JobId::first_of_ms(created + number),
+            ..new_job()
+        })
+        .collect();
     f.ledger.insert(&jobs).await.unwrap();
     let claimed = f.ledger.claim("default", worker, 3, LOST_AFTER).await.unwrap();
     let outcomes = [
@@ -943,18 +1053,13 @@ async fn pruning_takes_only_what_is_past_its_retention(f: Fixture) {
         completed: Duration::from_secs(3_600),
         discarded: Duration::from_secs(7_200),
     };
-    assert_eq!(f.ledger.prune(&keep, 100).await.unwrap(), 0);
+    assert_eq!(f.ledger.prune(&keep, 100).await.unwrap(), Pruned::default());
     f.sql(
         "update holdfast_jobs set finished_at = finished_at - interval '90 minutes'",
         "update holdfast_jobs set finished_at = finished_at - 5400000",
     )
     .await;
-    // The walk is narrowed by the id's own time, so move the ids' border instead of the rows.
-    let now_old = Retention {
-        completed: Duration::from_secs(200),
-        discarded: Duration::from_secs(7_200),
-    };
-    assert_eq!(f.ledger.prune(&now_old, 100).await.unwrap(), 1);
+    assert_eq!(f.ledger.prune(&keep, 100).await.unwrap().deleted, 1);
     assert!(f.ledger.get(claimed[0].id).await.unwrap().is_none());
     assert_eq!(state(&f, claimed[1].id).await, State::Discarded);
     assert_eq!(

@@ -613,3 +613,119 @@ async fn many_jobs_run_exactly_once_in_every_set_up() {
         system.stop().await;
     }
 }
+
+/// A newer version wrote the row, or it is damaged.
+async fn a_job_that_cannot_be_read_is_a_dead_letter(postgres: bool) {
+    let system = System::start(postgres, false, &[]).await;
+    let unreadable = JobId::generate();
+    let payload = serde_json::to_string(&Probe { act: Act::Echo(7) }).unwrap();
+    if let Some(server) = &system.hosts.0 {
+        let mut elsewhere = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+        sqlx::query(
+            "insert into holdfast_jobs (id, queue, kind, payload, options, run_at, max_attempts, timeout_ms)
+             values ($1, 'default', 'test.probe', $2::jsonb, '{\"backoff\": [7]}', now(), 4, 30000)",
+        )
+        .bind(unreadable.as_uuid())
+        .bind(&payload)
+        .execute(&mut elsewhere)
+        .await
+        .unwrap();
+    } else {
+        let url = format!("sqlite://{}", system.hosts.2.path().join("ledger.db").display());
+        let mut elsewhere = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        sqlx::query(
+            "insert into holdfast_jobs
+                 (id, queue, kind, payload, options, run_at, created_at, max_attempts, timeout_ms)
+             values (?1, 'default', 'test.probe', ?2, '{\"backoff\": [7', 1, 1, 4, 30000)",
+        )
+        .bind(unreadable.as_uuid())
+        .bind(&payload)
+        .execute(&mut elsewhere)
+        .await
+        .unwrap();
+    }
+    let batch: Vec<Probe> = (0..49)
+        .map(|number| Probe {
+            act: Act::Echo(number),
+        })
+        .collect();
+    for enqueued in system.jobs.enqueue_all(&batch).await.unwrap() {
+        assert_eq!(system.end_of(enqueued.id).await.state, State::Completed);
+    }
+    let record = system.end_of(unreadable).await;
+    assert_eq!(record.state, State::Discarded);
+    assert!(record.errors[0].message.contains("options"), "{record:?}");
+    assert_eq!(
+        (record.errors[0].class.as_ref(), record.attempt),
+        ("unreadable", 1)
+    );
+    let kept: Probe = serde_json::from_str(record.payload.get()).unwrap();
+    assert_eq!(kept.act, Act::Echo(7));
+    assert_eq!(system.seen.runs.load(Ordering::SeqCst), 49);
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_this_version_cannot_read_is_a_dead_letter_and_its_neighbours_run() {
+    a_job_that_cannot_be_read_is_a_dead_letter(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_cannot_be_read_is_a_dead_letter_on_sqlite() {
+    a_job_that_cannot_be_read_is_a_dead_letter(false).await;
+}
+
+/// How often this process has read one job from the ledger.
+fn jobs_read() -> u64 {
+    let text = holdfast_core::telemetry::metrics::render();
+    let line = "holdfast_sql_statement_duration_seconds_count{operation=\"read_a_job\"} ";
+    let count = text.lines().find_map(|all| all.strip_prefix(line));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_who_wait_for_jobs_of_redis_queues_share_one_poll() {
+    const WAITERS: u64 = 200;
+    let extra = [("HOLDFAST__QUEUES__DEFAULT__DURABILITY", "redis")];
+    let system = System::start(true, true, &extra).await;
+    let id = system.enqueue(Act::Progress).await;
+    let waiters: Vec<_> = (0..WAITERS)
+        .map(|_| {
+            let jobs = system.jobs.clone();
+            tokio::spawn(async move { jobs.wait(id, DEADLINE).await.unwrap().unwrap().state })
+        })
+        .collect();
+    let client = redis::Client::open(system.hosts.1.as_ref().unwrap().url()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let mut polls = async || {
+        let stats: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+        let calls = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_hexists:calls="));
+        calls.map_or(0_u64, |calls| calls.split(',').next().unwrap().parse().unwrap())
+    };
+    // Each reads the job when it begins to wait, at most twice: it may find it where it did not look first.
+    let began = jobs_read();
+    let mut last = began;
+    loop {
+        let target = polls().await + 20;
+        while polls().await < target {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let now = jobs_read();
+        if now == last && now >= WAITERS {
+            break;
+        }
+        last = now;
+    }
+    assert!(jobs_read() - began <= WAITERS * 4, "{}", jobs_read());
+    system.seen.release.notify_one();
+    for waiter in waiters {
+        assert_eq!(waiter.await.unwrap(), State::Completed);
+    }
+    system.stop().await;
+}

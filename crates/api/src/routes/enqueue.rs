@@ -38,7 +38,8 @@ pub(crate) struct JobBody {
     pub(crate) payload: Box<RawValue>,
     /// Left out: the kind's own queue.
     pub(crate) queue: Option<String>,
-    /// Not before this moment (RFC 3339). Not together with `delay_seconds`.
+    /// Not before this moment (RFC 3339). A time that has passed means now, and is stored so. Not together with
+    /// `delay_seconds`.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(crate) run_at: Option<Moment>,
     /// Not before so many seconds from now, by the database's clock.

@@ -79,6 +79,8 @@ catalogue! {
     JOBS_RESCUED: Counter "holdfast_jobs_rescued_total" [];
     /// Jobs discarded as poison: their workers were lost too often.
     JOBS_POISONED: Counter "holdfast_jobs_poisoned_total" [];
+    /// Jobs discarded because this version cannot read their rows, by queue.
+    JOBS_UNREADABLE: Counter "holdfast_jobs_unreadable_total" ["queue"];
     /// Outcomes that came too late: the job's lease had been lost.
     JOB_OUTCOMES_VOID: Counter "holdfast_job_outcomes_void_total" [];
     /// Jobs that this process runs now.

@@ -159,6 +159,35 @@ impl Broker {
         })
     }
 
+    /// The ones among `ids` that no longer wait or run on this queue's broker: they have ended, or moved to the ledger.
+    /// One round trip. A stock worker may leave the data of a job that it ended, so the recorded outcome counts too.
+    pub async fn gone_among(&self, queue: &str, ids: &[JobId]) -> Result<Vec<JobId>, BrokerError> {
+        let keys = QueueKeys::new(queue);
+        let data = keys.data();
+        let mut pipe = redis::pipe();
+        for id in ids {
+            pipe.cmd("HEXISTS").arg(&data).arg(id.to_string());
+            pipe.cmd("HGET").arg(keys.meta(*id)).arg("status");
+        }
+        let replies: Vec<Option<String>> = self
+            .gate
+            .run_freeing("broker.gone_among", |mut c| async move {
+                pipe.query_async(&mut c).await
+            })
+            .await?;
+        let gone = |reply: &[Option<String>]| match reply {
+            [present, status] => {
+                present.as_deref() != Some("1") || matches!(status.as_deref(), Some("Done" | "Killed"))
+            }
+            _ => false,
+        };
+        let answered = ids.iter().zip(replies.chunks(2));
+        Ok(answered
+            .filter(|(_, reply)| gone(reply))
+            .map(|(id, _)| *id)
+            .collect())
+    }
+
     /// The job as it stands on the broker; `None` if it is not here, or no longer remembered.
     pub async fn job(&self, queue: &str, id: JobId) -> Result<Option<BrokerRecord>, BrokerError> {
         let keys = QueueKeys::new(queue);

@@ -22,7 +22,7 @@ mod delete;
 mod filter;
 mod redrive;
 
-use sqlx::{AssertSqlSafe, FromRow};
+use sqlx::AssertSqlSafe;
 
 pub use self::filter::DeadLetterFilter;
 pub use self::redrive::{DEFAULT_ATTEMPTS, KEPT_ERRORS, MAX_RATE, MIN_RATE, Redrive};
@@ -31,7 +31,7 @@ use self::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
 use crate::bulk::COUNT_CAP;
 use crate::client::{Jobs, LedgerTx};
 use crate::id::JobId;
-use crate::ledger::{JobRecord, LedgerError, POSTGRES_RECORD, SQLITE_RECORD};
+use crate::ledger::{JobRecord, LedgerError, POSTGRES_RECORD, SQLITE_RECORD, records};
 use crate::sql::{Sql, limit};
 use crate::state::State;
 
@@ -74,7 +74,7 @@ impl DeadLetters {
                             .persistent(self.sql.named)
                             .fetch_all(on)
                             .await?;
-                        rows.iter().map(JobRecord::from_row).collect::<Result<Vec<_>, _>>()?
+                        records(&rows)
                     }
                     LedgerTx::Sqlite(on) => {
                         let text = format!(
@@ -86,7 +86,7 @@ impl DeadLetters {
                             .bind(limit(most))
                             .fetch_all(on)
                             .await?;
-                        rows.iter().map(JobRecord::from_row).collect::<Result<Vec<_>, _>>()?
+                        records(&rows)
                     }
                 };
                 tx.commit().await?;

@@ -489,7 +489,7 @@ fn delay_of(run_at: RunAt) -> Duration {
     match run_at {
         RunAt::Now => Duration::ZERO,
         RunAt::In(delay) => delay,
-        RunAt::At(at) => at
+        RunAt::At(at) | RunAt::Tick(at) => at
             .signed_duration_since(holdfast_core::clock::now())
             .to_std()
             .unwrap_or(Duration::ZERO),

@@ -3,14 +3,11 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use holdfast_core::clock;
 use uuid::Uuid;
 
 use super::{
-    Accepted, CancelReply, ErrorRecord, NewJob, Options, QueueStats, RescueReport, Retention, ReturnReport,
-    WorkerRecord,
+    Accepted, CancelReply, ErrorRecord, NewJob, Options, QueueStats, RescueReport, ReturnReport, WorkerRecord,
 };
 use crate::batches::Tally;
 use crate::id::{BatchId, JobId};
@@ -316,11 +313,6 @@ pub(super) fn queue_stats(row: StatsRow) -> QueueStats {
     }
 }
 
-/// A job's options as they are kept. Read here and not in SQL, where one U+0000 in a payload makes a document unreadable.
-pub(super) fn options_of(text: Option<&str>) -> Result<Options, serde_json::Error> {
-    text.map_or(Ok(Options::default()), serde_json::from_str)
-}
-
 /// The answer to a cancel, given the state the row had.
 pub(super) fn cancel_reply(before: StoredState) -> CancelReply {
     match before {
@@ -330,16 +322,4 @@ pub(super) fn cancel_reply(before: StoredState) -> CancelReply {
         StoredState::Discarded => CancelReply::AlreadyFinal(State::Discarded),
         StoredState::Cancelled => CancelReply::AlreadyFinal(State::Cancelled),
     }
-}
-
-/// The largest id that may be past its retention: the pruner walks the primary key up to here, no further.
-///
-/// The host's clock only narrows the walk; `finished_at` against the server's clock decides. Five minutes of slack
-/// keep a fast host clock from hiding rows for long.
-pub(super) fn newest_prunable(retention: &Retention) -> JobId {
-    let shortest = retention.completed.min(retention.discarded);
-    let slack = Duration::from_secs(300);
-    let age = shortest.saturating_sub(slack).as_millis();
-    let now = u128::from(clock::unix_millis());
-    JobId::first_of_ms(u64::try_from(now.saturating_sub(age)).unwrap_or(u64::MAX))
 }

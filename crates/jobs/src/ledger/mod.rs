@@ -17,10 +17,12 @@
 //! Every statement is idempotent (keyed by id, fenced, or both), so callers repeat it after a transient failure.
 //! [`LedgerError::is_transient`] tells; nothing else may.
 
+mod decode;
 mod keys;
 pub mod model;
 mod outcome;
 mod postgres;
+mod prune;
 mod sqlite;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use holdfast_core::sql::Database;
 
+pub(crate) use decode::{UNREADABLE, records};
 pub use model::*;
 pub(crate) use outcome::{FreeRows, WrittenOutcome};
 pub use postgres::PostgresLedger;
@@ -145,8 +148,9 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         limit: usize,
     ) -> Result<RescueReport, LedgerError>;
 
-    /// Deletes up to `limit` final rows past their retention.
-    async fn prune(&self, retention: &Retention, limit: usize) -> Result<u64, LedgerError>;
+    /// Deletes final rows past their retention: up to `limit` completed and cancelled ones, and up to `limit` discarded ones.
+    /// A row that ended long after it was created may be left for some minutes.
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<Pruned, LedgerError>;
 
     async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError>;
 

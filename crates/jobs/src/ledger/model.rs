@@ -54,7 +54,10 @@ pub enum RunAt {
     Now,
     /// After the server's now.
     In(Duration),
+    /// A time that has passed is stored as the server's now: claims have come further than that.
     At(DateTime<Utc>),
+    /// A tick of a schedule. It is stored as it is, also when it has passed: ticks that are caught up with run in their order.
+    Tick(DateTime<Utc>),
 }
 
 /// A checked job, ready to be written. Only [`crate::enqueue`] makes these from what producers say.
@@ -158,6 +161,9 @@ pub struct ClaimedJob {
     /// How often it was put back by its own wish.
     pub snoozes: u32,
     pub doubtful: bool,
+    /// What of its row cannot be read, and why: a newer version wrote it, or it is damaged. Such a job must not run; it is
+    /// to be discarded under its fence, and its row stays as it is.
+    pub unreadable: Option<String>,
 }
 
 /// Which execution of a job speaks. With the worker's id it fences every outcome.
@@ -385,6 +391,14 @@ impl RescueReport {
     pub fn jobs(&self) -> u64 {
         self.returned.values().sum::<u64>() + self.cancelled + self.poisoned.len() as u64
     }
+}
+
+/// What one step of the pruner came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub deleted: u64,
+    /// Whether the next step may find more immediately.
+    pub has_more: bool,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -13,11 +13,11 @@ const BATCH: usize = 1_000;
 /// Batches ended by one sweep.
 const SWEEP: usize = 100;
 
-/// The rest between looks that found less than a batch.
+/// Pause between steps that left nothing to do.
 const REST: Duration = Duration::from_secs(30);
 
-/// The rest between full batches: pruning must not crowd out claims.
-const BREATH: Duration = Duration::from_millis(50);
+/// Pause between steps while more work remains: pruning must not crowd out claims.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(shared: &Shared) {
     let retention = Retention {
@@ -40,25 +40,30 @@ pub(super) async fn run(shared: &Shared) {
         let swept = shared.jobs.batches().sweep(SWEEP).await;
         maintained("prune_batches", &batches, |deleted| *deleted);
         maintained("sweep_batches", &swept, |ended| *ended);
-        maintained("prune_jobs", &jobs, |deleted| *deleted);
+        maintained("prune_jobs", &jobs, |pruned| pruned.deleted);
         maintained("prune_audit", &entries, |deleted| *deleted);
         if let Err(error) = swept {
             tracing::debug!(error = ?error, "cannot sweep batches");
         }
-        let rest = [jobs, entries, buckets, batches]
-            .into_iter()
-            .map(rest_after)
-            .min()
-            .unwrap_or(REST);
+        let has_more = |deleted: u64| deleted >= BATCH as u64;
+        let rest = [
+            jobs.map(|pruned| pruned.has_more),
+            entries.map(has_more),
+            buckets.map(has_more),
+            batches.map(has_more),
+        ]
+        .into_iter()
+        .map(rest_after)
+        .min()
+        .unwrap_or(REST);
         tokio::time::sleep(rest).await;
     }
 }
 
-/// A full batch means that there is more.
-fn rest_after(pruned: Result<u64, LedgerError>) -> Duration {
-    match pruned {
-        Ok(deleted) if deleted >= BATCH as u64 => BREATH,
-        Ok(_) => REST,
+fn rest_after(has_more: Result<bool, LedgerError>) -> Duration {
+    match has_more {
+        Ok(true) => STEP_PAUSE,
+        Ok(false) => REST,
         Err(error) => {
             tracing::debug!(error = ?error, "cannot prune");
             REST

@@ -62,7 +62,7 @@ fn job(schedule: &Schedule, tick: DateTime<Utc>, jobs: &Jobs) -> Result<NewJob, 
         .check_text(request)
         .map_err(|error| error.to_string())?;
     // Ticks that are caught up with run in their order.
-    let run_at = RunAt::At(tick + jitter(&schedule.name, tick, schedule.jitter));
+    let run_at = RunAt::Tick(tick + jitter(&schedule.name, tick, schedule.jitter));
     Ok(NewJob { run_at, ..job })
 }
 

@@ -248,7 +248,7 @@ impl Ticker {
                 "a tick was taken"
             );
             for job in &step.jobs {
-                let crate::ledger::RunAt::At(at) = job.run_at else {
+                let crate::ledger::RunAt::Tick(at) = job.run_at else {
                     continue;
                 };
                 // By the server's clock: this host's may be wrong.

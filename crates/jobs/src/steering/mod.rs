@@ -62,7 +62,9 @@ impl Steering<'_> {
             self.jobs.audit().record_in(tx.on(), self.by, &entry).await?;
             tx.commit().await
         })
-        .await
+        .await?;
+        self.jobs.counts_changed();
+        Ok(())
     }
 
     /// Sets what bounds a queue over all workers in place of its configured limits; `None` returns to those. Every worker keeps

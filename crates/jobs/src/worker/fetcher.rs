@@ -17,6 +17,7 @@ use holdfast_core::clock;
 use holdfast_core::config::Durability;
 use holdfast_core::failpoint;
 use holdfast_core::failure::Certainty;
+use holdfast_core::telemetry::catalogue;
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -29,7 +30,7 @@ use crate::broker::{
 };
 use crate::envelope::Envelope;
 use crate::id::{JobId, WorkerId};
-use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Options, Outcome, Priority};
+use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Options, Outcome, Priority, UNREADABLE};
 use crate::limits::Asked;
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -178,13 +179,36 @@ async fn take(
     if !claimed.is_empty() {
         failpoint::reach("claim");
     }
-    let (doubtful, certain): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|job| job.doubtful);
+    let (unreadable, readable): (Vec<_>, Vec<_>) =
+        claimed.into_iter().partition(|job| job.unreadable.is_some());
+    discard_unreadable(shared, lane, worker, unreadable);
+    let (doubtful, certain): (Vec<_>, Vec<_>) = readable.into_iter().partition(|job| job.doubtful);
     deliver(shared, lane, deliveries, worker, certain).await;
     if !doubtful.is_empty() {
         let cleared = resolve_doubts(shared, lane, worker, doubtful).await?;
         deliver(shared, lane, deliveries, worker, cleared).await;
     }
     Ok(())
+}
+
+/// What this version cannot read becomes a dead letter, with the reason; its row stays as it is, for a version that can.
+fn discard_unreadable(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, jobs: Vec<ClaimedJob>) {
+    let Some(first) = jobs.first() else { return };
+    let reason = first.unreadable.as_deref().unwrap_or_default();
+    tracing::error!(queue = %lane.name, jobs = jobs.len(), first = %first.id, reason, "jobs cannot be read and are discarded");
+    catalogue::JOBS_UNREADABLE
+        .with([&lane.name])
+        .increment(jobs.len() as u64);
+    for job in jobs {
+        let reason = job.unreadable.as_deref().unwrap_or_default();
+        let worker_name = shared.identity.name();
+        let error = ErrorRecord::new(clock::now(), job.attempt + 1, UNREADABLE, reason, &worker_name);
+        let outcome = Outcome::Discard {
+            fence: job.fence(),
+            error,
+        };
+        store_unrun(shared, lane, worker, job, outcome);
+    }
 }
 
 async fn deliver(
@@ -491,6 +515,7 @@ impl BrokerSource<'_> {
             run_at: clock::now(),
             snoozes: 0,
             doubtful: false,
+            unreadable: None,
         }
     }
 

@@ -288,6 +288,9 @@ const GRID: Duration = Duration::from_millis(10);
 /// More times ahead than this are dropped, the latest first: the safety poll finds those jobs.
 const MAX_ALARMS: usize = 512;
 
+/// Longest sleep in one go. What is due later is slept for again, so that no time is too far ahead for the timer.
+const LONGEST_SLEEP: Duration = Duration::from_hours(1);
+
 impl Default for Alarm {
     fn default() -> Self {
         Self {
@@ -307,7 +310,7 @@ impl Alarm {
         if delay.is_zero() {
             return self.now();
         }
-        let due = self.epoch.elapsed() + delay;
+        let due = self.epoch.elapsed().saturating_add(delay);
         self.insert(u64::try_from(due.as_millis().div_ceil(GRID.as_millis())).unwrap_or(u64::MAX));
     }
 
@@ -322,29 +325,24 @@ impl Alarm {
         }
     }
 
-    fn step_of(&self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.epoch).as_millis();
-        u64::try_from(elapsed / GRID.as_millis()).unwrap_or(u64::MAX)
-    }
-
     /// Waits until some time is due, and clears every time that is.
     pub(crate) async fn due(&self) {
         loop {
             let changed = self.changed.notified();
-            let now = self.step_of(Instant::now());
+            let elapsed = self.epoch.elapsed();
+            let now = u64::try_from(elapsed.as_millis() / GRID.as_millis()).unwrap_or(u64::MAX);
             let earliest = {
                 let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
                 if set.first().is_some_and(|first| *first <= now) {
-                    *set = set.split_off(&(now + 1));
+                    *set = set.split_off(&now.saturating_add(1));
                     return;
                 }
                 set.first().copied()
             };
             match earliest {
                 Some(step) => {
-                    let when = self.epoch + GRID * u32::try_from(step).unwrap_or(u32::MAX);
                     tokio::select! {
-                        () = tokio::time::sleep_until(when) => {}
+                        () = tokio::time::sleep(sleep_until_step(step, elapsed)) => {}
                         () = changed => {}
                     }
                 }
@@ -352,6 +350,14 @@ impl Alarm {
             }
         }
     }
+}
+
+/// How long to sleep now, `elapsed` after the epoch, for a time on the grid that lies ahead.
+fn sleep_until_step(step: u64, elapsed: Duration) -> Duration {
+    let grid = u64::try_from(GRID.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(step.saturating_mul(grid))
+        .saturating_sub(elapsed)
+        .min(LONGEST_SLEEP)
 }
 
 #[cfg(test)]
@@ -419,5 +425,29 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_rests_until_its_time_after_two_years_of_uptime_and_with_a_time_centuries_ahead() {
+        let day = Duration::from_hours(24);
+        let alarm = Alarm::default();
+        alarm.after(day * 365 * 300);
+        alarm.after(Duration::MAX);
+        tokio::time::advance(day * 730).await;
+        alarm.after(Duration::from_secs(5));
+        let began = Instant::now();
+        alarm.due().await;
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        assert!(tokio::time::timeout(day, alarm.due()).await.is_err());
+    }
+
+    #[test]
+    fn a_time_that_lies_ahead_is_slept_for_however_far_it_is() {
+        let uptime = Duration::from_hours(24) * 730;
+        let step = u64::try_from(uptime.as_millis() / GRID.as_millis()).unwrap() + 1;
+        assert_eq!(sleep_until_step(step, uptime), GRID);
+        for far in [step + 10_000_000, u64::MAX] {
+            assert_eq!(sleep_until_step(far, uptime), LONGEST_SLEEP);
+        }
     }
 }

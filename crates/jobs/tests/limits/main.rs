@@ -84,7 +84,7 @@ impl Limited {
                 RunAt::Now => {
                     let place = self.inserted.fetch_add(1, Ordering::SeqCst);
                     NewJob {
-                        run_at: RunAt::At(first + chrono::Duration::milliseconds(place)),
+                        run_at: RunAt::Tick(first + chrono::Duration::milliseconds(place)),
                         ..job
                     }
                 }

@@ -97,7 +97,7 @@ fn random_jobs(random: &mut StdRng) -> Vec<NewJob> {
         .map(|number| NewJob {
             priority: [Priority::High, Priority::Normal, Priority::Low][random.random_range(0..3)],
             // Some are due at the same time, and some not yet.
-            run_at: RunAt::At(if random.random_bool(0.05) {
+            run_at: RunAt::Tick(if random.random_bool(0.05) {
                 first + chrono::Duration::hours(50)
             } else {
                 first + chrono::Duration::milliseconds(number / 2)

@@ -95,6 +95,39 @@ impl Fixture {
         }
     }
 
+    /// The same with text that a test makes.
+    pub(crate) async fn sql_text(&self, postgres: &str, sqlite: &str) {
+        match &self.database {
+            Database::Postgres(pool) => {
+                let text = sqlx::AssertSqlSafe(postgres);
+                sqlx::raw_sql(text).execute(pool).await.expect("statement");
+            }
+            Database::Sqlite(database) => {
+                let text = sqlx::AssertSqlSafe(sqlite);
+                sqlx::raw_sql(text)
+                    .execute(&database.writer)
+                    .await
+                    .expect("statement");
+            }
+        }
+    }
+
+    /// Moves a job's time into the past: an insert takes a time that has passed for now.
+    pub(crate) async fn set_due_ago(&self, id: JobId, ago: Duration) {
+        let (id, ms) = (id.as_uuid(), ago.as_millis());
+        self.sql_text(
+            &format!(
+                "update holdfast_jobs set run_at = now() - {ms} * interval '1 millisecond' where id = '{id}'"
+            ),
+            &format!(
+                "update holdfast_jobs set run_at = cast(unixepoch('subsec') * 1000 as integer) - {ms}
+                 where id = unhex('{}')",
+                id.simple()
+            ),
+        )
+        .await;
+    }
+
     /// Makes every worker's last heartbeat `seconds` older.
     pub(crate) async fn age_workers(&self) {
         self.sql(

@@ -5,6 +5,8 @@
 mod claim;
 mod frontier;
 mod lease;
+mod position;
+mod prune;
 mod rows;
 mod writes;
 
@@ -21,13 +23,14 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{Connection, FromRow, SqlSafeStr};
 use uuid::Uuid;
 
-use self::frontier::Frontiers;
+use self::frontier::{Frontiers, LOOK_BOUND};
 pub(crate) use self::rows::RECORD;
-use self::rows::{count, millis};
+use self::rows::count;
+use super::prune::PruneCursor;
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
-    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, QueueStats, RescueReport, Retention,
-    RetryReply, ReturnReport, WorkerRecord, WorkerReport, keys,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, Pruned, QueueStats, RescueReport, Retention,
+    RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
 };
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::limits::Asked;
@@ -43,6 +46,7 @@ pub struct PostgresLedger {
     /// unnamed, and inside a transaction, which keeps its two halves on one connection of the server.
     named_statements: bool,
     frontiers: Arc<Frontiers>,
+    pruned: Arc<PruneCursor>,
 }
 
 impl PostgresLedger {
@@ -51,7 +55,18 @@ impl PostgresLedger {
             pool,
             deadline: settings.statement_timeout,
             named_statements: settings.prepared_statements,
-            frontiers: Arc::default(),
+            frontiers: Arc::new(Frontiers::new(LOOK_BOUND)),
+            pruned: Arc::default(),
+        }
+    }
+
+    /// With another bound for looks at a queue, so that a test needs fewer rows to reach it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_look_bound(self, bound: Duration) -> Self {
+        Self {
+            frontiers: Arc::new(Frontiers::new(bound)),
+            ..self
         }
     }
 
@@ -277,27 +292,8 @@ impl Ledger for PostgresLedger {
         self.rescue_lost(lost_after, max_crashes, limit).await
     }
 
-    async fn prune(&self, retention: &Retention, limit: usize) -> Result<u64, LedgerError> {
-        self.within("prune finished jobs", async |on| {
-            let deleted = self.query(
-                "delete from holdfast_jobs where id = any (array (
-                     select id from holdfast_jobs
-                     where id < $1
-                       and (state in ('completed', 'cancelled') and finished_at < now() - $2 * interval '1 millisecond'
-                         or state = 'discarded' and finished_at < now() - $3 * interval '1 millisecond')
-                     order by id
-                     limit $4
-                     for update skip locked))",
-            )
-            .bind(keys::newest_prunable(retention).as_uuid())
-            .bind(millis(retention.completed))
-            .bind(millis(retention.discarded))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .execute(&mut *on)
-            .await?;
-            Ok(deleted.rows_affected())
-        })
-        .await
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<Pruned, LedgerError> {
+        self.prune_jobs(retention, limit).await
     }
 
     async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
@@ -313,7 +309,7 @@ impl Ledger for PostgresLedger {
     async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
         let (stored, ahead, tried) = keys::stored_filter(filter.state);
         self.within("list jobs", async |on| {
-            self.query_as(sqlx::AssertSqlSafe(format!(
+            let rows = self.query(sqlx::AssertSqlSafe(format!(
                 "{RECORD}
                  where ($1::text is null or queue = $1) and ($2::text is null or state = $2)
                    and ($3::text is null or kind = $3) and ($4::uuid is null or id < $4)
@@ -330,7 +326,8 @@ impl Ledger for PostgresLedger {
             .bind(i64::try_from(filter.limit).unwrap_or(100))
             .bind(filter.batch.map(BatchId::as_uuid))
             .fetch_all(&mut *on)
-            .await
+            .await?;
+            Ok(decode::records(&rows))
         })
         .await
     }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::{JobRecord, Priority, WorkerRecord, keys};
+use crate::ledger::decode::Decoded;
+use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, WorkerRecord};
 use crate::state::StoredState;
 
 pub(crate) const RECORD: &str = "
@@ -34,10 +34,6 @@ pub(super) fn decode_error(message: impl std::fmt::Display) -> sqlx::Error {
     sqlx::Error::Decode(message.to_string().into())
 }
 
-pub(super) fn raw(text: String) -> Result<Box<RawValue>, sqlx::Error> {
-    RawValue::from_string(text).map_err(decode_error)
-}
-
 pub(super) fn stored_state(row: &PgRow) -> Result<StoredState, sqlx::Error> {
     row.try_get::<&str, _>("state")?.parse().map_err(decode_error)
 }
@@ -56,19 +52,45 @@ impl FromRow<'_, PgRow> for WorkerRecord {
     }
 }
 
+/// Reads whatever the row holds: what cannot be read is noted in the job, and fails no other job of the statement.
+impl FromRow<'_, PgRow> for ClaimedJob {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let timeout: i64 = row.try_get("timeout_ms")?;
+        let mut decoded = Decoded::default();
+        Ok(Self {
+            id: JobId::from_uuid(row.try_get("id")?),
+            kind: row.try_get("kind")?,
+            payload: decoded.raw("payload", row.try_get("payload")),
+            attempt: from_count(row.try_get("attempt")?),
+            crashes: from_count(row.try_get("crashes")?),
+            max_attempts: from_count(row.try_get("max_attempts")?),
+            timeout: Duration::from_millis(timeout.unsigned_abs()),
+            options: decoded.json("options", row.try_get("options")),
+            priority: Priority::from_rank(row.try_get("priority")?),
+            run_at: row.try_get("run_at")?,
+            snoozes: from_count(row.try_get("snoozes")?),
+            doubtful: row.try_get("doubtful")?,
+            batch: row
+                .try_get::<Option<Uuid>, _>("batch_id")?
+                .map(BatchId::from_uuid),
+            unreadable: decoded.faults(),
+        })
+    }
+}
+
 impl FromRow<'_, PgRow> for JobRecord {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let attempt = from_count(row.try_get("attempt")?);
         let timeout: i64 = row.try_get("timeout_ms")?;
-        let errors: Option<String> = row.try_get("errors")?;
-        let options = keys::options_of(row.try_get("options")?).map_err(decode_error)?;
-        Ok(Self {
+        let mut decoded = Decoded::default();
+        let options: Options = decoded.json("options", row.try_get("options"));
+        let mut record = Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
             queue: row.try_get("queue")?,
             state: stored_state(row)?.seen_as(row.try_get("ahead")?, attempt),
             priority: Priority::from_rank(row.try_get("priority")?),
-            payload: raw(row.try_get("payload")?)?,
+            payload: decoded.raw("payload", row.try_get("payload")),
             attempt,
             max_attempts: from_count(row.try_get("max_attempts")?),
             crashes: from_count(row.try_get("crashes")?),
@@ -79,14 +101,9 @@ impl FromRow<'_, PgRow> for JobRecord {
             created_at: row.try_get("created_at")?,
             started_at: row.try_get("started_at")?,
             finished_at: row.try_get("finished_at")?,
-            result: row.try_get::<Option<String>, _>("result")?.map(raw).transpose()?,
-            progress: row
-                .try_get::<Option<String>, _>("progress")?
-                .map(raw)
-                .transpose()?,
-            errors: errors
-                .map_or(Ok(Vec::new()), |text| serde_json::from_str(&text))
-                .map_err(decode_error)?,
+            result: decoded.optional_raw("result", row.try_get("result")),
+            progress: decoded.optional_raw("progress", row.try_get("progress")),
+            errors: decoded.json("errors", row.try_get("errors")),
             worker: row.try_get::<Option<Uuid>, _>("worker")?.map(WorkerId::from_uuid),
             cancel_requested: row.try_get("cancel_requested")?,
             batch: row
@@ -96,6 +113,8 @@ impl FromRow<'_, PgRow> for JobRecord {
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
             parent: options.previous.map(|previous| previous.id),
             callback_of: options.ended_batch.map(|batch| batch.id),
-        })
+        };
+        decoded.note_in(&mut record);
+        Ok(record)
     }
 }

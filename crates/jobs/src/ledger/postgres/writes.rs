@@ -24,7 +24,8 @@ insert into holdfast_jobs
     (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key, options,
      attempt, crashes, errors, doubtful, limit_key, state, finished_at, batch_id)
 select id, queue, kind, payload::json, priority,
-       coalesce(run_at, now() + delay_ms * interval '1 millisecond'),
+       case when delay_ms < 0 then run_at
+            else greatest(coalesce(run_at, now() + delay_ms * interval '1 millisecond'), now()) end,
        max_attempts, timeout_ms, unique_key, idempotency_key, options::json, attempt, crashes, errors::jsonb, doubtful,
        limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end, $19
 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::timestamptz[], $7::bigint[],
@@ -34,6 +35,9 @@ from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::
        options, attempt, crashes, errors, doubtful, discarded, limit_key)
 on conflict do nothing
 returning id";
+
+/// A delay that says: store the time as it is, also if it has passed.
+const AS_IT_IS: i64 = -1;
 
 // By id, never by `holdfast_jobs_running`: until a vacuum that index holds an entry for every job that the worker has ever run,
 // and a plan that reads them all gets slower with each. An expression keeps the planner from it (as in SQLite's `+j.state`).
@@ -420,6 +424,7 @@ impl<'a> Columns<'a> {
                 RunAt::Now => (None, 0),
                 RunAt::In(delay) => (None, millis(delay)),
                 RunAt::At(at) => (Some(at), 0),
+                RunAt::Tick(at) => (Some(at), AS_IT_IS),
             };
             column.ids.push(job.id.as_uuid());
             column.queues.push(&job.queue);

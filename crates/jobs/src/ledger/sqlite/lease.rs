@@ -61,7 +61,7 @@ macro_rules! rescue {
                  worker = case when j.cancel_requested or j.started_at is not null and j.crashes + 1 >= ?1
                                then j.worker end,
                  errors = case when j.started_at is null then j.errors
-                               else json_insert(coalesce(j.errors, '[]'), '$[#]', json_object(
+                               else json_insert(case when json_valid(j.errors) then j.errors else '[]' end, '$[#]', json_object(
                                    'at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),
                                    'attempt', j.attempt + 1, 'class', 'crash',
                                    'message', 'the worker that ran the job was lost (crash ' || (j.crashes + 1) || ')',

@@ -11,6 +11,7 @@ mod writes;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,10 +24,11 @@ use uuid::Uuid;
 
 pub(crate) use self::rows::RECORD;
 use self::rows::{hex, hex_array, limit_of, millis};
+use super::prune::{PruneCursor, WINDOW};
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
-    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, QueueStats, RescueReport, Retention,
-    RetryReply, ReturnReport, WorkerRecord, WorkerReport, keys,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, Pruned, QueueStats, RescueReport, Retention,
+    RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
 };
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::state::StoredState;
@@ -65,6 +67,7 @@ const PEEK: &str = concat!(
 pub struct SqliteLedger {
     database: SqliteDatabase,
     deadline: Duration,
+    pruned: Arc<PruneCursor>,
 }
 
 impl SqliteLedger {
@@ -72,6 +75,7 @@ impl SqliteLedger {
         Self {
             database,
             deadline: statement_timeout,
+            pruned: Arc::default(),
         }
     }
 
@@ -311,27 +315,57 @@ impl Ledger for SqliteLedger {
         self.rescue_lost(lost_after, max_crashes, limit).await
     }
 
-    async fn prune(&self, retention: &Retention, limit: usize) -> Result<u64, LedgerError> {
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<Pruned, LedgerError> {
+        const COMPLETED: &str = concat!(
+            "delete from holdfast_jobs where id in (
+                 select id
+                 from (select id, state, finished_at from holdfast_jobs where id > ?1 and id < ?2 order by id limit ?5)
+                 where state in ('completed', 'cancelled') and finished_at < ",
+            now!(),
+            " - ?3 limit ?4)
+             returning id"
+        );
+        const DISCARDED: &str = concat!(
+            "delete from holdfast_jobs where id in (
+                 select id from holdfast_jobs
+                 where state = 'discarded' and finished_at < ",
+            now!(),
+            " - ?1
+                 order by finished_at limit ?2)"
+        );
+        let (after, newest) = self.pruned.next(retention);
         self.within("prune finished jobs", async {
-            let deleted = sqlx::query(concat!(
-                "delete from holdfast_jobs where id in (
-                     select id from holdfast_jobs
-                     where id < ?1
-                       and (state in ('completed', 'cancelled') and finished_at < ",
-                now!(),
-                " - ?2
-                         or state = 'discarded' and finished_at < ",
-                now!(),
-                " - ?3)
-                     order by id limit ?4)"
-            ))
-            .bind(keys::newest_prunable(retention).as_uuid())
-            .bind(millis(retention.completed))
-            .bind(millis(retention.discarded))
-            .bind(limit_of(limit))
-            .execute(&self.database.writer)
-            .await?;
-            Ok(deleted.rows_affected())
+            let deleted: Vec<Uuid> = sqlx::query_scalar(COMPLETED)
+                .bind(after.as_uuid())
+                .bind(newest.as_uuid())
+                .bind(millis(retention.completed))
+                .bind(limit_of(limit))
+                .bind(WINDOW)
+                .fetch_all(&self.database.writer)
+                .await?;
+            let read: Option<Uuid> = if deleted.len() >= limit {
+                deleted.iter().max().copied()
+            } else {
+                sqlx::query_scalar(
+                    "select id from holdfast_jobs where id > ?1 and id < ?2 order by id limit 1 offset ?3 - 1",
+                )
+                .bind(after.as_uuid())
+                .bind(newest.as_uuid())
+                .bind(WINDOW)
+                .fetch_optional(&self.database.reader)
+                .await?
+            };
+            self.pruned.read_up_to(read.map(JobId::from_uuid));
+            let discarded = sqlx::query(DISCARDED)
+                .bind(millis(retention.discarded))
+                .bind(limit_of(limit))
+                .execute(&self.database.writer)
+                .await?
+                .rows_affected();
+            Ok(Pruned {
+                deleted: deleted.len() as u64 + discarded,
+                has_more: read.is_some() || discarded >= limit as u64,
+            })
         })
         .await
     }
@@ -349,7 +383,7 @@ impl Ledger for SqliteLedger {
     async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
         let (stored, ahead, tried) = keys::stored_filter(filter.state);
         self.within("list jobs", async {
-            sqlx::query_as(AssertSqlSafe(format!(
+            let rows = sqlx::query(AssertSqlSafe(format!(
                 "{RECORD}
                  where (?1 is null or queue = ?1) and (?2 is null or state = ?2) and (?3 is null or kind = ?3)
                    and (?4 is null or id < ?4) and (?5 is null or (run_at > {}) = ?5)
@@ -366,7 +400,8 @@ impl Ledger for SqliteLedger {
             .bind(limit_of(filter.limit))
             .bind(filter.batch.map(BatchId::as_uuid))
             .fetch_all(&self.database.reader)
-            .await
+            .await?;
+            Ok(decode::records(&rows))
         })
         .await
     }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use serde_json::value::RawValue;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::{ClaimedJob, JobRecord, Priority, WorkerRecord, keys};
+use crate::ledger::decode::Decoded;
+use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, WorkerRecord};
 use crate::state::StoredState;
 
 /// The database's now, in milliseconds.
@@ -47,10 +47,6 @@ pub(super) fn decode_error(message: impl std::fmt::Display) -> sqlx::Error {
     sqlx::Error::Decode(message.to_string().into())
 }
 
-pub(super) fn raw(text: String) -> Result<Box<RawValue>, sqlx::Error> {
-    RawValue::from_string(text).map_err(decode_error)
-}
-
 pub(super) fn time(row: &SqliteRow, column: &str) -> Result<DateTime<Utc>, sqlx::Error> {
     let unix_ms: i64 = row.try_get(column)?;
     DateTime::from_timestamp_millis(unix_ms).ok_or_else(|| decode_error(format!("{column} is out of range")))
@@ -72,18 +68,20 @@ pub(super) fn stored_state(row: &SqliteRow) -> Result<StoredState, sqlx::Error> 
     row.try_get::<&str, _>("state")?.parse().map_err(decode_error)
 }
 
+/// Reads whatever the row holds: what cannot be read is noted in the job, and fails no other job of the statement.
 impl FromRow<'_, SqliteRow> for ClaimedJob {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let timeout: i64 = row.try_get("timeout_ms")?;
+        let mut decoded = Decoded::default();
         Ok(Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
-            payload: raw(row.try_get("payload")?)?,
+            payload: decoded.raw("payload", row.try_get("payload")),
             attempt: row.try_get("attempt")?,
             crashes: row.try_get("crashes")?,
             max_attempts: row.try_get("max_attempts")?,
             timeout: Duration::from_millis(timeout.unsigned_abs()),
-            options: keys::options_of(row.try_get("options")?).map_err(decode_error)?,
+            options: decoded.json("options", row.try_get("options")),
             priority: Priority::from_rank(row.try_get("priority")?),
             run_at: time(row, "run_at")?,
             snoozes: row.try_get("snoozes")?,
@@ -91,6 +89,7 @@ impl FromRow<'_, SqliteRow> for ClaimedJob {
             batch: row
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
+            unreadable: decoded.faults(),
         })
     }
 }
@@ -113,15 +112,15 @@ impl FromRow<'_, SqliteRow> for JobRecord {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let attempt = row.try_get("attempt")?;
         let timeout: i64 = row.try_get("timeout_ms")?;
-        let errors: Option<&str> = row.try_get("errors")?;
-        let options = keys::options_of(row.try_get("options")?).map_err(decode_error)?;
-        Ok(Self {
+        let mut decoded = Decoded::default();
+        let options: Options = decoded.json("options", row.try_get("options"));
+        let mut record = Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
             queue: row.try_get("queue")?,
             state: stored_state(row)?.seen_as(row.try_get("ahead")?, attempt),
             priority: Priority::from_rank(row.try_get("priority")?),
-            payload: raw(row.try_get("payload")?)?,
+            payload: decoded.raw("payload", row.try_get("payload")),
             attempt,
             max_attempts: row.try_get("max_attempts")?,
             crashes: row.try_get("crashes")?,
@@ -132,14 +131,9 @@ impl FromRow<'_, SqliteRow> for JobRecord {
             created_at: time(row, "created_at")?,
             started_at: optional_time(row, "started_at")?,
             finished_at: optional_time(row, "finished_at")?,
-            result: row.try_get::<Option<String>, _>("result")?.map(raw).transpose()?,
-            progress: row
-                .try_get::<Option<String>, _>("progress")?
-                .map(raw)
-                .transpose()?,
-            errors: errors
-                .map_or(Ok(Vec::new()), serde_json::from_str)
-                .map_err(decode_error)?,
+            result: decoded.optional_raw("result", row.try_get("result")),
+            progress: decoded.optional_raw("progress", row.try_get("progress")),
+            errors: decoded.json("errors", row.try_get("errors")),
             worker: row.try_get::<Option<Uuid>, _>("worker")?.map(WorkerId::from_uuid),
             cancel_requested: row.try_get("cancel_requested")?,
             batch: row
@@ -149,6 +143,8 @@ impl FromRow<'_, SqliteRow> for JobRecord {
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
             parent: options.previous.map(|previous| previous.id),
             callback_of: options.ended_batch.map(|batch| batch.id),
-        })
+        };
+        decoded.note_in(&mut record);
+        Ok(record)
     }
 }

@@ -14,7 +14,7 @@ use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, k
 use crate::state::StoredState;
 use crate::ties::{self, Aftermath};
 
-/// Rows of one `VALUES` list at most; 18 variables each, of the 32,766 that SQLite allows.
+/// Rows of one `VALUES` list at most; 19 variables each, of the 32,766 that SQLite allows.
 const INSERT_ROWS: usize = 128;
 
 /// The `+` keeps SQLite from looking jobs up by their worker, all of them for each outcome, instead of by their id. As on
@@ -33,7 +33,7 @@ const FINISH: &str = concat!(
          worker           = case when o.state = 'available' and not j.cancel_requested then null else j.worker end,
          result           = o.result,
          errors           = case when o.error is null then j.errors
-                                 else json_insert(coalesce(j.errors, '[]'), '$[#]', json(o.error)) end
+                                 else json_insert(case when json_valid(j.errors) then j.errors else '[]' end, '$[#]', json(o.error)) end
      from (select unhex(value ->> 0) as id, value ->> 1 as attempt, value ->> 2 as crashes, value ->> 3 as state,
                   value ->> 4 as spent, value ->> 5 as delay_ms, value ->> 6 as result, value ->> 7 as error
            from json_each(?2)) as o
@@ -242,18 +242,26 @@ async fn insert_rows(connection: &mut SqliteConnection, jobs: &[&NewJob]) -> Res
         let (run_at, delay) = match job.run_at {
             RunAt::Now => (None, 0),
             RunAt::In(delay) => (None, millis(delay)),
-            RunAt::At(at) => (Some(at.timestamp_millis()), 0),
+            RunAt::At(at) | RunAt::Tick(at) => (Some(at.timestamp_millis()), 0),
+        };
+        // A time that has passed is stored as now, unless it is a tick's.
+        let least = if matches!(job.run_at, RunAt::Tick(_)) {
+            run_at
+        } else {
+            None
         };
         row.push_bind(job.id.as_uuid())
             .push_bind(job.queue.to_string())
             .push_bind(job.kind.to_string())
             .push_bind(job.payload.get().to_owned())
             .push_bind(job.priority.rank())
-            .push("coalesce(")
+            .push("max(coalesce(")
             .push_bind_unseparated(run_at)
             .push_unseparated(concat!(", ", now!(), " + "))
             .push_bind_unseparated(delay)
-            .push_unseparated(")")
+            .push_unseparated("), coalesce(")
+            .push_bind_unseparated(least)
+            .push_unseparated(concat!(", ", now!(), "))"))
             .push_bind(job.max_attempts)
             .push_bind(millis(job.timeout))
             .push_bind(job.unique_key.clone())

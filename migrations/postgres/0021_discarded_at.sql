@@ -1,0 +1,3 @@
+-- holdfast: no-transaction
+-- What the pruner deletes of dead letters, the oldest first. No other outcome touches it.
+create index concurrently if not exists holdfast_jobs_discarded_at on holdfast_jobs (finished_at) where state = 'discarded';

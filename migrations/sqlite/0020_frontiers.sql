@@ -1,0 +1,1 @@
+-- The frontiers of claims are PostgreSQL's alone: SQLite keeps no entries of claimed jobs in its indexes.
