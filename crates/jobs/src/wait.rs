@@ -292,7 +292,7 @@ impl Poller {
                         );
                     }
                     Err(error) => {
-                        tracing::debug!(error = %error, "cannot poll the broker for jobs that ended")
+                        tracing::debug!(error = %error, "cannot poll the broker for jobs that ended");
                     }
                 }
             }

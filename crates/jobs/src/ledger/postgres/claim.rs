@@ -206,14 +206,14 @@ impl PostgresLedger {
         loop {
             let spans = match self.frontiers.onward(asked.queue) {
                 Onward::Slice(spans) => spans,
-                Onward::Plain(from) => match self.claim_from(asked, from).await? {
-                    Some(jobs) => return Ok(jobs),
-                    None => {
-                        let (published, at) = (self.published(asked.queue).await, self.server_now().await?);
-                        self.frontiers.stalled(asked.queue, published, at);
-                        continue;
+                Onward::Plain(from) => {
+                    if let Some(jobs) = self.claim_from(asked, from).await? {
+                        return Ok(jobs);
                     }
-                },
+                    let (published, at) = (self.published(asked.queue).await, self.server_now().await?);
+                    self.frontiers.stalled(asked.queue, published, at);
+                    continue;
+                }
             };
             let (jobs, end) = self.claim_within(asked, spans).await?;
             let looked = end.looked(&jobs);

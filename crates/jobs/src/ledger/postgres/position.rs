@@ -103,10 +103,10 @@ impl Span {
 }
 
 /// Binds where a claim begins: for each priority a time and an id.
-pub(super) fn bind_since<'q>(
-    query: Query<'q, Postgres, PgArguments>,
+pub(super) fn bind_since(
+    query: Query<'_, Postgres, PgArguments>,
     from: From,
-) -> Query<'q, Postgres, PgArguments> {
+) -> Query<'_, Postgres, PgArguments> {
     from.into_iter().fold(query, |query, position| {
         query
             .bind(position.map(Position::time))

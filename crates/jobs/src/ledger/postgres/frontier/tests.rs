@@ -212,7 +212,7 @@ async fn without_a_frontier_and_a_whole_look_the_walk_goes_back_from_now_and_end
         assert!(slices < 500, "it does not end");
         tokio::time::advance(LOOK_BOUND).await;
         frontiers.with(QUEUE, |frontier| {
-            frontier.whole_due = Instant::now() + WHOLE_AGAIN
+            frontier.whole_due = Instant::now() + WHOLE_AGAIN;
         });
         let Some(Look::Slice(spans)) = frontiers.next_look(QUEUE) else {
             panic!("it is put off")
@@ -284,14 +284,14 @@ async fn looks_take_a_twenty_fifth_of_the_time_and_no_level_starves() {
     let frontiers = sweeping();
     let (began, mut spent) = (Instant::now(), Duration::ZERO);
     let took = LOOK_BOUND / 3;
-    for _ in 0..3_000 {
+    for _ in 0..8_000 {
         frontiers.with(QUEUE, |frontier| {
-            frontier.whole_due = Instant::now() + WHOLE_AGAIN
+            frontier.whole_due = Instant::now() + WHOLE_AGAIN;
         });
         let wait = frontiers.look_again_in(QUEUE).unwrap();
         tokio::time::advance(wait).await;
         frontiers.with(QUEUE, |frontier| {
-            frontier.whole_due = Instant::now() + WHOLE_AGAIN
+            frontier.whole_due = Instant::now() + WHOLE_AGAIN;
         });
         if let Some(Look::Slice(spans)) = frontiers.next_look(QUEUE) {
             tokio::time::advance(took).await;
