@@ -48,7 +48,7 @@
 //! | pool timed out, `53***`, SQLite `NOMEM` | transient | exhausted |
 //! | pool closed; `57P01`, `57P02`, `57P03`, `57P05` | transient | restarting |
 //! | `40***` but `40002`; `55P03`, `55006`; SQLite `BUSY`, `LOCKED`, `PROTOCOL` | transient | contention |
-//! | `57014` (statement timeout), SQLite `INTERRUPT` | transient | timeout |
+//! | `57014` (statement timeout), `25P03`, `25P04` (transaction timeouts), SQLite `INTERRUPT` | transient | timeout |
 //! | `25006`, SQLite `READONLY` | transient | read only |
 //! | `53100`, `58***`, SQLite `FULL`, `IOERR`, `CANTOPEN` | transient | storage |
 //! | `28***`, `3D000`, `57P04` | transient | refused: an operator mends it |
@@ -60,6 +60,20 @@
 //! | `22***`, encode, decode, SQLite `MISMATCH`, `TOOBIG` | permanent | data |
 //! | row not found | permanent | missing |
 //! | anything else | permanent | statement |
+//!
+//! Whether an SQL error means that the database is unavailable, so that it counts against the breaker:
+//!
+//! | error | outage |
+//! | --- | --- |
+//! | refused, or no socket file | refused |
+//! | reset, closed, end of stream; `08***`, `57P01`, `57P02` | connection lost |
+//! | no answer in time | timed out |
+//! | name or route not found, TLS | unreachable |
+//! | `57P03` | loading |
+//! | `53300` | too many connections |
+//! | `28***`, `3D000` | unauthorized |
+//! | SQLite `BUSY` | locked |
+//! | anything else, slow statements and waits for locks among them | – |
 
 use redis::{ErrorKind, RedisError, RetryMethod, ServerError, ServerErrorKind};
 
@@ -328,6 +342,62 @@ pub fn classify_sql(error: &sqlx::Error) -> SqlFailure {
     kind.into()
 }
 
+/// Whether the database is unavailable as a whole, and why; `None` if only this statement failed.
+pub fn sql_outage(error: &sqlx::Error) -> Option<DegradedReason> {
+    use sqlx::Error;
+    match error {
+        Error::Io(error) => Some(io_outage(error.kind())),
+        Error::Tls(_) => Some(DegradedReason::Unreachable),
+        Error::Protocol(_) => Some(DegradedReason::Unexpected),
+        Error::WorkerCrashed => Some(DegradedReason::ConnectionLost),
+        Error::Database(reply) => database_outage(reply.as_ref()),
+        _ => None,
+    }
+}
+
+fn io_outage(kind: std::io::ErrorKind) -> DegradedReason {
+    use std::io::ErrorKind;
+    match kind {
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound => DegradedReason::Refused,
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::NotConnected
+        | ErrorKind::UnexpectedEof => DegradedReason::ConnectionLost,
+        ErrorKind::TimedOut => DegradedReason::TimedOut,
+        _ => DegradedReason::Unreachable,
+    }
+}
+
+fn database_outage(error: &dyn sqlx::error::DatabaseError) -> Option<DegradedReason> {
+    let code = error.code().unwrap_or_default();
+    if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+        let busy = code.parse::<u32>().is_ok_and(|extended| extended & 0xff == 5);
+        return busy.then_some(DegradedReason::Locked);
+    }
+    match (&*code, code.get(..2)) {
+        ("53300", _) => Some(DegradedReason::TooManyConnections),
+        ("57P03", _) => Some(DegradedReason::Loading),
+        ("57P01" | "57P02", _) | (_, Some("08")) => Some(DegradedReason::ConnectionLost),
+        ("3D000", _) | (_, Some("28")) => Some(DegradedReason::Unauthorized),
+        _ => None,
+    }
+}
+
+/// Whether the server closed the session with this error, so that its connection cannot be used again.
+pub(crate) fn ended_session(error: &sqlx::Error) -> bool {
+    use sqlx::postgres::{PgDatabaseError, PgSeverity};
+    match error {
+        sqlx::Error::Database(reply) => reply
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_some_and(|reply| matches!(reply.severity(), PgSeverity::Fatal | PgSeverity::Panic)),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            true
+        }
+        _ => false,
+    }
+}
+
 fn classify_database(error: &dyn sqlx::error::DatabaseError) -> SqlFailureKind {
     let code = error.code().unwrap_or_default();
     if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
@@ -350,7 +420,7 @@ fn classify_sqlstate(code: &str) -> SqlFailureKind {
         "3D000" | "57P04" => return SqlFailureKind::Refused,
         "53100" => return SqlFailureKind::Storage,
         "55006" | "55P03" => return SqlFailureKind::Contention,
-        "57014" => return SqlFailureKind::Timeout,
+        "57014" | "25P03" | "25P04" => return SqlFailureKind::Timeout,
         "57P01" | "57P02" | "57P03" | "57P05" => return SqlFailureKind::Restarting,
         "XX000" => return SqlFailureKind::Internal,
         _ => {}

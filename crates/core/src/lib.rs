@@ -2,12 +2,14 @@
 //! the clock, shutdown and telemetry. Nothing here knows what a job is.
 
 pub mod backoff;
+mod breaker;
 pub mod build;
 pub mod clock;
 pub mod config;
 pub mod failpoint;
 pub mod failure;
 pub mod mode;
+mod outage;
 pub mod redis;
 pub mod shutdown;
 pub mod sql;

@@ -1,7 +1,7 @@
 //! Whether a dependency serves, and if not, since when and why.
 //!
-//! The gate of a Redis role ([`crate::redis::RedisGate`]) decides its mode and publishes it on a watch channel;
-//! everybody else only reads it. [`Mode::Absent`] is a configuration, not an outage: code that chooses between
+//! The gate of a Redis role ([`crate::redis::RedisGate`]) and that of the database ([`crate::sql::Database::watch`]) decide
+//! their modes and publish them on a watch channel; all other code only reads them. [`Mode::Absent`] is a configuration, not an outage: code that chooses between
 //! Redis and its substitute asks [`Mode::is_normal`], the health page asks [`Mode::is_degraded`], and a process
 //! without Redis is therefore healthy while it polls as it would in an outage.
 //!
@@ -77,12 +77,16 @@ pub enum DegradedReason {
     Busy,
     /// The cluster, or the master behind this replica, is down.
     ClusterDown,
-    /// It answers, but not as a Redis server should.
+    /// It grants no more connections.
+    TooManyConnections,
+    /// Another process holds its lock and does not let go of it (a SQLite file).
+    Locked,
+    /// It answers, but not as it should.
     Unexpected,
 }
 
 impl DegradedReason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Connecting,
         Self::Refused,
         Self::Unreachable,
@@ -95,6 +99,8 @@ impl DegradedReason {
         Self::WritesRefused,
         Self::Busy,
         Self::ClusterDown,
+        Self::TooManyConnections,
+        Self::Locked,
         Self::Unexpected,
     ];
 
@@ -113,11 +119,13 @@ impl DegradedReason {
             Self::WritesRefused => "writes_refused",
             Self::Busy => "busy",
             Self::ClusterDown => "cluster_down",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Locked => "locked",
             Self::Unexpected => "unexpected",
         }
     }
 
-    /// What an operator should do next, in one sentence. None of it needs a restart of Holdfast.
+    /// What an operator of Redis should do next, in one sentence. None of it needs a restart of Holdfast.
     pub fn hint(self) -> &'static str {
         match self {
             Self::Connecting => "Wait for the first probe; it takes less than two seconds.",
@@ -142,6 +150,8 @@ impl DegradedReason {
             }
             Self::Busy => "Find the script with `SLOWLOG GET`; `SCRIPT KILL` ends one that has not written.",
             Self::ClusterDown => "Restore the cluster's slots, or the replica's link to its master.",
+            Self::TooManyConnections => "Close idle clients, or raise the server's `maxclients`.",
+            Self::Locked => "Find the process that holds the lock.",
             Self::Unexpected => "Check that the URL names a Redis server, version 6.2 or later.",
         }
     }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use holdfast_core::config::{DatabaseSettings, Sources, load_from};
 use holdfast_core::failure::{FailureClass, classify_sql};
 use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::{Database, MigrationReport, SqlError, migrate, migrate_within};
+use holdfast_core::sql::{Database, MigrationReport, PostgresDatabase, SqlError, migrate, migrate_within};
 use holdfast_testkit::{FaultProxy, Mode, PgBouncer, PostgresServer};
 use secrecy::SecretString;
-use sqlx::{Connection, PgPool};
+use sqlx::Connection;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -24,7 +24,7 @@ fn settings_of(url: &str) -> DatabaseSettings {
     settings
 }
 
-fn pool(database: &Database) -> &PgPool {
+fn pool(database: &Database) -> &PostgresDatabase {
     match database {
         Database::Postgres(pool) => pool,
         Database::Sqlite(_) => panic!("embedded"),
@@ -48,13 +48,14 @@ async fn failures_until_success(database: &Database) -> usize {
 /// Opens every connection that the pool may have.
 async fn fill(database: &Database) {
     let mut held = Vec::new();
-    for _ in 0..pool(database).options().get_max_connections() {
+    for _ in 0..database.pool_stats().max {
         held.push(pool(database).acquire().await.unwrap());
     }
-    for connection in &mut held {
-        connection.return_to_pool().await;
-    }
-    assert_eq!(database.pool_stats().idle, database.pool_stats().max);
+    drop(held);
+    let back = || async { (database.pool_stats().idle == database.pool_stats().max).then_some(()) };
+    holdfast_testkit::eventually("all came to rest", DEADLINE, Duration::from_millis(5), back)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -227,6 +228,10 @@ async fn a_lock_that_is_held_delays_the_migration_and_nobody_else() {
     let settings = settings_of(&postgres.url());
     let database = Database::open(&settings).unwrap();
     let mut writing = pool(&database).begin().await.unwrap();
+    sqlx::raw_sql("set local idle_in_transaction_session_timeout = 0")
+        .execute(&mut *writing)
+        .await
+        .unwrap();
     sqlx::query("LOCK TABLE holdfast_jobs IN ROW EXCLUSIVE MODE")
         .execute(&mut *writing)
         .await
@@ -284,6 +289,10 @@ async fn a_release_that_migrates_in_one_transaction_and_this_one_take_turns() {
     let database = Database::open(&settings).unwrap();
     // As releases before 0013 do it: all of it under this lock.
     let mut old = pool(&database).begin().await.unwrap();
+    sqlx::raw_sql("set local idle_in_transaction_session_timeout = 0")
+        .execute(&mut *old)
+        .await
+        .unwrap();
     sqlx::raw_sql("SELECT pg_advisory_xact_lock(x'686f6c6466617374'::bigint)")
         .execute(&mut *old)
         .await
@@ -356,7 +365,8 @@ async fn an_index_build_that_was_cut_ends_on_the_server_and_the_next_run_builds_
     let settings = settings_of(&postgres.url());
     let database = Database::open(&settings).unwrap();
     // A build waits for every snapshot that is older than it.
-    let mut old = pool(&database).begin().await.unwrap();
+    let mut client = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+    let mut old = client.begin().await.unwrap();
     sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1")
         .execute(&mut *old)
         .await

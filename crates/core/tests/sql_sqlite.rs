@@ -45,7 +45,7 @@ async fn a_new_file_is_made_with_its_directories_and_commits_durably() {
     let database = Database::open(&settings_of(&file)).unwrap();
     assert!(file.parent().unwrap().is_dir());
     assert!(!file.exists(), "opening does not connect");
-    let SqliteDatabase { writer, reader } = embedded(&database);
+    let SqliteDatabase { writer, reader, .. } = embedded(&database);
     assert_eq!(pragma(writer, "PRAGMA journal_mode").await, "wal");
     assert_eq!(pragma(writer, "PRAGMA synchronous").await, "2", "FULL");
     assert_eq!(pragma(writer, "PRAGMA foreign_keys").await, "1");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_core::config::{Durability, QueueSettings, Settings};
 use holdfast_core::redis::RedisGate;
-use holdfast_core::sql::Database;
+use holdfast_core::sql::{Database, PgTx, SqliteWriteTx};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 
@@ -81,6 +81,18 @@ impl<'t> From<&'t mut PgConnection> for LedgerTx<'t> {
 impl<'t> From<&'t mut SqliteConnection> for LedgerTx<'t> {
     fn from(connection: &'t mut SqliteConnection) -> Self {
         Self::Sqlite(connection)
+    }
+}
+
+impl<'t> From<&'t mut PgTx> for LedgerTx<'t> {
+    fn from(tx: &'t mut PgTx) -> Self {
+        Self::Postgres(tx)
+    }
+}
+
+impl<'t> From<&'t mut SqliteWriteTx> for LedgerTx<'t> {
+    fn from(tx: &'t mut SqliteWriteTx) -> Self {
+        Self::Sqlite(tx)
     }
 }
 

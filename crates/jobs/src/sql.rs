@@ -1,4 +1,5 @@
-//! The database as the parts beside the ledger use it: whole transactions with a deadline, on either dialect.
+//! The database as the parts beside the ledger use it: whole transactions, on either dialect, as units of work of the
+//! executor ([`holdfast_core::sql`]).
 //!
 //! Every statement of these parts is rare next to those of the ledger, so each runs inside a transaction. That is what
 //! a transaction pooler carries in any case, and what lets an action and its audit entry be one.
@@ -6,8 +7,8 @@
 use std::time::Duration;
 
 use holdfast_core::config::DatabaseSettings;
-use holdfast_core::sql::{Database, measure};
-use sqlx::{Postgres, Sqlite, Transaction};
+use holdfast_core::sql::{Bounds, Database, PgTx, SqliteWriteTx};
+use sqlx::{Sqlite, Transaction};
 
 use crate::client::LedgerTx;
 use crate::ledger::LedgerError;
@@ -20,11 +21,10 @@ macro_rules! sqlite_now {
 }
 pub(crate) use sqlite_now;
 
-/// One database, its deadline, and whether statements may be named.
+/// One database, and whether statements may be named.
 #[derive(Debug, Clone)]
 pub struct Sql {
     database: Database,
-    deadline: Duration,
     /// See `database.prepared_statements`.
     pub(crate) named: bool,
 }
@@ -32,15 +32,16 @@ pub struct Sql {
 /// A transaction of our own on either database; rolled back when it is dropped.
 #[derive(Debug)]
 pub enum OwnTx {
-    Postgres(Transaction<'static, Postgres>),
-    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(PgTx),
+    Sqlite(SqliteWriteTx),
+    /// A transaction that only reads.
+    SqliteRead(Transaction<'static, Sqlite>),
 }
 
 impl Sql {
     pub fn new(database: &Database, settings: &DatabaseSettings) -> Self {
         Self {
             database: database.clone(),
-            deadline: settings.statement_timeout,
             named: settings.prepared_statements,
         }
     }
@@ -53,35 +54,37 @@ impl Sql {
     /// A transaction that may write. On SQLite it holds the write lock from its first moment.
     pub async fn begin(&self) -> Result<OwnTx, sqlx::Error> {
         Ok(match &self.database {
-            Database::Postgres(pool) => OwnTx::Postgres(pool.begin().await?),
-            Database::Sqlite(database) => OwnTx::Sqlite(database.writer.begin_with("BEGIN IMMEDIATE").await?),
+            Database::Postgres(database) => OwnTx::Postgres(database.begin().await?),
+            Database::Sqlite(database) => OwnTx::Sqlite(database.begin().await?),
         })
     }
 
     /// A transaction that only reads.
     pub async fn begin_read(&self) -> Result<OwnTx, sqlx::Error> {
         Ok(match &self.database {
-            Database::Postgres(pool) => OwnTx::Postgres(pool.begin().await?),
-            Database::Sqlite(database) => OwnTx::Sqlite(database.reader.begin().await?),
+            Database::Postgres(database) => OwnTx::Postgres(database.begin().await?),
+            Database::Sqlite(database) => OwnTx::SqliteRead(database.begin_read().await?),
         })
     }
 
-    /// Gives the work up at the deadline.
+    /// One unit of work, with the bounds of the settings. The work begins its transactions with [`Self::begin`].
     pub async fn within<T>(
         &self,
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
-        let in_time = async {
-            match tokio::time::timeout(self.deadline, work).await {
-                Ok(result) => result.map_err(|source| LedgerError::Sql { doing, source }),
-                Err(_) => Err(LedgerError::TimedOut {
-                    doing,
-                    after: self.deadline,
-                }),
-            }
-        };
-        measure(doing, LedgerError::class, in_time).await
+        self.within_bounds(doing, Bounds::SETTINGS, work).await
+    }
+
+    /// The same with shorter bounds.
+    pub async fn within_bounds<T>(
+        &self,
+        doing: &'static str,
+        bounds: Bounds,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, LedgerError> {
+        let done = self.database.run_any(doing, bounds, work).await;
+        done.map_err(|error| LedgerError::of(doing, error))
     }
 }
 
@@ -90,6 +93,7 @@ impl OwnTx {
         match self {
             Self::Postgres(tx) => LedgerTx::Postgres(tx),
             Self::Sqlite(tx) => LedgerTx::Sqlite(tx),
+            Self::SqliteRead(tx) => LedgerTx::Sqlite(tx),
         }
     }
 
@@ -97,6 +101,7 @@ impl OwnTx {
         match self {
             Self::Postgres(tx) => tx.commit().await,
             Self::Sqlite(tx) => tx.commit().await,
+            Self::SqliteRead(tx) => tx.commit().await,
         }
     }
 }

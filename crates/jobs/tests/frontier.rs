@@ -11,11 +11,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_core::sql::Database;
+use holdfast_core::sql::{Database, PostgresDatabase};
 use holdfast_jobs::ledger::{self, ClaimedJob, Ledger, NewJob, Outcome, PostgresLedger};
 use holdfast_jobs::{JobId, WorkerId};
 use holdfast_testkit::eventually;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use support::{Fixture, Host, LOST_AFTER, new_job};
 
@@ -31,7 +31,7 @@ const DEAD: i64 = 200_000;
 /// What a look may take here, so that so few entries are too many.
 const BOUND: Duration = Duration::from_millis(30);
 
-fn pool(f: &Fixture) -> &PgPool {
+fn pool(f: &Fixture) -> &PostgresDatabase {
     let Database::Postgres(pool) = &f.database else {
         panic!("not PostgreSQL")
     };
@@ -78,12 +78,17 @@ fn bounded(f: &Fixture) -> Arc<dyn Ledger> {
     Arc::new(ledger.with_look_bound(BOUND))
 }
 
-/// A report that runs for hours: what was deleted or updated since it began is kept for it.
-async fn old_transaction(f: &Fixture) -> PgConnection {
+/// A connection without the bounds of the services, for statements that prepare a test.
+async fn unbounded(f: &Fixture) -> PgConnection {
     let Host::Postgres(host) = &f.host else {
         panic!("not PostgreSQL")
     };
-    let mut connection = PgConnection::connect(&host.0.url()).await.unwrap();
+    PgConnection::connect(&host.0.url()).await.unwrap()
+}
+
+/// A report that runs for hours: what was deleted or updated since it began is kept for it.
+async fn old_transaction(f: &Fixture) -> PgConnection {
+    let mut connection = unbounded(f).await;
     for statement in [
         "begin isolation level repeatable read",
         "select count(*) from holdfast_jobs",
@@ -95,7 +100,8 @@ async fn old_transaction(f: &Fixture) -> PgConnection {
 
 /// [`DEAD`] jobs with times all over the last hour, claimed and finished beside an old transaction.
 async fn an_hour_of_claimed_jobs(f: &Fixture) -> PgConnection {
-    pool(f)
+    unbounded(f)
+        .await
         .execute(
             "insert into holdfast_jobs (id, queue, kind, run_at, max_attempts, timeout_ms, payload)
              select gen_random_uuid(), 'default', 'test.kind', now() - random() * interval '1 hour', 1, 1000, '{}'
@@ -107,7 +113,7 @@ async fn an_hour_of_claimed_jobs(f: &Fixture) -> PgConnection {
     let done = sqlx::query(
         "update holdfast_jobs set state = 'completed', finished_at = now() where state = 'available'",
     )
-    .execute(pool(f))
+    .execute(&mut unbounded(f).await)
     .await
     .unwrap();
     assert_eq!(i64::try_from(done.rows_affected()).unwrap(), DEAD);
@@ -294,7 +300,8 @@ async fn a_job_that_comes_to_lie_behind_the_frontier_is_found_in_slices_beside_a
 #[tokio::test]
 async fn a_new_process_goes_on_from_the_frontier_that_another_has_published() {
     let f = support::postgres().await;
-    pool(&f)
+    unbounded(&f)
+        .await
         .execute(
             "insert into holdfast_frontiers (queue, priority, run_at, job)
              values ('default', 1, now() - interval '1 minute', '00000000-0000-0000-0000-000000000000')",
@@ -345,14 +352,16 @@ async fn claims_go_on_after_a_million_waiting_jobs_ahead_of_the_frontier_were_ca
     claim_until(&*ledger, worker, &[first.id]).await;
     // Scaled to the bound: they are in front of every claim from now on, and no vacuum may remove them.
     let mut report = an_hour_of_claimed_jobs(&f).await;
-    pool(&f)
+    unbounded(&f)
+        .await
         .execute(
             "insert into holdfast_jobs (id, queue, kind, run_at, max_attempts, timeout_ms, payload)
              select gen_random_uuid(), 'default', 'test.kind', now(), 1, 1000, '{}' from generate_series(1, 200000)",
         )
         .await
         .unwrap();
-    pool(&f)
+    unbounded(&f)
+        .await
         .execute(
             "update holdfast_jobs set state = 'cancelled', finished_at = now() where state = 'available'",
         )

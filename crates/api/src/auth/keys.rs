@@ -132,7 +132,7 @@ impl From<StoreError> for KeyError {
                 failure if failure.class == FailureClass::Transient => Self::Unavailable(error.into()),
                 _ => Self::Failed(error.into()),
             },
-            StoreError::TimedOut(_) => Self::Unavailable(error.into()),
+            StoreError::TimedOut { .. } | StoreError::Unavailable { .. } => Self::Unavailable(error.into()),
         }
     }
 }

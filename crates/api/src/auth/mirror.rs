@@ -191,7 +191,7 @@ impl<T: Table> Inner<T> {
         }
         let begun_at = Instant::now();
         let result = tokio::time::timeout(READ_DEADLINE, self.table.read()).await;
-        let result = result.unwrap_or(Err(StoreError::TimedOut(READ_DEADLINE)));
+        let result = result.unwrap_or(Err(StoreError::TimedOut { after: READ_DEADLINE }));
         let succeeded = result.is_ok();
         match result {
             Ok(rows) => self.replace(rows),

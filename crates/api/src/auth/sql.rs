@@ -1,29 +1,19 @@
-//! How the tables of keys and users are asked: rarely, with a deadline, and through any pooler.
+//! How the tables of keys and users are asked: rarely, as units of work of the executor, and through any pooler.
 
-use std::time::Duration;
-
+use holdfast_core::sql::{Bounds, Database, PostgresDatabase, SqliteDatabase, UnitError};
 use holdfast_jobs::audit::{AuditEntry, By};
 use sqlx::FromRow;
-use sqlx::postgres::{PgArguments, PgPool, PgQueryResult, PgRow, Postgres};
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, Postgres};
 use sqlx::query::{Query, QueryAs};
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool};
-
-/// Longest one statement may take.
-const DEADLINE: Duration = Duration::from_secs(3);
+use sqlx::sqlite::{Sqlite, SqliteArguments};
 
 /// Why a table could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StoreError {
-    #[error("the database failed")]
-    Sql(#[from] sqlx::Error),
-    #[error("the database did not answer within {} ms", .0.as_millis())]
-    TimedOut(Duration),
-}
+pub(super) type StoreError = UnitError;
 
 /// Unnamed and inside a transaction, so that any pooler can carry it. These statements are rare; the round trips are
 /// not missed.
 pub(super) async fn execute(
-    pool: &PgPool,
+    pool: &PostgresDatabase,
     statement: Query<'_, Postgres, PgArguments>,
 ) -> sqlx::Result<PgQueryResult> {
     let mut tx = pool.begin().await?;
@@ -40,8 +30,8 @@ pub(super) struct Deed<'a> {
 
 /// A statement for the database in use.
 pub(super) enum Write<'q> {
-    Postgres(&'q PgPool, Query<'q, Postgres, PgArguments>),
-    Sqlite(&'q SqlitePool, Query<'q, Sqlite, SqliteArguments>),
+    Postgres(&'q PostgresDatabase, Query<'q, Postgres, PgArguments>),
+    Sqlite(&'q SqliteDatabase, Query<'q, Sqlite, SqliteArguments>),
 }
 
 impl Write<'_> {
@@ -63,7 +53,7 @@ impl Write<'_> {
                 Ok(changed)
             }
             Self::Sqlite(pool, statement) => {
-                let mut tx = pool.begin_with("begin immediate").await?;
+                let mut tx = pool.begin().await?;
                 let changed = statement.execute(&mut *tx).await?.rows_affected();
                 if changed > 0 {
                     deed.entry.record_in(&mut tx, deed.by).await?;
@@ -77,7 +67,7 @@ impl Write<'_> {
 
 /// Like [`execute`], for rows.
 pub(super) async fn fetch_all<T>(
-    pool: &PgPool,
+    pool: &PostgresDatabase,
     statement: QueryAs<'_, Postgres, T, PgArguments>,
 ) -> sqlx::Result<Vec<T>>
 where
@@ -89,11 +79,13 @@ where
     Ok(rows)
 }
 
-pub(super) async fn bounded<T>(statement: impl Future<Output = sqlx::Result<T>>) -> Result<T, StoreError> {
-    tokio::time::timeout(DEADLINE, statement)
-        .await
-        .map_err(|_| StoreError::TimedOut(DEADLINE))?
-        .map_err(StoreError::Sql)
+/// One unit of work; `operation` says what it does.
+pub(super) async fn bounded<T>(
+    database: &Database,
+    operation: &'static str,
+    work: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, StoreError> {
+    database.run_any(operation, Bounds::SETTINGS, work).await
 }
 
 /// Somebody else wrote to our table.

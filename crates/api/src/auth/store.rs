@@ -151,7 +151,7 @@ impl Store {
                     .bind(&scopes),
             ),
             Database::Sqlite(database) => Write::Sqlite(
-                &database.writer,
+                database,
                 sqlx::query(
                     "insert into holdfast_api_keys (id, name, hash, scopes, created_at) values ($1, $2, $3, $4, $5)",
                 )
@@ -162,12 +162,14 @@ impl Store {
                 .bind(clock::now().timestamp_millis()),
             ),
         };
-        bounded(insert.recorded(&deed)).await.map(drop)
+        bounded(&self.database, "make an API key", insert.recorded(&deed))
+            .await
+            .map(drop)
     }
 
     /// Every key, oldest first, revoked ones included.
     pub(super) async fn list(&self) -> Result<Vec<StoredKey>, StoreError> {
-        let rows: Vec<ListedRow> = bounded(async {
+        let rows: Vec<ListedRow> = bounded(&self.database, "list API keys", async {
             match &self.database {
                 Database::Postgres(pool) => {
                     fetch_all(
@@ -199,7 +201,7 @@ impl Store {
 
     /// Every key in force, up to `limit`.
     pub(super) async fn active(&self, limit: usize) -> Result<Vec<ActiveKey>, StoreError> {
-        let rows: Vec<ActiveRow> = bounded(async {
+        let rows: Vec<ActiveRow> = bounded(&self.database, "read the API keys in force", async {
             match &self.database {
                 Database::Postgres(pool) => {
                     let select = sqlx::query_as(
@@ -236,7 +238,7 @@ impl Store {
                 .bind(id.as_uuid()),
             ),
             Database::Sqlite(database) => Write::Sqlite(
-                &database.writer,
+                database,
                 sqlx::query(
                     "update holdfast_api_keys set revoked_at = $2 where id = $1 and revoked_at is null",
                 )
@@ -248,7 +250,7 @@ impl Store {
             by,
             entry: entry(action::KEY_REVOKE, id),
         };
-        Ok(bounded(update.recorded(&deed)).await? > 0)
+        Ok(bounded(&self.database, "revoke an API key", update.recorded(&deed)).await? > 0)
     }
 
     /// Gives a key another text; the one before works for `grace` yet, and the one before that no more. False: no key in
@@ -274,7 +276,7 @@ impl Store {
                 .bind(grace_ms),
             ),
             Database::Sqlite(database) => Write::Sqlite(
-                &database.writer,
+                database,
                 sqlx::query(
                     "update holdfast_api_keys set previous_hash = hash, hash = $2, rotated_at = $3, \
                      previous_until = $3 + $4 where id = $1 and revoked_at is null",
@@ -289,12 +291,12 @@ impl Store {
             by,
             entry: entry(action::KEY_ROTATE, id).details(json!({ "grace_seconds": grace.as_secs() })),
         };
-        Ok(bounded(update.recorded(&deed)).await? > 0)
+        Ok(bounded(&self.database, "rotate an API key", update.recorded(&deed)).await? > 0)
     }
 
     /// Records that these keys were used just now.
     pub(super) async fn touch(&self, ids: &[KeyId]) -> Result<(), StoreError> {
-        bounded(async {
+        bounded(&self.database, "note the use of API keys", async {
             match &self.database {
                 Database::Postgres(pool) => {
                     let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
@@ -303,7 +305,7 @@ impl Store {
                     execute(pool, update.bind(ids)).await.map(drop)
                 }
                 Database::Sqlite(database) => {
-                    let mut tx = database.writer.begin().await?;
+                    let mut tx = database.begin().await?;
                     for id in ids {
                         sqlx::query("update holdfast_api_keys set last_used_at = $2 where id = $1")
                             .bind(id.as_uuid())
@@ -321,7 +323,7 @@ impl Store {
     /// Keys in force.
     pub(super) async fn count_active(&self) -> Result<usize, StoreError> {
         const SQL: &str = "select count(*) from holdfast_api_keys where revoked_at is null";
-        let count: i64 = bounded(async {
+        let count: i64 = bounded(&self.database, "count API keys", async {
             match &self.database {
                 Database::Postgres(pool) => {
                     let rows: Vec<(i64,)> = fetch_all(pool, sqlx::query_as(SQL)).await?;

@@ -22,6 +22,7 @@ hints! {
     DATABASE_READ_ONLY = "Point DATABASE_URL at the primary, or finish the failover.";
     DATABASE_STORAGE = "See the disk: full, read-only, or without permission.";
     DATABASE_REFUSED = "Correct user, password or database name in DATABASE_URL.";
+    DATABASE_LOCKED = "Find the process that holds the lock of the SQLite file, and end its transaction.";
     DATABASE_OTHER = "See the log of this service for the cause.";
     SEE_DATABASE = "See the service `database` of this report.";
     START_WORKER = "Start a worker.";

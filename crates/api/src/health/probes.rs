@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_core::config::{Durability, WorkerSettings};
 use holdfast_core::failure::{SqlFailureKind, classify_sql};
-use holdfast_core::mode::Mode;
+use holdfast_core::mode::{DegradedReason, Mode};
 use holdfast_core::redis::{BreakerState, RedisGate, Role};
 use holdfast_core::sql::{Database, SqlError};
 use holdfast_jobs::Jobs;
@@ -66,15 +66,31 @@ impl HealthProbe for DatabaseProbe {
 
     fn check(&self) -> BoxFuture<'_, Finding> {
         async move {
-            let finding = match self.database.ping(LOOK).await {
-                Ok(_) => self.schema().await,
-                Err(error) => Finding::unhealthy(sql_error(&error), sql_hint(&error)),
+            let finding = match (self.database.ping(LOOK).await, self.database.mode().reason()) {
+                (Err(error), _) => Finding::unhealthy(sql_error(&error), sql_hint(&error)),
+                // It answers reads, but its gate refuses work.
+                (Ok(_), Some(reason)) => {
+                    Finding::unhealthy(format!("it does not serve: {reason}"), gate_hint(reason))
+                }
+                (Ok(_), None) => self.schema().await,
+            };
+            let mode = self.database.mode();
+            let finding = match mode {
+                Mode::Degraded { since, reason } => {
+                    finding.with("since", since).with("reason", reason.as_str())
+                }
+                Mode::Normal | Mode::Absent => finding,
             };
             let pool = self.database.pool_stats();
-            finding.with("kind", self.database.kind()).with(
-                "pool",
-                json!({"size": pool.size, "idle": pool.idle, "max": pool.max}),
-            )
+            finding
+                .with("kind", self.database.kind())
+                .with("mode", if mode.is_normal() { "normal" } else { "degraded" })
+                .with("breaker", self.database.breaker().as_str())
+                .with("abandoned", self.database.abandoned())
+                .with(
+                    "pool",
+                    json!({"size": pool.size, "idle": pool.idle, "max": pool.max}),
+                )
         }
         .boxed()
     }
@@ -115,6 +131,19 @@ fn sql_hint(error: &SqlError) -> &'static str {
         SqlFailureKind::ReadOnly => hints::DATABASE_READ_ONLY,
         SqlFailureKind::Storage => hints::DATABASE_STORAGE,
         SqlFailureKind::Refused => hints::DATABASE_REFUSED,
+        _ => hints::DATABASE_OTHER,
+    }
+}
+
+/// What to do about a gate that is open.
+const fn gate_hint(reason: DegradedReason) -> &'static str {
+    match reason {
+        DegradedReason::Refused | DegradedReason::Unreachable => hints::DATABASE_CONNECT,
+        DegradedReason::TooManyConnections => hints::DATABASE_EXHAUSTED,
+        DegradedReason::Loading | DegradedReason::ConnectionLost => hints::DATABASE_RESTARTING,
+        DegradedReason::Unauthorized => hints::DATABASE_REFUSED,
+        DegradedReason::TimedOut => hints::DATABASE_SLOW,
+        DegradedReason::Locked => hints::DATABASE_LOCKED,
         _ => hints::DATABASE_OTHER,
     }
 }

@@ -202,6 +202,15 @@ impl Monitor {
         catalogue::SQL_POOL.with(["idle"]).set(pool.idle);
         catalogue::SQL_POOL.with(["in_use"]).set(in_use);
         catalogue::SQL_POOL_MAX.with([]).set(pool.max);
+        catalogue::SQL_ABANDONED_NOW
+            .with([])
+            .set(self.database.abandoned() as f64);
+        let position = self.database.breaker();
+        for state in [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen] {
+            catalogue::SQL_BREAKER
+                .with([state.as_str()])
+                .set(u8::from(state == position));
+        }
     }
 }
 

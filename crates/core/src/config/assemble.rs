@@ -195,6 +195,8 @@ fn database(reader: &mut Reader<'_>, environment: Environment) -> DatabaseSettin
         connect_timeout: reader.seconds("database.connect_timeout_seconds", 0.1..=120.0),
         acquire_timeout: reader.seconds("database.acquire_timeout_seconds", 0.1..=120.0),
         statement_timeout: reader.seconds("database.statement_timeout_seconds", 0.1..=600.0),
+        lock_timeout: reader.millis("database.lock_timeout_ms", 10..=60_000),
+        idle_in_transaction: reader.seconds("database.idle_in_transaction_seconds", 0.1..=600.0),
         idle_timeout: reader.seconds("database.idle_timeout_seconds", 1.0..=86_400.0),
         migrate_at_start: reader.flag("database.migrate_at_start"),
         prepared_statements: reader.flag("database.prepared_statements"),

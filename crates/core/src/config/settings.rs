@@ -87,8 +87,12 @@ pub struct DatabaseSettings {
     pub connect_timeout: Duration,
     /// Longest wait for a pooled connection.
     pub acquire_timeout: Duration,
-    /// Longest one statement may take before the caller gives up on it.
+    /// Longest one statement may run. The server ends it then; its caller gives up a little later.
     pub statement_timeout: Duration,
+    /// Longest one statement may wait for a lock of another transaction.
+    pub lock_timeout: Duration,
+    /// Longest a transaction may stay open while its client sends nothing.
+    pub idle_in_transaction: Duration,
     pub idle_timeout: Duration,
     pub migrate_at_start: bool,
     /// Off behind PgBouncer before 1.21 in transaction mode, which cannot carry prepared statements.

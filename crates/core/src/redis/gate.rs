@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::breaker::{BreakerState, Purpose};
 use super::connect::Connector;
 use super::shared::{ServerClock, Shared};
 use super::{GateError, OpenError, Role, Subscription, probe};
+use crate::breaker::{BreakerState, Purpose};
 use crate::clock;
 use crate::config::{RedisEndpoint, RedisSettings};
 use crate::mode::{DegradedReason, Mode};

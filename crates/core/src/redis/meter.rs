@@ -3,8 +3,8 @@
 use metrics::{Counter, Histogram};
 use tokio::time::Instant;
 
-use super::breaker::Change;
 use super::{GateError, Role};
+use crate::breaker::Change;
 use crate::telemetry::catalogue;
 
 pub(super) struct Meter {

@@ -6,7 +6,7 @@
 //!
 //! # States
 //!
-//! The breaker (`breaker.rs`) is closed, open or half-open; the [`Mode`](crate::mode::Mode) follows it: `Normal`
+//! The breaker ([`crate::breaker`]) is closed, open or half-open; the [`Mode`](crate::mode::Mode) follows it: `Normal`
 //! exactly while it is closed, `Degraded` otherwise, `Absent` if no Redis is configured. The mode is published on a
 //! watch channel, an outage and its end are logged once, and nobody else decides.
 //!
@@ -15,7 +15,7 @@
 //! - `connect.rs` makes connections (deadpool, socket options, TLS); nothing outside this folder names deadpool.
 //! - `lanes.rs` keeps a few long-lived connections that all calls share: one round trip a command.
 //! - `probe.rs` runs the background probe and keeps the lanes.
-//! - `outage.rs` sees to it that the gates of a process tell an outage once.
+//! - [`crate::outage`] sees to it that the gates of a process tell an outage once.
 //! - `gate.rs` is what callers hold, `shared.rs` what happens in it.
 //! - What an error means stands in [`crate::failure`].
 //!
@@ -30,13 +30,11 @@
 //!   doing and does not count against the server.
 //! - *A caller goes away in the middle of a call*: its place is free at once; the reply, when it comes, is dropped.
 
-mod breaker;
 mod connect;
 mod error;
 mod gate;
 mod lanes;
 mod meter;
-mod outage;
 mod probe;
 mod shared;
 mod subscription;
@@ -49,12 +47,12 @@ use serde::Serialize;
 
 use crate::config::RedisSettings;
 
-pub use self::breaker::BreakerState;
 pub use self::connect::client;
 pub use self::error::{GateError, OpenError};
 pub use self::gate::{PoolStats, RedisGate};
 pub use self::lanes::IDLE as IDLE_CONNECTION;
 pub use self::subscription::Subscription;
+pub use crate::breaker::BreakerState;
 
 /// What a Redis server is used for. Each role has its own gate, breaker and mode, even on the same server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

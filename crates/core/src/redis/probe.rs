@@ -22,9 +22,9 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::breaker::{BreakerState, Purpose};
 use super::connect::PooledConnection;
 use super::error::timed_out;
+use crate::breaker::{BreakerState, Purpose};
 
 use super::lanes::IDLE;
 use super::shared::{ServerClock, Shared};

@@ -14,18 +14,18 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::breaker::{Breaker, BreakerState, Change, ProbeTicket, Purpose, Ticket, Verdict};
 use super::connect::Connector;
 use super::error::timed_out;
 use super::lanes::{LaneId, Lanes, Loan, Place};
 use super::meter::Meter;
-use super::outage::Outage;
 use super::probe::Again;
 use super::{GateError, PoolStats, Role, Subscription};
+use crate::breaker::{Breaker, BreakerState, Change, ProbeTicket, Purpose, Ticket, Verdict};
 use crate::clock;
 use crate::config::RedisSettings;
 use crate::failure::{Certainty, RedisFailure, classify_connect, classify_redis};
 use crate::mode::{DegradedReason, Mode};
+use crate::outage::Outage;
 
 /// Calls in flight for each lane there may be. More only queue inside the process; let them wait where the deadline
 /// is watched.

@@ -1,31 +1,50 @@
-//! The SQL side: PostgreSQL, or SQLite when embedded. Pools, readiness and migrations; no statement of a job.
+//! The SQL side: PostgreSQL, or SQLite when embedded. No statement of a job, and no product.
 //!
-//! Invariants: opening never needs the server to be up; every wait has a deadline; no error, log line or `Debug`
-//! holds a URL. When the database goes away, a statement fails within the acquire timeout or its caller's own
-//! deadline and the pool mends itself: dead connections are dropped as they are met, new ones opened on demand.
-//! Which failures are worth another try is decided in [`crate::failure`], never here.
+//! # One executor
+//! All work on the database is a *unit of work* with a name ([`PostgresDatabase::run`], [`Database::run_any`]). One place
+//! (`unit.rs`) admits it, bounds it, gives it up, tells the gate what came of it, and measures it.
+//!
+//! # Invariants
+//! - Opening never needs the server to be up; no error, log line or `Debug` holds a URL.
+//! - Every deadline is the server's too (`bounds.rs`), and the server's answer arrives before the client gives up.
+//! - What is given up ends: it is cancelled, and its connection counts until the server is done with it (`pool.rs`).
+//! - An unavailable database costs the first callers up to a second and all others microseconds (`gate.rs`), until the
+//!   attendant's probe is answered (`attendant.rs`).
+//! - Which failures are worth another try, and which mean an outage, is decided in [`crate::failure`], never here.
 
+mod attendant;
+mod bounds;
 mod error;
+mod gate;
 mod measure;
 mod migrations;
+mod pool;
 mod postgres;
+mod raw;
 mod schema;
 mod sqlite;
+mod unit;
 
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::PgPool;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+pub use crate::breaker::BreakerState;
+pub use bounds::Bounds;
 pub use error::SqlError;
-pub use measure::measure;
+pub use measure::operations;
 pub use migrations::{MIGRATION_DEADLINE, MigrationReport, migrate, migrate_within};
+pub use pool::{PgSession, PgTx, PostgresDatabase};
 pub use schema::wait_for_schema;
-pub use sqlite::SqliteDatabase;
+pub use sqlite::{SqliteDatabase, SqliteWriteTx};
+pub use unit::UnitError;
 
+use self::gate::Gate;
 use crate::backoff::Backoff;
 use crate::config::DatabaseSettings;
+use crate::mode::Mode;
 use crate::shutdown::Shutdown;
 
 /// Longest single attempt while waiting for a database to come up.
@@ -37,7 +56,7 @@ const READY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration
 /// An open database. Clones share the pools.
 #[derive(Debug, Clone)]
 pub enum Database {
-    Postgres(PgPool),
+    Postgres(PostgresDatabase),
     Sqlite(SqliteDatabase),
 }
 
@@ -58,7 +77,7 @@ impl Database {
     /// Errors only for what no retry mends: an unusable URL, or a directory that cannot be made.
     pub fn open(settings: &DatabaseSettings) -> Result<Self, SqlError> {
         match Dialect::of(&settings.url)? {
-            Dialect::Postgres => postgres::open(settings).map(Self::Postgres),
+            Dialect::Postgres => PostgresDatabase::open(settings).map(Self::Postgres),
             Dialect::Sqlite => sqlite::open(settings).map(Self::Sqlite),
         }
     }
@@ -84,7 +103,10 @@ impl Database {
     /// because SQLite answers a bare `SELECT 1` without it.
     async fn round_trip(&self) -> Result<(), sqlx::Error> {
         match self {
-            Self::Postgres(pool) => sqlx::raw_sql("SELECT 1").execute(pool).await.map(drop),
+            Self::Postgres(database) => {
+                let mut session = database.acquire().await?;
+                sqlx::raw_sql("SELECT 1").execute(&mut *session).await.map(drop)
+            }
             Self::Sqlite(database) => sqlx::raw_sql("SELECT 1 FROM sqlite_schema LIMIT 1")
                 .execute(&database.reader)
                 .await
@@ -128,10 +150,57 @@ impl Database {
         migrations::pending(self).await
     }
 
+    /// Runs one unit of work that begins its own transactions. `operation` says what it does (`claim jobs`), and is the
+    /// label of its metrics.
+    pub async fn run_any<T>(
+        &self,
+        operation: &'static str,
+        bounds: Bounds,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, UnitError> {
+        match self {
+            Self::Postgres(database) => database.run_any(operation, bounds, work).await,
+            Self::Sqlite(database) => database.run_any(operation, bounds, work).await,
+        }
+    }
+
+    /// Whether the database serves, and if not, since when and why.
+    pub fn mode(&self) -> Mode {
+        *self.watch().borrow()
+    }
+
+    /// Follows the mode. A change that was there before is not reported as new.
+    pub fn watch(&self) -> watch::Receiver<Mode> {
+        match self {
+            Self::Postgres(database) => database.watch(),
+            Self::Sqlite(database) => database.watch(),
+        }
+    }
+
+    /// Connections whose statement was given up and that the server is not known to be done with.
+    pub fn abandoned(&self) -> usize {
+        match self {
+            Self::Postgres(database) => database.abandoned(),
+            Self::Sqlite(_) => 0,
+        }
+    }
+
+    /// The position of the database's breaker.
+    pub fn breaker(&self) -> BreakerState {
+        self.gate().position()
+    }
+
+    fn gate(&self) -> &Gate {
+        match self {
+            Self::Postgres(database) => &database.0.gate,
+            Self::Sqlite(database) => database.gate(),
+        }
+    }
+
     pub fn pool_stats(&self) -> SqlPoolStats {
         match self {
-            Self::Postgres(pool) => stats_of(pool),
-            Self::Sqlite(SqliteDatabase { writer, reader }) => {
+            Self::Postgres(database) => database.stats(),
+            Self::Sqlite(SqliteDatabase { writer, reader, .. }) => {
                 let (writer, reader) = (stats_of(writer), stats_of(reader));
                 SqlPoolStats {
                     size: writer.size + reader.size,
@@ -146,8 +215,8 @@ impl Database {
     pub async fn close(&self, deadline: Duration) {
         let closing = async {
             match self {
-                Self::Postgres(pool) => pool.close().await,
-                Self::Sqlite(SqliteDatabase { writer, reader }) => {
+                Self::Postgres(database) => database.close().await,
+                Self::Sqlite(SqliteDatabase { writer, reader, .. }) => {
                     reader.close().await;
                     writer.close().await;
                 }

@@ -486,7 +486,8 @@ async fn try_patiently<T, F: Future<Output = Result<T, LedgerError>>>(
         attempt += 1;
         let transient = error.is_transient();
         let key_held = keyed && error.is_contention();
-        if !transient || key_held || Instant::now() >= give_up {
+        // While the gate is open a repeat is refused as well: its producer shall hear that in milliseconds.
+        if !transient || key_held || error.is_unavailable() || Instant::now() >= give_up {
             return Err(WriteError {
                 transient,
                 certain,

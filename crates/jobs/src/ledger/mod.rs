@@ -186,8 +186,6 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
 pub fn open(database: &Database, settings: &holdfast_core::config::DatabaseSettings) -> Arc<dyn Ledger> {
     match database {
         Database::Postgres(pool) => Arc::new(PostgresLedger::new(pool.clone(), settings)),
-        Database::Sqlite(database) => {
-            Arc::new(SqliteLedger::new(database.clone(), settings.statement_timeout))
-        }
+        Database::Sqlite(database) => Arc::new(SqliteLedger::new(database.clone())),
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::failure::{Certainty, FailureClass, SqlFailureKind, classify_sql};
+use holdfast_core::mode::DegradedReason;
+use holdfast_core::sql::UnitError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -574,8 +576,15 @@ pub enum LedgerError {
         #[source]
         source: sqlx::Error,
     },
+    /// No answer in time. Whether it was applied is unknown.
     #[error("the database did not {doing} within {} ms", after.as_millis())]
     TimedOut { doing: &'static str, after: Duration },
+    /// The gate of the database is open: nothing was sent, and a probe will close it. Transient, certainly not applied.
+    #[error("the database is unavailable ({reason}); it was to {doing}")]
+    Unavailable {
+        doing: &'static str,
+        reason: DegradedReason,
+    },
     #[error("a row of the ledger cannot be read: {0}")]
     Corrupt(String),
 }
@@ -591,10 +600,24 @@ impl fmt::Debug for LedgerError {
 }
 
 impl LedgerError {
+    /// The error of a unit of work that was to do something (`claim jobs`).
+    pub fn of(doing: &'static str, error: UnitError) -> Self {
+        match error {
+            UnitError::Sql(source) => Self::Sql { doing, source },
+            UnitError::TimedOut { after } => Self::TimedOut { doing, after },
+            UnitError::Unavailable { reason } => Self::Unavailable { doing, reason },
+        }
+    }
+
+    /// The database does not serve this process at all: a repeat is of no use before the gate closes. Nothing was applied.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Sql { source, .. } => classify_sql(source).class,
-            Self::TimedOut { .. } => FailureClass::Transient,
+            Self::TimedOut { .. } | Self::Unavailable { .. } => FailureClass::Transient,
             Self::Corrupt(_) => FailureClass::Permanent,
         }
     }

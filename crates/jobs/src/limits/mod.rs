@@ -177,7 +177,7 @@ impl LimitStore {
                         Ok(claimed)
                     }
                     Database::Sqlite(database) => {
-                        let mut tx = database.writer.begin_with("BEGIN IMMEDIATE").await?;
+                        let mut tx = database.begin().await?;
                         let claimed = claim::claim(&mut tx, asked).await?;
                         tx.commit().await?;
                         Ok(claimed)

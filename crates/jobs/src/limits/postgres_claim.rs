@@ -7,7 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use holdfast_core::config::Rate;
-use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use holdfast_core::sql::PostgresDatabase;
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, FromRow, Row};
 use uuid::Uuid;
 
@@ -42,7 +43,7 @@ enum Answer {
 
 /// Claims outside of any transaction of ours. `known`: the limits as they were told last.
 pub(super) async fn claim(
-    pool: &PgPool,
+    pool: &PostgresDatabase,
     statement_timeout: Duration,
     asked: Asked<'_>,
     known: &mut Option<KnownLimits>,

@@ -1,7 +1,7 @@
 //! Schedules on PostgreSQL.
 //!
 //! A step locks its rows for the few round trips of its transaction. A beat that is stopped in the middle of one would
-//! hold them for as long as it sleeps, so the server ends a transaction that stays idle for [`IDLE_LIMIT_MS`], and other
+//! hold them for as long as it sleeps, so the server ends a transaction that stays idle for `database.idle_in_transaction_seconds`, and other
 //! beats pass locked rows by. Both are settings of the transaction alone, so a transaction pooler carries them.
 
 use std::time::Duration;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use holdfast_core::config::DatabaseSettings;
-use sqlx::postgres::{PgPool, PgRow};
+use holdfast_core::sql::PostgresDatabase;
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, FromRow, Row};
 use uuid::Uuid;
 
@@ -18,9 +19,6 @@ use super::rows::{Columns, Stored, owned, taken};
 use super::store::{FORGET_AFTER, Note, ScheduleStore, Step, Summary, Taken};
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{LedgerError, NewJob, PostgresLedger};
-
-/// A transaction that is idle for longer belongs to a beat that was stopped.
-const IDLE_LIMIT_MS: &str = "3000";
 
 const RECORD: &str = "
 select name, source, enabled, cron, every_seconds, time_zone, kind, payload::text as payload, queue, catch_up,
@@ -69,9 +67,9 @@ pub(super) struct PostgresSchedules {
 }
 
 impl PostgresSchedules {
-    pub(super) fn new(pool: PgPool, settings: &DatabaseSettings) -> Self {
+    pub(super) fn new(database: PostgresDatabase, settings: &DatabaseSettings) -> Self {
         Self {
-            sql: PostgresLedger::new(pool, settings),
+            sql: PostgresLedger::new(database, settings),
             named_statements: settings.prepared_statements,
         }
     }
@@ -330,11 +328,6 @@ impl ScheduleStore for PostgresSchedules {
         self.sql
             .within("take a tick", async |on| {
                 let mut tx = on.begin().await?;
-                self.sql
-                    .query("select set_config('idle_in_transaction_session_timeout', $1, true)")
-                    .bind(IDLE_LIMIT_MS)
-                    .execute(&mut *tx)
-                    .await?;
                 let ours: Vec<String> = self
                     .sql
                     .query_scalar(LOCK)

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use holdfast_core::sql::SqliteDatabase;
 use serde_json::json;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, FromRow, Row};
 use uuid::Uuid;
 
@@ -79,9 +79,9 @@ pub(super) struct SqliteSchedules {
 }
 
 impl SqliteSchedules {
-    pub(super) fn new(database: SqliteDatabase, statement_timeout: Duration) -> Self {
+    pub(super) fn new(database: SqliteDatabase) -> Self {
         Self {
-            sql: SqliteLedger::new(database, statement_timeout),
+            sql: SqliteLedger::new(database),
         }
     }
 
@@ -378,9 +378,8 @@ impl ScheduleStore for SqliteSchedules {
                 .bind(name)
                 .bind(revision)
                 .bind(error);
-        let writer = &self.sql.database().writer;
-        let doing = "record a refused tick";
-        self.sql.within(doing, query.execute(writer)).await.map(drop)
+        let noting = async |on: &mut SqliteConnection| query.execute(on).await;
+        self.sql.write("record a refused tick", noting).await.map(drop)
     }
 
     async fn heartbeat(&self, id: WorkerId, name: &str, lost_after: Duration) -> Result<(), LedgerError> {
@@ -438,10 +437,7 @@ impl ScheduleStore for SqliteSchedules {
 
     async fn farewell(&self, id: WorkerId) -> Result<(), LedgerError> {
         let query = sqlx::query("delete from holdfast_beats where id = ?1").bind(id.as_uuid());
-        let writer = &self.sql.database().writer;
-        self.sql
-            .within("forget a beat", query.execute(writer))
-            .await
-            .map(drop)
+        let forgetting = async |on: &mut SqliteConnection| query.execute(on).await;
+        self.sql.write("forget a beat", forgetting).await.map(drop)
     }
 }

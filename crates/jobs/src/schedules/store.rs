@@ -137,8 +137,6 @@ pub trait ScheduleStore: Send + Sync + std::fmt::Debug {
 pub fn open(database: &Database, settings: &DatabaseSettings) -> Arc<dyn ScheduleStore> {
     match database {
         Database::Postgres(pool) => Arc::new(PostgresSchedules::new(pool.clone(), settings)),
-        Database::Sqlite(database) => {
-            Arc::new(SqliteSchedules::new(database.clone(), settings.statement_timeout))
-        }
+        Database::Sqlite(database) => Arc::new(SqliteSchedules::new(database.clone())),
     }
 }

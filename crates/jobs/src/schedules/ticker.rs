@@ -32,7 +32,7 @@ const MAX_STEP_JOBS: usize = 2_000;
 const OVERTAKEN_REST: Duration = Duration::from_millis(25);
 
 /// Between rounds that fail.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
 /// Longest last word.
 const FAREWELL_DEADLINE: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use holdfast_core::failure::Certainty;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::Database;
+use holdfast_core::sql::{Database, PostgresDatabase};
 use holdfast_jobs::ledger::{self, Ledger as _, NewJob, PostgresLedger};
 use holdfast_jobs::limits::{Asked, LimitStore, LimitedClaim};
 use holdfast_jobs::worker::{Worker, WorkerParts};
@@ -16,7 +16,7 @@ use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources, Worker
 use holdfast_testkit::{Child, FaultProxy, Mode, PostgresServer, eventually};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, Row as _};
+use sqlx::Row as _;
 
 use crate::support::{self, Host, LOST_AFTER, new_job, raw, settings};
 use crate::{Limited, max_running};
@@ -24,7 +24,7 @@ use crate::{Limited, max_running};
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-fn pool(l: &Limited) -> &PgPool {
+fn pool(l: &Limited) -> &PostgresDatabase {
     match &l.f.database {
         Database::Postgres(pool) => pool,
         Database::Sqlite(_) => panic!("these tests are about PostgreSQL"),
@@ -80,6 +80,10 @@ async fn a_lock_on_the_queues_row_is_contention_and_costs_nothing_but_time() {
     assert_eq!(l.claim(worker, 1).await.len(), 1);
 
     let mut foreign = pool(&l).begin().await.unwrap();
+    sqlx::raw_sql("set local idle_in_transaction_session_timeout = 0")
+        .execute(&mut *foreign)
+        .await
+        .unwrap();
     sqlx::query("select from holdfast_queues where name = 'default' for update")
         .execute(&mut *foreign)
         .await
@@ -102,6 +106,10 @@ async fn a_worker_whose_row_is_being_removed_claims_nothing_and_delays_nobody() 
     l.insert(&[new_job(), new_job()]).await;
     let (leaving, staying) = (l.f.worker().await, l.f.worker().await);
     let mut foreign = pool(&l).begin().await.unwrap();
+    sqlx::raw_sql("set local idle_in_transaction_session_timeout = 0")
+        .execute(&mut *foreign)
+        .await
+        .unwrap();
     sqlx::query("select from holdfast_workers where id = $1 for update")
         .bind(leaving.as_uuid())
         .execute(&mut *foreign)
@@ -240,11 +248,8 @@ async fn a_worker_that_reads_no_answer_holds_up_nobody() {
         proxy.set_mode(Mode::Forward).await.unwrap();
         // It knows the limits, and has a connection.
         claim_when_free(&limits, frozen, 1).await;
-        let Database::Postgres(behind) = &database else {
-            unreachable!("opened by a URL of PostgreSQL")
-        };
         eventually("a connection at rest", DEADLINE, POLL, async || {
-            (behind.num_idle() > 0).then_some(())
+            (database.pool_stats().idle > 0).then_some(())
         })
         .await
         .unwrap();
@@ -290,7 +295,7 @@ impl Job for Witnessed {
     type Output = ();
 
     async fn run(self, ctx: JobContext) -> Result<(), JobError> {
-        let pool = ctx.resource::<PgPool>()?;
+        let pool = ctx.resource::<PostgresDatabase>()?;
         sqlx::query("insert into witness (number) values ($1)")
             .bind(self.number)
             .execute(&*pool)
@@ -438,7 +443,7 @@ async fn progress(l: &Limited, goal: i64, most_running: &mut i64, most_connectio
         .unwrap();
         *most_running = (*most_running).max(row.get("running"));
         // The test's own pool is connected too.
-        let own = i64::from(pool(l).size());
+        let own = i64::from(l.f.database.pool_stats().size);
         *most_connections = (*most_connections).max(row.get::<i64, _>("connections") - own);
         if row.get::<i64, _>("completed") >= goal {
             return;

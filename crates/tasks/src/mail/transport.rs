@@ -9,11 +9,16 @@ use std::time::Duration;
 use holdfast_core::config::SmtpSettings;
 use holdfast_jobs::JobError;
 use lettre::message::Mailbox;
-use lettre::transport::smtp::Error as SmtpError;
+use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::{
+    AsyncSmtpTransportBuilder, Error as SmtpError, SMTP_PORT, SUBMISSION_PORT, SUBMISSIONS_PORT,
+};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
+use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
-use url::Url;
+use url::{Host, Url};
 
 /// The enhanced status of a mailbox that does not exist (RFC 3463).
 const NO_SUCH_MAILBOX: &str = "5.1.1";
@@ -89,30 +94,65 @@ fn server(settings: &SmtpSettings) -> Result<Server, String> {
     let from = from
         .parse()
         .map_err(|error| format!("smtp.from is no sender: {error}"))?;
-    // The error would repeat the URL, which holds the password.
-    let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret())
-        .map_err(|_| "smtp.url cannot be used".to_owned())?;
-    let builder = match &settings.ca_certificate {
-        Some(pem) => match encryption(url.expose_secret(), pem)? {
-            Some(tls) => builder.tls(tls),
-            None => builder,
-        },
+    let builder = builder(url.expose_secret())?;
+    let builder = match encryption(url.expose_secret(), settings.ca_certificate.as_deref())? {
+        Some(tls) => builder.tls(tls),
         None => builder,
     };
     let smtp = builder.timeout(Some(settings.timeout)).build();
     Ok(Server { smtp, from })
 }
 
-/// The encryption that the URL asks for, with authorities of its own; `None`: it asks for none.
-fn encryption(url: &str, pem: &str) -> Result<Option<Tls>, String> {
+/// The transport that the URL asks for, apart from its encryption. No error repeats the URL, which holds the password.
+fn builder(url: &str) -> Result<AsyncSmtpTransportBuilder, String> {
+    let unusable = || "smtp.url cannot be used".to_owned();
+    let parsed = Url::parse(url).map_err(|_| unusable())?;
+    let named = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| unusable())?;
+    let Some(Host::Ipv6(address)) = parsed.host() else {
+        return Ok(named);
+    };
+    // The library would look up the address together with the brackets that it has in a URL.
+    let is_encrypted = parsed.query_pairs().any(|(name, _)| name == "tls");
+    let default_port = match (parsed.scheme(), is_encrypted) {
+        ("smtps", _) => SUBMISSIONS_PORT,
+        (_, true) => SUBMISSION_PORT,
+        (_, false) => SMTP_PORT,
+    };
+    let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(address.to_string())
+        .port(parsed.port().unwrap_or(default_port));
+    let hello = parsed.path().trim_matches('/');
+    if !hello.is_empty() {
+        builder = builder.hello_name(ClientId::Domain(hello.to_owned()));
+    }
+    if let Some(password) = parsed.password() {
+        let decoded = |text| {
+            let text = percent_decode_str(text).decode_utf8();
+            text.map(String::from).map_err(|_| unusable())
+        };
+        let (user, password) = (decoded(parsed.username())?, decoded(password)?);
+        builder = builder.credentials(Credentials::new(user, password));
+    }
+    Ok(builder)
+}
+
+/// The encryption that the URL asks for, where it has authorities of its own or an address that only a URL writes in
+/// brackets; `None`: it asks for none, or the library's own is right.
+fn encryption(url: &str, pem: Option<&str>) -> Result<Option<Tls>, String> {
     let unusable = |_| "smtp.ca_certificate cannot be used".to_owned();
     let url = Url::parse(url).map_err(|_| "smtp.url cannot be used".to_owned())?;
-    let authorities = Certificate::from_pem(pem.as_bytes()).map_err(unusable)?;
-    let parameters = TlsParameters::builder(url.host_str().unwrap_or_default().to_owned())
-        .certificate_store(CertificateStore::None)
-        .add_root_certificate(authorities)
-        .build_rustls()
-        .map_err(unusable)?;
+    let host = match url.host() {
+        Some(Host::Ipv6(address)) => address.to_string(),
+        _ if pem.is_none() => return Ok(None),
+        host => host.map(|host| host.to_string()).unwrap_or_default(),
+    };
+    let mut parameters = TlsParameters::builder(host);
+    if let Some(pem) = pem {
+        let authorities = Certificate::from_pem(pem.as_bytes()).map_err(unusable)?;
+        parameters = parameters
+            .certificate_store(CertificateStore::None)
+            .add_root_certificate(authorities);
+    }
+    let parameters = parameters.build_rustls().map_err(unusable)?;
     let tls = url.query_pairs().find(|(name, _)| name == "tls");
     Ok(match (url.scheme(), tls.as_ref().map(|(_, value)| &**value)) {
         ("smtps", _) => Some(Tls::Wrapper(parameters)),

@@ -359,7 +359,7 @@ async fn a_digest_whose_end_was_not_noted_is_the_same_mail(people: People) {
 }
 
 /// Notes the one open batch as sent, as its worker did before it died.
-async fn noted_sent(pool: &sqlx::PgPool) -> u64 {
+async fn noted_sent(pool: &holdfast_core::sql::PostgresDatabase) -> u64 {
     let (batch,): (Uuid,) = sqlx::query_as("select batch from holdfast_digest_items")
         .fetch_one(pool)
         .await

@@ -71,7 +71,7 @@ impl From<StoreError> for UserError {
                 failure if failure.class == FailureClass::Transient => Self::Unavailable(error.into()),
                 _ => Self::Failed(error.into()),
             },
-            StoreError::TimedOut(_) => Self::Unavailable(error.into()),
+            StoreError::TimedOut { .. } | StoreError::Unavailable { .. } => Self::Unavailable(error.into()),
         }
     }
 }

@@ -141,7 +141,7 @@ impl UserStore {
                 .bind(role.as_str()),
             ),
             Database::Sqlite(database) => Write::Sqlite(
-                &database.writer,
+                database,
                 sqlx::query(
                     "insert into holdfast_users (id, name, password_hash, role, created_at, updated_at) \
                      values ($1, $2, $3, $4, $5, $5)",
@@ -158,7 +158,9 @@ impl UserStore {
             by,
             entry: AuditEntry::new(action::USER_CREATE).target(name).details(details),
         };
-        bounded(insert.recorded(&deed)).await.map(drop)
+        bounded(&self.database, "make a user", insert.recorded(&deed))
+            .await
+            .map(drop)
     }
 
     pub(super) async fn get(&self, id: UserId) -> Result<Option<User>, StoreError> {
@@ -182,7 +184,7 @@ impl UserStore {
             Which::Name(_) => "where name = $1",
             Which::All(_) => "order by name limit $1",
         };
-        let rows: Vec<UserRow> = bounded(async {
+        let rows: Vec<UserRow> = bounded(&self.database, "read users", async {
             macro_rules! select {
                 ($columns:expr) => {{
                     // Only constants of this file are put together here.
@@ -234,10 +236,9 @@ impl UserStore {
         }
         let update = match &self.database {
             Database::Postgres(pool) => Write::Postgres(pool, update!("now()")),
-            Database::Sqlite(database) => Write::Sqlite(
-                &database.writer,
-                update!("$5").bind(clock::now().timestamp_millis()),
-            ),
+            Database::Sqlite(database) => {
+                Write::Sqlite(database, update!("$5").bind(clock::now().timestamp_millis()))
+            }
         };
         let deed = Deed {
             by,
@@ -245,13 +246,13 @@ impl UserStore {
                 .target(name)
                 .details(change.told()),
         };
-        bounded(update.recorded(&deed)).await?;
+        bounded(&self.database, "change a user", update.recorded(&deed)).await?;
         Ok(self.select(Which::Name(name)).await?.pop().map(|(user, _)| user))
     }
 
     pub(super) async fn count(&self) -> Result<usize, StoreError> {
         const SQL: &str = "select count(*) from holdfast_users";
-        let count: i64 = bounded(async {
+        let count: i64 = bounded(&self.database, "count users", async {
             match &self.database {
                 Database::Postgres(pool) => {
                     let rows: Vec<(i64,)> = fetch_all(pool, sqlx::query_as(SQL)).await?;

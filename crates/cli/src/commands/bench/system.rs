@@ -288,10 +288,18 @@ impl System {
         match &self.database {
             Database::Postgres(pool) => {
                 sqlx::raw_sql(delete).execute(pool).await.map_err(failed)?;
-                sqlx::raw_sql("vacuum analyze holdfast_jobs")
-                    .execute(pool)
-                    .await
-                    .map_err(failed)?;
+                // A vacuum may take longer than a statement of the services.
+                let mut session = pool.acquire().await.map_err(failed)?;
+                for statement in [
+                    "set statement_timeout = 0",
+                    "vacuum analyze holdfast_jobs",
+                    "reset statement_timeout",
+                ] {
+                    sqlx::raw_sql(statement)
+                        .execute(&mut *session)
+                        .await
+                        .map_err(failed)?;
+                }
             }
             Database::Sqlite(database) => {
                 sqlx::raw_sql(delete)

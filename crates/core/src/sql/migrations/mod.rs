@@ -167,7 +167,10 @@ async fn applied_on_sqlite(connection: &mut SqliteConnection) -> sqlx::Result<Ap
 /// The migrations that a database lacks. Reads only.
 pub(super) async fn pending(database: &Database) -> Result<Vec<String>, SqlError> {
     let (migrations, applied) = match database {
-        Database::Postgres(pool) => (POSTGRES, applied_on_postgres(&mut *pool.acquire().await?).await?),
+        Database::Postgres(pool) => {
+            let mut session = pool.acquire().await?;
+            (POSTGRES, applied_on_postgres(&mut session).await?)
+        }
         Database::Sqlite(embedded) => (
             SQLITE,
             applied_on_sqlite(&mut *embedded.reader.acquire().await?).await?,

@@ -17,8 +17,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use holdfast_core::config::DatabaseSettings;
-use holdfast_core::sql::measure;
-use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
+use holdfast_core::sql::{Bounds, PostgresDatabase};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{Connection, FromRow, SqlSafeStr};
 use uuid::Uuid;
@@ -40,8 +40,7 @@ use crate::ties::Aftermath;
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct PostgresLedger {
-    pool: PgPool,
-    deadline: Duration,
+    database: PostgresDatabase,
     /// Off behind a pooler that cannot carry prepared statements (PgBouncer before 1.21): then each statement is
     /// unnamed, and inside a transaction, which keeps its two halves on one connection of the server.
     named_statements: bool,
@@ -50,10 +49,9 @@ pub struct PostgresLedger {
 }
 
 impl PostgresLedger {
-    pub fn new(pool: PgPool, settings: &DatabaseSettings) -> Self {
+    pub fn new(database: PostgresDatabase, settings: &DatabaseSettings) -> Self {
         Self {
-            pool,
-            deadline: settings.statement_timeout,
+            database,
             named_statements: settings.prepared_statements,
             frontiers: Arc::new(Frontiers::new(LOOK_BOUND)),
             pruned: Arc::default(),
@@ -70,39 +68,27 @@ impl PostgresLedger {
         }
     }
 
+    /// One unit of work of the executor, with the bounds of the settings.
     pub(crate) async fn within<T>(
         &self,
         doing: &'static str,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, LedgerError> {
-        let session = async {
-            if self.named_statements {
-                return work(&mut *self.pool.acquire().await?).await;
-            }
-            let mut tx = self.pool.begin().await?;
-            let done = work(&mut tx).await?;
-            tx.commit().await?;
-            Ok(done)
-        };
-        let in_time = async {
-            if let Ok(result) = tokio::time::timeout(self.deadline, session).await {
-                return result.map_err(|source| LedgerError::Sql { doing, source });
-            }
-            self.drop_idle_connections();
-            Err(LedgerError::TimedOut {
-                doing,
-                after: self.deadline,
-            })
-        };
-        measure(doing, LedgerError::class, in_time).await
+        self.within_bounds(doing, Bounds::SETTINGS, work).await
     }
 
-    /// A statement that was never answered may mean a wire that was cut without a word (a NAT that forgot): then every other
-    /// connection of its time is dead too, and each would cost another deadline. New ones cost a handshake.
-    fn drop_idle_connections(&self) {
-        while let Some(connection) = self.pool.try_acquire() {
-            drop(connection.detach());
-        }
+    /// The same with shorter bounds, which take a transaction: see [`Bounds`].
+    pub(crate) async fn within_bounds<T>(
+        &self,
+        doing: &'static str,
+        bounds: Bounds,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        let done = self
+            .database
+            .run(doing, bounds, self.named_statements, work)
+            .await;
+        done.map_err(|error| LedgerError::of(doing, error))
     }
 
     pub(crate) fn query<'q>(&self, sql: impl SqlSafeStr) -> Query<'q, Postgres, PgArguments> {

@@ -80,7 +80,7 @@ fn rows(limit: usize) -> i64 {
 impl SqliteLedger {
     /// See [`crate::ledger::Ledger::check_clock`].
     pub(super) async fn check_the_clock(&self) -> Result<DateTime<Utc>, LedgerError> {
-        self.within("read the clock", async {
+        self.write("read the clock", async |on| {
             let (now, ahead): (i64, bool) = sqlx::query_as(concat!(
                 "select ",
                 now!(),
@@ -100,7 +100,7 @@ impl SqliteLedger {
                     " + ?1"
                 ))
                 .bind(millis(AHEAD))
-                .execute(&self.database.writer)
+                .execute(&mut *on)
                 .await?;
             }
             DateTime::from_timestamp_millis(now).ok_or_else(|| decode_error("the clock is out of range"))
@@ -110,7 +110,7 @@ impl SqliteLedger {
 
     /// See [`crate::ledger::Ledger::register`].
     pub(super) async fn register_worker(&self, report: &WorkerReport) -> Result<(), LedgerError> {
-        self.within("register the worker", async {
+        self.write("register the worker", async |on| {
             sqlx::query(concat!(
                 "insert into holdfast_workers (id, name, queues, stats, started_at, seen_at)
                  values (?1, ?2, ?3, ?4, ?5, ",
@@ -123,7 +123,7 @@ impl SqliteLedger {
             .bind(json!(report.queues).to_string())
             .bind(json!(report.stats).to_string())
             .bind(report.started_at.timestamp_millis())
-            .execute(&self.database.writer)
+            .execute(&mut *on)
             .await?;
             Ok(())
         })
@@ -132,7 +132,7 @@ impl SqliteLedger {
 
     /// See [`crate::ledger::Ledger::heartbeat`].
     pub(super) async fn beat(&self, report: &WorkerReport) -> Result<Heartbeat, LedgerError> {
-        self.within("record a heartbeat", async {
+        self.write("record a heartbeat", async |on| {
             let renewed = sqlx::query(concat!(
                 "update holdfast_workers set seen_at = ",
                 now!(),
@@ -140,7 +140,7 @@ impl SqliteLedger {
             ))
             .bind(report.id.as_uuid())
             .bind(json!(report.stats).to_string())
-            .execute(&self.database.writer)
+            .execute(&mut *on)
             .await?;
             Ok(if renewed.rows_affected() == 1 {
                 Heartbeat::Renewed
@@ -153,14 +153,14 @@ impl SqliteLedger {
 
     /// See [`crate::ledger::Ledger::touch`].
     pub(super) async fn touch_workers(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError> {
-        self.within("renew the leases of retired ids", async {
+        self.write("renew the leases of retired ids", async |on| {
             let found: Vec<Uuid> = sqlx::query_scalar(concat!(
                 "update holdfast_workers set seen_at = ",
                 now!(),
                 " where id in (select unhex(value) from json_each(?1)) returning id"
             ))
             .bind(hex_workers(ids))
-            .fetch_all(&self.database.writer)
+            .fetch_all(&mut *on)
             .await?;
             Ok(found.into_iter().map(WorkerId::from_uuid).collect())
         })

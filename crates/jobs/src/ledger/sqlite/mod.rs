@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use holdfast_core::sql::{SqliteDatabase, measure};
+use holdfast_core::sql::{Bounds, SqliteDatabase};
 use serde_json::json;
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Connection};
 use uuid::Uuid;
 
 pub(crate) use self::rows::RECORD;
@@ -66,15 +66,13 @@ const PEEK: &str = concat!(
 #[derive(Debug, Clone)]
 pub struct SqliteLedger {
     database: SqliteDatabase,
-    deadline: Duration,
     pruned: Arc<PruneCursor>,
 }
 
 impl SqliteLedger {
-    pub fn new(database: SqliteDatabase, statement_timeout: Duration) -> Self {
+    pub fn new(database: SqliteDatabase) -> Self {
         Self {
             database,
-            deadline: statement_timeout,
             pruned: Arc::default(),
         }
     }
@@ -83,30 +81,35 @@ impl SqliteLedger {
         &self.database
     }
 
+    /// One unit of work of the executor: reads, or [`Self::transaction`].
     pub(crate) async fn within<T>(
         &self,
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>> + Send,
     ) -> Result<T, LedgerError> {
-        let in_time = async {
-            match tokio::time::timeout(self.deadline, work).await {
-                Ok(result) => result.map_err(|source| LedgerError::Sql { doing, source }),
-                Err(_) => Err(LedgerError::TimedOut {
-                    doing,
-                    after: self.deadline,
-                }),
-            }
-        };
-        measure(doing, LedgerError::class, in_time).await
+        let done = self.database.run_any(doing, Bounds::SETTINGS, work).await;
+        done.map_err(|error| LedgerError::of(doing, error))
     }
 
-    /// One transaction, which holds the write lock from its first moment. A connection that failed in one is closed:
-    /// SQLite may have rolled back by itself (a full disk), and the pool's idea of it would be wrong.
+    /// One unit of work that writes, in a transaction.
+    pub(crate) async fn write<T>(
+        &self,
+        doing: &'static str,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        let done = self
+            .database
+            .run_any(doing, Bounds::SETTINGS, self.transaction(work))
+            .await;
+        done.map_err(|error| LedgerError::of(doing, error))
+    }
+
+    /// One transaction, which holds the write lock from its first moment.
     pub(crate) async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
-        self.transaction_if(async |tx| Ok((work(tx).await?, true))).await
+        self.database.write(work).await
     }
 
     /// The same, rolled back if the work's second answer is false.
@@ -114,22 +117,14 @@ impl SqliteLedger {
         &self,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(T, bool), sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
-        let mut connection = self.database.writer.acquire().await?;
-        let done = async {
-            let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-            let (done, keep) = work(&mut tx).await?;
-            if keep {
-                tx.commit().await?;
-            } else {
-                tx.rollback().await?;
-            }
-            Ok(done)
+        let mut tx = self.database.begin().await?;
+        let (done, keep) = work(&mut tx).await?;
+        if keep {
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
         }
-        .await;
-        if done.is_err() {
-            connection.close_on_drop();
-        }
-        done
+        Ok(done)
     }
 }
 
@@ -158,13 +153,13 @@ impl Ledger for SqliteLedger {
         lost_after: Duration,
     ) -> Result<Vec<ClaimedJob>, LedgerError> {
         let mut jobs: Vec<ClaimedJob> = self
-            .within("claim jobs", async {
+            .write("claim jobs", async |on| {
                 sqlx::query_as(CLAIM)
                     .bind(queue)
                     .bind(worker.as_uuid())
                     .bind(limit_of(limit.min(super::MAX_STATEMENT_ROWS)))
                     .bind(millis(lost_after))
-                    .fetch_all(&self.database.writer)
+                    .fetch_all(&mut *on)
                     .await
             })
             .await?;
@@ -191,9 +186,8 @@ impl Ledger for SqliteLedger {
 
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError> {
         let outcomes: Vec<&Outcome> = outcomes.iter().collect();
-        self.within("record outcomes", async {
-            let mut writer = self.database.writer.acquire().await?;
-            let written = Self::finish_in(&mut writer, worker, &outcomes).await?;
+        self.write("record outcomes", async |on| {
+            let written = Self::finish_in(on, worker, &outcomes).await?;
             Ok(written.into_iter().map(|row| row.id).collect())
         })
         .await
@@ -213,7 +207,7 @@ impl Ledger for SqliteLedger {
     }
 
     async fn mark_started(&self, worker: WorkerId, fence: &Fence) -> Result<bool, LedgerError> {
-        self.within("record a start", async {
+        self.write("record a start", async |on| {
             let done = sqlx::query(concat!(
                 "update holdfast_jobs set started_at = ",
                 now!(),
@@ -224,7 +218,7 @@ impl Ledger for SqliteLedger {
             .bind(worker.as_uuid())
             .bind(fence.attempt)
             .bind(fence.crashes)
-            .execute(&self.database.writer)
+            .execute(&mut *on)
             .await?;
             Ok(done.rows_affected() == 1)
         })
@@ -243,7 +237,7 @@ impl Ledger for SqliteLedger {
                 ])
             })
             .collect();
-        self.within("store progress", async {
+        self.write("store progress", async |on| {
             sqlx::query(
                 "update holdfast_jobs as j set progress = p.value
                  from (select unhex(value ->> 0) as id, value ->> 1 as attempt, value ->> 2 as crashes,
@@ -254,7 +248,7 @@ impl Ledger for SqliteLedger {
             )
             .bind(worker.as_uuid())
             .bind(json!(rows).to_string())
-            .execute(&self.database.writer)
+            .execute(&mut *on)
             .await?;
             Ok(())
         })
@@ -334,14 +328,14 @@ impl Ledger for SqliteLedger {
                  order by finished_at limit ?2)"
         );
         let (after, newest) = self.pruned.next(retention);
-        self.within("prune finished jobs", async {
+        self.write("prune finished jobs", async |on| {
             let deleted: Vec<Uuid> = sqlx::query_scalar(COMPLETED)
                 .bind(after.as_uuid())
                 .bind(newest.as_uuid())
                 .bind(millis(retention.completed))
                 .bind(limit_of(limit))
                 .bind(WINDOW)
-                .fetch_all(&self.database.writer)
+                .fetch_all(&mut *on)
                 .await?;
             let read: Option<Uuid> = if deleted.len() >= limit {
                 deleted.iter().max().copied()
@@ -352,14 +346,14 @@ impl Ledger for SqliteLedger {
                 .bind(after.as_uuid())
                 .bind(newest.as_uuid())
                 .bind(WINDOW)
-                .fetch_optional(&self.database.reader)
+                .fetch_optional(&mut *on)
                 .await?
             };
             self.pruned.read_up_to(read.map(JobId::from_uuid));
             let discarded = sqlx::query(DISCARDED)
                 .bind(millis(retention.discarded))
                 .bind(limit_of(limit))
-                .execute(&self.database.writer)
+                .execute(&mut *on)
                 .await?
                 .rows_affected();
             Ok(Pruned {
@@ -499,13 +493,13 @@ impl Ledger for SqliteLedger {
     }
 
     async fn settle(&self, ids: &[JobId]) -> Result<(), LedgerError> {
-        self.within("settle doubtful jobs", async {
+        self.write("settle doubtful jobs", async |on| {
             sqlx::query(
                 "update holdfast_jobs set doubtful = 0
                  where doubtful and id in (select unhex(value) from json_each(?1))",
             )
             .bind(hex_array(ids))
-            .execute(&self.database.writer)
+            .execute(&mut *on)
             .await?;
             Ok(())
         })

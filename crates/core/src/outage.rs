@@ -1,8 +1,9 @@
-//! An outage is told once, however many gates of this process look at the server.
+//! An outage is logged once, however many gates of this process use the server.
 //!
-//! Queue and cache are the same server unless the settings say otherwise, and `holdfast dev` opens the gates of three
-//! services: each has a breaker and a mode of its own, but an operator wants one warning when the server goes away
-//! and one line when it is back. So the first gate that loses a server warns, and the last that has it again says so.
+//! Queue and cache are the same Redis unless the settings say otherwise, and `holdfast dev` opens the gates of three
+//! services: each has a breaker and a mode of its own, but an operator wants one warning when the server becomes
+//! unavailable and one line when it recovers. So the first gate that loses a server warns, and the last that recovers
+//! reports the end. Gates of the database use the same table.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -11,14 +12,15 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 static AWAY: LazyLock<Mutex<HashMap<String, usize>>> = LazyLock::new(Mutex::default);
 
 /// One gate's part in the outages of its server. A gate that is dropped takes its part back.
-pub(super) struct Outage {
+#[derive(Debug)]
+pub(crate) struct Outage {
     server: String,
     counted: Mutex<bool>,
 }
 
 impl Outage {
-    /// `server`: host and port or the socket's path, without credentials.
-    pub(super) fn new(server: String) -> Self {
+    /// `server`: host and port, or the path of a socket or file, without credentials.
+    pub(crate) fn new(server: String) -> Self {
         Self {
             server,
             counted: Mutex::new(false),
@@ -26,7 +28,7 @@ impl Outage {
     }
 
     /// The gate lost its server. Answers whether it is the first, and hence tells.
-    pub(super) fn began(&self) -> bool {
+    pub(crate) fn began(&self) -> bool {
         let mut counted = lock(&self.counted);
         if std::mem::replace(&mut *counted, true) {
             return false;
@@ -38,7 +40,7 @@ impl Outage {
     }
 
     /// The gate has its server again. Answers whether it is the last, and hence tells.
-    pub(super) fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         if !std::mem::take(&mut *lock(&self.counted)) {
             return false;
         }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants:
-//! - it starts open, and only a successful probe closes it: traffic is never the guinea pig;
+//! - the breaker of Redis starts open ([`Breaker::new`]), that of the database closed ([`Breaker::closed`]: a database that
+//!   sleeps must not be woken by a probe); once open, only a successful probe closes it;
 //! - open and half-open admit nobody but the probe, save that calls which free memory pass while memory is all
 //!   that the server lacks (else a full queue could never be emptied);
 //! - calls and probes count only in the epoch in which they started: what was sent before an outage says nothing
@@ -42,7 +43,7 @@ impl BreakerState {
 
 /// What a call is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     Any,
     /// It makes room on a server that is out of memory.
     FreesMemory,
@@ -50,20 +51,20 @@ pub(super) enum Purpose {
 
 /// Leave for one call, bound to the epoch that gave it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     epoch: u64,
 }
 
 /// What was known when a probe started.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ProbeTicket {
+pub(crate) struct ProbeTicket {
     epoch: u64,
     successes: u64,
 }
 
 /// A transition that the mode must follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Opened(DegradedReason),
     /// Still open, for another reason.
     Reason(DegradedReason),
@@ -72,7 +73,7 @@ pub(super) enum Change {
 
 /// What a probe led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Changed(Change),
     Unchanged,
     /// It proves nothing: it succeeded, but the breaker opened meanwhile; or it timed out while calls succeeded, so
@@ -81,7 +82,7 @@ pub(super) enum Verdict {
 }
 
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     threshold: u32,
     state: State,
     epoch: u64,
@@ -96,7 +97,7 @@ enum State {
 }
 
 impl Breaker {
-    pub(super) fn new(threshold: u32) -> Self {
+    pub(crate) fn new(threshold: u32) -> Self {
         Self {
             threshold: threshold.max(1),
             state: State::Open {
@@ -108,7 +109,15 @@ impl Breaker {
         }
     }
 
-    pub(super) fn state(&self) -> BreakerState {
+    /// A breaker that lets traffic through until it fails.
+    pub(crate) fn closed(threshold: u32) -> Self {
+        Self {
+            state: State::Closed { failures: 0 },
+            ..Self::new(threshold)
+        }
+    }
+
+    pub(crate) fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
             State::Open { probing: false, .. } => BreakerState::Open,
@@ -117,7 +126,7 @@ impl Breaker {
     }
 
     /// Lets a call through, or says why not.
-    pub(super) fn admit(&self, purpose: Purpose) -> Result<Ticket, DegradedReason> {
+    pub(crate) fn admit(&self, purpose: Purpose) -> Result<Ticket, DegradedReason> {
         match (&self.state, purpose) {
             (State::Closed { .. }, _)
             | (
@@ -132,7 +141,7 @@ impl Breaker {
     }
 
     /// The server answered an admitted call, be it with a refusal of that call alone.
-    pub(super) fn answered(&mut self, ticket: Ticket) {
+    pub(crate) fn answered(&mut self, ticket: Ticket) {
         if let State::Closed { failures } = &mut self.state
             && ticket.epoch == self.epoch
         {
@@ -142,7 +151,7 @@ impl Breaker {
     }
 
     /// An admitted call met an outage.
-    pub(super) fn failed(&mut self, ticket: Ticket, reason: DegradedReason) -> Option<Change> {
+    pub(crate) fn failed(&mut self, ticket: Ticket, reason: DegradedReason) -> Option<Change> {
         let State::Closed { failures } = &mut self.state else {
             return None;
         };
@@ -153,7 +162,7 @@ impl Breaker {
         (*failures >= self.threshold).then(|| self.open(reason))
     }
 
-    pub(super) fn probe_started(&mut self) -> ProbeTicket {
+    pub(crate) fn probe_started(&mut self) -> ProbeTicket {
         if let State::Open { probing, .. } = &mut self.state {
             *probing = true;
         }
@@ -163,7 +172,7 @@ impl Breaker {
         }
     }
 
-    pub(super) fn probe_succeeded(&mut self, probe: ProbeTicket) -> Verdict {
+    pub(crate) fn probe_succeeded(&mut self, probe: ProbeTicket) -> Verdict {
         match self.state {
             State::Closed { .. } => Verdict::Unchanged,
             State::Open { .. } if probe.epoch != self.epoch => Verdict::Inconclusive,
@@ -175,7 +184,7 @@ impl Breaker {
         }
     }
 
-    pub(super) fn probe_failed(&mut self, probe: ProbeTicket, reason: DegradedReason) -> Verdict {
+    pub(crate) fn probe_failed(&mut self, probe: ProbeTicket, reason: DegradedReason) -> Verdict {
         match &mut self.state {
             State::Closed { .. } => {
                 let traffic_flows = self.successes != probe.successes;
