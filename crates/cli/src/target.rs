@@ -1,4 +1,5 @@
-//! Where commands about jobs go: to an API, or straight to the database. Both answer alike.
+//! Where commands about jobs go: to an API, or straight to the database. The database's answers have fewer fields
+//! (`jobs show --json` lacks `durability`, `queues list --json` lacks limits and rates).
 
 use std::time::Duration;
 

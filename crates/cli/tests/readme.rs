@@ -1,7 +1,7 @@
 //! The README and the docs say what is true: links and paths exist, settings and commands are real, the example is the
 //! file that a test runs, and the first job answers what is printed there.
 //!
-//! What is generated is brought up to date by `cargo test -p holdfast-cli --test readme -- --ignored`.
+//! What is generated is brought up to date by `scripts/generate`.
 #![allow(
     clippy::unwrap_used,
     reason = "test code: what is not there must fail the test"
@@ -21,7 +21,10 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
+/// The page with the example, and the file that it prints.
+const JOBS: &str = "docs/JOBS.md";
 const EXAMPLE: &str = "crates/tasks/examples/send_invite.rs";
+const CONFIGURATION: &str = "docs/CONFIGURATION.md";
 const SETTINGS: (&str, &str) = ("<!-- settings -->\n", "<!-- /settings -->");
 
 fn root() -> PathBuf {
@@ -37,7 +40,9 @@ fn read(path: &str) -> String {
 
 /// Every document that people read: path from the root, and text.
 fn documents() -> Vec<(String, String)> {
-    let mut paths = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
+    let mut paths: Vec<String> = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+        .map(str::to_owned)
+        .to_vec();
     for directory in ["docs", "docs/adr"] {
         for entry in std::fs::read_dir(root().join(directory)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
@@ -99,15 +104,15 @@ fn first_sentence(help: &str) -> String {
 #[test]
 fn the_example_is_the_file_that_is_compiled_and_run() {
     assert_eq!(
-        block_after(&read("README.md"), &format!("<!-- {EXAMPLE} -->")),
+        block_after(&read(JOBS), &format!("<!-- {EXAMPLE} -->")),
         read(EXAMPLE)
     );
 }
 
 #[test]
 fn the_settings_are_those_of_the_program() {
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once(SETTINGS.0).unwrap();
+    let page = read(CONFIGURATION);
+    let (_, rest) = page.split_once(SETTINGS.0).unwrap();
     let (table, _) = rest.split_once(SETTINGS.1).unwrap();
     assert_eq!(table, settings_as_table());
 }
@@ -229,18 +234,17 @@ async fn the_first_job_answers_what_the_readme_says() {
 }
 
 #[tokio::test]
-#[ignore = "writes the README and .env.example: run it by hand after a change"]
-async fn bring_the_readme_up_to_date() {
-    let readme = read("README.md");
-    let (before, rest) = readme.split_once(SETTINGS.0).unwrap();
+#[ignore = "a generator: scripts/generate runs it after a change"]
+async fn bring_the_documents_up_to_date() {
+    let page = read(CONFIGURATION);
+    let (before, rest) = page.split_once(SETTINGS.0).unwrap();
     let (_, after) = rest.split_once(SETTINGS.1).unwrap();
-    let readme = format!(
-        "{before}{}{}{}{after}",
-        SETTINGS.0,
-        settings_as_table(),
-        SETTINGS.1
-    );
-    let readme = with_block_after(&readme, &format!("<!-- {EXAMPLE} -->"), &read(EXAMPLE));
+    let (opening, end) = SETTINGS;
+    let page = format!("{before}{opening}{}{end}{after}", settings_as_table());
+    std::fs::write(root().join(CONFIGURATION), page).unwrap();
+    let page = with_block_after(&read(JOBS), &format!("<!-- {EXAMPLE} -->"), &read(EXAMPLE));
+    std::fs::write(root().join(JOBS), page).unwrap();
+    let readme = read("README.md");
     let (answer, result) = first_job(&readme).await;
     let readme = with_block_after(&readme, "<!-- first-job: answer -->", &format!("{answer}\n"));
     let readme = with_block_after(&readme, "<!-- first-job: result -->", &format!("{result}\n"));

@@ -1,4 +1,4 @@
-//! The built-in job kinds, one file each, and the one registry that lists them.
+//! The built-in job kinds and the products behind them. Plain kinds are listed below, those of products in `registry.rs`.
 //!
 //! | kind | does |
 //! | --- | --- |
@@ -16,7 +16,7 @@
 //! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
 //!
 //! The `debug.*` kinds exist for tests and first steps, and a production process does not know them
-//! ([`registry_for`]). A new kind is one file here and one line in the list below. What handlers share (the HTTP
+//! ([`registry_for`]). A plain kind is one file here and one line in the list below. What handlers share (the HTTP
 //! client with its address policy) is built once per process, by [`resources`].
 
 /// Declares each kind's file, and registers its type.

@@ -1,5 +1,5 @@
 //! The text of `.env.example`, made of the program's own table of settings. Beside the test that compares it, the test
-//! that brings the README up to date uses it.
+//! that brings the documents up to date uses it.
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! The files that platforms read: each is parsed, has only fields that its platform knows, and says what the code says
 //! (commands, port, routes, settings, grace). What they start is started here, as processes.
 //!
-//! `.env.example` is brought up to date with the README: `cargo test -p holdfast-cli --test readme -- --ignored`.
+//! `.env.example` is brought up to date by `scripts/generate`.
 #![allow(
     clippy::unwrap_used,
     reason = "test code: what is not there must fail the test"
