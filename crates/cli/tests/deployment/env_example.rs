@@ -31,7 +31,7 @@ fn every_setting_stands_in_it_once() {
         let count = named.iter().filter(|name| **name == setting.env).count();
         assert_eq!(
             count, 1,
-            "{} in {PATH}; run cargo test -p holdfast-cli --test readme -- --ignored",
+            "{} in {PATH}; run scripts/generate",
             setting.env
         );
     }
@@ -42,7 +42,7 @@ fn every_setting_stands_in_it_once() {
 fn it_is_what_the_program_says() {
     assert!(
         read(PATH) == generated(),
-        "{PATH} is not up to date: cargo test -p holdfast-cli --test readme -- --ignored"
+        "{PATH} is not up to date: run scripts/generate"
     );
 }
 

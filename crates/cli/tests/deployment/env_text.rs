@@ -11,7 +11,7 @@ const WIDTH: usize = 110;
 const HEAD: &str = "\
 # Copy to .env, and never commit that. Everything below the second line is a setting of Holdfast, commented out where
 # its default will do. This file is made from the program's own table of settings: change
-# crates/core/src/config/defaults.toml and run `cargo test -p holdfast-cli --test readme -- --ignored`.
+# crates/core/src/config/defaults.toml and run `scripts/generate`.
 
 # --- deploy/compose.yaml -------------------------------------------------------------------------------------------
 # Passwords of the servers that Compose starts. They become part of URLs: letters and digits only.

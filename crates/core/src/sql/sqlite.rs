@@ -116,6 +116,12 @@ impl WriteLimit {
         self.is_given_up.store(false, Ordering::Relaxed);
     }
 
+    /// Work that does not come through the executor has no limit, and must not meet the one of the work before it.
+    fn lift(&self) {
+        self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.is_given_up.store(false, Ordering::Relaxed);
+    }
+
     fn give_up(&self) {
         self.is_given_up.store(true, Ordering::Relaxed);
     }
@@ -137,6 +143,7 @@ pub(super) fn open(settings: &DatabaseSettings) -> Result<SqliteDatabase, SqlErr
         statement_timeout: settings.statement_timeout,
     });
     let limit = Arc::clone(&embedded.limit);
+    let lifted = Arc::clone(&embedded.limit);
     let writer = pool_options(settings)
         .max_connections(1)
         .after_connect(move |connection, _| {
@@ -146,6 +153,10 @@ pub(super) fn open(settings: &DatabaseSettings) -> Result<SqliteDatabase, SqlErr
                 handle.set_progress_handler(PROGRESS_PERIOD, move || limit.may_go_on());
                 Ok(())
             })
+        })
+        .before_acquire(move |_, _| {
+            lifted.lift();
+            Box::pin(async { Ok(true) })
         })
         .connect_lazy_with(options.clone());
     let limit = settings.statement_timeout;

@@ -128,7 +128,7 @@ catalogue! {
     /// Statements that were given up while the server worked on them, by operation: their deadline passed, or their caller left.
     SQL_ABANDONED: Counter "holdfast_sql_abandoned_total" ["operation"];
     /// Connections whose statement was given up and that the server is not known to be done with. Each keeps its place in the pool.
-    SQL_ABANDONED_NOW: Gauge "holdfast_sql_abandoned" [];
+    SQL_ABANDONED_NOW: Gauge "holdfast_sql_abandoned_connections" [];
     /// 1 for the position of the database's breaker, 0 for the others: closed, open, half_open.
     SQL_BREAKER: Gauge "holdfast_sql_breaker" ["state"];
     /// Changes of the database's mode, by where to: normal, degraded.

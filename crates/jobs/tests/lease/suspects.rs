@@ -45,13 +45,15 @@ async fn jobs_that_never_crashed_do_not_wait_for_those_on_their_last_chance() {
     for record in system.ends_of(&suspects).await {
         assert_eq!((record.state, record.crashes), (State::Completed, 2));
     }
-    let order: Vec<u32> = system
+    let mut ran: Vec<u32> = system
         .witness
         .started()
         .into_iter()
         .filter(|number| *number < 100)
         .collect();
-    assert_eq!(order, (0..50).collect::<Vec<_>>(), "each once, in their order");
+    // Those that were put off because too many were held may come back in another order.
+    ran.sort_unstable();
+    assert_eq!(ran, (0..50).collect::<Vec<_>>(), "each once");
     system.stop().await;
 }
 
