@@ -162,6 +162,11 @@ impl Jobs {
         &self.0.registry
     }
 
+    /// Keys that other open transactions hold, as the enqueues of this process found them within the last second.
+    pub fn held_keys(&self) -> usize {
+        self.0.producer.held_keys()
+    }
+
     pub fn queues(&self) -> &BTreeMap<String, QueueSettings> {
         &self.0.queues
     }

@@ -12,6 +12,7 @@ pub mod broker;
 pub mod bulk;
 mod client;
 pub mod dead_letters;
+pub mod diagnosis;
 pub mod enqueue;
 mod envelope;
 mod id;

@@ -1,11 +1,16 @@
 //! What this process' own worker adds to the health report.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_api::health::{Finding, HealthProbe, hints};
 use holdfast_core::telemetry::catalogue;
 
 use crate::progress::Progress;
+
+/// Outcomes that are held for this long are trouble: a lock, or a database that is slow.
+const HELD_AFTER: Duration = Duration::from_secs(10);
 
 /// Has the worker of this process begun, and what does it do? A process that cannot work yet is not ready.
 #[derive(Debug)]
@@ -27,7 +32,18 @@ impl WorkerProbe {
                 hints::WORKER_WAITS,
             );
         };
-        Finding::healthy()
+        let (held, held_for) = watchdog.held_outcomes();
+        let finding = if held_for < HELD_AFTER {
+            Finding::healthy()
+        } else {
+            let error = format!(
+                "{held} outcomes of jobs could not be stored for {} s",
+                held_for.as_secs()
+            );
+            Finding::degraded(error, hints::OUTCOMES_HELD)
+        };
+        finding
+            .with("held_outcomes", held)
             .with("name", watchdog.worker_name())
             .with("queues", watchdog.queues())
             .with("running", watchdog.running())
@@ -38,6 +54,8 @@ impl WorkerProbe {
 /// The gauges of this process' worker, once it has begun.
 pub(crate) fn measure(progress: &Progress) {
     if let Some(watchdog) = progress.watchdog() {
+        let (held, _) = watchdog.held_outcomes();
+        catalogue::WORKER_HELD.with([]).set(held as f64);
         catalogue::WORKER_RUNNING.with([]).set(watchdog.running() as f64);
         catalogue::WORKER_SILENCE
             .with([])

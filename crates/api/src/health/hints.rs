@@ -30,5 +30,6 @@ hints! {
     BEAT_LATE = "See the logs of the beats, and last_error of the schedules.";
     BEAT_FAILING = "See last_error in GET /v1/schedules, and correct them.";
     SESSIONS_LOCAL = "Bring the Redis of the cache back; until then a logout holds elsewhere only when its token expires.";
+    OUTCOMES_HELD = "See the service `ledger` of this report: a lock, or a slow database.";
     WORKER_WAITS = "See the service `database` of this report; where database.migrate_at_start is off, run `holdfast migrate`.";
 }

@@ -13,6 +13,7 @@
 
 mod beats;
 pub mod hints;
+mod ledger;
 mod probe;
 mod probes;
 mod server;
@@ -30,12 +31,14 @@ use holdfast_core::redis::RedisGate;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
+use holdfast_jobs::diagnosis::Diagnosis;
 use holdfast_jobs::schedules::Schedules;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
 pub use self::beats::BeatsProbe;
+pub use self::ledger::LedgerProbe;
 pub use self::probe::{Finding, HealthProbe, ServiceStatus};
 pub use self::probes::{DatabaseProbe, QueueProbe, RedisProbe, WorkersProbe};
 pub use self::server::{HealthServer, health_server};
@@ -170,7 +173,9 @@ impl Health {
 
     /// What every service reports and measures. The process adds what is its own. Call it inside tokio.
     pub fn of(settings: &Settings, jobs: &Jobs, database: &Database, gate: &RedisGate) -> HealthBuilder {
-        let monitor = Monitor::new(settings, jobs, database, gate);
+        let diagnosis = Diagnosis::new(settings, jobs, database);
+        diagnosis.watch();
+        let monitor = Monitor::new(settings, jobs, database, gate).with_diagnosis(diagnosis.clone());
         let schedules = Schedules::new(jobs.clone(), database, &settings.database);
         let builder = HealthBuilder {
             probes: Vec::new(),
@@ -180,6 +185,7 @@ impl Health {
             .probe(DatabaseProbe::new(database.clone()))
             .probe(RedisProbe::new(gate.clone()))
             .probe(QueueProbe::new(jobs.clone()))
+            .probe(LedgerProbe::new(diagnosis))
             .probe(WorkersProbe::new(jobs.clone(), &settings.worker))
             .probe(BeatsProbe::new(schedules, &settings.beat))
     }

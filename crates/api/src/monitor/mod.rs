@@ -12,6 +12,7 @@
 //! An API key alone, no session: whoever scrapes has no password.
 
 mod advice;
+mod faults;
 mod info;
 mod redis;
 
@@ -28,6 +29,7 @@ use holdfast_core::sql::Database;
 use holdfast_core::telemetry::catalogue;
 use holdfast_core::telemetry::metrics::{self, OTHER};
 use holdfast_jobs::Jobs;
+use holdfast_jobs::diagnosis::Diagnosis;
 use holdfast_jobs::ledger::QueueStats;
 use tokio::time::timeout;
 
@@ -62,6 +64,8 @@ pub(crate) struct Monitor {
     /// Development without the bootstrap key: while there is no other, everybody may ask.
     keyless: bool,
     lost_after: Duration,
+    /// What keeps jobs from ending.
+    diagnosis: Option<Diagnosis>,
     figures: Kept<Option<Figures>>,
     redis: Kept<RedisReport>,
     sources: Vec<Source>,
@@ -87,10 +91,16 @@ impl Monitor {
             public: settings.metrics.public,
             keyless: !settings.is_production() && settings.server.api_key.is_none(),
             lost_after: settings.worker.lost_after,
+            diagnosis: None,
             figures: Kept::new(settings.metrics.queue_refresh),
             redis: Kept::new(REDIS_KEPT_FOR),
             sources: Vec::new(),
         }
+    }
+
+    pub(crate) fn with_diagnosis(mut self, diagnosis: Diagnosis) -> Self {
+        self.diagnosis = Some(diagnosis);
+        self
     }
 
     pub(crate) fn with_cache_gate(mut self, gate: RedisGate) -> Self {
@@ -118,6 +128,7 @@ impl Monitor {
     /// The Prometheus text.
     pub(crate) async fn exposition(self: &Arc<Self>) -> String {
         self.read_queues().await;
+        self.read_faults().await;
         self.read_pools();
         self.gates().for_each(read_gate);
         self.sources.iter().for_each(|source| source());
@@ -160,6 +171,14 @@ impl Monitor {
             catalogue::QUEUE_PAUSED
                 .with([name])
                 .set(f64::from(u8::from(stats.paused)));
+        }
+    }
+
+    async fn read_faults(&self) {
+        catalogue::HELD_KEYS.with([]).set(self.jobs.held_keys() as f64);
+        if let Some(diagnosis) = &self.diagnosis {
+            let report = diagnosis.look().await;
+            faults::read(&report, self.jobs.queues().keys().map(String::as_str));
         }
     }
 

@@ -7,6 +7,7 @@ use holdfast_api::AdviceCode;
 use holdfast_api::health::hints;
 use holdfast_core::mode::DegradedReason;
 use holdfast_core::telemetry::catalogue;
+use holdfast_jobs::diagnosis::FaultKind;
 use holdfast_testkit::{FaultProxy, Mode, PostgresServer, RedisOptions, RedisServer};
 use serde_json::Value;
 use yaml_rust2::YamlLoader;
@@ -73,10 +74,23 @@ fn every_hint_and_every_advice_has_its_remedy_in_the_page() {
     let hints = hints::ALL.iter().copied();
     let reasons = DegradedReason::ALL.into_iter().map(DegradedReason::hint);
     let remedies = AdviceCode::ALL.into_iter().map(AdviceCode::remedy);
-    for hint in hints.chain(reasons).chain(remedies) {
+    let faults = FaultKind::ALL.into_iter().map(FaultKind::hint);
+    for hint in hints.chain(reasons).chain(remedies).chain(faults) {
         assert!(
             text.contains(&format!("| {hint} |")),
             "docs/OPERATIONS.md lacks: {hint}"
+        );
+    }
+}
+
+#[test]
+fn every_fault_has_its_section_in_the_runbook() {
+    let text = std::fs::read_to_string(root().join("docs/RUNBOOK.md")).unwrap();
+    for kind in FaultKind::ALL {
+        let heading = format!("\n## {}\n", kind.section());
+        assert!(
+            text.contains(&heading),
+            "docs/RUNBOOK.md lacks the section of {kind}"
         );
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod configuration;
 pub(crate) mod database;
 pub(crate) mod drill;
 pub(crate) mod files;
+pub(crate) mod ledger;
 pub(crate) mod redis;
 pub(crate) mod report;
 pub(crate) mod system;

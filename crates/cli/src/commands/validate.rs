@@ -13,6 +13,7 @@ use holdfast_core::config::{self, ConfigFaults, Durability, Settings, Sources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
+use holdfast_jobs::diagnosis::Diagnosis;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::LevelFilter;
 use url::Url;
@@ -23,6 +24,7 @@ use crate::checks::api::{self, ApiSubject, HealthSubject};
 use crate::checks::configuration::{self, ConfigSubject};
 use crate::checks::database::{self, DatabaseSubject, FEWEST_PROCESSES};
 use crate::checks::files::{self, Deployment};
+use crate::checks::ledger::{self, LedgerSubject};
 use crate::checks::redis::{self, RedisSubject};
 use crate::checks::report::{Form, Report, print_line, print_nothing};
 use crate::checks::system::{self, SystemSubject};
@@ -170,11 +172,13 @@ async fn check_database(
     const GROUP: &str = "database";
     let Some(settings) = settings else {
         run.skip(GROUP, database::CHECKS, "configuration.settings failed");
+        run.skip("ledger", ledger::CHECKS, "configuration.settings failed");
         return Ok(None);
     };
     // SQLite would make an empty one.
     if settings.embedded_path().is_some_and(|path| !path.exists()) {
         run.skip(GROUP, database::CHECKS, "no database is configured here");
+        run.skip("ledger", ledger::CHECKS, "no database is configured here");
         return Ok(None);
     }
     let opened = Database::open(&settings.database)?;
@@ -188,6 +192,8 @@ async fn check_database(
         processes: args.processes,
     };
     run.all(GROUP, &subject, database::CHECKS).await;
+    let ledger = LedgerSubject::new(Diagnosis::new(settings, &subject.jobs, &subject.database));
+    run.all("ledger", &ledger, ledger::CHECKS).await;
     Ok(Some(subject))
 }
 

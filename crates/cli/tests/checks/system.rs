@@ -44,7 +44,7 @@ impl System {
 
     /// The services reach Redis at `redis_url`.
     pub(crate) async fn behind(redis: RedisServer, redis_url: &str, env: &[(&str, &str)]) -> Self {
-        Self::on(PostgresOptions::fast(), redis, redis_url, env).await
+        Self::on(PostgresOptions::default(), redis, redis_url, env).await
     }
 
     pub(crate) async fn on(

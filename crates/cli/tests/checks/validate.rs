@@ -155,7 +155,7 @@ async fn an_old_schema() {
 
 #[tokio::test]
 async fn pools_that_exceed_the_databases_limit() {
-    let few = PostgresOptions::fast().max_connections(45);
+    let few = PostgresOptions::default().max_connections(45);
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let url = redis.url();
     let mut system = System::on(few, redis, &url, &[]).await;
@@ -425,4 +425,43 @@ async fn serve(answer: &'static str) -> u16 {
         }
     });
     port
+}
+
+#[tokio::test]
+async fn running_jobs_without_a_worker_fail_the_run() {
+    let system =
+        System::without_worker(RedisOptions::default().persistence(Persistence::AofEverysec), &[]).await;
+    system
+        .postgres
+        .psql(
+            "insert into holdfast_jobs (id, queue, kind, state, run_at, max_attempts, timeout_ms, worker, started_at, payload)
+             select gen_random_uuid(), 'default', 'debug.echo', 'running', now(), 3, 60000, gen_random_uuid(), now(), '{}'
+             from generate_series(1, 3)",
+        )
+        .await
+        .unwrap();
+    let checks = system.place.checks(&["validate"]).await;
+    let verdicts = checks.verdicts();
+    assert_eq!(verdicts["ledger.jobs"], "fail", "{:#}", checks.document);
+    assert!(
+        checks
+            .said("ledger.jobs")
+            .contains("3 running jobs have no worker"),
+        "{}",
+        checks.said("ledger.jobs")
+    );
+    assert_eq!(checks.code, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_wait_for_the_disk() {
+    let redis = RedisServer::start(RedisOptions::default().persistence(Persistence::AofEverysec))
+        .await
+        .unwrap();
+    let url = redis.url();
+    let postgres = PostgresOptions::default().setting("synchronous_commit", "off");
+    let mut system = System::on(postgres, redis, &url, &[]).await;
+    system.start_worker().await;
+    let checks = system.validate().await;
+    checks.assert_only("ledger.durability", "synchronous_commit is off");
 }

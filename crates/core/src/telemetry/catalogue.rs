@@ -88,6 +88,11 @@ catalogue! {
     /// Time since this worker last reached a queue.
     WORKER_SILENCE: Gauge "holdfast_worker_silence_seconds" [];
 
+    /// Outcomes that the ledger did not take at the first try, held by this worker.
+    WORKER_HELD: Gauge "holdfast_worker_held_outcomes" [];
+    /// Keys of jobs that other open transactions hold, as this process found them.
+    HELD_KEYS: Gauge "holdfast_enqueue_held_keys" [];
+
     // --- discovery ---------------------------------------------------------------------------------------------------
 
     /// Sources that were read, by what came of it: ok, unchanged, failed.
@@ -105,6 +110,32 @@ catalogue! {
     QUEUE_PAUSED: Gauge "holdfast_queue_paused" ["queue"];
     /// Workers that were heard of lately.
     WORKERS_ALIVE: Gauge "holdfast_workers_alive" [];
+
+    /// 1 while due jobs wait, a worker has free places and no job of the queue ends.
+    QUEUE_STALLED: Gauge "holdfast_queue_stalled" ["queue"];
+
+    // --- faults of the ledger, as this process found them --------------------------------------------------------------
+
+    /// Faults of a kind that were found: see the runbook.
+    FAULTS: Gauge "holdfast_faults" ["kind"];
+    /// Running jobs without a living worker, by whether its row is there: orphaned, silent.
+    JOBS_LOST: Gauge "holdfast_jobs_lost" ["worker"];
+    /// Running jobs beyond their timeout.
+    JOBS_OVERDUE: Gauge "holdfast_jobs_overdue" [];
+    /// Sessions that wait for a lock, of five at most.
+    SQL_LOCK_WAITS: Gauge "holdfast_sql_lock_waits" [];
+    /// How long the oldest transaction has been open.
+    SQL_OLDEST_TRANSACTION: Gauge "holdfast_sql_oldest_transaction_seconds" [];
+    /// Transactions that began since the oldest snapshot that is kept.
+    SQL_OLDEST_XMIN: Gauge "holdfast_sql_oldest_xmin_age" [];
+    /// Dead rows of a table, as the server estimates them.
+    SQL_DEAD_ROWS: Gauge "holdfast_sql_dead_rows" ["table"];
+    /// Time since a table was vacuumed.
+    SQL_VACUUM_AGE: Gauge "holdfast_sql_vacuum_age_seconds" ["table"];
+    /// Connections of the database server, by state: used, max.
+    SQL_SERVER_CONNECTIONS: Gauge "holdfast_sql_server_connections" ["state"];
+    /// Size of the embedded database's write-ahead log.
+    SQL_LOG_BYTES: Gauge "holdfast_sql_log_bytes" [];
 
     // --- bell and maintenance -----------------------------------------------------------------------------------------
 

@@ -109,6 +109,11 @@ impl HeldKeys {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keys that are remembered as held.
+    pub(super) fn count(&self) -> usize {
+        self.lock().values().filter(|one| is_current(one)).count()
+    }
+
     /// Waits while one of the keys is held.
     pub(super) async fn enter(&self, keys: &[Key], give_up: Instant) -> Entry {
         while let Some((key, turn)) = self.find(keys) {

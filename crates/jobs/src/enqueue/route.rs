@@ -73,6 +73,11 @@ impl Producer {
         }
     }
 
+    /// Keys that other open transactions hold, as far as this process knows.
+    pub(crate) fn held_keys(&self) -> usize {
+        self.writer.held_keys()
+    }
+
     pub(crate) fn bell(&self) -> &Bell {
         &self.bell
     }

@@ -148,6 +148,11 @@ impl Writer {
         }
     }
 
+    /// See [`HeldKeys::count`].
+    pub(super) fn held_keys(&self) -> usize {
+        self.keyed.as_ref().map_or(0, |keyed| keyed.held.count())
+    }
+
     /// Accepts all jobs or none; one answer for each, in order. `one_key`: see [`Insertion::one_key`].
     pub(super) async fn write(&self, jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<Accepted>, WriteError> {
         let give_up = Instant::now() + PATIENCE;

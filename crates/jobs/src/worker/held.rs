@@ -171,6 +171,38 @@ enum Tried {
     Away,
 }
 
+/// How many outcomes are held, and since when there is any: for health and metrics.
+#[derive(Debug, Default)]
+pub(super) struct HeldOutcomes {
+    plain: Mutex<Option<(usize, Instant)>>,
+    tied: Mutex<Option<(usize, Instant)>>,
+}
+
+impl HeldOutcomes {
+    fn of(&self, sort: Sort) -> &Mutex<Option<(usize, Instant)>> {
+        match sort {
+            Sort::Plain => &self.plain,
+            Sort::Tied => &self.tied,
+        }
+    }
+
+    fn set(&self, sort: Sort, held: usize) {
+        let mut state = self.of(sort).lock().unwrap_or_else(PoisonError::into_inner);
+        let since = state.map_or_else(Instant::now, |(_, since)| since);
+        *state = (held > 0).then_some((held, since));
+    }
+
+    /// The number, and for how long some have been held without a break.
+    pub(super) fn sum(&self) -> (usize, Duration) {
+        [Sort::Plain, Sort::Tied]
+            .into_iter()
+            .filter_map(|sort| *self.of(sort).lock().unwrap_or_else(PoisonError::into_inner))
+            .fold((0, Duration::ZERO), |(sum, longest), (held, since)| {
+                (sum + held, longest.max(since.elapsed()))
+            })
+    }
+}
+
 /// Keeps what is held and tries it.
 #[derive(Debug)]
 struct Keeper {
@@ -203,6 +235,7 @@ impl Keeper {
             if !open {
                 self.leave_aside();
             }
+            self.shared.held_outcomes.set(self.sort, self.held.len());
         }
     }
 

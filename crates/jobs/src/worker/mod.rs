@@ -112,6 +112,7 @@ pub(crate) struct Shared {
     /// The jobs that wait for it.
     pub last_chances: LastChances,
     pub outcomes: finisher::Outcomes,
+    held_outcomes: held::HeldOutcomes,
 }
 
 impl Shared {
@@ -192,6 +193,7 @@ impl Worker {
             aside: Semaphore::new(held::ASIDE),
             last_chances: LastChances::default(),
             outcomes,
+            held_outcomes: held::HeldOutcomes::default(),
             settings,
             jobs,
             gate,

@@ -59,6 +59,12 @@ impl Watchdog {
         self.shared.running.count()
     }
 
+    /// Outcomes that the ledger did not take at the first try and that are held for another one, and for how long there has
+    /// been any without a break.
+    pub fn held_outcomes(&self) -> (usize, Duration) {
+        self.shared.held_outcomes.sum()
+    }
+
     /// The worker's name, as `GET /v1/workers` shows it.
     pub fn worker_name(&self) -> String {
         self.shared.identity.name()

@@ -133,6 +133,7 @@ fn is_told(told: &[Outcome], service: &str) -> bool {
         "database" => &["database"],
         "redis" | "cache" | "sessions" => &["redis", "redis_cache"],
         "queue" => &["queue", "database"],
+        "ledger" => &["ledger", "database"],
         "workers" => &["workers", "database"],
         "beat" => &["beat", "database"],
         _ => &[],
