@@ -68,23 +68,26 @@ impl Sql {
     }
 
     /// One unit of work, with the bounds of the settings. The work begins its transactions with [`Self::begin`].
-    pub async fn within<T>(
+    pub fn within<T>(
         &self,
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, LedgerError> {
-        self.within_bounds(doing, Bounds::SETTINGS, work).await
+    ) -> impl Future<Output = Result<T, LedgerError>> {
+        self.within_bounds(doing, Bounds::SETTINGS, work)
     }
 
     /// The same with shorter bounds.
-    pub async fn within_bounds<T>(
+    pub fn within_bounds<T>(
         &self,
         doing: &'static str,
         bounds: Bounds,
         work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, LedgerError> {
-        let done = self.database.run_any(doing, bounds, work).await;
-        done.map_err(|error| LedgerError::of(doing, error))
+    ) -> impl Future<Output = Result<T, LedgerError>> {
+        // On the heap: each layer of the executor would hold the work by value, and a handler that writes a page of events
+        // through several of them would not fit the stack of a thread.
+        let work = Box::pin(work);
+        let run = Box::pin(self.database.run_any(doing, bounds, work));
+        async move { run.await.map_err(|error| LedgerError::of(doing, error)) }
     }
 }
 

@@ -232,7 +232,7 @@ async fn an_outage_of_the_database_is_told_once_by_each_process() {
     assert_eq!(refused.iter().filter(|(status, _)| *status == 503).count(), 20);
     for child in [&pair.api, &pair.worker] {
         child
-            .wait_for_line("the database is away", DEADLINE)
+            .wait_for_line("the database is unavailable", DEADLINE)
             .await
             .unwrap();
     }
@@ -245,12 +245,12 @@ async fn an_outage_of_the_database_is_told_once_by_each_process() {
     pair.completed(job["id"].as_str().unwrap()).await;
     for (child, from) in [(&pair.api, from.0), (&pair.worker, from.1)] {
         child
-            .wait_for_line("the database is back", DEADLINE)
+            .wait_for_line("the database serves again", DEADLINE)
             .await
             .unwrap();
         let mut warnings = told(child, from);
         warnings.retain(|line| !line.starts_with("warn: requests are refused"));
-        let once = ["warn: the database is away: statements are tried until it answers"];
+        let once = ["warn: the database is unavailable: calls that need it fail until a probe is answered"];
         assert_eq!(warnings, once, "{}", child.name());
     }
     let refusals = told(&pair.api, from.0);
