@@ -263,7 +263,8 @@ mod tests {
         #[test]
         fn escapes_and_space_change_nothing(text in any::<String>(), number: i64) {
             let plain = serde_json::json!({ "text": text, "n": [number] });
-            let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+            let units: Vec<String> = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+            let escaped = units.concat();
             let spelt = format!("{{ \"n\" : [ {number} ] ,\n\"text\":\"{escaped}\" }}");
             prop_assert!(same(&plain.to_string(), &spelt));
         }

@@ -1,4 +1,9 @@
 //! What keeps jobs from ending is found, on both databases, with a role that has no more than the usual permissions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on must stop"
+)]
 
 mod support;
 
