@@ -526,7 +526,7 @@ async fn both_away_and_sql_back_first_loses_nothing() {
 // --- SQLite -----------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_busy_sqlite_file_is_waited_for() {
+async fn a_sqlite_file_that_another_process_holds_is_told_and_recovered_from() {
     use sqlx::Connection;
     use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
     let scenario = "SQLite busy for 2 s";
@@ -553,7 +553,8 @@ async fn a_busy_sqlite_file_is_waited_for() {
     load.wait_for_accepted(3 * WARM, LIMIT).await.unwrap();
     load.stop().await.unwrap();
     let report = conclude(&mut cluster, scenario).await;
-    assert_eq!((report.refused, report.unanswered), (0, 0));
+    // The first producers wait about a second, the others are refused without a wait until the file is free.
+    assert_eq!(report.unanswered, 0);
 }
 
 /// `holdfast dev` whose files may not grow beyond a limit that the test sets: what a full disk does, without being

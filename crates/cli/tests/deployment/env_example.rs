@@ -29,11 +29,7 @@ fn every_setting_stands_in_it_once() {
     let named = variables(&text);
     for setting in settings_table() {
         let count = named.iter().filter(|name| **name == setting.env).count();
-        assert_eq!(
-            count, 1,
-            "{} in {PATH}; run scripts/generate",
-            setting.env
-        );
+        assert_eq!(count, 1, "{} in {PATH}; run scripts/generate", setting.env);
     }
     assert_eq!(named.len(), settings_table().len() + OF_COMPOSE.len());
 }

@@ -4,9 +4,9 @@
 //! statements succeed or while there are none, so that a database that scales to zero may sleep.
 //!
 //! # What opens it
-//! - consecutive outages ([`crate::failure::sql_outage`]): connections refused or lost, no answer at all;
+//! - consecutive outages ([`crate::failure::sql_outage`]): connections refused, no answer at all;
 //! - a failed probe. The attendant probes over a connection of its own as soon as a call has waited
-//!   [`PATIENCE`] for a connection or an answer, or has met an outage.
+//!   [`PATIENCE`] for a connection or an answer, or has met an outage or lost its connection.
 //!
 //! A slow statement, a lock that cannot be had and a statement that the server ended are answers, not outages.
 //!
@@ -71,12 +71,16 @@ impl Gate {
     }
 
     /// A call met an outage.
+    ///
+    /// A lost connection says nothing about the next one: an administrator, a pooler or a failover may have closed it.
+    /// So it only has the attendant look; connections that are then refused or not answered count.
     pub(super) fn failed(&self, ticket: Ticket, reason: DegradedReason) {
-        let mut breaker = self.breaker();
-        if let Some(change) = breaker.failed(ticket, reason) {
-            self.follow(change);
+        if reason != DegradedReason::ConnectionLost {
+            let mut breaker = self.breaker();
+            if let Some(change) = breaker.failed(ticket, reason) {
+                self.follow(change);
+            }
         }
-        drop(breaker);
         self.suspect();
     }
 
