@@ -81,6 +81,10 @@ async fn ask_postgres(pool: &Pool, connection: &mut Option<PgConnection>) {
     let reason = match asking.await {
         Ok(Ok(remaining)) => {
             pool.were_ended(&asked, &remaining);
+            if pool.gate.is_open() {
+                // What rested through the outage is tested before it is used: else its end would look like the next outage.
+                pool.doubt_wires();
+            }
             pool.gate.probe_succeeded(probe);
             return;
         }

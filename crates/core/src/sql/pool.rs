@@ -372,7 +372,7 @@ impl Pool {
     }
 
     /// Every wire that rests since before now is tested before it is used.
-    fn doubt_wires(&self) {
+    pub(super) fn doubt_wires(&self) {
         *lock(&self.doubted) = Some(Instant::now());
     }
 
