@@ -23,10 +23,13 @@ fn operations() -> String {
     std::fs::read_to_string(root().join("docs/OPERATIONS.md")).unwrap()
 }
 
-/// Every name of ours in a text, without the suffixes of a histogram's series.
+/// The table of jobs, which advice names; no metric has this name.
+const JOBS_TABLE: &str = "holdfast_jobs";
+
+/// Every name of a metric in a text, without the suffixes of a histogram's series.
 fn names_in(text: &str) -> Vec<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .filter(|word| word.starts_with("holdfast_"))
+        .filter(|word| word.starts_with("holdfast_") && *word != JOBS_TABLE)
         .map(|word| {
             let family = ["_bucket", "_sum", "_count"]
                 .iter()
