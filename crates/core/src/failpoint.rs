@@ -1,9 +1,10 @@
-//! Where a process can be told to die, so that tests can prove that dying there loses nothing.
+//! Where a process can be told to die or to stop, so that tests can prove that neither loses anything.
 //!
 //! `HOLDFAST_FAILPOINT=claim:3` makes a debug build kill itself with SIGKILL when it comes to the point `claim` for the
-//! third time. Release builds compile [`reach`] to nothing.
+//! third time. `HOLDFAST_FAILPOINT=stop@claim:3` has it stop itself there with SIGSTOP, until somebody continues it. Release
+//! builds compile [`reach`] to nothing.
 //!
-//! | point | the process dies |
+//! | point | the process dies or stops |
 //! | --- | --- |
 //! | `insert` | before the ledger's insert is sent |
 //! | `commit` | after the insert was committed, before anyone is rung or answered |
@@ -34,7 +35,7 @@ pub const POINTS: [&str; 12] = [
     "acknowledged",
 ];
 
-/// Dies here if the process was told to.
+/// Dies or stops here if the process was told to.
 #[inline]
 pub fn reach(point: &'static str) {
     #[cfg(debug_assertions)]
@@ -48,6 +49,9 @@ mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    /// Before the point's name: stop there.
+    const STOP: &str = "stop@";
+
     /// The point, and how often it may still be passed.
     static ARMED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
 
@@ -57,11 +61,22 @@ mod armed {
             Some((point, AtomicU32::new(times)))
         });
         if let Some((name, left)) = armed
-            && name == point
+            && name.strip_prefix(STOP).unwrap_or(name) == point
             && left.fetch_sub(1, Ordering::SeqCst) == 1
         {
-            die();
+            if name.starts_with(STOP) {
+                stop();
+            } else {
+                die();
+            }
         }
+    }
+
+    /// As a host that is suspended: every thread, wherever it is. Goes on when the process is continued.
+    fn stop() {
+        let pid = std::process::id().to_string();
+        // A process that cannot be stopped goes on: the test that wanted it finds no stopped process.
+        let _ = std::process::Command::new("kill").args(["-STOP", &pid]).status();
     }
 
     /// No destructor, no flush, no handler: as the kernel would on running out of memory.
