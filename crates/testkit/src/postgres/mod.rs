@@ -48,6 +48,7 @@ pub struct PostgresOptions {
     fsync: bool,
     max_connections: u32,
     settings: Vec<(String, String)>,
+    env: Vec<(String, String)>,
 }
 
 impl Default for PostgresOptions {
@@ -57,6 +58,7 @@ impl Default for PostgresOptions {
             fsync: true,
             max_connections: 100,
             settings: Vec::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -82,6 +84,12 @@ impl PostgresOptions {
     /// Any other setting of postgresql.conf.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// A variable of the server's environment, such as `LD_PRELOAD`.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
         self
     }
 
@@ -315,6 +323,7 @@ impl PostgresServer {
         for argument in self.options.arguments() {
             command.args(["-c", &argument]);
         }
+        command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         command.stdout(log.try_clone()?).stderr(log);
         self.process.start(command).await?;
         self.wait_until_ready().await
