@@ -6,6 +6,7 @@
 //! is a fault of ours. Processes are killed, stopped and restarted independently of that, also while a dependency is
 //! away.
 
+mod foreign;
 mod run;
 mod schedule;
 

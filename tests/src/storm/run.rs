@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use holdfast_testkit::{Mode, Persistence, RedisOptions, bytes_contain};
 
+use super::foreign::Foreign;
 use super::{Disaster, Event, Schedule, Step};
 use crate::cluster::Cluster;
 use crate::fault::Dependency;
@@ -109,6 +110,8 @@ struct Storm {
     stopping: Vec<usize>,
     /// What should have happened to one of them.
     skipped: Option<Disaster>,
+    /// What somebody else does to the database.
+    foreign: Foreign,
 }
 
 impl Storm {
@@ -143,15 +146,15 @@ impl Storm {
             (Disaster::WorkerStopped(_), Event::Ends) => Ok(()),
             (_, Event::Begins) if disaster.is_of_a_dependency() => {
                 cluster.fault_begins(&format!("{disaster:?}"), dependency);
-                begin(cluster, disaster).await
+                begin(cluster, &mut self.foreign, disaster).await
             }
             (_, Event::Ends) if disaster.is_of_a_dependency() => {
-                let ended = end(cluster, disaster).await;
+                let ended = end(cluster, &mut self.foreign, disaster).await;
                 cluster.fault_ends();
                 ended
             }
-            (_, Event::Begins) => begin(cluster, disaster).await,
-            (_, Event::Ends) => end(cluster, disaster).await,
+            (_, Event::Begins) => begin(cluster, &mut self.foreign, disaster).await,
+            (_, Event::Ends) => end(cluster, &mut self.foreign, disaster).await,
         }
     }
 
@@ -186,7 +189,7 @@ impl Storm {
     }
 }
 
-async fn begin(cluster: &mut Cluster, disaster: Disaster) -> Result<()> {
+async fn begin(cluster: &mut Cluster, foreign: &mut Foreign, disaster: Disaster) -> Result<()> {
     match disaster {
         Disaster::RedisKilled | Disaster::RedisEmptied => cluster.redis().kill9().await,
         Disaster::RedisFrozen => cluster.redis().sigstop().await,
@@ -210,6 +213,10 @@ async fn begin(cluster: &mut Cluster, disaster: Disaster) -> Result<()> {
             cluster.postgres_proxy().cut_reply_when(|_| true, times);
             Ok(())
         }
+        Disaster::RowsLocked
+        | Disaster::ClaimsDelayed
+        | Disaster::ConnectionsTaken
+        | Disaster::OldTransaction => foreign.begin(cluster.postgres(), disaster).await,
         Disaster::WorkerStopped(index) => cluster.begin_sigterm(Role::Worker, index),
         Disaster::WorkerKilled(index) => cluster.sigkill(Role::Worker, index).await,
         Disaster::WorkerFrozen(index) => cluster.sigstop(Role::Worker, index).await,
@@ -217,7 +224,7 @@ async fn begin(cluster: &mut Cluster, disaster: Disaster) -> Result<()> {
     }
 }
 
-async fn end(cluster: &mut Cluster, disaster: Disaster) -> Result<()> {
+async fn end(cluster: &mut Cluster, foreign: &mut Foreign, disaster: Disaster) -> Result<()> {
     match disaster {
         Disaster::RedisKilled => cluster.redis().restart().await,
         Disaster::RedisEmptied => cluster.redis().restart_empty().await,
@@ -238,6 +245,10 @@ async fn end(cluster: &mut Cluster, disaster: Disaster) -> Result<()> {
             cluster.postgres_proxy().cut_no_more();
             Ok(())
         }
+        Disaster::RowsLocked
+        | Disaster::ClaimsDelayed
+        | Disaster::ConnectionsTaken
+        | Disaster::OldTransaction => foreign.end(cluster.postgres(), disaster).await,
         Disaster::WorkerKilled(index) | Disaster::WorkerStopped(index) => {
             cluster.launch_again(Role::Worker, index)
         }

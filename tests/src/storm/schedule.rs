@@ -30,6 +30,14 @@ pub enum Disaster {
     PostgresReset,
     /// So many replies are cut after the server has applied the statements.
     PostgresRepliesCut(u64),
+    /// Somebody's open transaction holds some of the running jobs, and every batch.
+    RowsLocked,
+    /// A trigger makes every claim slow.
+    ClaimsDelayed,
+    /// Somebody takes every connection that is free.
+    ConnectionsTaken,
+    /// Somebody's open transaction keeps what a vacuum would remove.
+    OldTransaction,
     WorkerKilled(usize),
     WorkerStopped(usize),
     /// SIGSTOP past the lease, and back.
@@ -228,6 +236,11 @@ fn dependency(rng: &mut StdRng, redis_data_loss: bool) -> Disaster {
         Disaster::PostgresTerminated,
         Disaster::PostgresReset,
         Disaster::PostgresRepliesCut(cuts),
+        Disaster::RowsLocked,
+        Disaster::RowsLocked,
+        Disaster::ClaimsDelayed,
+        Disaster::ConnectionsTaken,
+        Disaster::OldTransaction,
     ];
     if redis_data_loss {
         choices.extend([
