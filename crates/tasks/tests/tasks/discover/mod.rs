@@ -1,5 +1,6 @@
 //! Discovery, from a server that may do anything, on both databases.
 
+mod calendars;
 mod news;
 mod reddit;
 mod sources;
