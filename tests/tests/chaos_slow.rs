@@ -447,6 +447,74 @@ async fn a_clock_of_the_database_that_steps_back_ten_minutes_stops_no_queue() {
     conclude(&mut cluster, scenario, &Expect::new()).await;
 }
 
+// --- an earlier state -------------------------------------------------------------------------------------------------
+
+/// Jobs that run when the standby receives its last bytes, and whose outcomes only the lost primary has.
+const UNREPORTED: usize = 12;
+
+/// An asynchronous standby takes over that lacks the last outcomes: there, jobs that have ended are still running, under
+/// workers that live on and know nothing of them. They run again, and neither their queue nor their unique keys stay taken.
+#[tokio::test]
+async fn a_promoted_standby_that_lacks_the_last_outcomes_leaves_no_job_running() {
+    let scenario = "an asynchronous standby is promoted";
+    let mut cluster = three_queues().start().await.unwrap();
+    let standby = cluster.postgres().standby().await.unwrap();
+    let job = |number: usize| {
+        let url = cluster
+            .receiver
+            .url(&format!("/slow/4000?id=unreported-{number}"));
+        json!({"kind": "http.request", "queue": "second", "unique_key": format!("key-{number}"), "payload": {"url": url}})
+    };
+    let jobs: Vec<Value> = (0..UNREPORTED).map(job).collect();
+    post(&cluster, "/v1/jobs/batch", &json!({ "jobs": jobs })).await;
+    let states = async |cluster: &Cluster| {
+        ask(
+            cluster,
+            "select count(*) filter (where state = 'running') || ' ' || count(*) filter (where state = 'completed')
+             from holdfast_jobs where unique_key like 'key-%'",
+        )
+        .await
+    };
+    let (all_running, all_completed) = (format!("{UNREPORTED} 0"), format!("0 {UNREPORTED}"));
+    until("every job to run", LIMIT, async || {
+        states(&cluster).await == all_running
+    })
+    .await
+    .unwrap();
+    cluster.postgres().wait_for_standby(&standby).await.unwrap();
+    standby.detach().await.unwrap();
+    until("every job to be completed on the primary", LIMIT, async || {
+        states(&cluster).await == all_completed
+    })
+    .await
+    .unwrap();
+    cluster.fault_begins(scenario, Dependency::Sql);
+    cluster.postgres().fail_over_to(standby).await.unwrap();
+    cluster.fault_ends();
+    assert_eq!(
+        states(&cluster).await,
+        all_running,
+        "the new primary does not know that they ended"
+    );
+    until("every job to be completed again", LIMIT, async || {
+        states(&cluster).await == all_completed
+    })
+    .await
+    .unwrap();
+    for number in 0..UNREPORTED {
+        assert_eq!(
+            cluster.receiver.count(&format!("unreported-{number}")),
+            2,
+            "once on each primary"
+        );
+        let again = json!({"kind": "debug.echo", "queue": "second", "unique_key": format!("key-{number}"), "payload": {}});
+        let accepted = cluster.client(0).post_json("/v1/jobs", &again).await.unwrap();
+        assert_eq!(accepted.status, 202, "{}", accepted.text());
+    }
+    assert_fetching_again(&cluster, scenario, &THREE).await;
+    cluster.settle_idle(LIMIT).await.unwrap();
+}
+
 // --- what cannot be vacuumed ------------------------------------------------------------------------------------------
 
 /// A transaction of somebody else stays open while thousands of jobs come and go: every entry that they leave stays too.

@@ -526,10 +526,10 @@ async fn both_away_and_sql_back_first_loses_nothing() {
 // --- SQLite -----------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_sqlite_file_that_another_process_holds_is_told_and_recovered_from() {
+async fn a_sqlite_file_that_another_process_holds_is_refused_with_503_and_used_again_when_it_is_free() {
     use sqlx::Connection;
     use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-    let scenario = "SQLite busy for 2 s";
+    let scenario = "SQLite held by another process";
     let mut cluster = Cluster::builder(Setup::Sqlite)
         .apis(2)
         .workers(2)
@@ -547,13 +547,20 @@ async fn a_sqlite_file_that_another_process_holds_is_told_and_recovered_from() {
         let options = SqliteConnectOptions::new().filename(&path).busy_timeout(LIMIT);
         let mut other = SqliteConnection::connect_with(&options).await.unwrap();
         sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        for api in 0..2 {
+            until("the API to refuse jobs", LIMIT, async || {
+                ask(&cluster, api, "default").await.0 == 503
+            })
+            .await
+            .unwrap();
+        }
+        assert_refused_politely(&cluster, "default").await;
         sqlx::query("COMMIT").execute(&mut other).await.unwrap();
+        assert_fetching_again(&cluster, scenario, &["default"]).await;
     }
     load.wait_for_accepted(3 * WARM, LIMIT).await.unwrap();
     load.stop().await.unwrap();
     let report = conclude(&mut cluster, scenario).await;
-    // The first producers wait about a second, the others are refused without a wait until the file is free.
     assert_eq!(report.unanswered, 0);
 }
 

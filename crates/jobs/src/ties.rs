@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::failpoint;
+use holdfast_core::sql::Bounds;
 
 use crate::batches::{self, Tally};
 use crate::client::LedgerTx;
@@ -139,12 +140,10 @@ pub async fn finish_free(
     worker: WorkerId,
     outcomes: &[TiedOutcome],
 ) -> Result<(FreeFinish, Aftermath), LedgerError> {
-    sql.within("record held outcomes and what follows them", async {
+    let bounds = Bounds::SETTINGS.lock(KEY_WAIT);
+    sql.within_bounds("record held outcomes and what follows them", bounds, async {
         let batches: BTreeSet<BatchId> = outcomes.iter().filter_map(|tied| tied.batch).collect();
         let mut tx = sql.begin().await?;
-        if let LedgerTx::Postgres(on) = tx.on() {
-            PostgresLedger::bound_lock_wait(on, KEY_WAIT, sql.named).await?;
-        }
         let locked = batches::store::lock_free(tx.on(), &batches, sql.named).await?;
         let (left, free): (Vec<&TiedOutcome>, Vec<&TiedOutcome>) = outcomes
             .iter()

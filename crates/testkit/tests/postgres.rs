@@ -296,3 +296,23 @@ fn state(pid: u32) -> char {
 fn is_alive(pid: u32) -> bool {
     !matches!(state(pid), '-' | 'Z')
 }
+
+#[tokio::test]
+async fn a_standby_that_takes_over_lacks_what_was_committed_after_it_was_detached() {
+    let postgres = postgres().await;
+    postgres
+        .psql("create table notes (n integer); insert into notes values (1)")
+        .await
+        .unwrap();
+    let standby = postgres.standby().await.unwrap();
+    postgres.psql("insert into notes values (2)").await.unwrap();
+    postgres.wait_for_standby(&standby).await.unwrap();
+    standby.detach().await.unwrap();
+    postgres.psql("insert into notes values (3)").await.unwrap();
+    postgres.fail_over_to(standby).await.unwrap();
+    let notes = postgres
+        .psql("insert into notes values (4); select string_agg(n::text, ' ' order by n) from notes")
+        .await
+        .unwrap();
+    assert_eq!(notes, "1 2 4");
+}

@@ -14,7 +14,6 @@
 //! which lends one server session to many clients and refuses start-up options, they are set for each transaction by the
 //! message that begins it. TCP keepalives and the check for a client that is gone are then the pooler's affair.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use crate::config::DatabaseSettings;
@@ -104,15 +103,19 @@ impl ServerBounds {
 
     /// The message that begins a transaction. `in_session`: the session has the settings' bounds already.
     pub(super) fn begin(&self, bounds: Bounds, in_session: bool) -> String {
+        self.set_local(bounds, in_session)
+            .into_iter()
+            .fold("BEGIN".to_owned(), |begin, set| begin + "; " + &set)
+    }
+
+    /// What is to be set in a transaction for these bounds.
+    pub(super) fn set_local(&self, bounds: Bounds, in_session: bool) -> Vec<String> {
         let statement = bounds
             .statement
             .map_or(self.statement, |limit| limit.min(self.statement));
         let lock = bounds.lock.map_or(self.lock, |limit| limit.min(self.lock));
-        let mut begin = String::from("BEGIN");
-        let mut set = |name: &str, value: Duration| {
-            // Writing to a string does not fail.
-            let _written = write!(begin, "; SET LOCAL {name} = {}", millis(value));
-        };
+        let mut all = Vec::new();
+        let mut set = |name: &str, value: Duration| all.push(format!("SET LOCAL {name} = {}", millis(value)));
         if !in_session || statement != self.statement {
             set("statement_timeout", statement);
         }
@@ -122,7 +125,7 @@ impl ServerBounds {
         if !in_session {
             set("idle_in_transaction_session_timeout", self.idle_in_transaction);
         }
-        begin
+        all
     }
 }
 

@@ -198,6 +198,13 @@ impl PostgresDatabase {
         Ok(PgTx(session))
     }
 
+    /// The statements that set these bounds in a message of several statements, which is a transaction of its own. Empty
+    /// where the session has them.
+    pub fn bounds_in_message(&self, bounds: Bounds) -> String {
+        let set = self.0.bounds.set_local(bounds, !self.is_pooled());
+        set.into_iter().fold(String::new(), |all, one| all + &one + "; ")
+    }
+
     /// A connection. Inside a unit of work the gate decides; outside of one it is asked for in any case.
     ///
     /// Errors with `PoolTimedOut` if none is free in time.
@@ -628,9 +635,18 @@ impl PgSession {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
         self.begin().await?;
-        let done = work(self).await?;
-        Manager::commit(self).await?;
-        Ok(done)
+        match work(self).await {
+            Ok(done) => {
+                Manager::commit(self).await?;
+                Ok(done)
+            }
+            Err(error) => {
+                if !ended_session(&error) {
+                    Manager::rollback(self).await?;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// The work on it has ended, so that nothing is under way.

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_core::config::Settings;
-use holdfast_core::sql::Database;
+use holdfast_core::sql::{Bounds, Database};
 use tokio::time::Instant;
 
 pub use self::fault::{Fault, FaultKind};
@@ -287,10 +287,11 @@ impl Inner {
         is_slow: &mut bool,
         work: impl AsyncFnOnce(&Self, LedgerTx<'_>) -> Result<T, sqlx::Error>,
     ) -> Option<T> {
-        let reading = self.sql.within(doing, async {
+        let bounds = Bounds::SETTINGS.statement(STATEMENT).lock(STATEMENT);
+        let reading = self.sql.within_bounds(doing, bounds, async {
             let mut tx = self.sql.begin_read().await?;
             if let LedgerTx::Postgres(on) = tx.on() {
-                postgres::bound(on, STATEMENT).await?;
+                postgres::walk_indexes(on).await?;
             }
             let read = work(self, tx.on()).await?;
             tx.commit().await?;

@@ -126,14 +126,11 @@ from unnest($1::text[]) as q(name) left join holdfast_queues as h on h.name = q.
 const WORKERS: &str = "
 select queues::text, stats::text from holdfast_workers where seen_at >= now() - $1 * interval '1 millisecond' limit 1000";
 
-/// Bounds of every statement of this transaction, on the server. Indexes alone are walked: a table may be large.
-pub(super) async fn bound(on: &mut PgConnection, statement: Duration) -> Result<(), sqlx::Error> {
-    let bounds = format!(
-        "set local statement_timeout = {0}; set local lock_timeout = {0}; set local enable_seqscan = off;
-         set local enable_bitmapscan = off",
-        statement.as_millis()
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(bounds)).execute(on).await?;
+/// For the rest of the transaction only indexes are walked: a table may be large.
+pub(super) async fn walk_indexes(on: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("set local enable_seqscan = off; set local enable_bitmapscan = off")
+        .execute(on)
+        .await?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_core::config::{Durability, JobsSettings, QueueSettings};
 use holdfast_core::failpoint;
 use holdfast_core::failure::Certainty;
+use holdfast_core::sql::Bounds;
 use holdfast_core::telemetry::traces::{self, Span};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -19,11 +20,10 @@ use crate::batches::store::Written;
 use crate::batches::{self, BatchRequest, EnqueuedBatch, NewBatch};
 use crate::bell::Bell;
 use crate::broker::{Broker, Outgoing, PushOutcome};
-use crate::client::LedgerTx;
 use crate::envelope::Envelope;
 use crate::id::{BatchId, JobId};
 use crate::json_text;
-use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, PostgresLedger, Priority, RunAt};
+use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, Priority, RunAt};
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
@@ -188,12 +188,13 @@ impl Producer {
     async fn store_group_traced(&self, batch: &NewBatch) -> Result<EnqueuedBatch, EnqueueError> {
         let (sql, total) = (&self.sql, u32::try_from(batch.jobs.len()).unwrap_or(u32::MAX));
         let key: Vec<Key> = batch.idempotency_key.iter().cloned().map(Key::Batch).collect();
-        let insert = |lock_wait: Option<Duration>| {
-            sql.within("accept a batch", async move {
+        let insert = |lock: Option<Duration>| {
+            let bounds = Bounds {
+                lock,
+                ..Bounds::SETTINGS
+            };
+            sql.within_bounds("accept a batch", bounds, async move {
                 let mut tx = sql.begin().await?;
-                if let (LedgerTx::Postgres(on), Some(wait)) = (tx.on(), lock_wait) {
-                    PostgresLedger::bound_lock_wait(on, wait, sql.named).await?;
-                }
                 let written = batches::store::insert(tx.on(), batch, sql.named).await?;
                 tx.commit().await?;
                 Ok(written)

@@ -140,7 +140,6 @@ struct KnownLimits {
 pub struct LimitStore {
     sql: Sql,
     database: Database,
-    statement_timeout: Duration,
     /// By queue. On PostgreSQL alone.
     known: Arc<Mutex<BTreeMap<String, KnownLimits>>>,
 }
@@ -150,7 +149,6 @@ impl LimitStore {
         Self {
             sql: Sql::new(database, settings),
             database: database.clone(),
-            statement_timeout: settings.statement_timeout,
             known: Arc::default(),
         }
     }
@@ -158,8 +156,8 @@ impl LimitStore {
     /// Leases due jobs within the limits; the counterpart of the ledger's claim, with the same guards.
     ///
     /// # Errors
-    /// [`LedgerError::is_contention`] if other claims of the queue, or anybody who has locked its row, took longer than half a
-    /// second: nothing was claimed, and another try may succeed at once.
+    /// [`LedgerError::is_contention`] if other claims of the queue, or anybody who has locked its row, took longer than
+    /// `database.lock_timeout_ms`: nothing was claimed, and another try may succeed at once.
     pub async fn claim(&self, asked: Asked<'_>) -> Result<LimitedClaim, LedgerError> {
         self.sql
             .within("claim jobs within limits", async {
@@ -167,8 +165,7 @@ impl LimitStore {
                     Database::Postgres(pool) => {
                         let before = self.known().get(asked.queue).cloned();
                         let mut known = before.clone();
-                        let claimed =
-                            postgres_claim::claim(pool, self.statement_timeout, asked, &mut known).await?;
+                        let claimed = postgres_claim::claim(pool, asked, &mut known).await?;
                         if let Some(known) =
                             known.filter(|known| before.is_none_or(|before| before.text != known.text))
                         {

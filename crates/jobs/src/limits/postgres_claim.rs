@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use holdfast_core::config::Rate;
-use holdfast_core::sql::PostgresDatabase;
+use holdfast_core::sql::{Bounds, PostgresDatabase};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, FromRow, Row};
 use uuid::Uuid;
@@ -19,9 +19,6 @@ use crate::sql::millis;
 /// Most bytes of an answer. They fit into the buffers of a connection, so the server sends all of them, and commits, even
 /// if this process stands still. Details of jobs beyond that are read after the commit.
 const MOST_BYTES: usize = 32 * 1024;
-
-/// How long a claim waits for the others of its queue, or for anybody who has locked the queue's row.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A claim that is told of other limits asks again with them. Limits that change faster than that give nothing for now.
 const TRIES: usize = 3;
@@ -44,11 +41,11 @@ enum Answer {
 /// Claims outside of any transaction of ours. `known`: the limits as they were told last.
 pub(super) async fn claim(
     pool: &PostgresDatabase,
-    statement_timeout: Duration,
     asked: Asked<'_>,
     known: &mut Option<KnownLimits>,
 ) -> Result<LimitedClaim, sqlx::Error> {
-    let bounds = bounds(statement_timeout);
+    // The lock of the queue is waited for as long as any other.
+    let bounds = pool.bounds_in_message(Bounds::SETTINGS);
     let mut on = pool.acquire().await?;
     for _ in 0..TRIES {
         let message = format!("{bounds}{}", call(asked, known.as_ref()));
@@ -71,15 +68,6 @@ pub(super) async fn claim(
         again_in: Some(NEXT_WALK),
         ..LimitedClaim::default()
     })
-}
-
-/// The server's own deadlines, for this message alone: several statements in one message are one transaction.
-fn bounds(statement_timeout: Duration) -> String {
-    format!(
-        "set local statement_timeout = {}; set local lock_timeout = {}; ",
-        statement_timeout.as_millis(),
-        LOCK_TIMEOUT.as_millis()
-    )
 }
 
 fn call(asked: Asked<'_>, known: Option<&KnownLimits>) -> String {

@@ -44,9 +44,11 @@ const READING_UNITS: &[&str] = &[
     "look for finished jobs",
     "look for stray jobs",
     "read a batch",
+    "read a frontier",
     "read a job",
     "read the limits",
     "read the paused queues",
+    "read the server's settings",
 ];
 
 /// Parts of the crate whose statements touch neither jobs, workers, queues nor batches: they have tests of their own.
@@ -87,7 +89,7 @@ fn units_in_the_sources() -> BTreeSet<String> {
             .collect::<Vec<_>>()
             .join(" ")
             .replace("( ", "(");
-        for call in ["within(\"", "within_bounds(\""] {
+        for call in ["within(\"", "within_bounds(\"", "bounded(\""] {
             units.extend(between(&text, call, '"').into_iter().map(str::to_owned));
         }
     }

@@ -33,7 +33,7 @@ pub(crate) struct Done {
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// It may succeed later: contention, a deadline, a gate.
-    Later(String),
+    Later,
     /// It says that it never will.
     Never(String),
 }
@@ -42,7 +42,7 @@ impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
         let text = format!("{error:?}");
         if error.is_transient() {
-            Self::Later(text)
+            Self::Later
         } else {
             Self::Never(text)
         }
@@ -53,7 +53,7 @@ impl From<EnqueueError> for Failure {
     fn from(error: EnqueueError) -> Self {
         let text = format!("{error:?}");
         match error {
-            EnqueueError::Unavailable { .. } | EnqueueError::KeyHeld { .. } => Self::Later(text),
+            EnqueueError::Unavailable { .. } | EnqueueError::KeyHeld { .. } => Self::Later,
             _ => Self::Never(text),
         }
     }
@@ -97,7 +97,7 @@ operations! {
     KeyedInsert: Some("insert_as"), ["accept jobs"];
     DryInsert: Some("insert_as"), ["accept jobs"];
     BatchInsert: None, ["accept a batch"];
-    Claim: Some("claim"), ["claim jobs"];
+    Claim: Some("claim"), ["claim jobs", "look at a queue", "publish a frontier"];
     LimitedClaim: None, ["claim jobs within limits"];
     MarkStarted: Some("mark_started"), ["record a start"];
     StoreProgress: Some("store_progress"), ["store progress"];
@@ -118,7 +118,7 @@ operations! {
     CancelRunning: Some("cancel"), ["cancel a job"];
     RetryDelayed: Some("retry_now"), ["retry a job"];
     RetryDiscarded: Some("retry_now"), ["retry a job"];
-    Prune: Some("prune"), ["prune finished jobs"];
+    Prune: Some("prune"), ["prune finished jobs", "prune dead letters"];
     PruneBatches: None, ["prune batches"];
     SweepBatches: None, ["look for batches that should have ended"];
     SetPaused: Some("set_paused"), ["pause or resume a queue"];
@@ -315,7 +315,13 @@ impl Operation {
                 };
                 side.limits.set_override(LIMITED, Some(&limits)).await?;
             }
-            Self::DeclareLimits => side.limits.declare(&side.settings.queues).await?,
+            Self::DeclareLimits => {
+                let mut queues = side.settings.queues.clone();
+                if let Some(queue) = queues.get_mut(LIMITED) {
+                    queue.limits.max_running = Some(4);
+                }
+                side.limits.declare(&queues).await?;
+            }
             _ => {
                 let asked = Asked {
                     queue: LIMITED,

@@ -107,6 +107,9 @@ impl Arena {
             .fetch_all(&mut self.control)
             .await
             .unwrap();
+        if all.is_empty() {
+            return self.steps_rolled_back().await;
+        }
         let mut kept: Vec<(i64, String)> = Vec::new();
         for (n, what) in all {
             let most = if what.starts_with("BEFORE") && what.ends_with("ROW") {
@@ -119,6 +122,16 @@ impl Arena {
             }
         }
         kept
+    }
+
+    /// The steps of an operation that rolls back what it did, and the record of its steps with it: their number is left.
+    async fn steps_rolled_back(&mut self) -> Vec<(i64, String)> {
+        let last: i64 =
+            sqlx::query_scalar("select case when is_called then last_value else 0 end from pairs_step")
+                .fetch_one(&mut self.control)
+                .await
+                .unwrap();
+        (1..=last).map(|n| (n, format!("step {n}"))).collect()
     }
 
     /// One pair; answers with what it broke.
@@ -160,7 +173,7 @@ impl Arena {
             match outcome {
                 None => {}
                 Some(Ok(Done { accepted: more })) => accepted.extend(more),
-                Some(Err(Failure::Later(_))) => report.contended += usize::from(who == "B"),
+                Some(Err(Failure::Later)) => report.contended += usize::from(who == "B"),
                 Some(Err(Failure::Never(error))) => faults.push(format!("{who} failed for good: {error}")),
             }
         }

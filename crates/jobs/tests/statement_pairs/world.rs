@@ -32,9 +32,6 @@ pub(crate) const FRESH: u8 = 9;
 pub(crate) const BATCH_MANY: u8 = 1;
 /// A batch of one, which runs.
 pub(crate) const BATCH_LAST: u8 = 2;
-/// A batch whose only job has ended without being counted.
-pub(crate) const BATCH_OPEN: u8 = 3;
-
 const STEM: u128 = 0x0190_0000_0000_0000_0000_0000_0000_0000;
 
 fn id(of: u128, number: u8) -> Uuid {
@@ -77,6 +74,9 @@ impl Job for Step {
     }
 }
 
+/// B waits so long for a lock that A holds. Shorter than the default, because most pairs contend.
+const LOCK_TIMEOUT_MS: &str = "100";
+
 /// The schema of a test: stops and the log, and where the rows of the world are made.
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -94,12 +94,8 @@ impl Hall {
         let server = PostgresServer::start_with(options).await.unwrap();
         let hall = Self { server };
         migrate(&hall.settings("template").database).await.unwrap();
-        // Only for versions without bounds of the server: the sessions of others set their own.
         hall.server
-            .psql(
-                "create role victim login in role holdfast;
-                 alter role holdfast set lock_timeout = '100ms'",
-            )
+            .psql("create role victim login in role holdfast")
             .await
             .unwrap();
         let side = Side::open(hall.settings("template"), false);
@@ -129,6 +125,7 @@ impl Hall {
         settings(&[
             ("DATABASE_URL", &self.url(arena, role)),
             ("HOLDFAST__DATABASE__STATEMENT_TIMEOUT_SECONDS", "20"),
+            ("HOLDFAST__DATABASE__LOCK_TIMEOUT_MS", LOCK_TIMEOUT_MS),
             ("HOLDFAST__DATABASE__MAX_CONNECTIONS", "4"),
             ("HOLDFAST__QUEUES__LIMITED__MAX_RUNNING", "2"),
         ])

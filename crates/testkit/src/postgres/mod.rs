@@ -10,6 +10,7 @@
 
 mod family;
 mod install;
+mod standby;
 mod template;
 
 use std::fs::{self, File};
@@ -147,13 +148,18 @@ impl PostgresServer {
     }
 
     async fn prepare(options: PostgresOptions, installation: Installation) -> Result<Self> {
+        let server = Self::prepare_without_data(options, installation).await?;
+        template::copy_to(&server.data_dir(), &server.installation).await?;
+        Ok(server)
+    }
+
+    async fn prepare_without_data(options: PostgresOptions, installation: Installation) -> Result<Self> {
         let dir = if options.fsync {
             scratch::private_dir()?
         } else {
             scratch::private_dir_in_memory().await?
         };
         installation.account.own(dir.path())?;
-        template::copy_to(&dir.path().join("data"), &installation).await?;
         let lease = PortLease::acquire()?;
         Ok(Self {
             process: Slot::empty("postgres"),
@@ -329,7 +335,7 @@ impl PostgresServer {
         self.wait_until_ready().await
     }
 
-    /// The postmaster writes `ready` into its pid file when it accepts connections.
+    /// The postmaster writes `ready` into its pid file when it accepts connections, `standby` if they may only read.
     async fn wait_until_ready(&self) -> Result<()> {
         let started = Instant::now();
         loop {
@@ -357,7 +363,7 @@ impl PostgresServer {
             return false;
         };
         let mut lines = text.lines().map(str::trim);
-        lines.next() == Some(&self.pid().to_string()) && lines.nth(6) == Some("ready")
+        lines.next() == Some(&self.pid().to_string()) && matches!(lines.nth(6), Some("ready" | "standby"))
     }
 
     fn lost_its_port(&self) -> bool {

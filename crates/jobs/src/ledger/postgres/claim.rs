@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::failure::{SqlFailureKind, classify_sql};
+use holdfast_core::sql::Bounds;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection, FromRow, Row};
+use sqlx::{FromRow, Row};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -304,18 +305,12 @@ impl PostgresLedger {
         bound: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<Option<T>, LedgerError> {
-        let bound = format!("set local statement_timeout = {}", bound.as_millis());
-        self.within(doing, async |on| {
-            let mut tx = on.begin().await?;
-            sqlx::raw_sql(AssertSqlSafe(bound)).execute(&mut *tx).await?;
-            let done = ended_in_time(work(&mut tx).await)?;
-            match &done {
-                Some(_) => tx.commit().await?,
-                None => tx.rollback().await?,
-            }
-            Ok(done)
-        })
-        .await
+        let bounds = Bounds::SETTINGS.statement(bound);
+        match self.within_bounds(doing, bounds, work).await {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if error.is_statement_timeout() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) async fn server_now(&self) -> Result<DateTime<Utc>, LedgerError> {

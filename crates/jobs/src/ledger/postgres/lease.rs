@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use holdfast_core::sql::Bounds;
 use serde_json::json;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -445,23 +446,17 @@ impl PostgresLedger {
         max_crashes: u32,
         limit: usize,
     ) -> Result<RescueReport, LedgerError> {
-        self.within("rescue jobs without a worker", async |on| {
-            let mut tx = on.begin().await?;
-            self.query("select set_config('statement_timeout', $1, true)")
-                .bind(millis(ORPHANS_WITHIN).to_string())
-                .execute(&mut *tx)
-                .await?;
+        let bounds = Bounds::SETTINGS.statement(ORPHANS_WITHIN);
+        self.within_bounds("rescue jobs without a worker", bounds, async |on| {
             let moved: Vec<keys::Rescued> = self
                 .query_as(RESCUE_ORPHANS)
                 .bind(count(max_crashes))
                 .bind(range.first().as_uuid())
                 .bind(range.last().as_uuid())
                 .bind(rows(limit))
-                .fetch_all(&mut *tx)
+                .fetch_all(&mut *on)
                 .await?;
-            let report = self.report_rescued(&mut tx, moved).await?;
-            tx.commit().await?;
-            Ok(report)
+            self.report_rescued(on, moved).await
         })
         .await
     }

@@ -119,17 +119,19 @@ impl Ledger for PostgresLedger {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        self.within("accept jobs", async |on| {
-            // One statement is its own transaction: the common case pays for one round trip.
-            let one_batch = jobs.iter().all(|job| job.batch == jobs[0].batch);
-            let plain = one_batch && jobs.iter().all(|job| !keys::has_key(job));
-            if plain && jobs.len() <= super::MAX_STATEMENT_ROWS {
-                return Self::insert_in(on, jobs, self.named_statements).await;
-            }
-            let mut tx = on.begin().await?;
-            if let Some(wait) = how.lock_wait {
-                Self::bound_lock_wait(&mut tx, wait, self.named_statements).await?;
-            }
+        // One statement is its own transaction: the common case pays for one round trip.
+        let one_batch = jobs.iter().all(|job| job.batch == jobs[0].batch);
+        let plain = one_batch && jobs.iter().all(|job| !keys::has_key(job));
+        if plain && jobs.len() <= super::MAX_STATEMENT_ROWS {
+            let insert = async |on: &mut PgConnection| Self::insert_in(on, jobs, self.named_statements).await;
+            return self.within("accept jobs", insert).await;
+        }
+        let bounds = Bounds {
+            lock: how.lock_wait,
+            ..Bounds::SETTINGS
+        };
+        let insert = async {
+            let mut tx = self.database.begin().await?;
             let settled = Self::settle_in(&mut tx, jobs, self.named_statements).await?;
             let accepted = settled.answers(how.one_key);
             if how.keeps(&accepted) {
@@ -138,8 +140,9 @@ impl Ledger for PostgresLedger {
                 tx.rollback().await?;
             }
             Ok(accepted)
-        })
-        .await
+        };
+        let inserted = self.database.run_any("accept jobs", bounds, insert).await;
+        inserted.map_err(|error| LedgerError::of("accept jobs", error))
     }
 
     async fn claim(

@@ -1,7 +1,6 @@
 //! What is written in the caller's transaction: acceptance, outcomes, cancellation, retries, pauses.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row;
@@ -116,21 +115,6 @@ impl PostgresLedger {
             settled.record(&written, &standing);
         }
         Ok(settled)
-    }
-
-    /// Waits no longer than this for a lock, until the end of the caller's transaction.
-    pub(crate) async fn bound_lock_wait(
-        connection: &mut PgConnection,
-        wait: Duration,
-        named_statements: bool,
-    ) -> Result<(), sqlx::Error> {
-        // Zero would mean for ever.
-        sqlx::query("select set_config('lock_timeout', $1, true)")
-            .bind(format!("{}ms", millis(wait).max(1)))
-            .persistent(named_statements)
-            .execute(connection)
-            .await?;
-        Ok(())
     }
 
     /// Writes outcomes on the caller's connection: the rows that were still held, each with the state that it got;
