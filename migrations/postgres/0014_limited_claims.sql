@@ -1,5 +1,5 @@
 -- The claims of queues with limits, each as one statement: crates/jobs/src/limits. The rules are those of limits/claim.rs,
--- which SQLite uses; crates/jobs/tests/limits/model.rs holds both against each other.
+-- which SQLite uses; crates/jobs/tests/jobs/limits/model.rs holds both against each other.
 --
 -- A function is never changed once it was released: a new version gets a new number, so that workers of both versions can run
 -- side by side. Names of tables are resolved as in every other statement, by the search_path of the caller: it alone knows

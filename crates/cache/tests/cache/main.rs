@@ -1,0 +1,3 @@
+//! The integration tests of this crate, in one binary: linking takes longer than running most of them.
+
+mod conformance;

@@ -1,0 +1,10 @@
+//! The integration tests of this crate, in one binary: linking takes longer than running most of them.
+
+mod config;
+mod redis_gate;
+mod redis_outages;
+mod redis_support;
+mod sql_gate;
+mod sql_gate_sqlite;
+mod sql_postgres;
+mod sql_sqlite;

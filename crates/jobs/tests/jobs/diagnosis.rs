@@ -1,0 +1,303 @@
+//! What keeps jobs from ending is found, on both databases, with a role that has no more than the usual permissions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on must stop"
+)]
+
+use crate::support;
+
+use std::time::Duration;
+
+use holdfast_core::redis::{RedisGate, Role};
+use holdfast_core::sql::Database;
+use holdfast_jobs::diagnosis::{Diagnosis, Fault, FaultKind, Thresholds};
+use holdfast_jobs::ledger::ClaimedJob;
+use holdfast_jobs::{Jobs, Registry, WorkerId};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
+use support::{Fixture, Host, LOST_AFTER, new_job, postgres, sqlite};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn diagnosis(fixture: &Fixture, thresholds: Thresholds) -> Diagnosis {
+    let gate = RedisGate::open(Role::Queue, None, &fixture.settings.redis).expect("a gate");
+    let jobs = Jobs::new(&fixture.settings, Registry::new(), &fixture.database, &gate);
+    Diagnosis::with_thresholds(&fixture.settings, &jobs, &fixture.database, thresholds)
+}
+
+/// Looks until a fault of the kind is found.
+async fn find(diagnosis: &Diagnosis, kind: FaultKind) -> Fault {
+    let looking = async {
+        loop {
+            let report = diagnosis.look().await;
+            if let Some(fault) = report.of_kind(kind).next() {
+                return fault.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let found = tokio::time::timeout(DEADLINE, looking).await;
+    found.unwrap_or_else(|_| panic!("no {kind} in {:?}", diagnosis.last()))
+}
+
+/// Looks until a report is complete and has no fault.
+async fn assert_sound(diagnosis: &Diagnosis) {
+    let looking = async {
+        loop {
+            let report = diagnosis.look().await;
+            if !report.is_partial && report.faults.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let sound = tokio::time::timeout(DEADLINE, looking).await;
+    assert!(sound.is_ok(), "{:?}", diagnosis.last());
+}
+
+async fn claim(fixture: &Fixture, worker: WorkerId, jobs: usize) -> Vec<ClaimedJob> {
+    for _ in 0..jobs {
+        insert(fixture).await;
+    }
+    let claiming = fixture.ledger.claim("default", worker, jobs, LOST_AFTER);
+    claiming.await.expect("claimed")
+}
+
+async fn insert(fixture: &Fixture) {
+    fixture.ledger.insert(&[new_job()]).await.expect("accepted");
+}
+
+fn url(fixture: &Fixture) -> String {
+    match &fixture.host {
+        Host::Postgres(host) => host.0.url(),
+        Host::Sqlite(_) => panic!("PostgreSQL alone has sessions"),
+    }
+}
+
+async fn session(fixture: &Fixture) -> (PgConnection, i32) {
+    let mut session = PgConnection::connect(&url(fixture)).await.expect("a session");
+    let pid = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut session)
+        .await
+        .expect("its pid");
+    (session, pid)
+}
+
+async fn running_jobs_of_a_worker_without_a_row(fixture: Fixture) {
+    let diagnosis = diagnosis(&fixture, Thresholds::default());
+    let worker = fixture.worker().await;
+    assert_eq!(claim(&fixture, worker, 3).await.len(), 3);
+    assert_sound(&diagnosis).await;
+    fixture
+        .sql("delete from holdfast_workers", "delete from holdfast_workers")
+        .await;
+    let fault = find(&diagnosis, FaultKind::OrphanedJobs).await;
+    assert!(
+        fault.message.starts_with("3 running jobs have no worker"),
+        "{}",
+        fault.message
+    );
+    let report = diagnosis.look().await;
+    assert_eq!(report.leases.as_ref().map(|leases| leases.lost.orphaned), Some(3));
+    fixture
+        .sql("delete from holdfast_jobs", "delete from holdfast_jobs")
+        .await;
+    assert_sound(&diagnosis).await;
+}
+
+#[tokio::test]
+async fn running_jobs_of_a_worker_without_a_row_are_counted() {
+    running_jobs_of_a_worker_without_a_row(postgres().await).await;
+}
+
+#[tokio::test]
+async fn running_jobs_of_a_worker_without_a_row_are_counted_on_sqlite() {
+    running_jobs_of_a_worker_without_a_row(sqlite().await).await;
+}
+
+async fn silent_workers_and_jobs_beyond_their_timeout(fixture: Fixture) {
+    let diagnosis = diagnosis(&fixture, Thresholds::default());
+    let worker = fixture.worker().await;
+    claim(&fixture, worker, 2).await;
+    fixture
+        .sql(
+            "update holdfast_workers set seen_at = seen_at - interval '1 hour';
+             update holdfast_jobs set started_at = now() - interval '1 hour'",
+            "update holdfast_workers set seen_at = seen_at - 3600000;
+             update holdfast_jobs set started_at = cast(unixepoch('subsec') * 1000 as integer) - 3600000",
+        )
+        .await;
+    let silent = find(&diagnosis, FaultKind::SilentWorkers).await;
+    assert!(
+        silent.message.contains("2 running jobs") && silent.message.contains("60 min"),
+        "{}",
+        silent.message
+    );
+    let overdue = find(&diagnosis, FaultKind::OverdueJobs).await;
+    assert!(overdue.message.contains("2 running jobs"), "{}", overdue.message);
+}
+
+#[tokio::test]
+async fn silent_workers_and_jobs_beyond_their_timeout_are_counted() {
+    silent_workers_and_jobs_beyond_their_timeout(postgres().await).await;
+}
+
+#[tokio::test]
+async fn silent_workers_and_jobs_beyond_their_timeout_are_counted_on_sqlite() {
+    silent_workers_and_jobs_beyond_their_timeout(sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_queue_with_due_jobs_a_free_worker_and_no_outcome_stands_still() {
+    for fixture in [postgres().await, sqlite().await] {
+        let stalled = Duration::from_millis(1);
+        let diagnosis = diagnosis(
+            &fixture,
+            Thresholds {
+                stalled,
+                ..Thresholds::default()
+            },
+        );
+        insert(&fixture).await;
+        let worker = support::report(holdfast_jobs::WorkerId::generate());
+        fixture.ledger.register(&worker).await.expect("registered");
+        // Looks are far apart where they take long: the worker lives until it is found.
+        let living = async {
+            loop {
+                fixture.ledger.heartbeat(&worker).await.expect("a heartbeat");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let fault = tokio::select! {
+            fault = find(&diagnosis, FaultKind::StalledQueue) => fault,
+            () = living => unreachable!("it lives on"),
+        };
+        assert_eq!(fault.queue.as_deref(), Some("default"));
+        fixture.ledger.set_paused("default", true).await.expect("paused");
+        assert_sound(&diagnosis).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lock_is_shown_with_the_process_and_the_statement_that_holds_it_and_no_value() {
+    let fixture = postgres().await;
+    let lock_wait = Duration::from_millis(1);
+    let diagnosis = diagnosis(
+        &fixture,
+        Thresholds {
+            lock_wait,
+            ..Thresholds::default()
+        },
+    );
+    let worker = fixture.worker().await;
+    claim(&fixture, worker, 1).await;
+    let (mut holder, pid) = session(&fixture).await;
+    holder
+        .execute("begin; update holdfast_jobs set errors = '[\"a secret\"]'")
+        .await
+        .expect("locked");
+    let (mut waiting, waiting_pid) = session(&fixture).await;
+    let waits = tokio::spawn(async move {
+        waiting
+            .execute("update holdfast_jobs set priority = 2")
+            .await
+            .map(drop)
+    });
+    let fault = find(&diagnosis, FaultKind::LockWait).await;
+    assert!(
+        fault.message.contains(&format!("pid {waiting_pid} has waited")),
+        "{}",
+        fault.message
+    );
+    assert!(
+        fault.message.contains(&format!("of pid {pid} (")),
+        "{}",
+        fault.message
+    );
+    assert_eq!(
+        fault.statement.as_deref(),
+        Some("begin; update holdfast_jobs set errors = ?")
+    );
+    holder.execute("rollback").await.expect("released");
+    waits.await.expect("ended").expect("updated");
+    assert_sound(&diagnosis).await;
+}
+
+#[tokio::test]
+async fn a_transaction_of_another_role_that_holds_rows_is_found_though_its_age_is_hidden() {
+    let fixture = postgres().await;
+    let Host::Postgres(host) = &fixture.host else {
+        panic!("SQLite has no roles");
+    };
+    let grants = "create role narrow login; grant all on all tables in schema public to narrow";
+    host.0.psql(grants).await.expect("a role");
+    let (mut admin, _) = session(&fixture).await;
+    let worker = fixture.worker().await;
+    claim(&fixture, worker, 1).await;
+    let of_admin = url(&fixture);
+    let (_, behind) = of_admin.split_once('@').expect("a user in the URL");
+    let settings = support::settings(&[("DATABASE_URL", &format!("postgres://narrow@{behind}"))]);
+    let database = Database::open(&settings.database).expect("opened");
+    let gate = RedisGate::open(Role::Queue, None, &settings.redis).expect("a gate");
+    let jobs = Jobs::new(&settings, Registry::new(), &database, &gate);
+    let diagnosis = Diagnosis::new(&settings, &jobs, &database);
+    admin
+        .execute("begin; update holdfast_jobs set priority = 2")
+        .await
+        .expect("locked");
+    let fault = find(&diagnosis, FaultKind::LockHolder).await;
+    assert!(
+        fault
+            .message
+            .contains("no permission to see its state: grant pg_read_all_stats"),
+        "{}",
+        fault.message
+    );
+    assert_eq!(fault.statement, None);
+    admin.execute("rollback").await.expect("released");
+    assert_sound(&diagnosis).await;
+}
+
+#[tokio::test]
+async fn an_old_transaction_is_shown_with_its_age() {
+    let fixture = postgres().await;
+    let transaction = Duration::from_millis(1);
+    let diagnosis = diagnosis(
+        &fixture,
+        Thresholds {
+            transaction,
+            ..Thresholds::default()
+        },
+    );
+    let (mut old, pid) = session(&fixture).await;
+    old.execute("begin isolation level repeatable read; select 1 from holdfast_jobs")
+        .await
+        .expect("a snapshot");
+    let fault = find(&diagnosis, FaultKind::OldTransaction).await;
+    assert!(
+        fault.message.contains(&format!("the session with pid {pid}")),
+        "{}",
+        fault.message
+    );
+    assert!(fault.message.contains("idle in transaction"), "{}", fault.message);
+}
+
+#[tokio::test]
+async fn a_locked_table_hides_the_jobs_and_not_who_locks_it() {
+    let fixture = postgres().await;
+    let diagnosis = diagnosis(&fixture, Thresholds::default());
+    let (mut holder, pid) = session(&fixture).await;
+    holder
+        .execute("begin; lock table holdfast_jobs in access exclusive mode")
+        .await
+        .expect("locked");
+    let report = diagnosis.look().await;
+    assert!(report.is_partial && report.leases.is_none(), "{report:?}");
+    let fault = find(&diagnosis, FaultKind::LockHolder).await;
+    assert!(
+        fault.message.contains(&format!("pid {pid} (")),
+        "{}",
+        fault.message
+    );
+}

@@ -1,0 +1,20 @@
+//! The integration tests of this crate, in one binary: linking takes longer than running most of them.
+
+mod bell;
+mod broker;
+mod diagnosis;
+mod follow_ups;
+mod frontier;
+mod held_keys;
+mod held_outcomes;
+mod lease;
+mod lease_model;
+mod ledger_contract;
+mod limits;
+mod operations;
+mod previous_release;
+mod schedules;
+mod statement_pairs;
+mod stock_apalis;
+mod support;
+mod worker;

@@ -1,0 +1,128 @@
+//! The list of operations is complete.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::statement_pairs::operations::Operation;
+
+/// Methods of the trait that write nothing.
+const READING_METHODS: [&str; 13] = [
+    "cancel_requests",
+    "doubtful",
+    "final_among",
+    "get",
+    "list",
+    "look_again_in",
+    "locks_rows",
+    "paused_queues",
+    "peek",
+    "queue_stats",
+    "unknown_to_worker",
+    "workers",
+    // `insert` is `insert_as` for one request.
+    "insert",
+];
+
+/// Names of units of work that write nothing.
+const READING_UNITS: &[&str] = &[
+    "ask for a queue's limits",
+    "count a batch",
+    "count dead letters",
+    "count jobs to be cancelled",
+    "count the queues",
+    // It deletes rows that say nothing, of a table that nothing else of the ledger waits for.
+    "forget full buckets",
+    "list batches",
+    "list dead letters",
+    "list jobs",
+    "list workers",
+    "look for cancelled jobs",
+    "look for doubtful jobs",
+    "look for due jobs",
+    "look for ended batches",
+    "look for finished jobs",
+    "look for stray jobs",
+    "read a batch",
+    "read a frontier",
+    "read a job",
+    "read the limits",
+    "read the paused queues",
+    "read the server's settings",
+];
+
+/// Parts of the crate whose statements touch neither jobs, workers, queues nor batches: they have tests of their own.
+const ELSEWHERE: [&str; 2] = ["audit", "schedules"];
+
+/// What stands between `before` and `after`, wherever it does.
+fn between<'t>(text: &'t str, before: &str, after: char) -> Vec<&'t str> {
+    text.split(before)
+        .skip(1)
+        .filter_map(|rest| rest.split_once(after))
+        .map(|(found, _)| found)
+        .collect()
+}
+
+fn sources(dir: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !ELSEWHERE.contains(&name.as_str()) {
+                sources(&path, found);
+            }
+        } else {
+            found.push(fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+/// The names under which this crate runs units of work.
+fn units_in_the_sources() -> BTreeSet<String> {
+    let mut texts = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut texts);
+    let mut units = BTreeSet::new();
+    for text in &texts {
+        // Whatever the formatter makes of the line.
+        let text = text
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace("( ", "(");
+        for call in ["within(\"", "within_bounds(\"", "bounded(\""] {
+            units.extend(between(&text, call, '"').into_iter().map(str::to_owned));
+        }
+    }
+    units
+}
+
+#[test]
+fn every_method_of_the_ledger_is_in_the_pairs_or_only_reads() {
+    let text = include_str!("../../../src/ledger/mod.rs");
+    let (_, body) = text.split_once("pub trait Ledger").unwrap();
+    let body = body.split("\n}").next().unwrap();
+    let methods: BTreeSet<&str> = between(body, " fn ", '(').into_iter().collect();
+    assert!(methods.len() > 20, "{methods:?}");
+    let paired: BTreeSet<&str> = Operation::ALL.iter().filter_map(|one| one.method()).collect();
+    let known: BTreeSet<&str> = paired.iter().copied().chain(READING_METHODS).collect();
+    let missing: Vec<_> = methods.difference(&known).collect();
+    assert!(missing.is_empty(), "not in the pairs: {missing:?}");
+    let gone: Vec<_> = known.difference(&methods).collect();
+    assert!(gone.is_empty(), "no methods of the ledger: {gone:?}");
+}
+
+#[test]
+fn every_unit_of_work_that_writes_is_in_the_pairs() {
+    let units = units_in_the_sources();
+    assert!(units.len() > 30, "{units:?}");
+    let known: BTreeSet<String> = Operation::ALL
+        .iter()
+        .flat_map(|one| one.units().iter().copied())
+        .chain(READING_UNITS.iter().copied())
+        .map(str::to_owned)
+        .collect();
+    let missing: Vec<_> = units.difference(&known).collect();
+    assert!(missing.is_empty(), "not in the pairs: {missing:?}");
+    let gone: Vec<_> = known.difference(&units).collect();
+    assert!(gone.is_empty(), "no units of work: {gone:?}");
+}

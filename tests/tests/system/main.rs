@@ -1,0 +1,14 @@
+//! The integration tests of this crate, in one binary: linking takes longer than running most of them.
+
+mod batches_and_chains;
+mod chaos_processes;
+mod chaos_redis;
+mod chaos_seeds;
+mod chaos_slow;
+mod chaos_sql;
+mod chaos_support;
+mod main_job;
+mod news;
+mod pause;
+mod queue_limits;
+mod schedules;
