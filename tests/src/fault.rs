@@ -57,13 +57,13 @@ impl Fault {
 
     /// From the beginning until this process' breaker opened, by its log.
     pub fn noticed_by(&self, log: &[LogLine]) -> Option<Duration> {
-        self.first_after(log, self.began_at, &["Redis is away"])
+        self.first_after(log, self.began_at, &["Redis is unavailable"])
     }
 
     /// From the end until this process was back in normal mode, by its log; zero if it never left it.
     pub fn recovered_by(&self, log: &[LogLine]) -> Option<Duration> {
         let ended = self.ended_at?;
-        self.first_after(log, ended, &["Redis is back", "Redis is connected"])
+        self.first_after(log, ended, &["Redis has recovered", "Redis is connected"])
             .or_else(|| self.noticed_by(log).is_none().then_some(Duration::ZERO))
     }
 

@@ -24,7 +24,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 /// Why the process ended otherwise than by being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("the Redis settings are of no use")]
+    #[error("the Redis settings are invalid")]
     Redis(#[from] OpenError),
     #[error("the database cannot be used")]
     Database(#[from] SqlError),
@@ -32,7 +32,7 @@ pub enum RunError {
     Health(#[from] holdfast_api::StartError),
     #[error(transparent)]
     Beat(#[from] BeatError),
-    #[error("the system does not give what a service needs")]
+    #[error("the operating system refuses a resource that the service needs")]
     System(#[from] std::io::Error),
 }
 

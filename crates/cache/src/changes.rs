@@ -115,7 +115,7 @@ async fn listen(inner: &Inner) {
                 failures += 1;
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
-                    "the channel of the cache's changes cannot be opened"
+                    "the channel for cache invalidation cannot be opened"
                 );
                 tokio::time::sleep(RETRY.delay(failures)).await;
             }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 /// A value that cannot be turned into bytes, or bytes that are no such value.
 #[derive(Debug, thiserror::Error)]
-#[error("a cached value cannot be coded as JSON: {0}")]
+#[error("a cached value cannot be encoded as JSON: {0}")]
 pub struct CodecError(#[from] serde_json::Error);
 
 pub(crate) struct Codec<V> {

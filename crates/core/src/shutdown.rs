@@ -55,11 +55,14 @@ async fn obey_signals(shutdown: Shutdown, mut terminate: Signal, mut interrupt: 
     let name = next_signal(&mut terminate, &mut interrupt).await.name;
     tracing::info!(
         signal = name,
-        "stopping: finishing what is under way, a second signal ends it at once"
+        "stopping: finishing running work; a second signal ends the process immediately"
     );
     shutdown.trigger();
     let second = next_signal(&mut terminate, &mut interrupt).await;
-    tracing::warn!(signal = second.name, "stopping at once: a second signal came");
+    tracing::warn!(
+        signal = second.name,
+        "stopping immediately: received a second signal"
+    );
     std::process::exit(second.exit_code);
 }
 

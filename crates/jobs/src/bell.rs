@@ -190,7 +190,7 @@ async fn send_rings(gate: RedisGate, pending: Arc<Pending>) {
         outcome.increment(rings.len() as u64);
         if let Err(error) = sent {
             if !error.is_unavailable() {
-                tracing::debug!(error = %error, queues = rings.len(), "rings of the bell were lost; workers poll");
+                tracing::debug!(error = %error, queues = rings.len(), "wake-ups were lost; workers poll");
             }
             tokio::time::sleep(PAUSE).await;
         }

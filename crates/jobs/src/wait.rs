@@ -266,7 +266,7 @@ impl Poller {
         for ids in jobs.chunks(POLL_IDS) {
             match self.ledger.final_among(ids).await {
                 Ok(ended) => board.tell(ended.into_iter().map(Followable::Job)),
-                Err(error) => tracing::debug!(error = ?error, "cannot poll the ends of jobs"),
+                Err(error) => tracing::debug!(error = ?error, "cannot poll for finished jobs"),
             }
         }
     }
@@ -275,7 +275,7 @@ impl Poller {
         for ids in batches.chunks(POLL_IDS) {
             match ended_batches(&self.sql, ids).await {
                 Ok(ended) => board.tell(ended.into_iter().map(Followable::Batch)),
-                Err(error) => tracing::debug!(error = ?error, "cannot poll the ends of batches"),
+                Err(error) => tracing::debug!(error = ?error, "cannot poll for ended batches"),
             }
         }
     }

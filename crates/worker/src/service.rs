@@ -25,9 +25,9 @@ pub enum WorkError {
     Database(#[from] SqlError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    #[error("the Redis settings are of no use")]
+    #[error("the Redis settings are invalid")]
     Redis(#[from] OpenError),
-    #[error("the system gives no thread for the watchdog")]
+    #[error("no thread can be started for the watchdog")]
     Watchdog(#[source] std::io::Error),
 }
 
@@ -103,7 +103,7 @@ fn cache_of(parts: &WorkerParts) -> Result<Cache, OpenError> {
 fn watch(watchdog: Watchdog, sql: SqlProbe, redis: Option<RedisProbe>) -> std::io::Result<()> {
     let redis = redis.map(|probe| Box::new(probe) as Box<dyn DependencyProbe>);
     watchdog.watch(sql, redis, |reason| {
-        tracing::error!("{reason}; the process ends, to be started anew");
+        tracing::error!("{reason}; the process exits, for the platform to restart it");
         // Nothing orderly is left to do: the runtime may be what is stuck. Leases lapse, and jobs are rescued.
         std::process::exit(DEAF_EXIT_CODE);
     })

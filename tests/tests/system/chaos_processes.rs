@@ -210,7 +210,7 @@ async fn a_worker_stopped_past_its_lease_cannot_end_the_jobs_that_were_taken_fro
     cluster.sigcont(Role::Worker, 0).unwrap();
     let child = cluster.worker(0).child();
     child
-        .wait_for_line_after(line, "outcomes are void", LIMIT)
+        .wait_for_line_after(line, "outcomes are ignored", LIMIT)
         .await
         .unwrap();
     let report = conclude(&mut cluster, scenario, &Expect::new().lease_loss()).await;

@@ -81,7 +81,7 @@ pub enum Reach {
 
 /// A session's data takes more than [`MAX_DATA`] bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the data of a session takes {bytes} bytes; at most {MAX_DATA} are kept")]
+#[error("the data of a session takes {bytes} bytes; at most {MAX_DATA} are allowed")]
 pub struct SessionTooLarge {
     pub bytes: usize,
 }

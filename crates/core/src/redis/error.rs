@@ -18,7 +18,7 @@ pub enum GateError {
     #[error("Redis is unavailable ({reason})")]
     Unavailable { reason: DegradedReason },
     /// This process had too many calls in flight for the whole deadline. Nothing was sent.
-    #[error("{op}: no free place among the Redis calls in flight for {after:?}")]
+    #[error("{op}: no free place among the concurrent Redis calls for {after:?}")]
     Saturated { op: &'static str, after: Duration },
     /// The deadline passed.
     #[error("{op}: Redis did not answer within {after:?}")]

@@ -313,11 +313,19 @@ impl Shared {
         match (change, before) {
             (Change::Opened(reason), _) if self.outage.began() => {
                 let (reason, hint) = (reason.as_str(), reason.hint());
-                tracing::warn!(redis.role = role, redis.reason = reason, "Redis is away: {hint}");
+                tracing::warn!(
+                    redis.role = role,
+                    redis.reason = reason,
+                    "Redis is unavailable: {hint}"
+                );
             }
             (Change::Opened(reason) | Change::Reason(reason), _) => {
                 let reason = reason.as_str();
-                tracing::debug!(redis.role = role, redis.reason = reason, "Redis is still away");
+                tracing::debug!(
+                    redis.role = role,
+                    redis.reason = reason,
+                    "Redis is still unavailable"
+                );
             }
             (Change::Closed, Mode::Degraded { since, reason }) if reason != DegradedReason::Connecting => {
                 let (reason, outage_ms) = (reason.as_str(), (clock::now() - since).num_milliseconds());
@@ -326,10 +334,10 @@ impl Shared {
                         redis.role = role,
                         redis.reason = reason,
                         outage_ms,
-                        "Redis is back"
+                        "Redis has recovered"
                     );
                 } else {
-                    tracing::debug!(redis.role = role, outage_ms, "Redis is back for one role");
+                    tracing::debug!(redis.role = role, outage_ms, "Redis has recovered for one role");
                 }
             }
             (Change::Closed, _) => tracing::info!(redis.role = role, "Redis is connected"),

@@ -143,7 +143,7 @@ impl Gate {
                 catalogue::SQL_MODE_CHANGES.with(["normal"]).increment(1);
                 let outage_ms = (clock::now() - since).num_milliseconds();
                 if self.outage.ended() {
-                    tracing::info!(outage_ms, "the database serves again");
+                    tracing::info!(outage_ms, "the database has recovered");
                 }
             }
         }

@@ -133,7 +133,7 @@ impl Database {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     attempt,
-                    "the database is not ready yet, trying again"
+                    "the database is not ready yet; trying again"
                 );
                 tokio::time::sleep(pause).await;
             }
@@ -225,7 +225,7 @@ impl Database {
         if timeout(deadline, closing).await.is_err() {
             tracing::warn!(
                 deadline_ms = deadline.as_millis() as u64,
-                "database connections were still in use at the end"
+                "database connections were still in use when the process stopped"
             );
         }
     }

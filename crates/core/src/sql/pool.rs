@@ -514,7 +514,10 @@ impl Pool {
             }
             None => certain,
         };
-        tracing::debug!(sql.operation = operation, "a statement is given up and cancelled");
+        tracing::debug!(
+            sql.operation = operation,
+            "a statement was given up and cancelled"
+        );
         match timeout(patience, link.raw.flush()).await {
             // It was interrupted in the middle of whatever it did: the next user shall not depend on that.
             Ok(Ok(())) => {

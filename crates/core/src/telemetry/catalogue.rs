@@ -65,7 +65,7 @@ catalogue! {
 
     // --- jobs --------------------------------------------------------------------------------------------------------
 
-    /// Jobs accepted, by kind and by where they were put: ledger or redis.
+    /// Jobs accepted, by kind and by where they are stored: ledger or redis.
     JOBS_ENQUEUED: Counter "holdfast_jobs_enqueued_total" ["kind", "durability"];
     /// Executions ended, by kind and outcome: completed, retry, snoozed, discarded, cancelled, handed_back.
     JOB_EXECUTIONS: Counter "holdfast_job_executions_total" ["kind", "outcome"];
@@ -73,42 +73,42 @@ catalogue! {
     JOB_FAILURES: Counter "holdfast_job_failures_total" ["kind", "class"];
     /// How long an execution took, whatever its outcome.
     JOB_DURATION: Histogram "holdfast_job_duration_seconds" ["kind"] JOB_BUCKETS;
-    /// Time from when a job was due to its start, by queue. Between two hosts' clocks.
+    /// Time from a job's due time to its start, by queue. It compares two hosts' clocks.
     JOB_PICKUP: Histogram "holdfast_job_pickup_seconds" ["queue"] JOB_BUCKETS;
-    /// Jobs of lost workers that were put back.
+    /// Jobs of lost workers that were returned to their queues.
     JOBS_RESCUED: Counter "holdfast_jobs_rescued_total" [];
-    /// Jobs discarded as poison: their workers were lost too often.
+    /// Jobs discarded as poison: their workers crashed too often.
     JOBS_POISONED: Counter "holdfast_jobs_poisoned_total" [];
     /// Jobs discarded because this version cannot read their rows, by queue.
     JOBS_UNREADABLE: Counter "holdfast_jobs_unreadable_total" ["queue"];
-    /// Outcomes that came too late: the job's lease had been lost.
+    /// Outcomes that arrived after the job's lease was lost.
     JOB_OUTCOMES_VOID: Counter "holdfast_job_outcomes_void_total" [];
     /// Jobs that this process runs now.
     WORKER_RUNNING: Gauge "holdfast_worker_running_jobs" [];
     /// Time since this worker last reached a queue.
     WORKER_SILENCE: Gauge "holdfast_worker_silence_seconds" [];
 
-    /// Outcomes that the ledger did not take at the first try, held by this worker.
+    /// Outcomes that the ledger did not store at the first try, held by this worker.
     WORKER_HELD: Gauge "holdfast_worker_held_outcomes" [];
     /// Keys of jobs that other open transactions hold, as this process found them.
     HELD_KEYS: Gauge "holdfast_enqueue_held_keys" [];
 
     // --- discovery ---------------------------------------------------------------------------------------------------
 
-    /// Sources that were read, by what came of it: ok, unchanged, failed.
+    /// Runs of sources, by outcome: ok, unchanged, failed.
     DISCOVERY_RUNS: Counter "holdfast_discovery_runs_total" ["status"];
-    /// Entries that were read, by what became of them: inserted, changed, unchanged, duplicate, outside, skipped.
+    /// Entries of sources, by outcome: inserted, changed, unchanged, duplicate, outside, skipped.
     DISCOVERY_EVENTS: Counter "holdfast_discovery_events_total" ["outcome"];
 
     // --- queues, as counted in the database ---------------------------------------------------------------------------
 
     /// Jobs in a queue, by state: available, scheduled, retryable, running, discarded.
     QUEUE_JOBS: Gauge "holdfast_queue_jobs" ["queue", "state"];
-    /// Age of the oldest job that is due and waits.
+    /// Age of the oldest due job that waits.
     QUEUE_OLDEST: Gauge "holdfast_queue_oldest_age_seconds" ["queue"];
     /// 1 while the queue is paused.
     QUEUE_PAUSED: Gauge "holdfast_queue_paused" ["queue"];
-    /// Workers that were heard of lately.
+    /// Workers with a recent heartbeat.
     WORKERS_ALIVE: Gauge "holdfast_workers_alive" [];
 
     /// 1 while due jobs wait, a worker has free places and no job of the queue ends.
@@ -116,9 +116,9 @@ catalogue! {
 
     // --- faults of the ledger, as this process found them --------------------------------------------------------------
 
-    /// Faults of a kind that were found: see the runbook.
+    /// Faults found, by kind: see the runbook.
     FAULTS: Gauge "holdfast_faults" ["kind"];
-    /// Running jobs without a living worker, by whether its row is there: orphaned, silent.
+    /// Running jobs without a living worker: orphaned (its row is gone) or silent.
     JOBS_LOST: Gauge "holdfast_jobs_lost" ["worker"];
     /// Running jobs beyond their timeout.
     JOBS_OVERDUE: Gauge "holdfast_jobs_overdue" [];
@@ -126,7 +126,7 @@ catalogue! {
     SQL_LOCK_WAITS: Gauge "holdfast_sql_lock_waits" [];
     /// How long the oldest transaction has been open.
     SQL_OLDEST_TRANSACTION: Gauge "holdfast_sql_oldest_transaction_seconds" [];
-    /// Transactions that began since the oldest snapshot that is kept.
+    /// Transactions since the oldest snapshot in use.
     SQL_OLDEST_XMIN: Gauge "holdfast_sql_oldest_xmin_age" [];
     /// Dead rows of a table, as the server estimates them.
     SQL_DEAD_ROWS: Gauge "holdfast_sql_dead_rows" ["table"];
@@ -143,7 +143,7 @@ catalogue! {
     BELL_RINGS: Counter "holdfast_bell_rings_total" ["outcome"];
     /// Steps of the maintenance duties, by duty and outcome: ok, failed.
     MAINTENANCE_STEPS: Counter "holdfast_maintenance_steps_total" ["duty", "outcome"];
-    /// Rows or entries that a duty put back or removed.
+    /// Rows or entries that a duty returned or removed.
     MAINTENANCE_ITEMS: Counter "holdfast_maintenance_items_total" ["duty"];
 
     // --- SQL ---------------------------------------------------------------------------------------------------------
@@ -156,13 +156,13 @@ catalogue! {
     SQL_POOL: Gauge "holdfast_sql_pool_connections" ["state"];
     /// Most connections the pool may have.
     SQL_POOL_MAX: Gauge "holdfast_sql_pool_max_connections" [];
-    /// Statements that were given up while the server worked on them, by operation: their deadline passed, or their caller left.
+    /// Statements abandoned while they ran on the server, by operation: after their deadline, or when their caller left.
     SQL_ABANDONED: Counter "holdfast_sql_abandoned_total" ["operation"];
-    /// Connections whose statement was given up and that the server is not known to be done with. Each keeps its place in the pool.
+    /// Connections with an abandoned statement that may still run on the server. Each keeps its place in the pool.
     SQL_ABANDONED_NOW: Gauge "holdfast_sql_abandoned_connections" [];
     /// 1 for the position of the database's breaker, 0 for the others: closed, open, half_open.
     SQL_BREAKER: Gauge "holdfast_sql_breaker" ["state"];
-    /// Changes of the database's mode, by where to: normal, degraded.
+    /// Changes of the database's mode, by new mode: normal, degraded.
     SQL_MODE_CHANGES: Counter "holdfast_sql_mode_changes_total" ["to"];
 
     // --- Redis -------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ catalogue! {
     REDIS_BREAKER: Gauge "holdfast_redis_breaker" ["role", "state"];
     /// 1 for the mode, 0 for the others: normal, degraded, absent.
     REDIS_MODE: Gauge "holdfast_redis_mode" ["role", "mode"];
-    /// Changes of the mode, by where to: normal, degraded.
+    /// Changes of the mode, by new mode: normal, degraded.
     REDIS_MODE_CHANGES: Counter "holdfast_redis_mode_changes_total" ["role", "to"];
 
     // --- the cache ---------------------------------------------------------------------------------------------------
@@ -190,11 +190,11 @@ catalogue! {
     CACHE_READS: Counter "holdfast_cache_reads_total" ["class", "outcome"];
     /// Loads by the cache, by class and outcome: ok, failed.
     CACHE_LOADS: Counter "holdfast_cache_loads_total" ["class", "outcome"];
-    /// Operations of the cache that did without Redis, by class.
+    /// Operations of the cache without Redis, by class.
     CACHE_DEGRADED: Counter "holdfast_cache_degraded_total" ["class"];
     /// Bytes that the copies in this process take.
     CACHE_LOCAL: Gauge "holdfast_cache_local_bytes" [];
-    /// Changes that Redis has yet to be told.
+    /// Changes of the cache that are not applied on Redis yet.
     CACHE_PENDING: Gauge "holdfast_cache_pending_changes" [];
 
     // --- the process -------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ catalogue! {
     BUILD_INFO: Gauge "holdfast_build_info" ["version"];
     /// When the process began, in seconds since the Unix epoch.
     PROCESS_START: Gauge "process_start_time_seconds" [];
-    /// Memory that is resident.
+    /// Resident memory.
     PROCESS_MEMORY: Gauge "process_resident_memory_bytes" [];
     /// CPU time used by user and system.
     PROCESS_CPU: Gauge "process_cpu_seconds" [];

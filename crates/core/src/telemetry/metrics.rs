@@ -176,7 +176,7 @@ fn keep_up(handle: PrometheusHandle) {
         .name("metrics".to_owned())
         .stack_size(128 * 1024);
     if let Err(error) = named.spawn(upkeep) {
-        tracing::warn!(%error, "no thread for the upkeep of metrics: scrape them often");
+        tracing::warn!(%error, "no thread for the maintenance of metrics: scrape them often");
     }
 }
 

@@ -74,7 +74,10 @@ pub(super) fn start(settings: &TracesSettings, service: &'static str) {
             tracing::info!("traces are exported");
         }
         // Of the driver's own words none may name the URL, which may hold a token.
-        Err(error) => tracing::warn!(error, "traces cannot be exported; the service goes on without"),
+        Err(error) => tracing::warn!(
+            error,
+            "traces cannot be exported; the service continues without them"
+        ),
     }
 }
 
@@ -174,9 +177,9 @@ impl Client {
         match (self.failing.swap(failed, Ordering::Relaxed), failed) {
             (false, true) => tracing::warn!(
                 reason,
-                "the trace collector is away: spans are lost until it is back"
+                "the trace collector is unavailable: spans are lost until it recovers"
             ),
-            (true, false) => tracing::info!("the trace collector is back"),
+            (true, false) => tracing::info!("the trace collector has recovered"),
             _ => {}
         }
     }

@@ -492,7 +492,7 @@ async fn an_outage_is_logged_once_and_its_end_once() {
     server.restart_empty().await.unwrap();
     becomes_normal(&gate).await;
     assert_eq!(
-        (lines.containing("WARN"), lines.containing("Redis is back")),
+        (lines.containing("WARN"), lines.containing("Redis has recovered")),
         (1, 1)
     );
     assert_eq!(lines.containing("redis.role=\"queue\""), 3);

@@ -146,7 +146,7 @@ impl Line {
                     }
                     Err(error) => {
                         if !error.is_unavailable() {
-                            tracing::debug!(error = %error, "the bell cannot be listened to; polling");
+                            tracing::debug!(error = %error, "cannot wait for wake-ups on Redis; polling");
                         }
                         self.hang_up();
                         Poll::Ready(None)
@@ -192,7 +192,7 @@ impl Line {
                 })
             }
             Err(error) => {
-                tracing::debug!(error = %error, "the bell's connection broke; polling until there is another");
+                tracing::debug!(error = %error, "the connection for wake-ups broke; polling until there is another");
                 self.hang_up();
                 Some(Said::Broken)
             }

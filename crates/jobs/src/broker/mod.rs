@@ -176,7 +176,7 @@ pub enum BrokerError {
     #[error("{op}: the server received it after its deadline")]
     Late { op: &'static str },
     /// Part of it was applied before it failed.
-    #[error("{op}: failed half-way")]
+    #[error("{op}: failed after a part was done")]
     HalfWay {
         op: &'static str,
         #[source]

@@ -160,7 +160,7 @@ async fn attempt(jobs: &Jobs, by: &By, operation: &Operation, step: &impl Step) 
                 jobs.announce(&stepped.aftermath);
             }
             Err(error) if record.affected > before => {
-                tracing::warn!(action = operation.action, error = ?error, "a bulk operation stopped half-way");
+                tracing::warn!(action = operation.action, error = ?error, "a bulk operation stopped before its end");
                 break;
             }
             Err(error) => return Err(error.into()),

@@ -315,7 +315,7 @@ impl Memory {
         self.active.retain(|(kind, queue), seen| {
             let is_over = now.duration_since(*seen) >= OVER_AFTER;
             if is_over {
-                tracing::info!(fault = kind.as_str(), queue, "the fault is over");
+                tracing::info!(fault = kind.as_str(), queue, "the fault has ended");
             }
             !is_over
         });

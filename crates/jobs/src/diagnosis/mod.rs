@@ -300,7 +300,7 @@ impl Inner {
         match reading.await {
             Ok(read) => Some(read),
             Err(error) => {
-                tracing::debug!(error = ?error, doing, "faults cannot be looked for now");
+                tracing::debug!(error = ?error, doing, "faults cannot be looked up now");
                 *is_slow |= error.is_contention()
                     || error.is_statement_timeout()
                     || matches!(error, LedgerError::TimedOut { .. });

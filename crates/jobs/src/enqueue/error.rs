@@ -74,7 +74,7 @@ pub enum EnqueueError {
     #[error("the idempotency key belongs to job {id}, which has another kind or payload")]
     KeyReused { id: JobId },
     /// The same for a batch.
-    #[error("the idempotency key belongs to batch {id}, which is another one")]
+    #[error("the idempotency key belongs to another batch, {id}")]
     BatchKeyReused { id: BatchId },
     /// No store could take the job now. It was not accepted, unless `certain` is false: then a store may have taken it
     /// and its answer was lost; a repeat with an idempotency key is safe.

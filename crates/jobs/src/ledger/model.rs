@@ -570,7 +570,7 @@ pub struct Doubtful {
 /// Why the ledger could not do it.
 #[derive(thiserror::Error)]
 pub enum LedgerError {
-    #[error("the database failed while it was to {doing}")]
+    #[error("the database failed to {doing}")]
     Sql {
         doing: &'static str,
         #[source]
@@ -580,7 +580,7 @@ pub enum LedgerError {
     #[error("the database did not {doing} within {} ms", after.as_millis())]
     TimedOut { doing: &'static str, after: Duration },
     /// The gate of the database is open: nothing was sent, and a probe will close it. Transient, certainly not applied.
-    #[error("the database is unavailable ({reason}); it was to {doing}")]
+    #[error("the database is unavailable ({reason}); could not {doing}")]
     Unavailable {
         doing: &'static str,
         reason: DegradedReason,

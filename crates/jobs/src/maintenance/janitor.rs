@@ -35,7 +35,7 @@ pub(super) async fn run(shared: &Shared) {
                     if swept.requeued > 0 {
                         tracing::warn!(
                             jobs = swept.requeued,
-                            "put jobs back that the broker had lost from its lists"
+                            "returned jobs that were missing from the broker's lists"
                         );
                         shared.lanes.values().for_each(|lane| lane.broker_alarm.now());
                     }

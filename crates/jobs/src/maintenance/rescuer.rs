@@ -226,7 +226,7 @@ fn announce(shared: &Shared, report: &RescueReport) {
         tracing::warn!(queue = %queue, jobs, "rescued jobs of a lost worker");
     }
     for id in &report.poisoned {
-        tracing::error!(job.id = %id, "a job was discarded as poison: it has ended its workers too often");
+        tracing::error!(job.id = %id, "a job was discarded as poison: its workers crashed too often");
     }
     for worker in &report.workers_lost {
         tracing::warn!(worker = %worker, "a worker was lost");

@@ -35,13 +35,13 @@ pub enum ScheduleError {
     Invalid(Vec<Fault>),
     #[error("there is no schedule {0:?}")]
     Unknown(String),
-    #[error("there is a schedule {0:?} already")]
+    #[error("a schedule {0:?} already exists")]
     Exists(String),
     #[error("the schedule {0:?} belongs to the configuration: change [schedules.{0}] in holdfast.toml")]
     Configured(String),
-    #[error("there are {MAX_SCHEDULES} schedules already, and more are not kept")]
+    #[error("there are already {MAX_SCHEDULES} schedules, which is the limit")]
     TooMany,
-    #[error("the schedule {0:?} is being changed by others all the time")]
+    #[error("the schedule {0:?} is being changed by other requests; try again")]
     Contended(String),
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),
@@ -228,7 +228,7 @@ impl Schedules {
             if standing.source == Source::Api {
                 tracing::warn!(
                     schedule.name,
-                    "the configuration takes over a schedule that came over the API"
+                    "a schedule of the configuration replaces one of the same name that was created over the API"
                 );
             }
             let next = self.next_tick(&standing, schedule);

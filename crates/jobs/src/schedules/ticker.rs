@@ -139,7 +139,7 @@ impl Ticker {
             let rest = match self.round().await {
                 Ok(rest) => {
                     if failures > 0 {
-                        tracing::info!(failures, "the database answers again: ticks go on");
+                        tracing::info!(failures, "the database has recovered: schedules tick again");
                     }
                     failures = 0;
                     self.vitals.change(|pulse| pulse.last_round = Instant::now());
@@ -148,7 +148,7 @@ impl Ticker {
                 Err(error) => {
                     failures += 1;
                     if failures == 1 {
-                        tracing::warn!(error = ?error, "ticks wait for the database");
+                        tracing::warn!(error = ?error, "schedules wait for the database");
                     }
                     BACKOFF.delay(failures)
                 }

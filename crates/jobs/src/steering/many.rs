@@ -380,7 +380,7 @@ impl Steering<'_> {
                     return Err(AWAY);
                 }
                 Err(error) => {
-                    tracing::warn!(queue, error = %error, "a purge of the broker stopped half-way");
+                    tracing::warn!(queue, error = %error, "a purge of the broker stopped before its end");
                     break;
                 }
             }

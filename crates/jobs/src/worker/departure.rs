@@ -102,7 +102,7 @@ pub(super) async fn leave_broker(
             departure.forget_leases(shared);
             if void > 0 {
                 catalogue::JOB_OUTCOMES_VOID.with([]).increment(void as u64);
-                tracing::warn!(jobs = void, queue = %departure.queue, "outcomes are void: the broker lost their leases");
+                tracing::warn!(jobs = void, queue = %departure.queue, "outcomes are ignored: the broker lost their leases");
             }
         }
         Err(error) => {
@@ -127,7 +127,7 @@ async fn hold(shared: &Shared, departure: Departure, error: BrokerError) {
     };
     let (jobs, queue) = (departure.jobs(), &departure.queue);
     // The gate has said that Redis is away; this happens for every batch of an outage.
-    tracing::debug!(jobs, queue = %queue, error = %error, "outcomes are held until the broker is back");
+    tracing::debug!(jobs, queue = %queue, error = %error, "outcomes are held until the broker recovers");
     let mut error = error;
     let mut failures = 0;
     let mut refused: Option<Instant> = None;

@@ -550,7 +550,7 @@ async fn purge_doubts(shared: &Shared, broker: &Broker, queue: &str) -> Result<(
         Ok(doubtful) => doubtful,
         Err(error) => {
             // Jobs of this queue do not wait for the database; a double run is the lesser evil here.
-            tracing::debug!(queue, error = ?error, "doubtful jobs cannot be looked up");
+            tracing::debug!(queue, error = ?error, "unconfirmed jobs cannot be looked up");
             return Ok(());
         }
     };
@@ -563,7 +563,7 @@ async fn purge_doubts(shared: &Shared, broker: &Broker, queue: &str) -> Result<(
     if !settled.is_empty()
         && let Err(error) = shared.jobs.ledger().settle(&settled).await
     {
-        tracing::debug!(queue, error = ?error, "doubtful jobs could not be settled; their claim will do it");
+        tracing::debug!(queue, error = ?error, "unconfirmed jobs could not be settled; the next claim will settle them");
     }
     Ok(())
 }

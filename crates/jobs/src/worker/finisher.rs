@@ -98,7 +98,7 @@ impl Outcomes {
         if let Err(error) = to.try_send(finished) {
             // The channel has a place for every slot, so it can only be closed: the process is ending, and the lease
             // will tell the rescuer.
-            tracing::error!(error = %error, "an outcome came after the end");
+            tracing::error!(error = %error, "an outcome arrived after the worker stopped");
         }
     }
 }
@@ -180,7 +180,7 @@ impl Finishing {
             let held: usize = shared.lanes.values().map(|lane| lane.held()).sum();
             tracing::error!(
                 jobs = held,
-                "outcomes could not be stored before the end; their jobs will be rescued"
+                "outcomes could not be stored before the worker stopped; their jobs will be rescued"
             );
         }
     }
@@ -265,7 +265,7 @@ pub(super) fn settle(shared: &Shared, worker: WorkerId, finished: Vec<Finished>,
 fn report_lost_leases(void: &[JobId]) {
     if let Some(first) = void.first() {
         catalogue::JOB_OUTCOMES_VOID.with([]).increment(void.len() as u64);
-        tracing::warn!(jobs = void.len(), job.id = %first, "outcomes are void: their leases were lost");
+        tracing::warn!(jobs = void.len(), job.id = %first, "outcomes are ignored: their leases were lost");
     }
 }
 

@@ -93,7 +93,7 @@ async fn beat_current(shared: &Shared) {
         match beat_ledger(shared, &mut successor).await {
             Ok(()) => {
                 if failures > 0 {
-                    tracing::debug!(failures, "heartbeats reach the ledger again");
+                    tracing::debug!(failures, "heartbeats are stored again");
                 }
                 failures = 0;
                 tokio::select! {
@@ -103,7 +103,7 @@ async fn beat_current(shared: &Shared) {
             }
             Err(error) => {
                 if failures == 0 {
-                    tracing::debug!(error = ?error, "a heartbeat did not reach the ledger; trying on");
+                    tracing::debug!(error = ?error, "a heartbeat was not stored; trying again");
                 }
                 failures = failures.saturating_add(1);
                 tokio::time::sleep(RETRY).await;
@@ -118,7 +118,7 @@ async fn beat_ledger(shared: &Shared, successor: &mut Option<WorkerId>) -> Resul
     } else if shared.identity.is_registered() {
         let id = shared.identity.id();
         if shared.jobs.ledger().heartbeat(&report(shared, id)).await? == Heartbeat::Lost {
-            tracing::warn!(worker = %shared.identity.name(), "this worker was given up as lost; it goes on under a new id");
+            tracing::warn!(worker = %shared.identity.name(), "this worker was declared lost; it continues under a new id");
             shared.identity.renew(id);
             register(shared, shared.identity.id()).await?;
         }
@@ -162,7 +162,7 @@ async fn beat_retired(shared: &Shared) {
                 shared.settings.worker.heartbeat
             }
             Err(error) => {
-                tracing::debug!(error = ?error, ids = retired.len(), "retired ids could not be kept alive; trying on");
+                tracing::debug!(error = ?error, ids = retired.len(), "heartbeats of retired ids were not stored; trying again");
                 RETRY
             }
         };
@@ -250,10 +250,7 @@ async fn wind_up(shared: &Shared, retired: WorkerId) -> Step {
         Ok(report) => {
             announce(shared, &report);
             if report.jobs() > 0 {
-                tracing::warn!(
-                    jobs = report.jobs(),
-                    "put jobs back whose claim was never answered"
-                );
+                tracing::warn!(jobs = report.jobs(), "returned jobs whose claim got no reply");
             }
             if report.gone {
                 shared.identity.buried(retired);
@@ -265,7 +262,7 @@ async fn wind_up(shared: &Shared, retired: WorkerId) -> Step {
             }
         }
         Err(error) => {
-            tracing::debug!(error = ?error, "a retired id could not be wound up; trying on");
+            tracing::debug!(error = ?error, "a retired id could not be removed; trying again");
             if error.is_contention() {
                 Step::Again
             } else {
@@ -314,11 +311,11 @@ async fn return_strays(shared: &Shared) {
                 if report.jobs() > 0 {
                     tracing::warn!(
                         jobs = report.jobs(),
-                        "put jobs back that the ledger calls running and no process runs"
+                        "returned jobs that are running in the ledger and in no process"
                     );
                 }
             }
-            Err(error) => tracing::debug!(error = ?error, "stray jobs could not be put back; trying on"),
+            Err(error) => tracing::debug!(error = ?error, "stray jobs could not be returned; trying again"),
         }
     }
 }
@@ -381,7 +378,7 @@ async fn beat_broker(shared: &Shared, suspected: &mut HashSet<Arc<str>>) {
                 }
             }
             Ok(Beat::Lost) => {
-                tracing::warn!(queue = %lane.name, "the broker gave this worker up as lost; it goes on under a new id");
+                tracing::warn!(queue = %lane.name, "the broker declared this worker lost; it continues under a new id");
                 shared.identity.renew_on_broker(worker);
             }
             // The gate tells of outages; the fetcher registers again where needed.
@@ -396,7 +393,7 @@ async fn beat_broker(shared: &Shared, suspected: &mut HashSet<Arc<str>>) {
 pub(crate) async fn deregister(shared: &Shared) {
     let farewell = async { tokio::join!(leave_ledger(shared), leave_broker(shared)) };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-        tracing::warn!("could not deregister in time; the rescuer will notice");
+        tracing::warn!("could not deregister in time; the rescuer will remove this worker");
     }
 }
 
@@ -414,7 +411,7 @@ async fn leave_id(shared: &Shared, id: WorkerId) {
             Ok(report) => {
                 announce(shared, &report);
                 if report.jobs() > 0 {
-                    tracing::warn!(jobs = report.jobs(), "handed back what was still held");
+                    tracing::warn!(jobs = report.jobs(), "returned the remaining jobs");
                 }
                 if report.gone {
                     return;
@@ -423,7 +420,7 @@ async fn leave_id(shared: &Shared, id: WorkerId) {
             // A claim for it is under way, or an outcome.
             Err(error) if error.is_contention() => {}
             Err(error) => {
-                tracing::warn!(error = ?error, "could not deregister; the rescuer will notice");
+                tracing::warn!(error = ?error, "could not deregister; the rescuer will remove this worker");
                 return;
             }
         }
@@ -452,7 +449,7 @@ async fn leave_broker(shared: &Shared) {
             Ok::<(), crate::broker::BrokerError>(())
         };
         if let Err(error) = gone.await {
-            tracing::warn!(queue = %lane.name, error = %error, "could not leave the broker; the rescuer will notice");
+            tracing::warn!(queue = %lane.name, error = %error, "could not deregister from the broker; the rescuer will remove this worker");
         }
     }
 }

@@ -131,7 +131,7 @@ impl Holding {
     /// Outcomes of a transaction that failed.
     pub(super) async fn hold(&self, finished: Vec<Finished>, error: &LedgerError) {
         if error.is_transient() {
-            tracing::debug!(jobs = finished.len(), error = ?error, "outcomes are held until the ledger takes them");
+            tracing::debug!(jobs = finished.len(), error = ?error, "outcomes are held until the ledger stores them");
         } else {
             tracing::error!(jobs = finished.len(), error = ?error, "the ledger refuses a batch of outcomes");
         }
@@ -157,7 +157,7 @@ impl Holding {
             })
             .collect();
         if self.sender.send(held).await.is_err() {
-            tracing::error!("outcomes came after the end; their jobs will be rescued");
+            tracing::error!("outcomes arrived after the worker stopped; their jobs will be rescued");
         }
     }
 }
@@ -247,7 +247,7 @@ impl Keeper {
             let jobs = before - self.held.len();
             tracing::error!(
                 jobs,
-                "outcomes that the ledger refuses are left; their jobs will be rescued"
+                "outcomes that the ledger refuses are dropped; their jobs will be rescued"
             );
         }
     }

@@ -86,7 +86,7 @@ async fn look(shared: &Shared, queues: &[String], horizon: Duration) -> Option<b
         Ok(due) => due,
         Err(error) => {
             // The fetchers and the heartbeat say that the ledger is away.
-            tracing::debug!(error = ?error, "cannot look at the ledger");
+            tracing::debug!(error = ?error, "cannot poll the ledger");
             return None;
         }
     };

@@ -283,7 +283,7 @@ async fn wind_down(shared: &Shared, mut sources: JoinSet<()>, mut runners: JoinS
     if tokio::time::timeout(grace, &mut finished).await.is_err() {
         tracing::warn!(
             jobs = shared.running.count(),
-            "the grace period is over: handing running jobs back"
+            "the grace period has ended: returning running jobs"
         );
         shared.abort.cancel();
         if tokio::time::timeout(FLUSH_LIMIT, finished).await.is_err() {

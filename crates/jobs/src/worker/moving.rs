@@ -110,7 +110,7 @@ async fn write(shared: &Shared, piece: &[Move]) -> Result<(), LedgerError> {
             return Err(error);
         }
         if failures == 0 {
-            tracing::debug!(jobs = rows.len(), error = ?error, "failed broker jobs are held until the ledger takes them");
+            tracing::debug!(jobs = rows.len(), error = ?error, "failed broker jobs are held until the ledger stores them");
         }
         failures += 1;
         tokio::time::sleep(BACKOFF.delay(failures)).await;

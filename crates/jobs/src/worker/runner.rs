@@ -241,7 +241,7 @@ async fn mark_started(shared: &Shared, delivery: &Delivery) -> Result<bool, Fail
 }
 
 fn leave_unknown_kind(job: &ClaimedJob) -> Outcome {
-    tracing::warn!(job.id = %job.id, job.kind = %job.kind, "unknown kind: left for a worker that knows it");
+    tracing::warn!(job.id = %job.id, job.kind = %job.kind, "unknown kind: left for a worker that has it");
     let outcome = Outcome::Snooze {
         fence: job.fence(),
         delay: UNKNOWN_KIND_REST,

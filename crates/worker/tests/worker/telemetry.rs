@@ -165,7 +165,7 @@ async fn a_collector_that_is_away_costs_nothing_but_one_line() {
     let told = told(&pair.api, 0);
     assert_eq!(
         told,
-        ["warn: the trace collector is away: spans are lost until it is back"]
+        ["warn: the trace collector is unavailable: spans are lost until it recovers"]
     );
 }
 
@@ -200,7 +200,10 @@ async fn an_outage_of_redis_is_one_warning_and_its_end_one_line() {
     let from = (pair.api.line_count(), pair.worker.line_count());
     redis.kill9().await.unwrap();
     for child in [&pair.api, &pair.worker] {
-        child.wait_for_line("Redis is away", DEADLINE).await.unwrap();
+        child
+            .wait_for_line("Redis is unavailable", DEADLINE)
+            .await
+            .unwrap();
     }
     for _ in 0..20 {
         let (status, job) = pair.enqueue(&[]).await;
@@ -209,13 +212,19 @@ async fn an_outage_of_redis_is_one_warning_and_its_end_one_line() {
     }
     redis.restart().await.unwrap();
     for (child, from) in [(&pair.api, from.0), (&pair.worker, from.1)] {
-        child.wait_for_line("Redis is back", DEADLINE).await.unwrap();
+        child
+            .wait_for_line("Redis has recovered", DEADLINE)
+            .await
+            .unwrap();
         let warnings = told(child, from);
         assert_eq!(warnings.len(), 1, "{warnings:#?}");
-        assert!(warnings[0].starts_with("warn: Redis is away"), "{warnings:?}");
+        assert!(
+            warnings[0].starts_with("warn: Redis is unavailable"),
+            "{warnings:?}"
+        );
         let back = lines(child, from)
             .into_iter()
-            .filter(|line| line["message"] == "Redis is back");
+            .filter(|line| line["message"] == "Redis has recovered");
         assert_eq!(back.count(), 1);
     }
 }
@@ -245,7 +254,7 @@ async fn an_outage_of_the_database_is_told_once_by_each_process() {
     pair.completed(job["id"].as_str().unwrap()).await;
     for (child, from) in [(&pair.api, from.0), (&pair.worker, from.1)] {
         child
-            .wait_for_line("the database serves again", DEADLINE)
+            .wait_for_line("the database has recovered", DEADLINE)
             .await
             .unwrap();
         let mut warnings = told(child, from);

@@ -99,7 +99,7 @@ pub(super) async fn migrate(
         tracing::warn!(
             error = &error as &dyn Error,
             retry_ms = pause.as_millis() as u64,
-            "migrating was interrupted, trying again"
+            "migrating was interrupted; trying again"
         );
         if waits_for_a_lock(&error) {
             run.log_old_transactions().await;
@@ -146,7 +146,7 @@ impl Run {
                 self.apply_pending(&mut connection).await?;
             } else {
                 if !told {
-                    tracing::info!("another process migrates the database, waiting for it");
+                    tracing::info!("another process migrates the database; waiting for it");
                     told = true;
                 }
                 sleep(FOLLOW_PERIOD).await;
@@ -372,7 +372,7 @@ impl Run {
             connection.close().await
         };
         if let Err(error) = within(self.connect_timeout, released).await {
-            tracing::debug!(%error, "the lease of the migration was not given back");
+            tracing::debug!(%error, "the lease of the migration was not released");
         }
     }
 
@@ -387,14 +387,14 @@ impl Run {
                     transaction.application = row.try_get::<Option<String>, _>(1)?,
                     transaction.state = row.try_get::<Option<String>, _>(2)?,
                     transaction.age_ms = row.try_get::<i64, _>(3)?,
-                    "a transaction that may be in the way of the migration"
+                    "a transaction may block the migration"
                 );
             }
             close(connection).await;
             Ok::<(), SqlError>(())
         };
         if let Err(error) = oldest.await {
-            tracing::debug!(%error, "the transactions in the way cannot be listed");
+            tracing::debug!(%error, "the blocking transactions cannot be listed");
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) async fn migrate(
                 tracing::warn!(
                     error = &error as &dyn Error,
                     attempt,
-                    "migrating failed, trying again"
+                    "migrating failed; trying again"
                 );
                 tokio::time::sleep(BACKOFF.delay(attempt)).await;
                 attempt += 1;

@@ -181,7 +181,7 @@ impl PostgresLedger {
             End::TimedOut { .. } => {
                 tracing::debug!(
                     queue = asked.queue,
-                    "a look at the whole queue takes too long: it is looked at in slices"
+                    "scanning the whole queue takes too long: scanning it in slices"
                 );
                 self.server_now().await?
             }

@@ -8,8 +8,8 @@ use holdfast_jobs::ledger::Heartbeat;
 use holdfast_testkit::eventually;
 use sqlx::Connection as _;
 
-use crate::support::{self, Fixture, Host, LOST_AFTER, new_job, report};
 use crate::lease::system::{Act, DEADLINE, POLL, System};
+use crate::support::{self, Fixture, Host, LOST_AFTER, new_job, report};
 
 const WAITING_CLAIM: &str = "select coalesce(min(pid), 0) from pg_stat_activity
                              where wait_event = 'advisory' and query like '%picked%'";

@@ -7,8 +7,8 @@ use holdfast_jobs::enqueue::JobRequest;
 use holdfast_jobs::{Job as _, JobId};
 use holdfast_testkit::eventually;
 
-use crate::support::raw;
 use crate::lease::system::{Act, DEADLINE, POLL, Probe, System};
+use crate::support::raw;
 
 async fn run(on: &mut sqlx::PgConnection, sql: String) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(on).await.unwrap();

@@ -5,8 +5,8 @@ use std::time::Duration;
 use holdfast_jobs::enqueue::JobRequest;
 use holdfast_jobs::{Job as _, JobId, State};
 
-use crate::support::raw;
 use crate::lease::system::{Act, Probe, System};
+use crate::support::raw;
 
 /// Jobs that two workers have crashed with.
 async fn crashed_twice(system: &System, act: &str, numbers: std::ops::Range<u32>) -> Vec<JobId> {

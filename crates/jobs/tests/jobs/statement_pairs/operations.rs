@@ -19,8 +19,10 @@ use holdfast_jobs::link::Previous;
 use holdfast_jobs::ties::{self, TiedOutcome};
 use holdfast_jobs::{CancelFilter, JobId, WorkerId};
 
+use crate::statement_pairs::world::{
+    self, BATCH_LAST, BATCH_MANY, LIMITED, Side, WORKER, batch, job, worker,
+};
 use crate::support::{LOST_AFTER, new_job, raw, report};
-use crate::statement_pairs::world::{self, BATCH_LAST, BATCH_MANY, LIMITED, Side, WORKER, batch, job, worker};
 
 /// What an operation did, as far as the verdict asks.
 #[derive(Debug, Default)]

@@ -15,8 +15,8 @@ use holdfast_jobs::limits::Asked;
 use holdfast_jobs::ties::{self, TiedOutcome};
 
 use crate::statement_pairs::stops::{Arena, run_sql};
-use crate::support::{LOST_AFTER, new_job, report};
 use crate::statement_pairs::world::{LIMITED, Side};
+use crate::support::{LOST_AFTER, new_job, report};
 
 /// A look that a claim leaves for later comes sooner.
 const QUIET: Duration = Duration::from_secs(30);
