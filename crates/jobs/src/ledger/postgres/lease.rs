@@ -84,6 +84,36 @@ macro_rules! rescue_held {
     };
 }
 
+/// Whether [`put_back`] ends the job; the batch that it belongs to then counts it.
+macro_rules! put_back_ends {
+    () => {
+        "cancel_requested"
+    };
+}
+
+/// Whether [`rescue_held`] ends the job.
+macro_rules! rescue_ends {
+    () => {
+        "(cancel_requested or started_at is not null and crashes + 1 >= $1)"
+    };
+}
+
+/// Of the picked jobs those that may be written. A job that ends is counted by its batch: if somebody holds the row of the
+/// batch, the job is left for the next time, so that it does not keep the others waiting.
+macro_rules! held {
+    () => {
+        "batches as materialized (
+             select id from holdfast_batches
+             where id = any (array (select batch_id from picked where ends and batch_id is not null))
+             order by id
+             for update skip locked),
+         held as materialized (
+             select picked.id from picked
+             where not ends or batch_id is null or batch_id in (select id from batches)
+                or not exists (select from holdfast_batches as b where b.id = picked.batch_id)) "
+    };
+}
+
 /// A worker whose row somebody holds is left for the next time: it may be the heartbeat that shows it is alive. By chance, so
 /// that those whose jobs cannot be had now do not keep the others from their turn.
 const RESCUE: &str = concat!(
@@ -93,47 +123,62 @@ const RESCUE: &str = concat!(
          order by random()
          limit $4
          for no key update skip locked),
-     held as materialized (
-         select id from holdfast_jobs
+     picked as materialized (
+         select id, batch_id, ",
+    rescue_ends!(),
+    " as ends from holdfast_jobs
          where state = 'running' and worker in (select id from lost)
          limit $3
-         for update skip locked) ",
+         for update skip locked), ",
+    held!(),
     rescue_held!()
 );
 
 /// The ids of a range alone, because the index also has, until a vacuum, each job that any worker has ever run.
 const RESCUE_ORPHANS: &str = concat!(
-    "with held as materialized (
-         select j.id from holdfast_jobs as j
+    "with picked as materialized (
+         select id, batch_id, ",
+    rescue_ends!(),
+    " as ends from holdfast_jobs as j
          where j.state = 'running' and j.worker >= $2 and j.worker <= $3
            and not exists (select from holdfast_workers as w where w.id = j.worker)
          limit $4
-         for update of j skip locked) ",
+         for update of j skip locked), ",
+    held!(),
     rescue_held!()
 );
 
 const RETURN_STRAYS: &str = concat!(
-    "with held as materialized (
-         select j.id from holdfast_jobs as j
+    "with picked as materialized (
+         select j.id, j.batch_id, ",
+    put_back_ends!(),
+    " as ends from holdfast_jobs as j
          where j.state = 'running' and j.worker = $1
            and not exists (select from unnest($2::uuid[]) as known(id) where known.id = j.id)
          limit $3
-         for update of j skip locked) ",
+         for update of j skip locked), ",
+    held!(),
     put_back!()
 );
 
 const RETURN_SUSPECTS: &str = concat!(
-    "with held as materialized (
-         select j.id from holdfast_jobs as j
+    "with picked as materialized (
+         select j.id, j.batch_id, ",
+    put_back_ends!(),
+    " as ends from holdfast_jobs as j
          join unnest($2::uuid[], $3::integer[], $4::integer[]) as s(id, attempt, crashes) on s.id = j.id
          where j.state || '' = 'running' and j.worker = $1 and j.attempt = s.attempt and j.crashes = s.crashes
-         for update of j skip locked) ",
+         for update of j skip locked), ",
+    held!(),
     put_back!()
 );
 
 const RETURN_ALL: &str = concat!(
-    "with held as materialized (
-         select id from holdfast_jobs where state = 'running' and worker = $1 limit $2 for update skip locked) ",
+    "with picked as materialized (
+         select id, batch_id, ",
+    put_back_ends!(),
+    " as ends from holdfast_jobs where state = 'running' and worker = $1 limit $2 for update skip locked), ",
+    held!(),
     put_back!()
 );
 

@@ -12,4 +12,4 @@ mod lost_keys;
 mod members;
 mod pushes;
 mod speed;
-mod support;
+pub(crate) mod support;

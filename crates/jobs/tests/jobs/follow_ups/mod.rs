@@ -6,8 +6,6 @@
     reason = "a test that cannot go on must stop"
 )]
 
-use crate::support;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

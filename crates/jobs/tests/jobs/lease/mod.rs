@@ -21,8 +21,6 @@ macro_rules! contract {
     };
 }
 
-use crate::support;
-
 mod cancel;
 mod claims;
 mod identity;

@@ -1,7 +1,8 @@
 //! The ledger's part: jobs of workers that are lost, or have no row, and clocks that are set.
 
-use holdfast_jobs::ledger::{CancelReply, IdRange};
-use holdfast_jobs::{JobId, State};
+use holdfast_core::sql::Database;
+use holdfast_jobs::ledger::{CancelReply, IdRange, NewJob};
+use holdfast_jobs::{BatchId, JobId, State};
 
 use crate::support::{Fixture, LOST_AFTER, new_job, report};
 
@@ -34,14 +35,14 @@ async fn jobs_without_a_workers_row_are_rescued_like_those_of_a_lost_one(f: Fixt
     let none = f.ledger.rescue_orphans(IdRange::ALL, 3, 10).await.unwrap();
     assert_eq!(none.jobs(), 0);
     match f.database {
-        holdfast_core::sql::Database::Postgres(ref pool) => {
+        Database::Postgres(ref pool) => {
             sqlx::query("delete from holdfast_workers where id = $1")
                 .bind(worker.as_uuid())
                 .execute(pool)
                 .await
                 .unwrap();
         }
-        holdfast_core::sql::Database::Sqlite(ref database) => {
+        Database::Sqlite(ref database) => {
             sqlx::query("delete from holdfast_workers where id = $1")
                 .bind(worker.as_uuid())
                 .execute(&database.writer)
@@ -173,4 +174,52 @@ async fn the_rows_of_one_process_are_one_worker(f: Fixture) {
         workers[0].seen_seconds_ago < 30.0,
         "the newest heartbeat of any id counts"
     );
+}
+
+/// Of a batch, under a lost worker: one was asked to cancel, the other goes on. Both come back, the first one once it can be
+/// counted.
+#[tokio::test]
+async fn a_batch_that_somebody_holds_delays_the_rescue_of_its_ended_members_alone() {
+    let f = crate::support::postgres().await;
+    let batch = BatchId::generate();
+    f.sql_text(
+        &format!(
+            "insert into holdfast_batches (id, total) values ('{}', 2)",
+            batch.as_uuid()
+        ),
+        "",
+    )
+    .await;
+    let member = || NewJob {
+        batch: Some(batch),
+        ..new_job()
+    };
+    f.ledger
+        .insert(&[member(), member(), new_job(), new_job()])
+        .await
+        .unwrap();
+    let worker = f.worker().await;
+    let claimed = f.ledger.claim("default", worker, 4, LOST_AFTER).await.unwrap();
+    let ends = claimed.iter().find(|job| job.batch.is_some()).unwrap().id;
+    f.ledger.cancel(ends).await.unwrap();
+    let Database::Postgres(pool) = &f.database else {
+        unreachable!()
+    };
+    let mut other = pool.begin().await.unwrap();
+    sqlx::query("select from holdfast_batches for update")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    f.age_workers().await;
+    let rescued = f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap();
+    assert_eq!((rescued.returned["default"], rescued.cancelled), (3, 0));
+    assert!(
+        rescued.workers_lost.is_empty(),
+        "it still holds the job that ends"
+    );
+    other.rollback().await.unwrap();
+    let rescued = f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap();
+    assert_eq!((rescued.jobs(), rescued.cancelled), (1, 1));
+    assert_eq!(state(&f, ends).await, State::Cancelled);
+    assert_eq!(rescued.workers_lost, [worker]);
 }

@@ -18,8 +18,8 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
+use super::{Limited, max_running};
 use crate::support::{self, Host, LOST_AFTER, new_job, raw, settings};
-use crate::{Limited, max_running};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);

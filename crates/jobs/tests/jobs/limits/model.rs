@@ -7,8 +7,8 @@ use holdfast_jobs::limits::QueueLimits;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::{Limited, ids};
 use crate::support::{self, new_job};
-use crate::{Limited, ids};
 
 #[tokio::test]
 async fn both_databases_choose_the_same_jobs_from_random_queues() {

@@ -15,8 +15,8 @@ use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources};
 use holdfast_testkit::{RedisOptions, RedisServer};
 use serde::{Deserialize, Serialize};
 
+use super::{Limited, key_max_running, keyed, max_running};
 use crate::support::{self, Host, new_job, raw, settings};
-use crate::{Limited, key_max_running, keyed, max_running};
 
 const WORKERS: usize = 3;
 

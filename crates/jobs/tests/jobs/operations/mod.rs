@@ -20,8 +20,6 @@ macro_rules! contract {
     };
 }
 
-use crate::support;
-
 mod audit;
 mod batches;
 mod cancel;

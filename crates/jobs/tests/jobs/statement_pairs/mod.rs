@@ -20,8 +20,6 @@
     reason = "a test that cannot go on must stop"
 )]
 
-use crate::support;
-
 mod complete;
 mod operations;
 mod stops;
