@@ -105,7 +105,7 @@ impl Application {
         })
     }
 
-    /// Serves the routes of `holdfast bench http` as well. Not in production, whoever asks.
+    /// Serves the routes of `holdfast-bench http` as well. Not in production, whoever asks.
     #[must_use]
     pub fn with_measuring_routes(mut self) -> Self {
         self.measuring = !self.settings.is_production();

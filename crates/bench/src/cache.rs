@@ -1,9 +1,10 @@
-//! `holdfast bench cache`: the operations of the cache, what they cost Redis, a herd, and two ways to tell others.
+//! `holdfast-bench cache`: the operations of the cache, what they cost Redis, a herd, and two ways to tell others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use bytes::Bytes;
 use holdfast_cache::{Cache, Class, Namespace};
 use holdfast_core::config::Settings;
@@ -15,7 +16,6 @@ use super::http::percentile;
 use super::invalidation;
 use super::report::{Figure, Report};
 use super::system::{Setup, System};
-use crate::failure::Failure;
 
 const COPIED: Namespace<Bytes> = Namespace::raw(Class::Static, "bench-copied", 1);
 const UNCOPIED: Namespace<Bytes> = Namespace::raw(Class::Static, "bench", 1).not_copied();
@@ -134,7 +134,7 @@ async fn herd(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     if served == HERD {
         Ok(())
     } else {
-        Err(Failure::no(format!(
+        Err(Failure::msg(format!(
             "only {served} of {HERD} callers were served"
         )))
     }

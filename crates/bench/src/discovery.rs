@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use holdfast_cache::Cache;
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
@@ -23,7 +24,6 @@ use super::failed;
 use super::memory::{forget_peak, peak};
 use super::report::{Figure, Report};
 use super::system::{Setup, System};
-use crate::failure::Failure;
 
 const PART: &str = "discovery";
 
@@ -97,10 +97,10 @@ async fn discover_all(
         let mut entries = 0;
         for id in made.iter() {
             let found = discoverer.discover(*id).await;
-            let found = found.map_err(|error| Failure::no(format!("a discovery failed: {error}")))?;
+            let found = found.map_err(|error| Failure::msg(format!("a discovery failed: {error}")))?;
             let expected = if new { ENTRIES as u64 } else { 0 };
             if found.entries != ENTRIES as u64 || found.inserted != expected {
-                return Err(Failure::no(format!(
+                return Err(Failure::msg(format!(
                     "a feed of {ENTRIES} entries came to {found:?}"
                 )));
             }
@@ -131,9 +131,9 @@ async fn read_all(outbound: &Outbound, address: &str, feeds: usize) -> Result<f6
             accept: Vec::new(),
         };
         let answer = outbound.send(call).await;
-        let answer = answer.map_err(|error| Failure::no(format!("a feed cannot be fetched: {error}")))?;
+        let answer = answer.map_err(|error| Failure::msg(format!("a feed cannot be fetched: {error}")))?;
         if answer.truncated {
-            return Err(Failure::no("a feed is larger than the bench's limit".to_owned()));
+            return Err(Failure::msg("a feed is larger than the bench's limit".to_owned()));
         }
         let now = clock::now();
         let reading = Reading {
@@ -150,7 +150,7 @@ async fn read_all(outbound: &Outbound, address: &str, feeds: usize) -> Result<f6
         };
         parse(Form::Feed, &answer.body, &reading, &mut count).map_err(failed)?;
         if entries != ENTRIES {
-            return Err(Failure::no(format!(
+            return Err(Failure::msg(format!(
                 "a feed of {ENTRIES} entries came to {entries}"
             )));
         }
@@ -176,9 +176,9 @@ async fn calendar(
     forget_peak();
     let began = Instant::now();
     let found = discoverer.discover(id).await;
-    let found = found.map_err(|error| Failure::no(format!("a discovery failed: {error}")))?;
+    let found = found.map_err(|error| Failure::msg(format!("a discovery failed: {error}")))?;
     if found.inserted != EVENTS as u64 {
-        return Err(Failure::no(format!(
+        return Err(Failure::msg(format!(
             "a calendar of {EVENTS} events came to {found:?}"
         )));
     }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -14,7 +15,6 @@ use super::http::percentile;
 use super::load::{Connection, served};
 use super::report::{Figure, Report};
 use super::system::{Setup, System};
-use crate::failure::Failure;
 
 /// A report is kept for a second: asked for longer than that, some requests meet a kept one and some make a new one.
 const ASKED_FOR: Duration = Duration::from_secs(4);

@@ -1,4 +1,4 @@
-//! `holdfast bench http`: what caching an answer costs and saves, as ratios to the same answer as a constant.
+//! `holdfast-bench http`: what caching an answer costs and saves, as ratios to the same answer as a constant.
 //!
 //! Client, server and Redis share this machine, and 64 keep-alive connections each wait for their answer. The rounds
 //! take turns, so that all ratios are of the same minutes. In the last round Redis hangs: `CLIENT PAUSE` leaves its
@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use holdfast_api::{Application, Services};
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
@@ -17,7 +18,6 @@ use super::failed;
 use super::load::Connection;
 use super::report::{Figure, Report};
 use super::system::{Setup, System};
-use crate::failure::Failure;
 
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 60_000;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -11,7 +12,6 @@ use tokio::process::{Child, Command};
 use super::failed;
 use super::report::{Figure, Report};
 use super::system::Setup;
-use crate::failure::Failure;
 
 const SETTLE: Duration = Duration::from_secs(3);
 const WATCH: Duration = Duration::from_secs(20);
@@ -84,7 +84,7 @@ async fn listening(child: &mut Child) -> Result<String, Failure> {
     let stdout = child
         .stdout
         .take()
-        .ok_or_else(|| Failure::no("the service has no output"))?;
+        .ok_or_else(|| Failure::msg("the service has no output"))?;
     let mut lines = BufReader::new(stdout).lines();
     let found = tokio::time::timeout(READY_LIMIT, async {
         while let Some(line) = lines.next_line().await? {
@@ -98,7 +98,7 @@ async fn listening(child: &mut Child) -> Result<String, Failure> {
                 return Ok(address.to_owned());
             }
         }
-        Err(Failure::no("the service ended before it listened"))
+        Err(Failure::msg("the service ended before it listened"))
     });
     let address = found.await.map_err(failed)??;
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
@@ -116,7 +116,7 @@ async fn ready(address: &str) -> Result<(), Failure> {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Err(Failure::no(format!(
+    Err(Failure::msg(format!(
         "http://{address}/health/ready did not become ready"
     )))
 }
@@ -132,7 +132,7 @@ async fn is_ready(address: &str) -> std::io::Result<bool> {
 }
 
 fn proc_file(child: &Child, file: &str) -> Result<String, Failure> {
-    let pid = child.id().ok_or_else(|| Failure::no("the service has ended"))?;
+    let pid = child.id().ok_or_else(|| Failure::msg("the service has ended"))?;
     Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
 }
 

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushKind};
 use tokio::sync::mpsc;
 
 use super::failed;
 use super::report::{Figure, Report};
-use crate::failure::Failure;
 
 const PREFIX: &str = "holdfast:cache-bench:";
 const CHANNEL: &str = "holdfast:cache-bench-changes";
@@ -181,5 +181,5 @@ pub(super) async fn info(
         .map_err(failed)?;
     text.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().parse().ok())
-        .ok_or_else(|| Failure::no(format!("Redis does not say {field}")))
+        .ok_or_else(|| Failure::msg(format!("Redis does not say {field}")))
 }

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use holdfast_api::{Application, Services};
 use holdfast_core::config::Settings;
 use holdfast_core::shutdown::Shutdown;
@@ -14,7 +15,6 @@ use tokio::task::JoinSet;
 
 use super::failed;
 use super::system::{Noop, System};
-use crate::failure::Failure;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HttpLoad {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use chrono::{DateTime, Utc};
 use holdfast_core::sql::Database;
 use holdfast_jobs::{Job, JobContext, JobId, Resources};
@@ -13,7 +14,6 @@ use super::report::{Figure, Report};
 use super::scenario::scaled;
 use super::system::{Setup, System};
 use super::{failed, load};
-use crate::failure::Failure;
 
 const PART: &str = "points";
 
@@ -32,7 +32,7 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
         system.jobs.clone(),
     );
     let TrackMade::New(track) = points.make_track(None, "bench").await.map_err(failed)? else {
-        return Err(Failure::no("a fresh track was there already"));
+        return Err(Failure::msg("a fresh track was there already"));
     };
     let measured = into_redis(&points, track.id, scale, report).await;
     let measured = match measured {
@@ -96,7 +96,7 @@ async fn into_redis(
         Some(Figure::Rate(40_000.0)),
     );
     if flushed != (single + count) as u64 {
-        return Err(Failure::no(format!(
+        return Err(Failure::msg(format!(
             "only {flushed} of {} points were stored",
             single + count
         )));
@@ -128,14 +128,16 @@ async fn over_http(
     flush(points).await?;
     let (stored, sent) = (stored(system, track).await?, next + requests * BATCH);
     if stored != sent as i64 {
-        return Err(Failure::no(format!("only {stored} of {sent} points were stored")));
+        return Err(Failure::msg(format!(
+            "only {stored} of {sent} points were stored"
+        )));
     }
     Ok(())
 }
 
 async fn stored(system: &System, track: TrackId) -> Result<i64, Failure> {
     let Database::Postgres(pool) = &system.database else {
-        return Err(Failure::no("points are measured on PostgreSQL"));
+        return Err(Failure::msg("points are measured on PostgreSQL"));
     };
     sqlx::query_scalar("select count(*) from holdfast_points where track_id = $1")
         .bind(uuid::Uuid::from_u128(track.0.0))
@@ -176,7 +178,7 @@ async fn flush(points: &Points) -> Result<u64, Failure> {
     let resources = Resources::default().with(points.clone());
     let context = JobContext::detached(JobId::generate(), 1, 1, resources);
     let flushed = PointsFlush {}.run(context).await;
-    let flushed = flushed.map_err(|error| Failure::no(format!("the flush failed: {error}")))?;
+    let flushed = flushed.map_err(|error| Failure::msg(format!("the flush failed: {error}")))?;
     Ok(flushed.stored)
 }
 

@@ -1,4 +1,4 @@
-//! `holdfast bench recommend`: what a training and a list cost, and what the lists are worth.
+//! `holdfast-bench recommend`: what a training and a list cost, and what the lists are worth.
 //!
 //! Costs are measured through SQL, as a worker and an API pay them: 100,000 events and 1,000,000 interactions are stored, a
 //! model is trained of them and loaded by a second process' worth of code, and lists are made for a thousand users. It uses
@@ -10,6 +10,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Error as Failure};
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
@@ -25,7 +26,6 @@ use super::memory::{forget_peak, peak};
 use super::report::{Figure, Report};
 use super::scenario::scaled;
 use super::system::{Servers, Setup, System};
-use crate::failure::Failure;
 
 const PART: &str = "recommend";
 
@@ -64,13 +64,9 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> Result<(), Failure> {
     if let Some(path) = &args.csv {
-        let unread = |source| Failure::Input {
-            file: path.display().to_string(),
-            source,
-        };
-        let file = File::open(path).map_err(unread)?;
+        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let data = read_csv(BufReader::new(file))
-            .map_err(|fault| Failure::no(format!("{}: {fault}", path.display())))?;
+            .map_err(|fault| Failure::msg(format!("{}: {fault}", path.display())))?;
         worth(data, report).await
     } else {
         let shape = Shape {
@@ -131,7 +127,7 @@ async fn measured(shape: Shape, system: &System, report: &mut Report) -> Result<
     forget_peak();
     let trained = recommender.train(true).await.map_err(failed)?;
     if trained.events != events || trained.what != TrainedWhat::Everything {
-        return Err(Failure::no(format!("{events} events became {trained:?}")));
+        return Err(Failure::msg(format!("{events} events became {trained:?}")));
     }
     let what = format!("training, {events} events, {visits} visits ({name})");
     report.figure(
@@ -275,7 +271,7 @@ async fn again(recommender: &Recommender, report: &mut Report) -> Result<(), Fai
         (events, "  again, an event changed", TrainedWhat::Events),
     ] {
         if trained.what != expected {
-            return Err(Failure::no(format!("expected {expected:?}, found {trained:?}")));
+            return Err(Failure::msg(format!("expected {expected:?}, found {trained:?}")));
         }
         report.figure(PART, what, Figure::Millis(trained.seconds * 1_000.0), None);
     }
@@ -296,7 +292,7 @@ async fn lists(shape: Shape, recommender: &Recommender, report: &mut Report) -> 
         let list = recommender.make(&user).await.map_err(failed)?;
         times.push(began.elapsed().as_secs_f64() * 1_000.0);
         if list.items.is_empty() {
-            return Err(Failure::no(format!("{user} got an empty list")));
+            return Err(Failure::msg(format!("{user} got an empty list")));
         }
     }
     report.figure(

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
@@ -10,7 +11,6 @@ use super::failed;
 use super::report::{Figure, Report};
 use super::scenario::scaled;
 use super::system::{Noop, QUEUE, Setup, System};
-use crate::failure::Failure;
 
 const PART: &str = "redrive";
 
@@ -52,7 +52,9 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
         None,
     );
     if redriven != letters as u64 {
-        return Err(Failure::no(format!("only {redriven} of {letters} were put back")));
+        return Err(Failure::msg(format!(
+            "only {redriven} of {letters} were put back"
+        )));
     }
     system.close().await
 }
@@ -97,7 +99,7 @@ async fn redrive(system: &System) -> Result<u64, Failure> {
             queue: Some(QUEUE.to_owned()),
             ..DeadLetterFilter::default()
         },
-        key: Some(crate::commands::bulk::fresh_key()),
+        key: Some(ulid::Ulid::generate().to_string()),
         ..Redrive::default()
     };
     loop {

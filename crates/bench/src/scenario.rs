@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
@@ -10,7 +11,6 @@ use super::failed;
 use super::load::{self, HttpLoad};
 use super::report::{Figure, Report};
 use super::system::{Noop, QUEUE, Setup, System};
-use crate::failure::Failure;
 
 /// Jobs of one call of `enqueue_all`.
 const BULK: usize = 1_000;
@@ -240,7 +240,7 @@ pub(super) async fn wait_until_stored(system: &System) -> Result<(), Failure> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(Failure::no(format!("{left} jobs were not stored as finished")));
+            return Err(Failure::msg(format!("{left} jobs were not stored as finished")));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

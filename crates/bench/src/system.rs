@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use holdfast_cache::Cache;
 use holdfast_core::config::{Settings, Sources, load, load_from};
 use holdfast_core::redis::{RedisGate, Role};
@@ -20,7 +21,6 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::failed;
-use crate::failure::Failure;
 
 /// The payload of the figures this bench is compared with.
 pub(super) const PAYLOAD_BYTES: usize = 200;
@@ -110,7 +110,7 @@ impl Tally {
                 break;
             }
             if tokio::time::timeout_at(deadline, counted).await.is_err() {
-                return Err(Failure::no(format!("only {} of {total} jobs ran", self.total())));
+                return Err(Failure::msg(format!("only {} of {total} jobs ran", self.total())));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use anyhow::Error as Failure;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Job;
@@ -17,7 +18,6 @@ use super::http::percentile;
 use super::report::{Figure, Report};
 use super::scenario::scaled;
 use super::system::{Noop, Setup, System};
-use crate::failure::Failure;
 
 const PART: &str = "ticks";
 const EACH_SECOND: usize = 20;
@@ -112,7 +112,7 @@ async fn make(schedules: &Schedules, number: usize, every: Duration) -> Result<(
 
 async fn lateness(system: &System) -> Result<Vec<f64>, Failure> {
     let Database::Postgres(pool) = &system.database else {
-        return Err(Failure::no("ticks are measured on PostgreSQL"));
+        return Err(Failure::msg("ticks are measured on PostgreSQL"));
     };
     sqlx::query_scalar(LATENESS).fetch_all(pool).await.map_err(failed)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Error as Failure;
 use futures::StreamExt;
 use holdfast_jobs::Resources;
 use holdfast_jobs::audit::{Actor, By};
@@ -24,7 +25,6 @@ use super::report::{Figure, Report};
 use super::scenario::{scaled, wait_until_stored};
 use super::system::{QUEUE, Setup, System};
 use super::{failed, load};
-use crate::failure::Failure;
 
 const PART: &str = "webhooks";
 
@@ -49,7 +49,7 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
     // Nothing else is ever published under this name.
     let events = ["holdfast.bench".to_owned()];
     let url = format!("http://{}/", receiver.address);
-    let draft = WebhookDraft::parse(&url, Some("holdfast bench"), &events, true).map_err(failed)?;
+    let draft = WebhookDraft::parse(&url, Some("holdfast-bench"), &events, true).map_err(failed)?;
     let webhooks = notices.webhooks();
     let made = webhooks.create(&by, &draft, None).await.map_err(failed)?;
     let id = made.webhook.id;
@@ -108,7 +108,7 @@ async fn deliver(
     );
     if receiver.total() != count as u64 {
         let total = receiver.total();
-        return Err(Failure::no(format!(
+        return Err(Failure::msg(format!(
             "{total} requests came of {count} deliveries"
         )));
     }
@@ -134,9 +134,12 @@ async fn plain_posts(outbound: &Outbound, count: usize) -> Result<f64, Failure> 
     });
     let mut posts = posts.buffer_unordered(AT_ONCE);
     while let Some(sent) = posts.next().await {
-        let reply = sent.map_err(|error| Failure::no(format!("a plain POST failed: {error}")))?;
+        let reply = sent.map_err(|error| Failure::msg(format!("a plain POST failed: {error}")))?;
         if !reply.status.is_success() {
-            return Err(Failure::no(format!("a plain POST was answered {}", reply.status)));
+            return Err(Failure::msg(format!(
+                "a plain POST was answered {}",
+                reply.status
+            )));
         }
     }
     Ok(count as f64 / began.elapsed().as_secs_f64())
@@ -214,7 +217,7 @@ impl Receiver {
         let waiting = taken.wait_for(|()| self.total() >= count);
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Failure::no(format!(
+            _ => Err(Failure::msg(format!(
                 "only {} of {count} deliveries came",
                 self.total()
             ))),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::failed;
-use crate::failure::Failure;
+use anyhow::Error as Failure;
 
 use super::system::PAYLOAD_BYTES;
 

@@ -5,8 +5,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, batches, bench, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues,
-    redis_check, schedules, users, validate,
+    audit, batches, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues, redis_check,
+    schedules, users, validate,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -49,8 +49,6 @@ pub(crate) enum Command {
     Validate(Box<validate::Args>),
     /// Watch an API: dashboard or JSON lines, alerts, report
     Monitor(Box<monitor::Args>),
-    /// Measure what this machine can do, against the servers of the configuration
-    Bench(bench::Args),
     /// Bring this version onto Railway: migrate, deploy each service, follow, check, roll back if asked
     Deploy(Box<deploy::Args>),
 }

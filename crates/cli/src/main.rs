@@ -5,14 +5,8 @@
 //! has faults. What was asked for goes to stdout, everything else to stderr.
 
 mod args;
-mod checks;
 mod commands;
-mod failure;
-mod local;
 mod output;
-mod remote;
-mod target;
-mod time;
 
 use std::process::ExitCode;
 
@@ -24,8 +18,11 @@ fn main() -> ExitCode {
     match commands::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.report();
-            failure.exit_code()
+            for (depth, text) in failure.chain().iter().enumerate() {
+                let lead = if depth == 0 { "holdfast:" } else { "  because:" };
+                eprintln!("{lead} {text}");
+            }
+            ExitCode::from(failure.exit_code())
         }
     }
 }

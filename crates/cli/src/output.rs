@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::args::OutputArgs;
-use crate::failure::Failure;
+use holdfast_ops::Failure;
 
 impl OutputArgs {
     /// Prints `value` as JSON where that was asked for, else the text.

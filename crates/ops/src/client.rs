@@ -21,7 +21,7 @@ const LONGEST: usize = 256 * 1024 * 1024;
 const NOT_THERE: [&str; 3] = [":job-not-found", ":batch-not-found", ":schedule-not-found"];
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ApiError {
+pub enum ApiError {
     #[error("the API key has characters that no HTTP header can carry")]
     InvalidKey,
     #[error("the HTTP client cannot be built")]
@@ -58,13 +58,13 @@ struct Problem {
 }
 
 #[derive(Debug)]
-pub(crate) struct Api {
+pub struct Api {
     client: Client,
     base: Url,
 }
 
 impl Api {
-    pub(crate) fn new(base: Url, key: Option<&SecretString>) -> Result<Self, ApiError> {
+    pub fn new(base: Url, key: Option<&SecretString>) -> Result<Self, ApiError> {
         // One provider of cryptography for the process; it is there already if another part has installed it.
         rustls::crypto::ring::default_provider().install_default().ok();
         let mut headers = HeaderMap::new();
@@ -87,7 +87,7 @@ impl Api {
     }
 
     /// The JSON at a path; `None` if there is no such job, batch or schedule.
-    pub(crate) async fn get(
+    pub async fn get(
         &self,
         path: &[&str],
         query: &[(&str, String)],
@@ -98,13 +98,13 @@ impl Api {
     }
 
     /// What a POST without a body answers; `None` if there is no such job, batch or schedule.
-    pub(crate) async fn post(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
+    pub async fn post(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
         self.send(self.request(Method::POST, path, &[]).timeout(DEADLINE))
             .await
     }
 
     /// What a POST with a JSON body answers.
-    pub(crate) async fn post_json(
+    pub async fn post_json(
         &self,
         path: &[&str],
         body: &Value,
@@ -118,13 +118,13 @@ impl Api {
     }
 
     /// What a PUT with a JSON body answers.
-    pub(crate) async fn put_json(&self, path: &[&str], body: &Value) -> Result<Value, ApiError> {
+    pub async fn put_json(&self, path: &[&str], body: &Value) -> Result<Value, ApiError> {
         let request = self.request(Method::PUT, path, &[]).timeout(DEADLINE).json(body);
         self.send(request).await?.ok_or(ApiError::NotThere)
     }
 
     /// What a DELETE answers; `None` if there is no such thing.
-    pub(crate) async fn delete(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
+    pub async fn delete(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
         self.send(self.request(Method::DELETE, path, &[]).timeout(DEADLINE))
             .await
     }

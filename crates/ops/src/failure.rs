@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io;
-use std::process::ExitCode;
 
 use holdfast_api::auth::{KeyError, UserError};
 use holdfast_core::config::ConfigFaults;
@@ -14,10 +13,10 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
 use holdfast_tasks::accounts::AccountError;
 
-use crate::remote::ApiError;
+use crate::client::ApiError;
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigFaults),
     /// The configuration is sound, and not for this command.
@@ -62,51 +61,48 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) fn no(text: impl Into<String>) -> Self {
+    pub fn no(text: impl Into<String>) -> Self {
         Self::No(text.into())
     }
 
-    pub(crate) fn service(doing: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn service(doing: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Service {
             doing: doing.into(),
             source: source.into(),
         }
     }
 
-    pub(crate) fn unless_zero(code: u8) -> Result<(), Self> {
+    pub fn unless_zero(code: u8) -> Result<(), Self> {
         match code {
             0 => Ok(()),
             code => Err(Self::Verdict(code)),
         }
     }
 
-    pub(crate) fn exit_code(&self) -> ExitCode {
+    pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Misused(_) => ExitCode::from(64),
-            Self::Verdict(code) => ExitCode::from(*code),
-            Self::Config(faults) => ExitCode::from(u8::try_from(faults.exit_code()).unwrap_or(64)),
-            _ if self.is_closed_pipe() => ExitCode::SUCCESS,
-            _ => ExitCode::FAILURE,
+            Self::Misused(_) => 64,
+            Self::Verdict(code) => *code,
+            Self::Config(faults) => u8::try_from(faults.exit_code()).unwrap_or(64),
+            _ if self.is_closed_pipe() => 0,
+            _ => 1,
         }
     }
 
-    /// On stderr: the failure and its causes.
-    pub(crate) fn report(&self) {
+    /// The failure and its causes, outermost first, each text once; empty where there is nothing to print.
+    pub fn chain(&self) -> Vec<String> {
         if self.is_closed_pipe() || matches!(self, Self::Verdict(_)) {
-            return;
+            return Vec::new();
         }
-        let mut said = self.to_string();
-        eprintln!("holdfast: {said}");
+        let mut texts = vec![self.to_string()];
         let mut cause = self.source();
         while let Some(error) = cause {
-            // Transparent errors say what their cause says.
-            let next = error.to_string();
-            if next != said {
-                eprintln!("  because: {next}");
-            }
-            said = next;
+            texts.push(error.to_string());
             cause = error.source();
         }
+        // Transparent errors repeat the text of their cause.
+        texts.dedup();
+        texts
     }
 
     /// `holdfast jobs list | head` is no failure.

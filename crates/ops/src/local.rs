@@ -16,23 +16,23 @@ use crate::failure::Failure;
 const DATABASE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest wait for Redis' first answer. A job of a `redis` queue goes to the ledger if it does not come.
-pub(crate) const REDIS_DEADLINE: Duration = Duration::from_secs(1);
+pub const REDIS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What one command needs of a process: the settings and an open database with an up-to-date schema.
 #[derive(Debug)]
-pub(crate) struct Local {
-    pub(crate) settings: Settings,
-    pub(crate) database: Database,
+pub struct Local {
+    pub settings: Settings,
+    pub database: Database,
 }
 
 /// The settings of this directory and environment.
-pub(crate) fn settings() -> Result<Settings, Failure> {
+pub fn settings() -> Result<Settings, Failure> {
     log_to_stderr(LevelFilter::WARN);
     Ok(config::load()?)
 }
 
 /// The same for a command that may take long and says how far it is.
-pub(crate) fn settings_with_progress() -> Result<Settings, Failure> {
+pub fn settings_with_progress() -> Result<Settings, Failure> {
     log_to_stderr(LevelFilter::INFO);
     Ok(config::load()?)
 }
@@ -46,7 +46,7 @@ fn log_to_stderr(level: LevelFilter) {
 }
 
 impl Local {
-    pub(crate) async fn open() -> Result<Self, Failure> {
+    pub async fn open() -> Result<Self, Failure> {
         let settings = settings()?;
         // SQLite would make an empty one, and then complain about it.
         if let Some(path) = settings.embedded_path().filter(|path| !path.exists()) {
@@ -69,7 +69,7 @@ impl Local {
     }
 
     /// The jobs of this database, and of Redis if it answers.
-    pub(crate) async fn jobs(&self) -> Result<(Jobs, RedisGate), Failure> {
+    pub async fn jobs(&self) -> Result<(Jobs, RedisGate), Failure> {
         let redis = &self.settings.redis;
         let gate = RedisGate::open(Role::Queue, redis.queue.as_ref(), redis)?;
         gate.wait_ready(REDIS_DEADLINE).await;
@@ -80,7 +80,7 @@ impl Local {
 
 /// Lets a ring of the bell leave before the process ends. Without it the job would run all the same, at the next safety
 /// poll: nothing here is worth more than one round trip, or an error.
-pub(crate) async fn let_the_bell_ring(gate: &RedisGate) {
+pub async fn let_the_bell_ring(gate: &RedisGate) {
     if !gate.mode().is_normal() {
         return;
     }

@@ -9,50 +9,52 @@ use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::enqueue::{Enqueued, JobRequest};
 use holdfast_jobs::ledger::{CancelReply, JobFilter, JobRecord, RetryReply};
 use holdfast_jobs::{JobId, Jobs, State};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
+use url::Url;
 
-use crate::args::TargetArgs;
+use crate::client::Api;
 use crate::failure::Failure;
 use crate::local::{self, Local};
-use crate::remote::Api;
 
 /// One long poll of an API; longer waits are several. Below the idle limit of common proxies.
-pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(20);
+pub const LONGEST_POLL: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
-pub(crate) enum Target {
+pub enum Target {
     Api(Api),
     Database { jobs: Jobs, gate: RedisGate },
 }
 
 /// An accepted job.
 #[derive(Debug)]
-pub(crate) struct Accepted {
-    pub(crate) id: JobId,
+pub struct Accepted {
+    pub id: JobId,
     /// As the API words it.
-    pub(crate) document: Value,
+    pub document: Value,
 }
 
 /// What became of a request to cancel or retry, as the API words it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Steered {
-    pub(crate) id: JobId,
+pub struct Steered {
+    pub id: JobId,
     /// The job's state now. `running` after a cancellation: it has been asked to give way.
-    pub(crate) state: State,
+    pub state: State,
 }
 
 impl Target {
-    pub(crate) async fn open(args: &TargetArgs) -> Result<Self, Failure> {
-        if let Some(url) = &args.url {
-            return Ok(Self::Api(Api::new(url.clone(), args.key.as_ref())?));
+    /// The API at `url`, or without one the database that the configuration names.
+    pub async fn open(url: Option<&Url>, key: Option<&SecretString>) -> Result<Self, Failure> {
+        if let Some(url) = url {
+            return Ok(Self::Api(Api::new(url.clone(), key)?));
         }
         let (jobs, gate) = Local::open().await?.jobs().await?;
         Ok(Self::Database { jobs, gate })
     }
 
-    pub(crate) async fn enqueue(&self, request: JobRequest) -> Result<Accepted, Failure> {
+    pub async fn enqueue(&self, request: JobRequest) -> Result<Accepted, Failure> {
         let document = match self {
             Self::Api(api) => {
                 let key = request.idempotency_key.clone();
@@ -69,7 +71,7 @@ impl Target {
     }
 
     /// The job; after a wait, once it is final or the limit has passed.
-    pub(crate) async fn show(&self, id: JobId, wait: Option<Duration>) -> Result<Option<Value>, Failure> {
+    pub async fn show(&self, id: JobId, wait: Option<Duration>) -> Result<Option<Value>, Failure> {
         match self {
             Self::Api(api) => poll(api, id, wait.unwrap_or_default()).await,
             Self::Database { jobs, .. } => {
@@ -82,7 +84,7 @@ impl Target {
         }
     }
 
-    pub(crate) async fn list(&self, filter: &JobFilter) -> Result<Vec<Value>, Failure> {
+    pub async fn list(&self, filter: &JobFilter) -> Result<Vec<Value>, Failure> {
         match self {
             Self::Api(api) => {
                 let page = api
@@ -98,7 +100,7 @@ impl Target {
     }
 
     /// `None`: there is no such job.
-    pub(crate) async fn cancel(&self, id: JobId) -> Result<Option<Steered>, Failure> {
+    pub async fn cancel(&self, id: JobId) -> Result<Option<Steered>, Failure> {
         let state = match self {
             Self::Api(api) => return steer(api, id, "cancel").await,
             Self::Database { jobs, .. } => match jobs.steer(&By::new(Actor::cli())).cancel(id).await? {
@@ -118,7 +120,7 @@ impl Target {
     }
 
     /// `None`: there is no such job.
-    pub(crate) async fn retry(&self, id: JobId) -> Result<Option<Steered>, Failure> {
+    pub async fn retry(&self, id: JobId) -> Result<Option<Steered>, Failure> {
         match self {
             Self::Api(api) => steer(api, id, "retry").await,
             Self::Database { jobs, gate } => match jobs.steer(&By::new(Actor::cli())).retry(id).await? {
@@ -142,7 +144,7 @@ impl Target {
 }
 
 impl Accepted {
-    pub(crate) fn of(document: Value) -> Result<Self, Failure> {
+    pub fn of(document: Value) -> Result<Self, Failure> {
         let id = document.get("id").map(JobId::deserialize);
         match id {
             Some(Ok(id)) => Ok(Self { id, document }),
@@ -150,7 +152,7 @@ impl Accepted {
         }
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let field = |name: &str| {
             self.document
                 .get(name)
@@ -229,7 +231,7 @@ fn body_of(request: &JobRequest) -> Value {
     Value::Object(body)
 }
 
-pub(crate) fn accepted_document(accepted: &Enqueued) -> Value {
+pub fn accepted_document(accepted: &Enqueued) -> Value {
     let durability = match accepted.durability {
         Durability::Ledger => "ledger",
         Durability::Redis => "redis",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 /// `90`, `1.5` (seconds), `500ms`, `90s`, `5m`, `2h`, `1d`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 5] = [
         ("ms", 0.001),
         ("s", 1.0),
@@ -24,7 +24,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 const EXPECTED: &str = "expected seconds, or a number with a unit: 90, 1.5, 500ms, 90s, 5m, 2h, 1d";
 
 /// RFC 3339, with any offset.
-pub(crate) fn instant(text: &str) -> Result<DateTime<Utc>, String> {
+pub fn instant(text: &str) -> Result<DateTime<Utc>, String> {
     DateTime::parse_from_rfc3339(text)
         .map(|at| at.to_utc())
         .map_err(|error| format!("{error}: expected RFC 3339, such as 2027-01-31T09:00:00Z"))

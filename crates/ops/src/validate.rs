@@ -1,24 +1,23 @@
-//! `holdfast validate`: is this system as it should be? Configuration, database, Redis, API, workers, queues.
+//! Is this system as it should be? Configuration, database, Redis, API, workers, queues.
 //!
-//! What is configured here (DATABASE_URL, REDIS_URL) is asked directly; with `--url` the API is asked as well, and
-//! queues and workers through it. `--files` looks at deployment files alone.
-//!
-//! Exit codes: 0; 1 a check failed; 2 one is to be looked at, with `--strict`; 64 the command line is of no use.
+//! What the configuration names (DATABASE_URL, REDIS_URL) is checked directly; with a URL the API is checked as well, and
+//! queues and workers are read through it. Each function adds its outcomes to a [`Run`]; a check that fails is an
+//! outcome, and an error means that the checks could not be run.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_core::config::{self, ConfigFaults, Durability, Settings, Sources};
+use holdfast_core::config::{
+    self, ConfigFaults, Durability, RedisEndpoint, RedisSettings, Settings, Sources,
+};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::diagnosis::Diagnosis;
 use secrecy::{ExposeSecret, SecretString};
-use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
-use crate::args::TargetArgs;
 use crate::checks::api::wire::Wire;
 use crate::checks::api::{self, ApiSubject, HealthSubject};
 use crate::checks::configuration::{self, ConfigSubject};
@@ -26,63 +25,26 @@ use crate::checks::database::{self, DatabaseSubject, FEWEST_PROCESSES};
 use crate::checks::files::{self, Deployment};
 use crate::checks::ledger::{self, LedgerSubject};
 use crate::checks::redis::{self, RedisSubject};
-use crate::checks::report::{Form, Report, print_line, print_nothing};
 use crate::checks::system::{self, SystemSubject};
 use crate::checks::{Run, Verdict, drill};
+use crate::client::Api;
 use crate::failure::Failure;
-use crate::remote::Api;
 use crate::target::Target;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    /// Print one JSON document instead of text
-    #[arg(long, conflicts_with = "junit")]
-    json: bool,
-    /// Print a JUnit file instead of text
-    #[arg(long)]
-    junit: bool,
-    /// Let a check that is to be looked at fail the run
-    #[arg(long)]
-    strict: bool,
-    /// Cut Redis off from a private API and worker for five seconds, and see whether their jobs run
-    #[arg(long)]
-    drill: bool,
-    /// Check the deployment files of a directory and nothing else
-    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".", conflicts_with_all = ["url", "drill"])]
-    files: Option<PathBuf>,
-    /// How many processes share the database and Redis, for the sums of their pools; without it the live workers and two
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    processes: Option<u64>,
+/// What is checked beside what the configuration names.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// An API to check; queues and workers are then read through it.
+    pub url: Option<Url>,
+    pub key: Option<SecretString>,
+    /// Cut Redis off from a private API and worker for five seconds.
+    pub drill: bool,
+    /// How many processes share the database and Redis. `None`: the live workers and two.
+    pub processes: Option<u64>,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    be_quiet();
-    let (form, show) = match (args.json, args.junit) {
-        (true, _) => (Form::Json, print_nothing as fn(&_)),
-        (_, true) => (Form::Junit, print_nothing as fn(&_)),
-        _ => (Form::Text, print_line as fn(&_)),
-    };
-    let mut run = Run::new(show);
-    match &args.files {
-        Some(directory) => check_files(&mut run, directory).await?,
-        None => check_system(&mut run, &args).await?,
-    }
-    let report = Report::of(run.outcomes());
-    report.print(form)?;
-    Failure::unless_zero(report.exit_code(args.strict))
-}
-
-/// The checks say what is wrong; what the parts would log while they are tried says it again, and worse.
-fn be_quiet() {
-    let to_stderr = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::ERROR)
-        .with_writer(std::io::stderr);
-    to_stderr.without_time().with_target(false).try_init().ok();
-}
-
-async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(), Failure> {
+/// The deployment files of a directory, and nothing else.
+pub async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(), Failure> {
     if !directory.is_dir() {
         return Err(Failure::Misused(format!(
             "--files: {} is no directory",
@@ -105,23 +67,24 @@ async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(), F
     Ok(())
 }
 
-async fn check_system(run: &mut Run, args: &Args) -> Result<(), Failure> {
+/// Everything that the configuration and the options name.
+pub async fn check_system(run: &mut Run, options: &Options) -> Result<(), Failure> {
     let loaded = config::load();
     let settings = match &loaded {
         Ok(settings) => settings.clone(),
         Err(_) => config::load_from(Sources::default())?,
     };
     check_configuration(run, loaded.clone()).await;
-    let database = check_database(run, loaded.as_ref().ok(), args).await?;
+    let database = check_database(run, loaded.as_ref().ok(), options).await?;
     let processes = match &database {
         Some(database) if passed(run, "database.schema") => database.processes().await,
-        _ => args.processes.unwrap_or(FEWEST_PROCESSES),
+        _ => options.processes.unwrap_or(FEWEST_PROCESSES),
     };
     check_redis(run, loaded.as_ref().ok(), processes).await;
-    let api = check_api(run, loaded.as_ref().ok(), args).await?;
+    let api = check_api(run, loaded.as_ref().ok(), options).await?;
     check_jobs(run, settings.worker.lost_after, api.as_ref(), database.as_ref()).await?;
     check_answers(run, api.as_ref()).await;
-    if args.drill {
+    if options.drill {
         run.all("drill", &settings, drill::CHECKS).await;
     } else {
         run.skip("drill", drill::CHECKS, "ask for it with --drill");
@@ -148,6 +111,13 @@ pub(crate) async fn check_deployed(
     Ok(())
 }
 
+/// One Redis server in one role, whatever the configuration names.
+pub async fn check_redis_server(run: &mut Run, endpoint: RedisEndpoint, settings: RedisSettings, role: Role) {
+    let mut subject = RedisSubject::new(role, endpoint, settings);
+    subject.shared = role == Role::Queue;
+    run.all("redis", &subject, redis::CHECKS).await;
+}
+
 async fn check_configuration(run: &mut Run, loaded: Result<Settings, ConfigFaults>) {
     let directory = PathBuf::from(".");
     run.all(
@@ -167,7 +137,7 @@ async fn check_configuration(run: &mut Run, loaded: Result<Settings, ConfigFault
 async fn check_database(
     run: &mut Run,
     settings: Option<&Settings>,
-    args: &Args,
+    options: &Options,
 ) -> Result<Option<DatabaseSubject>, Failure> {
     const GROUP: &str = "database";
     let Some(settings) = settings else {
@@ -189,7 +159,7 @@ async fn check_database(
         database: opened,
         jobs,
         gate,
-        processes: args.processes,
+        processes: options.processes,
     };
     run.all(GROUP, &subject, database::CHECKS).await;
     let ledger = LedgerSubject::new(Diagnosis::new(settings, &subject.jobs, &subject.database));
@@ -226,14 +196,14 @@ async fn check_redis(run: &mut Run, settings: Option<&Settings>, processes: u64)
 async fn check_api(
     run: &mut Run,
     settings: Option<&Settings>,
-    args: &Args,
+    options: &Options,
 ) -> Result<Option<ApiSubject>, Failure> {
-    let Some(url) = &args.target.url else {
+    let Some(url) = &options.url else {
         run.skip("api", api::API, NO_URL);
         return Ok(None);
     };
-    let wire = Wire::new(url.clone(), args.target.key.clone())
-        .map_err(|error| Failure::service(NO_CLIENT, error))?;
+    let wire =
+        Wire::new(url.clone(), options.key.clone()).map_err(|error| Failure::service(NO_CLIENT, error))?;
     let subject = ApiSubject {
         wire: Arc::new(wire),
         settings: settings.cloned(),

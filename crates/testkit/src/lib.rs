@@ -29,6 +29,7 @@ mod eventually;
 pub mod http;
 mod lines;
 mod pgbouncer;
+pub mod place;
 pub mod ports;
 mod postgres;
 mod process;

@@ -2,7 +2,7 @@
 //!
 //! Each test ends with the same account ([`Cluster::conclude`]): executions counted by the receiver against what the
 //! producers were told, and both against SQL and Redis. The long versions of the backlogs (1,000,000 jobs on Redis,
-//! 200,000 on the ledger) are measured by `holdfast bench`.
+//! 200,000 on the ledger) are measured by `holdfast-bench`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 

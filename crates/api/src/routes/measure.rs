@@ -1,4 +1,4 @@
-//! Routes for `holdfast bench http`: one answer, as a constant, from the copy in the process, and from Redis.
+//! Routes for `holdfast-bench http`: one answer, as a constant, from the copy in the process, and from Redis.
 //!
 //! They are served only where [`Application::with_measuring_routes`](crate::Application::with_measuring_routes) was
 //! called, which no service does, and never in production.

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::args::{OutputArgs, TargetArgs};
-use crate::failure::Failure;
 use crate::output::table;
-use crate::target::Target;
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
+use holdfast_ops::time;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -54,7 +54,7 @@ struct EntryView {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let Args { target, output, .. } = &args;
-    let target = Target::open(target).await?;
+    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
     let filter = AuditFilter {
         actor: args.actor.clone(),
         action: args.action.clone(),

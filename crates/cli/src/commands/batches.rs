@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::args::{OutputArgs, TargetArgs};
-use crate::failure::Failure;
 use crate::output::table;
-use crate::target::{LONGEST_POLL, Target};
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::target::{LONGEST_POLL, Target};
+use holdfast_ops::time;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(&target).await?;
+    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
     match command {
         Command::List { state, after, limit } => list(&target, state, after, limit, output).await,
         Command::Show { id, wait } => show(&target, id, wait, output).await,

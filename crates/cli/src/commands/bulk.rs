@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::args::OutputArgs;
-use crate::failure::Failure;
-use crate::remote::Api;
+use holdfast_ops::Failure;
+use holdfast_ops::client::Api;
 
 /// What a call answers, as the API words it.
 #[derive(Debug, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use holdfast_jobs::schedules::Schedules;
 use holdfast_jobs::worker::WorkerParts;
 use holdfast_worker::{Progress, run_worker};
 
-use crate::failure::Failure;
+use holdfast_ops::Failure;
 
 /// Longest wait for connections in use at the end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);

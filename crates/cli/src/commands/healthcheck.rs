@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::failure::Failure;
+use holdfast_ops::Failure;
 
 /// For connecting, and again for the answer.
 const DEADLINE: Duration = Duration::from_secs(2);

@@ -8,9 +8,9 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 
 use crate::args::OutputArgs;
-use crate::failure::Failure;
-use crate::local::Local;
 use crate::output::table;
+use holdfast_ops::Failure;
+use holdfast_ops::local::Local;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {

@@ -9,9 +9,9 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::OutputArgs;
-use crate::failure::Failure;
-use crate::local;
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::local;
+use holdfast_ops::time;
 
 /// Longest look at what is pending.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);

@@ -2,7 +2,6 @@
 
 pub(crate) mod audit;
 pub(crate) mod batches;
-pub(crate) mod bench;
 pub(crate) mod bulk;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
@@ -19,7 +18,7 @@ pub(crate) mod users;
 pub(crate) mod validate;
 
 use crate::args::{Cli, Command};
-use crate::failure::Failure;
+use holdfast_ops::Failure;
 
 /// Runs what the command line says; `holdfast dev` if it says nothing.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
@@ -38,7 +37,6 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::RedisCheck(args) => briefly(redis_check::run(args)),
         Command::Validate(args) => at_length(validate::run(*args)),
         Command::Monitor(args) => at_length(monitor::run(*args)),
-        Command::Bench(args) => bench::run(&args),
         Command::Deploy(args) => briefly(deploy::run(*args)),
     }
 }

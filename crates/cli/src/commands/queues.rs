@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::args::{OutputArgs, TargetArgs};
 use crate::commands::bulk;
-use crate::failure::Failure;
 use crate::output::table;
-use crate::target::Target;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(&target).await?;
+    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
     match command {
         Command::List => list(&target, output).await,
         Command::Pause { name } => steer(&target, &name, true, output).await,
@@ -163,7 +163,7 @@ async fn steer(target: &Target, name: &str, paused: bool, output: OutputArgs) ->
                 jobs.steer(&by).pause(name).await?;
             } else {
                 jobs.steer(&by).resume(name).await?;
-                crate::local::let_the_bell_ring(gate).await;
+                holdfast_ops::local::let_the_bell_ring(gate).await;
             }
         }
     }
@@ -237,7 +237,7 @@ impl Limit {
                 }
                 let by = By::new(Actor::cli());
                 jobs.steer(&by).limit(name, limits.as_ref()).await?;
-                crate::local::let_the_bell_ring(gate).await;
+                holdfast_ops::local::let_the_bell_ring(gate).await;
             }
         }
         let document = json!({ "name": name, "limits": limits });

@@ -4,12 +4,11 @@
 
 use holdfast_core::config::{self, RedisEndpoint, RedisSettings};
 use holdfast_core::redis::Role;
+use holdfast_ops::checks::report::Form;
+use holdfast_ops::{Failure, local, validate as checks};
 use secrecy::SecretString;
 
-use crate::checks::Run;
-use crate::checks::redis::{CHECKS, RedisSubject};
-use crate::checks::report::{Form, Report, print_line, print_nothing};
-use crate::failure::Failure;
+use crate::commands::validate;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -32,24 +31,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Some(url) => (url, config::load_section("redis")?.redis),
         None => configured()?,
     };
-    let (form, show) = if args.json {
-        (Form::Json, print_nothing as fn(&_))
-    } else {
-        (Form::Text, print_line as fn(&_))
-    };
+    let form = if args.json { Form::Json } else { Form::Text };
     let role = if args.cache { Role::Cache } else { Role::Queue };
-    let mut subject = RedisSubject::new(role, RedisEndpoint { url }, settings);
-    subject.shared = !args.cache;
-    let mut run = Run::new(show);
-    run.all("redis", &subject, CHECKS).await;
-    let report = Report::of(run.outcomes());
-    report.print(form)?;
-    Failure::unless_zero(report.exit_code(args.strict))
+    let mut run = validate::run_of(form);
+    checks::check_redis_server(&mut run, RedisEndpoint { url }, settings, role).await;
+    validate::print(&run, form, args.strict)
 }
 
 /// What the configuration names, where platforms spell a URL in parts (`REDISHOST`, …).
 fn configured() -> Result<(SecretString, RedisSettings), Failure> {
-    let settings = crate::local::settings()?.redis;
+    let settings = local::settings()?.redis;
     let endpoint = settings.queue.clone().ok_or_else(|| {
         Failure::Misused("there is no Redis to check: set REDIS_URL, or give --url".to_owned())
     })?;

@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use self::target::Target;
 use crate::args::{OutputArgs, TargetArgs};
 use crate::commands::jobs::payload;
-use crate::failure::Failure;
 use crate::output::table;
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::time;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {

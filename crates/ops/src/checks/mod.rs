@@ -16,7 +16,7 @@ pub(crate) mod drill;
 pub(crate) mod files;
 pub(crate) mod ledger;
 pub(crate) mod redis;
-pub(crate) mod report;
+pub mod report;
 pub(crate) mod system;
 pub(crate) mod timing;
 
@@ -30,7 +30,7 @@ use tokio::time::timeout;
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Verdict {
+pub enum Verdict {
     Pass,
     /// It was not checked; the summary says why.
     Skipped,
@@ -119,40 +119,50 @@ pub(crate) use check;
 
 /// A finding with its place and its time.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Outcome {
-    pub(crate) group: &'static str,
-    pub(crate) name: String,
-    pub(crate) verdict: Verdict,
-    pub(crate) summary: String,
+pub struct Outcome {
+    pub group: &'static str,
+    pub name: String,
+    pub verdict: Verdict,
+    pub summary: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) hint: Option<String>,
-    pub(crate) elapsed_ms: f64,
+    pub hint: Option<String>,
+    /// Milliseconds.
+    pub elapsed_ms: f64,
     #[serde(skip_serializing_if = "Map::is_empty")]
-    pub(crate) numbers: Map<String, Value>,
+    pub numbers: Map<String, Value>,
 }
 
 impl Outcome {
-    pub(crate) fn full_name(&self) -> String {
+    /// `group.name`.
+    pub fn full_name(&self) -> String {
         format!("{}.{}", self.group, self.name)
     }
 }
 
 /// Runs checks and keeps their outcomes.
-pub(crate) struct Run {
+pub struct Run {
     outcomes: Vec<Outcome>,
-    on_outcome: fn(&Outcome),
+    on_outcome: Box<dyn Fn(&Outcome)>,
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run")
+            .field("outcomes", &self.outcomes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Run {
     /// `on_outcome` is called as each check ends.
-    pub(crate) fn new(on_outcome: fn(&Outcome)) -> Self {
+    pub fn new(on_outcome: impl Fn(&Outcome) + 'static) -> Self {
         Self {
             outcomes: Vec::new(),
-            on_outcome,
+            on_outcome: Box::new(on_outcome),
         }
     }
 
-    pub(crate) fn outcomes(&self) -> &[Outcome] {
+    pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
     }
 

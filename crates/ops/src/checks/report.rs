@@ -1,24 +1,22 @@
 //! What is shown of a run of checks: lines for people, a JSON document, a JUnit file.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Write as _};
 
 use holdfast_core::clock;
 use serde::Serialize;
 
 use super::{Outcome, Verdict};
-use crate::failure::Failure;
 
-/// The form of the answer on stdout.
+/// The form of a rendered report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub enum Form {
     Text,
     Json,
     Junit,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Counts {
+struct Counts {
     passed: usize,
     warned: usize,
     failed: usize,
@@ -27,11 +25,11 @@ pub(crate) struct Counts {
 
 /// A finished run.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report<'a> {
+pub struct Report<'a> {
     /// The gravest verdict; `pass` if nothing was checked.
-    pub(crate) status: Verdict,
+    pub status: Verdict,
     /// 0 to 100: what passed of what was checked; a warning counts half.
-    pub(crate) score: u32,
+    pub score: u32,
     counts: Counts,
     version: &'static str,
     at: chrono::DateTime<chrono::Utc>,
@@ -39,7 +37,7 @@ pub(crate) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn of(checks: &'a [Outcome]) -> Self {
+    pub fn of(checks: &'a [Outcome]) -> Self {
         let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
         let counts = Counts {
             passed: count(Verdict::Pass),
@@ -62,21 +60,17 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Prints the whole run; in the text form the lines are out already, and this is the end.
-    pub(crate) fn print(&self, form: Form) -> Result<(), Failure> {
-        let text = match form {
+    /// The whole run. The text form is the closing line alone: each check's [`line`] is printed as the check ends.
+    pub fn render(&self, form: Form) -> serde_json::Result<String> {
+        Ok(match form {
             Form::Text => self.closing_line(),
-            Form::Json => serde_json::to_string_pretty(self).map_err(io::Error::from)? + "\n",
+            Form::Json => serde_json::to_string_pretty(self)? + "\n",
             Form::Junit => self.junit(),
-        };
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.flush()?;
-        Ok(())
+        })
     }
 
     /// The exit code: 0, 1 (something failed), 2 (something is to be looked at, and that is not allowed).
-    pub(crate) fn exit_code(&self, strict: bool) -> u8 {
+    pub fn exit_code(&self, strict: bool) -> u8 {
         match self.status {
             Verdict::Fail => 1,
             Verdict::Warn if strict => 2,
@@ -182,19 +176,8 @@ fn escaped(text: &str) -> String {
     safe
 }
 
-/// The text form of one check, printed as it ends. A reader who went away is met at the end of the run.
-pub(crate) fn print_line(outcome: &Outcome) {
-    let coloured = io::stdout().is_terminal();
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(line(outcome, coloured).as_bytes()).ok();
-    stdout.flush().ok();
-}
-
-/// Where lines would disturb the document.
-pub(crate) fn print_nothing(_: &Outcome) {}
-
-/// Verdict, name and summary; a hint, if there is one, on a line of its own.
-pub(crate) fn line(outcome: &Outcome, coloured: bool) -> String {
+/// The text form of one check: verdict, name and summary; a hint, if there is one, on a line of its own.
+pub fn line(outcome: &Outcome, coloured: bool) -> String {
     let (word, colour) = match outcome.verdict {
         Verdict::Pass => ("pass", 32),
         Verdict::Warn => ("warn", 33),

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::Options;
 use super::documents::Deployment;
 use super::railway::Railway;
-use super::{Limits, say};
 
 /// Looks that may fail one after another.
 const MOST_FAILED_LOOKS: u32 = 5;
@@ -83,18 +83,19 @@ impl Ending {
     }
 }
 
-pub(crate) async fn follow(railway: &Railway, list: &[String], id: &str, limits: Limits) -> Ending {
+pub(crate) async fn follow(railway: &Railway, options: &Options, service: &str, id: &str) -> Ending {
+    let list = options.list(service);
     let begun = Instant::now();
     let mut status = "unknown".to_owned();
     let mut failed_looks = 0;
-    while begun.elapsed() < limits.service {
-        match railway.json::<Vec<Deployment>>(list).await {
+    while begun.elapsed() < options.service_deadline {
+        match railway.json::<Vec<Deployment>>(&list).await {
             Ok(deployments) => {
                 failed_looks = 0;
                 // Not listed yet: it was uploaded a moment ago.
                 if let Some(found) = deployments.into_iter().find(|deployment| deployment.id == id) {
                     if found.status != status {
-                        say(&format!("  {}", found.status.to_lowercase()));
+                        options.say(&format!("  {}", found.status.to_lowercase()));
                     }
                     status = found.status;
                     if let Some(ending) = ending(&status) {
@@ -110,9 +111,9 @@ pub(crate) async fn follow(railway: &Railway, list: &[String], id: &str, limits:
                 }
             }
         }
-        tokio::time::sleep(limits.poll).await;
+        tokio::time::sleep(options.poll).await;
     }
-    let seconds = limits.service.as_secs_f64();
+    let seconds = options.service_deadline.as_secs_f64();
     Ending::Dead {
         why: Why::Deadline { status, seconds },
     }

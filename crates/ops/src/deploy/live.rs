@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode, redirect};
-use secrecy::SecretString;
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use tokio::time::sleep;
 use url::Url;
 
-use super::say;
+use super::Options;
 use crate::checks::report::{self, Report};
 use crate::checks::{Outcome, Run, Verdict};
-use crate::commands::validate;
 use crate::failure::Failure;
+use crate::validate;
 
 /// Longest wait for one answer.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,25 +28,21 @@ const KEY: &str = "api.key";
 const SPEED: &str = "performance.requests";
 
 /// What was found at the address.
-#[derive(Debug)]
-pub(crate) struct Checked {
+#[derive(Debug, Serialize)]
+pub(super) struct Checked {
     url: Url,
     version: String,
     status: String,
+    /// As `holdfast validate --json` prints it.
+    #[serde(rename = "validation", serialize_with = "as_report")]
     outcomes: Vec<Outcome>,
 }
 
-impl Checked {
-    /// `{url, version, status, validation}`, the last as `holdfast validate --json` prints it.
-    pub(crate) fn document(&self) -> Value {
-        json!({
-            "url": self.url.as_str(),
-            "version": self.version,
-            "status": self.status,
-            "validation": Report::of(&self.outcomes),
-        })
-    }
+fn as_report<S: Serializer>(outcomes: &[Outcome], serializer: S) -> Result<S::Ok, S::Error> {
+    Report::of(outcomes).serialize(serializer)
+}
 
+impl Checked {
     /// What must not be, if there is any: a check that failed, or 95 % of requests slower than the aim, in milliseconds.
     pub(crate) fn verdict(&self, aim: f64) -> Result<(), Failure> {
         let url = &self.url;
@@ -91,11 +87,8 @@ impl Checked {
 }
 
 /// Waits until the address is healthy, then asks it everything.
-pub(crate) async fn check(
-    url: Url,
-    key: Option<SecretString>,
-    patience: Duration,
-) -> Result<Checked, Failure> {
+pub(crate) async fn check(url: Url, options: &Options) -> Result<Checked, Failure> {
+    let patience = options.live_deadline;
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = Client::builder()
         .connect_timeout(CONNECT_DEADLINE)
@@ -113,9 +106,9 @@ pub(crate) async fn check(
             .to_owned()
     };
     let (version, status) = (text("version"), text("status"));
-    say(&format!("  {status}, version {version}"));
-    let mut run = Run::new(tell);
-    validate::check_deployed(&mut run, url.clone(), key).await?;
+    options.say(&format!("  {status}, version {version}"));
+    let mut run = Run::new(printer(options.progress));
+    validate::check_deployed(&mut run, url.clone(), options.key.clone()).await?;
     Ok(Checked {
         url,
         version,
@@ -124,10 +117,12 @@ pub(crate) async fn check(
     })
 }
 
-/// Progress, for people.
-fn tell(outcome: &Outcome) {
-    for line in report::line(outcome, false).lines() {
-        say(&format!("  {line}"));
+/// Passes the lines of each outcome on.
+fn printer(progress: fn(&str)) -> impl Fn(&Outcome) {
+    move |outcome| {
+        for line in report::line(outcome, false).lines() {
+            progress(&format!("  {line}"));
+        }
     }
 }
 

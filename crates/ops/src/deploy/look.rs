@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::Args;
+use super::Options;
 use super::documents::{Deployment, Domains, Instance, ProjectPlan, Status};
 use super::railway::{Railway, RailwayError};
 
@@ -53,17 +53,17 @@ impl Project {
     }
 }
 
-pub(crate) async fn look(railway: &Railway, args: &Args) -> Result<Project, RailwayError> {
+pub(crate) async fn look(railway: &Railway, options: &Options) -> Result<Project, RailwayError> {
     let cli = version(railway).await?;
-    let account = account(railway, args).await?;
-    let (name, environment, services) = project(railway, args).await?;
-    for wanted in &args.services {
+    let account = account(railway, options).await?;
+    let (name, environment, services) = project(railway, options).await?;
+    for wanted in &options.services {
         if !services.iter().any(|known| known.service_name == *wanted) {
             return Err(RailwayError::Lacks(lacking(
                 wanted,
                 &environment,
                 &services,
-                args,
+                options,
             )));
         }
     }
@@ -73,7 +73,7 @@ pub(crate) async fn look(railway: &Railway, args: &Args) -> Result<Project, Rail
         cli,
         account,
         services,
-        pending: pending(railway, args).await?,
+        pending: pending(railway, options).await?,
     })
 }
 
@@ -98,12 +98,12 @@ async fn version(railway: &Railway) -> Result<String, RailwayError> {
 }
 
 /// Who deploys; nobody can say for a project's token.
-async fn account(railway: &Railway, args: &Args) -> Result<Option<String>, RailwayError> {
+async fn account(railway: &Railway, options: &Options) -> Result<Option<String>, RailwayError> {
     #[derive(serde::Deserialize)]
     struct Whoami {
         email: String,
     }
-    match (&args.project_token, &args.account_token) {
+    match (&options.project_token, &options.account_token) {
         (Some(_), Some(_)) => Err(RailwayError::TwoTokens),
         (Some(_), None) => Ok(None),
         (None, _) => {
@@ -114,9 +114,12 @@ async fn account(railway: &Railway, args: &Args) -> Result<Option<String>, Railw
     }
 }
 
-async fn project(railway: &Railway, args: &Args) -> Result<(String, String, Vec<Instance>), RailwayError> {
-    let status: Status = railway.json(&args.status()).await?;
-    let wanted = &args.environment;
+async fn project(
+    railway: &Railway,
+    options: &Options,
+) -> Result<(String, String, Vec<Instance>), RailwayError> {
+    let status: Status = railway.json(&options.status()).await?;
+    let wanted = &options.environment;
     let environment = status
         .environments
         .nodes()
@@ -131,24 +134,24 @@ async fn project(railway: &Railway, args: &Args) -> Result<(String, String, Vec<
     Ok((status.name, environment.name, services))
 }
 
-async fn pending(railway: &Railway, args: &Args) -> Result<Option<Vec<String>>, RailwayError> {
-    if !args.has_project_file() {
+async fn pending(railway: &Railway, options: &Options) -> Result<Option<Vec<String>>, RailwayError> {
+    if !options.has_project_file() {
         return Ok(None);
     }
     let (plan, code): (ProjectPlan, i32) = railway
-        .json_and_code(&Args::project_plan(), &[0, CHANGES_PENDING])
+        .json_and_code(&Options::project_plan(), &[0, CHANGES_PENDING])
         .await?;
     Ok((code == CHANGES_PENDING).then(|| plan.lines()))
 }
 
-fn lacking(wanted: &str, environment: &str, services: &[Instance], args: &Args) -> String {
+fn lacking(wanted: &str, environment: &str, services: &[Instance], options: &Options) -> String {
     let names: Vec<&str> = services.iter().map(|known| known.service_name.as_str()).collect();
     let there = if names.is_empty() {
         "none".to_owned()
     } else {
         names.join(", ")
     };
-    let cure = if args.project.is_some() {
+    let cure = if options.project.is_some() {
         "check --project"
     } else {
         "`railway config apply` makes it from .railway/railway.ts, or name others with --service"

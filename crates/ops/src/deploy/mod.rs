@@ -1,9 +1,9 @@
-//! `holdfast deploy`: a new version onto Railway, by its own CLI, followed to the end.
+//! A new version onto Railway, by its own CLI, followed to the end.
 //!
 //! The states of a deployment, in order, and what happens when one of them fails:
 //! 1. *Look* ([`look`]): is the CLI there, new enough, logged in, linked; are the services there; what would change in
 //!    the project. Nothing has been touched; the exit code is 64 and the message says what to do.
-//! 2. *Plan* ([`plan`]): shown, and agreed to (or `--yes`). `--dry-run` prints its commands and runs none at all.
+//! 2. *Plan* ([`plan`]): shown, and agreed to (or `--yes`). [`commands`] lists its commands and runs none.
 //! 3. *Ship*: the project's changes, the migration, then one service after the other, each followed ([`follow`]) to a
 //!    final status. The first that does not come alive ends the run: its last log lines are shown, later services are
 //!    not touched.
@@ -23,103 +23,75 @@ mod plan;
 mod railway;
 mod rollback;
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use secrecy::SecretString;
 use serde::Serialize;
-use serde_json::json;
 use url::Url;
 
 use self::follow::{Ending, Outcome};
 use self::look::Project;
 use self::plan::{Plan, Step};
 use self::railway::{Railway, RailwayError};
-use crate::args::{OutputArgs, api_url};
 use crate::failure::Failure;
 
 /// Log lines shown of a service that did not come alive.
 const SHOWN_LOG_LINES: usize = 30;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Railway project, by id. Default: the one that this directory is linked to
-    #[arg(long, env = "RAILWAY_PROJECT_ID")]
-    project: Option<String>,
-    /// Environment of the project, by name or id
-    #[arg(long, env = "RAILWAY_ENVIRONMENT_ID", default_value = "production")]
-    environment: String,
-    /// Services to deploy, in this order
-    #[arg(long = "service", value_name = "NAME", value_delimiter = ',', default_values = ["api", "worker", "beat"])]
-    services: Vec<String>,
-    /// When the schema is brought up to date
-    #[arg(long, value_enum, default_value_t = Migration::PreDeploy)]
-    migrate: Migration,
-    /// Leave the project as it is, whatever .railway/railway.ts says
-    #[arg(long)]
-    no_config: bool,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
-    /// Run nothing: print every command
-    #[arg(long)]
-    dry_run: bool,
-    /// If a service does not come alive or the check fails, go back to the deployments of before
-    #[arg(long)]
-    rollback: bool,
-    /// Public address to check afterwards. Default: the domain of the service `api`
-    #[arg(long, value_parser = api_url)]
-    url: Option<Url>,
-    /// API key for the checks of workers and queues; without one they are left out
-    #[arg(long, env = "HOLDFAST_API_KEY", hide_env_values = true)]
-    key: Option<SecretString>,
-    /// Do not check the public address afterwards
-    #[arg(long, conflicts_with = "url")]
-    no_check: bool,
-    /// Longest a service may take from its upload to its final status, in seconds
-    #[arg(long, default_value_t = 1200.0, value_parser = seconds)]
-    timeout_seconds: f64,
-    /// Longest one command of the Railway CLI may take, an upload ten times that, in seconds
-    #[arg(long, default_value_t = 60.0, value_parser = seconds)]
-    command_timeout_seconds: f64,
-    /// Pause between two looks at a deployment, in seconds
-    #[arg(long, default_value_t = 3.0, value_parser = seconds, hide = true)]
-    poll_seconds: f64,
-    /// Longest wait for the public address to answer as healthy, in seconds
-    #[arg(long, default_value_t = 60.0, value_parser = seconds)]
-    live_timeout_seconds: f64,
-    /// The check fails if a twentieth of its requests takes longer, in milliseconds
-    #[arg(long, default_value_t = 1000.0)]
-    max_p95_ms: f64,
-    /// The Railway CLI
-    #[arg(long, value_name = "PROGRAM", default_value = "railway", hide = true)]
-    railway: PathBuf,
-    #[arg(long, env = "RAILWAY_TOKEN", hide = true, hide_env_values = true)]
-    project_token: Option<SecretString>,
-    #[arg(long, env = "RAILWAY_API_TOKEN", hide = true, hide_env_values = true)]
-    account_token: Option<SecretString>,
-    #[command(flatten)]
-    output: OutputArgs,
+/// What is deployed where, and how long it may take.
+#[derive(Debug)]
+pub struct Options {
+    /// Railway project, by id. `None`: the one that this directory is linked to.
+    pub project: Option<String>,
+    /// Environment of the project, by name or id.
+    pub environment: String,
+    /// Services to deploy, in this order.
+    pub services: Vec<String>,
+    pub migrate: Migration,
+    /// Leave the project as it is, whatever .railway/railway.ts says.
+    pub no_config: bool,
+    /// Go back to the previous deployments if a service does not come alive or the check fails.
+    pub rollback: bool,
+    /// Public address to check afterwards. `None`: the domain of the service `api`.
+    pub url: Option<Url>,
+    /// API key for the checks of workers and queues; without one they are left out.
+    pub key: Option<SecretString>,
+    /// Do not check the public address afterwards.
+    pub no_check: bool,
+    /// Longest a service may take from its upload to its final status.
+    pub service_deadline: Duration,
+    /// Longest one command of the Railway CLI may take; an upload may take ten times that.
+    pub command_deadline: Duration,
+    /// Pause between two polls of a deployment.
+    pub poll: Duration,
+    /// Longest wait for the public address to answer as healthy.
+    pub live_deadline: Duration,
+    /// The check fails if a twentieth of its requests takes longer, in milliseconds.
+    pub max_p95_ms: f64,
+    /// The Railway CLI.
+    pub railway: PathBuf,
+    pub project_token: Option<SecretString>,
+    pub account_token: Option<SecretString>,
+    /// Receives each line of progress.
+    pub progress: fn(&str),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Migration {
+impl Options {
+    fn say(&self, text: &str) {
+        (self.progress)(text);
+    }
+}
+
+/// When the schema is brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migration {
     /// By the pre-deploy command of `api`, inside Railway's network: `api` is deployed first, and alone
     PreDeploy,
     /// From this machine, with the variables of `api`: the database must have a public address
     Here,
     /// Not at all
     Skip,
-}
-
-/// How long things may take.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    service: Duration,
-    poll: Duration,
-    live: Duration,
 }
 
 /// What became of one service.
@@ -131,57 +103,112 @@ struct Shipped {
     seconds: f64,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    if args.dry_run {
-        let plan = Plan::of(&args, args.has_project_file());
-        return args.output.print(&json!({ "commands": plan.commands() }), || {
-            plan.commands().join("\n")
-        });
+/// A finished deployment.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    project: String,
+    environment: String,
+    services: Vec<Shipped>,
+    /// What was found at the public address; `None` if it was not checked.
+    live: Option<live::Checked>,
+}
+
+impl Report {
+    /// One line: the project and each service with its outcome.
+    pub fn text(&self) -> String {
+        let services = self
+            .services
+            .iter()
+            .map(|shipped| format!("{} {}", shipped.service, shipped.outcome.words()));
+        format!(
+            "{} ({}): {}",
+            self.project,
+            self.environment,
+            services.collect::<Vec<_>>().join(", ")
+        )
     }
-    let railway = Railway::new(args.railway.clone(), duration(args.command_timeout_seconds));
-    let project = look::look(&railway, &args).await.map_err(refused)?;
-    let plan = Plan::of(&args, project.pending.is_some());
-    say(&plan.describe(&project));
-    agree(&args, &project)?;
-    Deployment::new(&args, &railway, &project).ship(&plan).await
+
+    /// An error if the address refused the key, so that workers and queues were not checked.
+    pub fn all_was_checked(&self) -> Result<(), Failure> {
+        self.live.as_ref().map_or(Ok(()), live::Checked::all_was_asked)
+    }
+}
+
+/// Every command that a deployment would run, in order. Runs none.
+pub fn commands(options: &Options) -> Vec<String> {
+    Plan::of(options, options.has_project_file()).commands().to_vec()
+}
+
+/// Looks at the project and changes nothing.
+pub async fn prepare(options: &Options) -> Result<Prepared<'_>, Failure> {
+    let railway = Railway::new(options.railway.clone(), options.command_deadline);
+    let project = look::look(&railway, options).await.map_err(refused)?;
+    let plan = Plan::of(options, project.pending.is_some());
+    Ok(Prepared {
+        options,
+        railway,
+        project,
+        plan,
+    })
+}
+
+/// A deployment that can begin.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    options: &'a Options,
+    railway: Railway,
+    project: Project,
+    plan: Plan,
+}
+
+impl Prepared<'_> {
+    /// What is going to be done, a line a step.
+    pub fn description(&self) -> String {
+        self.plan.describe(&self.project)
+    }
+
+    /// `project (environment)`.
+    pub fn destination(&self) -> String {
+        format!("{} ({})", self.project.name, self.project.environment)
+    }
+
+    pub async fn ship(&self) -> Result<Report, Failure> {
+        Deployment::new(self.options, &self.railway, &self.project)
+            .ship(&self.plan)
+            .await
+    }
 }
 
 /// One run, after everybody agreed to it.
 struct Deployment<'a> {
-    args: &'a Args,
+    options: &'a Options,
     railway: &'a Railway,
     project: &'a Project,
-    limits: Limits,
     shipped: Vec<Shipped>,
 }
 
 impl<'a> Deployment<'a> {
-    fn new(args: &'a Args, railway: &'a Railway, project: &'a Project) -> Self {
-        let limits = Limits {
-            service: duration(args.timeout_seconds),
-            poll: duration(args.poll_seconds),
-            live: duration(args.live_timeout_seconds),
-        };
+    fn new(options: &'a Options, railway: &'a Railway, project: &'a Project) -> Self {
         Self {
-            args,
+            options,
             railway,
             project,
-            limits,
             shipped: Vec::new(),
         }
     }
 
-    async fn ship(mut self, plan: &Plan) -> Result<(), Failure> {
-        let outcome = self.take_steps(plan).await;
-        let outcome = match outcome {
+    async fn ship(mut self, plan: &Plan) -> Result<Report, Failure> {
+        let outcome = match self.take_steps(plan).await {
             Ok(()) => self.check().await,
             Err(failure) => Err(failure),
         };
         match outcome {
-            Ok(live) => {
-                self.print(live.as_ref())?;
-                live.map_or(Ok(()), |live| live.all_was_asked())
-            }
+            Ok(live) => Ok(Report {
+                project: self.project.name.clone(),
+                environment: self.project.environment.clone(),
+                services: self.shipped,
+                live,
+            }),
             Err(failure) => Err(self.give_up(failure).await),
         }
     }
@@ -190,13 +217,14 @@ impl<'a> Deployment<'a> {
         for step in plan.steps() {
             match step {
                 Step::Apply(command) => {
-                    say("changing the project as .railway/railway.ts says");
+                    self.options
+                        .say("changing the project as .railway/railway.ts says");
                     self.railway.text(command).await.map_err(failed)?;
                 }
                 Step::Migrate(command) => {
-                    say("bringing the schema up to date");
+                    self.options.say("bringing the schema up to date");
                     let said = self.railway.upload(command).await.map_err(failed)?;
-                    say(said.trim());
+                    self.options.say(said.trim());
                 }
                 Step::Deploy { service, up } => self.deploy(service, up).await?,
             }
@@ -205,17 +233,12 @@ impl<'a> Deployment<'a> {
     }
 
     async fn deploy(&mut self, service: &str, up: &[String]) -> Result<(), Failure> {
-        say(&format!("{service}: uploading"));
+        self.options.say(&format!("{service}: uploading"));
         let begun = Instant::now();
         let started: documents::Started = self.railway.upload_json(up).await.map_err(failed)?;
-        say(&format!("{service}: deployment {}", started.deployment_id));
-        let ending = follow::follow(
-            self.railway,
-            &self.args.list(service),
-            &started.deployment_id,
-            self.limits,
-        )
-        .await;
+        self.options
+            .say(&format!("{service}: deployment {}", started.deployment_id));
+        let ending = follow::follow(self.railway, self.options, service, &started.deployment_id).await;
         let outcome = ending.outcome();
         self.shipped.push(Shipped {
             service: service.to_owned(),
@@ -225,7 +248,7 @@ impl<'a> Deployment<'a> {
         });
         match ending {
             Ending::Alive | Ending::Unchanged => {
-                say(&format!(
+                self.options.say(&format!(
                     "{service}: {} after {:.0} s",
                     outcome.words(),
                     begun.elapsed().as_secs_f64()
@@ -240,35 +263,38 @@ impl<'a> Deployment<'a> {
     }
 
     async fn check(&self) -> Result<Option<live::Checked>, Failure> {
-        if self.args.no_check {
+        if self.options.no_check {
             return Ok(None);
         }
-        let Some(url) = self.args.url.clone().or_else(|| self.project.public_address()) else {
-            say(
+        let Some(url) = self.options.url.clone().or_else(|| self.project.public_address()) else {
+            self.options.say(
                 "api has no public domain, so nothing was checked from outside: `railway domain --service api` makes one",
             );
             return Ok(None);
         };
-        say(&format!("checking {url}"));
-        let checked = live::check(url, self.args.key.clone(), self.limits.live).await?;
-        checked.verdict(self.args.max_p95_ms)?;
+        self.options.say(&format!("checking {url}"));
+        let checked = live::check(url, self.options).await?;
+        checked.verdict(self.options.max_p95_ms)?;
         Ok(Some(checked))
     }
 
     /// The last lines of a service that did not come alive: of its run, or if it never ran, of its build.
     async fn show_logs(&self, service: &str, deployment: &str) {
         for kind in ["--deployment", "--build"] {
-            let command = self.args.logs(service, deployment, kind, SHOWN_LOG_LINES);
+            let command = self.options.logs(service, deployment, kind, SHOWN_LOG_LINES);
             match self.railway.text(&command).await {
                 Ok(text) if text.trim().is_empty() => {}
                 Ok(text) => {
-                    say(&format!("{service}: its last log lines ({})", &kind[2..]));
+                    self.options
+                        .say(&format!("{service}: its last log lines ({})", &kind[2..]));
                     for line in documents::log_lines(&text, SHOWN_LOG_LINES) {
-                        say(&format!("  {line}"));
+                        self.options.say(&format!("  {line}"));
                     }
                     return;
                 }
-                Err(error) => say(&format!("{service}: its logs cannot be shown: {error}")),
+                Err(error) => self
+                    .options
+                    .say(&format!("{service}: its logs cannot be shown: {error}")),
             }
         }
     }
@@ -280,69 +306,23 @@ impl<'a> Deployment<'a> {
             .filter(|shipped| shipped.outcome.has_replaced_the_old())
             .collect();
         if changed.is_empty() {
-            say("nothing that runs was changed");
+            self.options.say("nothing that runs was changed");
             return failure;
         }
         let names: Vec<&str> = changed.iter().map(|shipped| shipped.service.as_str()).collect();
-        if !self.args.rollback {
-            say(&format!(
+        if !self.options.rollback {
+            self.options.say(&format!(
                 "{} run the new version; --rollback would have gone back to the one before",
                 names.join(", ")
             ));
             return failure;
         }
-        let undone = rollback::roll_back(self.railway, self.args, self.project, &changed, self.limits).await;
+        let undone = rollback::roll_back(self.railway, self.options, self.project, &changed).await;
         match undone {
             Ok(()) => Failure::no(format!("{failure}; {} rolled back", names.join(", "))),
             Err(also) => Failure::no(format!("{failure}; and rolling back failed: {also}")),
         }
     }
-
-    fn print(&self, live: Option<&live::Checked>) -> Result<(), Failure> {
-        let document = json!({
-            "project": self.project.name,
-            "environment": self.project.environment,
-            "services": self.shipped,
-            "live": live.map(live::Checked::document),
-        });
-        self.args.output.print(&document, || {
-            let services = self
-                .shipped
-                .iter()
-                .map(|shipped| format!("{} {}", shipped.service, shipped.outcome.words()));
-            format!(
-                "{} ({}): {}",
-                self.project.name,
-                self.project.environment,
-                services.collect::<Vec<_>>().join(", ")
-            )
-        })
-    }
-}
-
-/// Asks on the terminal; without one, `--yes` must have been given.
-fn agree(args: &Args, project: &Project) -> Result<(), Failure> {
-    if args.yes {
-        return Ok(());
-    }
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Misused(
-            "nobody is here to agree: give --yes to deploy, or --dry-run to see the commands".to_owned(),
-        ));
-    }
-    eprint!("Deploy to {} ({})? [y/N] ", project.name, project.environment);
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Failure::no("not deployed")),
-    }
-}
-
-/// Progress, for people. The answer goes to stdout.
-fn say(text: &str) {
-    eprintln!("{text}");
 }
 
 /// Before anything was touched: what is missing is for the caller to put right.
@@ -356,20 +336,4 @@ fn refused(error: RailwayError) -> Failure {
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn failed(error: RailwayError) -> Failure {
     Failure::no(error.to_string())
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    const MOST: f64 = 86_400.0;
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "expected a number of seconds".to_owned())?;
-    if (0.01..=MOST).contains(&seconds) {
-        Ok(seconds)
-    } else {
-        Err(format!("expected 0.01 to {MOST} seconds"))
-    }
-}
-
-fn duration(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::look::Project;
 use super::rollback;
-use super::{Args, Migration, railway};
+use super::{Migration, Options, railway};
 
 const PROJECT_FILE: &str = ".railway/railway.ts";
 
@@ -31,23 +31,23 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// `applies`: the project differs from its file (or, in a dry run, might).
-    pub(crate) fn of(args: &Args, applies: bool) -> Self {
+    pub(crate) fn of(options: &Options, applies: bool) -> Self {
         let mut steps = Vec::new();
         if applies {
             steps.push(Step::Apply(words(&["config", "apply", "--yes", "--json"])));
         }
-        if args.migrate == Migration::Here {
-            steps.push(Step::Migrate(args.migrate_here()));
+        if options.migrate == Migration::Here {
+            steps.push(Step::Migrate(options.migrate_here()));
         }
-        steps.extend(args.in_order().into_iter().map(|service| Step::Deploy {
-            up: args.up(service),
+        steps.extend(options.in_order().into_iter().map(|service| Step::Deploy {
+            up: options.up(service),
             service: service.to_owned(),
         }));
-        let commands = commands(args, &steps);
+        let commands = commands(options, &steps);
         Self {
             steps,
             commands,
-            migration: args.migrate,
+            migration: options.migrate,
         }
     }
 
@@ -95,28 +95,28 @@ impl Plan {
     }
 }
 
-fn commands(args: &Args, steps: &[Step]) -> Vec<String> {
+fn commands(options: &Options, steps: &[Step]) -> Vec<String> {
     const ID: &str = "DEPLOYMENT";
     let mut all = vec![words(&["--version"])];
-    if args.project_token.is_none() {
+    if options.project_token.is_none() {
         all.push(words(&["whoami", "--json"]));
     }
-    all.push(args.status());
-    if args.has_project_file() {
-        all.push(Args::project_plan());
+    all.push(options.status());
+    if options.has_project_file() {
+        all.push(Options::project_plan());
     }
     for step in steps {
         match step {
             Step::Apply(command) | Step::Migrate(command) => all.push(command.clone()),
             Step::Deploy { service, up } => {
                 all.push(up.clone());
-                all.push(args.list(service));
+                all.push(options.list(service));
             }
         }
     }
     let mut lines: Vec<String> = all.iter().map(|command| railway::shown(command)).collect();
-    if !args.no_check {
-        let address = args
+    if !options.no_check {
+        let address = options
             .url
             .as_ref()
             .map_or("https://DOMAIN".to_owned(), ToString::to_string);
@@ -124,16 +124,16 @@ fn commands(args: &Args, steps: &[Step]) -> Vec<String> {
             "# then, as soon as it is healthy: holdfast validate --url {address}"
         ));
     }
-    let logs = args.logs("SERVICE", ID, "--deployment", super::SHOWN_LOG_LINES);
+    let logs = options.logs("SERVICE", ID, "--deployment", super::SHOWN_LOG_LINES);
     lines.push(format!("# on failure: {}", railway::shown(&logs)));
-    if args.rollback {
+    if options.rollback {
         lines.push(format!("# and: {}", railway::shown(&rollback::command(ID))));
     }
     lines
 }
 
 /// The command lines, in one place.
-impl Args {
+impl Options {
     pub(crate) fn has_project_file(&self) -> bool {
         !self.no_config && Path::new(PROJECT_FILE).exists()
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::documents::{Deployment, RolledBack};
 use super::look::Project;
 use super::railway::{Railway, RailwayError};
-use super::{Args, Limits, Shipped, say};
+use super::{Options, Shipped};
 
 pub(crate) fn command(deployment: &str) -> Vec<String> {
     let words = [
@@ -23,21 +23,20 @@ pub(crate) fn command(deployment: &str) -> Vec<String> {
 
 pub(crate) async fn roll_back(
     railway: &Railway,
-    args: &Args,
+    options: &Options,
     project: &Project,
     changed: &[&Shipped],
-    limits: Limits,
 ) -> Result<(), RailwayError> {
     for shipped in changed.iter().rev() {
         let service = &shipped.service;
         let Some(before) = project.serving(service) else {
-            say(&format!(
+            options.say(&format!(
                 "{service}: there was no deployment before this one to go back to"
             ));
             continue;
         };
-        say(&format!("{service}: going back to {}", before.id));
-        let list = args.list(service);
+        options.say(&format!("{service}: going back to {}", before.id));
+        let list = options.list(service);
         let known: Vec<Deployment> = railway.json(&list).await?;
         let answer: RolledBack = railway.json(&command(&before.id)).await?;
         if !answer.data.deployment_rollback {
@@ -45,7 +44,7 @@ pub(crate) async fn roll_back(
                 "Railway did not roll {service} back"
             )));
         }
-        wait_until_back(railway, &list, before, &known, limits).await?;
+        wait_until_back(railway, options, service, before, &known).await?;
     }
     Ok(())
 }
@@ -53,15 +52,16 @@ pub(crate) async fn roll_back(
 /// Back is: the old deployment serves again, or a new one (Railway makes one of the old image) does.
 async fn wait_until_back(
     railway: &Railway,
-    list: &[String],
+    options: &Options,
+    service: &str,
     before: &Deployment,
     known: &[Deployment],
-    limits: Limits,
 ) -> Result<(), RailwayError> {
+    let list = options.list(service);
     let begun = Instant::now();
     let is_new = |deployment: &Deployment| known.iter().all(|old| old.id != deployment.id);
-    while begun.elapsed() < limits.service {
-        let now: Vec<Deployment> = railway.json(list).await?;
+    while begun.elapsed() < options.service_deadline {
+        let now: Vec<Deployment> = railway.json(&list).await?;
         let serves = |deployment: &Deployment| {
             deployment.status == "SUCCESS" && (deployment.id == before.id || is_new(deployment))
         };
@@ -77,10 +77,10 @@ async fn wait_until_back(
                 fell.id, fell.status
             )));
         }
-        tokio::time::sleep(limits.poll).await;
+        tokio::time::sleep(options.poll).await;
     }
     Err(RailwayError::Lacks(format!(
         "the old version was not back after {} s",
-        limits.service.as_secs_f64()
+        options.service_deadline.as_secs_f64()
     )))
 }

@@ -1,4 +1,4 @@
-//! `holdfast monitor`: watches one API, on a dashboard or as JSON lines, tells when something is wrong and when it is
+//! Watches one API, on a dashboard or as JSON lines, tells when something is wrong and when it is
 //! over, and leaves a report.
 //!
 //! # When things fail
@@ -6,8 +6,6 @@
 //!   the same pace; a look takes five seconds at most.
 //! - *A receiver of notices is down*: see [`notify`]. Looks are not delayed.
 //! - *The report cannot be written*: told at the start, before hours of watching, by writing an empty one.
-//!
-//! Exit codes: 0, also after a signal; 1 the report cannot be written; 64 the command line or the rules are of no use.
 
 mod alerts;
 mod headless;
@@ -18,58 +16,45 @@ mod rules;
 mod sample;
 mod screen;
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_core::shutdown::Shutdown;
+use secrecy::SecretString;
 use tokio::time::{MissedTickBehavior, interval};
+use url::Url;
 
 use self::alerts::{AlertBook, Notice};
 use self::history::History;
-use self::notify::{Notifier, SinkArgs};
+use self::notify::Notifier;
+pub use self::notify::{Mailbox, Sinks};
 use self::sample::Sample;
-use crate::args::TargetArgs;
 use crate::checks::api::wire::Wire;
 use crate::failure::Failure;
-use crate::time;
 
 /// Most notices that a report tells of; older ones go.
 const MOST_NOTICES: usize = 1_000;
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+/// A shorter interval between two samples is refused.
+pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    /// Between two looks: 2, 500ms, 1m
-    #[arg(long, default_value = "2s", value_parser = interval_of)]
-    interval: Duration,
-    /// Print JSON lines instead of a dashboard: every sample and every notice
-    #[arg(long)]
-    headless: bool,
-    /// End after this time: 90s, 5m, 8h
-    #[arg(long = "for", value_name = "DURATION", value_parser = time::duration)]
-    duration: Option<Duration>,
-    /// Alert rules, a TOML file; without one the built-in rules
-    #[arg(long, value_name = "FILE")]
-    rules: Option<PathBuf>,
-    /// Between reminders of an alert that lasts
-    #[arg(long, default_value = "1h", value_parser = time::duration)]
-    remind: Duration,
-    /// Write a report to this file at the end: one HTML document that opens offline
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    #[command(flatten)]
-    sinks: SinkArgs,
-}
-
-fn interval_of(text: &str) -> Result<Duration, String> {
-    let interval = time::duration(text)?;
-    if interval < SHORTEST_INTERVAL {
-        return Err("at least 100ms".to_owned());
-    }
-    Ok(interval)
+#[derive(Debug)]
+pub struct Options {
+    /// The API to watch.
+    pub url: Url,
+    pub key: Option<SecretString>,
+    /// Between two samples; at least [`SHORTEST_INTERVAL`].
+    pub interval: Duration,
+    /// JSON lines on stdout instead of a dashboard.
+    pub headless: bool,
+    /// End after this time.
+    pub duration: Option<Duration>,
+    /// Alert rules, a TOML file; `None`: the built-in rules.
+    pub rules: Option<PathBuf>,
+    /// Between reminders of an alert that lasts.
+    pub remind: Duration,
+    /// Where the report is written at the end: one HTML document.
+    pub report: Option<PathBuf>,
+    pub sinks: Sinks,
 }
 
 /// Everything that has been seen so far.
@@ -81,39 +66,30 @@ struct Watch {
     notices: Vec<Notice>,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let Some(url) = args.target.url.clone() else {
-        return Err(Failure::Misused(
-            "what to watch? Give --url, or set HOLDFAST_URL".to_owned(),
-        ));
-    };
-    if !args.headless && !std::io::stdout().is_terminal() {
-        return Err(Failure::Misused(
-            "the dashboard needs a terminal: give --headless for JSON lines".to_owned(),
-        ));
-    }
-    let rules = rules_of(args.rules.as_deref())?;
-    if let Some(path) = &args.report {
+/// Watches until a signal, the duration, or a key ends it. The dashboard needs a terminal on stdout.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let rules = rules_of(options.rules.as_deref())?;
+    if let Some(path) = &options.report {
         std::fs::write(path, "").map_err(|error| unwritten(path, error))?;
     }
-    let target = url.origin().ascii_serialization();
-    let wire = Wire::new(url, args.target.key.clone())
+    let target = options.url.origin().ascii_serialization();
+    let wire = Wire::new(options.url, options.key)
         .map_err(|error| Failure::service("the HTTP client cannot be built", error))?;
-    let notifier = Notifier::start(&args.sinks)?;
+    let notifier = Notifier::start(&options.sinks)?;
     let mut watch = Watch {
-        book: AlertBook::new(rules, target.clone(), args.remind),
+        book: AlertBook::new(rules, target.clone(), options.remind),
         target,
         history: History::default(),
         notices: Vec::new(),
     };
     let stop = Shutdown::new();
     stop.on_signals()?;
-    end_after(args.duration, &stop);
-    let ended = if args.headless {
+    end_after(options.duration, &stop);
+    let ended = if options.headless {
         look_until(
             &stop,
             &wire,
-            args.interval,
+            options.interval,
             &mut watch,
             &notifier,
             &mut headless::Lines,
@@ -121,12 +97,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .await
     } else {
         let mut screen = screen::Screen::open(&stop)?;
-        let ended = look_until(&stop, &wire, args.interval, &mut watch, &notifier, &mut screen).await;
+        let ended = look_until(&stop, &wire, options.interval, &mut watch, &notifier, &mut screen).await;
         drop(screen);
         ended
     };
     notifier.finish().await;
-    if let Some(path) = &args.report {
+    if let Some(path) = &options.report {
         std::fs::write(path, report::html(&watch)).map_err(|error| unwritten(path, error))?;
     }
     ended

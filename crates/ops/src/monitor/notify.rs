@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use holdfast_core::clock;
-use lettre::message::Mailbox;
+pub use lettre::message::Mailbox;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use reqwest::Client;
 use secrecy::{ExposeSecret, SecretString};
@@ -28,29 +28,17 @@ const MOST_WAITING: usize = 256;
 /// How long the end of the run waits for what is still to be delivered.
 const FLUSH: Duration = Duration::from_secs(15);
 
-/// Where to send, as the command line says.
-#[derive(Debug, Clone, clap::Args)]
-pub(super) struct SinkArgs {
-    /// Send notices to this URL, signed as Standard Webhooks says
-    #[arg(long, value_name = "URL", requires = "webhook_secret")]
-    webhook: Option<Url>,
-    /// Secret of the webhook's signature: whsec_ and base64
-    #[arg(
-        long,
-        env = "HOLDFAST_MONITOR_WEBHOOK_SECRET",
-        hide_env_values = true,
-        value_name = "SECRET"
-    )]
-    webhook_secret: Option<SecretString>,
-    /// Send notices by mail through this server: smtps://user:password@host, or smtp://host:port
-    #[arg(long, env = "HOLDFAST_MONITOR_SMTP_URL", hide_env_values = true, value_name = "URL", requires_all = ["mail_from", "mail_to"])]
-    smtp: Option<SecretString>,
-    /// Sender of the mails
-    #[arg(long, value_name = "ADDRESS")]
-    mail_from: Option<Mailbox>,
-    /// Receiver of the mails; may be given more than once
-    #[arg(long, value_name = "ADDRESS")]
-    mail_to: Vec<Mailbox>,
+/// Where notices are sent.
+#[derive(Debug, Clone, Default)]
+pub struct Sinks {
+    /// A webhook, signed as Standard Webhooks says; it needs the secret.
+    pub webhook: Option<Url>,
+    /// Secret of the webhook's signature: whsec_ and base64.
+    pub webhook_secret: Option<SecretString>,
+    /// smtps://user:password@host, or smtp://host:port; it needs sender and receivers.
+    pub smtp: Option<SecretString>,
+    pub mail_from: Option<Mailbox>,
+    pub mail_to: Vec<Mailbox>,
 }
 
 /// Takes notices, and delivers them in the background.
@@ -62,12 +50,12 @@ pub(super) struct Notifier {
 
 impl Notifier {
     /// Call it inside tokio.
-    pub(super) fn start(args: &SinkArgs) -> Result<Self, Failure> {
-        let sinks = Sinks::new(args)?;
+    pub(super) fn start(sinks: &Sinks) -> Result<Self, Failure> {
+        let receivers = Receivers::new(sinks)?;
         let (waiting, notices) = mpsc::channel(MOST_WAITING);
         Ok(Self {
             waiting,
-            delivering: tokio::spawn(deliver_all(sinks, notices)),
+            delivering: tokio::spawn(deliver_all(receivers, notices)),
         })
     }
 
@@ -93,7 +81,7 @@ enum Sink {
     Mail,
 }
 
-struct Sinks {
+struct Receivers {
     client: Client,
     webhook: Option<(Url, Webhook)>,
     mail: Option<Mail>,
@@ -105,15 +93,15 @@ struct Mail {
     to: Vec<Mailbox>,
 }
 
-impl Sinks {
-    fn new(args: &SinkArgs) -> Result<Self, Failure> {
+impl Receivers {
+    fn new(sinks: &Sinks) -> Result<Self, Failure> {
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = Client::builder()
             .timeout(DEADLINE)
             .user_agent(concat!("holdfast-monitor/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::service("the HTTP client cannot be built", error))?;
-        let webhook = match (&args.webhook, &args.webhook_secret) {
+        let webhook = match (&sinks.webhook, &sinks.webhook_secret) {
             (Some(url), Some(secret)) => {
                 let signer = Webhook::new(secret.expose_secret()).map_err(|_| {
                     Failure::Misused(
@@ -124,8 +112,8 @@ impl Sinks {
             }
             _ => None,
         };
-        let mail = match (&args.smtp, &args.mail_from) {
-            (Some(url), Some(from)) => Some(Mail::new(url, from.clone(), args.mail_to.clone())?),
+        let mail = match (&sinks.smtp, &sinks.mail_from) {
+            (Some(url), Some(from)) => Some(Mail::new(url, from.clone(), sinks.mail_to.clone())?),
             _ => None,
         };
         Ok(Self {
@@ -266,8 +254,8 @@ fn text(notice: &Notice) -> String {
     )
 }
 
-async fn deliver_all(sinks: Sinks, mut notices: mpsc::Receiver<Notice>) {
+async fn deliver_all(receivers: Receivers, mut notices: mpsc::Receiver<Notice>) {
     while let Some(notice) = notices.recv().await {
-        sinks.deliver(&notice).await;
+        receivers.deliver(&notice).await;
     }
 }

@@ -7,7 +7,7 @@
 //! category, nearness, popularity and how soon it is, then makes it varied (`rank.rs`, with all weights). The model knows
 //! events and no users: a user's own actions are read when a list is made, so they count at once, and a user who is
 //! deleted is gone from the next list. What comes of all this against popularity and chance: [`evaluate`],
-//! `holdfast bench recommend`.
+//! `holdfast-bench recommend`.
 //!
 //! # Where it lives
 //! `ml.train` makes it from SQL, in a worker, and stores it in SQL as a version of compressed pieces (`store.rs`); a version

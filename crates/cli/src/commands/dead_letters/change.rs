@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::FilterArgs;
 use crate::args::OutputArgs;
 use crate::commands::bulk::{self, Answer};
-use crate::failure::Failure;
-use crate::target::Target;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
 
 /// Which dead letters to change: by id, by filter, or all.
 #[derive(Debug, clap::Args)]
@@ -128,7 +128,7 @@ pub(super) async fn redrive(target: &Target, args: Redrive, output: OutputArgs) 
                 Ok(Answer::from(&steering.redrive(&redrive).await?))
             })
             .await?;
-            crate::local::let_the_bell_ring(gate).await;
+            holdfast_ops::local::let_the_bell_ring(gate).await;
             answer
         }
     };

@@ -9,9 +9,9 @@ use holdfast_jobs::JobId;
 use holdfast_jobs::dead_letters::DeadLetterFilter;
 
 use crate::args::{OutputArgs, TargetArgs};
-use crate::failure::Failure;
-use crate::target::Target;
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
+use holdfast_ops::time;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -91,7 +91,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(&target).await?;
+    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
     match command {
         Command::List(args) => read::list(&target, &args, output).await,
         Command::Show { id } => read::show(&target, id, output).await,

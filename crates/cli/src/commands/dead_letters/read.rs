@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::FilterArgs;
 use crate::args::OutputArgs;
-use crate::failure::Failure;
 use crate::output::{JobView, table};
-use crate::target::Target;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct List {

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::args::OutputArgs;
 use crate::commands::bulk::{self, Answer};
-use crate::failure::Failure;
-use crate::target::Target;
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
+use holdfast_ops::time;
 
 const PATH: &[&str] = &["v1", "jobs", "cancel"];
 

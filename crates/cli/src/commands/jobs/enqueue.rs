@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 
 use super::{print_job, unknown};
 use crate::args::OutputArgs;
-use crate::failure::Failure;
-use crate::target::Target;
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
+use holdfast_ops::time;
 
 /// More is more than any configuration of `jobs.max_payload_bytes` accepts.
 const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;

@@ -5,9 +5,9 @@ use holdfast_jobs::{BatchId, JobId, State};
 use serde_json::json;
 
 use crate::args::OutputArgs;
-use crate::failure::Failure;
 use crate::output::{JobView, table};
-use crate::target::Target;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

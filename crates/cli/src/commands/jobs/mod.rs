@@ -14,9 +14,9 @@ use holdfast_jobs::{JobId, State};
 use serde_json::Value;
 
 use crate::args::{OutputArgs, TargetArgs};
-use crate::failure::Failure;
 use crate::output::JobView;
-use crate::target::Target;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -57,7 +57,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(&target).await?;
+    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
     match command {
         Command::Enqueue(args) => enqueue::run(&target, args, output).await,
         Command::Show(args) => show::run(&target, args, output).await,

@@ -6,9 +6,9 @@ use holdfast_jobs::JobId;
 
 use super::{print_job, unknown};
 use crate::args::OutputArgs;
-use crate::failure::Failure;
-use crate::target::Target;
-use crate::time;
+use holdfast_ops::Failure;
+use holdfast_ops::target::Target;
+use holdfast_ops::time;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::args::TargetArgs;
-use crate::failure::Failure;
-use crate::local::{self, Local};
-use crate::remote::Api;
-use crate::target::{Accepted, accepted_document};
+use holdfast_ops::Failure;
+use holdfast_ops::client::Api;
+use holdfast_ops::local::{self, Local};
+use holdfast_ops::target::{Accepted, accepted_document};
 
 #[derive(Debug)]
 pub(super) enum Target {

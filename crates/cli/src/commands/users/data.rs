@@ -12,8 +12,8 @@ use holdfast_tasks::recommend::Recommender;
 use serde_json::json;
 
 use crate::args::OutputArgs;
-use crate::failure::Failure;
-use crate::local::Local;
+use holdfast_ops::Failure;
+use holdfast_ops::local::Local;
 
 /// Somebody about whom something is kept.
 #[derive(Debug, clap::Args)]
@@ -87,7 +87,7 @@ async fn accounts(local: &Local) -> Result<(Accounts, Cache), Failure> {
     let (jobs, _) = local.jobs().await?;
     let redis = &local.settings.redis;
     let gate = RedisGate::open(Role::Cache, redis.cache.as_ref(), redis)?;
-    gate.wait_ready(crate::local::REDIS_DEADLINE).await;
+    gate.wait_ready(holdfast_ops::local::REDIS_DEADLINE).await;
     let cache = Cache::open(gate, &local.settings.cache);
     let recommender = Recommender::new(&local.settings, &local.database, &cache);
     let accounts = Accounts::new(&local.settings, &local.database, jobs, recommender);

@@ -1,0 +1,16 @@
+//! The built `holdfast` binary, from outside; and the documents of the repository.
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: what is not there must fail the test"
+)]
+
+mod addresses;
+mod commands;
+mod dependencies;
+mod dev;
+mod directions;
+mod env_example;
+mod env_text;
+mod example;
+mod readme;
+mod users;

@@ -1,0 +1,17 @@
+//! The operator's tools as libraries: checks of a system ([`validate`]), a deployment onto Railway ([`deploy`]), and
+//! monitoring ([`monitor`]).
+//!
+//! Nothing here reads a command line. Reports are data with a renderer each; the binary `holdfast` (crates/cli) parses
+//! the arguments, prints the reports and chooses the exit code.
+
+pub mod checks;
+pub mod client;
+pub mod deploy;
+pub mod failure;
+pub mod local;
+pub mod monitor;
+pub mod target;
+pub mod time;
+pub mod validate;
+
+pub use self::failure::Failure;
