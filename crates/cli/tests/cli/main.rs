@@ -13,4 +13,6 @@ mod env_example;
 mod env_text;
 mod example;
 mod readme;
+mod reference;
+mod snippets;
 mod users;

@@ -1,5 +1,5 @@
-//! The README and the docs say what is true: links and paths exist, settings and commands are real, the example is the
-//! file that a test runs, and the first job answers what is printed there.
+//! The README and the docs say what is true: links and paths exist, settings and commands are real, and the example is the
+//! file that a test runs. Their commands are run in `snippets.rs`, the generated reference is compared in `reference.rs`.
 //!
 //! What is generated is brought up to date by `scripts/generate`.
 
@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_core::config::settings_table;
-use holdfast_testkit::{Child, free_port};
+use holdfast_testkit::Child;
 use serde_json::Value;
-use tempfile::TempDir;
 
-const DEADLINE: Duration = Duration::from_mins(1);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The page with the example, and the file that it prints.
 const JOBS: &str = "docs/JOBS.md";
@@ -20,7 +19,7 @@ const EXAMPLE: &str = "crates/tasks/examples/send_invite.rs";
 const CONFIGURATION: &str = "docs/CONFIGURATION.md";
 const SETTINGS: (&str, &str) = ("<!-- settings -->\n", "<!-- /settings -->");
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .canonicalize()
@@ -32,7 +31,7 @@ pub(crate) fn read(path: &str) -> String {
 }
 
 /// Every document that people read: path from the root, and text.
-fn documents() -> Vec<(String, String)> {
+pub(crate) fn documents() -> Vec<(String, String)> {
     let mut paths: Vec<String> = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
         .map(str::to_owned)
         .to_vec();
@@ -214,16 +213,6 @@ async fn every_command_and_flag_exists() {
 }
 
 #[tokio::test]
-async fn the_first_job_answers_what_the_readme_says() {
-    let readme = read("README.md");
-    let (answer, result) = first_job(&readme).await;
-    let shape = |text: &str| shape_of(&parsed(text));
-    let printed = |marker| block_after(&readme, marker);
-    assert_eq!(shape(&answer), shape(&printed("<!-- first-job: answer -->")));
-    assert_eq!(shape(&result), shape(&printed("<!-- first-job: result -->")));
-}
-
-#[tokio::test]
 #[ignore = "a generator: scripts/generate runs it after a change"]
 async fn bring_the_documents_up_to_date() {
     let page = read(CONFIGURATION);
@@ -234,52 +223,17 @@ async fn bring_the_documents_up_to_date() {
     std::fs::write(root().join(CONFIGURATION), page).unwrap();
     let page = with_block_after(&read(JOBS), &format!("<!-- {EXAMPLE} -->"), &read(EXAMPLE));
     std::fs::write(root().join(JOBS), page).unwrap();
-    let readme = read("README.md");
-    let (answer, result) = first_job(&readme).await;
-    let readme = with_block_after(&readme, "<!-- first-job: answer -->", &format!("{answer}\n"));
-    let readme = with_block_after(&readme, "<!-- first-job: result -->", &format!("{result}\n"));
-    std::fs::write(root().join("README.md"), readme).unwrap();
+    crate::snippets::bring_up_to_date().await;
+    crate::reference::bring_up_to_date().await;
     std::fs::write(root().join(".env.example"), crate::env_text::generated()).unwrap();
 }
 
-/// Pastes the README's two curl lines into a shell, against a fresh `holdfast dev`.
-async fn first_job(readme: &str) -> (String, String) {
-    let (request, look) = (
-        block_after(readme, "<!-- first-job: request -->"),
-        block_after(readme, "<!-- first-job: look -->"),
-    );
-    let directory = TempDir::new().unwrap();
-    let port = free_port().unwrap();
-    let mut dev = Child::binary("holdfast")
-        .current_dir(directory.path())
-        .env("PORT", port.to_string())
-        .start()
-        .unwrap();
-    dev.wait_for_line("curl", DEADLINE).await.unwrap();
-    let answer = shell(&request, port).await;
-    let accepted = parsed(&answer);
-    let id = accepted["id"]
-        .as_str()
-        .unwrap_or_else(|| panic!("no id in {answer}"));
-    let result = shell(&look.replace("ID", id), port).await;
-    dev.sigterm().unwrap();
-    assert!(dev.wait_exit(DEADLINE).await.unwrap().success());
-    (answer, result)
-}
-
-async fn shell(script: &str, port: u16) -> String {
-    let script = script.replace(":8080", &format!(":{port}"));
-    let mut shell = Child::program("sh").args(["-c", &script]).start().unwrap();
-    assert!(shell.wait_exit(DEADLINE).await.unwrap().success(), "{script}");
-    shell.printed(DEADLINE).await.unwrap().text
-}
-
-fn parsed(json: &str) -> Value {
+pub(crate) fn parsed(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json:?}"))
 }
 
 /// The value with what differs from run to run masked: ids and times.
-fn shape_of(value: &Value) -> Value {
+pub(crate) fn shape_of(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
             let masked = fields.iter().map(|(name, value)| {

@@ -1,0 +1,510 @@
+//! The generated pages of the reference: `docs/api.md` from the document of the API, the tables of docs/kinds.md from
+//! `GET /v1/kinds` and the payload types in the sources.
+//!
+//! The pages say what a running `holdfast dev` says. `scripts/generate` writes them; a test compares them, and enqueues the
+//! example of each kind.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::readme::{parsed, read, root};
+use crate::snippets::Dev;
+
+const API: &str = "docs/api.md";
+const KINDS: &str = "docs/kinds.md";
+
+#[tokio::test]
+async fn the_reference_says_what_the_program_says() {
+    let dev = Dev::start().await;
+    assert!(
+        read(API) == api_page(&dev.ask("/openapi.json", &[]).await),
+        "{API} is out of date: run scripts/generate"
+    );
+    assert!(
+        read(KINDS) == kinds_page(&dev.ask("/v1/kinds", &[]).await),
+        "{KINDS} is out of date: run scripts/generate"
+    );
+    dev.stop().await;
+}
+
+#[tokio::test]
+async fn the_example_of_every_kind_is_accepted() {
+    let dev = Dev::start().await;
+    let page = read(KINDS);
+    for kind in kinds_of(&dev.ask("/v1/kinds", &[]).await) {
+        let (_, section) = page.split_once(&opening(&kind)).unwrap();
+        let (_, example) = section.split_once("```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        // A day ahead: it is checked and stored, and does not run.
+        let job = json!({"kind": kind, "payload": parsed(example), "delay_seconds": 86_400}).to_string();
+        let accepted = dev
+            .ask(
+                "/v1/jobs",
+                &["--header", "content-type: application/json", "--data", &job],
+            )
+            .await;
+        assert_eq!(accepted["kind"], kind.as_str());
+    }
+    dev.stop().await;
+}
+
+/// Writes both pages from what the program says.
+pub(crate) async fn bring_up_to_date() {
+    let dev = Dev::start().await;
+    let api = api_page(&dev.ask("/openapi.json", &[]).await);
+    let kinds = kinds_page(&dev.ask("/v1/kinds", &[]).await);
+    dev.stop().await;
+    std::fs::write(root().join(API), api).unwrap();
+    std::fs::write(root().join(KINDS), kinds).unwrap();
+}
+
+fn api_page(openapi: &Value) -> String {
+    with_text_between(&read(API), "<!-- api -->\n", "<!-- /api -->", &api(openapi))
+}
+
+fn kinds_page(kinds: &Value) -> String {
+    let sources = sources();
+    let mut page = read(KINDS);
+    for described in kinds["kinds"].as_array().unwrap() {
+        let name = text(described, "kind");
+        let payload = sources
+            .iter()
+            .find_map(|source| payload_fields(source, &name))
+            .unwrap_or_else(|| panic!("no source file declares the kind {name}"));
+        page = with_text_between(
+            &page,
+            &opening(&name),
+            "<!-- /kind -->",
+            &kind(described, &payload),
+        );
+    }
+    page
+}
+
+fn kinds_of(kinds: &Value) -> Vec<String> {
+    let kinds = kinds["kinds"].as_array().unwrap().iter();
+    kinds.map(|described| text(described, "kind")).collect()
+}
+
+/// The line of docs/kinds.md that the table of a kind follows. A new kind gets its section there, with an example.
+fn opening(kind: &str) -> String {
+    format!("<!-- kind {kind} -->\n")
+}
+
+fn with_text_between(page: &str, opening: &str, end: &str, text: &str) -> String {
+    let (before, rest) = page
+        .split_once(opening)
+        .unwrap_or_else(|| panic!("there is no line {opening:?}"));
+    let (_, after) = rest.split_once(end).unwrap();
+    format!("{before}{opening}{text}{end}{after}")
+}
+
+/// Every Rust file that ships.
+fn sources() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join("crates")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests") {
+                folders.push(path);
+            } else if path.extension() == Some("rs".as_ref()) {
+                found.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+// --- docs/api.md ---------------------------------------------------------------------------------------------------
+
+/// Routes by tag, then schemas, each under a heading of its own.
+fn api(openapi: &Value) -> String {
+    let mut page = String::new();
+    for (tag, operations) in by_tag(openapi) {
+        let _ = write!(page, "## {}\n\n", capitalised(&tag));
+        for (method, path, operation) in operations {
+            page.push_str(&operation_section(method, path, operation));
+        }
+    }
+    page.push_str("## Schemas\n\n");
+    for (name, schema) in entries(&openapi["components"]["schemas"]) {
+        page.push_str(&schema_section(name, schema));
+    }
+    page.truncate(page.trim_end().len());
+    page.push('\n');
+    page
+}
+
+type Operation<'a> = (&'a str, &'a str, &'a Value);
+
+fn by_tag(openapi: &Value) -> BTreeMap<String, Vec<Operation<'_>>> {
+    let mut tags: BTreeMap<String, Vec<Operation<'_>>> = BTreeMap::new();
+    for (path, methods) in entries(&openapi["paths"]) {
+        for (method, operation) in entries(methods) {
+            let tag = operation["tags"][0].as_str().unwrap_or("other").to_owned();
+            tags.entry(tag).or_default().push((method, path, operation));
+        }
+    }
+    let rank = |method: &str| ["get", "post", "put"].iter().position(|known| *known == method);
+    for operations in tags.values_mut() {
+        operations.sort_by_key(|(method, path, _)| (*path, rank(method).unwrap_or(usize::MAX)));
+    }
+    tags
+}
+
+fn operation_section(method: &str, path: &str, operation: &Value) -> String {
+    let summary = text(operation, "summary");
+    let mut section = format!(
+        "### {summary}\n\n`{} {path}`{}\n\n",
+        method.to_uppercase(),
+        scope_of(operation)
+    );
+    paragraph(&mut section, &text(operation, "description"));
+    parameters(&mut section, operation);
+    if let Some(body) = content_type(&operation["requestBody"]) {
+        let _ = write!(section, "Body: {body}.\n\n");
+    }
+    responses(&mut section, operation);
+    section
+}
+
+/// Which scope a caller needs, as `security` says.
+fn scope_of(operation: &Value) -> String {
+    let schemes = operation["security"].as_array().map_or(&[][..], Vec::as_slice);
+    let scopes: Vec<String> = schemes
+        .iter()
+        .filter_map(|scheme| scheme["api_key"][0].as_str())
+        .map(|scope| match scope {
+            "any" => "needs a key or a session".to_owned(),
+            scope => format!("needs the scope `{scope}`"),
+        })
+        .collect();
+    if scopes.is_empty() {
+        String::new()
+    } else {
+        format!(", {}", scopes.join(" or "))
+    }
+}
+
+fn parameters(section: &mut String, operation: &Value) {
+    let rows: Vec<String> = operation["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|parameter| {
+            let required = if parameter["required"] == true {
+                ", required"
+            } else {
+                ""
+            };
+            format!(
+                "| `{}` | {}{required} | {} |\n",
+                text(parameter, "name"),
+                text(parameter, "in"),
+                cell(&text(parameter, "description"))
+            )
+        })
+        .collect();
+    table(section, &["parameter", "in", "meaning"], &rows);
+}
+
+/// Answers that are no problems in a table; the problems, which are many and alike, in one line.
+fn responses(section: &mut String, operation: &Value) {
+    let mut rows = Vec::new();
+    let mut problems = Vec::new();
+    for (status, response) in entries(&operation["responses"]) {
+        let description = text(response, "description");
+        if response["content"]["application/problem+json"].is_object() {
+            problems.push(format!("{status} {description}"));
+        } else {
+            let body = content_type(response).unwrap_or_else(|| "–".to_owned());
+            rows.push(format!("| {status} | {body} | {} |\n", cell(&description)));
+        }
+    }
+    table(section, &["status", "body", "meaning"], &rows);
+    if !problems.is_empty() {
+        let _ = write!(section, "Problems: {}.\n\n", problems.join(" · "));
+    }
+}
+
+/// What a body is, as a link to its schema where it has one.
+fn content_type(holder: &Value) -> Option<String> {
+    let (media, content) = entries(&holder["content"]).next()?;
+    Some(match content.get("schema") {
+        Some(schema) if media == "application/json" => type_of(schema),
+        _ => format!("`{media}`"),
+    })
+}
+
+fn schema_section(name: &str, schema: &Value) -> String {
+    let mut section = format!("### {name}\n\n");
+    paragraph(&mut section, &text(schema, "description"));
+    if let Some(values) = schema["enum"].as_array() {
+        let values: Vec<String> = values.iter().map(|value| format!("`{}`", plain(value))).collect();
+        let _ = write!(section, "One of {}.\n\n", values.join(", "));
+    }
+    let parts = schema["allOf"]
+        .as_array()
+        .map_or_else(|| vec![schema], |parts| parts.iter().collect());
+    let rows: Vec<String> = parts.into_iter().flat_map(fields).collect();
+    table(&mut section, &["field", "type", "meaning"], &rows);
+    if let Some(example) = schema.get("example") {
+        let _ = write!(section, "```json\n{example}\n```\n\n");
+    }
+    section
+}
+
+fn fields(schema: &Value) -> Vec<String> {
+    let required = |name: &str| {
+        schema["required"]
+            .as_array()
+            .is_some_and(|names| names.iter().any(|required| required == name))
+    };
+    entries(&schema["properties"])
+        .map(|(name, field)| {
+            let optional = if required(name) { "" } else { ", optional" };
+            format!(
+                "| `{name}` | {}{optional} | {} |\n",
+                type_of(field),
+                cell(&(text(field, "description") + &range(field)))
+            )
+        })
+        .collect()
+}
+
+/// The bounds that a schema gives, as a sentence.
+fn range(field: &Value) -> String {
+    let bound = |name: &str| field.get(name).filter(|bound| bound.as_f64() != Some(0.0));
+    let words = [
+        ("minimum", "At least"),
+        ("maximum", "At most"),
+        ("maxLength", "Characters at most:"),
+        ("maxItems", "Items at most:"),
+    ];
+    words
+        .into_iter()
+        .filter_map(|(name, words)| Some(format!(" {words} {}.", bound(name)?)))
+        .collect()
+}
+
+fn type_of(schema: &Value) -> String {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let name = reference.rsplit('/').next().unwrap_or(reference);
+        return format!("[{name}](#{})", name.to_lowercase());
+    }
+    if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["allOf"].as_array()) {
+        let names: Vec<String> = choices
+            .iter()
+            .filter(|choice| choice["type"] != "null")
+            .map(type_of)
+            .collect();
+        return names.join(" or ");
+    }
+    let name = match &schema["type"] {
+        Value::Array(types) => types.iter().find(|name| **name != "null").map(plain),
+        Value::String(name) => Some(name.clone()),
+        _ => None,
+    };
+    match (name.as_deref(), schema["format"].as_str()) {
+        (Some("array"), _) => format!("list of {}", type_of(&schema["items"])),
+        (Some("string"), Some("date-time")) => "time".to_owned(),
+        (Some(name), _) => name.to_owned(),
+        (None, _) => "any JSON".to_owned(),
+    }
+}
+
+// --- docs/kinds.md -------------------------------------------------------------------------------------------------
+
+/// A field of a payload, as its declaration says.
+#[derive(Debug, PartialEq, Eq)]
+struct Field {
+    name: String,
+    type_name: String,
+    is_optional: bool,
+    help: String,
+}
+
+/// The table of a kind: where it runs, how often it is tried, what its payload holds.
+fn kind(kind: &Value, payload: &[Field]) -> String {
+    let retry = &kind["retry"];
+    let mut page = format!(
+        "Queue `{}` · timeout {} · {} attempts, delays from {} to {}{}\n\n",
+        text(kind, "queue"),
+        duration(&kind["timeout_seconds"]),
+        retry["max_attempts"],
+        duration(&retry["base_seconds"]),
+        duration(&retry["cap_seconds"]),
+        if retry["jitter"] == true {
+            ", with jitter"
+        } else {
+            ""
+        }
+    );
+    let rows: Vec<String> = payload
+        .iter()
+        .map(|field| {
+            let optional = if field.is_optional { ", optional" } else { "" };
+            format!(
+                "| `{}` | {}{optional} | {} |\n",
+                field.name,
+                field.type_name,
+                cell(&field.help)
+            )
+        })
+        .collect();
+    table(&mut page, &["field", "type", "meaning"], &rows);
+    page.truncate(page.trim_end().len());
+    page.push('\n');
+    page
+}
+
+/// The fields of the payload type of a kind, read from the source file that declares both. Empty: any JSON, or no field.
+fn payload_fields(source: &str, kind: &str) -> Option<Vec<Field>> {
+    let (before, _) = source.split_once(&format!("const KIND: &'static str = \"{kind}\";"))?;
+    let (_, implementation) = before.rsplit_once("impl Job for ")?;
+    let type_name = implementation.split([' ', '{']).next()?;
+    let Some((_, declaration)) = source.split_once(&format!("pub struct {type_name} {{\n")) else {
+        return Some(Vec::new());
+    };
+    let (body, _) = declaration.split_once("\n}").unwrap_or_default();
+    Some(fields_of(body))
+}
+
+fn fields_of(body: &str) -> Vec<Field> {
+    let mut fields = Vec::new();
+    let (mut help, mut attributes) = (Vec::new(), String::new());
+    for line in body.lines().map(str::trim) {
+        if let Some(comment) = line.strip_prefix("///") {
+            help.push(comment.trim());
+        } else if line.starts_with("#[") {
+            attributes.push_str(line);
+        } else if let Some((name, declared)) = line.trim_start_matches("pub ").split_once(": ") {
+            let declared = declared.trim_end_matches(',');
+            fields.push(Field {
+                name: renamed(&attributes).unwrap_or(name).to_owned(),
+                type_name: json_type(declared),
+                is_optional: declared.starts_with("Option<") || attributes.contains("serde(default"),
+                help: std::mem::take(&mut help).join(" "),
+            });
+            attributes.clear();
+        }
+    }
+    fields
+}
+
+fn renamed(attributes: &str) -> Option<&str> {
+    attributes.split_once("rename = \"")?.1.split('"').next()
+}
+
+/// What a Rust type is in JSON.
+fn json_type(declared: &str) -> String {
+    let inner = |outer: &str| declared.strip_prefix(outer)?.strip_suffix('>');
+    if let Some(inside) = inner("Option<").or_else(|| inner("Box<")) {
+        return json_type(inside);
+    }
+    if let Some(inside) = inner("Vec<") {
+        return format!("list of {}", json_type(inside));
+    }
+    match declared {
+        "bool" => "boolean",
+        "f64" | "f32" => "number",
+        name if name.starts_with(['u', 'i']) && name[1..].chars().all(|c| c.is_ascii_digit()) => "integer",
+        "RawValue" | "Value" => "any JSON",
+        name if name.starts_with("BTreeMap<") => "object",
+        name if name.starts_with("DateTime<") => "time",
+        _ => "string",
+    }
+    .to_owned()
+}
+
+// --- Markdown ------------------------------------------------------------------------------------------------------
+
+fn table(page: &mut String, head: &[&str], rows: &[String]) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = write!(
+        page,
+        "| {} |\n|{}\n{}\n",
+        head.join(" | "),
+        " --- |".repeat(head.len()),
+        rows.concat()
+    );
+}
+
+fn paragraph(page: &mut String, words: &str) {
+    if !words.is_empty() {
+        let _ = write!(page, "{words}\n\n");
+    }
+}
+
+/// On one line, and without what would end a cell.
+fn cell(words: &str) -> String {
+    words
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "\\|")
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_default().to_owned()
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn entries(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.as_str(), value))
+}
+
+fn capitalised(words: &str) -> String {
+    let mut characters = words.chars();
+    characters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(characters).collect()
+    })
+}
+
+fn duration(seconds: &Value) -> String {
+    let seconds = seconds.as_f64().unwrap_or_default();
+    let (amount, unit) = if seconds >= 3600.0 && seconds % 3600.0 == 0.0 {
+        (seconds / 3600.0, "h")
+    } else if seconds >= 60.0 && seconds % 60.0 == 0.0 {
+        (seconds / 60.0, "min")
+    } else {
+        (seconds, "s")
+    };
+    format!("{amount} {unit}")
+}
+
+#[test]
+fn fields_are_read_from_the_declaration_of_the_payload() {
+    let source = "/// A request.\npub struct Ask {\n    /// Where\n    /// to.\n    pub url: String,\n    #[serde(rename = \"type\", default)]\n    pub kind: Option<Vec<u16>>,\n}\nimpl Job for Ask {\n    const KIND: &'static str = \"ask\";\n}\n";
+    let fields = payload_fields(source, "ask").unwrap();
+    assert_eq!(
+        fields,
+        [
+            Field {
+                name: "url".to_owned(),
+                type_name: "string".to_owned(),
+                is_optional: false,
+                help: "Where to.".to_owned(),
+            },
+            Field {
+                name: "type".to_owned(),
+                type_name: "list of integer".to_owned(),
+                is_optional: true,
+                help: String::new(),
+            },
+        ]
+    );
+    assert_eq!(payload_fields(source, "other"), None);
+}
