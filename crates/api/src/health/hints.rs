@@ -1,5 +1,5 @@
 //! Every hint that the probes of this crate can give; those of Redis' modes are [`DegradedReason::hint`]'s. Each has its
-//! remedy in `docs/OPERATIONS.md`, which a test holds.
+//! remedy in `docs/operations.md`, which a test holds.
 //!
 //! [`DegradedReason::hint`]: holdfast_core::mode::DegradedReason::hint
 

@@ -1,4 +1,4 @@
-//! `docs/OPERATIONS.md`, the alert rules, and the documents of `/health` and `/metrics/redis` against the code.
+//! `docs/operations.md`, the alert rules, and the documents of `/health` and `/metrics/redis` against the code.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn root() -> PathBuf {
 }
 
 fn operations() -> String {
-    std::fs::read_to_string(root().join("docs/OPERATIONS.md")).unwrap()
+    std::fs::read_to_string(root().join("docs/operations.md")).unwrap()
 }
 
 /// The table of jobs, which advice names; no metric has this name.
@@ -66,7 +66,7 @@ fn every_metric_is_described_as_it_is_declared_and_no_other() {
             metric.kind.as_str(),
             metric.help
         );
-        assert!(text.contains(&row), "docs/OPERATIONS.md lacks the row\n{row}");
+        assert!(text.contains(&row), "docs/operations.md lacks the row\n{row}");
     }
     assert_in_catalogue(&text);
 }
@@ -81,19 +81,19 @@ fn every_hint_and_every_advice_has_its_remedy_in_the_page() {
     for hint in hints.chain(reasons).chain(remedies).chain(faults) {
         assert!(
             text.contains(&format!("| {hint} |")),
-            "docs/OPERATIONS.md lacks: {hint}"
+            "docs/operations.md lacks: {hint}"
         );
     }
 }
 
 #[test]
 fn every_fault_has_its_section_in_the_runbook() {
-    let text = std::fs::read_to_string(root().join("docs/RUNBOOK.md")).unwrap();
+    let text = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
     for kind in FaultKind::ALL {
         let heading = format!("\n## {}\n", kind.section());
         assert!(
             text.contains(&heading),
-            "docs/RUNBOOK.md lacks the section of {kind}"
+            "docs/runbook.md lacks the section of {kind}"
         );
     }
 }
@@ -117,7 +117,7 @@ fn every_alert_is_a_rule_over_metrics_that_exist_and_is_explained() {
             );
             assert!(
                 page.contains(&format!("| {alert} |")),
-                "docs/OPERATIONS.md does not explain {alert}"
+                "docs/operations.md does not explain {alert}"
             );
             alerts += 1;
         }

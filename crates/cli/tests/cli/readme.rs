@@ -14,9 +14,9 @@ use serde_json::Value;
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The page with the example, and the file that it prints.
-const JOBS: &str = "docs/JOBS.md";
+const JOBS: &str = "docs/jobs.md";
 const EXAMPLE: &str = "crates/tasks/examples/send_invite.rs";
-const CONFIGURATION: &str = "docs/CONFIGURATION.md";
+const CONFIGURATION: &str = "docs/configuration.md";
 const SETTINGS: (&str, &str) = ("<!-- settings -->\n", "<!-- /settings -->");
 
 pub(crate) fn root() -> PathBuf {

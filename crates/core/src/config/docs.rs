@@ -1,4 +1,4 @@
-//! The settings as a table, for `docs/CONFIGURATION.md` and `.env.example`: read from the annotations of `defaults.toml`.
+//! The settings as a table, for `docs/configuration.md` and `.env.example`: read from the annotations of `defaults.toml`.
 
 use super::environment::variable_of;
 use super::schema::{DEFAULTS, template_key};

@@ -1,5 +1,5 @@
 //! Every metric there is. What is not declared here cannot be recorded; what is declared here must be described in
-//! `docs/OPERATIONS.md`, and the alerts in `deploy/prometheus/rules.yml` may name nothing else (tests hold both).
+//! `docs/operations.md`, and the alerts in `deploy/prometheus/rules.yml` may name nothing else (tests hold both).
 //!
 //! Names: `holdfast_<subject>_<what>[_<unit>]`, base units (seconds, bytes), counters end in `_total`. Labels: see the
 //! invariants of [`metrics`](super::metrics). Add a metric in the section of its subject.

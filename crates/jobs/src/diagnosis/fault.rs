@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A kind of fault. Each has its metric label, its hint, and its section in `docs/RUNBOOK.md`.
+/// A kind of fault. Each has its metric label, its hint, and its section in `docs/runbook.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
@@ -109,7 +109,7 @@ impl FaultKind {
         }
     }
 
-    /// The heading of its section in `docs/RUNBOOK.md`.
+    /// The heading of its section in `docs/runbook.md`.
     pub const fn section(self) -> &'static str {
         match self {
             Self::OrphanedJobs | Self::SilentWorkers | Self::OverdueJobs => "Jobs that stay running",

@@ -82,7 +82,7 @@ impl LedgerSubject {
         });
         let summary = texts.collect::<Vec<_>>().join("; ");
         let hint = format!(
-            "{} See docs/RUNBOOK.md: {}.",
+            "{} See docs/runbook.md: {}.",
             first.kind.hint(),
             first.kind.section()
         );
@@ -294,7 +294,7 @@ async fn find_durability(subject: &LedgerSubject) -> Checked<Finding> {
             format!(
                 "{standbys} standbys replicate asynchronously: a failover loses what was accepted just before"
             ),
-            "Name one in synchronous_standby_names, or accept the loss: docs/RELIABILITY.md.",
+            "Name one in synchronous_standby_names, or accept the loss: docs/reliability.md.",
         )
         .with("standbys", standbys));
     }

@@ -264,7 +264,7 @@ async fn probe_queues(subject: &SystemSubject) -> Checked<Finding> {
     if !faults.is_empty() {
         return Err(Finding::fail(
             faults.join("; "),
-            "See `holdfast jobs list`, the log of the worker, and docs/RUNBOOK.md: a deaf worker.",
+            "See `holdfast jobs list`, the log of the worker, and docs/runbook.md: a deaf worker.",
         ));
     }
     let mut finding = Finding::pass(String::new());

@@ -245,7 +245,7 @@ fn text(notice: &Notice) -> String {
         .map(|reason| format!("reason:    {reason}\n"))
         .unwrap_or_default();
     format!(
-        "{}\n\ntarget:    {}\ncondition: {}\nvalue:     {}\nsince:     {}\n{until}{reason}\nSee docs/RUNBOOK.md.\n",
+        "{}\n\ntarget:    {}\ncondition: {}\nvalue:     {}\nsince:     {}\n{until}{reason}\nSee docs/runbook.md.\n",
         notice.summary(),
         notice.target,
         notice.condition,

@@ -1,6 +1,6 @@
 //! What the chaos scenarios share: the usual cluster, the usual load, one way to let the weather change, and figures.
 //!
-//! A *figure* is one line `figure | scenario | what | value` on stdout: docs/RELIABILITY.md quotes them. The bounds in
+//! A *figure* is one line `figure | scenario | what | value` on stdout: docs/reliability.md quotes them. The bounds in
 //! the tests are those that the documentation promises, plus [`SLACK`] for a machine of two busy cores and debug builds.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 

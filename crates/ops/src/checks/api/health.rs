@@ -205,7 +205,7 @@ async fn advice(subject: &HealthSubject) -> Checked<Finding> {
             advice.len()
         )));
     }
-    Ok(Finding::warn(advice.join("; "), "See docs/RUNBOOK.md."))
+    Ok(Finding::warn(advice.join("; "), "See docs/runbook.md."))
 }
 
 /// A text, or an object with one in it.

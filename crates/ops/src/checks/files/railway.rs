@@ -140,7 +140,8 @@ pub(crate) async fn cutoff(deployment: &Deployment) -> Finding {
     if deployment.has(RAILWAY_TS) {
         return Finding::pass(".railway/railway.ts is there to take over on 2026-12-01");
     }
-    let hint = "Describe the project in .railway/railway.ts (docs/DEPLOY.md) and run `railway config apply`.";
+    let hint =
+        "Describe the project in .railway/railway.ts (docs/deploying.md) and run `railway config apply`.";
     if CUTOFF.is_some_and(|cutoff| clock::now().date_naive() >= cutoff) {
         return Finding::fail("railway.json is not read any more since 2026-12-01", hint);
     }

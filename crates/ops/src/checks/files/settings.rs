@@ -35,7 +35,7 @@ fn variables(deployment: &Deployment) -> Checked<Finding> {
     }
     Ok(faults.finding(
         format!("{found} variables"),
-        "See the table of settings in docs/CONFIGURATION.md.",
+        "See the table of settings in docs/configuration.md.",
     ))
 }
 
@@ -74,6 +74,6 @@ fn configuration_file(deployment: &Deployment) -> Checked<Finding> {
     }
     Ok(faults.finding(
         format!("{PATH} is sound"),
-        "See the table of settings in docs/CONFIGURATION.md.",
+        "See the table of settings in docs/configuration.md.",
     ))
 }

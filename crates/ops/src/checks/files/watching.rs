@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Deployment, Faults};
 use crate::checks::{Checked, Finding, either};
 
-const HINT: &str = "See the list of metrics in docs/OPERATIONS.md, and this repository's own file.";
+const HINT: &str = "See the list of metrics in docs/operations.md, and this repository's own file.";
 
 pub(super) async fn prometheus(deployment: &Deployment) -> Finding {
     either(rules(deployment))
