@@ -34,8 +34,8 @@ use system::Setup;
 pub struct Cli {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these parts: redis, ledger, old-transaction, no-redis, sqlite, idle, redrive, points, ticks, webhooks, discovery.
-    /// All that the servers allow by default.
+    /// Only these parts: redis, ledger, old-transaction, no-redis, sqlite, idle, redrive, points, ticks,
+    /// webhooks, discovery. Default: all that the servers allow.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -44,7 +44,7 @@ pub struct Cli {
     /// Prints a Markdown table instead of lines.
     #[arg(long, global = true)]
     markdown: bool,
-    /// Where the SQLite part puts its file; removed at the end.
+    /// Directory for the file of the SQLite part; removed at the end.
     #[arg(long, default_value = ".holdfast/bench", global = true)]
     directory: PathBuf,
 }
@@ -52,11 +52,11 @@ pub struct Cli {
 /// What is measured instead of jobs.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 enum What {
-    /// The cache: its operations, what they cost Redis, a herd of misses, and ways to tell other processes
+    /// The cache: its operations, their cost on Redis, concurrent misses, and ways of invalidation
     Cache,
-    /// Cached answers against the same answer as a constant, also while Redis hangs; and how long `/health` takes
+    /// Cached responses compared with a constant, also while Redis hangs; and the duration of `/health`
     Http,
-    /// Recommendations: what a training and a list cost, and what they are worth against popularity and chance
+    /// Recommendations: cost of a training and a list, and quality compared with popularity and chance
     Recommend(recommend::Args),
 }
 

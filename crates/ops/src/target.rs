@@ -40,7 +40,7 @@ pub struct Accepted {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Steered {
     pub id: JobId,
-    /// The job's state now. `running` after a cancellation: it has been asked to give way.
+    /// The job's current state. `running` after a cancellation: it was asked to stop.
     pub state: State,
 }
 

@@ -119,7 +119,7 @@ async fn pools_fit(subject: &DatabaseSubject) -> Checked<Finding> {
     };
     if subject.settings.database.direct_url.is_some() {
         return Ok(Finding::skipped(
-            "a pooler stands before the server (DATABASE_UNPOOLED_URL is set)",
+            "a pooler is in front of the server (DATABASE_UNPOOLED_URL is set)",
         ));
     }
     let limit: i32 = sqlx::query_scalar(

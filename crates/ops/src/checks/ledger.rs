@@ -132,7 +132,7 @@ async fn find_locks(subject: &LedgerSubject) -> Checked<Finding> {
         return Err(unread("the server's sessions"));
     }
     Ok(Finding::pass(
-        "nobody holds locks on the ledger's tables for long",
+        "no session holds locks on the ledger's tables for long",
     ))
 }
 

@@ -226,7 +226,7 @@ impl Run {
 fn overdue(deadline: Duration) -> Finding {
     Finding::fail(
         format!("no result within {} s", deadline.as_secs()),
-        "It hangs, or the way to it does: look at the server's log and load, and at the network between.",
+        "The server or the network to it hangs: see the server's log and load, and the network.",
     )
 }
 

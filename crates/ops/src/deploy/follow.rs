@@ -58,7 +58,7 @@ pub(crate) enum Why {
     Failed,
     #[error("it started and crashed (CRASHED)")]
     Crashed,
-    #[error("it was removed before it was alive ({0}): has somebody else deployed?")]
+    #[error("it was removed before it was alive ({0}): was there another deployment?")]
     Removed(String),
     #[error(
         "it waits for an approval (NEEDS_APPROVAL): approve it in Railway's dashboard, then run this again"

@@ -50,7 +50,7 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Alert rules, a TOML file; `None`: the built-in rules.
     pub rules: Option<PathBuf>,
-    /// Between reminders of an alert that lasts.
+    /// Interval between reminders of an active alert.
     pub remind: Duration,
     /// Where the report is written at the end: one HTML document.
     pub report: Option<PathBuf>,

@@ -116,7 +116,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, String> {
         let name = &rule.name;
         rule.check().map_err(|fault| format!("rule {name:?}: {fault}"))?;
         if file.rule[..index].iter().any(|other| other.name == *name) {
-            return Err(format!("rule {name:?} stands there twice"));
+            return Err(format!("rule {name:?} is there twice"));
         }
     }
     Ok(file.rule)

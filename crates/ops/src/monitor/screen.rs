@@ -256,7 +256,7 @@ fn stores(watch: &Watch, area: Rect) -> Paragraph<'_> {
     ];
     let redis = match last.and_then(|last| last.redis) {
         Some(serves) if serves > 0.5 => " redis serves ",
-        Some(_) => " redis is away ",
+        Some(_) => " redis unavailable ",
         None => " redis unknown ",
     };
     Paragraph::new(lines).block(framed(redis))

@@ -68,7 +68,7 @@ async fn each_service(subject: &HealthSubject) -> Checked<Finding> {
         let what = if first.is_empty() {
             "all are well"
         } else {
-            "what is not well is told above"
+            "the checks above report the faults"
         };
         return Ok(Finding::pass(what));
     }
@@ -76,7 +76,7 @@ async fn each_service(subject: &HealthSubject) -> Checked<Finding> {
     let services = ill_services(subject).await?;
     let untold: Vec<&IllService> = services.iter().filter(|service| !service.told).collect();
     if untold.is_empty() {
-        return Ok(Finding::pass("well by now, or told above"));
+        return Ok(Finding::pass("healthy by now, or reported above"));
     }
     let join = |texts: Vec<String>, with: &str| texts.join(with);
     let summary = join(untold.iter().map(|service| service.error.clone()).collect(), "; ");
@@ -160,7 +160,7 @@ async fn ticks(subject: &HealthSubject) -> Checked<Finding> {
     Ok(match text("status") {
         Some("healthy") => Finding::pass("alive"),
         Some("not_configured") | None => Finding::skipped("no schedules are configured"),
-        Some(_) if is_told(&subject.told, "database") => Finding::skipped("the database is away"),
+        Some(_) if is_told(&subject.told, "database") => Finding::skipped("the database is unavailable"),
         Some(_) => Finding::warn(
             text("error")
                 .unwrap_or("no beat is alive: schedules do not tick")

@@ -69,11 +69,11 @@ async fn nobody_is_refused(subject: &ApiSubject) -> Checked<Finding> {
     Ok(match answer.status.as_u16() {
         401 => Finding::pass("without a key: 401"),
         status if answer.status.is_success() && subject.wire.is_local() => Finding::warn(
-            format!("no API key is demanded ({status}); the API serves this machine only"),
+            format!("no API key is required ({status}); the API serves this machine only"),
             hint,
         ),
         status if answer.status.is_success() => Finding::fail(
-            format!("no API key is demanded: anybody may enqueue ({status})"),
+            format!("no API key is required: every client may enqueue ({status})"),
             hint,
         ),
         503 => Finding::skipped("503: the API cannot reach what it needs"),
@@ -147,7 +147,7 @@ async fn many_requests(subject: &ApiSubject) -> Checked<Finding> {
         return Ok(Finding::skipped("nothing was measured"));
     };
     let summary = format!(
-        "{rate:.0} requests/s, {AT_ONCE} at once: p50 {}, p95 {}, p99 {}",
+        "{rate:.0} requests/s, {AT_ONCE} concurrent: p50 {}, p95 {}, p99 {}",
         shown(took.p50_ms),
         shown(took.p95_ms),
         shown(took.p99_ms)
@@ -177,10 +177,10 @@ async fn client(subject: &ApiSubject) -> Checked<Vec<std::time::Duration>> {
         if !answer.status.is_success() {
             return Err(Finding::fail(
                 format!(
-                    "under {AT_ONCE} requests at once one was answered {}",
+                    "with {AT_ONCE} concurrent requests one was answered {}",
                     answer.status.as_u16()
                 ),
-                "See the log of the API, and what stands before it (rate limits?).",
+                "See the log of the API, and what is in front of it (rate limits?).",
             ));
         }
         took.push(answer.took);

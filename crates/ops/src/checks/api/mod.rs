@@ -69,7 +69,7 @@ async fn answers_as_holdfast(subject: &ApiSubject) -> Checked<Finding> {
                 "{PATH} answers {}: something before the API wants a login",
                 answer.status.as_u16()
             ),
-            "Let health checks through: a proxy's or platform's access protection stands in front of the API.",
+            "Let health checks through: a proxy's or platform's access protection is in front of the API.",
         ));
     }
     let word = answer.json(PATH)?;
@@ -108,7 +108,7 @@ async fn key_is_accepted(subject: &ApiSubject) -> Checked<Finding> {
         }
         (401, true) => Finding::fail(
             "401: the key is not accepted",
-            "Give --key one that stands in `holdfast keys list`, or the API's HOLDFAST_API_KEY.",
+            "Give --key one of `holdfast keys list`, or the API's HOLDFAST_API_KEY.",
         ),
         (403, _) => Finding::fail(
             "403: the key lacks the scope `read`",

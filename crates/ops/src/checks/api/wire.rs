@@ -143,13 +143,13 @@ impl Wire {
                     "{address} accepts the connection and does not answer within {} s",
                     PATIENCE.as_secs()
                 ),
-                "The process hangs, or something else listens there: look at its log; restart it if it stays silent.",
+                "The process hangs, or another program listens there: see its log; restart it if it stays silent.",
             );
         }
         if says(&["certificate", "TLS", "tls", "handshake", "InvalidContentType"]) {
             return Finding::fail(
                 format!("{address} refuses TLS: {causes}"),
-                "Use http:// where the service speaks no TLS, or mend the certificate.",
+                "Use http:// if the service has no TLS, or fix the certificate.",
             );
         }
         if says(&["dns error", "failed to lookup"]) {
@@ -166,7 +166,7 @@ impl Wire {
         }
         Finding::fail(
             format!("{address} broke the connection off: {causes}"),
-            "Something between breaks connections, or the process died: look at its log.",
+            "Something in between breaks connections, or the process died: see its log.",
         )
     }
 }
@@ -198,14 +198,14 @@ impl Answer {
                     "{path} answers {} with HTML instead of JSON",
                     self.status.as_u16()
                 ),
-                "A proxy's page, or another service: check --url, and what stands before the API.",
+                "A proxy's page, or another service: check --url, and what is in front of the API.",
             ));
         }
         serde_json::from_slice(&self.body).map_err(|error| {
             let what = if error.is_eof() { "half a JSON document" } else { "what is no JSON" };
             Finding::fail(
                 format!("{path} answers {} with {what} ({} bytes)", self.status.as_u16(), self.body.len()),
-                "A proxy cuts answers, or another service answers: check --url, and what stands before the API.",
+                "A proxy cuts responses, or another service answers: check --url, and what is in front of the API.",
             )
         })
     }

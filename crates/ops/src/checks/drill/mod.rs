@@ -108,7 +108,10 @@ async fn rehearse(system: &System, wire: &Wire) -> Checked<Finding> {
     wire.join();
     if !system.redis_serves(RECOVERY).await {
         return Err(Finding::fail(
-            format!("Redis is back, and not used again after {} s", RECOVERY.as_secs()),
+            format!(
+                "Redis has recovered, and is not used again after {} s",
+                RECOVERY.as_secs()
+            ),
             "See the log: whether the server accepts new connections.",
         ));
     }
@@ -128,7 +131,7 @@ fn verdict(accepted: usize, slowest: f64, recovered: f64) -> Finding {
     let finding = if slowest > PROMISED_ACCEPT_MS || recovered > PROMISED_RECOVERY_MS {
         Finding::warn(
             summary,
-            "Slower than promised: the machine is overloaded, or Redis far away.",
+            "Slower than promised: the machine is overloaded, or Redis is far away.",
         )
     } else {
         Finding::pass(summary)

@@ -50,7 +50,7 @@ fn image(deployment: &Deployment) -> Checked<Finding> {
         ));
     }
     if value("ENTRYPOINT ").is_some() {
-        faults.add(format!("{PATH}: an ENTRYPOINT stands before every start command"));
+        faults.add(format!("{PATH}: an ENTRYPOINT precedes every start command"));
     }
     if !stage.iter().any(|line| line.starts_with("HEALTHCHECK ")) {
         faults.add(format!("{PATH} has no HEALTHCHECK"));
@@ -317,7 +317,7 @@ fn units(deployment: &Deployment) -> Checked<Finding> {
         );
         if !matches!(value("Restart"), Some("on-failure" | "always")) {
             faults.add(format!(
-                "{path} has no Restart: a deaf worker ends itself to be started anew"
+                "{path} has no Restart: a worker that its watchdog ended is not started again"
             ));
         }
         if matches!(value("User"), None | Some("root")) {
@@ -365,7 +365,7 @@ fn redis_files(deployment: &Deployment) -> Checked<Finding> {
         }
     }
     Ok(faults.finding(
-        "queues are kept, the cache may evict",
+        "queues are persistent, the cache may evict",
         "See this repository's deploy/redis-queue.conf and redis-cache.conf.",
     ))
 }

@@ -19,7 +19,7 @@ const INTEGERS: [&str; 5] = [
     "drainingSeconds",
 ];
 
-const NOT_STARTED_ANEW: &str = "a deaf worker ends itself to be started anew";
+const NOT_STARTED_ANEW: &str = "a worker that its watchdog ended must be started again";
 
 const FIX: &str = "Set drainingSeconds above server.grace_seconds and overlapSeconds above 0: Railway's defaults are 0 and 0.";
 

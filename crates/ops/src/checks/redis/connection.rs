@@ -31,7 +31,7 @@ async fn listens(subject: &RedisSubject) -> Checked<Finding> {
     })?;
     let (host, port) = match info.addr() {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port),
-        _ => return Ok(Finding::pass("a Unix socket: the login tells more")),
+        _ => return Ok(Finding::pass("a Unix socket: see the login")),
     };
     match timeout(PATIENCE, TcpStream::connect((host.as_str(), port))).await {
         Ok(Ok(_)) => Ok(Finding::pass(format!("{host}:{port} listens"))),

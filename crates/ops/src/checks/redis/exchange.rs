@@ -124,8 +124,8 @@ async fn push_wakes_pop(subject: &RedisSubject) -> Checked<Finding> {
             Ok(Finding::pass(format!("a waiting worker is woken after {}", shown(ms))).with("wake_ms", ms))
         }
         Ok(_) => Err(Finding::fail(
-            "a blocked pop did not hear the push",
-            "A proxy that breaks blocking commands may stand between: connect to the server directly.",
+            "a blocked pop did not receive the push",
+            "A proxy in between may break blocking commands: connect to the server directly.",
         )),
         Err(error) => Err(failed("a blocked pop", &error)),
     }
@@ -169,6 +169,6 @@ async fn message_arrives(subject: &RedisSubject) -> Checked<Finding> {
 fn not_delivered() -> Finding {
     Finding::fail(
         "a published message did not arrive",
-        "Caches would not hear of each other's changes: see whether the provider allows pub/sub.",
+        "Caches would not be invalidated: see whether the provider allows pub/sub.",
     )
 }

@@ -35,7 +35,9 @@ async fn version_and_role(subject: &RedisSubject) -> Checked<Finding> {
         ));
     }
     let Some(version) = info.get("redis_version") else {
-        return Ok(Finding::pass("a primary; its provider does not tell the version"));
+        return Ok(Finding::pass(
+            "a primary; its provider does not report the version",
+        ));
     };
     let upgrade = "Upgrade to Redis 7 or later.";
     Ok(match parsed(version) {
@@ -71,7 +73,7 @@ async fn pools_fit(subject: &RedisSubject) -> Checked<Finding> {
     };
     let Some(limit) = limit else {
         return Ok(Finding::skipped(
-            "the provider does not tell how many clients it takes",
+            "the provider does not report the limit of clients",
         ));
     };
     let roles = if subject.shared { 2 } else { 1 };
@@ -102,7 +104,11 @@ async fn eviction(subject: &RedisSubject) -> Checked<Finding> {
         Some(policy) => policy.clone(),
         None => match subject.configured("maxmemory-policy").await? {
             Some(policy) => policy,
-            None => return Ok(Finding::skipped("the provider does not tell its eviction policy")),
+            None => {
+                return Ok(Finding::skipped(
+                    "the provider does not report its eviction policy",
+                ));
+            }
         },
     };
     let finding = match subject.role {
@@ -219,7 +225,7 @@ async fn hits(subject: &RedisSubject) -> Checked<Finding> {
     }
     if lookups < ENOUGH_LOOKUPS {
         return Ok(Finding::skipped(format!(
-            "only {lookups} lookups so far: too few to tell"
+            "only {lookups} lookups so far: too few to judge"
         )));
     }
     let ratio = hits as f64 / lookups as f64;

@@ -125,12 +125,12 @@ async fn many_at_once(subject: &RedisSubject) -> Checked<Finding> {
     let PoolStats { size, max, .. } = gate.stats();
     if failures > 0 {
         return Err(Finding::fail(
-            format!("{failures} of {} calls at once failed", CALLERS * CALLS_EACH),
+            format!("{failures} of {} concurrent calls failed", CALLERS * CALLS_EACH),
             "Raise redis.command_timeout_ms or redis.max_connections, or see what slows the server down.",
         ));
     }
     Ok(Finding::pass(format!(
-        "{CALLERS} callers at once: {rate:.0} calls/s over {size} of {max} connections"
+        "{CALLERS} concurrent callers: {rate:.0} calls/s over {size} of {max} connections"
     ))
     .with("calls_per_second", rate)
     .with("connections", size)

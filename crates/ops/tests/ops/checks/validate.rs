@@ -300,7 +300,7 @@ async fn an_api_that_demands_no_key() {
     let checks = place
         .checks(&["validate", "--url", &format!("http://127.0.0.1:{port}")])
         .await;
-    checks.assert_only("security.key_demanded", "no API key is demanded");
+    checks.assert_only("security.key_demanded", "no API key is required");
 }
 
 #[tokio::test]

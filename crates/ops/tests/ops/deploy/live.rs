@@ -167,7 +167,7 @@ async fn an_address_that_wants_no_key_fails_the_check() {
         .deploy(&[&PATIENT[..], &["--url", &dev.url()]].concat())
         .await;
     let words = [
-        "security.key_demanded: no API key is demanded: anybody may enqueue",
+        "security.key_demanded: no API key is required: every client may enqueue",
         "security.docs: /docs answers",
     ];
     assert_says(&ended, 1, &words, "no key");
