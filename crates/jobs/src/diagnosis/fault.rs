@@ -113,7 +113,7 @@ impl FaultKind {
     pub const fn section(self) -> &'static str {
         match self {
             Self::OrphanedJobs | Self::SilentWorkers | Self::OverdueJobs => "Jobs that stay running",
-            Self::StalledQueue => "A queue that stands still",
+            Self::StalledQueue => "A stalled queue",
             Self::LockWait | Self::LockHolder => "Locks in the database",
             Self::OldTransaction | Self::DeadRows => "An old transaction",
             Self::SlowStatement | Self::AbandonedConnections | Self::ConnectionsShort | Self::Unreadable => {
