@@ -180,7 +180,7 @@ async fn victim() {
 async fn a_killed_test_leaves_nothing_behind() {
     let this_test = std::env::current_exe().unwrap();
     let mut test = Child::program(this_test)
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .args(["--exact", "child::victim", "--ignored", "--nocapture"])
         .start()
         .unwrap();
     let line = test.wait_for_line("victim: ", SOON).await.unwrap();

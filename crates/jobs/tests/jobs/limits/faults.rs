@@ -362,7 +362,7 @@ async fn a_frozen_worker_does_not_stop_a_limited_queue() {
                 .args([
                     "--ignored",
                     "--exact",
-                    "faults::limited_worker_process",
+                    "limits::faults::limited_worker_process",
                     "--nocapture",
                 ])
                 .env(WORKER_URL, server(&l).url())
