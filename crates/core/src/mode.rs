@@ -146,7 +146,7 @@ impl DegradedReason {
                 "Raise `maxmemory`, or make room; a cache wants `maxmemory-policy allkeys-lru`."
             }
             Self::WritesRefused => {
-                "Mend persistence (disk space, `INFO persistence`) or the missing replicas."
+                "Fix persistence (disk space, `INFO persistence`) or the missing replicas."
             }
             Self::Busy => "Find the script with `SLOWLOG GET`; `SCRIPT KILL` ends one that has not written.",
             Self::ClusterDown => "Restore the cluster's slots, or the replica's link to its master.",

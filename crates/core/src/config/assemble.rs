@@ -175,7 +175,7 @@ fn database(reader: &mut Reader<'_>, environment: Environment) -> DatabaseSettin
     let embedded_by_default = reader.origin("database.url") == DEFAULTS_ORIGIN;
     if environment == Environment::Production && embedded_by_default {
         // In a container the embedded file would be gone with the next deployment, and no two services share it.
-        let problem = "a production service needs to be told where its jobs are kept".to_owned();
+        let problem = "a production service needs the URL of its database".to_owned();
         let fix = format!(
             "set {} to postgres://… (or to a sqlite:// file, on purpose)",
             variable_of("database.url")
@@ -377,7 +377,7 @@ fn base_url(reader: &mut Reader<'_>, path: &str, fix: &str) -> Option<Url> {
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if url.is_none() {
-        let problem = "it is no http:// or https:// URL".to_owned();
+        let problem = "it is not an http:// or https:// URL".to_owned();
         reader.fault_once(path, || (problem, fix.to_owned()));
     }
     url
@@ -433,7 +433,7 @@ fn smtp(reader: &mut Reader<'_>) -> SmtpSettings {
 
 /// Never with the URL itself: it may hold a password.
 fn check_smtp_url(url: &str) -> Result<(), &'static str> {
-    let url = Url::parse(url).map_err(|_| "it is no URL")?;
+    let url = Url::parse(url).map_err(|_| "it is not a URL")?;
     if !url.has_host() {
         return Err("it names no host");
     }

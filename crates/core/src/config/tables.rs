@@ -71,7 +71,7 @@ pub(super) fn kinds(reader: &mut Reader<'_>) -> BTreeMap<String, KindSettings> {
         if name.is_empty() || name.len() > MAX_KIND_NAME {
             let fix = "name a kind, such as [kinds.\"http.request\".retry]".to_owned();
             let source = value.origin().unwrap_or("nowhere").to_owned();
-            reader.fault_in(path, source, "this is no kind's name".to_owned(), fix);
+            reader.fault_in(path, source, "this is not the name of a kind".to_owned(), fix);
             continue;
         }
         let table = Table::open(reader, path.clone(), value, &["retry"]);

@@ -222,7 +222,7 @@ fn run_at(request: &JobRequest) -> Result<RunAt, Fault> {
                 return Err(Fault::field("run_at", "at most five years ahead"));
             }
             if at.timestamp() < 0 {
-                return Err(Fault::field("run_at", "before 1970 is no time to run a job"));
+                return Err(Fault::field("run_at", "must not be before 1970"));
             }
             Ok(RunAt::At(at))
         }

@@ -217,7 +217,7 @@ fn check_field(field: &str, name: &str, takes: &str) -> Result<(), TimingFault> 
             let text = error.to_string();
             let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
             Err(TimingFault(format!(
-                "the {name} field {field:?} is of no use ({}); it takes {takes}, and * , - /",
+                "the {name} field {field:?} is invalid ({}); it takes {takes}, and * , - /",
                 reason.trim_end_matches('.')
             )))
         }

@@ -209,7 +209,7 @@ fn storable(one: &Move, error: &LedgerError, worker: &str) -> Option<NewJob> {
         "options": encode(&options),
     });
     let message =
-        format!("the job could not be stored as it came, so its payload is kept as {encoding}: {reason}");
+        format!("the job could not be stored as it came, so its payload is stored as {encoding}: {reason}");
     let refused = ErrorRecord::new(clock::now(), one.row.attempt, "permanent", &message, worker);
     let mut errors = vec![refused];
     if encoding == "text" {
