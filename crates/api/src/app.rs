@@ -19,6 +19,7 @@ use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
 use crate::auth::{ApiKeys, Sessions, Users};
+use crate::body_budget::BodyBudget;
 use crate::health::Health;
 use crate::listen::{self, BindError, Listeners, Reach};
 use crate::rate::RateLimits;
@@ -29,7 +30,7 @@ use crate::{routes, serve};
 /// A body has this share of a request's time, so that a slow sender is told 408 before the whole request is given up.
 const BODY_SHARE: f64 = 0.9;
 
-/// A bootstrap key below this length, in bytes, can be guessed.
+/// A bootstrap key below this length, in characters, can be guessed.
 const SAFE_KEY: usize = 16;
 
 /// What the API stands on. Opened by whoever embeds it, which may share it with a worker.
@@ -50,6 +51,11 @@ pub enum StartError {
          (openssl rand -hex 32), or make a key with `holdfast keys create`"
     )]
     NoKey,
+    #[error(
+        "HOLDFAST_API_KEY has fewer than {SAFE_KEY} characters, which can be guessed: set it to a long random text \
+         (openssl rand -hex 32)"
+    )]
+    ShortKey,
     #[error(transparent)]
     Bind(#[from] BindError),
 }
@@ -58,7 +64,7 @@ impl StartError {
     /// 64 (`EX_USAGE`): the settings are to be changed. 69 (`EX_UNAVAILABLE`): the address is taken.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoKey => 64,
+            Self::NoKey | Self::ShortKey => 64,
             Self::Bind(_) => 69,
         }
     }
@@ -83,11 +89,13 @@ impl Application {
     /// The database need not be up: then requests that need it are answered 503 until it is.
     pub async fn build(settings: &Settings, services: Services) -> Result<Self, StartError> {
         let keys = ApiKeys::new(services.database.clone(), settings.server.api_key.as_ref());
+        refuse_short_key(settings)?;
         let reach = reach(settings, &keys).await?;
-        warn_of_short_key(settings);
+        let is_open = reach == Reach::Loopback;
+        let reach = narrowed(settings, reach);
         let listeners = listen::bind(&settings.server, reach)?;
         let users = Users::new(services.database.clone(), settings.auth.max_concurrent_hashes);
-        let sessions = Sessions::new(settings, users, services.cache.sessions());
+        let sessions = Sessions::new(settings, &services.database, users, services.cache.sessions());
         let health = Health::of(settings, &services.jobs, &services.database, &services.gate)
             .cache(&services.cache)
             .sessions(&sessions)
@@ -99,7 +107,7 @@ impl Application {
             keys,
             sessions,
             health,
-            open: reach == Reach::Loopback,
+            open: is_open,
             measuring: false,
             listeners,
         })
@@ -161,6 +169,7 @@ impl Application {
             sessions: self.sessions,
             open: self.open,
             max_body: self.settings.server.max_body_bytes,
+            body_budget: BodyBudget::new(self.settings.server.max_body_bytes_in_flight),
             body_deadline: self.settings.server.request_timeout.mul_f64(BODY_SHARE),
             max_wait: self.settings.server.max_wait,
             lost_after: self.settings.worker.lost_after,
@@ -193,13 +202,25 @@ fn schedules_of(settings: &Settings, services: &Services) -> Schedules {
     Schedules::new(services.jobs.clone(), &services.database, &settings.database)
 }
 
-fn warn_of_short_key(settings: &Settings) {
+fn refuse_short_key(settings: &Settings) -> Result<(), StartError> {
     let key = settings.server.api_key.as_ref();
-    if settings.is_production() && key.is_some_and(|key| key.expose_secret().len() < SAFE_KEY) {
-        tracing::warn!(
-            "HOLDFAST_API_KEY is short enough to be guessed: set a longer one (openssl rand -hex 32)"
-        );
+    let is_short = key.is_some_and(|key| key.expose_secret().chars().count() < SAFE_KEY);
+    if is_short && settings.is_production() {
+        return Err(StartError::ShortKey);
     }
+    Ok(())
+}
+
+/// Development is chosen and not fallen into: on a platform, where nobody has said which it is, this machine alone is served.
+fn narrowed(settings: &Settings, reach: Reach) -> Reach {
+    let Some(platform) = settings.fallen_into else {
+        return reach;
+    };
+    tracing::warn!(
+        "this looks like {platform}, and HOLDFAST_ENV is not set: only this machine is served; set \
+         HOLDFAST_ENV=production, or HOLDFAST_ENV=development to serve others in development mode"
+    );
+    Reach::Loopback
 }
 
 /// Whom to serve: everybody who has a key; or, where there is none, this machine, and in production nobody.

@@ -2,29 +2,76 @@
 //!
 //! A good body is parsed once, without a trace of where the parser is. A bad one is parsed again with one, so that
 //! the answer can name the field's path; only senders of bad bodies pay for that.
-
-use std::time::Duration;
+//!
+//! Bytes count against the process' [budget](crate::body_budget) as they arrive.
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_path_to_error::{Path, Segment};
 
+use crate::body_budget::Taken;
+use crate::nul;
 use crate::problem::{FieldFault, Problem, ProblemKind};
 use crate::state::State;
 
-/// Reads and parses the body. Called by handlers, not extracted beside the caller: actix runs extractors side by side,
-/// and nobody's body is looked at before it is known who sends it.
-pub(crate) async fn json_body<T: DeserializeOwned>(
+/// How large a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodySize {
+    /// A name and a password.
+    Login,
+    /// One document about one thing.
+    Document,
+    /// What carries payloads or lists: as large as the settings say.
+    Bulk,
+}
+
+/// In bytes: a name of 254 characters and a password of 1,024 bytes, each escaped.
+const LOGIN_BYTES: usize = 4_096;
+
+/// In bytes.
+const DOCUMENT_BYTES: usize = 1_048_576;
+
+/// A body that is longer, in bytes, is parsed away from the HTTP threads, which others' requests wait for.
+const PARSED_ASIDE: usize = 262_144;
+
+impl BodySize {
+    fn bytes(self, state: &State) -> usize {
+        match self {
+            Self::Login => LOGIN_BYTES.min(state.max_body),
+            Self::Document => DOCUMENT_BYTES.min(state.max_body),
+            Self::Bulk => state.max_body,
+        }
+    }
+}
+
+/// Reads and parses the body of one document. Called by handlers, not extracted beside the caller: actix runs extractors side by
+/// side, and nobody's body is looked at before it is known who sends it.
+pub(crate) async fn json_body<T: DeserializeOwned + Send + 'static>(
     request: &HttpRequest,
     payload: web::Payload,
     state: &State,
 ) -> Result<T, Problem> {
-    parse(&body_bytes(request, payload, state, &[]).await?)
+    json_body_of(request, payload, state, BodySize::Document).await
+}
+
+/// The same, of this size.
+pub(crate) async fn json_body_of<T: DeserializeOwned + Send + 'static>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &State,
+    size: BodySize,
+) -> Result<T, Problem> {
+    let bytes = body_bytes(request, payload, state, size, &[]).await?;
+    parsed_aside(state, bytes, |bytes| {
+        nul::check_json(bytes, "body")?;
+        parse(bytes)
+    })
+    .await
 }
 
 /// Reads a body of JSON, or of one of the `other` media types, and leaves the parsing to the caller.
@@ -32,17 +79,37 @@ pub(crate) async fn body_bytes(
     request: &HttpRequest,
     payload: web::Payload,
     state: &State,
+    size: BodySize,
     other: &[&str],
 ) -> Result<Bytes, Problem> {
     let declared = check_head(request, other)?;
-    let limits = (state.max_body, state.body_deadline);
-    read(payload.into_inner(), declared, limits.0, limits.1).await
+    let mut taken = Taken::default();
+    let limit = size.bytes(state);
+    let bytes = read(payload.into_inner(), declared, limit, state, &mut taken).await?;
+    taken.hold_with(request);
+    Ok(bytes)
+}
+
+/// Parses here, or on a thread that nobody waits for if the body is long.
+pub(crate) async fn parsed_aside<T: Send + 'static>(
+    state: &State,
+    bytes: Bytes,
+    parse: impl FnOnce(&Bytes) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if bytes.len() <= PARSED_ASIDE {
+        return parse(&bytes);
+    }
+    let parsing = state.runtime.spawn_blocking(move || parse(&bytes));
+    parsing.await.map_err(Problem::internal)?
 }
 
 /// Refuses what the headers already give away; the declared length, if there is one.
 fn check_head(request: &HttpRequest, other: &[&str]) -> Result<Option<usize>, Problem> {
-    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING)
-        && encoding != "identity"
+    let is_identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !request
+        .headers()
+        .get_all(header::CONTENT_ENCODING)
+        .all(is_identity)
     {
         let detail = "compressed bodies are not read; send it without Content-Encoding";
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
@@ -68,21 +135,25 @@ async fn read(
     mut payload: Payload,
     declared: Option<usize>,
     limit: usize,
-    deadline: Duration,
+    state: &State,
+    taken: &mut Taken,
 ) -> Result<Bytes, Problem> {
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
+    let (budget, deadline) = (&state.body_budget, state.body_deadline);
     let reading = async {
         let first = match payload.next().await {
             None => return Ok(Bytes::new()),
             Some(chunk) => chunk.map_err(|error| broken_off(&error))?,
         };
+        budget.take(taken, first.len())?;
         // Most bodies come in one piece, which needs no copy.
         if declared == Some(first.len()) {
             return Ok(first);
         }
-        let mut whole = BytesMut::with_capacity(declared.unwrap_or(0).max(first.len()));
+        // No more room than what has come calls for: what is declared may never come.
+        let mut whole = BytesMut::with_capacity(first.len());
         let mut chunk = first;
         loop {
             if whole.len() + chunk.len() > limit {
@@ -93,6 +164,7 @@ async fn read(
                 None => return Ok(whole.freeze()),
                 Some(next) => chunk = next.map_err(|error| broken_off(&error))?,
             }
+            budget.take(taken, chunk.len())?;
         }
     };
     tokio::time::timeout(deadline, reading).await.map_err(|_| {
@@ -193,7 +265,10 @@ fn located(path: &Path, error: &serde_json::Error) -> FieldFault {
         (true, None) => "body".to_owned(),
         (true, Some(_)) => "jobs".to_owned(),
     };
-    FieldFault { field, reason, index }
+    FieldFault {
+        index,
+        ..FieldFault::new(field, reason)
+    }
 }
 
 fn without_position(error: &serde_json::Error) -> String {

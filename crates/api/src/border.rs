@@ -80,6 +80,9 @@ pub(crate) async fn border<B: MessageBody + 'static>(
         let problem = Problem::new(ProblemKind::UriTooLong, detail).with_request_id(id);
         return Ok(request.error_response(problem));
     }
+    if let Err(problem) = crate::nul::check_uri(request.path(), request.query_string()) {
+        return Ok(request.error_response(problem.with_request_id(id)));
+    }
     let span = tracing::debug_span!("request", request.id = id.to_str().unwrap_or_default());
     request.extensions_mut().insert(RequestId(id.clone()));
     let limit = limits.of(&request);

@@ -17,12 +17,15 @@
 mod app;
 pub mod auth;
 mod body;
+mod body_budget;
 mod border;
+mod connections;
 pub mod health;
 mod kept;
 mod listen;
 mod measure;
 mod monitor;
+mod nul;
 mod params;
 pub mod problem;
 mod rate;

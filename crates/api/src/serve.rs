@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use actix_web::dev::Server;
-use actix_web::http::KeepAlive;
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Protocol, Request};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::App;
+use actix_web::dev::{AppConfig, Server};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpServer};
 use holdfast_core::config::ServerSettings;
 use holdfast_core::shutdown::Shutdown;
+use tokio::net::TcpStream;
 
 use crate::border::{Limits, border};
+use crate::connections::Connections;
 use crate::listen::Listeners;
 use crate::routes;
-
-/// Connections of one HTTP thread; more wait in the backlog.
-const MAX_CONNECTIONS: usize = 8_192;
 
 /// How long an idle connection is kept. Above the 60 s of the usual proxies: a server that closes first makes them fail.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -37,7 +38,7 @@ pub(crate) async fn run<F>(
 where
     F: Fn(&mut ServiceConfig) + Clone + Send + 'static,
 {
-    let mut running = start(listeners, settings, configure)?;
+    let mut running = start(listeners, settings, &shutdown, configure)?;
     let handle = running.handle();
     tokio::select! {
         ended = &mut running => return ended,
@@ -49,28 +50,60 @@ where
 }
 
 /// Apart from the waiting, because the builder cannot be held across it in a future that moves between threads.
-fn start<F>(listeners: Listeners, settings: &ServerSettings, configure: F) -> std::io::Result<Server>
+///
+/// Built from actix' parts and not with its `HttpServer`: that one takes connections as they are, without a word in how many, from
+/// where, and for how long they may refuse to read.
+fn start<F>(
+    listeners: Listeners,
+    settings: &ServerSettings,
+    shutdown: &Shutdown,
+    configure: F,
+) -> std::io::Result<Server>
 where
     F: Fn(&mut ServiceConfig) + Clone + Send + 'static,
 {
     let limits = Data::new(Limits::new(settings.request_timeout, settings.max_wait));
-    let mut server = HttpServer::new(move || {
-        App::new()
-            .app_data(limits.clone())
-            .configure(configure.clone())
-            .default_service(web::to(routes::nowhere))
-            .wrap(from_fn(border))
-    })
-    .workers(settings.http_workers)
-    .max_connections(MAX_CONNECTIONS)
-    .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
-    .client_request_timeout(HEAD_DEADLINE)
-    .client_disconnect_timeout(CLOSE_DEADLINE)
-    .tcp_nodelay(true)
-    .shutdown_timeout(settings.grace.as_secs() + u64::from(settings.grace.subsec_nanos() > 0))
-    .disable_signals();
+    let connections = Connections::new(settings);
+    let mut server = Server::build()
+        .workers(settings.http_workers)
+        .max_concurrent_connections(connections.per_thread(settings.http_workers))
+        .shutdown_timeout(settings.grace.as_secs() + u64::from(settings.grace.subsec_nanos() > 0))
+        .disable_signals();
     for socket in listeners.into_sockets() {
-        server = server.listen(socket)?;
+        let address = socket.local_addr()?;
+        let (limits, connections, configure) = (limits.clone(), connections.clone(), configure.clone());
+        let shutdown = shutdown.clone();
+        server = server.listen(format!("http-{address}"), socket, move || {
+            let app = App::new()
+                .app_data(limits.clone())
+                .configure(configure.clone())
+                .default_service(web::to(routes::nowhere))
+                .wrap(from_fn(border));
+            let app = IntoServiceFactory::<_, Request>::into_factory(app)
+                .map_err(|error: actix_web::Error| error.error_response());
+            let (connections, shutdown) = (connections.clone(), shutdown.clone());
+            let http = HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let shutdown = shutdown.clone();
+                    async move { shutdown.wait().await }
+                })
+                .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
+                .client_request_timeout(HEAD_DEADLINE)
+                .client_disconnect_timeout(CLOSE_DEADLINE)
+                .local_addr(address)
+                .finish(map_config(app, |()| AppConfig::default()));
+            fn_service(move |stream: TcpStream| {
+                let connections = connections.clone();
+                async move {
+                    // Answers are small, and nobody shall wait for the next one to fill the segment.
+                    stream.set_nodelay(true).map_err(DispatchError::Io)?;
+                    let peer = stream.peer_addr().ok();
+                    let connection = connections.admit(stream, peer).map_err(DispatchError::Io)?;
+                    Ok::<_, DispatchError>((connection, Protocol::Http1, peer))
+                }
+            })
+            .and_then(http)
+        })?;
     }
     Ok(server.run())
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth::{ApiKeys, Sessions};
+use crate::body_budget::BodyBudget;
 use crate::problem::Problem;
 use crate::rate::RateLimits;
 use crate::responses::Responses;
@@ -40,6 +41,7 @@ pub(crate) struct State {
     /// The server started without any key: it serves this machine while there is none.
     pub(crate) open: bool,
     pub(crate) max_body: usize,
+    pub(crate) body_budget: BodyBudget,
     /// Longest a body may take to arrive.
     pub(crate) body_deadline: Duration,
     pub(crate) max_wait: Duration,

@@ -62,7 +62,9 @@ pub mod outbound;
 mod place;
 pub mod points;
 pub mod recommend;
+pub mod redaction;
 mod registry;
+mod secrets;
 pub mod webhooks;
 mod words;
 

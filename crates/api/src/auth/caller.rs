@@ -10,6 +10,7 @@ use actix_web::{FromRequest, HttpRequest, web};
 use futures::future::{Either, LocalBoxFuture, Ready, ready};
 
 use holdfast_jobs::audit::By;
+use holdfast_tasks::accounts::Vouched;
 
 use super::keys::{ApiKeys, AuthError, Caller};
 use super::scope::Scope;
@@ -82,6 +83,20 @@ impl<N> Allowed<N> {
         match self.caller {
             Caller::User { id, .. } if id.to_string() == user => Ok(()),
             caller => permit::<Admin>(caller).map(drop),
+        }
+    }
+
+    /// Whether the caller is shown what a kind marks as secret, and the tokens in URLs. The one place that decides it.
+    pub(crate) fn sees_secrets(&self) -> bool {
+        self.caller.may(Scope::Admin)
+    }
+
+    /// Whose word an address rests on that this caller sets.
+    pub(crate) fn vouches(&self) -> Vouched {
+        if self.caller.may(Scope::Admin) {
+            Vouched::ByAdmin
+        } else {
+            Vouched::ByNobody
         }
     }
 
@@ -182,7 +197,7 @@ async fn identify(state: &State, request: &HttpRequest) -> Result<Caller, Proble
     }
 }
 
-async fn count_anonymous(state: &State, request: &HttpRequest) -> Result<(), Problem> {
+pub(crate) async fn count_anonymous(state: &State, request: &HttpRequest) -> Result<(), Problem> {
     let address = state.rates.address_of(request);
     state.rates.take(Class::Anonymous, address).await.enforce(request)
 }
@@ -197,7 +212,7 @@ pub(crate) async fn may_read(
 ) -> Result<(), Problem> {
     let Some(token) = bearer(request)? else {
         if keyless && keys.none_exist().await? {
-            return Ok(());
+            return refuse_other_origins(request);
         }
         return Err(unauthenticated(
             "send `Authorization: Bearer <key>` with a key that has the scope `read`; `holdfast keys create` makes one",
@@ -321,26 +336,53 @@ async fn local_caller(state: &State, request: &HttpRequest, token: Option<&str>)
     }
 }
 
+/// What a proxy adds: whoever stands behind it need not be this machine.
+const FORWARDING: [&str; 7] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+];
+
 /// A page on the Internet can make a browser on this machine send requests here, by a form or by a name that it
-/// points at 127.0.0.1. Both betray themselves by their `Origin` or `Host`.
-fn refuse_other_origins(request: &HttpRequest) -> Result<(), Problem> {
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|value| value.to_str().ok());
-    let origin = request
-        .headers()
-        .get(header::ORIGIN)
-        .and_then(|value| value.to_str().ok());
-    let origin_host = origin.map(|origin| origin.split_once("://").map_or(origin, |(_, rest)| rest));
-    for (name, value) in [("Host", host), ("Origin", origin_host)] {
-        if value.is_some_and(|authority| !is_local(authority)) {
-            return Err(Problem::field(
-                ProblemKind::UntrustedOrigin,
-                name,
-                "is not this machine; set HOLDFAST_API_KEY, or make a key with `holdfast keys create`, to serve others",
-            ));
+/// points at 127.0.0.1, and a proxy on this machine can send everybody's. They betray themselves by their `Origin`, `Host`,
+/// `Sec-Fetch-Site` or by a header that proxies add. What cannot be read is not trusted.
+pub(crate) fn refuse_other_origins(request: &HttpRequest) -> Result<(), Problem> {
+    let untrusted =
+        |name: &str, reason: &str| Err(Problem::field(ProblemKind::UntrustedOrigin, name, reason));
+    const HINT: &str = "is not this machine; set HOLDFAST_API_KEY, or make a key with `holdfast keys create`, to serve others";
+    let headers = request.headers();
+    if let Some(name) = FORWARDING.iter().find(|name| headers.contains_key(**name)) {
+        return untrusted(
+            name,
+            "was added by a proxy: set HOLDFAST_API_KEY to serve others than this machine",
+        );
+    }
+    let mut authority = None;
+    for (name, header) in [("Host", header::HOST), ("Origin", header::ORIGIN)] {
+        let mut values = headers.get_all(header);
+        let Some(value) = values.next() else { continue };
+        if values.next().is_some() {
+            return untrusted(name, "is given more than once");
         }
+        let Ok(text) = value.to_str() else {
+            return untrusted(name, "cannot be read");
+        };
+        let given = text.split_once("://").map_or(text, |(_, rest)| rest);
+        if !is_local(given) {
+            return untrusted(name, HINT);
+        }
+        // A page of another port on this machine is another's page.
+        if *authority.get_or_insert(given) != given {
+            return untrusted(name, "is another origin than the one that is asked");
+        }
+    }
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return untrusted("Sec-Fetch-Site", "says that another site's page has sent this");
     }
     Ok(())
 }

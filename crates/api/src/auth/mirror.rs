@@ -97,6 +97,12 @@ pub(super) struct Answer<A> {
     pub(super) is_usable: bool,
 }
 
+impl<T: Table> std::fmt::Debug for Mirror<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mirror({})", T::NAME)
+    }
+}
+
 impl<T: Table> Clone for Mirror<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))

@@ -26,7 +26,9 @@ mod sql;
 mod store;
 pub mod users;
 
-pub(crate) use caller::{Admin, Allowed, Anyone, Produce, Read, bearer, may_read, unauthenticated};
+pub(crate) use caller::{
+    Admin, Allowed, Anyone, Produce, Read, bearer, count_anonymous, may_read, unauthenticated,
+};
 pub use keys::{ApiKeys, AuthError, Caller, KeyError, NewKey};
 pub use scope::{Scope, Scopes, UnknownScope};
 pub(crate) use sessions::{Opened, Sessions, is_token};

@@ -91,6 +91,8 @@ pub struct StoredKey {
     /// Until when the text before that works too; a time that has passed means that it does not.
     pub previous_until: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
+    /// Who made it, as the audit log names them: `user/<id>`, `key/<id>`, `bootstrap`, `cli/<login>`. Null: it is not known.
+    pub created_by: Option<String>,
 }
 
 /// A key in force, with what is needed to know it.
@@ -113,6 +115,7 @@ type ListedRow = (
     Option<i64>,
     Option<i64>,
     Option<i64>,
+    Option<String>,
 );
 
 /// Id, digest, digest before the rotation while that is good, scopes.
@@ -140,26 +143,31 @@ impl Store {
             by,
             entry: entry(action::KEY_CREATE, id).details(json!({ "name": name, "scopes": scopes })),
         };
-        let scopes = scopes.to_string();
+        let (scopes, maker) = (scopes.to_string(), by.actor.to_string());
         let insert = match &self.database {
             Database::Postgres(pool) => Write::Postgres(
                 pool,
-                sqlx::query("insert into holdfast_api_keys (id, name, hash, scopes) values ($1, $2, $3, $4)")
-                    .bind(id.as_uuid())
-                    .bind(name)
-                    .bind(digest.as_bytes())
-                    .bind(&scopes),
-            ),
-            Database::Sqlite(database) => Write::Sqlite(
-                database,
                 sqlx::query(
-                    "insert into holdfast_api_keys (id, name, hash, scopes, created_at) values ($1, $2, $3, $4, $5)",
+                    "insert into holdfast_api_keys (id, name, hash, scopes, created_by) values ($1, $2, $3, $4, $5)",
                 )
                 .bind(id.as_uuid())
                 .bind(name)
                 .bind(digest.as_bytes())
                 .bind(&scopes)
-                .bind(clock::now().timestamp_millis()),
+                .bind(&maker),
+            ),
+            Database::Sqlite(database) => Write::Sqlite(
+                database,
+                sqlx::query(
+                    "insert into holdfast_api_keys (id, name, hash, scopes, created_at, created_by) \
+                     values ($1, $2, $3, $4, $5, $6)",
+                )
+                .bind(id.as_uuid())
+                .bind(name)
+                .bind(digest.as_bytes())
+                .bind(&scopes)
+                .bind(clock::now().timestamp_millis())
+                .bind(&maker),
             ),
         };
         bounded(&self.database, "make an API key", insert.recorded(&deed))
@@ -179,7 +187,7 @@ impl Store {
                          (extract(epoch from last_used_at) * 1000)::bigint, \
                          (extract(epoch from rotated_at) * 1000)::bigint, \
                          (extract(epoch from previous_until) * 1000)::bigint, \
-                         (extract(epoch from revoked_at) * 1000)::bigint \
+                         (extract(epoch from revoked_at) * 1000)::bigint, created_by \
                          from holdfast_api_keys order by id",
                         ),
                     )
@@ -187,7 +195,8 @@ impl Store {
                 }
                 Database::Sqlite(database) => {
                     sqlx::query_as(
-                        "select id, name, scopes, created_at, last_used_at, rotated_at, previous_until, revoked_at \
+                        "select id, name, scopes, created_at, last_used_at, rotated_at, previous_until, revoked_at, \
+                         created_by \
                          from holdfast_api_keys order by id",
                     )
                     .fetch_all(&database.reader)
@@ -359,7 +368,7 @@ fn readable((id, hash, previous, scopes): ActiveRow) -> Option<ActiveKey> {
 }
 
 fn listed(row: ListedRow) -> Result<StoredKey, StoreError> {
-    let (id, name, scopes, created, used, rotated, previous_until, revoked) = row;
+    let (id, name, scopes, created, used, rotated, previous_until, revoked, created_by) = row;
     let moment = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
     Ok(StoredKey {
         id: KeyId::from_uuid(id),
@@ -370,5 +379,6 @@ fn listed(row: ListedRow) -> Result<StoredKey, StoreError> {
         rotated_at: moment(rotated),
         previous_until: moment(previous_until),
         revoked_at: moment(revoked),
+        created_by,
     })
 }

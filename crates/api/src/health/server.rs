@@ -21,7 +21,12 @@ pub struct HealthServer {
 
 /// Binds the address of the settings. It answers once it is run.
 pub fn health_server(settings: &ServerSettings, health: Health) -> Result<HealthServer, StartError> {
-    let listeners = listen::bind(settings, Reach::Configured)?;
+    let reach = if settings.health_on_loopback {
+        Reach::Loopback
+    } else {
+        Reach::Configured
+    };
+    let listeners = listen::bind(settings, reach)?;
     tracing::info!(address = %listeners.address(), "listening for health checks");
     // One thread is plenty.
     let settings = ServerSettings {

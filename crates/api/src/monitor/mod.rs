@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
+use actix_web::http::header::AUTHORIZATION;
 use holdfast_cache::CacheStats;
 use holdfast_core::config::Settings;
 use holdfast_core::mode::Mode;
@@ -63,6 +64,7 @@ pub(crate) struct Monitor {
     public: bool,
     /// Development without the bootstrap key: while there is no other, everybody may ask.
     keyless: bool,
+    production: bool,
     lost_after: Duration,
     /// What keeps jobs from ending.
     diagnosis: Option<Diagnosis>,
@@ -89,6 +91,7 @@ impl Monitor {
             keys: ApiKeys::new(database.clone(), settings.server.api_key.as_ref()),
             sessions: None,
             public: settings.metrics.public,
+            production: settings.is_production(),
             keyless: !settings.is_production() && settings.server.api_key.is_none(),
             lost_after: settings.worker.lost_after,
             diagnosis: None,
@@ -123,6 +126,16 @@ impl Monitor {
             return Ok(());
         }
         may_read(request, &self.keys, self.sessions.as_ref(), self.keyless).await
+    }
+
+    /// Whether a health report is shown to this request with names, figures and causes.
+    pub(crate) async fn shows_details(&self, request: &HttpRequest) -> bool {
+        let is_named = request.headers().contains_key(AUTHORIZATION);
+        !self.production
+            || (is_named
+                && may_read(request, &self.keys, self.sessions.as_ref(), false)
+                    .await
+                    .is_ok())
     }
 
     /// The Prometheus text.

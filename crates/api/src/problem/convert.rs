@@ -25,9 +25,8 @@ impl From<Fault> for Problem {
         Self::faults(
             kind_of(fault.code),
             vec![FieldFault {
-                field: fault.field,
-                reason: fault.reason,
                 index: fault.index,
+                ..FieldFault::new(fault.field, fault.reason)
             }],
         )
     }

@@ -51,6 +51,12 @@ pub struct FieldFault {
     pub reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<usize>,
+    /// In a body of lines (NDJSON), from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// The field is a path from the document on, and not from the item that `index` names.
+    #[serde(skip)]
+    pub(crate) names_item: bool,
 }
 
 impl FieldFault {
@@ -59,6 +65,8 @@ impl FieldFault {
             field: field.into(),
             reason: reason.into(),
             index: None,
+            line: None,
+            names_item: false,
         }
     }
 }
@@ -221,9 +229,12 @@ impl Problem {
 }
 
 fn described(fault: &FieldFault) -> String {
-    match fault.index {
-        Some(index) => format!("jobs[{index}].{}: {}", fault.field, fault.reason),
-        None => format!("{}: {}", fault.field, fault.reason),
+    match (fault.line, fault.index) {
+        (Some(line), _) => format!("line {line}: {}: {}", fault.field, fault.reason),
+        (None, Some(index)) if !fault.names_item => {
+            format!("jobs[{index}].{}: {}", fault.field, fault.reason)
+        }
+        _ => format!("{}: {}", fault.field, fault.reason),
     }
 }
 

@@ -35,7 +35,8 @@ fn parse(entry: &str) -> Option<IpAddr> {
     bare.parse().or_else(|_| socket()).ok()
 }
 
-fn network(address: IpAddr) -> IpAddr {
+/// Of an IPv6 address its /64.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

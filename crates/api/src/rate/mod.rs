@@ -40,6 +40,7 @@ use tokio_util::task::AbortOnDropHandle;
 use ulid::Ulid;
 
 pub(crate) use self::address::client_address;
+pub(crate) use self::address::network;
 use self::bucket::{Bucket, Granted};
 use crate::auth::Scope;
 use crate::problem::{Problem, ProblemKind};

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::view::ProblemBody;
-use crate::auth::users::{MAX_PASSWORD, MAX_USER_NAME};
+use crate::auth::users::{MAX_PASSWORD, MAX_USER_NAME, folded};
 use crate::auth::{Allowed, Anyone, Caller, Opened, Role, Scopes, UserId, bearer, is_token};
-use crate::body::json_body;
+use crate::body::{BodySize, json_body_of};
 use crate::params::Params;
 use crate::problem::{Problem, ProblemKind};
 use crate::rate::{Class, Subject};
@@ -126,10 +126,10 @@ pub(crate) async fn login(
         .take(Class::LoginAddress, address)
         .await
         .enforce(&request)?;
-    let LoginBody { name, password } = json_body(&request, payload, &state).await?;
+    let LoginBody { name, password } = json_body_of(&request, payload, &state, BodySize::Login).await?;
     check_lengths(&name, &password)?;
     // What this bucket holds is told to nobody: others may be trying the same name.
-    let account = Subject::account(&name.to_lowercase());
+    let account = Subject::account(&folded(&name));
     state
         .rates
         .take(Class::LoginAccount, account)
@@ -142,7 +142,8 @@ pub(crate) async fn login(
 
 /// Get the next token
 ///
-/// Send the last one, which may have expired as long as its session is live (30 minutes after it was used last).
+/// Send the last one, which may have expired as long as its session is live (30 minutes after it was used last). It is good no
+/// more after that; who sends it again ends the session, because two have it.
 #[utoipa::path(post, path = "/v1/auth/refresh", tag = "sessions", operation_id = "refresh_session",
     responses(
         (status = 200, body = TokenView),
@@ -169,8 +170,8 @@ pub(crate) async fn refresh(state: web::Data<State>, request: HttpRequest) -> Re
 
 /// Log out
 ///
-/// Ends the session: none of its tokens is good any more. While Redis is away other API processes learn of it when it is
-/// back, or when the token expires.
+/// Ends the session: none of its tokens is good any more. This process refuses them at once, and so do the others with Redis;
+/// without it, or while it is away, they do within ten seconds.
 #[utoipa::path(post, path = "/v1/auth/logout", tag = "sessions", operation_id = "logout",
     responses(
         (status = 204, description = "the session has ended"),

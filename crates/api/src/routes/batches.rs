@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::enqueue::{JobBody, bounded, idempotency_key};
 use super::view::ProblemBody;
 use crate::auth::{Allowed, Produce, Read};
-use crate::body::json_body;
+use crate::body::{BodySize, json_body_of};
 use crate::params::{Params, batch_id, traceparent};
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::state::{State, json};
@@ -203,7 +203,7 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: GroupBody = json_body(&request, payload, &state).await?;
+    let body: GroupBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
     let trace = traceparent(&request);
     let members = body.jobs.into_iter();
     let batch = BatchRequest {

@@ -72,7 +72,7 @@ pub(crate) struct DeadLetterPage {
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn list(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -91,9 +91,12 @@ pub(crate) async fn list(
     params.finish()?;
     let after = cursor.map(|text| parse_cursor(&text)).transpose()?;
     let letters = state.jobs.dead_letters();
-    let page = state
+    let mut page = state
         .on_runtime(async move { page(&letters, &filter, after, limit).await })
         .await?;
+    if !allowed.sees_secrets() {
+        page.dead_letters.iter_mut().for_each(JobView::redact);
+    }
     json(StatusCode::OK, &page)
 }
 
@@ -154,15 +157,18 @@ async fn page(
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn show(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (id, letters) = (job_id(&request)?, state.jobs.dead_letters());
     let found = state.on_runtime(async move { letters.get(id).await }).await?;
-    let record = found.ok_or_else(|| not_dead(id))?;
-    json(StatusCode::OK, &JobView::new(record, Durability::Ledger))
+    let mut view = JobView::new(found.ok_or_else(|| not_dead(id))?, Durability::Ledger);
+    if !allowed.sees_secrets() {
+        view.redact();
+    }
+    json(StatusCode::OK, &view)
 }
 
 fn not_dead(id: JobId) -> Problem {

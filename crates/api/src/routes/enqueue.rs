@@ -15,7 +15,7 @@ use super::IDEMPOTENCY_KEY;
 use super::fields::{Attempts, Moment, Seconds, Urgency};
 use super::view::{AcceptedBatch, AcceptedJob, ProblemBody};
 use crate::auth::{Allowed, Caller, Produce};
-use crate::body::json_body;
+use crate::body::{BodySize, json_body_of};
 use crate::params::{Params, traceparent};
 use crate::problem::{Problem, ProblemKind};
 use crate::state::{State, json};
@@ -169,7 +169,7 @@ pub(crate) async fn one(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: JobBody = json_body(&request, payload, &state).await?;
+    let body: JobBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
     let job = state
         .jobs
         .enqueue_request(body.into_request(key, traceparent(&request)))
@@ -221,7 +221,7 @@ pub(crate) async fn batch(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?;
-    let body: BatchBody = json_body(&request, payload, &state).await?;
+    let body: BatchBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
     let trace = traceparent(&request);
     let requests: Vec<JobRequest> = (0..)
         .zip(body.jobs)
@@ -245,9 +245,18 @@ pub(crate) async fn batch(
 
 /// As the client words it.
 pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Problem> {
-    let Some(value) = request.headers().get(IDEMPOTENCY_KEY) else {
+    let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
+    let Some(value) = values.next() else {
         return Ok(None);
     };
+    if values.next().is_some() {
+        let reason = "given more than once: which of them makes a repetition harmless cannot be told";
+        return Err(Problem::field(
+            ProblemKind::InvalidHeader,
+            IDEMPOTENCY_KEY,
+            reason,
+        ));
+    }
     value
         .to_str()
         .ok()

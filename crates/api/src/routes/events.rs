@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::items::{Names, RejectedItem, moment, none_good, read_items};
 use super::view::ProblemBody;
 use crate::auth::{Allowed, Produce, Read};
-use crate::body::body_bytes;
+use crate::body::{BodySize, body_bytes, parsed_aside};
 use crate::params::Params;
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::responses::Cached;
@@ -160,8 +160,9 @@ pub(crate) async fn store(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let bytes = body_bytes(&request, payload, &state, &[]).await?;
-    let (read, mut rejected) = read_items::<EventBody>(&bytes, NAMES)?;
+    let bytes = body_bytes(&request, payload, &state, BodySize::Bulk, &[]).await?;
+    let (read, mut rejected) =
+        parsed_aside(&state, bytes, |bytes| read_items::<EventBody>(bytes, NAMES)).await?;
     let (mut places, mut events) = (Vec::new(), Vec::new());
     let mut named: HashMap<(Option<String>, String), usize> = HashMap::new();
     for (index, body) in read {
@@ -185,7 +186,7 @@ pub(crate) async fn store(
         }
     }
     if events.is_empty() {
-        return Err(none_good(rejected));
+        return Err(none_good(rejected, NAMES));
     }
     let recommender = state.recommender.clone();
     let stored = state

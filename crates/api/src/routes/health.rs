@@ -1,7 +1,7 @@
 //! The health routes; see [`crate::health`].
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -19,14 +19,25 @@ pub(crate) struct Word {
 
 /// Full health report
 ///
-/// 200 while the service serves, be it degraded; 503 when it cannot. Cached for a second.
+/// 200 while the service serves, be it degraded; 503 when it cannot. Cached for a second. In production the details, errors and
+/// hints of the services are for callers with the scope `read`; everybody else is told how each service is.
 #[utoipa::path(get, path = "/health", tag = "health", operation_id = "health",
     responses(
         (status = 200, body = Report, description = "healthy, or degraded: it serves with something lost"),
         (status = 503, body = Report, description = "unhealthy"),
-    ))]
-pub(crate) async fn report(health: web::Data<Health>) -> Result<HttpResponse, Problem> {
+    ),
+    security((), ("api_key" = ["read"])))]
+pub(crate) async fn report(request: HttpRequest, health: web::Data<Health>) -> Result<HttpResponse, Problem> {
     let report = health.report().await;
+    let shows_all = match health.monitor() {
+        Ok(monitor) => monitor.shows_details(&request).await,
+        Err(_) => true,
+    };
+    let report = if shows_all {
+        report
+    } else {
+        report.in_words().into()
+    };
     let status = match report.status {
         Verdict::Healthy | Verdict::Degraded => StatusCode::OK,
         Verdict::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,

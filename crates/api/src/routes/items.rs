@@ -4,15 +4,18 @@
 //! used, and the others told by their index, field and reason. Where none is good the answer is a problem.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::body::parse;
-use crate::problem::{FieldFault, Problem, ProblemKind, quote};
+use crate::nul;
+use crate::problem::{FieldFault, Problem, ProblemKind};
 
 /// Most faults told where nothing was accepted.
 const MAX_FAULTS: usize = 100;
@@ -25,6 +28,9 @@ pub(crate) struct RejectedItem {
     #[schema(value_type = String, example = "starts_at")]
     pub(super) field: Cow<'static, str>,
     pub(super) reason: String,
+    /// Its line in a body of lines (NDJSON), from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) line: Option<usize>,
 }
 
 impl RejectedItem {
@@ -33,6 +39,7 @@ impl RejectedItem {
             index,
             field: field.into(),
             reason: reason.into(),
+            line: None,
         }
     }
 }
@@ -51,8 +58,12 @@ impl Names {
         if count <= self.most {
             return Ok(());
         }
+        Err(self.too_many())
+    }
+
+    fn too_many(self) -> Problem {
         let detail = format!("a request has at most {} {}", self.most, self.many);
-        Err(Problem::new(ProblemKind::BatchTooLarge, detail))
+        Problem::new(ProblemKind::BatchTooLarge, detail)
     }
 
     /// The answer to a list without items.
@@ -73,8 +84,8 @@ pub(super) fn read_items<T: for<'de> Deserialize<'de>>(
     bytes: &Bytes,
     names: Names,
 ) -> Result<(Placed<T>, Vec<RejectedItem>), Problem> {
+    nul::check_json(bytes, names.many)?;
     let pieces = pieces(bytes, names)?;
-    names.within(pieces.len())?;
     if pieces.is_empty() {
         return Err(names.nothing());
     }
@@ -96,32 +107,172 @@ pub(super) fn is_list(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
 }
 
-/// The items of a body, unread.
+/// The items of a body, unread. A list that is too long is refused where its first item too many begins.
 pub(super) fn pieces(bytes: &[u8], names: Names) -> Result<Vec<Box<RawValue>>, Problem> {
-    if is_list(bytes) {
-        return parse(bytes);
+    let mut is_too_long = false;
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let read = if is_list(bytes) {
+        let list = Pieces {
+            names,
+            is_too_long: &mut is_too_long,
+        };
+        list.deserialize(&mut deserializer)
+    } else {
+        let wrapped = WrappedPieces {
+            names,
+            is_too_long: &mut is_too_long,
+        };
+        wrapped.deserialize(&mut deserializer)
+    };
+    let read = read.and_then(|pieces| deserializer.end().map(|()| pieces));
+    read.map_err(|error| {
+        if is_too_long {
+            return names.too_many();
+        }
+        // What is no JSON is told by its place; what is JSON of another shape by its field.
+        match parse::<IgnoredAny>(bytes) {
+            Err(malformed) => malformed,
+            Ok(_) => {
+                let (field, reason) = shape_fault(&error, names.many);
+                Problem::field(ProblemKind::InvalidField, field, reason)
+            }
+        }
+    })
+}
+
+/// A list of items, up to the most there may be.
+struct Pieces<'a> {
+    names: Names,
+    is_too_long: &'a mut bool,
+}
+
+/// The same as the one field of an object.
+struct WrappedPieces<'a> {
+    names: Names,
+    is_too_long: &'a mut bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Pieces<'_> {
+    type Value = Vec<Box<RawValue>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
     }
-    let mut fields: BTreeMap<String, Box<RawValue>> = parse(bytes)?;
-    let list = fields.remove(names.many).ok_or_else(|| {
-        let reason = format!("is missing; send a list, or {{\"{}\": […]}}", names.many);
-        Problem::field(ProblemKind::InvalidField, names.many, reason)
-    })?;
-    if let Some(other) = fields.keys().next() {
-        let reason = format!("unknown: expected {} alone", names.many);
-        return Err(Problem::field(ProblemKind::InvalidField, quote(other), reason));
+}
+
+impl<'de> Visitor<'de> for Pieces<'_> {
+    type Value = Vec<Box<RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of {}", self.names.many)
     }
-    serde_json::from_str(list.get())
-        .map_err(|_| Problem::field(ProblemKind::InvalidField, names.many, "must be a list"))
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut pieces = Vec::new();
+        while let Some(piece) = list.next_element()? {
+            if pieces.len() == self.names.most {
+                *self.is_too_long = true;
+                return Err(A::Error::custom("too many"));
+            }
+            pieces.push(piece);
+        }
+        Ok(pieces)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for WrappedPieces<'_> {
+    type Value = Vec<Box<RawValue>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for WrappedPieces<'_> {
+    type Value = Vec<Box<RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list, or {{\"{}\": […]}}", self.names.many)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let Names { many, .. } = self.names;
+        let mut found = None;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key != many {
+                let key: String = key.chars().take(80).collect();
+                return Err(A::Error::custom(format!(
+                    "unknown field `{key}`, expected {many} alone"
+                )));
+            }
+            if found.is_some() {
+                return Err(A::Error::custom(format!("duplicate field `{many}`")));
+            }
+            let list = Pieces {
+                names: self.names,
+                is_too_long: &mut *self.is_too_long,
+            };
+            found = Some(map.next_value_seed(list)?);
+        }
+        let missing = || {
+            A::Error::custom(format!(
+                "missing field `{many}`: send a list, or {{\"{many}\": […]}}"
+            ))
+        };
+        found.ok_or_else(missing)
+    }
+}
+
+/// A list that is given up at its first item too many.
+#[derive(Debug)]
+pub(super) struct AtMost<T, const N: usize>(pub(super) Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for AtMost<T, N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const N: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for List<T, N> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of {N} at most")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    if items.len() == N {
+                        return Err(A::Error::custom("too many"));
+                    }
+                    items.push(item);
+                }
+                Ok(items)
+            }
+        }
+
+        deserializer.deserialize_seq(List::<T, N>(PhantomData)).map(Self)
+    }
 }
 
 /// The answer where no item is good.
-pub(super) fn none_good(mut rejected: Vec<RejectedItem>) -> Problem {
+pub(super) fn none_good(mut rejected: Vec<RejectedItem>, names: Names) -> Problem {
     rejected.sort_by_key(|one| one.index);
     let faults = rejected.into_iter().take(MAX_FAULTS).map(|one| FieldFault {
         index: Some(one.index),
-        ..FieldFault::new(one.field, one.reason)
+        line: one.line,
+        names_item: true,
+        ..FieldFault::new(path_of(&one, names), one.reason)
     });
     Problem::faults(ProblemKind::InvalidField, faults.collect())
+}
+
+/// `events[3].starts_at`; in a body of lines the field alone, since the line is said.
+fn path_of(one: &RejectedItem, names: Names) -> String {
+    match one.line {
+        Some(_) => one.field.to_string(),
+        None if one.field == names.one => format!("{}[{}]", names.many, one.index),
+        None => format!("{}[{}].{}", names.many, one.index, one.field),
+    }
 }
 
 /// A moment as RFC 3339 writes it.

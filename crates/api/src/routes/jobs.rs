@@ -47,7 +47,7 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn show(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -68,7 +68,11 @@ pub(crate) async fn show(
             })
         })
         .await?;
-    json(StatusCode::OK, &found.ok_or_else(|| not_found(id))?)
+    let mut found = found.ok_or_else(|| not_found(id))?;
+    if !allowed.sees_secrets() {
+        found.redact();
+    }
+    json(StatusCode::OK, &found)
 }
 
 async fn look(jobs: &Jobs, id: JobId, wait: Duration) -> Result<Option<JobRecord>, LedgerError> {
@@ -117,13 +121,16 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn list(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let filter = filter(&request)?;
     let jobs = state.jobs.clone();
-    let page = state.on_runtime(async move { page(&jobs, filter).await }).await?;
+    let mut page = state.on_runtime(async move { page(&jobs, filter).await }).await?;
+    if !allowed.sees_secrets() {
+        page.jobs.iter_mut().for_each(JobView::redact);
+    }
     json(StatusCode::OK, &page)
 }
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::view::ProblemBody;
 use crate::auth::{Admin, Allowed, Read};
-use crate::body::json_body;
+use crate::body::{BodySize, json_body, json_body_of};
 use crate::params::{Params, path_name};
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::state::{State, json};
@@ -237,7 +237,8 @@ pub(crate) async fn put_template(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let TemplateBody { subject, text, html } = json_body(&request, payload, &state).await?;
+    let TemplateBody { subject, text, html } =
+        json_body_of(&request, payload, &state, BodySize::Bulk).await?;
     let template = MailTemplate { subject, text, html };
     let (notices, name, by) = (state.notices.clone(), path_name(&request), allowed.by(&request));
     let record = state

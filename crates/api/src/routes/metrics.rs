@@ -5,11 +5,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::telemetry::metrics::CONTENT_TYPE;
 
 use super::view::ProblemBody;
+use crate::auth::count_anonymous;
 use crate::health::Health;
-use crate::monitor::RedisReport;
+use crate::monitor::{Monitor, RedisReport};
 use crate::params::Params;
 use crate::problem::Problem;
-use crate::state::json;
+use crate::state::{State, json};
 
 /// Prometheus metrics
 ///
@@ -29,10 +30,21 @@ pub(crate) async fn prometheus(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let monitor = health.monitor()?;
-    monitor.authorize(&request).await?;
+    authorize(&request, monitor).await?;
     Ok(HttpResponse::Ok()
         .content_type(CONTENT_TYPE)
         .body(monitor.exposition().await))
+}
+
+/// A request that may not see the figures counts as anonymous, as anywhere else: keys are not guessed here either.
+async fn authorize(request: &HttpRequest, monitor: &Monitor) -> Result<(), Problem> {
+    let Err(refused) = monitor.authorize(request).await else {
+        return Ok(());
+    };
+    if let Some(state) = request.app_data::<web::Data<State>>() {
+        count_anonymous(state, request).await?;
+    }
+    Err(refused)
 }
 
 /// The Redis server, with advice
@@ -49,7 +61,7 @@ pub(crate) async fn prometheus(
 pub(crate) async fn redis(request: HttpRequest, health: web::Data<Health>) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let monitor = health.monitor()?;
-    monitor.authorize(&request).await?;
+    authorize(&request, monitor).await?;
     let report = monitor
         .redis()
         .await

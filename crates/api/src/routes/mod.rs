@@ -5,6 +5,7 @@ pub(crate) mod account;
 mod audit;
 pub(crate) mod batches;
 mod bulk;
+mod confirm;
 pub(crate) mod dead_letters;
 mod docs;
 pub(crate) mod enqueue;
@@ -158,6 +159,7 @@ routes! { API_ROUTES, api:
     "/v1/mail-templates/{name}" => { GET mail::show_template, PUT mail::put_template, DELETE mail::delete_template }
     "/v1/mail-suppressions" => { GET mail::list_suppressions, POST mail::suppress }
     "/v1/mail-suppressions/release" => { POST mail::release }
+    "/v1/confirm-address/{token}" => { GET confirm::ask, POST confirm::confirm }
     "/v1/unsubscribe/{token}" => { GET unsubscribe::ask, POST unsubscribe::unsubscribe }
     "/v1/sources" => { GET sources::list, POST sources::create }
     "/v1/sources/{id}" => { GET sources::show, PUT sources::put, DELETE sources::delete }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::enqueue::idempotency_key;
 use super::view::ProblemBody;
 use crate::auth::{Allowed, Produce};
-use crate::body::json_body;
+use crate::body::{BodySize, json_body_of};
 use crate::params::Params;
 use crate::problem::{Problem, ProblemKind};
 use crate::state::{State, json};
@@ -86,7 +86,7 @@ pub(crate) async fn publish(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: NoticeBody = json_body(&request, payload, &state).await?;
+    let body: NoticeBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
     let notice = Notice {
         event_type: body
             .event_type

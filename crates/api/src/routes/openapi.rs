@@ -78,6 +78,8 @@ use crate::responses::{constant, tag_of};
         super::mail::list_suppressions,
         super::mail::suppress,
         super::mail::release,
+        super::confirm::ask,
+        super::confirm::confirm,
         super::unsubscribe::ask,
         super::unsubscribe::unsubscribe,
         super::sources::list,

@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use holdfast_tasks::points::{LetterFilter, Point, PointLetter, Track, TrackId, TrackMade};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -155,7 +155,7 @@ pub(crate) async fn accept(
         return Err(NAMES.nothing());
     }
     if good.is_empty() {
-        return Err(none_good(rejected));
+        return Err(none_good(rejected, NAMES));
     }
     let accepted = good.len();
     let points = state.points.clone();
@@ -335,6 +335,10 @@ fn letter_cursor(text: &str) -> Result<(TrackId, DateTime<Utc>), Problem> {
     text.split_once('.')
         .and_then(|(track, micros)| {
             let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+            // What no point has is beyond what databases can hold.
+            if !(0..=9_999).contains(&at.year()) {
+                return None;
+            }
             Some((TrackId(Ulid::from_string(track).ok()?), at))
         })
         .ok_or_else(|| {

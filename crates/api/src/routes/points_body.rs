@@ -10,16 +10,18 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use ulid::Ulid;
 
-use super::items::{Fault, Names, RejectedItem, is_list, moment, pieces, shape_fault};
-use crate::body::body_bytes;
+use super::items::{AtMost, Fault, Names, RejectedItem, is_list, moment, pieces, shape_fault};
+use crate::body::{BodySize, body_bytes, parsed_aside};
 use crate::problem::Problem;
 use crate::state::State;
 
 pub(super) const NAMES: Names = Names {
     one: "point",
     many: "points",
-    most: 10_000,
+    most: MOST,
 };
+
+const MOST: usize = 10_000;
 
 /// How far a point's time may lie ahead: clocks of devices are wrong, and time zones are forgotten.
 const MAX_AHEAD: chrono::Duration = chrono::Duration::days(1);
@@ -49,7 +51,7 @@ struct Worded<'a> {
 #[serde(deny_unknown_fields)]
 struct Wrapped<'a> {
     #[serde(borrow)]
-    points: Vec<Worded<'a>>,
+    points: AtMost<Worded<'a>, MOST>,
 }
 
 type Read = (Vec<Point>, Vec<RejectedItem>);
@@ -60,32 +62,32 @@ pub(super) async fn read_points(
     state: &State,
 ) -> Result<Read, Problem> {
     let lines = NDJSON.contains(&request.content_type());
-    let bytes = body_bytes(request, payload, state, &NDJSON).await?;
+    let bytes = body_bytes(request, payload, state, BodySize::Bulk, &NDJSON).await?;
     let latest = holdfast_core::clock::now() + MAX_AHEAD;
-    if lines {
-        return from_lines(&bytes, latest);
-    }
-    match worded(&bytes) {
-        Some(worded) => {
-            NAMES.within(worded.len())?;
-            Ok(checked(worded.into_iter().map(Ok), latest))
+    parsed_aside(state, bytes, move |bytes| {
+        if lines {
+            return from_lines(bytes, latest);
         }
-        None => one_by_one(&bytes, latest),
-    }
+        match worded(bytes) {
+            Some(worded) => Ok(checked(worded.into_iter().map(Ok), latest)),
+            None => one_by_one(bytes, latest),
+        }
+    })
+    .await
 }
 
-/// All of them, if all are well-formed.
+/// All of them, if all are well-formed and no more than there may be.
 fn worded(bytes: &[u8]) -> Option<Vec<Worded<'_>>> {
     if is_list(bytes) {
-        return serde_json::from_slice(bytes).ok();
+        let list: AtMost<Worded<'_>, MOST> = serde_json::from_slice(bytes).ok()?;
+        return Some(list.0);
     }
     let wrapped: Wrapped<'_> = serde_json::from_slice(bytes).ok()?;
-    Some(wrapped.points)
+    Some(wrapped.points.0)
 }
 
 fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
     let pieces = pieces(bytes, NAMES)?;
-    NAMES.within(pieces.len())?;
     Ok(checked(
         pieces.iter().map(|piece| serde_json::from_str(piece.get())),
         latest,
@@ -93,13 +95,17 @@ fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
 }
 
 fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
-    let lines: Vec<&[u8]> = bytes
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.iter().all(u8::is_ascii_whitespace))
+    let lines: Vec<(usize, &[u8])> = (1..)
+        .zip(bytes.split(|byte| *byte == b'\n'))
+        .filter(|(_, line)| !line.iter().all(u8::is_ascii_whitespace))
         .take(NAMES.most + 1)
         .collect();
     NAMES.within(lines.len())?;
-    Ok(checked(lines.into_iter().map(serde_json::from_slice), latest))
+    let (good, mut rejected) = checked(lines.iter().map(|(_, line)| serde_json::from_slice(line)), latest);
+    for one in &mut rejected {
+        one.line = lines.get(one.index).map(|(line, _)| *line);
+    }
+    Ok((good, rejected))
 }
 
 fn checked<'a>(pieces: impl Iterator<Item = serde_json::Result<Worded<'a>>>, latest: DateTime<Utc>) -> Read {

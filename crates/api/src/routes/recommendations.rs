@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::items::{Names, RejectedItem, moment, none_good, read_items};
 use super::view::ProblemBody;
 use crate::auth::{Allowed, Anyone, Produce};
-use crate::body::body_bytes;
+use crate::body::{BodySize, body_bytes, parsed_aside};
 use crate::params::Params;
 use crate::problem::{Problem, ProblemKind, RETRY_AFTER, quote};
 use crate::responses::X_CACHE;
@@ -121,8 +121,9 @@ pub(crate) async fn interact(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let bytes = body_bytes(&request, payload, &state, &[]).await?;
-    let (read, mut rejected) = read_items::<InteractionBody>(&bytes, NAMES)?;
+    let bytes = body_bytes(&request, payload, &state, BodySize::Bulk, &[]).await?;
+    let (read, mut rejected) =
+        parsed_aside(&state, bytes, |bytes| read_items::<InteractionBody>(bytes, NAMES)).await?;
     let now = clock::now();
     let mut good = Vec::with_capacity(read.len());
     for (index, body) in read {
@@ -132,7 +133,7 @@ pub(crate) async fn interact(
         }
     }
     if good.is_empty() {
-        return Err(none_good(rejected));
+        return Err(none_good(rejected, NAMES));
     }
     let given: Vec<_> = good.iter().map(|(_, interaction)| interaction.clone()).collect();
     let recommender = state.recommender.clone();
@@ -150,7 +151,7 @@ pub(crate) async fn interact(
         .filter(|(_, interaction)| !stored.unknown.contains(&interaction.event))
         .count();
     if accepted == 0 {
-        return Err(none_good(rejected));
+        return Err(none_good(rejected, NAMES));
     }
     rejected.sort_by_key(|one| one.index);
     let view = AcceptedInteractions {

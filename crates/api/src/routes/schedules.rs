@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use holdfast_jobs::JobId;
 use holdfast_jobs::audit::By;
 use holdfast_jobs::schedules::{CatchUp, Definition, MAX_NAME, NEXT_TICKS, Rhythm, ScheduleRecord, Stored};
+use holdfast_tasks::redaction::redacted;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -14,7 +15,7 @@ use utoipa::ToSchema;
 use super::fields::Seconds;
 use super::view::{AcceptedJob, ProblemBody};
 use crate::auth::{Admin, Allowed, Produce, Read};
-use crate::body::json_body;
+use crate::body::{BodySize, json_body_of};
 use crate::params::{Params, path_name};
 use crate::problem::{Problem, ProblemKind};
 use crate::state::{State, json};
@@ -107,6 +108,18 @@ pub struct ScheduleView {
     updated_at: DateTime<Utc>,
 }
 
+impl ScheduleView {
+    /// Without what its kind marks as secret, where the caller may not see that.
+    fn shown_to<N>(mut self, allowed: &Allowed<N>) -> Self {
+        if !allowed.sees_secrets()
+            && let Some(shown) = redacted(&self.kind, &self.payload)
+        {
+            self.payload = shown;
+        }
+        self
+    }
+}
+
 impl From<ScheduleRecord> for ScheduleView {
     fn from(record: ScheduleRecord) -> Self {
         let next_ticks = record.next_ticks(NEXT_TICKS);
@@ -179,7 +192,7 @@ pub(crate) struct DeletedSchedule {
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn list(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -200,7 +213,8 @@ pub(crate) async fn list(
         .last()
         .filter(|_| more)
         .map(|record| record.schedule.name.clone());
-    let schedules = found.into_iter().map(ScheduleView::from).collect();
+    let view = |record| ScheduleView::from(record).shown_to(&allowed);
+    let schedules = found.into_iter().map(view).collect();
     json(StatusCode::OK, &ScheduleList { schedules, next })
 }
 
@@ -231,7 +245,7 @@ pub(crate) async fn create(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let mut body: ScheduleBody = json_body(&request, payload, &state).await?;
+    let mut body: ScheduleBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
     let name = body.name.take().ok_or_else(|| {
         Problem::field(
             ProblemKind::InvalidField,
@@ -270,7 +284,7 @@ fn created(record: ScheduleRecord) -> Result<HttpResponse, Problem> {
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn show(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -279,7 +293,7 @@ pub(crate) async fn show(
     let record = state
         .on_runtime(async move { schedules.get(&name).await })
         .await?;
-    json(StatusCode::OK, &ScheduleView::from(record))
+    json(StatusCode::OK, &ScheduleView::from(record).shown_to(&allowed))
 }
 
 /// Make or replace a schedule
@@ -311,7 +325,7 @@ pub(crate) async fn put(
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let name = path_name(&request);
-    let mut body: ScheduleBody = json_body(&request, payload, &state).await?;
+    let mut body: ScheduleBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
     if body.name.take().is_some_and(|said| said != name) {
         let reason = "is not the name in the path; a schedule cannot be renamed, make a new one";
         return Err(Problem::field(ProblemKind::InvalidField, "name", reason));

@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use holdfast_tasks::discovery::parse::Mapping;
 use holdfast_tasks::discovery::{Definition, Listing, NewSource, Report, SourceId, SourceKind, SourceRecord};
+use holdfast_tasks::redaction::redacted_feed;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -114,6 +115,16 @@ pub(crate) struct SourceView {
     updated_at: DateTime<Utc>,
 }
 
+impl SourceView {
+    /// A private feed's address is its key: who may not see secrets sees its host.
+    fn shown_to<N>(mut self, allowed: &Allowed<N>) -> Self {
+        if !allowed.sees_secrets() {
+            self.definition.url = self.definition.url.as_deref().map(redacted_feed);
+        }
+        self
+    }
+}
+
 impl From<SourceRecord> for SourceView {
     fn from(record: SourceRecord) -> Self {
         Self {
@@ -173,7 +184,7 @@ fn source_id(request: &HttpRequest) -> Result<SourceId, Problem> {
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn list(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -188,7 +199,8 @@ pub(crate) async fn list(
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|record| record.id.to_string());
-    let sources = found.into_iter().map(SourceView::from).collect();
+    let view = |record| SourceView::from(record).shown_to(&allowed);
+    let sources = found.into_iter().map(view).collect();
     json(StatusCode::OK, &SourceList { sources, next })
 }
 
@@ -241,14 +253,14 @@ pub(crate) async fn create(
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn show(
-    _: Allowed<Read>,
+    allowed: Allowed<Read>,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (sources, id) = (state.sources.clone(), source_id(&request)?);
     let record = state.on_runtime(async move { sources.get(id).await }).await?;
-    json(StatusCode::OK, &SourceView::from(record))
+    json(StatusCode::OK, &SourceView::from(record).shown_to(&allowed))
 }
 
 /// Replace a source

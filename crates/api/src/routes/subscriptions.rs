@@ -137,7 +137,7 @@ pub(crate) async fn list(
     ),
     security(("api_key" = ["produce"])))]
 pub(crate) async fn create(
-    _: Allowed<Produce>,
+    allowed: Allowed<Produce>,
     state: web::Data<State>,
     request: HttpRequest,
     payload: web::Payload,
@@ -145,9 +145,13 @@ pub(crate) async fn create(
     Params::of(&request, &[]).finish()?;
     let body: SubscriptionBody = json_body(&request, payload, &state).await?;
     let (user, email, filter) = checked(body)?;
-    let subscriptions = state.subscriptions.clone();
+    let (subscriptions, vouched) = (state.subscriptions.clone(), allowed.vouches());
     let made = state
-        .on_runtime(async move { subscriptions.create(&user, email.as_deref(), &filter).await })
+        .on_runtime(async move {
+            subscriptions
+                .create(&user, email.as_deref(), vouched, &filter)
+                .await
+        })
         .await?;
     let made = made.ok_or_else(|| {
         let detail = format!("there are {MAX_SUBSCRIPTIONS} subscriptions already, and more are not kept");

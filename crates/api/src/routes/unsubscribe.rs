@@ -12,8 +12,8 @@ use crate::problem::{Problem, ProblemKind};
 use crate::rate::Class;
 use crate::state::State;
 
-/// Longest token that is looked at, in bytes.
-const MAX_TOKEN: usize = 64;
+/// Longest token that is looked at, in bytes: that of a confirmation has 96.
+const MAX_TOKEN: usize = 128;
 
 /// The page has a form and nothing else.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -42,10 +42,13 @@ pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result
         .on_runtime(async move { notices.mail().token_list(&token).await })
         .await?;
     let list = list.ok_or_else(no_such_link)?;
-    Ok(page(&format!(
-        "<p>Do you want no more mail of the list <b>{list}</b>?</p>\n\
+    Ok(page(
+        "Unsubscribe",
+        &format!(
+            "<p>Do you want no more mail of the list <b>{list}</b>?</p>\n\
          <form method=\"post\"><button>Unsubscribe</button></form>"
-    )))
+        ),
+    ))
 }
 
 /// Unsubscribe
@@ -74,17 +77,18 @@ pub(crate) async fn unsubscribe(
         .on_runtime(async move { notices.mail().unsubscribe(&token).await })
         .await?;
     let list = done.ok_or_else(no_such_link)?.list;
-    Ok(page(&format!(
-        "<p>You get no more mail of the list <b>{list}</b>.</p>"
-    )))
+    Ok(page(
+        "Unsubscribe",
+        &format!("<p>You get no more mail of the list <b>{list}</b>.</p>"),
+    ))
 }
 
-async fn count(state: &State, request: &HttpRequest) -> Result<(), Problem> {
+pub(super) async fn count(state: &State, request: &HttpRequest) -> Result<(), Problem> {
     let address = state.rates.address_of(request);
     state.rates.take(Class::Anonymous, address).await.enforce(request)
 }
 
-fn token_of(request: &HttpRequest) -> Result<String, Problem> {
+pub(super) fn token_of(request: &HttpRequest) -> Result<String, Problem> {
     let token = request.match_info().get("token").unwrap_or_default();
     let is_token = |text: &str| {
         let mut bytes = text.bytes();
@@ -96,15 +100,15 @@ fn token_of(request: &HttpRequest) -> Result<String, Problem> {
     Err(no_such_link())
 }
 
-fn no_such_link() -> Problem {
-    let detail = "the link is not one of ours; use the one in the mail, whole";
+pub(super) fn no_such_link() -> Problem {
+    let detail = "the link is not one of ours, or is too old; use the one in the mail, whole";
     Problem::new(ProblemKind::LinkNotFound, detail)
 }
 
-/// What is put in is a list's name, of letters that mean nothing in HTML.
-fn page(content: &str) -> HttpResponse {
+/// A page with this title. What is put in is escaped, or a list's name, of letters that mean nothing in HTML.
+pub(super) fn page(title: &str, content: &str) -> HttpResponse {
     let text = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Unsubscribe</title></head>\n\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\n\
          <body>\n{content}\n</body></html>\n"
     );
     let mut response = HttpResponse::build(StatusCode::OK);

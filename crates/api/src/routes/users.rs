@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::stream;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_tasks::accounts::{
-    AccountError, AccountId, Channels, Deleted, Export, Mode, Preferences, PreferencesText, Quiet, Switch,
+    AccountError, AccountId, AddressState, Channels, DeleteOptions, Deleted, Export, MadeKey, Mode,
+    Preferences, PreferencesText, Quiet, Switch,
 };
 use holdfast_tasks::interactions::UserName;
 use serde::{Deserialize, Serialize};
@@ -37,8 +38,15 @@ pub(crate) struct PreferencesBody {
     language: Option<String>,
     /// An IANA time zone; UTC if left out.
     time_zone: Option<String>,
-    /// Where mail goes; the user's name if left out, where that is an address.
+    /// Where mail goes; the user's name if left out, where that is an address. An address that an admin sets is the user's at
+    /// once. To any other goes a mail with a link that confirms it, and until then nothing else.
     address: Option<String>,
+    /// `confirmed`; `unconfirmed`: a mail with a link is on its way, or only an admin can confirm it
+    /// (`notifications.public_url` is not set); `earlier`: named before addresses were confirmed, mail goes there. Null: there
+    /// is no address. Only read: what a request says of it is ignored.
+    #[serde(default)]
+    #[schema(read_only)]
+    address_state: Option<String>,
     /// When no mail of a list is sent: it waits until they are over.
     quiet_hours: Option<QuietBody>,
     /// When a digest is due, `HH:MM`; 08:00 if left out.
@@ -86,10 +94,16 @@ impl From<PreferencesBody> for PreferencesText {
     }
 }
 
-impl From<&Preferences> for PreferencesBody {
-    fn from(preferences: &Preferences) -> Self {
+impl PreferencesBody {
+    fn new(preferences: &Preferences, state: Option<AddressState>) -> Self {
         let text = preferences.text();
+        let state = state.map(|state| match state {
+            AddressState::Confirmed => "confirmed",
+            AddressState::Unconfirmed => "unconfirmed",
+            AddressState::Earlier => "earlier",
+        });
         Self {
+            address_state: state.map(str::to_owned),
             language: text.language,
             time_zone: text.time_zone,
             address: text.address,
@@ -122,6 +136,8 @@ pub(crate) struct DeletedUser {
     jobs: u64,
     /// Entries of the audit log that say now that somebody did it.
     audit: u64,
+    /// The API keys in force that the user had made.
+    keys: Vec<DeletedUsersKey>,
 }
 
 impl From<AccountError> for Problem {
@@ -136,8 +152,31 @@ impl From<AccountError> for Problem {
                 Self::faults(ProblemKind::InvalidField, faults.collect())
             }
             AccountError::Sql(error) => error.into(),
+            AccountError::Enqueue(error) => error.into(),
             AccountError::Recommend(holdfast_tasks::recommend::RecommendError::Sql(error)) => error.into(),
             AccountError::Recommend(error) => Self::internal(error),
+        }
+    }
+}
+
+/// An API key that a deleted user had made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeletedUsersKey {
+    id: String,
+    name: String,
+    #[schema(example = "produce,read")]
+    scopes: String,
+    /// It has ended with the user. False: it is in force.
+    revoked: bool,
+}
+
+impl DeletedUsersKey {
+    fn new(key: MadeKey, options: DeleteOptions) -> Self {
+        Self {
+            id: key.id.to_string(),
+            name: key.name,
+            scopes: key.scopes,
+            revoked: options.revoke_keys,
         }
     }
 }
@@ -184,7 +223,8 @@ pub(crate) async fn preferences(
     let found = state
         .on_runtime(async move { accounts.preferences(account).await })
         .await?;
-    json(StatusCode::OK, &PreferencesBody::from(&found))
+    let view = PreferencesBody::new(&found.preferences, found.address_state);
+    json(StatusCode::OK, &view)
 }
 
 /// Say what a user wants to be sent
@@ -216,10 +256,14 @@ pub(crate) async fn put_preferences(
     Params::of(&request, &[]).finish()?;
     let body: PreferencesBody = json_body(&request, payload, &state).await?;
     let preferences = Preferences::parse(body.into()).map_err(AccountError::Invalid)?;
-    let view = PreferencesBody::from(&preferences);
-    let (accounts, by) = (state.accounts.clone(), allowed.by(&request));
-    state
-        .on_runtime(async move { accounts.set_preferences(&by, account, &preferences).await })
+    let (accounts, by, vouched) = (state.accounts.clone(), allowed.by(&request), allowed.vouches());
+    let view = state
+        .on_runtime(async move {
+            let set = accounts
+                .set_preferences(&by, account, &preferences, vouched)
+                .await;
+            set.map(|state| PreferencesBody::new(&preferences, state))
+        })
         .await?;
     json(StatusCode::OK, &view)
 }
@@ -282,11 +326,16 @@ async fn send_pieces(mut export: Export, sender: mpsc::Sender<Result<Bytes, Ledg
 
 /// Delete a user
 ///
-/// All that is about the user goes, or stays under no name, in one transaction, with an entry in the audit log that does not
-/// say who it was. Sessions end, mail that waits is not sent. A session deletes its own user; a key with `admin` deletes
-/// anybody, also a name of the application's own.
+/// All that is about the user goes, or stays under no name, in one transaction, with an entry in the audit log. Sessions end,
+/// mail that waits for the user is not sent. What is known of an address goes where the address is confirmed as the user's; a
+/// suppression stays, under a hash. The audit log says of a viewer that it was somebody, and goes on to name the id of a user who
+/// could do more. API keys that the user made are listed in the answer, and end with `revoke_keys=true`. A session deletes its own
+/// user; a key with `admin` deletes anybody, also a name of the application's own.
 #[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", operation_id = "delete_user",
-    params(("id" = String, Path, description = "The user's id, or the name that interactions give the user")),
+    params(
+        ("id" = String, Path, description = "The user's id, or the name that interactions give the user"),
+        ("revoke_keys" = Option<bool>, Query, description = "true: the API keys that the user made end too"),
+    ),
     responses(
         (status = 200, body = DeletedUser),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
@@ -302,18 +351,23 @@ pub(crate) async fn delete(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let user = own_user(&allowed, &request)?;
-    Params::of(&request, &[]).finish()?;
+    let mut params = Params::of(&request, &["revoke_keys"]);
+    let options = DeleteOptions {
+        revoke_keys: params.parsed("revoke_keys").unwrap_or_default(),
+    };
+    params.finish()?;
     let (accounts, sessions, by) = (
         state.accounts.clone(),
         state.sessions.clone(),
         allowed.by(&request),
     );
     let id = user.to_string();
-    let done = state
+    let (done, keys) = state
         .on_runtime(async move {
-            let done = accounts.delete(&by, &user).await?;
+            let keys = accounts.made_keys(&user).await?;
+            let done = accounts.delete(&by, &user, options).await?;
             sessions.end_all(user.as_str()).await;
-            Ok::<Deleted, AccountError>(done)
+            Ok::<(Deleted, Vec<MadeKey>), AccountError>((done, keys))
         })
         .await?;
     let view = DeletedUser {
@@ -326,6 +380,10 @@ pub(crate) async fn delete(
         deliveries: done.deliveries,
         jobs: done.jobs,
         audit: done.audit,
+        keys: keys
+            .into_iter()
+            .map(|key| DeletedUsersKey::new(key, options))
+            .collect(),
     };
     json(StatusCode::OK, &view)
 }

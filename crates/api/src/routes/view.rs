@@ -7,6 +7,7 @@ use holdfast_jobs::ledger::{ErrorRecord, JobRecord, Priority, QueueStats, Worker
 use holdfast_jobs::limits::LimitsInForce;
 use holdfast_jobs::link::Link;
 use holdfast_jobs::{BatchId, JobId, State, WorkerId};
+use holdfast_tasks::redaction::redacted;
 
 use super::enqueue::JobBody;
 use super::limits::LimitsView;
@@ -188,6 +189,20 @@ impl JobView {
             child,
             parent,
             callback_of,
+        }
+    }
+
+    /// As it is shown to a caller who does not see secrets.
+    pub(crate) fn redact(&mut self) {
+        if let Some(shown) = redacted(&self.kind, &self.payload) {
+            self.payload = shown;
+        }
+        let mut next = self.then.as_deref_mut();
+        while let Some(link) = next {
+            if let Some(shown) = redacted(&link.kind, &link.payload) {
+                link.payload = shown;
+            }
+            next = link.then.as_deref_mut();
         }
     }
 

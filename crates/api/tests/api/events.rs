@@ -111,7 +111,7 @@ async fn batches_of_no_use_are_refused_with_the_field() {
     let many: Vec<_> = (0..1_001).map(|n| event(&n.to_string(), "x")).collect();
     for (path, name) in [("/v1/events", "events"), ("/v1/interactions", "interactions")] {
         let response = admin.post_json(path, &json!([{"no": 1}])).await.unwrap();
-        let body = problem_of(&response, 422, "invalid-field", "no");
+        let body = problem_of(&response, 422, "invalid-field", &format!("{name}[0].no"));
         assert_eq!(body["index"], 0);
         problem(
             &admin.post_json(path, &json!([])).await.unwrap(),
@@ -124,6 +124,8 @@ async fn batches_of_no_use_are_refused_with_the_field() {
             "batch-too-large",
         );
         let response = admin.post_json(path, &json!({"list": []})).await.unwrap();
+        problem_of(&response, 422, "invalid-field", "list");
+        let response = admin.post_json(path, &json!({})).await.unwrap();
         problem_of(&response, 422, "invalid-field", name);
         let response = admin
             .post_json(path, &json!({(name): [], "list": []}))

@@ -22,6 +22,7 @@ mod queue_limits;
 mod rates;
 mod schedules;
 mod schema;
+mod security;
 mod sessions;
 mod sources;
 mod start;

@@ -99,7 +99,7 @@ async fn what_has_no_good_point_is_refused() {
     let mut off = point(UNKNOWN, 1);
     off["lat"] = json!(91);
     let refused = admin.post_json("/v1/points", &json!([off])).await.unwrap();
-    let body = problem_of(&refused, 422, "invalid-field", "lat");
+    let body = problem_of(&refused, 422, "invalid-field", "points[0].lat");
     assert_eq!(body["index"], 0);
     problem(
         &admin.post_json("/v1/points", &json!([])).await.unwrap(),

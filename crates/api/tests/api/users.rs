@@ -23,8 +23,8 @@ async fn a_user_says_what_is_wanted_and_reads_it_back() {
     let mut session = app.client().with_bearer(&app.log_in("ada@example.com").await);
     let own = path(&ada.id, "/preferences");
     let nothing = body_of(&session.get(&own).await.unwrap());
-    let unsaid = json!({"language": null, "time_zone": "UTC", "address": null, "quiet_hours": null, "digest_at": "08:00",
-        "email": "on", "webhook": "on", "topics": {}});
+    let unsaid = json!({"language": null, "time_zone": "UTC", "address": null, "address_state": null, "quiet_hours": null,
+        "digest_at": "08:00", "email": "on", "webhook": "on", "topics": {}});
     assert_eq!(nothing, unsaid);
     let wanted = json!({"language": "de-AT", "time_zone": "Europe/Vienna", "address": "lovelace@example.com",
         "quiet_hours": {"from": "22:00", "until": "07:00"}, "digest_at": "06:30", "email": "digest",
@@ -33,6 +33,7 @@ async fn a_user_says_what_is_wanted_and_reads_it_back() {
     assert_eq!(put.status, 200, "{}", put.text());
     let mut expected = wanted.clone();
     (expected["language"], expected["webhook"]) = (json!("de-at"), json!("on"));
+    expected["address_state"] = json!("unconfirmed");
     assert_eq!(body_of(&put), expected);
     assert_eq!(body_of(&session.get(&own).await.unwrap()), expected);
     assert_eq!(body_of(&app.admin().get(&own).await.unwrap()), expected);

@@ -28,11 +28,16 @@ impl SessionId {
         Self(bytes)
     }
 
-    /// When it was made. The token's signature vouches for it.
-    pub(super) fn created_ms(&self) -> u64 {
+    /// When it was made, in milliseconds since the epoch. The token's signature vouches for it.
+    pub fn created_ms(&self) -> u64 {
         let mut time = [0; 8];
         time[8 - TIME_BYTES..].copy_from_slice(&self.0[..TIME_BYTES]);
         u64::from_be_bytes(time)
+    }
+
+    /// Its SHA-256: what stores know it by.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.0).into()
     }
 
     /// What Redis knows it by.

@@ -38,6 +38,7 @@ pub(super) fn settings(
 fn read(reader: &mut Reader<'_>) -> Settings {
     let environment = environment(reader);
     Settings {
+        fallen_into: None,
         environment,
         server: server(reader),
         database: database(reader, environment),
@@ -129,10 +130,15 @@ fn server(reader: &mut Reader<'_>) -> ServerSettings {
         port: reader.count("server.port", 0..=u16::MAX),
         api_key: api_key(reader),
         max_body_bytes: reader.bytes("server.max_body_bytes", 1024..=1_073_741_824),
+        max_body_bytes_in_flight: reader
+            .bytes("server.max_body_bytes_in_flight", 1_048_576..=1_099_511_627_776),
         request_timeout: reader.seconds("server.request_timeout_seconds", 0.1..=300.0),
         grace: reader.seconds("server.grace_seconds", 0.0..=3600.0),
         max_wait: reader.seconds("server.max_wait_seconds", 0.0..=300.0),
+        health_on_loopback: false,
         http_workers: reader.count("server.http_workers", 1..=256),
+        max_connections: reader.count("server.max_connections", 0..=1_000_000),
+        max_connections_per_address: reader.count("server.max_connections_per_address", 0..=1_000_000),
         trusted_proxies: reader.count("server.trusted_proxies", 0..=10),
     }
 }

@@ -88,6 +88,13 @@ pub(super) fn check(reader: &mut Reader<'_>, settings: &Settings) {
         "raise the body's limit: no request could carry such a payload",
     );
     reader.require(
+        server.max_body_bytes_in_flight / 4 * 3 >= server.max_body_bytes,
+        "server.max_body_bytes_in_flight",
+        "server.max_body_bytes",
+        "less than four thirds of",
+        "raise it: no request could send the largest body",
+    );
+    reader.require(
         redis.command_timeout < server.request_timeout,
         "redis.command_timeout_ms",
         "server.request_timeout_seconds",

@@ -31,6 +31,11 @@ impl Layer {
             .push((keys, Value::new(Some(&origin.to_owned()), value.kind.clone())));
     }
 
+    /// Whether it says something of a setting.
+    pub(super) fn sets(&self, path: &str) -> bool {
+        self.values.iter().any(|(keys, _)| keys.join(".") == path)
+    }
+
     /// All of an already parsed table, under one origin.
     pub(super) fn of_table(table: &Map<String, Value>, origin: &str) -> Self {
         let mut layer = Self::default();

@@ -13,6 +13,7 @@ mod environment;
 mod fault;
 mod layers;
 mod limits;
+mod platform;
 mod reader;
 mod redis;
 mod schema;
@@ -68,7 +69,8 @@ pub fn login_name() -> String {
 
 /// Reads this process' environment and the configuration file of its working directory.
 pub fn load() -> Result<Settings, ConfigFaults> {
-    let env = process_environment();
+    let mut env = process_environment();
+    platform::note_container(&mut env);
     let (file, faults) = match read_file(&env) {
         Ok(file) => (file, Vec::new()),
         Err(fault) => (None, vec![fault]),
@@ -102,8 +104,16 @@ fn assemble_from(sources: Sources, mut faults: Vec<ConfigFault>) -> Result<Setti
         stack.push(layers::of_file(&path, &text, &schema, &mut faults));
     }
     stack.push(variables.layer(&schema, &mut faults));
+    // Whoever says which environment this is has chosen it, be it the default's.
+    let is_said = stack.iter().skip(1).any(|layer| layer.sets("environment"));
+    let platform = platform::found(&sources.env).filter(|_| !is_said);
     let root = layers::merge(stack).map_err(|error| broken("the layers", error.to_string()))?;
-    assemble::settings(&root, faults)
+    let mut settings = assemble::settings(&root, faults)?;
+    settings.fallen_into = platform.filter(|_| !settings.is_production());
+    let is_keyless = settings.server.api_key.is_none();
+    settings.server.health_on_loopback =
+        settings.fallen_into.is_some() || (is_keyless && !settings.is_production());
+    Ok(settings)
 }
 
 /// A fault of the program itself; the tests keep it from happening.

@@ -25,6 +25,8 @@ pub enum Environment {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub environment: Environment,
+    /// Development that nobody has chosen, on this platform: only this machine is served.
+    pub fallen_into: Option<&'static str>,
     pub server: ServerSettings,
     pub database: DatabaseSettings,
     pub redis: RedisSettings,
@@ -64,6 +66,8 @@ pub struct ServerSettings {
     pub api_key: Option<SecretString>,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
+    /// Over all requests at once.
+    pub max_body_bytes_in_flight: usize,
     /// Longest a request may take before it is answered 503/504; long polls add their own wait.
     pub request_timeout: Duration,
     /// After a stop signal: how long requests and jobs may still run.
@@ -71,7 +75,13 @@ pub struct ServerSettings {
     /// Longest `wait` of `GET /v1/jobs/{id}`.
     pub max_wait: Duration,
     /// HTTP threads. Few are enough: handlers wait, they do not compute.
+    /// Health and metrics of a process without other routes are for this machine alone: there is no key that would guard them.
+    pub health_on_loopback: bool,
     pub http_workers: usize,
+    /// 0: by the limit of open files.
+    pub max_connections: usize,
+    /// 0: a share of all.
+    pub max_connections_per_address: usize,
     /// Proxies in front of it whose `X-Forwarded-For` is believed.
     pub trusted_proxies: usize,
 }

@@ -360,12 +360,27 @@ pub(super) fn connect_options(url: &SecretString) -> Result<SqliteConnectOptions
         .pragma("journal_size_limit", JOURNAL_LIMIT_BYTES))
 }
 
+/// Makes the file, and the folders that are not there, for the user of this process alone: payloads and secrets are in it. SQLite
+/// gives its journals the permissions of the file. What exists already keeps its own.
 pub(super) fn create_directory(file: &Path) -> Result<(), SqlError> {
-    let Some(directory) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
-        return Ok(());
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| SqlError::Directory { path, source }
     };
-    std::fs::create_dir_all(directory).map_err(|source| SqlError::Directory {
-        path: directory.to_owned(),
-        source,
-    })
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(directory) = parent {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(directory).map_err(failed(directory))?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(file)(error)),
+        _ => Ok(()),
+    }
 }

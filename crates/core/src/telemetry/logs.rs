@@ -46,7 +46,7 @@ pub(super) fn init(settings: &LogSettings, service: &'static str) {
 /// At the usual level, parts whose news is ours already: a stop, a start and an outage are told once, by the service.
 /// What the settings say of a part comes later, and wins.
 fn with_quiet_parts(level: &str) -> String {
-    const QUIET: &str = "actix_server=warn,actix_http=error,sqlx::pool=error,sqlx_core::pool=error";
+    const QUIET: &str = "actix_server=warn,actix_http=off,sqlx::pool=error,sqlx_core::pool=error";
     let usual = level
         .split(',')
         .any(|directive| directive.eq_ignore_ascii_case("info"));
@@ -341,7 +341,7 @@ mod tests {
     fn parts_are_quiet_at_the_usual_level_and_whatever_the_settings_say_wins() {
         assert_eq!(
             with_quiet_parts("info"),
-            "actix_server=warn,actix_http=error,sqlx::pool=error,sqlx_core::pool=error,info"
+            "actix_server=warn,actix_http=off,sqlx::pool=error,sqlx_core::pool=error,info"
         );
         assert_eq!(with_quiet_parts("debug"), "debug");
         assert_eq!(with_quiet_parts("error"), "error");

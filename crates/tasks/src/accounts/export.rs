@@ -126,7 +126,7 @@ impl Accounts {
                 if let Some(document) = &document {
                     preferences = Some(parsed(document)?.text());
                 }
-                known.extend(addresses(&name, document));
+                known.extend(addresses(&name, self.own_addresses(id).await?));
                 Some(AccountView {
                     id,
                     name,
@@ -144,6 +144,7 @@ impl Accounts {
             "user": user.as_str(),
             "account": view,
             "preferences": preferences,
+            "keys": self.made_keys(user).await?,
             "recommendations": self.0.recommender.make(user).await?,
         });
         let mut head = head.to_string();

@@ -6,6 +6,11 @@
 //! # Invariants
 //! - What is deleted is gone in one transaction, with its entry in the audit log: all of it, or nothing. What must stay (a
 //!   job that ran, who did what) stays under a name that was drawn at random.
+//! - An address is a user's when it is *proven* ([`addresses`]): an admin has set it (as the user's name, in the preferences or in
+//!   a subscription), or its owner has confirmed it. Export and deletion go by proven addresses and by `payload.user`, never by
+//!   whom a mail went to: what anybody may write down as an address owns nothing.
+//! - A suppression outlasts its user ([`crate::mail`]).
+//! - Who did what with more than a viewer's rights stays in the audit log under the user's id, which nobody else ever has.
 //! - A mail to an account whose row is gone is not sent: its job completes, and says so.
 //! - Preferences hold for mail that names a list. Mail of no list (a receipt, a new password) is sent whatever they say and
 //!   at any hour, as nobody unsubscribes from it either.
@@ -16,11 +21,13 @@
 //! end within ten seconds, because every process looks whether the user is still there.
 //!
 //! # What deletion does not reach
-//! Payloads of an application's own kinds, the jobs that follow on others (`then`), and data of notifications beyond their
+//! Mail to an address that is not proven, and what is known of that address; it ages out by itself
+//! (`notifications.retain_deliveries_seconds`). Payloads of an application's own kinds, the jobs that follow on others (`then`), and data of notifications beyond their
 //! `user` mean nothing to Holdfast. Jobs of a queue that lives on Redis are not looked through: mail to a deleted account is not
 //! sent by them either, and they go with their results. A delivery that is under way while its user is deleted may still write its row, which ages
 //! out with the others. What is known of an address stays where somebody else gets mail there too.
 
+mod addresses;
 mod delete;
 mod export;
 mod naming;
@@ -35,20 +42,27 @@ use std::sync::Arc;
 use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
+use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::recommend::{RecommendError, Recommender};
+use url::Url;
 
-pub use self::delete::Deleted;
+use crate::mail::Mail;
+use crate::recommend::{RecommendError, Recommender};
+use crate::secrets::Secret;
+
+pub use self::addresses::{AddressState, Confirmed, Vouched};
+pub use self::delete::{DeleteOptions, Deleted, MadeKey};
 pub use self::export::Export;
 pub use self::preferences::{
     Channels, MAX_TOPICS, Mode, PreferenceFault, Preferences, PreferencesText, Quiet, Switch,
 };
 pub use self::quiet::{QuietHours, TimeOfDay};
+pub use self::store::Standing;
 pub(crate) use self::store::{Wants, hold, reader, wants};
 
 /// Why something about an account was not done.
@@ -58,6 +72,9 @@ pub enum AccountError {
     Unknown(String),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<PreferenceFault>),
+    /// The confirmation mail cannot be enqueued.
+    #[error(transparent)]
+    Enqueue(#[from] EnqueueError),
     #[error(transparent)]
     Sql(#[from] LedgerError),
     #[error(transparent)]
@@ -127,6 +144,12 @@ struct Inner {
     sql: Sql,
     jobs: Jobs,
     recommender: Recommender,
+    /// Its suppressions, and the hash under which they outlast their user.
+    mail: Mail,
+    /// Where the links of confirmation mails lead.
+    public_url: Option<Url>,
+    /// Signs those links.
+    confirmations_key: Secret,
 }
 
 impl Accounts {
@@ -134,8 +157,11 @@ impl Accounts {
     pub fn new(settings: &Settings, database: &Database, jobs: Jobs, recommender: Recommender) -> Self {
         Self(Arc::new(Inner {
             sql: Sql::new(database, &settings.database),
+            mail: Mail::new(settings, database, jobs.clone()),
             jobs,
             recommender,
+            public_url: settings.notifications.public_url.clone(),
+            confirmations_key: Secret::default(),
         }))
     }
 }

@@ -10,7 +10,7 @@ use lettre::Address;
 use serde::{Deserialize, Serialize};
 
 use super::quiet::{QuietHours, TimeOfDay};
-use crate::mail::is_name;
+use crate::mail::{composed, is_name};
 
 /// Most topics of one user.
 pub const MAX_TOPICS: usize = 100;
@@ -143,7 +143,7 @@ impl Preferences {
         });
         let address = faults.take(
             "address",
-            text.address.map(|address| address.parse::<Address>()),
+            text.address.map(|address| composed::<Address>(&address)),
             |error| format!("is no mail address: {error}"),
         );
         let digest_at = faults.take(

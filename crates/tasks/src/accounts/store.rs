@@ -9,13 +9,18 @@ use holdfast_jobs::sql::Sql;
 use lettre::Address;
 use uuid::Uuid;
 
-use super::{AccountError, AccountId, Accounts, Preferences};
-use crate::dialect::on_either;
+use super::addresses::DELIVERABLE;
+use super::{AccountError, AccountId, Accounts, AddressState, Preferences, Vouched};
+use crate::dialect::{on_either, rows};
+use crate::mail::{normalised, spellings};
+
+/// Most proven addresses of one account that are read.
+const MAX_PROVEN: usize = 20;
 
 /// An account as one who sends it something sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    /// Where mail goes; `None`: nowhere, because neither the preferences nor the name say where.
+    /// Where mail goes; `None`: nowhere, because no address is confirmed and the name is none.
     pub(crate) address: Option<Address>,
     pub(crate) preferences: Preferences,
 }
@@ -23,14 +28,33 @@ pub(crate) struct Reader {
 /// The account's name and, where there are any, its preferences.
 type Row = (String, Option<String>);
 
+/// What a user wants, and how the address among it stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub preferences: Preferences,
+    /// `None`: they name no address.
+    pub address_state: Option<AddressState>,
+}
+
 /// `None`: there is no such account, or no longer.
 pub(crate) async fn reader(sql: &Sql, id: AccountId) -> Result<Option<Reader>, LedgerError> {
     let row = sql.within("read a user's preferences", async {
         let mut tx = sql.begin_read().await?;
         let row = row(tx.on(), sql.named(), id).await?;
+        let proven = on_either!(
+            tx.on(),
+            sql.named(),
+            query_as::<(String,)>(DELIVERABLE),
+            [id.as_uuid(), rows(MAX_PROVEN)],
+            fetch_all
+        )?;
         tx.commit().await?;
-        Ok(row)
+        Ok(row.map(|row| (row, proven)))
     });
+    let read = |(row, proven): (Row, Vec<(String,)>)| {
+        let proven: Vec<_> = proven.into_iter().map(|(address,)| address).collect();
+        read(row, &proven)
+    };
     row.await?.map(read).transpose()
 }
 
@@ -94,9 +118,23 @@ async fn row(on: LedgerTx<'_>, named: bool, id: AccountId) -> Result<Option<Row>
     on_either!(on, named, query_as::<Row>(text), [id.as_uuid()], fetch_optional)
 }
 
-fn read((name, document): Row) -> Result<Reader, LedgerError> {
+/// Mail goes to the address of the preferences if its proof is there, else to the one that was proven last, else to the name.
+/// Preferences without an address leave the name.
+fn read((name, document): Row, proven: &[String]) -> Result<Reader, LedgerError> {
     let preferences = document.map_or(Ok(Preferences::default()), |document| parsed(&document))?;
-    let address = preferences.address.clone().or_else(|| name.parse().ok());
+    let named = name.parse::<Address>().ok();
+    let address = match &preferences.address {
+        None => named,
+        Some(wanted) => {
+            let known_as = spellings(wanted);
+            let is_named = named
+                .as_ref()
+                .is_some_and(|named| normalised(named) == known_as[0]);
+            let is_proven = is_named || proven.iter().any(|one| known_as.contains(one));
+            let before = || proven.first().and_then(|one| one.parse().ok());
+            is_proven.then(|| wanted.clone()).or_else(before).or(named)
+        }
+    };
     Ok(Reader { address, preferences })
 }
 
@@ -108,19 +146,32 @@ pub(super) fn parsed(document: &str) -> Result<Preferences, LedgerError> {
 
 impl Accounts {
     /// What a user wants; the default for one who has not said.
-    pub async fn preferences(&self, id: AccountId) -> Result<Preferences, AccountError> {
+    pub async fn preferences(&self, id: AccountId) -> Result<Standing, AccountError> {
         let found = reader(&self.0.sql, id).await?;
-        let found = found.ok_or_else(|| AccountError::Unknown(id.to_string()))?;
-        Ok(found.preferences)
+        let preferences = found
+            .ok_or_else(|| AccountError::Unknown(id.to_string()))?
+            .preferences;
+        Ok(Standing {
+            address_state: self.address_state(id, preferences.address.as_ref()).await?,
+            preferences,
+        })
     }
 
-    /// Replaces all that a user wants.
+    /// Replaces all that a user wants; how its address stands now.
+    ///
+    /// # Errors
+    /// Nothing was written. `Invalid`: too many addresses were asked for a confirmation.
     pub async fn set_preferences(
         &self,
         by: &By,
         id: AccountId,
         preferences: &Preferences,
-    ) -> Result<(), AccountError> {
+        vouched: Vouched,
+    ) -> Result<Option<AddressState>, AccountError> {
+        let link = match (&preferences.address, vouched) {
+            (Some(address), Vouched::ByNobody) => self.link(id, address).await?,
+            _ => None,
+        };
         let document = serde_json::to_string(&preferences.text())
             .map_err(|error| LedgerError::Corrupt(error.to_string()))?;
         let put = "insert into holdfast_preferences (user_id, document, updated_at) values ($1, $2, @now)
@@ -132,8 +183,10 @@ impl Accounts {
         let written = sql.within("set a user's preferences", async {
             let mut tx = sql.begin().await?;
             if !hold(tx.on(), sql.named(), id).await? {
-                return Ok(false);
+                return Ok(Err(AccountError::Unknown(id.to_string())));
             }
+            let name = row(tx.on(), sql.named(), id).await?.map(|(name, _)| name);
+            let name = name.unwrap_or_default();
             on_either!(
                 tx.on(),
                 sql.named(),
@@ -141,14 +194,22 @@ impl Accounts {
                 [id.as_uuid(), &document],
                 execute
             )?;
+            let state = match &preferences.address {
+                None => Ok(None),
+                Some(address) => {
+                    let claimed = self.claim_address(&mut tx, id, &name, address, link.as_deref(), vouched);
+                    claimed.await.map(Some)
+                }
+            };
+            let state = match state {
+                Ok(state) => state,
+                Err(AccountError::Sql(LedgerError::Sql { source, .. })) => return Err(source),
+                Err(refused) => return Ok(Err(refused)),
+            };
             self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
             tx.commit().await?;
-            Ok(true)
+            Ok(Ok(state))
         });
-        if written.await? {
-            Ok(())
-        } else {
-            Err(AccountError::Unknown(id.to_string()))
-        }
+        written.await?
     }
 }

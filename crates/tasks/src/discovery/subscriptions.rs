@@ -11,6 +11,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{SourceFault, Sources};
+use crate::accounts::Vouched;
 use crate::dialect::{self, read_either, write_either};
 use crate::events::NewEvent;
 use crate::place::{FARTHEST, chord_squared, on_sphere};
@@ -203,23 +204,33 @@ impl Subscriptions {
     }
 
     /// Makes a subscription; `None`: there are [`MAX_SUBSCRIPTIONS`] already. The filter has been [checked](Filter::faults),
-    /// and the address too ([`crate::mail::check_address`]).
+    /// and the address too ([`crate::mail::check_address`]). An address that an admin vouches for counts as the user's own.
     pub async fn create(
         &self,
         user: &str,
         email: Option<&str>,
+        vouched: Vouched,
         filter: &Filter,
     ) -> Result<Option<Subscription>, LedgerError> {
         let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
         let text = serde_json::to_string(filter).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
-        let insert = "insert into holdfast_subscriptions (id, user_id, email, filter, created_at)
-            select $1, $2, $3, $4, @now where (select count(*) from holdfast_subscriptions) < $5
+        let is_proven = email.is_some() && vouched == Vouched::ByAdmin;
+        let insert =
+            "insert into holdfast_subscriptions (id, user_id, email, filter, created_at, email_proven)
+            select $1, $2, $3, $4, @now, $6 where (select count(*) from holdfast_subscriptions) < $5
             returning id, user_id, email, filter, @ms(created_at)";
         let made = write_either!(
             self.0.0.sql,
             "make a subscription",
             query_as::<Row>(insert),
-            [Uuid::from_u128(id.0), user, email, &text, MAX_SUBSCRIPTIONS],
+            [
+                Uuid::from_u128(id.0),
+                user,
+                email,
+                &text,
+                MAX_SUBSCRIPTIONS,
+                is_proven
+            ],
             fetch_optional
         )?;
         made.map(subscription).transpose()

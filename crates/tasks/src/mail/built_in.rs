@@ -29,10 +29,20 @@ const DIGEST_TEXT: &str = "{% for topic in topics %}{{ topic.name }}\n\n\
 const DIGEST_HTML: &str = "{% for topic in topics %}<h2>{{ topic.name }}</h2>\n\
     {% for item in topic.items %}<h3>{{ item.subject }}</h3>\n<p>{{ item.text }}</p>\n{% endfor %}{% endfor %}";
 
+/// What the mail is written from that asks whether an address is a user's: `link`, `user` (the user's name) and `hours`, for how
+/// long the link works.
+pub const CONFIRM_TEMPLATE: &str = "address.confirm";
+
+const CONFIRM_SUBJECT: &str = "Please confirm your mail address";
+const CONFIRM_TEXT: &str = "The user {{ user }} has named this address as theirs.\n\n\
+    If that is you, open this link within {{ hours }} hours and confirm it:\n{{ link }}\n\n\
+    If it is not, ignore this mail: without the confirmation the address is not used.\n";
+
 /// The template of this name, if there is one.
 pub(super) fn built_in(name: &str) -> Option<MailTemplate> {
     let (subject, text, html) = match name {
         NEWS_TEMPLATE => (NEWS_SUBJECT, NEWS_TEXT, None),
+        CONFIRM_TEMPLATE => (CONFIRM_SUBJECT, CONFIRM_TEXT, None),
         DIGEST_TEMPLATE => (DIGEST_SUBJECT, DIGEST_TEXT, Some(DIGEST_HTML)),
         _ => return None,
     };

@@ -105,7 +105,7 @@ impl Job for NotifyDigest {
             return Ok(Digested::skipped(all.len(), NOWHERE));
         };
         let to = normalised(&address);
-        let items = mail.still_wanted(&to, &reader.preferences, all).await?;
+        let items = mail.still_wanted(&address, &reader.preferences, all).await?;
         if items.is_empty() {
             mail.end_batch(self.user, batch, None).await?;
             return Ok(Digested::skipped(0, "nothing waits that the user wants"));
@@ -145,7 +145,7 @@ impl Mail {
     /// Without what the user has turned off, or unsubscribed from, since it was put aside.
     async fn still_wanted(
         &self,
-        address: &str,
+        address: &lettre::Address,
         preferences: &Preferences,
         items: Vec<DigestItem>,
     ) -> Result<Vec<DigestItem>, LedgerError> {
@@ -166,7 +166,7 @@ impl Mail {
 
     async fn write_digest(&self, items: &[DigestItem], language: Option<&str>) -> Result<Written, JobError> {
         let template = self.template_of(DIGEST_TEMPLATE, language).await?;
-        template.render(&data_of(items)).map_err(JobError::permanent)
+        template.render_aside(data_of(items)).await
     }
 
     /// Makes the jobs of digests that are due, every `period`, for as long as it is polled: a beat's duty.

@@ -21,7 +21,9 @@
 //! | more is put aside for one reader than a digest holds | completes, and says so: it is left out |
 //! | SQL is away | is tried again; nothing is sent without its note |
 
+mod address;
 mod aside;
+mod bounds;
 mod built_in;
 mod compose;
 mod digest;
@@ -41,15 +43,17 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
+pub(crate) use self::address::{composed, normalised, spellings};
 pub use self::aside::{DigestItem, MAX_DIGEST_ITEMS};
 pub(crate) use self::aside::{ITEM, ItemRow, item};
-pub use self::built_in::{DIGEST_TEMPLATE, NEWS_TEMPLATE};
+pub use self::built_in::{CONFIRM_TEMPLATE, DIGEST_TEMPLATE, NEWS_TEMPLATE};
 pub use self::digest::{Digested, NotifyDigest};
 pub use self::send::{Mailed, NotifyEmail, check_address};
 pub use self::suppress::{Suppression, Unsubscribed};
 pub(crate) use self::templates::is_name;
 pub use self::templates::{MailTemplate, MailTemplateRecord};
 use self::transport::Transport;
+use crate::secrets::Secret;
 
 /// Most templates that are kept.
 pub const MAX_TEMPLATES: usize = 1_000;
@@ -80,6 +84,8 @@ struct Inner {
     sql: Sql,
     jobs: Jobs,
     settings: NotificationsSettings,
+    /// Under which the addresses of deleted users are hashed.
+    suppressions_key: Secret,
     transport: Transport,
 }
 
@@ -90,13 +96,8 @@ impl Mail {
             sql: Sql::new(database, &settings.database),
             jobs,
             settings: settings.notifications.clone(),
+            suppressions_key: Secret::default(),
             transport: Transport::new(&settings.smtp),
         }))
     }
-}
-
-/// The one spelling of an address in our tables.
-pub(crate) fn normalised(address: &lettre::Address) -> String {
-    let text: &str = address.as_ref();
-    text.to_lowercase()
 }

@@ -1,9 +1,15 @@
 //! Templates: minijinja, where what is undefined is an error. HTML is escaped, text and subjects are not.
+//!
+//! A part is bounded while it is written ([`super::bounds`]): it goes into a writer that fails beyond [`MAX_PART`], and what is made
+//! on the way is bounded too. Writing computes and does not wait, so it runs on a thread for that.
 
 use std::collections::BTreeSet;
+use std::io;
 
+use holdfast_jobs::JobError;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
+use super::bounds::{bound, check_growth};
 use super::templates::MailTemplate;
 
 /// Steps of one rendering: a template is no program, and one that loops for ever ends here.
@@ -31,6 +37,8 @@ pub(super) enum RenderError {
         #[source]
         source: Error,
     },
+    #[error("the {part} of the template may make texts of any length: {reason}")]
+    Growth { part: &'static str, reason: String },
     #[error("the {part} of the mail is longer than {MAX_PART} bytes")]
     TooLong { part: &'static str },
     #[error("the subject holds a line break or another control character")]
@@ -41,12 +49,20 @@ impl MailTemplate {
     /// Whether every part is a template; the first that is none, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         for (part, name, text) in self.parts() {
+            check_growth(text).map_err(|reason| (part, reason))?;
             let environment = environment();
             if let Err(error) = environment.template_from_named_str(name, text) {
                 return Err((part, described(&error)));
             }
         }
         Ok(())
+    }
+
+    /// Writes the mail out of the data, away from the threads that others' jobs wait for.
+    pub(super) async fn render_aside(self, data: serde_json::Value) -> Result<Written, JobError> {
+        let writing = tokio::task::spawn_blocking(move || self.render(&data));
+        let written = writing.await.map_err(JobError::transient)?;
+        written.map_err(JobError::permanent)
     }
 
     /// Writes the mail out of the data.
@@ -81,6 +97,7 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
+    bound(&mut environment);
     environment
 }
 
@@ -88,7 +105,13 @@ fn part(part: &'static str, name: &str, text: &str, data: &Value) -> Result<Stri
     let environment = environment();
     let failed = |source| RenderError::Failed { part, source };
     let template = environment.template_from_named_str(name, text).map_err(failed)?;
-    let written = template.render(data).map_err(|error| {
+    check_growth(text).map_err(|reason| RenderError::Growth { part, reason })?;
+    let mut writer = Bounded::default();
+    let rendered = template.render_captured_to(data, &mut writer).map(drop);
+    if writer.is_full {
+        return Err(RenderError::TooLong { part });
+    }
+    rendered.map_err(|error| {
         let names = if error.kind() == ErrorKind::UndefinedError {
             lacking(&template.undeclared_variables(true), data)
         } else {
@@ -100,10 +123,29 @@ fn part(part: &'static str, name: &str, text: &str, data: &Value) -> Result<Stri
             RenderError::Undefined { part, names }
         }
     })?;
-    if written.len() > MAX_PART {
-        return Err(RenderError::TooLong { part });
+    String::from_utf8(writer.written).map_err(|_| RenderError::TooLong { part })
+}
+
+/// Takes as much as a part may have.
+#[derive(Default)]
+struct Bounded {
+    written: Vec<u8>,
+    is_full: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.written.len() + bytes.len() > MAX_PART {
+            self.is_full = true;
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        self.written.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
-    Ok(written)
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a template asks for that the data has not, as far as it can be told from its text.
@@ -199,6 +241,33 @@ mod tests {
         let long = template("", "{{ a }}{{ a }}", None);
         let error = long.render(&json!({"a": "x".repeat(MAX_PART)})).unwrap_err();
         assert!(matches!(error, RenderError::TooLong { part: "text" }), "{error}");
+    }
+
+    #[test]
+    fn a_mail_is_bounded_while_it_is_written_and_not_after() {
+        let name = "n".repeat(100_000);
+        let items: Vec<_> = (0..20_000).collect();
+        let data = json!({"items": items, "name": name, "wide": 10_000_000_000_u64});
+        for text in [
+            "{% for item in items %}{{ item }} for {{ name }}\n{% endfor %}",
+            "{{ items | join(name) }}",
+            "{{ name | replace('n', name) }}",
+            "{{ name | indent(wide) }}{{ 'a\nb' | indent(wide, true) }}",
+            "{{ 'a\nb' | indent(width=wide) }}",
+            "{{ '%1000000000d' | format(1) }}",
+            "{{ '%*d' | format(wide, 1) }}",
+            "{% set all %}{% for item in items %}{{ name }}{% endfor %}{% endset %}{{ all | length }}",
+            "{% filter upper %}{% for item in items %}{{ name }}{% endfor %}{% endfilter %}",
+            "{% macro m() %}{% for item in items %}{{ name }}{% endfor %}{% endmacro %}{{ m() | length }}",
+            "{{ items | batch(wide, name) | length }}",
+            "{{ [name] * 1000000000 }}",
+            "{{ ([name] * 1000000000) | join }}",
+            "{{ ([name] * 1000000000) | list | length }}",
+        ] {
+            let error = template("", text, None).render(&data).unwrap_err();
+            let is_bound = matches!(error, RenderError::TooLong { .. } | RenderError::Failed { .. });
+            assert!(is_bound, "{text}: {error}");
+        }
     }
 
     #[test]

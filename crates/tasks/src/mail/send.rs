@@ -17,7 +17,7 @@ use super::render::Written;
 use super::sent::{Claim, LEASE};
 use super::templates::{MailTemplate, is_name};
 use super::transport::SendFault;
-use super::{Mail, MailError, normalised};
+use super::{Mail, MailError, composed, normalised};
 use crate::accounts::{self, AccountId, Mode, Preferences};
 
 /// Longest attempt: the server's time and the database's. Below [`LEASE`].
@@ -35,7 +35,7 @@ const MAX_ADDRESS: usize = 512;
 /// Why nothing was sent.
 const NOBODY: &str = "it says neither to whom it goes nor for which user it is";
 pub(super) const DELETED: &str = "the user was deleted";
-pub(super) const NOWHERE: &str = "the user has no mail address";
+pub(super) const NOWHERE: &str = "the user has no confirmed mail address";
 const UNWANTED: &str = "the user wants no mail of this list";
 
 /// A mail to be sent.
@@ -43,7 +43,7 @@ const UNWANTED: &str = "the user wants no mail of this list";
 #[serde(deny_unknown_fields)]
 pub struct NotifyEmail {
     /// One address, `ada@example.com` or `Ada <ada@example.com>`. May be left out where there is a `user`: then it goes to
-    /// the address of that user's preferences, or to the user's name, if that is one.
+    /// the address of that user's preferences, if it is confirmed, or to the user's name, if that is an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// The user of Holdfast whose mail it is: with a `list`, that user's preferences and quiet hours hold. A user who is
@@ -151,7 +151,10 @@ impl Job for NotifyEmail {
         let address = normalised(&recipient.mailbox.email);
         let message_id = message_id(&key, &address, from);
         let skipped = |reason: String| Ok(Mailed::skipped(message_id.clone(), reason));
-        if let Some(reason) = mail.suppressed(&address, self.list.as_deref()).await? {
+        if let Some(reason) = mail
+            .suppressed(&recipient.mailbox.email, self.list.as_deref())
+            .await?
+        {
             return skipped(reason);
         }
         let wish = recipient.wish(self.list.as_deref(), clock::now());
@@ -253,8 +256,8 @@ fn mailbox(text: &str) -> Result<Mailbox, String> {
     if text.chars().any(char::is_control) {
         return Err("holds a line break or another control character".to_owned());
     }
-    text.parse()
-        .map_err(|error| format!("is no single mail address: {error}"))
+    composed(text)
+        .map_err(|error: lettre::address::AddressError| format!("is no single mail address: {error}"))
 }
 
 /// Whether a mail could be sent to it: one address, `ada@example.com` or `Ada <ada@example.com>`.
@@ -302,7 +305,7 @@ impl Mail {
 
     async fn write(&self, job: &NotifyEmail, language: Option<&str>) -> Result<Written, JobError> {
         let template = self.template_of(&job.template, language).await?;
-        template.render(&job.data).map_err(JobError::permanent)
+        template.render_aside(job.data.clone()).await
     }
 
     async fn envelope(

@@ -3,6 +3,9 @@
 //! A suppression is of one list, by the link in a mail, or of all mail, because the address does not exist or an operator
 //! says so. A link holds a random token that stands for (address, list): it says nothing about either, and works for as long
 //! as the table does.
+//!
+//! A suppression outlasts the user whose address it is: it ends by an admin's release and by nothing else. Where a user is
+//! deleted the address is replaced by its HMAC under a key of this installation, which still suppresses and says nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -13,11 +16,19 @@ use holdfast_jobs::ledger::LedgerError;
 use lettre::Address;
 use serde::Serialize;
 
-use super::{Mail, MailError, normalised};
+use hmac::Mac as _;
+
+use super::{Mail, MailError, composed, normalised, spellings};
 use crate::dialect::{moment, on_either, read_either, rows};
 
 /// Every list.
 pub(super) const ALL_MAIL: &str = "";
+
+/// The key of this installation under which addresses are hashed.
+const SUPPRESSIONS_KEY: &str = "mail.suppressions";
+
+/// What a hashed address begins with; no address does.
+const HASHED: &str = "hmac-sha256:";
 
 /// Bytes of a token.
 const TOKEN_BYTES: usize = 24;
@@ -31,6 +42,7 @@ const UNSUBSCRIBED: &str = "unsubscribed";
 /// An address that gets no mail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Suppression {
+    /// In its normal form; `hmac-sha256:…` where its user is deleted.
     pub address: String,
     /// `None`: it gets no mail at all.
     pub list: Option<String>,
@@ -50,19 +62,35 @@ impl Mail {
     /// Why this address gets no mail of this list; `None` if it does.
     pub(super) async fn suppressed(
         &self,
-        address: &str,
+        address: &Address,
         list: Option<&str>,
     ) -> Result<Option<String>, LedgerError> {
         let text = "select reason from holdfast_mail_suppressions
-            where address = $1 and list in ($2, $3) order by list limit 1";
+            where address in ($1, $2, $3, $4) and list in ($5, $6) order by list limit 1";
+        let [normal, unicode, given] = spellings(address);
+        let hashed = self.hashed_address(&normal).await?;
         let found = read_either!(
             self.0.sql,
             "look whether an address is suppressed",
             query_as::<(String,)>(text),
-            [address, ALL_MAIL, list.unwrap_or(ALL_MAIL)],
+            [
+                &normal,
+                &unicode,
+                &given,
+                &hashed,
+                ALL_MAIL,
+                list.unwrap_or(ALL_MAIL)
+            ],
             fetch_optional
         )?;
         Ok(found.map(|(reason,)| reason))
+    }
+
+    /// What takes the place of a normal form whose user is deleted.
+    pub(crate) async fn hashed_address(&self, normal: &str) -> Result<String, LedgerError> {
+        let key = &self.0.suppressions_key;
+        let mac = key.mac(&self.0.sql, SUPPRESSIONS_KEY, normal.as_bytes()).await?;
+        Ok(format!("{HASHED}{}", BASE64.encode(mac.finalize().into_bytes())))
     }
 
     /// No mail goes to this address any more. What was said first stands.
@@ -84,7 +112,7 @@ impl Mail {
         list: Option<&str>,
         reason: &str,
     ) -> Result<(), MailError> {
-        let address = parsed(address)?;
+        let address = normalised(&parsed(address)?);
         let invalid = |field, reason: &str| {
             let reason = reason.to_owned();
             Err(MailError::Invalid { field, reason })
@@ -108,14 +136,21 @@ impl Mail {
 
     /// The address gets mail again: of one list, or, without one, of everything that it did not unsubscribe from by itself.
     pub async fn release(&self, by: &By, address: &str, list: Option<&str>) -> Result<(), MailError> {
-        let normal = parsed(address)?;
-        let text = "delete from holdfast_mail_suppressions where address = $1 and list = $2";
+        let [normal, unicode, given] = spellings(&parsed(address)?);
+        let hashed = self.hashed_address(&normal).await?;
+        let text = "delete from holdfast_mail_suppressions where address in ($1, $2, $3, $4) and list = $5";
         let entry = AuditEntry::new(action::MAIL_RELEASE).details(serde_json::json!({ "list": list }));
         let sql = &self.0.sql;
         let gone = sql.within("release a suppressed address", async {
             let mut tx = sql.begin().await?;
-            let bound = (normal.as_str(), list.unwrap_or(ALL_MAIL));
-            let gone = on_either!(tx.on(), sql.named(), query(text), [bound.0, bound.1], execute)?;
+            let list = list.unwrap_or(ALL_MAIL);
+            let gone = on_either!(
+                tx.on(),
+                sql.named(),
+                query(text),
+                [&normal, &unicode, &given, &hashed, list],
+                execute
+            )?;
             if gone > 0 {
                 self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
             }
@@ -242,12 +277,9 @@ async fn insert(
     Ok(())
 }
 
-fn parsed(address: &str) -> Result<String, MailError> {
-    let parsed = address.parse::<Address>();
-    parsed
-        .map(|address| normalised(&address))
-        .map_err(|error| MailError::Invalid {
-            field: "address",
-            reason: format!("is no mail address: {error}"),
-        })
+fn parsed(address: &str) -> Result<Address, MailError> {
+    composed::<Address>(address).map_err(|error| MailError::Invalid {
+        field: "address",
+        reason: format!("is no mail address: {error}"),
+    })
 }

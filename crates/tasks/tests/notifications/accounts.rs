@@ -11,7 +11,9 @@ use holdfast_core::sql::Database;
 use holdfast_jobs::audit::AuditFilter;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Resources, State};
-use holdfast_tasks::accounts::{AccountError, AccountId, Accounts, Preferences, PreferencesText};
+use holdfast_tasks::accounts::{
+    AccountError, AccountId, Accounts, AddressState, DeleteOptions, Preferences, PreferencesText, Vouched,
+};
 use holdfast_tasks::discovery::{
     Announcer, Filter, Happened, News, Sources, SubscriptionId, Subscriptions, Wish,
 };
@@ -91,13 +93,24 @@ impl People {
         id.to_string().parse().unwrap()
     }
 
+    /// As an admin sets them.
     pub(crate) async fn prefer(&self, user: AccountId, text: Value) {
+        self.set(user, text, Vouched::ByAdmin).await.unwrap();
+    }
+
+    /// As an admin or the user sets them.
+    pub(crate) async fn set(
+        &self,
+        user: AccountId,
+        text: Value,
+        vouched: Vouched,
+    ) -> Result<Option<AddressState>, AccountError> {
         let text: PreferencesText = serde_json::from_value(text).unwrap();
         let preferences = Preferences::parse(text).unwrap();
+        let by = by();
         self.accounts
-            .set_preferences(&by(), user, &preferences)
+            .set_preferences(&by, user, &preferences, vouched)
             .await
-            .unwrap();
     }
 
     pub(crate) async fn run<J: Job>(&self, job: J) -> Result<J::Output, JobError> {
@@ -185,7 +198,10 @@ async fn mail_goes_where_its_user_wants_it(people: People) {
     let (ada, bob) = (people.user("ada@example.org").await, people.user("bob").await);
     assert!(people.send(to(ada, "news")).await.sent);
     let nowhere = people.send(to(bob, "news")).await;
-    assert_eq!(nowhere.skipped.as_deref(), Some("the user has no mail address"));
+    assert_eq!(
+        nowhere.skipped.as_deref(),
+        Some("the user has no confirmed mail address")
+    );
     people.template("hello.de", "Hallo {{ name }}").await;
     people
         .prefer(
@@ -444,12 +460,12 @@ async fn a_digest_is_bounded(people: People) {
 async fn preferences_are_of_users_who_are_there(people: People) {
     let ada = people.user("ada@example.org").await;
     assert_eq!(
-        people.accounts.preferences(ada).await.unwrap(),
+        people.accounts.preferences(ada).await.unwrap().preferences,
         Preferences::default()
     );
     let text = json!({"time_zone": "Europe/Vienna", "quiet_hours": {"from": "22:00", "until": "07:00"}});
     people.prefer(ada, text.clone()).await;
-    let kept = people.accounts.preferences(ada).await.unwrap();
+    let kept = people.accounts.preferences(ada).await.unwrap().preferences;
     assert_eq!(
         kept,
         Preferences::parse(serde_json::from_value(text).unwrap()).unwrap()
@@ -467,7 +483,10 @@ async fn preferences_are_of_users_who_are_there(people: People) {
     let nobody: AccountId = "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().unwrap();
     let unknown = people.accounts.preferences(nobody).await.unwrap_err();
     assert!(matches!(unknown, AccountError::Unknown(_)), "{unknown}");
-    let unknown = people.accounts.set_preferences(&by(), nobody, &kept).await;
+    let unknown = people
+        .accounts
+        .set_preferences(&by(), nobody, &kept, Vouched::ByAdmin)
+        .await;
     assert!(matches!(unknown, Err(AccountError::Unknown(_))), "{unknown:?}");
     let gone = people.send(to(nobody, "news")).await;
     assert_eq!(gone.skipped.as_deref(), Some("the user was deleted"));
@@ -507,7 +526,9 @@ async fn news_of_events_are_what_their_users_want(people: People) {
     let mut wishes = Vec::new();
     for user in &users {
         let email = Some("all@example.org");
-        let made = subscriptions.create(user, email, &Filter::default()).await;
+        let made = subscriptions
+            .create(user, email, Vouched::ByNobody, &Filter::default())
+            .await;
         wishes.push(Wish {
             subscription: made.unwrap().unwrap().id,
             user: user.clone(),
@@ -554,7 +575,7 @@ async fn news_of_events_are_what_their_users_want(people: People) {
     for user in &users[1..] {
         people
             .accounts
-            .delete(&by(), &user.parse().unwrap())
+            .delete(&by(), &user.parse().unwrap(), DeleteOptions::default())
             .await
             .unwrap();
     }

@@ -5,7 +5,7 @@ use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use holdfast_jobs::State;
 use holdfast_jobs::audit::{Actor, AuditFilter, By};
-use holdfast_tasks::accounts::{AccountError, AccountId, Deleted};
+use holdfast_tasks::accounts::{AccountError, AccountId, AddressState, DeleteOptions, Deleted, Vouched};
 use holdfast_tasks::discovery::{Filter, Sources, Subscriptions};
 use holdfast_tasks::events::NewEvent;
 use holdfast_tasks::interactions::{Action, Interaction, UserName};
@@ -33,6 +33,14 @@ on_both! {
     mail_to_a_deleted_user_is_skipped_and_says_so,
     a_name_of_the_applications_own_is_exported_and_deleted_too,
     one_users_deletion_leaves_the_others,
+    an_address_that_nobody_has_proven_is_neither_exported_nor_erased,
+    what_an_operator_subscribes_owns_nothing,
+    a_suppression_outlasts_the_user_whose_address_it_is,
+    an_address_is_the_users_once_its_owner_confirms_it,
+    an_address_of_before_gets_mail_and_owns_nothing,
+    an_address_that_another_user_has_proven_too_keeps_its_records,
+    nobody_is_flooded_with_confirmation_mails,
+    who_could_do_more_than_read_stays_in_the_audit_log_by_id,
 }
 
 impl People {
@@ -68,12 +76,12 @@ impl People {
         self.recommender.accept(&all).await.unwrap();
     }
 
-    async fn subscribe(&self, user: &UserName) {
+    async fn subscribe(&self, user: &UserName, vouched: Vouched) {
         let sources = Sources::new(&self.f.settings, &self.f.database, self.f.jobs.clone());
         let subscriptions = Subscriptions::of(&sources);
         let filter = Filter::default();
         subscriptions
-            .create(user.as_str(), Some(SUBSCRIBED), &filter)
+            .create(user.as_str(), Some(SUBSCRIBED), vouched, &filter)
             .await
             .unwrap()
             .unwrap();
@@ -158,14 +166,13 @@ impl People {
         )
         .await;
         self.interact(&user, 3).await;
-        self.subscribe(&user).await;
+        self.subscribe(&user, Vouched::ByAdmin).await;
         // Mail of both addresses, sent, failed, suppressed, and put aside.
         assert!(self.send(to(id, "offers")).await.sent);
         assert!(self.send(to(id, "news")).await.skipped.is_some());
         for address in KNOWN_BY {
             let job = NotifyEmail {
                 to: Some(format!("Ada <{address}>")),
-                user: None,
                 ..to(id, "list")
             };
             assert!(self.send(job.clone()).await.sent);
@@ -236,7 +243,11 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
         assert!(tables.contains(&table), "{table} is not tried: {tables:?}");
     }
     let own = By::new(Actor::user(id));
-    let done = people.accounts.delete(&own, &user_of(id)).await.unwrap();
+    let done = people
+        .accounts
+        .delete(&own, &user_of(id), DeleteOptions::default())
+        .await
+        .unwrap();
     let expected = Deleted {
         account: true,
         interactions: 3,
@@ -245,6 +256,7 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
         deliveries: 1,
         jobs: 8,
         audit: done.audit,
+        keys: 0,
     };
     assert_eq!(done, expected);
     assert!(done.mail >= 8 && done.audit >= 3, "{done:?}");
@@ -261,7 +273,11 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
         (audited[0].actor.as_str(), audited[0].target.as_deref()),
         ("user/deleted", Some("deleted"))
     );
-    let again = people.accounts.delete(&own, &user_of(id)).await.unwrap_err();
+    let again = people
+        .accounts
+        .delete(&own, &user_of(id), DeleteOptions::default())
+        .await
+        .unwrap_err();
     assert!(matches!(again, AccountError::Unknown(_)), "{again}");
     let gone = people.accounts.export(&user_of(id)).await.unwrap_err();
     assert!(matches!(gone, AccountError::Unknown(_)), "{gone}");
@@ -303,7 +319,11 @@ async fn mail_to_a_deleted_user_is_skipped_and_says_so(mut people: People) {
         people.f.jobs.enqueue(NotifyDigest { user: id }).await.unwrap().id,
     ];
     let sent = people.server.asked();
-    people.accounts.delete(&by(), &user_of(id)).await.unwrap();
+    people
+        .accounts
+        .delete(&by(), &user_of(id), DeleteOptions::default())
+        .await
+        .unwrap();
     people.f.work();
     for job in jobs {
         let ended = people.f.ended(job).await;
@@ -320,17 +340,25 @@ async fn mail_to_a_deleted_user_is_skipped_and_says_so(mut people: People) {
 
 async fn a_name_of_the_applications_own_is_exported_and_deleted_too(people: People) {
     let user: UserName = "user 17".parse().unwrap();
-    let unknown = people.accounts.delete(&by(), &user).await.unwrap_err();
+    let unknown = people
+        .accounts
+        .delete(&by(), &user, DeleteOptions::default())
+        .await
+        .unwrap_err();
     assert!(matches!(unknown, AccountError::Unknown(_)), "{unknown}");
     people.interact(&user, 2).await;
-    people.subscribe(&user).await;
+    people.subscribe(&user, Vouched::ByAdmin).await;
     let told = people.exported(&user).await;
     assert_eq!(
         (&told["account"], &told["user"]),
         (&Value::Null, &json!("user 17"))
     );
     assert_eq!(told["interactions"].as_array().unwrap().len(), 2);
-    let done = people.accounts.delete(&by(), &user).await.unwrap();
+    let done = people
+        .accounts
+        .delete(&by(), &user, DeleteOptions::default())
+        .await
+        .unwrap();
     let expected = Deleted {
         interactions: 2,
         subscriptions: 1,
@@ -352,7 +380,7 @@ async fn one_users_deletion_leaves_the_others(people: People) {
     let (ada, bob) = (people.user(NAME).await, people.user("bob@example.org").await);
     for id in [ada, bob] {
         people.interact(&user_of(id), 2).await;
-        people.subscribe(&user_of(id)).await;
+        people.subscribe(&user_of(id), Vouched::ByAdmin).await;
         people
             .prefer(id, json!({"topics": {"news": {"email": "digest"}}}))
             .await;
@@ -361,6 +389,270 @@ async fn one_users_deletion_leaves_the_others(people: People) {
         people.f.jobs.enqueue(to(id, "offers")).await.unwrap();
     }
     let before = people.traces(bob, &["bob@example.org"]).await;
-    people.accounts.delete(&by(), &user_of(ada)).await.unwrap();
+    people
+        .accounts
+        .delete(&by(), &user_of(ada), DeleteOptions::default())
+        .await
+        .unwrap();
     assert_eq!(people.traces(bob, &["bob@example.org"]).await, before);
+}
+
+const VICTIM: &str = "victim@customer.example";
+
+impl People {
+    /// A customer without an account, who was sent a mail, has left a list, and is to be sent another mail tomorrow.
+    async fn customer(&self, address: &str) -> holdfast_jobs::JobId {
+        let mail = |list: Option<&str>| NotifyEmail {
+            to: Some(address.to_owned()),
+            user: None,
+            template: "hello".to_owned(),
+            data: json!({"name": "You"}),
+            list: list.map(str::to_owned),
+            reply_to: None,
+            key: None,
+        };
+        assert!(self.send(mail(Some("news"))).await.sent);
+        self.mail()
+            .suppress(&by(), address, Some("promo"), "complained to the regulator")
+            .await
+            .unwrap();
+        let day = std::time::Duration::from_secs(86_400);
+        let waits = self.f.jobs.enqueue(mail(None)).delay(day).await.unwrap();
+        waits.id
+    }
+
+    /// The link of the confirmation mail.
+    async fn link(&self) -> Option<String> {
+        let jobs = self.f.jobs_of("notify.email").await;
+        jobs.iter().find_map(|job| {
+            let payload: Value = serde_json::from_str(job.payload.get()).unwrap();
+            let is_ours = payload["template"] == "address.confirm";
+            is_ours.then(|| payload["data"]["link"].as_str().unwrap().to_owned())
+        })
+    }
+
+    async fn payload_of(&self, id: holdfast_jobs::JobId) -> String {
+        let jobs = self.f.jobs_of("notify.email").await;
+        let job = jobs.into_iter().find(|job| job.id == id).unwrap();
+        job.payload.get().to_owned()
+    }
+}
+
+fn token_of(link: &str) -> &str {
+    link.rsplit('/').next().unwrap()
+}
+
+async fn an_address_that_nobody_has_proven_is_neither_exported_nor_erased(people: People) {
+    let waiting = people.customer(VICTIM).await;
+    let before = people.payload_of(waiting).await;
+    let mallory = people.user("mallory").await;
+    let state = people
+        .set(mallory, json!({"address": VICTIM}), Vouched::ByNobody)
+        .await
+        .unwrap();
+    assert_eq!(state, Some(AddressState::Unconfirmed));
+    let told = people.exported(&user_of(mallory)).await;
+    assert_eq!((&told["mails"], &told["suppressions"]), (&json!([]), &json!([])));
+    // Nothing but the question goes there.
+    let skipped = people.send(to(mallory, "news")).await.skipped;
+    assert_eq!(skipped.as_deref(), Some("the user has no confirmed mail address"));
+    let done = people
+        .accounts
+        .delete(
+            &By::new(Actor::user(mallory)),
+            &user_of(mallory),
+            DeleteOptions::default(),
+        )
+        .await
+        .unwrap();
+    // The question, which names the user.
+    assert_eq!((done.mail, done.jobs), (0, 1));
+    let kept = people.mail().suppressions(None, 10).await.unwrap();
+    assert_eq!((kept.len(), kept[0].address.as_str()), (1, VICTIM));
+    let after = people.payload_of(waiting).await;
+    assert_eq!(after, before);
+}
+
+async fn what_an_operator_subscribes_owns_nothing(people: People) {
+    people.customer("other@example.com").await;
+    let operator = people.user("operator").await;
+    people.subscribe(&user_of(operator), Vouched::ByNobody).await;
+    let told = people.exported(&user_of(operator)).await;
+    assert_eq!((&told["mails"], &told["suppressions"]), (&json!([]), &json!([])));
+    let done = people
+        .accounts
+        .delete(&by(), &user_of(operator), DeleteOptions::default())
+        .await
+        .unwrap();
+    assert_eq!((done.subscriptions, done.mail, done.jobs), (1, 0, 0));
+    assert_eq!(people.mail().suppressions(None, 10).await.unwrap().len(), 1);
+}
+
+async fn a_suppression_outlasts_the_user_whose_address_it_is(people: People) {
+    let ada = people.user("ada@b\u{fc}cher.example").await;
+    let mail = |list: Option<&str>| NotifyEmail {
+        to: Some("Ada <ADA@xn--bcher-kva.example>".to_owned()),
+        user: None,
+        list: list.map(str::to_owned),
+        ..to(ada, "offers")
+    };
+    assert!(people.send(mail(Some("offers"))).await.sent);
+    let link = people
+        .mail()
+        .unsubscribe_link("ada@xn--bcher-kva.example", "later");
+    let link = link.await.unwrap().unwrap();
+    for list in [Some("offers"), None] {
+        let spelling = "ada@bu\u{308}cher.example";
+        people.mail().suppress(&by(), spelling, list, "no").await.unwrap();
+    }
+    people
+        .accounts
+        .delete(&by(), &user_of(ada), DeleteOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(people.traces(ada, &["cher"]).await, []);
+    for list in [Some("offers"), Some("news"), None] {
+        assert!(people.send(mail(list)).await.skipped.is_some(), "{list:?}");
+    }
+    // A link of before goes on to work.
+    let token = token_of(&link).to_owned();
+    assert!(people.mail().unsubscribe(&token).await.unwrap().is_some());
+    // An admin's word ends it.
+    let spelling = "ada@b\u{fc}cher.example";
+    people.mail().release(&by(), spelling, None).await.unwrap();
+    assert!(people.send(mail(Some("news"))).await.sent);
+    assert!(people.send(mail(Some("offers"))).await.skipped.is_some());
+    assert!(people.send(mail(Some("later"))).await.skipped.is_some());
+}
+
+async fn an_address_is_the_users_once_its_owner_confirms_it(people: People) {
+    let ada = people.user("ada").await;
+    people.customer(VICTIM).await;
+    let state = people
+        .set(ada, json!({"address": VICTIM}), Vouched::ByNobody)
+        .await;
+    assert_eq!(state.unwrap(), Some(AddressState::Unconfirmed));
+    let link = people.link().await.unwrap();
+    let token = token_of(&link);
+    let forged = format!("{}A", &token[..token.len() - 1]);
+    for odd in ["", "x", &forged, &token[1..]] {
+        assert_eq!(people.accounts.confirm(odd).await.unwrap(), None, "{odd}");
+    }
+    let asked = people.accounts.confirmation(token).await.unwrap().unwrap();
+    assert_eq!((asked.user.as_str(), asked.address.as_str()), ("ada", VICTIM));
+    let state = people.accounts.preferences(ada).await.unwrap().address_state;
+    assert_eq!(state, Some(AddressState::Unconfirmed), "asking changes nothing");
+    for _ in 0..2 {
+        assert!(people.accounts.confirm(token).await.unwrap().is_some());
+    }
+    let state = people.accounts.preferences(ada).await.unwrap().address_state;
+    assert_eq!(state, Some(AddressState::Confirmed));
+    assert!(people.send(to(ada, "news")).await.sent);
+    let told = people.exported(&user_of(ada)).await;
+    assert_eq!(told["suppressions"][0]["list"], "promo");
+    // Another one is asked for, and mail goes on to the one before.
+    let other = json!({"address": "new@example.com"});
+    people.set(ada, other, Vouched::ByNobody).await.unwrap();
+    assert!(people.send(to(ada, "news")).await.sent);
+    let last = people.server.mails().pop().unwrap();
+    assert_eq!(last.to, VICTIM);
+}
+
+async fn an_address_of_before_gets_mail_and_owns_nothing(people: People) {
+    let ada = people.user("ada").await;
+    people.customer(VICTIM).await;
+    people
+        .set(ada, json!({"address": VICTIM}), Vouched::ByNobody)
+        .await
+        .unwrap();
+    people
+        .f
+        .sql("update holdfast_addresses set proof = 'earlier', proven_at = asked_at")
+        .await;
+    assert!(people.send(to(ada, "news")).await.sent);
+    let told = people.exported(&user_of(ada)).await;
+    assert_eq!(told["suppressions"], json!([]));
+}
+
+async fn an_address_that_another_user_has_proven_too_keeps_its_records(people: People) {
+    let (ada, bob) = (people.user("ada").await, people.user("bob").await);
+    people.customer(VICTIM).await;
+    for id in [ada, bob] {
+        people.prefer(id, json!({"address": VICTIM})).await;
+    }
+    let (by, user) = (by(), user_of(ada));
+    let done = people.accounts.delete(&by, &user, DeleteOptions::default());
+    assert_eq!(done.await.unwrap().mail, 0);
+    let kept = people.mail().suppressions(None, 10).await.unwrap();
+    assert_eq!(kept[0].address, VICTIM);
+}
+
+async fn nobody_is_flooded_with_confirmation_mails(people: People) {
+    let ada = people.user("ada").await;
+    let count = async || {
+        let text = "update holdfast_jobs set attempt = attempt where kind = 'notify.email'";
+        people.f.sql(text).await
+    };
+    for _ in 0..3 {
+        people
+            .set(ada, json!({"address": VICTIM}), Vouched::ByNobody)
+            .await
+            .unwrap();
+    }
+    assert_eq!(count().await, 1, "the same address is asked once");
+    for number in 1..5 {
+        let address = json!({"address": format!("v{number}@example.com")});
+        people.set(ada, address, Vouched::ByNobody).await.unwrap();
+    }
+    let refused = people
+        .set(ada, json!({"address": "v6@example.com"}), Vouched::ByNobody)
+        .await;
+    assert!(matches!(refused, Err(AccountError::Invalid(_))), "{refused:?}");
+    assert_eq!(count().await, 5);
+    // One address, many users.
+    for number in 0..6 {
+        let user = people.user(&format!("user{number}")).await;
+        let set = people
+            .set(user, json!({"address": VICTIM}), Vouched::ByNobody)
+            .await;
+        assert_eq!(set.is_ok(), number < 4, "{number}: {set:?}");
+    }
+}
+
+async fn who_could_do_more_than_read_stays_in_the_audit_log_by_id(people: People) {
+    let (mallory, viewer) = (people.user("mallory").await, people.user("viewer").await);
+    people
+        .f
+        .sql("update holdfast_users set role = 'admin' where name = 'mallory'")
+        .await;
+    for id in [mallory, viewer] {
+        let own = By::new(Actor::user(id));
+        people
+            .mail()
+            .suppress(&own, VICTIM, Some("a"), "no")
+            .await
+            .unwrap();
+        people
+            .accounts
+            .delete(&own, &user_of(id), DeleteOptions::default())
+            .await
+            .unwrap();
+    }
+    let filter = AuditFilter {
+        limit: 100,
+        ..AuditFilter::default()
+    };
+    let audited = people.f.jobs.audit().list(&filter).await.unwrap();
+    let by_id = |id: AccountId| {
+        audited
+            .iter()
+            .filter(|entry| entry.actor.as_str() == format!("user/{id}"))
+            .count()
+    };
+    assert_eq!((by_id(mallory), by_id(viewer)), (2, 0));
+    let deleted = audited
+        .iter()
+        .find(|entry| entry.target == Some(mallory.to_string()))
+        .unwrap();
+    assert_eq!(deleted.action, "user.delete");
 }

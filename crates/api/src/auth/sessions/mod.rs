@@ -1,21 +1,29 @@
 //! Sessions: a login gives a token that is good for some minutes and a session that outlasts it.
 //!
 //! # States
-//! A session is *live*, or *gone*: logged out, unused for the Session class' time (30 minutes), at its longest, or ended
-//! by a change of its user. Its record is in the cache (Redis); its token says who, which session, and until when.
+//! A session is *live*, or *gone*: logged out, unused for the Session class' time (30 minutes), at its longest
+//! (`cache.session_max_seconds`, by the time that its signed id says), ended by a change of its user, or ended because one of its
+//! tokens was refreshed twice. Its token says who, which session, which token of it, and until when. SQL (`holdfast_sessions`) knows
+//! which token is in force and whether the session has ended; Redis, where there is one, knows the same sooner.
 //!
 //! # What lets a token in
 //! 1. Its signature (HS256), issuer, audience and times are right ([`token`]).
 //! 2. Its user is enabled, and of the token's version ([`Users`]). Every process keeps that in memory, at most ten seconds
 //!    old, and needs no Redis for it: a new password or a disabled user ends sessions everywhere, always.
-//! 3. Its session is live. Each check slides the session's time.
+//! 3. Its session has not ended, and no later token has taken its place. Every process keeps the sessions that changed in memory,
+//!    at most ten seconds old, too.
+//! 4. Redis, where it answers, has the session live. Each check slides the session's time.
+//!
+//! # What a logout and a refresh mean
+//! They are committed to SQL. The process that did it refuses the token from then on; any other at once with Redis, and within
+//! [`HARD_LIMIT`](super::mirror::HARD_LIMIT) (ten seconds) without, also after a restart. A refreshed token is refused in the same
+//! way; who refreshes it again ends the session for everybody who has a token of it.
 //!
 //! # When things fail
-//! While Redis is away nobody can tell whether a session is live, so signature, expiry and user decide. A logout then
-//! holds in this process at once (a bounded list of revocations), is repeated to Redis when it is back, and reaches other
-//! processes by then or when the token expires, whichever is first: that is why tokens are short-lived. `/health` says
-//! `sessions: degraded` meanwhile. A Redis that loses its memory ends the sessions it held; people log in again. With
-//! the database away nobody logs in or refreshes (503), and tokens go on as long as they are good.
+//! *Redis is away, or there is none*: SQL decides. *SQL is away*: nobody logs in, refreshes or logs out (503); a logout that Redis
+//! took is written to SQL as soon as it can be. Tokens that were in force go on until they expire, against a copy of at most an hour
+//! before. *Both are away*: signature and expiry decide. A Redis that loses its memory ends the sessions it held; people log in again.
+//! `/health` says `sessions: degraded` while Redis is meant to be there and is not.
 //!
 //! # A longer session
 //! A token is exchanged for the next one by `POST /v1/auth/refresh`, also after it expired, as long as its session is
@@ -26,18 +34,30 @@
 //!   get one problem, and logins are limited by the name that was typed, existing or not.
 //! - A token's text is in the answer that makes it, and in no log line, error or `Debug`.
 
+mod recent;
+mod store;
 mod token;
 
 use std::time::Duration;
 
 use holdfast_cache::sessions::{Checked, Reach, SessionId, SessionStore};
+use holdfast_core::clock;
 use holdfast_core::config::Settings;
+use holdfast_core::sql::Database;
 use secrecy::SecretString;
+
+use self::recent::Recent;
+use self::store::{Changed, Refreshed, SessionHash, SessionTable};
 
 pub(crate) use self::token::{Claims, is_token};
 use self::token::{TokenError, Tokens};
 use super::keys::Caller;
+use super::mirror::Mirror;
+use super::sql::StoreError;
 use super::users::{Standing, User, UserError, Users};
+
+/// Between two attempts to write a logout to SQL.
+const END_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a token does not let in, or a login does not give one.
 #[derive(Debug, thiserror::Error)]
@@ -83,13 +103,20 @@ pub(crate) struct Sessions {
     tokens: Option<std::sync::Arc<Tokens>>,
     users: Users,
     store: SessionStore,
+    /// Of sessions that changed.
+    table: Mirror<SessionTable>,
+    /// What this process changed by itself.
+    recent: std::sync::Arc<Recent>,
     /// How long a session lasts unused.
     idle: Duration,
+    /// How long it lasts at most.
+    most: Duration,
 }
 
 impl Sessions {
     /// Off in production without a secret. In development one is made up, so sessions end with the process.
-    pub(crate) fn new(settings: &Settings, users: Users, store: SessionStore) -> Self {
+    /// Call it inside tokio.
+    pub(crate) fn new(settings: &Settings, database: &Database, users: Users, store: SessionStore) -> Self {
         let made_up = || {
             tracing::debug!("JWT_SECRET_KEY is not set: sessions end with this process");
             let bytes: [u8; 32] = rand::random();
@@ -105,7 +132,10 @@ impl Sessions {
             tokens: secret.map(|secret| Tokens::new(&secret, lifetime).into()),
             users,
             store,
+            table: Mirror::new(SessionTable::new(database.clone(), lifetime + token::LEEWAY)),
+            recent: std::sync::Arc::new(Recent::new(lifetime + token::LEEWAY)),
             idle: settings.cache.session_ttl,
+            most: settings.cache.session_max,
         }
     }
 
@@ -128,8 +158,15 @@ impl Sessions {
             .create(&user.id.to_string(), serde_json::Value::Null)
             .await;
         let session = session.map_err(|error| SessionError::Failed(error.into()))?;
+        let kept = self.most + self.idle;
+        self.sql(
+            self.table
+                .table()
+                .insert(&session.id.digest(), user.id, kept)
+                .await,
+        )?;
         tracing::info!(user.id = %user.id, "logged in");
-        open(tokens, user, &session.id.to_string())
+        open(tokens, user, &session.id, 0, self.left(&session.id)?)
     }
 
     /// Who presents this token.
@@ -138,26 +175,82 @@ impl Sessions {
         self.admit(&claims).await
     }
 
-    /// The next token of a session, for the last one.
+    /// The next token of a session, for the last one, which is good no more.
     pub(crate) async fn refresh(&self, token: &str) -> Result<Opened, SessionError> {
         let tokens = self.tokens()?;
         let claims = tokens.read_expired(token, self.idle)?;
         let id = claims.user().ok_or(SessionError::Invalid)?;
-        self.check_session(&claims).await?;
+        let session = session_id(&claims)?;
+        let left = self.left(&session)?;
+        if let Checked::Gone = self.store.check(claims.subject(), &session).await {
+            return Err(SessionError::Ended);
+        }
         // Not from memory: this is what a session lives on.
         let user = self.users.get(id).await?;
         let user = user.filter(|user| user.disabled_at.is_none() && user.token_version == claims.ver);
-        open(tokens, user.ok_or(SessionError::Ended)?, &claims.sid)
+        let user = user.ok_or(SessionError::Ended)?;
+        let digest = session.digest();
+        match self.sql(self.table.table().refresh(&digest, claims.r#gen).await)? {
+            Refreshed::To(generation) => {
+                self.recent.note(digest, changed(generation, false));
+                open(tokens, user, &session, generation, left)
+            }
+            Refreshed::Gone => Err(SessionError::Ended),
+            Refreshed::Reused => {
+                tracing::warn!(user.id = %id, "a token was refreshed for a second time: its session is ended");
+                self.recent.note(digest, changed(claims.r#gen, true));
+                self.store.revoke(claims.subject(), &session).await;
+                Err(SessionError::Ended)
+            }
+        }
     }
 
     /// Ends the session of a token that is let in.
+    ///
+    /// # Errors
+    /// It has ended in this process alone: neither SQL nor Redis answers. To be asked again.
     pub(crate) async fn logout(&self, token: &str) -> Result<Reach, SessionError> {
         let claims = self.tokens()?.read(token)?;
         self.admit(&claims).await?;
-        let id = session_id(&claims)?;
-        let reach = self.store.revoke(claims.subject(), &id).await;
+        let session = session_id(&claims)?;
+        let digest = session.digest();
+        let reach = self.store.revoke(claims.subject(), &session).await;
+        let written = self.table.table().end(&digest).await;
+        // Written first: a logout that fails is to be let in when it is asked again.
+        match (written, reach) {
+            (Ok(()), _) => {}
+            (Err(error), Reach::Everywhere) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a logout is yet to be written to SQL"
+                );
+                self.end_later(digest);
+            }
+            (Err(error), Reach::HereUntilRedisReturns) => return Err(SessionError::User(error.into())),
+        }
+        self.recent.note(digest, changed(claims.r#gen, true));
         tracing::info!(user.id = claims.subject(), "logged out");
         Ok(reach)
+    }
+
+    /// Writes a logout to SQL when SQL is back: it must hold when Redis is away then.
+    fn end_later(&self, digest: SessionHash) {
+        let (table, attempts) = (
+            self.table.table().clone(),
+            self.most.as_secs() / END_PAUSE.as_secs() + 1,
+        );
+        let Some(place) = self.recent.place_to_wait() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let _place = place;
+            for _ in 0..attempts {
+                tokio::time::sleep(END_PAUSE).await;
+                if table.end(&digest).await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Ends every session of a user: here at once, and in every other process within what a deletion or a change takes to
@@ -189,12 +282,46 @@ impl Sessions {
     }
 
     async fn check_session(&self, claims: &Claims) -> Result<(), SessionError> {
-        match self.store.check(claims.subject(), &session_id(claims)?).await {
+        let session = session_id(claims)?;
+        self.left(&session)?;
+        let digest = session.digest();
+        let refuses = |changed: Option<Changed>| changed.is_some_and(|changed| changed.refuses(claims.r#gen));
+        if refuses(self.recent.get(&digest)) || refuses(self.changed(&digest).await) {
+            return Err(SessionError::Ended);
+        }
+        match self.store.check(claims.subject(), &session).await {
             Checked::Live(_) => Ok(()),
             Checked::Gone => Err(SessionError::Ended),
             Checked::CannotTell if claims.has_expired() => Err(SessionError::Expired),
             Checked::CannotTell => Ok(()),
         }
+    }
+
+    /// How the session has changed, as far as SQL tells.
+    async fn changed(&self, digest: &SessionHash) -> Option<Changed> {
+        let found = match self.table.look(|sessions| sessions.find(digest)) {
+            Some(found) => found,
+            None => {
+                let answer = self.table.look_again(|sessions| sessions.find(digest)).await;
+                answer.found.unwrap_or(Ok(None))
+            }
+        };
+        match found {
+            Ok(found) => found,
+            // More sessions changed than are kept in memory.
+            Err(()) => self.table.table().get(digest).await.ok().flatten(),
+        }
+    }
+
+    /// How long the session may last yet.
+    fn left(&self, session: &SessionId) -> Result<Duration, SessionError> {
+        let age = Duration::from_millis(clock::unix_millis().saturating_sub(session.created_ms()));
+        let left = self.most.checked_sub(age).filter(|left| !left.is_zero());
+        left.ok_or(SessionError::Ended)
+    }
+
+    fn sql<T>(&self, result: Result<T, StoreError>) -> Result<T, SessionError> {
+        result.map_err(|error| SessionError::User(error.into()))
     }
 
     fn tokens(&self) -> Result<&Tokens, SessionError> {
@@ -206,13 +333,25 @@ fn session_id(claims: &Claims) -> Result<SessionId, SessionError> {
     claims.sid.parse().map_err(|_| SessionError::Invalid)
 }
 
-fn open(tokens: &Tokens, user: User, session: &str) -> Result<Opened, SessionError> {
+fn changed(generation: i64, is_ended: bool) -> Changed {
+    Changed { generation, is_ended }
+}
+
+/// `left`: how long the session may last yet; no token outlasts it.
+fn open(
+    tokens: &Tokens,
+    user: User,
+    session: &SessionId,
+    generation: i64,
+    left: Duration,
+) -> Result<Opened, SessionError> {
+    let lifetime = tokens.lifetime().min(left);
     let (token, _) = tokens
-        .sign(&user, session)
+        .sign(&user, &session.to_string(), generation, lifetime)
         .map_err(|error| SessionError::Failed(error.into()))?;
     Ok(Opened {
         user,
         token,
-        lifetime: tokens.lifetime(),
+        lifetime,
     })
 }

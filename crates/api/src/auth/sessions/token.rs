@@ -25,7 +25,7 @@ const ISSUER: &str = "holdfast";
 const AUDIENCE: &str = "holdfast-api";
 
 /// How far the clocks of two servers may differ.
-const LEEWAY: Duration = Duration::from_secs(5);
+pub(super) const LEEWAY: Duration = Duration::from_secs(5);
 
 /// What a token says. Times are seconds since the epoch.
 #[derive(Clone, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub(crate) struct Claims {
     jti: String,
     /// The user's `token_version` when it was made.
     pub(super) ver: i64,
+    /// Which token of its session it is: each refresh makes the next. Tokens of before this was counted have none.
+    #[serde(default)]
+    pub(super) r#gen: i64,
     pub(super) role: Role,
     iat: u64,
     nbf: u64,
@@ -114,8 +117,14 @@ impl Tokens {
         self.lifetime
     }
 
-    /// A token of this session, and when it expires.
-    pub(super) fn sign(&self, user: &User, session: &str) -> Result<(SecretString, Claims), Error> {
+    /// A token of this session, good for so long.
+    pub(super) fn sign(
+        &self,
+        user: &User,
+        session: &str,
+        generation: i64,
+        lifetime: Duration,
+    ) -> Result<(SecretString, Claims), Error> {
         let now = clock::unix_millis() / 1000;
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -124,10 +133,11 @@ impl Tokens {
             sid: session.to_owned(),
             jti: Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()).to_string(),
             ver: user.token_version,
+            r#gen: generation,
             role: user.role,
             iat: now,
             nbf: now,
-            exp: now + self.lifetime.as_secs(),
+            exp: now + lifetime.as_secs(),
         };
         let text = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)?;
         Ok((SecretString::from(text), claims))

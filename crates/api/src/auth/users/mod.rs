@@ -18,6 +18,7 @@
 mod password;
 mod role;
 mod store;
+mod text;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
 use holdfast_jobs::audit::By;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use self::password::{Busy, Hasher};
 pub use self::password::{MAX_PASSWORD, MIN_PASSWORD};
@@ -45,9 +46,14 @@ pub const MAX_USER_NAME: usize = 254;
 /// Why a user could not be made, found or let in.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    #[error("a name has 1 to {MAX_USER_NAME} characters, and neither blanks nor control characters")]
+    #[error(
+        "a name has 1 to {MAX_USER_NAME} characters, neither blanks nor characters that cannot be seen, and letters of one script"
+    )]
     InvalidName,
-    #[error("a password has {MIN_PASSWORD} to {MAX_PASSWORD} bytes")]
+    #[error(
+        "a password has {MIN_PASSWORD} to {MAX_PASSWORD} bytes, four different characters at least, no control characters, and is \
+         none that is tried first"
+    )]
     InvalidPassword,
     #[error("a user of this name exists already")]
     NameTaken,
@@ -141,16 +147,20 @@ impl Users {
         password: &SecretString,
         by: &By,
     ) -> Result<User, UserError> {
-        let name = normalised(name).ok_or(UserError::InvalidName)?;
-        if !password::is_acceptable(password) {
+        let normal = text::new_name(name).ok_or(UserError::InvalidName)?;
+        if !text::is_acceptable(password) {
             return Err(UserError::InvalidPassword);
         }
         if self.store().count().await? >= MAX_USERS {
             return Err(UserError::TooMany);
         }
-        let hash = self.hasher.hash(password).await?;
+        // One of before may hold the name in another spelling.
+        if self.find(name).await?.is_some() {
+            return Err(UserError::NameTaken);
+        }
+        let hash = self.hasher.hash(&text::prepared(password)).await?;
         let id = UserId::generate();
-        self.store().insert(id, &name, &hash, role, by).await?;
+        self.store().insert(id, &normal, &hash, role, by).await?;
         self.store()
             .get(id)
             .await?
@@ -174,10 +184,10 @@ impl Users {
         password: &SecretString,
         by: &By,
     ) -> Result<Option<User>, UserError> {
-        if !password::is_acceptable(password) {
+        if !text::is_acceptable(password) {
             return Err(UserError::InvalidPassword);
         }
-        let hash = self.hasher.hash(password).await?;
+        let hash = self.hasher.hash(&text::prepared(password)).await?;
         self.change(name, Change::Password(hash), by).await
     }
 
@@ -193,10 +203,20 @@ impl Users {
     }
 
     async fn change(&self, name: &str, change: Change, by: &By) -> Result<Option<User>, UserError> {
-        let Some(name) = normalised(name) else {
-            return Ok(None);
-        };
-        Ok(self.store().change(&name, &change, by).await?)
+        match self.find(name).await? {
+            Some((user, _)) => Ok(self.store().change(&user.name, &change, by).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// The user of this name in any of its spellings, with the password's hash.
+    async fn find(&self, name: &str) -> Result<Option<(User, String)>, UserError> {
+        for spelling in text::spellings(name) {
+            if let Some(found) = self.store().with_hash(&spelling).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// The user with this name and password. Whatever is wrong, it takes one hash and tells nothing apart.
@@ -205,12 +225,14 @@ impl Users {
         name: &str,
         password: &SecretString,
     ) -> Result<Option<User>, UserError> {
-        let found = match normalised(name) {
-            Some(name) => self.store().with_hash(&name).await?,
-            None => None,
-        };
+        let found = self.find(name).await?;
         let hash = found.as_ref().map(|(_, hash)| hash.clone());
-        let is_right = self.hasher.verify(password, hash).await?;
+        let prepared = text::prepared(password);
+        let mut is_right = self.hasher.verify(&prepared, hash.clone()).await?;
+        // Hashed before passwords had one form; asked whatever came of the first, so that nothing is told by the time.
+        if prepared.expose_secret() != password.expose_secret() {
+            is_right |= self.hasher.verify(password, hash).await?;
+        }
         let user = found.map(|(user, _)| user);
         Ok(user.filter(|user| is_right && user.disabled_at.is_none()))
     }
@@ -273,13 +295,7 @@ impl KnownUsers {
     }
 }
 
-/// The one form of a name; `None` if it is none.
-pub(super) fn normalised(name: &str) -> Option<String> {
-    let length = name.chars().count();
-    let is_sound =
-        (1..=MAX_USER_NAME).contains(&length) && !name.chars().any(|c| c.is_control() || c.is_whitespace());
-    is_sound.then(|| name.to_lowercase())
-}
+pub(crate) use self::text::folded;
 
 #[cfg(test)]
 mod tests {
@@ -328,6 +344,39 @@ mod tests {
             assert_eq!(user.is_some(), is_let_in, "{name}");
             assert_eq!(users.hashes(), before + 1, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn one_name_and_one_password_in_two_spellings_are_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let users = users(&directory).await;
+        let password = secret("cafe\u{301} au lait sil vous plait");
+        users
+            .create("Rene\u{301}", Role::Viewer, &password, &by())
+            .await
+            .unwrap();
+        let again = users.create("ren\u{e9}", Role::Viewer, &password, &by()).await;
+        assert!(matches!(again, Err(UserError::NameTaken)), "{again:?}");
+        let composed = secret("caf\u{e9} au lait sil vous plait");
+        assert!(users.verify("REN\u{c9}", &composed).await.unwrap().is_some());
+        assert!(users.verify("rene\u{301}", &password).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn users_of_before_still_log_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let users = users(&directory).await;
+        let old = secret("cafe\u{301} au lait sil vous plait");
+        let hash = users.hasher.hash(&old).await.unwrap();
+        let name = "rene\u{301}\u{200b}";
+        let store = users.store();
+        store
+            .insert(UserId::generate(), name, &hash, Role::Viewer, &by())
+            .await
+            .unwrap();
+        assert!(users.verify(name, &old).await.unwrap().is_some());
+        let changed = users.set_role(name, Role::Admin, &by()).await.unwrap();
+        assert_eq!(changed.unwrap().role, Role::Admin);
     }
 
     #[tokio::test]

@@ -40,10 +40,6 @@ pub(super) struct Hasher {
     runtime: Handle,
 }
 
-pub(super) fn is_acceptable(password: &SecretString) -> bool {
-    (MIN_PASSWORD..=MAX_PASSWORD).contains(&password.expose_secret().len())
-}
-
 impl Hasher {
     /// Call it inside tokio.
     pub(super) fn new(max_concurrent: usize) -> Self {

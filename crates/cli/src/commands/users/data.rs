@@ -6,7 +6,7 @@ use holdfast_api::auth::Users;
 use holdfast_cache::Cache;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::audit::By;
-use holdfast_tasks::accounts::Accounts;
+use holdfast_tasks::accounts::{Accounts, DeleteOptions};
 use holdfast_tasks::interactions::UserName;
 use holdfast_tasks::recommend::Recommender;
 use serde_json::json;
@@ -26,6 +26,9 @@ pub(crate) struct Whom {
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     whom: Whom,
+    /// End the API keys that the user made, too
+    #[arg(long)]
+    revoke_keys: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -52,13 +55,30 @@ pub(super) async fn delete(local: &Local, users: &Users, by: &By, args: DeleteAr
     let user = resolved(users, &args.whom.user).await?;
     agreed(&args)?;
     let (accounts, cache) = accounts(local).await?;
-    let done = accounts.delete(by, &user).await?;
+    let keys = accounts.made_keys(&user).await?;
+    let done = accounts
+        .delete(
+            by,
+            &user,
+            DeleteOptions {
+                revoke_keys: args.revoke_keys,
+            },
+        )
+        .await?;
     cache.sessions().revoke_all(user.as_str()).await;
-    let shown = json!({ "id": user, "deleted": true, "removed": done });
+    let shown = json!({ "id": user, "deleted": true, "removed": done, "keys": keys });
     args.output.print(&shown, || {
+        let left = match (keys.len(), args.revoke_keys) {
+            (0, _) => String::new(),
+            (made, true) => format!("; {made} API keys that the user made are revoked"),
+            (made, false) => format!(
+                "; {made} API keys that the user made are in force: {}",
+                keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        };
         format!(
             "deleted {}: {} interactions, {} subscriptions, {} rows of mail, {} deliveries; {} jobs and {} audit entries \
-             name nobody now",
+             name nobody now{left}",
             args.whom.user,
             done.interactions,
             done.subscriptions,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use holdfast_tasks::accounts::Vouched;
 use holdfast_tasks::notices::Notices;
 use holdfast_tasks::webhooks::{WebhookDraft, WebhookId};
 use serde_json::Value;
@@ -75,7 +76,11 @@ async fn subscriptions_hear_of_what_they_want_and_of_nothing_else(f: Fixture) {
     ];
     for (user, filter) in &filters {
         assert_eq!(filter.faults(), []);
-        subscriptions.create(user, None, filter).await.unwrap().unwrap();
+        subscriptions
+            .create(user, None, Vouched::ByNobody, filter)
+            .await
+            .unwrap()
+            .unwrap();
     }
     let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;
     f.discover(id).await;
@@ -228,7 +233,11 @@ async fn what_changes_reaches_the_endpoints_that_listen_and_the_addresses_that_s
         ("bob", None, &jazz),
         ("eve", Some("Eve <eve@example.com>"), &jazz),
     ] {
-        subscriptions.create(user, email, filter).await.unwrap().unwrap();
+        subscriptions
+            .create(user, email, Vouched::ByNobody, filter)
+            .await
+            .unwrap()
+            .unwrap();
     }
     let discoverer = f.telling(Arc::new(notices.clone()));
     let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;

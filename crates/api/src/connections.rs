@@ -1,0 +1,441 @@
+//! The connections of one server: how many there may be, and which of them has to go.
+//!
+//! # States
+//! A connection is *admitted*, *moves* whenever bytes are read or written, *stalls* while a write makes no progress, and is *closed*
+//! by its peer, by the HTTP machinery, by a stalled write, or to make room.
+//!
+//! # Invariants
+//! - There are never more connections than open files allow, less [`RESERVE`] for everything else of the process.
+//! - A newcomer is let in where one that was still for [`STILL`] can go for it: idle connections and readers that do not read keep
+//!   nobody out. Only where all of them move is a newcomer refused.
+//! - One address (a /64 network with IPv6) has a share; beyond it, it makes room for itself. This machine's own addresses are not
+//!   counted, and none are behind proxies that are trusted, whose connections are everybody's.
+//! - A write without progress for [`STALLED`] ends its connection: what waits for a slow reader takes memory.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures::task::AtomicWaker;
+use holdfast_core::config::ServerSettings;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use crate::rate::network;
+
+/// Longest that a write may make no progress.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// A connection that moved within this time is not closed for another.
+const STILL: Duration = Duration::from_secs(1);
+
+/// Open files that are not connections: the databases', logs, listeners, timers.
+const RESERVE: u64 = 128;
+
+/// Connections that were told to close and have not yet.
+const MARGIN: usize = 64;
+
+/// Most connections where the settings do not say: each takes some 12 KiB while it is idle.
+const MOST: usize = 8_192;
+
+/// Most connections of one address where the settings do not say: one that does not read takes some 130 KiB.
+const MOST_PER_ADDRESS: usize = 512;
+
+/// The soft limit of open files is raised to this, where the hard limit allows.
+const FILES: u64 = 16_384;
+
+/// Every connection of one server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    most: usize,
+    /// `None`: addresses are not counted.
+    per_address: Option<usize>,
+    begun: Instant,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    held: HashMap<u64, Arc<Entry>>,
+    /// Of these, how many were not told to close.
+    open: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// `None`: it is not counted by address.
+    address: Option<IpAddr>,
+    /// When bytes were read or written last, in milliseconds after the server began.
+    moved_ms: AtomicU64,
+    closed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Connections {
+    /// By the settings, and by how many files this process may open; that is raised first.
+    pub(crate) fn new(settings: &ServerSettings) -> Self {
+        let files = usize::try_from(open_files()).unwrap_or(usize::MAX);
+        let room = files
+            .saturating_sub(usize::try_from(RESERVE).unwrap_or(0) + MARGIN)
+            .max(16);
+        let most = match settings.max_connections {
+            0 => MOST.min(room),
+            wanted => wanted.min(room),
+        };
+        let per_address = match settings.max_connections_per_address {
+            0 => (most / 4).clamp(1, MOST_PER_ADDRESS),
+            wanted => wanted,
+        };
+        if settings.max_connections > room {
+            tracing::warn!(
+                connections.wanted = settings.max_connections,
+                connections.most = most,
+                files.limit = files,
+                "the limit of open files allows fewer connections than server.max_connections: raise it (ulimit -n)"
+            );
+        }
+        Self::of(most, (settings.trusted_proxies == 0).then_some(per_address))
+    }
+
+    fn of(most: usize, per_address: Option<usize>) -> Self {
+        Self(Arc::new(Inner {
+            most,
+            per_address,
+            begun: Instant::now(),
+            table: Mutex::default(),
+        }))
+    }
+
+    /// How many connections each of these threads may have at once, those included that are closing.
+    pub(crate) fn per_thread(&self, threads: usize) -> usize {
+        (self.0.most + MARGIN).div_ceil(threads.max(1))
+    }
+
+    /// Takes a connection in, if need be in the place of one that is still.
+    ///
+    /// # Errors
+    /// There is no room: dropping the stream closes it.
+    pub(crate) fn admit(&self, stream: TcpStream, peer: Option<SocketAddr>) -> io::Result<Connection> {
+        let inner = &self.0;
+        let now_ms = inner.now_ms();
+        let counted = peer
+            .map(|peer| peer.ip().to_canonical())
+            .filter(|ip| !ip.is_loopback());
+        let address = counted.filter(|_| inner.per_address.is_some()).map(network);
+        let mut table = inner.lock();
+        let is_full = |count: usize, most: usize| count >= most;
+        let of_address = address.map_or(0, |address| table.by_address.get(&address).copied().unwrap_or(0));
+        if inner.per_address.is_some_and(|most| is_full(of_address, most))
+            && !table.close_stillest(now_ms, address)
+        {
+            return Err(refused("its address has as many connections as it may"));
+        }
+        if is_full(table.open, inner.most) && !table.close_stillest(now_ms, None) {
+            return Err(refused("there are as many connections as there may be"));
+        }
+        if table.held.len() >= inner.most + MARGIN {
+            return Err(refused("too many connections are closing"));
+        }
+        let entry = Arc::new(Entry {
+            address,
+            moved_ms: AtomicU64::new(now_ms),
+            closed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        let id = table.next;
+        table.next += 1;
+        table.open += 1;
+        table.held.insert(id, Arc::clone(&entry));
+        if let Some(address) = address {
+            *table.by_address.entry(address).or_default() += 1;
+        }
+        drop(table);
+        Ok(Connection {
+            stream,
+            id,
+            entry,
+            connections: self.clone(),
+            stalled: None,
+        })
+    }
+}
+
+impl Inner {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// One is open no more.
+    fn leave(&mut self, address: Option<IpAddr>) {
+        self.open -= 1;
+        let Some(address) = address else { return };
+        if let Some(count) = self.by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+
+    /// Tells the one that was still for longest to close, of this address or of any. False: all of them move.
+    fn close_stillest(&mut self, now_ms: u64, of: Option<IpAddr>) -> bool {
+        let open = self.held.values().filter(|entry| {
+            !entry.closed.load(Ordering::Relaxed) && of.is_none_or(|address| entry.address == Some(address))
+        });
+        let stillest = open.min_by_key(|entry| entry.moved_ms.load(Ordering::Relaxed));
+        let still = STILL.as_millis() as u64;
+        let Some(entry) =
+            stillest.filter(|entry| now_ms.saturating_sub(entry.moved_ms.load(Ordering::Relaxed)) >= still)
+        else {
+            return false;
+        };
+        entry.closed.store(true, Ordering::Relaxed);
+        entry.waker.wake();
+        let address = entry.address;
+        self.leave(address);
+        true
+    }
+}
+
+fn refused(why: &str) -> io::Error {
+    tracing::debug!("a connection is refused: {why}");
+    io::Error::new(io::ErrorKind::ConnectionRefused, why.to_owned())
+}
+
+/// How many files this process may open, after the soft limit was raised as far as [`FILES`].
+fn open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 1_024;
+    };
+    let wanted = FILES.min(hard);
+    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
+        return wanted;
+    }
+    soft
+}
+
+/// A connection that is counted, and closed when it stalls or has to make room.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    id: u64,
+    entry: Arc<Entry>,
+    connections: Connections,
+    /// Runs while a write makes no progress.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    fn moved(&mut self) {
+        self.stalled = None;
+        self.entry
+            .moved_ms
+            .store(self.connections.0.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Registers first: a closing between the two would wake nobody.
+    fn check_open(&self, context: &Context<'_>) -> io::Result<()> {
+        self.entry.waker.register(context.waker());
+        if self.entry.closed.load(Ordering::Relaxed) {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "closed to make room",
+            ));
+        }
+        Ok(())
+    }
+
+    fn written(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Ok(bytes)) => {
+                self.moved();
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let timer = self
+                    .stalled
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
+                ready!(timer.as_mut().poll(context));
+                let why = "the peer has read nothing for too long";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check_open(context)?;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            let now_ms = self.connections.0.now_ms();
+            self.entry.moved_ms.store(now_ms, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check_open(context)?;
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check_open(context)?;
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.written(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_open(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut table = self.connections.0.lock();
+        table.held.remove(&self.id);
+        if !self.entry.closed.load(Ordering::Relaxed) {
+            table.leave(self.entry.address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    fn peer(last: u8) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([203, 0, 113, last], 4_711)))
+    }
+
+    /// As if it had been still for a minute.
+    fn age(connections: &Connections) {
+        let mut inner = connections.0.lock();
+        for entry in inner.held.values_mut() {
+            entry.moved_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn aged(most: usize, per_address: Option<usize>) -> Connections {
+        let Connections(inner) = Connections::of(most, per_address);
+        let mut inner = Arc::into_inner(inner).unwrap();
+        inner.begun = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        Connections(Arc::new(inner))
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_takes_the_place_of_the_stillest_and_never_of_one_that_moves() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connections = aged(2, None);
+        let mut held = Vec::new();
+        for last in 1..=2 {
+            let (client, server) = pair(&listener).await;
+            held.push((client, connections.admit(server, peer(last)).unwrap()));
+        }
+        let (_client, server) = pair(&listener).await;
+        assert!(connections.admit(server, peer(3)).is_err(), "all of them moved");
+        age(&connections);
+        held[1].1.moved();
+        let (_client, server) = pair(&listener).await;
+        let _newcomer = connections.admit(server, peer(3)).unwrap();
+        let mut buffer = [0];
+        let error = held[0].1.read(&mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        held[1].0.write_all(b"x").await.unwrap();
+        assert_eq!(held[1].1.read(&mut buffer).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_address_has_a_share_and_this_machine_is_not_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connections = aged(10, Some(1));
+        let (_one, server) = pair(&listener).await;
+        let _first = connections.admit(server, peer(1)).unwrap();
+        let (_two, server) = pair(&listener).await;
+        assert!(connections.admit(server, peer(1)).is_err());
+        let (_three, server) = pair(&listener).await;
+        let other = connections.admit(server, peer(2)).unwrap();
+        drop(other);
+        assert_eq!(connections.0.lock().by_address.len(), 1);
+        let local = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            let (client, server) = pair(&listener).await;
+            kept.push((client, connections.admit(server, local).unwrap()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_makes_no_progress_ends_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connections = aged(2, None);
+        let (_client, server) = pair(&listener).await;
+        let mut connection = connections.admit(server, peer(1)).unwrap();
+        let piece = vec![0; 1 << 20];
+        let begun = tokio::time::Instant::now();
+        let error = loop {
+            if let Err(error) = connection.write_all(&piece).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= STALLED);
+    }
+}

@@ -1,0 +1,80 @@
+//! Where the links of confirmation mails lead: whoever gets an address' mail says that the address is a user's.
+//!
+//! As with unsubscribing, opening the link changes nothing; the page's button does. The page names the user, so that nobody
+//! confirms for somebody they do not know.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::unsubscribe::{count, no_such_link, page, token_of};
+use crate::params::Params;
+use crate::problem::Problem;
+use crate::state::State;
+
+/// Ask whether an address is a user's
+///
+/// A page with a button. The link of a confirmation mail leads here; it works for 48 hours.
+#[utoipa::path(get, path = "/v1/confirm-address/{token}", tag = "users", operation_id = "ask_to_confirm_address",
+    params(("token" = String, Path, description = "As the mail's link says it")),
+    responses(
+        (status = 200, description = "A page", content_type = "text/html"),
+        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "link-not-found"),
+        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "too-many-requests"),
+        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "unavailable"),
+    ))]
+pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    count(&state, &request).await?;
+    let (accounts, token) = (state.accounts.clone(), token_of(&request)?);
+    let asked = state
+        .on_runtime(async move { accounts.confirmation(&token).await })
+        .await?
+        .ok_or_else(no_such_link)?;
+    let (address, user) = (escaped(&asked.address), escaped(&asked.user));
+    Ok(page(
+        "Confirm an address",
+        &format!(
+            "<p>Is <b>{address}</b> the address of the user <b>{user}</b>?</p>\n\
+             <form method=\"post\"><button>Confirm</button></form>"
+        ),
+    ))
+}
+
+/// Confirm an address
+///
+/// What the page's button sends. The body is not read. Doing it again changes nothing.
+#[utoipa::path(post, path = "/v1/confirm-address/{token}", tag = "users", operation_id = "confirm_address",
+    params(("token" = String, Path, description = "As the mail's link says it")),
+    responses(
+        (status = 200, description = "Confirmed", content_type = "text/html"),
+        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "link-not-found"),
+        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "too-many-requests"),
+        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
+            description = "unavailable"),
+    ))]
+pub(crate) async fn confirm(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    count(&state, &request).await?;
+    let (accounts, token) = (state.accounts.clone(), token_of(&request)?);
+    let done = state
+        .on_runtime(async move { accounts.confirm(&token).await })
+        .await?
+        .ok_or_else(no_such_link)?;
+    let address = escaped(&done.address);
+    Ok(page(
+        "Confirm an address",
+        &format!("<p><b>{address}</b> is confirmed.</p>"),
+    ))
+}
+
+/// As text of an HTML document.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}

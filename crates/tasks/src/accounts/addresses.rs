@@ -1,0 +1,408 @@
+//! Which mail addresses are a user's own: the table `holdfast_addresses`.
+//!
+//! # States
+//! An address that a user names is *unconfirmed*: a mail with a link goes there, and nothing else does. It is *confirmed* when
+//! the link's page is confirmed, or when an admin sets it. What users had named before there were confirmations stays *earlier*:
+//! mail goes there, but nothing is exported or deleted by it. An address that an admin gave an account as its name is confirmed
+//! from the start.
+//!
+//! # Invariants
+//! - A link works for [`LINK_LIFETIME`], for one address of one user; it is signed, and says neither.
+//! - Opening a link changes nothing; the page's button does. Confirming again changes nothing.
+//! - Nobody is flooded: an address is asked once in [`ASK_AGAIN`] for a user, and one user or one address is asked
+//!   [`MAX_ASKED`] times a day.
+//! - A user has [`MAX_ADDRESSES`] rows at most; the oldest makes room.
+//!
+//! # When things fail
+//! *No `notifications.public_url`*: no link can be made, and only an admin can confirm. *SQL is away*: nothing is set or confirmed.
+//! The mail is a job like any other, in the transaction that sets the address.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use hmac::Mac as _;
+use holdfast_core::clock;
+use holdfast_jobs::LedgerTx;
+use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
+use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::sql::OwnTx;
+use lettre::Address;
+use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::{AccountError, AccountId, Accounts, PreferenceFault};
+use crate::dialect::{millis, on_either, read_either, rows};
+use crate::mail::{CONFIRM_TEMPLATE, NotifyEmail, normalised};
+
+/// How long a link works.
+const LINK_LIFETIME: Duration = Duration::from_hours(48);
+
+/// Between two mails to one address for one user.
+const ASK_AGAIN: Duration = Duration::from_hours(1);
+
+/// Most addresses that are asked for one user, and most users for whom one address is asked, in [`DAY`].
+const MAX_ASKED: i64 = 5;
+const DAY: Duration = Duration::from_hours(24);
+
+/// Most addresses of one user that are remembered.
+const MAX_ADDRESSES: usize = 10;
+
+/// The key of this installation that signs links.
+const KEY: &str = "accounts.confirmations";
+
+/// Bytes of a link's token: the user, until when in seconds, the address' hash, and the signature of these.
+const USER: usize = 16;
+const UNTIL: usize = 8;
+const ADDRESS: usize = 16;
+const SIGNED: usize = USER + UNTIL + ADDRESS;
+const SIGNATURE: usize = 32;
+
+/// Whether the address of a user's preferences is theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressState {
+    Confirmed,
+    /// Nothing but the confirmation mail goes there.
+    Unconfirmed,
+    /// Named before there were confirmations: mail goes there, and nothing is exported or deleted by it.
+    Earlier,
+}
+
+/// Whose word sets an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vouched {
+    /// An admin's: the address is the user's.
+    ByAdmin,
+    /// The user's own: the address' owner is asked.
+    ByNobody,
+}
+
+/// What a link is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The user's name.
+    pub user: String,
+    pub address: String,
+}
+
+/// An address that nobody has vouched for.
+struct Claim<'a> {
+    /// The user's.
+    name: &'a str,
+    address: &'a Address,
+    link: Option<&'a str>,
+    /// The user has named it before.
+    is_known: bool,
+}
+
+impl AddressState {
+    fn of(proof: Option<&str>) -> Self {
+        match proof {
+            Some("admin" | "link") => Self::Confirmed,
+            Some(_) => Self::Earlier,
+            None => Self::Unconfirmed,
+        }
+    }
+}
+
+/// By the user: the addresses that are theirs.
+pub(super) const OWN: &str =
+    "select address from holdfast_addresses where user_id = $1 and proof in ('admin', 'link')";
+
+/// By the user and an address.
+const PROOF: &str = "select proof from holdfast_addresses where user_id = $1 and address = $2";
+
+/// Where mail may go: by the user, newest proof first.
+pub(super) const DELIVERABLE: &str = "select address from holdfast_addresses
+    where user_id = $1 and proof is not null order by proven_at desc, address limit $2";
+
+const VOUCH: &str = "insert into holdfast_addresses (user_id, address, proof, asked_at, proven_at)
+    values ($1, $2, $3, @now, @now)
+    on conflict (user_id, address) do update set proof = excluded.proof, proven_at = excluded.proven_at";
+
+const CLAIM: &str = "insert into holdfast_addresses (user_id, address, asked_at) values ($1, $2, @now)
+    on conflict (user_id, address) do update set asked_at = excluded.asked_at
+    where holdfast_addresses.asked_at < @ago($3) or holdfast_addresses.proof = 'earlier'";
+
+/// By the user, an address, and how many of the others may stay.
+const MAKE_ROOM: &str = "delete from holdfast_addresses where user_id = $1 and address in (
+    select address from holdfast_addresses where user_id = $1 and address <> $2
+    order by asked_at desc, address limit 1000 offset $3)";
+
+const ASKED: &str = "select count(*) from holdfast_addresses
+    where (user_id = $1 or address = $2) and proof is null and asked_at > @ago($3)";
+
+impl Accounts {
+    /// Notes, with the preferences that name it, whose word an address rests on, and asks its owner where that is nobody's.
+    pub(super) async fn claim_address(
+        &self,
+        tx: &mut OwnTx,
+        id: AccountId,
+        name: &str,
+        address: &Address,
+        link: Option<&str>,
+        vouched: Vouched,
+    ) -> Result<AddressState, AccountError> {
+        let normal = normalised(address);
+        let is_name = name
+            .parse::<Address>()
+            .is_ok_and(|name| normalised(&name) == normal);
+        let known = self.proof_in(tx.on(), id, &normal).await.map_err(failed)?;
+        let proof = known.as_ref().and_then(|proof| proof.as_deref());
+        if AddressState::of(proof) == AddressState::Confirmed {
+            return Ok(AddressState::Confirmed);
+        }
+        if vouched == Vouched::ByAdmin || is_name {
+            self.vouch_in(tx.on(), id, &normal, "admin")
+                .await
+                .map_err(failed)?;
+            self.make_room_in(tx.on(), id, &normal).await.map_err(failed)?;
+            return Ok(AddressState::Confirmed);
+        }
+        let claim = Claim {
+            name,
+            address,
+            link,
+            is_known: known.is_some(),
+        };
+        self.ask(tx, id, claim).await?;
+        Ok(AddressState::of(proof))
+    }
+
+    /// Sends the confirmation mail, unless one was sent a moment ago.
+    async fn ask(&self, tx: &mut OwnTx, id: AccountId, claim: Claim<'_>) -> Result<(), AccountError> {
+        let normal = normalised(claim.address);
+        let named = self.0.sql.named();
+        let asked = on_either!(
+            tx.on(),
+            named,
+            query_as::<(i64,)>(ASKED),
+            [id.as_uuid(), &normal, millis(DAY)],
+            fetch_optional
+        );
+        let asked = asked.map_err(failed)?.map_or(0, |(asked,)| asked);
+        if asked >= MAX_ASKED && !claim.is_known {
+            let reason = format!(
+                "{MAX_ASKED} confirmation mails were sent for this user or to this address within a day: try again tomorrow, or ask an admin to set the address"
+            );
+            return Err(AccountError::Invalid(vec![PreferenceFault {
+                field: "address".to_owned(),
+                reason,
+            }]));
+        }
+        let again = millis(ASK_AGAIN);
+        let claimed = on_either!(
+            tx.on(),
+            named,
+            query(CLAIM),
+            [id.as_uuid(), &normal, again],
+            execute
+        );
+        self.make_room_in(tx.on(), id, &normal).await.map_err(failed)?;
+        if claimed.map_err(failed)? == 0 {
+            return Ok(());
+        }
+        let Some(link) = claim.link else {
+            tracing::debug!(user.id = %id, "an address cannot be confirmed by mail: notifications.public_url is not set");
+            return Ok(());
+        };
+        let mail = NotifyEmail {
+            to: Some(claim.address.to_string()),
+            user: Some(id),
+            template: CONFIRM_TEMPLATE.to_owned(),
+            data: json!({ "link": link, "user": claim.name, "hours": LINK_LIFETIME.as_secs() / 3_600 }),
+            list: None,
+            reply_to: None,
+            key: None,
+        };
+        self.0.jobs.enqueue_in(tx.on(), self.0.jobs.enqueue(mail)).await?;
+        Ok(())
+    }
+
+    /// What a link asks; `None`: it is none of ours, has expired, or its address is not the user's to confirm any more.
+    ///
+    /// # Errors
+    /// SQL is away.
+    pub async fn confirmation(&self, token: &str) -> Result<Option<Confirmed>, AccountError> {
+        let Some((id, hash)) = self.read_token(token).await? else {
+            return Ok(None);
+        };
+        let text = "select a.address, u.name from holdfast_addresses as a
+            join holdfast_users as u on u.id = a.user_id where a.user_id = $1 order by a.address limit $2";
+        let found = read_either!(
+            self.0.sql,
+            "read whose address is to be confirmed",
+            query_as::<(String, String)>(text),
+            [id.as_uuid(), rows(MAX_ADDRESSES + 1)],
+            fetch_all
+        )?;
+        let asked = found.into_iter().find(|(address, _)| hash_of(address) == hash);
+        Ok(asked.map(|(address, user)| Confirmed { user, address }))
+    }
+
+    /// The owner of the address says that it is the user's. Doing it again changes nothing. `None`: see
+    /// [`confirmation`](Self::confirmation).
+    ///
+    /// # Errors
+    /// SQL is away.
+    pub async fn confirm(&self, token: &str) -> Result<Option<Confirmed>, AccountError> {
+        let Some((id, _)) = self.read_token(token).await? else {
+            return Ok(None);
+        };
+        let Some(asked) = self.confirmation(token).await? else {
+            return Ok(None);
+        };
+        let by = By::new(Actor::user(id));
+        let entry = AuditEntry::new(action::USER_UPDATE)
+            .target(id)
+            .details(json!({ "changed": "address", "confirmed": true }));
+        let sql = &self.0.sql;
+        let done = sql.within("confirm an address", async {
+            let mut tx = sql.begin().await?;
+            let known = self.proof_in(tx.on(), id, &asked.address).await?;
+            let Some(proof) = known else {
+                return Ok(false);
+            };
+            if AddressState::of(proof.as_deref()) != AddressState::Confirmed {
+                self.vouch_in(tx.on(), id, &asked.address, "link").await?;
+                self.0.jobs.audit().record_in(tx.on(), &by, &entry).await?;
+            }
+            tx.commit().await?;
+            Ok(true)
+        });
+        Ok(done.await?.then_some(asked))
+    }
+
+    /// The addresses that are an account's own, in their normal form, beside its name.
+    pub(super) async fn own_addresses(&self, id: AccountId) -> Result<Vec<String>, LedgerError> {
+        let found = read_either!(
+            self.0.sql,
+            "read a user's addresses",
+            query_as::<(String,)>(OWN),
+            [id.as_uuid()],
+            fetch_all
+        )?;
+        Ok(found.into_iter().map(|(address,)| address).collect())
+    }
+
+    /// How the address of these preferences stands.
+    pub(super) async fn address_state(
+        &self,
+        id: AccountId,
+        address: Option<&Address>,
+    ) -> Result<Option<AddressState>, LedgerError> {
+        let Some(address) = address else {
+            return Ok(None);
+        };
+        let normal = normalised(address);
+        let found = read_either!(
+            self.0.sql,
+            "read whether an address is confirmed",
+            query_as::<(Option<String>,)>(PROOF),
+            [id.as_uuid(), &normal],
+            fetch_optional
+        )?;
+        let proof = found.and_then(|(proof,)| proof);
+        Ok(Some(AddressState::of(proof.as_deref())))
+    }
+
+    async fn proof_in(
+        &self,
+        on: LedgerTx<'_>,
+        id: AccountId,
+        normal: &str,
+    ) -> Result<Option<Option<String>>, sqlx::Error> {
+        let named = self.0.sql.named();
+        let found = on_either!(
+            on,
+            named,
+            query_as::<(Option<String>,)>(PROOF),
+            [id.as_uuid(), normal],
+            fetch_optional
+        )?;
+        Ok(found.map(|(proof,)| proof))
+    }
+
+    async fn vouch_in(
+        &self,
+        on: LedgerTx<'_>,
+        id: AccountId,
+        normal: &str,
+        proof: &str,
+    ) -> Result<(), sqlx::Error> {
+        let named = self.0.sql.named();
+        on_either!(on, named, query(VOUCH), [id.as_uuid(), normal, proof], execute)?;
+        Ok(())
+    }
+
+    async fn make_room_in(&self, on: LedgerTx<'_>, id: AccountId, normal: &str) -> Result<(), sqlx::Error> {
+        let named = self.0.sql.named();
+        let others = rows(MAX_ADDRESSES - 1);
+        on_either!(
+            on,
+            named,
+            query(MAKE_ROOM),
+            [id.as_uuid(), normal, others],
+            execute
+        )?;
+        Ok(())
+    }
+
+    /// Where the owner of an address confirms it. Reads the key that signs: not inside a transaction.
+    pub(super) async fn link(&self, id: AccountId, address: &Address) -> Result<Option<String>, LedgerError> {
+        let Some(base) = &self.0.public_url else {
+            return Ok(None);
+        };
+        let until = clock::unix_millis() / 1_000 + LINK_LIFETIME.as_secs();
+        let mut token = Vec::with_capacity(SIGNED + SIGNATURE);
+        token.extend_from_slice(id.as_uuid().as_bytes());
+        token.extend_from_slice(&until.to_be_bytes());
+        token.extend_from_slice(&hash_of(&normalised(address)));
+        let mac = self.0.confirmations_key.mac(&self.0.sql, KEY, &token).await?;
+        token.extend_from_slice(&mac.finalize().into_bytes());
+        let base = base.as_str().trim_end_matches('/');
+        Ok(Some(format!(
+            "{base}/v1/confirm-address/{}",
+            BASE64.encode(token)
+        )))
+    }
+
+    /// The user and the hash of the address, if we have signed it and its time has not passed.
+    async fn read_token(&self, token: &str) -> Result<Option<(AccountId, [u8; ADDRESS])>, LedgerError> {
+        let Some(token) = BASE64
+            .decode(token)
+            .ok()
+            .filter(|token| token.len() == SIGNED + SIGNATURE)
+        else {
+            return Ok(None);
+        };
+        let (signed, signature) = token.split_at(SIGNED);
+        let mac = self.0.confirmations_key.mac(&self.0.sql, KEY, signed).await?;
+        if mac.verify_slice(signature).is_err() {
+            return Ok(None);
+        }
+        let (user, rest) = signed.split_at(USER);
+        let (until, hash) = rest.split_at(UNTIL);
+        let until = until.try_into().map(u64::from_be_bytes).unwrap_or_default();
+        let (Ok(user), Ok(hash)) = (Uuid::from_slice(user), hash.try_into()) else {
+            return Ok(None);
+        };
+        let is_in_time = clock::unix_millis() / 1_000 <= until;
+        Ok(is_in_time.then_some((AccountId::from_uuid(user), hash)))
+    }
+}
+
+fn hash_of(normal: &str) -> [u8; ADDRESS] {
+    let digest = Sha256::digest(normal.as_bytes());
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
+fn failed(source: sqlx::Error) -> LedgerError {
+    LedgerError::Sql {
+        doing: "set a user's address",
+        source,
+    }
+}

@@ -1,0 +1,67 @@
+//! The one form under which an address is stored, compared and counted.
+//!
+//! The normal form is NFC in lower case, with the domain as ASCII (IDNA, UTS #46): `gone@bücher.example`, its decomposed
+//! spelling and `gone@xn--bcher-kva.example` are one address. The local part keeps its letters: only the receiver's server knows
+//! what else they mean.
+//!
+//! Rows that were written before there was a normal form hold other spellings. Whoever looks for an address looks for all of
+//! its [`spellings`].
+
+use lettre::Address;
+use unicode_normalization::UnicodeNormalization as _;
+
+/// Reads an address, or one with a display name, in whichever way its letters are composed.
+///
+/// # Errors
+/// As the type's own parser.
+pub(crate) fn composed<T: std::str::FromStr>(text: &str) -> Result<T, T::Err> {
+    text.nfc().collect::<String>().parse()
+}
+
+/// The normal form.
+pub(crate) fn normalised(address: &Address) -> String {
+    let user: String = address.user().nfc().collect::<String>().to_lowercase();
+    let domain: String = address.domain().nfc().collect::<String>().to_lowercase();
+    let ascii = idna::domain_to_ascii(&domain).unwrap_or(domain);
+    // Lower case may decompose (İ).
+    let user: String = user.nfc().collect();
+    format!("{user}@{ascii}")
+}
+
+/// The normal form first, then the others under which a row may be stored: with the domain in Unicode, and as it was given.
+pub(crate) fn spellings(address: &Address) -> [String; 3] {
+    let normal = normalised(address);
+    let (user, domain) = normal.rsplit_once('@').unwrap_or((&normal, ""));
+    let (unicode, _) = idna::domain_to_unicode(domain);
+    let as_given: &str = address.as_ref();
+    [
+        normal.clone(),
+        format!("{user}@{unicode}"),
+        as_given.to_lowercase(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_one_normal_form() {
+        for (spelling, normal) in [
+            ("Gone@Bücher.example", "gone@xn--bcher-kva.example"),
+            ("gone@bu\u{308}cher.example", "gone@xn--bcher-kva.example"),
+            ("gone@XN--BCHER-KVA.example", "gone@xn--bcher-kva.example"),
+            ("Re\u{301}ne@example.com", "réne@example.com"),
+            ("RÉNE@EXAMPLE.com", "réne@example.com"),
+            ("ada@[127.0.0.1]", "ada@[127.0.0.1]"),
+        ] {
+            assert_eq!(normalised(&composed(spelling).unwrap()), normal, "{spelling:?}");
+        }
+    }
+
+    #[test]
+    fn rows_of_before_are_found_under_their_spellings() {
+        let address = "gone@xn--bcher-kva.example".parse().unwrap();
+        assert!(spellings(&address).contains(&"gone@bücher.example".to_owned()));
+    }
+}

@@ -1,0 +1,148 @@
+//! What each kind marks as secret, and how a payload is shown to callers who may not see that.
+//!
+//! One table, [`MARKS`]: a new kind with a secret in its payload has its line here. Who may see secrets is decided by whoever shows
+//! the payload. A payload that cannot be read is not shown at all where its kind has marks.
+
+use reqwest::header::HeaderName;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::outbound::is_public;
+
+/// What stands in the place of a secret.
+pub const REDACTED: &str = "[redacted]";
+
+/// What is secret of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// All of it.
+    Whole,
+    /// The user, the password and the values of the query.
+    Url,
+    /// The values of headers that are not known to be public.
+    Headers,
+}
+
+/// By the kind: its fields that hold secrets.
+const MARKS: &[(&str, &[(&str, Mark)])] = &[
+    ("http.request", &[("url", Mark::Url), ("headers", Mark::Headers)]),
+    ("notify.email", &[("data", Mark::Whole)]),
+];
+
+/// A payload of this kind without its secrets; `None`: it has none, and is shown as it is.
+pub fn redacted(kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
+    let (_, marks) = MARKS.iter().find(|(marked, _)| *marked == kind)?;
+    let shown = match serde_json::from_str::<Map<String, Value>>(payload.get()) {
+        Ok(mut fields) => {
+            for (field, mark) in *marks {
+                if let Some(value) = fields.get_mut(*field) {
+                    mark.redact(value);
+                }
+            }
+            Value::Object(fields)
+        }
+        Err(_) => Value::from(REDACTED),
+    };
+    serde_json::value::to_raw_value(&shown).ok()
+}
+
+impl Mark {
+    fn redact(self, value: &mut Value) {
+        let shown = match (self, &mut *value) {
+            (Self::Url, Value::String(url)) => Value::String(redacted_url(url)),
+            (Self::Headers, Value::Object(headers)) => {
+                for (_, value) in headers.iter_mut().filter(|(name, _)| !is_public_name(name)) {
+                    *value = Value::from(REDACTED);
+                }
+                return;
+            }
+            (_, Value::Null) => return,
+            _ => Value::from(REDACTED),
+        };
+        *value = shown;
+    }
+}
+
+fn is_public_name(name: &str) -> bool {
+    HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| is_public(&name))
+}
+
+/// A URL without its user, its password and what its query says; its fragment goes too.
+pub fn redacted_url(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else {
+        return REDACTED.to_owned();
+    };
+    let named: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
+    if url.query().is_some() {
+        let names = named.iter().map(|name| (name.as_str(), REDACTED));
+        url.query_pairs_mut().clear().extend_pairs(names);
+    }
+    url.set_fragment(None);
+    // Only URLs that have no host have no place for a user.
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if has_user && (url.set_username("redacted").is_err() || url.set_password(None).is_err()) {
+        return REDACTED.to_owned();
+    }
+    url.into()
+}
+
+/// A URL whose path is the secret, as that of a private feed: its scheme and host.
+pub fn redacted_feed(text: &str) -> String {
+    let url = Url::parse(text).ok();
+    let shown = url.and_then(|url| Some(format!("{}://{}/{REDACTED}", url.scheme(), url.host_str()?)));
+    shown.unwrap_or_else(|| REDACTED.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(kind: &str, payload: &str) -> String {
+        let payload: Box<RawValue> = serde_json::from_str(payload).unwrap();
+        redacted(kind, &payload).map_or_else(|| payload.get().to_owned(), |shown| shown.get().to_owned())
+    }
+
+    #[test]
+    fn secrets_of_an_http_request_are_taken_out_and_the_rest_stays() {
+        let payload = r#"{"url":"https://u:p%40ss@example.com/x?token=QTOK&page=2#frag","method":"POST",
+            "headers":{"authorization":"Bearer SK_LIVE_1","X-Api-Key":"K","accept":"text/html"},"body":"b"}"#;
+        let shown = shown("http.request", payload);
+        for secret in ["p%40ss", "QTOK", "SK_LIVE_1", "\"K\"", "frag"] {
+            assert!(!shown.contains(secret), "{secret}: {shown}");
+        }
+        for kept in ["example.com/x", "token=", "POST", "text/html", "\"b\""] {
+            assert!(shown.contains(kept), "{kept}: {shown}");
+        }
+    }
+
+    #[test]
+    fn the_data_of_a_mail_is_taken_out() {
+        let shown = shown(
+            "notify.email",
+            r#"{"to":"ada@example.com","template":"reset","data":{"code":"SECRET-77"}}"#,
+        );
+        assert!(!shown.contains("SECRET-77") && shown.contains("reset"), "{shown}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_shown_and_other_kinds_are_as_they_came() {
+        assert_eq!(
+            shown("http.request", r#"["https://u:p@example.com"]"#),
+            "\"[redacted]\""
+        );
+        assert!(!shown("http.request", r#"{"url":["https://u:p@example.com"]}"#).contains("u:p"));
+        assert!(!shown("http.request", r#"{"url":"no url, but a SECRET"}"#).contains("SECRET"));
+        assert_eq!(
+            shown("app.own", r#"{ "b": 1e2, "a": 1 }"#),
+            r#"{ "b": 1e2, "a": 1 }"#
+        );
+    }
+
+    #[test]
+    fn of_a_feed_the_host_is_shown() {
+        let feed = "https://u:p@calendar.example.com/private-abc/basic.ics?key=1";
+        assert_eq!(redacted_feed(feed), "https://calendar.example.com/[redacted]");
+        assert_eq!(redacted_feed("nonsense"), REDACTED);
+    }
+}

@@ -1,0 +1,75 @@
+//! Random keys of this installation, kept in SQL, so that every process signs and hashes with the same ones.
+//!
+//! A key is made by the first process that asks for it, and never changes: what was signed or hashed with it must go on to
+//! match. They keep a dump of single tables from being searched with guessed addresses; a dump of everything holds them too.
+
+use hmac::{Hmac, Mac};
+use holdfast_jobs::LedgerTx;
+use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::sql::Sql;
+use sha2::Sha256;
+use tokio::sync::OnceCell;
+
+use crate::dialect::on_either;
+
+/// Bytes of a key.
+const KEY_BYTES: usize = 32;
+
+/// One named key, read once for each process.
+#[derive(Default)]
+pub(crate) struct Secret(OnceCell<[u8; KEY_BYTES]>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Secret {
+    /// The HMAC-SHA256 of a message under the key of this name.
+    pub(crate) async fn mac(
+        &self,
+        sql: &Sql,
+        name: &'static str,
+        message: &[u8],
+    ) -> Result<Hmac<Sha256>, LedgerError> {
+        let key = self
+            .0
+            .get_or_try_init(|| Box::pin(read_or_make(sql, name)))
+            .await?;
+        let mac = Hmac::<Sha256>::new_from_slice(key);
+        let mut mac = mac.map_err(|error| LedgerError::Corrupt(error.to_string()))?;
+        mac.update(message);
+        Ok(mac)
+    }
+}
+
+async fn read_or_make(sql: &Sql, name: &'static str) -> Result<[u8; KEY_BYTES], LedgerError> {
+    let found = sql.within("read a key of this installation", async {
+        let mut tx = sql.begin().await?;
+        let found = made(tx.on(), sql.named(), name).await?;
+        tx.commit().await?;
+        Ok(found)
+    });
+    let found = found.await?.and_then(|bytes| bytes.try_into().ok());
+    found.ok_or_else(|| LedgerError::Corrupt(format!("the key {name} has not {KEY_BYTES} bytes")))
+}
+
+async fn made(mut on: LedgerTx<'_>, named: bool, name: &str) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    let look = "select value from holdfast_secrets where name = $1";
+    let make = "insert into holdfast_secrets (name, value) values ($1, $2) on conflict (name) do nothing";
+    let found = on_either!(
+        on.reborrow(),
+        named,
+        query_as::<(Vec<u8>,)>(look),
+        [name],
+        fetch_optional
+    )?;
+    if let Some((value,)) = found {
+        return Ok(Some(value));
+    }
+    let fresh: [u8; KEY_BYTES] = rand::random();
+    on_either!(on.reborrow(), named, query(make), [name, &fresh[..]], execute)?;
+    let found = on_either!(on, named, query_as::<(Vec<u8>,)>(look), [name], fetch_optional)?;
+    Ok(found.map(|(value,)| value))
+}
