@@ -1,20 +1,15 @@
 -- Which mail addresses are a user's own, the keys that sign and hash for this installation, and who made an API key:
--- crates/tasks/src/accounts, crates/tasks/src/secrets.rs, crates/api/src/auth.
+-- crates/tasks/src/accounts, crates/tasks/src/secrets.rs, crates/api/src/auth. What there was before is filled in by 0024 and 0025.
 
 create table holdfast_addresses (
     user_id   uuid        not null references holdfast_users (id) on delete cascade,
     address   text        not null,                         -- in its normal form
-    proof     text,                                         -- admin, link; earlier: set before there were proofs; null: none yet
+    proof     text,                                         -- admin, link; earlier: set before there were proofs; null: none
     asked_at  timestamptz not null default now(),           -- when a confirmation mail was made last
     proven_at timestamptz,
     primary key (user_id, address)
 );
 create index holdfast_addresses_address on holdfast_addresses (address);
-
--- Mail goes on to the addresses that users have said before. They are nobody's property until they are proven.
-insert into holdfast_addresses (user_id, address, proof, proven_at)
-select user_id, lower(substring(document from '"address"\s*:\s*"([^"\\]+)"')), 'earlier', now()
-from holdfast_preferences where document ~ '"address"\s*:\s*"[^"\\]+"';
 
 create table holdfast_secrets (
     name  text  primary key,
@@ -26,5 +21,3 @@ alter table holdfast_subscriptions add column email_proven boolean not null defa
 
 -- Who made the key, as the audit log names it.
 alter table holdfast_api_keys add column created_by text;
-update holdfast_api_keys as k set created_by = a.actor
-from holdfast_audit as a where a.action = 'key.create' and a.details ->> 'name' = k.name;

@@ -1,5 +1,6 @@
 -- Which mail addresses are a user's own, the keys that sign and hash for this installation, and who made an API key:
--- crates/tasks/src/accounts, crates/tasks/src/secrets.rs, crates/api/src/auth. Times are milliseconds since the epoch.
+-- crates/tasks/src/accounts, crates/tasks/src/secrets.rs, crates/api/src/auth. What there was before is filled in by 0024 and 0025.
+-- Times are milliseconds since the epoch.
 
 create table holdfast_addresses (
     user_id   blob    not null references holdfast_users (id) on delete cascade,
@@ -11,12 +12,6 @@ create table holdfast_addresses (
 ) without rowid;
 create index holdfast_addresses_address on holdfast_addresses (address);
 
--- Mail goes on to the addresses that users have said before. They are nobody's property until they are proven.
-insert into holdfast_addresses (user_id, address, proof, asked_at, proven_at)
-select user_id, lower(json_extract(document, '$.address')), 'earlier', updated_at, updated_at
-from holdfast_preferences
-where json_valid(document) and json_type(document, '$.address') = 'text';
-
 create table holdfast_secrets (
     name  text primary key,
     value blob not null                                     -- 32 random bytes
@@ -27,6 +22,3 @@ alter table holdfast_subscriptions add column email_proven boolean not null defa
 
 -- Who made the key, as the audit log names it.
 alter table holdfast_api_keys add column created_by text;
-update holdfast_api_keys set created_by = (
-    select a.actor from holdfast_audit as a
-    where a.action = 'key.create' and a.details ->> 'name' = holdfast_api_keys.name limit 1);

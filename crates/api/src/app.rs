@@ -92,7 +92,7 @@ impl Application {
         refuse_short_key(settings)?;
         let reach = reach(settings, &keys).await?;
         let is_open = reach == Reach::Loopback;
-        let reach = narrowed(settings, reach);
+        let reach = narrowed_reach(settings, reach);
         let listeners = listen::bind(&settings.server, reach)?;
         let users = Users::new(services.database.clone(), settings.auth.max_concurrent_hashes);
         let sessions = Sessions::new(settings, &services.database, users, services.cache.sessions());
@@ -211,14 +211,14 @@ fn refuse_short_key(settings: &Settings) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Development is chosen and not fallen into: on a platform, where nobody has said which it is, this machine alone is served.
-fn narrowed(settings: &Settings, reach: Reach) -> Reach {
-    let Some(platform) = settings.fallen_into else {
+/// Loopback alone, on a platform where the environment was not set: see `holdfast_core::config`.
+fn narrowed_reach(settings: &Settings, reach: Reach) -> Reach {
+    let Some(platform) = settings.undeclared_platform else {
         return reach;
     };
     tracing::warn!(
-        "this looks like {platform}, and HOLDFAST_ENV is not set: only this machine is served; set \
-         HOLDFAST_ENV=production, or HOLDFAST_ENV=development to serve others in development mode"
+        "this process runs on {platform} and HOLDFAST_ENV is not set: it listens on loopback only; set \
+         HOLDFAST_ENV=production, or HOLDFAST_ENV=development to serve other machines in development mode"
     );
     Reach::Loopback
 }

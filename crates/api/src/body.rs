@@ -14,7 +14,7 @@ use futures::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_path_to_error::{Path, Segment};
 
-use crate::body_budget::Taken;
+use crate::body_budget::BodyPermit;
 use crate::nul;
 use crate::problem::{FieldFault, Problem, ProblemKind};
 use crate::state::State;
@@ -36,8 +36,8 @@ const LOGIN_BYTES: usize = 4_096;
 /// In bytes.
 const DOCUMENT_BYTES: usize = 1_048_576;
 
-/// A body that is longer, in bytes, is parsed away from the HTTP threads, which others' requests wait for.
-const PARSED_ASIDE: usize = 262_144;
+/// A longer body, in bytes, is parsed on a blocking thread, so that other requests do not wait for it.
+const OFF_THREAD_BYTES: usize = 262_144;
 
 impl BodySize {
     fn bytes(self, state: &State) -> usize {
@@ -67,7 +67,7 @@ pub(crate) async fn json_body_of<T: DeserializeOwned + Send + 'static>(
     size: BodySize,
 ) -> Result<T, Problem> {
     let bytes = body_bytes(request, payload, state, size, &[]).await?;
-    parsed_aside(state, bytes, |bytes| {
+    parse_off_thread(state, bytes, |bytes| {
         nul::check_json(bytes, "body")?;
         parse(bytes)
     })
@@ -83,20 +83,20 @@ pub(crate) async fn body_bytes(
     other: &[&str],
 ) -> Result<Bytes, Problem> {
     let declared = check_head(request, other)?;
-    let mut taken = Taken::default();
+    let mut taken = BodyPermit::default();
     let limit = size.bytes(state);
     let bytes = read(payload.into_inner(), declared, limit, state, &mut taken).await?;
     taken.hold_with(request);
     Ok(bytes)
 }
 
-/// Parses here, or on a thread that nobody waits for if the body is long.
-pub(crate) async fn parsed_aside<T: Send + 'static>(
+/// Parses on this thread, or on a blocking thread if the body is long.
+pub(crate) async fn parse_off_thread<T: Send + 'static>(
     state: &State,
     bytes: Bytes,
     parse: impl FnOnce(&Bytes) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    if bytes.len() <= PARSED_ASIDE {
+    if bytes.len() <= OFF_THREAD_BYTES {
         return parse(&bytes);
     }
     let parsing = state.runtime.spawn_blocking(move || parse(&bytes));
@@ -136,7 +136,7 @@ async fn read(
     declared: Option<usize>,
     limit: usize,
     state: &State,
-    taken: &mut Taken,
+    taken: &mut BodyPermit,
 ) -> Result<Bytes, Problem> {
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
@@ -152,7 +152,7 @@ async fn read(
         if declared == Some(first.len()) {
             return Ok(first);
         }
-        // No more room than what has come calls for: what is declared may never come.
+        // Reserve only what has arrived: the declared length may never come.
         let mut whole = BytesMut::with_capacity(first.len());
         let mut chunk = first;
         loop {

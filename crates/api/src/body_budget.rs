@@ -1,12 +1,12 @@
-//! How many bytes of bodies a process holds at once, over all of its requests.
+//! How many bytes of request bodies a process holds, over all of its requests.
 //!
 //! # Invariants
-//! - A body's bytes are taken from the budget as they arrive, not as its head declares them: a declaration costs nothing.
-//! - What is taken is given back when the request ends, since what is made of a body lives as long.
-//! - The first [`HEAD`] bytes of every body come from a share of their own: a few large bodies do not keep the many small ones out.
+//! - Bytes are taken from the budget as they arrive, not by `Content-Length`: a declaration costs nothing.
+//! - They are returned when the request ends, because the parsed body lives as long.
+//! - The first [`HEAD`] bytes of every body come from a share of their own, so that a few large bodies do not block small ones.
 //!
-//! # When it is spent
-//! The request is answered 503 with `Retry-After`, at once: to wait for others' bodies would hold one's own.
+//! # When it is exhausted
+//! The request is answered 503 with `Retry-After` immediately: a body that waited for others would hold its own bytes meanwhile.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::{Problem, RETRY_AFTER};
 
-/// The beginning of a body, in bytes, which has a share of its own.
+/// The first bytes of a body, which come from the share for heads.
 const HEAD: usize = 65_536;
 
-/// One part in so many is for the beginnings.
+/// One part in this many is the share for heads.
 const HEADS_SHARE: usize = 4;
 
-/// What a permit is of: a semaphore counts fewer of them than a large budget has bytes.
+/// Bytes of one permit: a semaphore's largest count is below the largest budget in bytes.
 const UNIT: usize = 1_024;
 
 /// The budget of one process. Cheap to clone.
@@ -31,17 +31,17 @@ pub(crate) struct BodyBudget {
     rest: Arc<Semaphore>,
 }
 
-/// What one body has taken; given back when it is dropped.
+/// The bytes that one body has taken, returned on drop.
 #[derive(Debug, Default)]
-pub(crate) struct Taken {
+pub(crate) struct BodyPermit {
     bytes: usize,
     units: [usize; 2],
     permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
-/// Kept with the request until it ends.
-struct Held {
-    _taken: Taken,
+/// Keeps the permit with the request until it ends.
+struct HeldBody {
+    _taken: BodyPermit,
 }
 
 impl BodyBudget {
@@ -54,11 +54,11 @@ impl BodyBudget {
         }
     }
 
-    /// Takes what these further bytes of a body need.
+    /// Takes `further` bytes of a body from the budget.
     ///
     /// # Errors
-    /// The budget is spent.
-    pub(crate) fn take(&self, taken: &mut Taken, further: usize) -> Result<(), Problem> {
+    /// The budget is exhausted: 503.
+    pub(crate) fn take(&self, taken: &mut BodyPermit, further: usize) -> Result<(), Problem> {
         taken.bytes += further;
         let shares = [taken.bytes.min(HEAD), taken.bytes.saturating_sub(HEAD)];
         for (place, (share, budget)) in shares.into_iter().zip([&self.heads, &self.rest]).enumerate() {
@@ -69,7 +69,7 @@ impl BodyBudget {
             }
             let permit = Arc::clone(budget)
                 .try_acquire_many_owned(missing)
-                .map_err(|_| spent())?;
+                .map_err(|_| exhausted())?;
             match &mut taken.permits[place] {
                 Some(permits) => permits.merge(permit),
                 none => *none = Some(permit),
@@ -80,16 +80,16 @@ impl BodyBudget {
     }
 }
 
-impl Taken {
-    /// Until the request ends.
+impl BodyPermit {
+    /// Holds the bytes until the request ends.
     pub(crate) fn hold_with(self, request: &HttpRequest) {
-        request.extensions_mut().insert(Held { _taken: self });
+        request.extensions_mut().insert(HeldBody { _taken: self });
     }
 }
 
-fn spent() -> Problem {
+fn exhausted() -> Problem {
     Problem::unavailable(
-        "this server is reading as many bytes of bodies as it can hold (server.max_body_bytes_in_flight); try again",
+        "the bodies of other requests fill server.max_body_bytes_in_flight; try again",
         RETRY_AFTER,
     )
 }
@@ -103,12 +103,12 @@ mod tests {
     #[test]
     fn large_bodies_leave_room_for_small_ones_and_give_theirs_back() {
         let budget = BodyBudget::new(8 * MIB);
-        let mut large = Taken::default();
+        let mut large = BodyPermit::default();
         budget.take(&mut large, 6 * MIB).unwrap();
-        let mut second = Taken::default();
+        let mut second = BodyPermit::default();
         assert!(budget.take(&mut second, MIB).is_err());
         drop(second);
-        let mut small: Vec<Taken> = (0..16).map(|_| Taken::default()).collect();
+        let mut small: Vec<BodyPermit> = (0..16).map(|_| BodyPermit::default()).collect();
         for one in &mut small {
             budget.take(one, HEAD).unwrap();
         }
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_body_that_comes_in_pieces_takes_no_more_than_its_bytes() {
         let budget = BodyBudget::new(8 * MIB);
-        let mut taken = Taken::default();
+        let mut taken = BodyPermit::default();
         for _ in 0..2_048 {
             budget.take(&mut taken, 100).unwrap();
         }

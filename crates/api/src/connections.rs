@@ -1,16 +1,16 @@
-//! The connections of one server: how many there may be, and which of them has to go.
+//! Limits on the connections of one server, and which connection is closed for a new one.
 //!
 //! # States
-//! A connection is *admitted*, *moves* whenever bytes are read or written, *stalls* while a write makes no progress, and is *closed*
-//! by its peer, by the HTTP machinery, by a stalled write, or to make room.
+//! A connection is *admitted*, *active* whenever bytes are read or written, *stalled* while a write makes no progress, and *closed*
+//! by its peer, by actix, by a stalled write, or for a new connection.
 //!
 //! # Invariants
 //! - There are never more connections than open files allow, less [`RESERVE`] for everything else of the process.
-//! - A newcomer is let in where one that was still for [`STILL`] can go for it: idle connections and readers that do not read keep
-//!   nobody out. Only where all of them move is a newcomer refused.
-//! - One address (a /64 network with IPv6) has a share; beyond it, it makes room for itself. This machine's own addresses are not
-//!   counted, and none are behind proxies that are trusted, whose connections are everybody's.
-//! - A write without progress for [`STALLED`] ends its connection: what waits for a slow reader takes memory.
+//! - When all are taken, the connection that was inactive longest, and at least for [`IDLE`], is closed for a new one: idle
+//!   connections and clients that do not read block nobody. A new connection is refused only where all are active.
+//! - One address (a /64 network with IPv6) has a share; beyond it, one of its own connections is closed. Loopback addresses are not
+//!   counted, and no address is behind trusted proxies, whose connections carry all clients.
+//! - A write without progress for [`STALLED`] closes its connection: answers that wait for a slow reader take memory.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,22 +30,22 @@ use tokio::time::Sleep;
 
 use crate::rate::network;
 
-/// Longest that a write may make no progress.
+/// Longest time a write may make no progress.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// A connection that moved within this time is not closed for another.
-const STILL: Duration = Duration::from_secs(1);
+/// A connection that was active within this time is not closed for another.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Open files that are not connections: the databases', logs, listeners, timers.
 const RESERVE: u64 = 128;
 
-/// Connections that were told to close and have not yet.
+/// Connections that were asked to close and are still open.
 const MARGIN: usize = 64;
 
-/// Most connections where the settings do not say: each takes some 12 KiB while it is idle.
+/// Most connections by default: an idle one takes about 12 KiB.
 const MOST: usize = 8_192;
 
-/// Most connections of one address where the settings do not say: one that does not read takes some 130 KiB.
+/// Most connections of one address by default: a client that does not read takes about 130 KiB.
 const MOST_PER_ADDRESS: usize = 512;
 
 /// The soft limit of open files is raised to this, where the hard limit allows.
@@ -68,7 +68,7 @@ struct Inner {
 struct Table {
     next: u64,
     held: HashMap<u64, Arc<Entry>>,
-    /// Of these, how many were not told to close.
+    /// How many of these were not asked to close.
     open: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -77,14 +77,14 @@ struct Table {
 struct Entry {
     /// `None`: it is not counted by address.
     address: Option<IpAddr>,
-    /// When bytes were read or written last, in milliseconds after the server began.
-    moved_ms: AtomicU64,
+    /// When bytes were read or written last, in milliseconds since the server began.
+    active_ms: AtomicU64,
     closed: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Connections {
-    /// By the settings, and by how many files this process may open; that is raised first.
+    /// Limits by the settings and by how many files this process may open; raises the soft limit first.
     pub(crate) fn new(settings: &ServerSettings) -> Self {
         let files = usize::try_from(open_files()).unwrap_or(usize::MAX);
         let room = files
@@ -118,15 +118,15 @@ impl Connections {
         }))
     }
 
-    /// How many connections each of these threads may have at once, those included that are closing.
+    /// How many connections each of these threads may have, including closing ones.
     pub(crate) fn per_thread(&self, threads: usize) -> usize {
         (self.0.most + MARGIN).div_ceil(threads.max(1))
     }
 
-    /// Takes a connection in, if need be in the place of one that is still.
+    /// Admits a connection, if need be by closing an idle one.
     ///
     /// # Errors
-    /// There is no room: dropping the stream closes it.
+    /// All others are active. Dropping the stream closes it.
     pub(crate) fn admit(&self, stream: TcpStream, peer: Option<SocketAddr>) -> io::Result<Connection> {
         let inner = &self.0;
         let now_ms = inner.now_ms();
@@ -138,11 +138,11 @@ impl Connections {
         let is_full = |count: usize, most: usize| count >= most;
         let of_address = address.map_or(0, |address| table.by_address.get(&address).copied().unwrap_or(0));
         if inner.per_address.is_some_and(|most| is_full(of_address, most))
-            && !table.close_stillest(now_ms, address)
+            && !table.close_longest_idle(now_ms, address)
         {
             return Err(refused("its address has as many connections as it may"));
         }
-        if is_full(table.open, inner.most) && !table.close_stillest(now_ms, None) {
+        if is_full(table.open, inner.most) && !table.close_longest_idle(now_ms, None) {
             return Err(refused("there are as many connections as there may be"));
         }
         if table.held.len() >= inner.most + MARGIN {
@@ -150,7 +150,7 @@ impl Connections {
         }
         let entry = Arc::new(Entry {
             address,
-            moved_ms: AtomicU64::new(now_ms),
+            active_ms: AtomicU64::new(now_ms),
             closed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
@@ -183,7 +183,7 @@ impl Inner {
 }
 
 impl Table {
-    /// One is open no more.
+    /// Removes one connection from the counts.
     fn leave(&mut self, address: Option<IpAddr>) {
         self.open -= 1;
         let Some(address) = address else { return };
@@ -195,15 +195,15 @@ impl Table {
         }
     }
 
-    /// Tells the one that was still for longest to close, of this address or of any. False: all of them move.
-    fn close_stillest(&mut self, now_ms: u64, of: Option<IpAddr>) -> bool {
+    /// Asks the connection that was inactive longest to close, of this address or of any. False: all are active.
+    fn close_longest_idle(&mut self, now_ms: u64, of: Option<IpAddr>) -> bool {
         let open = self.held.values().filter(|entry| {
             !entry.closed.load(Ordering::Relaxed) && of.is_none_or(|address| entry.address == Some(address))
         });
-        let stillest = open.min_by_key(|entry| entry.moved_ms.load(Ordering::Relaxed));
-        let still = STILL.as_millis() as u64;
-        let Some(entry) =
-            stillest.filter(|entry| now_ms.saturating_sub(entry.moved_ms.load(Ordering::Relaxed)) >= still)
+        let longest_idle = open.min_by_key(|entry| entry.active_ms.load(Ordering::Relaxed));
+        let idle = IDLE.as_millis() as u64;
+        let Some(entry) = longest_idle
+            .filter(|entry| now_ms.saturating_sub(entry.active_ms.load(Ordering::Relaxed)) >= idle)
         else {
             return false;
         };
@@ -232,7 +232,7 @@ fn open_files() -> u64 {
     soft
 }
 
-/// A connection that is counted, and closed when it stalls or has to make room.
+/// A counted connection, which ends when it stalls or is closed for a new one.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
@@ -244,20 +244,20 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn moved(&mut self) {
+    fn note_activity(&mut self) {
         self.stalled = None;
         self.entry
-            .moved_ms
+            .active_ms
             .store(self.connections.0.now_ms(), Ordering::Relaxed);
     }
 
-    /// Registers first: a closing between the two would wake nobody.
+    /// Registers first: otherwise a close between the two would not wake the task.
     fn check_open(&self, context: &Context<'_>) -> io::Result<()> {
         self.entry.waker.register(context.waker());
         if self.entry.closed.load(Ordering::Relaxed) {
             return Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "closed to make room",
+                "closed for a new connection",
             ));
         }
         Ok(())
@@ -270,7 +270,7 @@ impl Connection {
     ) -> Poll<io::Result<usize>> {
         match polled {
             Poll::Ready(Ok(bytes)) => {
-                self.moved();
+                self.note_activity();
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -279,7 +279,7 @@ impl Connection {
                     .stalled
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
                 ready!(timer.as_mut().poll(context));
-                let why = "the peer has read nothing for too long";
+                let why = "the peer has read nothing for 30 s";
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
             }
         }
@@ -297,7 +297,7 @@ impl AsyncRead for Connection {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if buffer.filled().len() > before {
             let now_ms = self.connections.0.now_ms();
-            self.entry.moved_ms.store(now_ms, Ordering::Relaxed);
+            self.entry.active_ms.store(now_ms, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -361,15 +361,15 @@ mod tests {
         (client.unwrap(), accepted.unwrap().0)
     }
 
-    fn peer(last: u8) -> Option<SocketAddr> {
-        Some(SocketAddr::from(([203, 0, 113, last], 4_711)))
+    fn peer(last: u8) -> SocketAddr {
+        SocketAddr::from(([203, 0, 113, last], 4_711))
     }
 
-    /// As if it had been still for a minute.
+    /// As if all had been inactive for a minute.
     fn age(connections: &Connections) {
         let mut inner = connections.0.lock();
         for entry in inner.held.values_mut() {
-            entry.moved_ms.store(0, Ordering::Relaxed);
+            entry.active_ms.store(0, Ordering::Relaxed);
         }
     }
 
@@ -381,20 +381,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_newcomer_takes_the_place_of_the_stillest_and_never_of_one_that_moves() {
+    async fn a_new_connection_replaces_the_longest_idle_one_and_never_an_active_one() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connections = aged(2, None);
         let mut held = Vec::new();
         for last in 1..=2 {
             let (client, server) = pair(&listener).await;
-            held.push((client, connections.admit(server, peer(last)).unwrap()));
+            held.push((client, connections.admit(server, Some(peer(last))).unwrap()));
         }
         let (_client, server) = pair(&listener).await;
-        assert!(connections.admit(server, peer(3)).is_err(), "all of them moved");
+        assert!(
+            connections.admit(server, Some(peer(3))).is_err(),
+            "all of them moved"
+        );
         age(&connections);
-        held[1].1.moved();
+        held[1].1.note_activity();
         let (_client, server) = pair(&listener).await;
-        let _newcomer = connections.admit(server, peer(3)).unwrap();
+        let _newcomer = connections.admit(server, Some(peer(3))).unwrap();
         let mut buffer = [0];
         let error = held[0].1.read(&mut buffer).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
@@ -407,11 +410,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connections = aged(10, Some(1));
         let (_one, server) = pair(&listener).await;
-        let _first = connections.admit(server, peer(1)).unwrap();
+        let _first = connections.admit(server, Some(peer(1))).unwrap();
         let (_two, server) = pair(&listener).await;
-        assert!(connections.admit(server, peer(1)).is_err());
+        assert!(connections.admit(server, Some(peer(1))).is_err());
         let (_three, server) = pair(&listener).await;
-        let other = connections.admit(server, peer(2)).unwrap();
+        let other = connections.admit(server, Some(peer(2))).unwrap();
         drop(other);
         assert_eq!(connections.0.lock().by_address.len(), 1);
         let local = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
@@ -427,7 +430,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connections = aged(2, None);
         let (_client, server) = pair(&listener).await;
-        let mut connection = connections.admit(server, peer(1)).unwrap();
+        let mut connection = connections.admit(server, Some(peer(1))).unwrap();
         let piece = vec![0; 1 << 20];
         let begun = tokio::time::Instant::now();
         let error = loop {

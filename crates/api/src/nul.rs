@@ -1,6 +1,6 @@
-//! U+0000, which no text column of PostgreSQL takes: refused where it comes in, by the name of its field.
+//! Refuses U+0000, which no text column of PostgreSQL takes, in requests, and names the field.
 //!
-//! What is stored as it was sent (`payload` of a job, `data` of a notice or a mail) may hold the escape.
+//! Fields that are stored as they were sent (`payload` of a job, `data` of a notice or a mail) may contain the escape.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use url::form_urlencoded;
 
 use crate::problem::{FieldFault, Problem, ProblemKind};
 
-/// How JSON writes it; the character itself is no JSON.
+/// Its escape in JSON; the character itself is not valid there.
 const ESCAPE: &[u8] = b"\\u0000";
 
-/// Below these a document is kept as it was sent.
+/// Fields whose values are stored as they were sent.
 const OPAQUE: [&str; 2] = ["payload", "data"];
 
-/// Deepest nesting that is looked through; deeper documents are refused where they are parsed.
+/// Deepest nesting that is searched; deeper documents are refused by the parser.
 const MAX_DEPTH: usize = 128;
 
-/// What is said of it.
-pub(crate) const REASON: &str = "holds U+0000, which is in no name or text";
+/// The reason in the problem.
+pub(crate) const REASON: &str = "contains U+0000, which no name and no text may have";
 
-/// Refuses a path or a query that holds it, encoded or not.
+/// Refuses a path or a query that contains it, percent-encoded or not.
 pub(crate) fn check_uri(path: &str, query: &str) -> Result<(), Problem> {
     if path.contains('%') && percent_decode_str(path).any(|byte| byte == 0) {
         return Err(Problem::field(ProblemKind::InvalidParameter, "path", REASON));
@@ -37,8 +37,8 @@ pub(crate) fn check_uri(path: &str, query: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuses a JSON document in which a key or a text holds it, but for what is kept as it was sent. What is no JSON passes: it is
-/// refused by whoever parses it. `list` names the items of a bare list.
+/// Refuses a JSON document in which a key or a text contains it, outside [`OPAQUE`] fields. Invalid JSON passes: the parser refuses
+/// it. `list` names the items of a bare list.
 pub(crate) fn check_json(bytes: &[u8], list: &str) -> Result<(), Problem> {
     if !bytes.windows(ESCAPE.len()).any(|window| window == ESCAPE) {
         return Ok(());
@@ -82,7 +82,7 @@ fn worded(path: &[Step], list: &str) -> String {
     }
 }
 
-/// Whether there is one; then the path leads to it.
+/// Finds the first one; then `path` leads to it.
 struct Finder<'p> {
     path: &'p mut Vec<Step>,
     depth: usize,

@@ -1,7 +1,7 @@
-//! What each kind marks as secret, and how a payload is shown to callers who may not see that.
+//! Which fields of each kind's payload are secret, and how a payload is shown to callers who may not see them.
 //!
-//! One table, [`MARKS`]: a new kind with a secret in its payload has its line here. Who may see secrets is decided by whoever shows
-//! the payload. A payload that cannot be read is not shown at all where its kind has marks.
+//! One table, [`MARKS`]: a new kind with a secret in its payload adds its line here. The caller decides who may see secrets. A payload
+//! that cannot be parsed is not shown at all if its kind has marks.
 
 use reqwest::header::HeaderName;
 use serde_json::value::RawValue;
@@ -10,10 +10,10 @@ use url::Url;
 
 use crate::outbound::is_public;
 
-/// What stands in the place of a secret.
+/// Replaces a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// What is secret of a field.
+/// Which part of a field is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     /// All of it.
@@ -24,13 +24,13 @@ enum Mark {
     Headers,
 }
 
-/// By the kind: its fields that hold secrets.
+/// By kind: the fields that hold secrets.
 const MARKS: &[(&str, &[(&str, Mark)])] = &[
     ("http.request", &[("url", Mark::Url), ("headers", Mark::Headers)]),
     ("notify.email", &[("data", Mark::Whole)]),
 ];
 
-/// A payload of this kind without its secrets; `None`: it has none, and is shown as it is.
+/// A payload of this kind without its secrets; `None`: the kind has no secret fields.
 pub fn redacted(kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
     let (_, marks) = MARKS.iter().find(|(marked, _)| *marked == kind)?;
     let shown = match serde_json::from_str::<Map<String, Value>>(payload.get()) {
@@ -68,7 +68,7 @@ fn is_public_name(name: &str) -> bool {
     HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| is_public(&name))
 }
 
-/// A URL without its user, its password and what its query says; its fragment goes too.
+/// A URL without its user, its password, its fragment and the values of its query.
 pub fn redacted_url(text: &str) -> String {
     let Ok(mut url) = Url::parse(text) else {
         return REDACTED.to_owned();
@@ -87,7 +87,7 @@ pub fn redacted_url(text: &str) -> String {
     url.into()
 }
 
-/// A URL whose path is the secret, as that of a private feed: its scheme and host.
+/// The scheme and host of a URL whose path is a secret, as that of a private feed.
 pub fn redacted_feed(text: &str) -> String {
     let url = Url::parse(text).ok();
     let shown = url.and_then(|url| Some(format!("{}://{}/{REDACTED}", url.scheme(), url.host_str()?)));

@@ -1,7 +1,7 @@
-//! Random keys of this installation, kept in SQL, so that every process signs and hashes with the same ones.
+//! Random keys of this installation, stored in SQL, so that every process signs and hashes with the same ones.
 //!
-//! A key is made by the first process that asks for it, and never changes: what was signed or hashed with it must go on to
-//! match. They keep a dump of single tables from being searched with guessed addresses; a dump of everything holds them too.
+//! The first process that needs a key creates it. It never changes: older signatures and hashes must go on matching. Without the keys, a
+//! dump of single tables cannot be searched for guessed addresses; a full dump contains them.
 
 use hmac::{Hmac, Mac};
 use holdfast_jobs::LedgerTx;

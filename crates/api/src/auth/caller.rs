@@ -10,7 +10,7 @@ use actix_web::{FromRequest, HttpRequest, web};
 use futures::future::{Either, LocalBoxFuture, Ready, ready};
 
 use holdfast_jobs::audit::By;
-use holdfast_tasks::accounts::Vouched;
+use holdfast_tasks::accounts::AddressAuthority;
 
 use super::keys::{ApiKeys, AuthError, Caller};
 use super::scope::Scope;
@@ -86,17 +86,17 @@ impl<N> Allowed<N> {
         }
     }
 
-    /// Whether the caller is shown what a kind marks as secret, and the tokens in URLs. The one place that decides it.
+    /// Whether the caller sees what a kind marks as secret, and the tokens in URLs. The one place that decides it.
     pub(crate) fn sees_secrets(&self) -> bool {
         self.caller.may(Scope::Admin)
     }
 
-    /// Whose word an address rests on that this caller sets.
-    pub(crate) fn vouches(&self) -> Vouched {
+    /// With which authority this caller sets addresses of users.
+    pub(crate) fn address_authority(&self) -> AddressAuthority {
         if self.caller.may(Scope::Admin) {
-            Vouched::ByAdmin
+            AddressAuthority::Admin
         } else {
-            Vouched::ByNobody
+            AddressAuthority::User
         }
     }
 
@@ -336,7 +336,7 @@ async fn local_caller(state: &State, request: &HttpRequest, token: Option<&str>)
     }
 }
 
-/// What a proxy adds: whoever stands behind it need not be this machine.
+/// Headers that proxies add: a request that has one may come from another machine.
 const FORWARDING: [&str; 7] = [
     "forwarded",
     "via",
@@ -347,13 +347,16 @@ const FORWARDING: [&str; 7] = [
     "x-real-ip",
 ];
 
-/// A page on the Internet can make a browser on this machine send requests here, by a form or by a name that it
-/// points at 127.0.0.1, and a proxy on this machine can send everybody's. They betray themselves by their `Origin`, `Host`,
-/// `Sec-Fetch-Site` or by a header that proxies add. What cannot be read is not trusted.
+/// What to do about a request from elsewhere.
+const HINT: &str =
+    "is not this machine; set HOLDFAST_API_KEY, or make a key with `holdfast keys create`, to serve others";
+
+/// A page on the Internet can make a browser on this machine send requests here, by a form or by a DNS name that resolves to
+/// 127.0.0.1, and a proxy on this machine forwards requests of other machines. `Origin`, `Host`, `Sec-Fetch-Site` and the headers
+/// that proxies add reveal them. A value that cannot be read is refused.
 pub(crate) fn refuse_other_origins(request: &HttpRequest) -> Result<(), Problem> {
     let untrusted =
         |name: &str, reason: &str| Err(Problem::field(ProblemKind::UntrustedOrigin, name, reason));
-    const HINT: &str = "is not this machine; set HOLDFAST_API_KEY, or make a key with `holdfast keys create`, to serve others";
     let headers = request.headers();
     if let Some(name) = FORWARDING.iter().find(|name| headers.contains_key(**name)) {
         return untrusted(
@@ -375,7 +378,7 @@ pub(crate) fn refuse_other_origins(request: &HttpRequest) -> Result<(), Problem>
         if !is_local(given) {
             return untrusted(name, HINT);
         }
-        // A page of another port on this machine is another's page.
+        // A page of another port on this machine is another origin.
         if *authority.get_or_insert(given) != given {
             return untrusted(name, "is another origin than the one that is asked");
         }

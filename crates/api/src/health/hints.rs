@@ -29,7 +29,7 @@ hints! {
     START_BEAT = "Start a beat, or disable the schedules.";
     BEAT_LATE = "See the logs of the beats, and last_error of the schedules.";
     BEAT_FAILING = "See last_error in GET /v1/schedules, and correct them.";
-    SESSIONS_LOCAL = "Bring the Redis of the cache back; until then a logout holds elsewhere only when its token expires.";
+    SESSIONS_LOCAL = "Start the Redis of the cache; until then a logout reaches other processes within ten seconds.";
     OUTCOMES_HELD = "See the service `ledger` of this report: a lock, or a slow database.";
     WORKER_WAITS = "See the service `database` of this report; where database.migrate_at_start is off, run `holdfast migrate`.";
 }

@@ -6,7 +6,7 @@ use holdfast_jobs::diagnosis::{Diagnosis, Fault, Report};
 
 use super::{Finding, HealthProbe};
 
-/// Faults that the error names.
+/// Faults that the error names; all of them are in the details.
 const NAMED: usize = 3;
 
 /// The faults of the ledger. A diagnosis ends within the probe's deadline by itself.
@@ -21,7 +21,8 @@ impl LedgerProbe {
     }
 }
 
-/// Without the statements that hold locks: this page is public. `holdfast validate` and the log name them.
+/// The details name the statements that hold locks. In production they are shown to callers with the scope `read` alone
+/// ([`Report::in_words`](super::Report::in_words)).
 fn judge(report: &Report) -> Finding {
     let finding = match report.faults.first() {
         None => Finding::healthy(),
@@ -40,6 +41,7 @@ fn judge(report: &Report) -> Finding {
         .as_ref()
         .and_then(|server| server.transactions.first());
     finding
+        .with("faults", &report.faults)
         .with("complete", !report.is_partial)
         .with("running", &report.leases)
         .with("stalled_queues", &report.stalled)

@@ -89,7 +89,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What anybody may know: how things are, without names, figures and causes.
+    /// What callers without a key see in production: the status of each service, without names, figures and causes.
     pub(crate) fn in_words(&self) -> Self {
         let word = |(name, service): (&&'static str, &ServiceHealth)| {
             let shown = ServiceHealth {

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use super::{Finding, HealthProbe, hints};
 use crate::auth::Sessions;
 
-/// Can sessions be looked up? Without that they go on, and a logout is late elsewhere.
+/// Whether Redis answers for sessions. Without it SQL decides, and a logout reaches other processes within ten seconds.
 #[derive(Debug)]
 pub(crate) struct SessionsProbe {
     sessions: Sessions,
@@ -23,7 +23,7 @@ impl SessionsProbe {
         }
         if self.sessions.is_degraded() {
             return Finding::degraded(
-                "sessions cannot be looked up: tokens are good until they expire",
+                "Redis does not answer: SQL alone decides about sessions",
                 hints::SESSIONS_LOCAL,
             );
         }

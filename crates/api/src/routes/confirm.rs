@@ -1,7 +1,7 @@
-//! Where the links of confirmation mails lead: whoever gets an address' mail says that the address is a user's.
+//! The page behind the link of a confirmation mail: the owner of an address confirms that it is a user's.
 //!
-//! As with unsubscribing, opening the link changes nothing; the page's button does. The page names the user, so that nobody
-//! confirms for somebody they do not know.
+//! As with unsubscribing, opening the link changes nothing; the page's button does. The page names the user, so that nobody confirms an
+//! address for a stranger.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::items::{Names, RejectedItem, moment, none_good, read_items};
 use super::view::ProblemBody;
 use crate::auth::{Allowed, Produce, Read};
-use crate::body::{BodySize, body_bytes, parsed_aside};
+use crate::body::{BodySize, body_bytes, parse_off_thread};
 use crate::params::Params;
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::responses::Cached;
@@ -162,7 +162,7 @@ pub(crate) async fn store(
     Params::of(&request, &[]).finish()?;
     let bytes = body_bytes(&request, payload, &state, BodySize::Bulk, &[]).await?;
     let (read, mut rejected) =
-        parsed_aside(&state, bytes, |bytes| read_items::<EventBody>(bytes, NAMES)).await?;
+        parse_off_thread(&state, bytes, |bytes| read_items::<EventBody>(bytes, NAMES)).await?;
     let (mut places, mut events) = (Vec::new(), Vec::new());
     let mut named: HashMap<(Option<String>, String), usize> = HashMap::new();
     for (index, body) in read {

@@ -107,7 +107,7 @@ pub(super) fn is_list(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
 }
 
-/// The items of a body, unread. A list that is too long is refused where its first item too many begins.
+/// The items of a body, unparsed. A list that is too long is refused at its first surplus item.
 pub(super) fn pieces(bytes: &[u8], names: Names) -> Result<Vec<Box<RawValue>>, Problem> {
     let mut is_too_long = false;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -129,24 +129,22 @@ pub(super) fn pieces(bytes: &[u8], names: Names) -> Result<Vec<Box<RawValue>>, P
         if is_too_long {
             return names.too_many();
         }
-        // What is no JSON is told by its place; what is JSON of another shape by its field.
-        match parse::<IgnoredAny>(bytes) {
-            Err(malformed) => malformed,
-            Ok(_) => {
-                let (field, reason) = shape_fault(&error, names.many);
-                Problem::field(ProblemKind::InvalidField, field, reason)
-            }
+        // Invalid JSON is reported by its position, JSON of another shape by its field.
+        if let Err(malformed) = parse::<IgnoredAny>(bytes) {
+            return malformed;
         }
+        let (field, reason) = shape_fault(&error, names.many);
+        Problem::field(ProblemKind::InvalidField, field, reason)
     })
 }
 
-/// A list of items, up to the most there may be.
+/// A list of at most `names.most` items.
 struct Pieces<'a> {
     names: Names,
     is_too_long: &'a mut bool,
 }
 
-/// The same as the one field of an object.
+/// The same list as the only field of an object.
 struct WrappedPieces<'a> {
     names: Names,
     is_too_long: &'a mut bool,
@@ -223,7 +221,7 @@ impl<'de> Visitor<'de> for WrappedPieces<'_> {
     }
 }
 
-/// A list that is given up at its first item too many.
+/// A list whose parsing ends at the first surplus item.
 #[derive(Debug)]
 pub(super) struct AtMost<T, const N: usize>(pub(super) Vec<T>);
 

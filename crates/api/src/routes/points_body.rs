@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use ulid::Ulid;
 
 use super::items::{AtMost, Fault, Names, RejectedItem, is_list, moment, pieces, shape_fault};
-use crate::body::{BodySize, body_bytes, parsed_aside};
+use crate::body::{BodySize, body_bytes, parse_off_thread};
 use crate::problem::Problem;
 use crate::state::State;
 
@@ -64,7 +64,7 @@ pub(super) async fn read_points(
     let lines = NDJSON.contains(&request.content_type());
     let bytes = body_bytes(request, payload, state, BodySize::Bulk, &NDJSON).await?;
     let latest = holdfast_core::clock::now() + MAX_AHEAD;
-    parsed_aside(state, bytes, move |bytes| {
+    parse_off_thread(state, bytes, move |bytes| {
         if lines {
             return from_lines(bytes, latest);
         }

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::items::{Names, RejectedItem, moment, none_good, read_items};
 use super::view::ProblemBody;
 use crate::auth::{Allowed, Anyone, Produce};
-use crate::body::{BodySize, body_bytes, parsed_aside};
+use crate::body::{BodySize, body_bytes, parse_off_thread};
 use crate::params::Params;
 use crate::problem::{Problem, ProblemKind, RETRY_AFTER, quote};
 use crate::responses::X_CACHE;
@@ -123,7 +123,7 @@ pub(crate) async fn interact(
     Params::of(&request, &[]).finish()?;
     let bytes = body_bytes(&request, payload, &state, BodySize::Bulk, &[]).await?;
     let (read, mut rejected) =
-        parsed_aside(&state, bytes, |bytes| read_items::<InteractionBody>(bytes, NAMES)).await?;
+        parse_off_thread(&state, bytes, |bytes| read_items::<InteractionBody>(bytes, NAMES)).await?;
     let now = clock::now();
     let mut good = Vec::with_capacity(read.len());
     for (index, body) in read {

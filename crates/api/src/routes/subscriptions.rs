@@ -145,11 +145,11 @@ pub(crate) async fn create(
     Params::of(&request, &[]).finish()?;
     let body: SubscriptionBody = json_body(&request, payload, &state).await?;
     let (user, email, filter) = checked(body)?;
-    let (subscriptions, vouched) = (state.subscriptions.clone(), allowed.vouches());
+    let (subscriptions, authority) = (state.subscriptions.clone(), allowed.address_authority());
     let made = state
         .on_runtime(async move {
             subscriptions
-                .create(&user, email.as_deref(), vouched, &filter)
+                .create(&user, email.as_deref(), authority, &filter)
                 .await
         })
         .await?;

@@ -38,12 +38,12 @@ pub(crate) struct PreferencesBody {
     language: Option<String>,
     /// An IANA time zone; UTC if left out.
     time_zone: Option<String>,
-    /// Where mail goes; the user's name if left out, where that is an address. An address that an admin sets is the user's at
-    /// once. To any other goes a mail with a link that confirms it, and until then nothing else.
+    /// Where mail goes; the user's name if left out, where that is an address. An address that an admin sets is confirmed
+    /// immediately. Any other receives a mail with a link that confirms it, and nothing else until then.
     address: Option<String>,
-    /// `confirmed`; `unconfirmed`: a mail with a link is on its way, or only an admin can confirm it
-    /// (`notifications.public_url` is not set); `earlier`: named before addresses were confirmed, mail goes there. Null: there
-    /// is no address. Only read: what a request says of it is ignored.
+    /// `confirmed`; `unconfirmed`: a mail with a link was sent, or only an admin can confirm it (`notifications.public_url`
+    /// is not set); `earlier`: set before confirmations existed, it receives mail. Null: there is no address. Read-only:
+    /// ignored in requests.
     #[serde(default)]
     #[schema(read_only)]
     address_state: Option<String>,
@@ -136,7 +136,7 @@ pub(crate) struct DeletedUser {
     jobs: u64,
     /// Entries of the audit log that say now that somebody did it.
     audit: u64,
-    /// The API keys in force that the user had made.
+    /// The API keys in force that the user made.
     keys: Vec<DeletedUsersKey>,
 }
 
@@ -166,7 +166,7 @@ pub(crate) struct DeletedUsersKey {
     name: String,
     #[schema(example = "produce,read")]
     scopes: String,
-    /// It has ended with the user. False: it is in force.
+    /// Revoked with the user. False: it is still in force.
     revoked: bool,
 }
 
@@ -256,11 +256,15 @@ pub(crate) async fn put_preferences(
     Params::of(&request, &[]).finish()?;
     let body: PreferencesBody = json_body(&request, payload, &state).await?;
     let preferences = Preferences::parse(body.into()).map_err(AccountError::Invalid)?;
-    let (accounts, by, vouched) = (state.accounts.clone(), allowed.by(&request), allowed.vouches());
+    let (accounts, by, authority) = (
+        state.accounts.clone(),
+        allowed.by(&request),
+        allowed.address_authority(),
+    );
     let view = state
         .on_runtime(async move {
             let set = accounts
-                .set_preferences(&by, account, &preferences, vouched)
+                .set_preferences(&by, account, &preferences, authority)
                 .await;
             set.map(|state| PreferencesBody::new(&preferences, state))
         })
@@ -326,15 +330,14 @@ async fn send_pieces(mut export: Export, sender: mpsc::Sender<Result<Bytes, Ledg
 
 /// Delete a user
 ///
-/// All that is about the user goes, or stays under no name, in one transaction, with an entry in the audit log. Sessions end,
-/// mail that waits for the user is not sent. What is known of an address goes where the address is confirmed as the user's; a
-/// suppression stays, under a hash. The audit log says of a viewer that it was somebody, and goes on to name the id of a user who
-/// could do more. API keys that the user made are listed in the answer, and end with `revoke_keys=true`. A session deletes its own
-/// user; a key with `admin` deletes anybody, also a name of the application's own.
+/// Deletes or anonymises all data of the user in one transaction, with an entry in the audit log. Sessions end, and mail that waits
+/// for the user is not sent. Mail records are deleted for the user's confirmed addresses; suppressions stay, under a hash. The audit
+/// log drops the name of a viewer, and keeps the id of an operator or admin. API keys that the user made are listed in the answer, and
+/// are revoked with `revoke_keys=true`. A session deletes its own user; a key with `admin` deletes any, also an application's own name.
 #[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", operation_id = "delete_user",
     params(
         ("id" = String, Path, description = "The user's id, or the name that interactions give the user"),
-        ("revoke_keys" = Option<bool>, Query, description = "true: the API keys that the user made end too"),
+        ("revoke_keys" = Option<bool>, Query, description = "true: revokes the API keys that the user made"),
     ),
     responses(
         (status = 200, body = DeletedUser),

@@ -311,7 +311,7 @@ async fn without_any_key_no_page_on_the_internet_can_use_a_browser_here() {
     problem_of(&foreign, 403, "untrusted-origin", "Origin");
     let own = app
         .client()
-        .with_header("origin", &format!("http://{}", app.address))
+        .with_header("origin", format!("http://{}", app.address))
         .get("/v1/queues")
         .await
         .unwrap();

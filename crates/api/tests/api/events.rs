@@ -154,7 +154,12 @@ async fn batches_of_no_use_are_refused_with_the_field() {
             .post_json("/v1/interactions", &json!([interaction]))
             .await
             .unwrap();
-        problem_of(&response, 422, "invalid-field", field);
+        problem_of(
+            &response,
+            422,
+            "invalid-field",
+            &format!("interactions[0].{field}"),
+        );
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_api::auth::Role;
 use holdfast_testkit::http::{Client, Response};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{TestApp, TestSettings, body_of, problem, problem_of, until};
 
@@ -46,7 +47,6 @@ async fn bodies_beyond_the_budget_are_answered_503_and_small_ones_go_on() {
         .with("HOLDFAST__SERVER__MAX_BODY_BYTES_IN_FLIGHT", "2097152")
         .start()
         .await;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut slow = Vec::new();
     // Each keeps back its last byte.
     for _ in 0..2 {
@@ -104,8 +104,8 @@ async fn a_list_with_too_many_items_is_refused_at_the_first_too_many() {
             .unwrap();
         problem(&refused, 413, "batch-too-large");
     }
-    let names: String = (0..100_000).map(|n| format!("\"a{n}\":0,")).collect();
-    let map = format!("{{{names}\"events\":[]}}");
+    let names: Vec<String> = (0..100_000).map(|n| format!("\"a{n}\":0")).collect();
+    let map = format!("{{{},\"events\":[]}}", names.join(","));
     let refused = app
         .admin()
         .request("POST", "/v1/events", &[JSON], map.as_bytes())
@@ -388,6 +388,12 @@ async fn in_production_health_says_words_and_details_are_for_readers() {
     let mut reader = app.with_scopes("reader", "read").await;
     let known = body_of(&reader.get("/health").await.unwrap());
     assert_ne!(known["services"]["queue"]["details"], json!({}), "{known}");
+    assert_eq!(public["services"]["ledger"]["details"], json!({}), "{public}");
+    assert_eq!(
+        known["services"]["ledger"]["details"]["faults"],
+        json!([]),
+        "{known}"
+    );
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(super) fn settings(
 fn read(reader: &mut Reader<'_>) -> Settings {
     let environment = environment(reader);
     Settings {
-        fallen_into: None,
+        undeclared_platform: None,
         environment,
         server: server(reader),
         database: database(reader, environment),

@@ -70,7 +70,7 @@ pub fn login_name() -> String {
 /// Reads this process' environment and the configuration file of its working directory.
 pub fn load() -> Result<Settings, ConfigFaults> {
     let mut env = process_environment();
-    platform::note_container(&mut env);
+    platform::note_process(&mut env);
     let (file, faults) = match read_file(&env) {
         Ok(file) => (file, Vec::new()),
         Err(fault) => (None, vec![fault]),
@@ -104,15 +104,15 @@ fn assemble_from(sources: Sources, mut faults: Vec<ConfigFault>) -> Result<Setti
         stack.push(layers::of_file(&path, &text, &schema, &mut faults));
     }
     stack.push(variables.layer(&schema, &mut faults));
-    // Whoever says which environment this is has chosen it, be it the default's.
-    let is_said = stack.iter().skip(1).any(|layer| layer.sets("environment"));
-    let platform = platform::found(&sources.env).filter(|_| !is_said);
+    // A layer that sets the environment chose it, even where it chose the default.
+    let is_set = stack.iter().skip(1).any(|layer| layer.sets("environment"));
+    let platform = platform::found(&sources.env).filter(|_| !is_set);
     let root = layers::merge(stack).map_err(|error| broken("the layers", error.to_string()))?;
     let mut settings = assemble::settings(&root, faults)?;
-    settings.fallen_into = platform.filter(|_| !settings.is_production());
+    settings.undeclared_platform = platform.filter(|_| !settings.is_production());
     let is_keyless = settings.server.api_key.is_none();
     settings.server.health_on_loopback =
-        settings.fallen_into.is_some() || (is_keyless && !settings.is_production());
+        settings.undeclared_platform.is_some() || (is_keyless && !settings.is_production());
     Ok(settings)
 }
 

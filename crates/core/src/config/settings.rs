@@ -25,8 +25,8 @@ pub enum Environment {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub environment: Environment,
-    /// Development that nobody has chosen, on this platform: only this machine is served.
-    pub fallen_into: Option<&'static str>,
+    /// The platform of a process in development mode whose environment was not set. It serves this machine alone.
+    pub undeclared_platform: Option<&'static str>,
     pub server: ServerSettings,
     pub database: DatabaseSettings,
     pub redis: RedisSettings,
@@ -66,7 +66,7 @@ pub struct ServerSettings {
     pub api_key: Option<SecretString>,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
-    /// Over all requests at once.
+    /// Most bytes of request bodies in memory, over all requests.
     pub max_body_bytes_in_flight: usize,
     /// Longest a request may take before it is answered 503/504; long polls add their own wait.
     pub request_timeout: Duration,
@@ -74,13 +74,13 @@ pub struct ServerSettings {
     pub grace: Duration,
     /// Longest `wait` of `GET /v1/jobs/{id}`.
     pub max_wait: Duration,
-    /// HTTP threads. Few are enough: handlers wait, they do not compute.
-    /// Health and metrics of a process without other routes are for this machine alone: there is no key that would guard them.
+    /// The server of a worker or beat, which has health and metrics alone, binds loopback: no key guards it.
     pub health_on_loopback: bool,
+    /// HTTP threads. Few are enough: handlers wait, they do not compute.
     pub http_workers: usize,
-    /// 0: by the limit of open files.
+    /// Most connections at the same time; 0: derived from the limit of open files.
     pub max_connections: usize,
-    /// 0: a share of all.
+    /// Most connections of one address; 0: derived from the number of all.
     pub max_connections_per_address: usize,
     /// Proxies in front of it whose `X-Forwarded-For` is believed.
     pub trusted_proxies: usize,

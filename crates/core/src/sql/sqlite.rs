@@ -132,10 +132,10 @@ impl WriteLimit {
     }
 }
 
-/// Makes the file's directory and opens both pools without connecting. Must run inside a tokio runtime.
+/// Creates the file, empty, and opens both pools without connecting. Must run inside a tokio runtime.
 pub(super) fn open(settings: &DatabaseSettings) -> Result<SqliteDatabase, SqlError> {
     let options = connect_options(&settings.url)?;
-    create_directory(options.get_filename())?;
+    create_file(options.get_filename())?;
     let embedded = Arc::new(Embedded {
         gate: Arc::new(Gate::new(options.get_filename().display().to_string())),
         limit: Arc::new(WriteLimit::new()),
@@ -360,9 +360,9 @@ pub(super) fn connect_options(url: &SecretString) -> Result<SqliteConnectOptions
         .pragma("journal_size_limit", JOURNAL_LIMIT_BYTES))
 }
 
-/// Makes the file, and the folders that are not there, for the user of this process alone: payloads and secrets are in it. SQLite
-/// gives its journals the permissions of the file. What exists already keeps its own.
-pub(super) fn create_directory(file: &Path) -> Result<(), SqlError> {
+/// Creates the file and missing directories with permissions for this process' user alone, because the file holds payloads and
+/// secrets. SQLite gives its journals the permissions of the file. Existing files and directories keep their permissions.
+pub(super) fn create_file(file: &Path) -> Result<(), SqlError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| SqlError::Directory { path, source }

@@ -1,20 +1,20 @@
 //! Which mail addresses are a user's own: the table `holdfast_addresses`.
 //!
 //! # States
-//! An address that a user names is *unconfirmed*: a mail with a link goes there, and nothing else does. It is *confirmed* when
-//! the link's page is confirmed, or when an admin sets it. What users had named before there were confirmations stays *earlier*:
-//! mail goes there, but nothing is exported or deleted by it. An address that an admin gave an account as its name is confirmed
-//! from the start.
+//! An address that a user sets is *unconfirmed*: it receives a mail with a link and nothing else. It becomes *confirmed* when the
+//! form behind the link is sent, or when an admin sets it. Addresses from before confirmations existed are *earlier*: they receive
+//! mail, but nothing is exported or deleted by them. A user name that is an address is confirmed, because an admin chose it.
 //!
 //! # Invariants
-//! - A link works for [`LINK_LIFETIME`], for one address of one user; it is signed, and says neither.
-//! - Opening a link changes nothing; the page's button does. Confirming again changes nothing.
-//! - Nobody is flooded: an address is asked once in [`ASK_AGAIN`] for a user, and one user or one address is asked
-//!   [`MAX_ASKED`] times a day.
-//! - A user has [`MAX_ADDRESSES`] rows at most; the oldest makes room.
+//! - A link is valid for [`LINK_LIFETIME`], for one address of one user; it is signed and contains neither in readable form.
+//! - Opening a link changes nothing; the button of the page does. Confirming twice changes nothing.
+//! - An address receives one confirmation mail in [`ASK_AGAIN`] per user, and [`MAX_ASKED`] a day over all users; a user causes
+//!   [`MAX_ASKED`] a day over all addresses.
+//! - A user has at most [`MAX_ADDRESSES`] rows; the oldest is deleted for a new one.
 //!
 //! # When things fail
-//! *No `notifications.public_url`*: no link can be made, and only an admin can confirm. *SQL is away*: nothing is set or confirmed.
+//! *No `notifications.public_url`*: no link can be made, and only an admin can confirm. *SQL is unavailable*: nothing is set or
+//! confirmed.
 //! The mail is a job like any other, in the transaction that sets the address.
 
 use std::time::Duration;
@@ -71,24 +71,24 @@ pub enum AddressState {
     Earlier,
 }
 
-/// Whose word sets an address.
+/// Who sets an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vouched {
-    /// An admin's: the address is the user's.
-    ByAdmin,
-    /// The user's own: the address' owner is asked.
-    ByNobody,
+pub enum AddressAuthority {
+    /// An admin: the address is the user's without a confirmation.
+    Admin,
+    /// Any other caller: the owner of the address is asked by mail.
+    User,
 }
 
-/// What a link is about.
+/// The user and the address that a confirmation link belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confirmed {
+pub struct ConfirmedAddress {
     /// The user's name.
     pub user: String,
     pub address: String,
 }
 
-/// An address that nobody has vouched for.
+/// An address that is to be confirmed by mail.
 struct Claim<'a> {
     /// The user's.
     name: &'a str,
@@ -119,7 +119,7 @@ const PROOF: &str = "select proof from holdfast_addresses where user_id = $1 and
 pub(super) const DELIVERABLE: &str = "select address from holdfast_addresses
     where user_id = $1 and proof is not null order by proven_at desc, address limit $2";
 
-const VOUCH: &str = "insert into holdfast_addresses (user_id, address, proof, asked_at, proven_at)
+const CONFIRM: &str = "insert into holdfast_addresses (user_id, address, proof, asked_at, proven_at)
     values ($1, $2, $3, @now, @now)
     on conflict (user_id, address) do update set proof = excluded.proof, proven_at = excluded.proven_at";
 
@@ -136,7 +136,7 @@ const ASKED: &str = "select count(*) from holdfast_addresses
     where (user_id = $1 or address = $2) and proof is null and asked_at > @ago($3)";
 
 impl Accounts {
-    /// Notes, with the preferences that name it, whose word an address rests on, and asks its owner where that is nobody's.
+    /// Records the address of new preferences in their transaction, and enqueues the confirmation mail unless an admin set it.
     pub(super) async fn claim_address(
         &self,
         tx: &mut OwnTx,
@@ -144,7 +144,7 @@ impl Accounts {
         name: &str,
         address: &Address,
         link: Option<&str>,
-        vouched: Vouched,
+        authority: AddressAuthority,
     ) -> Result<AddressState, AccountError> {
         let normal = normalised(address);
         let is_name = name
@@ -155,8 +155,8 @@ impl Accounts {
         if AddressState::of(proof) == AddressState::Confirmed {
             return Ok(AddressState::Confirmed);
         }
-        if vouched == Vouched::ByAdmin || is_name {
-            self.vouch_in(tx.on(), id, &normal, "admin")
+        if authority == AddressAuthority::Admin || is_name {
+            self.confirm_in(tx.on(), id, &normal, "admin")
                 .await
                 .map_err(failed)?;
             self.make_room_in(tx.on(), id, &normal).await.map_err(failed)?;
@@ -172,7 +172,7 @@ impl Accounts {
         Ok(AddressState::of(proof))
     }
 
-    /// Sends the confirmation mail, unless one was sent a moment ago.
+    /// Enqueues the confirmation mail, unless one was enqueued within [`ASK_AGAIN`].
     async fn ask(&self, tx: &mut OwnTx, id: AccountId, claim: Claim<'_>) -> Result<(), AccountError> {
         let normal = normalised(claim.address);
         let named = self.0.sql.named();
@@ -222,11 +222,11 @@ impl Accounts {
         Ok(())
     }
 
-    /// What a link asks; `None`: it is none of ours, has expired, or its address is not the user's to confirm any more.
+    /// What a link would confirm; `None`: it was not signed here, has expired, or the user no longer has that address.
     ///
     /// # Errors
-    /// SQL is away.
-    pub async fn confirmation(&self, token: &str) -> Result<Option<Confirmed>, AccountError> {
+    /// SQL is unavailable.
+    pub async fn confirmation(&self, token: &str) -> Result<Option<ConfirmedAddress>, AccountError> {
         let Some((id, hash)) = self.read_token(token).await? else {
             return Ok(None);
         };
@@ -240,15 +240,15 @@ impl Accounts {
             fetch_all
         )?;
         let asked = found.into_iter().find(|(address, _)| hash_of(address) == hash);
-        Ok(asked.map(|(address, user)| Confirmed { user, address }))
+        Ok(asked.map(|(address, user)| ConfirmedAddress { user, address }))
     }
 
-    /// The owner of the address says that it is the user's. Doing it again changes nothing. `None`: see
+    /// Marks the address as confirmed by its owner. Doing it again changes nothing. `None`: see
     /// [`confirmation`](Self::confirmation).
     ///
     /// # Errors
-    /// SQL is away.
-    pub async fn confirm(&self, token: &str) -> Result<Option<Confirmed>, AccountError> {
+    /// SQL is unavailable.
+    pub async fn confirm(&self, token: &str) -> Result<Option<ConfirmedAddress>, AccountError> {
         let Some((id, _)) = self.read_token(token).await? else {
             return Ok(None);
         };
@@ -267,7 +267,7 @@ impl Accounts {
                 return Ok(false);
             };
             if AddressState::of(proof.as_deref()) != AddressState::Confirmed {
-                self.vouch_in(tx.on(), id, &asked.address, "link").await?;
+                self.confirm_in(tx.on(), id, &asked.address, "link").await?;
                 self.0.jobs.audit().record_in(tx.on(), &by, &entry).await?;
             }
             tx.commit().await?;
@@ -288,7 +288,7 @@ impl Accounts {
         Ok(found.into_iter().map(|(address,)| address).collect())
     }
 
-    /// How the address of these preferences stands.
+    /// Whether the address of these preferences is confirmed.
     pub(super) async fn address_state(
         &self,
         id: AccountId,
@@ -326,7 +326,7 @@ impl Accounts {
         Ok(found.map(|(proof,)| proof))
     }
 
-    async fn vouch_in(
+    async fn confirm_in(
         &self,
         on: LedgerTx<'_>,
         id: AccountId,
@@ -334,7 +334,7 @@ impl Accounts {
         proof: &str,
     ) -> Result<(), sqlx::Error> {
         let named = self.0.sql.named();
-        on_either!(on, named, query(VOUCH), [id.as_uuid(), normal, proof], execute)?;
+        on_either!(on, named, query(CONFIRM), [id.as_uuid(), normal, proof], execute)?;
         Ok(())
     }
 

@@ -55,14 +55,14 @@ use crate::mail::Mail;
 use crate::recommend::{RecommendError, Recommender};
 use crate::secrets::Secret;
 
-pub use self::addresses::{AddressState, Confirmed, Vouched};
+pub use self::addresses::{AddressAuthority, AddressState, ConfirmedAddress};
 pub use self::delete::{DeleteOptions, Deleted, MadeKey};
 pub use self::export::Export;
 pub use self::preferences::{
     Channels, MAX_TOPICS, Mode, PreferenceFault, Preferences, PreferencesText, Quiet, Switch,
 };
 pub use self::quiet::{QuietHours, TimeOfDay};
-pub use self::store::Standing;
+pub use self::store::AccountPreferences;
 pub(crate) use self::store::{Wants, hold, reader, wants};
 
 /// Why something about an account was not done.

@@ -10,7 +10,7 @@ use lettre::Address;
 use uuid::Uuid;
 
 use super::addresses::DELIVERABLE;
-use super::{AccountError, AccountId, Accounts, AddressState, Preferences, Vouched};
+use super::{AccountError, AccountId, Accounts, AddressAuthority, AddressState, Preferences};
 use crate::dialect::{on_either, rows};
 use crate::mail::{normalised, spellings};
 
@@ -28,11 +28,11 @@ pub(crate) struct Reader {
 /// The account's name and, where there are any, its preferences.
 type Row = (String, Option<String>);
 
-/// What a user wants, and how the address among it stands.
+/// A user's preferences, and whether their address is confirmed.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct AccountPreferences {
     pub preferences: Preferences,
-    /// `None`: they name no address.
+    /// `None`: they have no address.
     pub address_state: Option<AddressState>,
 }
 
@@ -118,8 +118,8 @@ async fn row(on: LedgerTx<'_>, named: bool, id: AccountId) -> Result<Option<Row>
     on_either!(on, named, query_as::<Row>(text), [id.as_uuid()], fetch_optional)
 }
 
-/// Mail goes to the address of the preferences if its proof is there, else to the one that was proven last, else to the name.
-/// Preferences without an address leave the name.
+/// Mail goes to the address of the preferences if it is proven, else to the one that was proven last, else to the user name. Without
+/// an address in the preferences it goes to the user name.
 fn read((name, document): Row, proven: &[String]) -> Result<Reader, LedgerError> {
     let preferences = document.map_or(Ok(Preferences::default()), |document| parsed(&document))?;
     let named = name.parse::<Address>().ok();
@@ -146,30 +146,30 @@ pub(super) fn parsed(document: &str) -> Result<Preferences, LedgerError> {
 
 impl Accounts {
     /// What a user wants; the default for one who has not said.
-    pub async fn preferences(&self, id: AccountId) -> Result<Standing, AccountError> {
+    pub async fn preferences(&self, id: AccountId) -> Result<AccountPreferences, AccountError> {
         let found = reader(&self.0.sql, id).await?;
         let preferences = found
             .ok_or_else(|| AccountError::Unknown(id.to_string()))?
             .preferences;
-        Ok(Standing {
+        Ok(AccountPreferences {
             address_state: self.address_state(id, preferences.address.as_ref()).await?,
             preferences,
         })
     }
 
-    /// Replaces all that a user wants; how its address stands now.
+    /// Replaces a user's preferences; returns whether their address is confirmed.
     ///
     /// # Errors
-    /// Nothing was written. `Invalid`: too many addresses were asked for a confirmation.
+    /// Nothing was written. `Invalid`: too many confirmation mails were sent for this user or to this address.
     pub async fn set_preferences(
         &self,
         by: &By,
         id: AccountId,
         preferences: &Preferences,
-        vouched: Vouched,
+        authority: AddressAuthority,
     ) -> Result<Option<AddressState>, AccountError> {
-        let link = match (&preferences.address, vouched) {
-            (Some(address), Vouched::ByNobody) => self.link(id, address).await?,
+        let link = match (&preferences.address, authority) {
+            (Some(address), AddressAuthority::User) => self.link(id, address).await?,
             _ => None,
         };
         let document = serde_json::to_string(&preferences.text())
@@ -197,7 +197,7 @@ impl Accounts {
             let state = match &preferences.address {
                 None => Ok(None),
                 Some(address) => {
-                    let claimed = self.claim_address(&mut tx, id, &name, address, link.as_deref(), vouched);
+                    let claimed = self.claim_address(&mut tx, id, &name, address, link.as_deref(), authority);
                     claimed.await.map(Some)
                 }
             };

@@ -11,7 +11,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{SourceFault, Sources};
-use crate::accounts::Vouched;
+use crate::accounts::AddressAuthority;
 use crate::dialect::{self, read_either, write_either};
 use crate::events::NewEvent;
 use crate::place::{FARTHEST, chord_squared, on_sphere};
@@ -204,17 +204,17 @@ impl Subscriptions {
     }
 
     /// Makes a subscription; `None`: there are [`MAX_SUBSCRIPTIONS`] already. The filter has been [checked](Filter::faults),
-    /// and the address too ([`crate::mail::check_address`]). An address that an admin vouches for counts as the user's own.
+    /// and the address too ([`crate::mail::check_address`]). An address that an admin sets is proven to be the user's.
     pub async fn create(
         &self,
         user: &str,
         email: Option<&str>,
-        vouched: Vouched,
+        authority: AddressAuthority,
         filter: &Filter,
     ) -> Result<Option<Subscription>, LedgerError> {
         let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
         let text = serde_json::to_string(filter).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
-        let is_proven = email.is_some() && vouched == Vouched::ByAdmin;
+        let is_proven = email.is_some() && authority == AddressAuthority::Admin;
         let insert =
             "insert into holdfast_subscriptions (id, user_id, email, filter, created_at, email_proven)
             select $1, $2, $3, $4, @now, $6 where (select count(*) from holdfast_subscriptions) < $5

@@ -1,11 +1,11 @@
-//! What a template may take while it is written out: memory, not only steps.
+//! Limits on the memory that rendering a template takes.
 //!
-//! The fuel counts steps, and one step may make any amount of text. So the pieces are bounded where they are made:
-//! - what is put out, also into a `set` block, a macro or a filter block, by a formatter that counts bytes;
-//! - what a filter makes out of many or of long values, before it makes it;
-//! - texts that are put together with `~` or `+` and kept, by [`check_growth`]: a text that is put together out of itself again and
-//!   again doubles with each step. A loop carries nothing from one turn to the next but in a `namespace`, so that is where it is
-//!   refused, and in recursion; what is written out one after the other is counted.
+//! minijinja's fuel limits steps, and one step may produce any amount of text. So memory is limited where it is allocated:
+//! - output, also of `set` blocks, macros and filter blocks, by a formatter that counts bytes;
+//! - the result of a filter, which is estimated before the filter runs;
+//! - texts that are concatenated with `~` or `+` and stored, by [`check_growth`]: a text that is concatenated with itself doubles with
+//!   each step. A loop carries values from one iteration to the next in a `namespace` alone, so concatenation is refused beside
+//!   namespaces and recursion; elsewhere it is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,29 +13,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters};
 
-/// Most bytes of one value that is put out or that a filter makes.
+/// Most bytes of one value that is output or that a filter returns.
 const MAX_TEXT: usize = 2_097_152;
 
-/// Most bytes that are put out altogether, those included that a template catches and puts out again.
+/// Most bytes of all output of one rendering, captured output included.
 const MAX_PUT_OUT: usize = 8_388_608;
 
-/// Deepest nesting of a value that is put out.
+/// Deepest nesting of a value that is output.
 const MAX_DEPTH: usize = 64;
 
 /// Most values of a list that a filter takes.
 const MAX_ITEMS: usize = 100_000;
 
-/// Most times that a template may put texts together and keep them.
+/// Most concatenations in a template whose results are stored.
 const MAX_KEPT_CONCATENATIONS: usize = 8;
 
-/// The bounds of one rendering.
+/// Sets the limits of one rendering.
 pub(super) fn bound(environment: &mut Environment<'_>) {
     let put_out = Arc::new(AtomicUsize::new(0));
     environment.set_formatter(move |out, state, value| {
         let bytes = text_len(value);
         let before = put_out.fetch_add(bytes, Ordering::Relaxed);
         if bytes > MAX_TEXT || before.saturating_add(bytes) > MAX_PUT_OUT {
-            return Err(too_much("what is put out"));
+            return Err(too_much("the output"));
         }
         escape_formatter(out, state, value)
     });
@@ -51,7 +51,7 @@ pub(super) fn bound(environment: &mut Environment<'_>) {
 
 type Size = fn(&[Value]) -> usize;
 
-/// Filters that make more than they are given.
+/// Filters whose result may be larger than their input, each with an estimate of its size.
 fn guarded() -> Vec<(&'static str, Value, Size)> {
     let none: Size = |_| 0;
     vec![
@@ -82,7 +82,7 @@ fn too_much(what: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, detail)
 }
 
-/// A list that is made as it is read says no length: then it is read as far as it may go.
+/// A lazy list has no length: it is counted up to the limit.
 fn is_too_long(value: &Value) -> bool {
     match value.kind() {
         ValueKind::String => false,
@@ -93,8 +93,8 @@ fn is_too_long(value: &Value) -> bool {
     }
 }
 
-/// How long a value is as text; more than there may be, if it is that. Lists are measured item by item: their own way of writing
-/// themselves goes on where nobody takes what it writes.
+/// The length of a value as text, [`MAX_TEXT`] + 1 at most. Lists are measured item by item: formatting one as a whole does not stop at
+/// an error of its writer.
 fn text_len(value: &Value) -> usize {
     let mut left = MAX_TEXT;
     measure(value, &mut left, 0).map_or(MAX_TEXT + 1, |()| MAX_TEXT - left)
@@ -160,7 +160,7 @@ fn indented(values: &[Value]) -> usize {
     text.len().saturating_add(lines.saturating_mul(width))
 }
 
-/// A width or a precision of more than four digits, or one that is given (`*`), may be any.
+/// A width or a precision of more than four digits, or one that is an argument (`*`), is taken as unlimited.
 fn formatted(values: &[Value]) -> usize {
     let Some(text) = values.first().and_then(Value::as_str) else {
         return 0;
@@ -184,7 +184,7 @@ fn cut(values: &[Value]) -> usize {
     }
 }
 
-/// Whether a template could put a text together out of itself without an end; why it is refused then.
+/// Refuses a template that could concatenate a text with itself without a limit, with the reason.
 pub(super) fn check_growth(source: &str) -> Result<(), String> {
     let tags = tags(source);
     let code: String = tags
@@ -225,7 +225,7 @@ pub(super) fn check_growth(source: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The code of a template without its texts: whether it is a statement, and what it says, without string literals.
+/// The tags of a template: whether each is a statement, and its code without string literals.
 fn tags(source: &str) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     let mut rest = source;

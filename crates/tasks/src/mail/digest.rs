@@ -166,7 +166,7 @@ impl Mail {
 
     async fn write_digest(&self, items: &[DigestItem], language: Option<&str>) -> Result<Written, JobError> {
         let template = self.template_of(DIGEST_TEMPLATE, language).await?;
-        template.render_aside(data_of(items)).await
+        template.render_off_thread(data_of(items)).await
     }
 
     /// Makes the jobs of digests that are due, every `period`, for as long as it is polled: a beat's duty.

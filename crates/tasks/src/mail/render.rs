@@ -1,7 +1,7 @@
 //! Templates: minijinja, where what is undefined is an error. HTML is escaped, text and subjects are not.
 //!
-//! A part is bounded while it is written ([`super::bounds`]): it goes into a writer that fails beyond [`MAX_PART`], and what is made
-//! on the way is bounded too. Writing computes and does not wait, so it runs on a thread for that.
+//! A part is limited while it is written: it goes into a writer that fails beyond [`MAX_PART`], and intermediate values are limited
+//! too ([`super::bounds`]). Rendering computes, so it runs on a blocking thread.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -58,8 +58,8 @@ impl MailTemplate {
         Ok(())
     }
 
-    /// Writes the mail out of the data, away from the threads that others' jobs wait for.
-    pub(super) async fn render_aside(self, data: serde_json::Value) -> Result<Written, JobError> {
+    /// Renders the mail on a blocking thread.
+    pub(super) async fn render_off_thread(self, data: serde_json::Value) -> Result<Written, JobError> {
         let writing = tokio::task::spawn_blocking(move || self.render(&data));
         let written = writing.await.map_err(JobError::transient)?;
         written.map_err(JobError::permanent)
@@ -106,7 +106,7 @@ fn part(part: &'static str, name: &str, text: &str, data: &Value) -> Result<Stri
     let failed = |source| RenderError::Failed { part, source };
     let template = environment.template_from_named_str(name, text).map_err(failed)?;
     check_growth(text).map_err(|reason| RenderError::Growth { part, reason })?;
-    let mut writer = Bounded::default();
+    let mut writer = BoundedWriter::default();
     let rendered = template.render_captured_to(data, &mut writer).map(drop);
     if writer.is_full {
         return Err(RenderError::TooLong { part });
@@ -126,14 +126,14 @@ fn part(part: &'static str, name: &str, text: &str, data: &Value) -> Result<Stri
     String::from_utf8(writer.written).map_err(|_| RenderError::TooLong { part })
 }
 
-/// Takes as much as a part may have.
+/// Takes up to [`MAX_PART`] bytes.
 #[derive(Default)]
-struct Bounded {
+struct BoundedWriter {
     written: Vec<u8>,
     is_full: bool,
 }
 
-impl io::Write for Bounded {
+impl io::Write for BoundedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.written.len() + bytes.len() > MAX_PART {
             self.is_full = true;

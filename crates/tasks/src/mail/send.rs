@@ -305,7 +305,7 @@ impl Mail {
 
     async fn write(&self, job: &NotifyEmail, language: Option<&str>) -> Result<Written, JobError> {
         let template = self.template_of(&job.template, language).await?;
-        template.render_aside(job.data.clone()).await
+        template.render_off_thread(job.data.clone()).await
     }
 
     async fn envelope(

@@ -12,7 +12,8 @@ use holdfast_jobs::audit::AuditFilter;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Resources, State};
 use holdfast_tasks::accounts::{
-    AccountError, AccountId, Accounts, AddressState, DeleteOptions, Preferences, PreferencesText, Vouched,
+    AccountError, AccountId, Accounts, AddressAuthority, AddressState, DeleteOptions, Preferences,
+    PreferencesText,
 };
 use holdfast_tasks::discovery::{
     Announcer, Filter, Happened, News, Sources, SubscriptionId, Subscriptions, Wish,
@@ -95,7 +96,7 @@ impl People {
 
     /// As an admin sets them.
     pub(crate) async fn prefer(&self, user: AccountId, text: Value) {
-        self.set(user, text, Vouched::ByAdmin).await.unwrap();
+        self.set(user, text, AddressAuthority::Admin).await.unwrap();
     }
 
     /// As an admin or the user sets them.
@@ -103,13 +104,13 @@ impl People {
         &self,
         user: AccountId,
         text: Value,
-        vouched: Vouched,
+        authority: AddressAuthority,
     ) -> Result<Option<AddressState>, AccountError> {
         let text: PreferencesText = serde_json::from_value(text).unwrap();
         let preferences = Preferences::parse(text).unwrap();
         let by = by();
         self.accounts
-            .set_preferences(&by, user, &preferences, vouched)
+            .set_preferences(&by, user, &preferences, authority)
             .await
     }
 
@@ -485,7 +486,7 @@ async fn preferences_are_of_users_who_are_there(people: People) {
     assert!(matches!(unknown, AccountError::Unknown(_)), "{unknown}");
     let unknown = people
         .accounts
-        .set_preferences(&by(), nobody, &kept, Vouched::ByAdmin)
+        .set_preferences(&by(), nobody, &kept, AddressAuthority::Admin)
         .await;
     assert!(matches!(unknown, Err(AccountError::Unknown(_))), "{unknown:?}");
     let gone = people.send(to(nobody, "news")).await;
@@ -527,7 +528,7 @@ async fn news_of_events_are_what_their_users_want(people: People) {
     for user in &users {
         let email = Some("all@example.org");
         let made = subscriptions
-            .create(user, email, Vouched::ByNobody, &Filter::default())
+            .create(user, email, AddressAuthority::User, &Filter::default())
             .await;
         wishes.push(Wish {
             subscription: made.unwrap().unwrap().id,

@@ -2,10 +2,12 @@
 
 use chrono::TimeDelta;
 use holdfast_core::clock;
-use holdfast_core::sql::Database;
+use holdfast_core::sql::{self, Database};
 use holdfast_jobs::State;
 use holdfast_jobs::audit::{Actor, AuditFilter, By};
-use holdfast_tasks::accounts::{AccountError, AccountId, AddressState, DeleteOptions, Deleted, Vouched};
+use holdfast_tasks::accounts::{
+    AccountError, AccountId, AddressAuthority, AddressState, DeleteOptions, Deleted,
+};
 use holdfast_tasks::discovery::{Filter, Sources, Subscriptions};
 use holdfast_tasks::events::NewEvent;
 use holdfast_tasks::interactions::{Action, Interaction, UserName};
@@ -37,7 +39,8 @@ on_both! {
     what_an_operator_subscribes_owns_nothing,
     a_suppression_outlasts_the_user_whose_address_it_is,
     an_address_is_the_users_once_its_owner_confirms_it,
-    an_address_of_before_gets_mail_and_owns_nothing,
+    an_address_of_an_older_release_gets_mail_and_owns_nothing,
+    keys_of_an_older_release_are_their_makers,
     an_address_that_another_user_has_proven_too_keeps_its_records,
     nobody_is_flooded_with_confirmation_mails,
     who_could_do_more_than_read_stays_in_the_audit_log_by_id,
@@ -76,12 +79,12 @@ impl People {
         self.recommender.accept(&all).await.unwrap();
     }
 
-    async fn subscribe(&self, user: &UserName, vouched: Vouched) {
+    async fn subscribe(&self, user: &UserName, authority: AddressAuthority) {
         let sources = Sources::new(&self.f.settings, &self.f.database, self.f.jobs.clone());
         let subscriptions = Subscriptions::of(&sources);
         let filter = Filter::default();
         subscriptions
-            .create(user.as_str(), Some(SUBSCRIBED), vouched, &filter)
+            .create(user.as_str(), Some(SUBSCRIBED), authority, &filter)
             .await
             .unwrap()
             .unwrap();
@@ -166,7 +169,7 @@ impl People {
         )
         .await;
         self.interact(&user, 3).await;
-        self.subscribe(&user, Vouched::ByAdmin).await;
+        self.subscribe(&user, AddressAuthority::Admin).await;
         // Mail of both addresses, sent, failed, suppressed, and put aside.
         assert!(self.send(to(id, "offers")).await.sent);
         assert!(self.send(to(id, "news")).await.skipped.is_some());
@@ -347,7 +350,7 @@ async fn a_name_of_the_applications_own_is_exported_and_deleted_too(people: Peop
         .unwrap_err();
     assert!(matches!(unknown, AccountError::Unknown(_)), "{unknown}");
     people.interact(&user, 2).await;
-    people.subscribe(&user, Vouched::ByAdmin).await;
+    people.subscribe(&user, AddressAuthority::Admin).await;
     let told = people.exported(&user).await;
     assert_eq!(
         (&told["account"], &told["user"]),
@@ -380,7 +383,7 @@ async fn one_users_deletion_leaves_the_others(people: People) {
     let (ada, bob) = (people.user(NAME).await, people.user("bob@example.org").await);
     for id in [ada, bob] {
         people.interact(&user_of(id), 2).await;
-        people.subscribe(&user_of(id), Vouched::ByAdmin).await;
+        people.subscribe(&user_of(id), AddressAuthority::Admin).await;
         people
             .prefer(id, json!({"topics": {"news": {"email": "digest"}}}))
             .await;
@@ -447,7 +450,7 @@ async fn an_address_that_nobody_has_proven_is_neither_exported_nor_erased(people
     let before = people.payload_of(waiting).await;
     let mallory = people.user("mallory").await;
     let state = people
-        .set(mallory, json!({"address": VICTIM}), Vouched::ByNobody)
+        .set(mallory, json!({"address": VICTIM}), AddressAuthority::User)
         .await
         .unwrap();
     assert_eq!(state, Some(AddressState::Unconfirmed));
@@ -476,7 +479,7 @@ async fn an_address_that_nobody_has_proven_is_neither_exported_nor_erased(people
 async fn what_an_operator_subscribes_owns_nothing(people: People) {
     people.customer("other@example.com").await;
     let operator = people.user("operator").await;
-    people.subscribe(&user_of(operator), Vouched::ByNobody).await;
+    people.subscribe(&user_of(operator), AddressAuthority::User).await;
     let told = people.exported(&user_of(operator)).await;
     assert_eq!((&told["mails"], &told["suppressions"]), (&json!([]), &json!([])));
     let done = people
@@ -529,7 +532,7 @@ async fn an_address_is_the_users_once_its_owner_confirms_it(people: People) {
     let ada = people.user("ada").await;
     people.customer(VICTIM).await;
     let state = people
-        .set(ada, json!({"address": VICTIM}), Vouched::ByNobody)
+        .set(ada, json!({"address": VICTIM}), AddressAuthority::User)
         .await;
     assert_eq!(state.unwrap(), Some(AddressState::Unconfirmed));
     let link = people.link().await.unwrap();
@@ -552,26 +555,66 @@ async fn an_address_is_the_users_once_its_owner_confirms_it(people: People) {
     assert_eq!(told["suppressions"][0]["list"], "promo");
     // Another one is asked for, and mail goes on to the one before.
     let other = json!({"address": "new@example.com"});
-    people.set(ada, other, Vouched::ByNobody).await.unwrap();
+    people.set(ada, other, AddressAuthority::User).await.unwrap();
     assert!(people.send(to(ada, "news")).await.sent);
     let last = people.server.mails().pop().unwrap();
     assert_eq!(last.to, VICTIM);
 }
 
-async fn an_address_of_before_gets_mail_and_owns_nothing(people: People) {
+/// The rows of a release without these tables: migrations fill them.
+async fn an_address_of_an_older_release_gets_mail_and_owns_nothing(people: People) {
     let ada = people.user("ada").await;
     people.customer(VICTIM).await;
     people
-        .set(ada, json!({"address": VICTIM}), Vouched::ByNobody)
+        .set(ada, json!({"address": VICTIM}), AddressAuthority::User)
         .await
         .unwrap();
     people
         .f
-        .sql("update holdfast_addresses set proof = 'earlier', proven_at = asked_at")
+        .sql("delete from holdfast_addresses; delete from holdfast_migrations where version = 24")
         .await;
+    let report = sql::migrate(&people.f.settings.database).await.unwrap();
+    assert_eq!(report.applied, ["0024_earlier_addresses"]);
+    let state = people.accounts.preferences(ada).await.unwrap().address_state;
+    assert_eq!(state, Some(AddressState::Earlier));
     assert!(people.send(to(ada, "news")).await.sent);
-    let told = people.exported(&user_of(ada)).await;
-    assert_eq!(told["suppressions"], json!([]));
+    let exported = people.exported(&user_of(ada)).await;
+    assert_eq!(exported["suppressions"], json!([]));
+}
+
+/// The audit log of a release that did not store who made a key.
+async fn keys_of_an_older_release_are_their_makers(people: People) {
+    let ada = people.user("ada").await;
+    let actor = format!("user/{ada}");
+    let is_postgres = matches!(people.f.database, Database::Postgres(_));
+    let (uuid, bytes, now) = if is_postgres {
+        ("'", "'\\x", "now()")
+    } else {
+        ("x'", "x'", "cast(unixepoch('subsec') * 1000 as integer)")
+    };
+    // Who made the second one, no entry says.
+    for (number, name) in [(1, "old"), (2, "other")] {
+        let key = format!(
+            "insert into holdfast_api_keys (id, name, hash, scopes, created_at)
+             values ({uuid}{number:032}', '{name}', {bytes}{number:02}', 'read', {now})"
+        );
+        people.f.sql(&key).await;
+    }
+    let entry = format!(
+        "insert into holdfast_audit (id, at, actor, action, details)
+         values ({uuid}{:032}', {now}, '{actor}', 'key.create', '{{\"name\":\"old\"}}')",
+        3
+    );
+    people.f.sql(&entry).await;
+    people
+        .f
+        .sql("delete from holdfast_migrations where version = 25")
+        .await;
+    let report = sql::migrate(&people.f.settings.database).await.unwrap();
+    assert_eq!(report.applied, ["0025_key_makers"]);
+    let made = people.accounts.made_keys(&user_of(ada)).await.unwrap();
+    let names: Vec<&str> = made.iter().map(|key| key.name.as_str()).collect();
+    assert_eq!(names, ["old"]);
 }
 
 async fn an_address_that_another_user_has_proven_too_keeps_its_records(people: People) {
@@ -595,17 +638,17 @@ async fn nobody_is_flooded_with_confirmation_mails(people: People) {
     };
     for _ in 0..3 {
         people
-            .set(ada, json!({"address": VICTIM}), Vouched::ByNobody)
+            .set(ada, json!({"address": VICTIM}), AddressAuthority::User)
             .await
             .unwrap();
     }
     assert_eq!(count().await, 1, "the same address is asked once");
     for number in 1..5 {
         let address = json!({"address": format!("v{number}@example.com")});
-        people.set(ada, address, Vouched::ByNobody).await.unwrap();
+        people.set(ada, address, AddressAuthority::User).await.unwrap();
     }
     let refused = people
-        .set(ada, json!({"address": "v6@example.com"}), Vouched::ByNobody)
+        .set(ada, json!({"address": "v6@example.com"}), AddressAuthority::User)
         .await;
     assert!(matches!(refused, Err(AccountError::Invalid(_))), "{refused:?}");
     assert_eq!(count().await, 5);
@@ -613,7 +656,7 @@ async fn nobody_is_flooded_with_confirmation_mails(people: People) {
     for number in 0..6 {
         let user = people.user(&format!("user{number}")).await;
         let set = people
-            .set(user, json!({"address": VICTIM}), Vouched::ByNobody)
+            .set(user, json!({"address": VICTIM}), AddressAuthority::User)
             .await;
         assert_eq!(set.is_ok(), number < 4, "{number}: {set:?}");
     }

@@ -1,29 +1,30 @@
 //! Sessions: a login gives a token that is good for some minutes and a session that outlasts it.
 //!
 //! # States
-//! A session is *live*, or *gone*: logged out, unused for the Session class' time (30 minutes), at its longest
-//! (`cache.session_max_seconds`, by the time that its signed id says), ended by a change of its user, or ended because one of its
-//! tokens was refreshed twice. Its token says who, which session, which token of it, and until when. SQL (`holdfast_sessions`) knows
-//! which token is in force and whether the session has ended; Redis, where there is one, knows the same sooner.
+//! A session is *live*, or *gone*: logged out, unused for the Session class' time (30 minutes), older than
+//! `cache.session_max_seconds` (its signed id holds the time of the login), ended by a change of its user, or ended because one of
+//! its tokens was refreshed twice. A token names its user, its session, its generation (each refresh makes the next) and its expiry.
+//! SQL (`holdfast_sessions`) stores the generation in force and whether the session has ended; Redis, where there is one, lets other
+//! processes see the end immediately.
 //!
-//! # What lets a token in
+//! # When a token is accepted
 //! 1. Its signature (HS256), issuer, audience and times are right ([`token`]).
-//! 2. Its user is enabled, and of the token's version ([`Users`]). Every process keeps that in memory, at most ten seconds
-//!    old, and needs no Redis for it: a new password or a disabled user ends sessions everywhere, always.
-//! 3. Its session has not ended, and no later token has taken its place. Every process keeps the sessions that changed in memory,
-//!    at most ten seconds old, too.
-//! 4. Redis, where it answers, has the session live. Each check slides the session's time.
+//! 2. Its user is enabled, and has the token's version ([`Users`]). Every process mirrors that in memory, at most ten seconds old,
+//!    without Redis: a new password or a disabled user always ends sessions everywhere.
+//! 3. Its session has not ended, and its generation is in force. Every process mirrors the sessions that changed, at most ten
+//!    seconds old.
+//! 4. Redis, if it answers, has the session live. Each check extends the session's time.
 //!
-//! # What a logout and a refresh mean
-//! They are committed to SQL. The process that did it refuses the token from then on; any other at once with Redis, and within
-//! [`HARD_LIMIT`](super::mirror::HARD_LIMIT) (ten seconds) without, also after a restart. A refreshed token is refused in the same
-//! way; who refreshes it again ends the session for everybody who has a token of it.
+//! # What a logout and a refresh promise
+//! They are committed to SQL. The process that did it refuses the token from then on; other processes do immediately with Redis, and
+//! within [`HARD_LIMIT`](super::mirror::HARD_LIMIT) (ten seconds) without, also after a restart. A refresh reads SQL and never the
+//! mirror. Refreshing a token a second time ends the session: one of the two callers stole it.
 //!
 //! # When things fail
-//! *Redis is away, or there is none*: SQL decides. *SQL is away*: nobody logs in, refreshes or logs out (503); a logout that Redis
-//! took is written to SQL as soon as it can be. Tokens that were in force go on until they expire, against a copy of at most an hour
-//! before. *Both are away*: signature and expiry decide. A Redis that loses its memory ends the sessions it held; people log in again.
-//! `/health` says `sessions: degraded` while Redis is meant to be there and is not.
+//! *Redis is unavailable or not configured*: SQL decides. *SQL is unavailable*: logins, refreshes and logouts are answered 503; a
+//! logout that Redis took is written to SQL when SQL recovers. Tokens in force are accepted until they expire, against a mirror that is
+//! at most an hour old. *Both are unavailable*: signature and expiry decide. A Redis that loses its data ends the sessions in it;
+//! people log in again. `/health` says `sessions: degraded` while a configured Redis does not answer.
 //!
 //! # A longer session
 //! A token is exchanged for the next one by `POST /v1/auth/refresh`, also after it expired, as long as its session is
@@ -46,8 +47,8 @@ use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use secrecy::SecretString;
 
-use self::recent::Recent;
-use self::store::{Changed, Refreshed, SessionHash, SessionTable};
+use self::recent::RecentChanges;
+use self::store::{RefreshOutcome, SessionChange, SessionHash, SessionTable};
 
 pub(crate) use self::token::{Claims, is_token};
 use self::token::{TokenError, Tokens};
@@ -103,10 +104,10 @@ pub(crate) struct Sessions {
     tokens: Option<std::sync::Arc<Tokens>>,
     users: Users,
     store: SessionStore,
-    /// Of sessions that changed.
+    /// The sessions that were refreshed or ended.
     table: Mirror<SessionTable>,
-    /// What this process changed by itself.
-    recent: std::sync::Arc<Recent>,
+    /// The changes that this process made, until the mirror has them.
+    recent: std::sync::Arc<RecentChanges>,
     /// How long a session lasts unused.
     idle: Duration,
     /// How long it lasts at most.
@@ -133,7 +134,7 @@ impl Sessions {
             users,
             store,
             table: Mirror::new(SessionTable::new(database.clone(), lifetime + token::LEEWAY)),
-            recent: std::sync::Arc::new(Recent::new(lifetime + token::LEEWAY)),
+            recent: std::sync::Arc::new(RecentChanges::new(lifetime + token::LEEWAY)),
             idle: settings.cache.session_ttl,
             most: settings.cache.session_max,
         }
@@ -159,7 +160,7 @@ impl Sessions {
             .await;
         let session = session.map_err(|error| SessionError::Failed(error.into()))?;
         let kept = self.most + self.idle;
-        self.sql(
+        unavailable(
             self.table
                 .table()
                 .insert(&session.id.digest(), user.id, kept)
@@ -175,7 +176,7 @@ impl Sessions {
         self.admit(&claims).await
     }
 
-    /// The next token of a session, for the last one, which is good no more.
+    /// The next token of a session; the given one is refused from then on.
     pub(crate) async fn refresh(&self, token: &str) -> Result<Opened, SessionError> {
         let tokens = self.tokens()?;
         let claims = tokens.read_expired(token, self.idle)?;
@@ -190,13 +191,13 @@ impl Sessions {
         let user = user.filter(|user| user.disabled_at.is_none() && user.token_version == claims.ver);
         let user = user.ok_or(SessionError::Ended)?;
         let digest = session.digest();
-        match self.sql(self.table.table().refresh(&digest, claims.r#gen).await)? {
-            Refreshed::To(generation) => {
+        match unavailable(self.table.table().refresh(&digest, claims.r#gen).await)? {
+            RefreshOutcome::To(generation) => {
                 self.recent.note(digest, changed(generation, false));
                 open(tokens, user, &session, generation, left)
             }
-            Refreshed::Gone => Err(SessionError::Ended),
-            Refreshed::Reused => {
+            RefreshOutcome::Gone => Err(SessionError::Ended),
+            RefreshOutcome::Reused => {
                 tracing::warn!(user.id = %id, "a token was refreshed for a second time: its session is ended");
                 self.recent.note(digest, changed(claims.r#gen, true));
                 self.store.revoke(claims.subject(), &session).await;
@@ -208,7 +209,7 @@ impl Sessions {
     /// Ends the session of a token that is let in.
     ///
     /// # Errors
-    /// It has ended in this process alone: neither SQL nor Redis answers. To be asked again.
+    /// Neither SQL nor Redis took the logout: the session goes on. The caller should try again.
     pub(crate) async fn logout(&self, token: &str) -> Result<Reach, SessionError> {
         let claims = self.tokens()?.read(token)?;
         self.admit(&claims).await?;
@@ -216,7 +217,7 @@ impl Sessions {
         let digest = session.digest();
         let reach = self.store.revoke(claims.subject(), &session).await;
         let written = self.table.table().end(&digest).await;
-        // Written first: a logout that fails is to be let in when it is asked again.
+        // Noted in this process last: a logout that failed must be accepted when it is repeated.
         match (written, reach) {
             (Ok(()), _) => {}
             (Err(error), Reach::Everywhere) => {
@@ -233,7 +234,7 @@ impl Sessions {
         Ok(reach)
     }
 
-    /// Writes a logout to SQL when SQL is back: it must hold when Redis is away then.
+    /// Writes a logout to SQL when SQL recovers, so that it holds when Redis fails later.
     fn end_later(&self, digest: SessionHash) {
         let (table, attempts) = (
             self.table.table().clone(),
@@ -285,7 +286,8 @@ impl Sessions {
         let session = session_id(claims)?;
         self.left(&session)?;
         let digest = session.digest();
-        let refuses = |changed: Option<Changed>| changed.is_some_and(|changed| changed.refuses(claims.r#gen));
+        let refuses =
+            |changed: Option<SessionChange>| changed.is_some_and(|changed| changed.refuses(claims.r#gen));
         if refuses(self.recent.get(&digest)) || refuses(self.changed(&digest).await) {
             return Err(SessionError::Ended);
         }
@@ -297,31 +299,26 @@ impl Sessions {
         }
     }
 
-    /// How the session has changed, as far as SQL tells.
-    async fn changed(&self, digest: &SessionHash) -> Option<Changed> {
-        let found = match self.table.look(|sessions| sessions.find(digest)) {
-            Some(found) => found,
-            None => {
-                let answer = self.table.look_again(|sessions| sessions.find(digest)).await;
-                answer.found.unwrap_or(Ok(None))
-            }
+    /// How the session has changed, by the mirror of the table.
+    async fn changed(&self, digest: &SessionHash) -> Option<SessionChange> {
+        let found = if let Some(found) = self.table.look(|sessions| sessions.find(digest)) {
+            found
+        } else {
+            let answer = self.table.look_again(|sessions| sessions.find(digest)).await;
+            answer.found.unwrap_or(Ok(None))
         };
         match found {
             Ok(found) => found,
-            // More sessions changed than are kept in memory.
+            // More sessions changed than the mirror holds.
             Err(()) => self.table.table().get(digest).await.ok().flatten(),
         }
     }
 
-    /// How long the session may last yet.
+    /// How much longer the session may last.
     fn left(&self, session: &SessionId) -> Result<Duration, SessionError> {
         let age = Duration::from_millis(clock::unix_millis().saturating_sub(session.created_ms()));
         let left = self.most.checked_sub(age).filter(|left| !left.is_zero());
         left.ok_or(SessionError::Ended)
-    }
-
-    fn sql<T>(&self, result: Result<T, StoreError>) -> Result<T, SessionError> {
-        result.map_err(|error| SessionError::User(error.into()))
     }
 
     fn tokens(&self) -> Result<&Tokens, SessionError> {
@@ -329,15 +326,20 @@ impl Sessions {
     }
 }
 
+/// SQL did not answer.
+fn unavailable<T>(result: Result<T, StoreError>) -> Result<T, SessionError> {
+    result.map_err(|error| SessionError::User(error.into()))
+}
+
 fn session_id(claims: &Claims) -> Result<SessionId, SessionError> {
     claims.sid.parse().map_err(|_| SessionError::Invalid)
 }
 
-fn changed(generation: i64, is_ended: bool) -> Changed {
-    Changed { generation, is_ended }
+fn changed(generation: i64, is_ended: bool) -> SessionChange {
+    SessionChange { generation, is_ended }
 }
 
-/// `left`: how long the session may last yet; no token outlasts it.
+/// `left`: how much longer the session may last; no token outlasts it.
 fn open(
     tokens: &Tokens,
     user: User,

@@ -1,4 +1,4 @@
-//! What this process has changed of sessions, until every copy of the table says so too.
+//! The changes of sessions that this process made, which its mirror of the table may not have yet.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::store::{Changed, SessionHash};
+use super::store::{SessionChange, SessionHash};
 
-/// Most changes that are remembered; the oldest makes room. Others are known from the table within its limit.
+/// Most changes in memory; the oldest is dropped for a new one, and then known from the mirror.
 const MAX_RECENT: usize = 10_000;
 
-/// Most logouts that wait to be written to SQL.
+/// Most logouts that wait for SQL to recover.
 const MAX_WAITING: usize = 1_000;
 
 #[derive(Debug)]
-pub(super) struct Recent {
-    /// As long as a token of before may be good.
+pub(super) struct RecentChanges {
+    /// How long a change is kept: as long as an older token may be valid.
     kept: Duration,
     memory: Mutex<Memory>,
     waiting: Arc<Semaphore>,
@@ -24,11 +24,11 @@ pub(super) struct Recent {
 
 #[derive(Debug, Default)]
 struct Memory {
-    found: HashMap<SessionHash, (Changed, Instant)>,
+    found: HashMap<SessionHash, (SessionChange, Instant)>,
     order: VecDeque<(SessionHash, Instant)>,
 }
 
-impl Recent {
+impl RecentChanges {
     pub(super) fn new(kept: Duration) -> Self {
         Self {
             kept,
@@ -37,7 +37,7 @@ impl Recent {
         }
     }
 
-    pub(super) fn note(&self, id: SessionHash, changed: Changed) {
+    pub(super) fn note(&self, id: SessionHash, changed: SessionChange) {
         let now = Instant::now();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.found.insert(id, (changed, now));
@@ -53,13 +53,13 @@ impl Recent {
         }
     }
 
-    pub(super) fn get(&self, id: &SessionHash) -> Option<Changed> {
+    pub(super) fn get(&self, id: &SessionHash) -> Option<SessionChange> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (changed, at) = memory.found.get(id)?;
         (at.elapsed() < self.kept).then_some(*changed)
     }
 
-    /// For one logout that is written later; `None`: too many wait.
+    /// A permit for one logout that waits for SQL; `None`: too many wait.
     pub(super) fn place_to_wait(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.waiting).try_acquire_owned().ok()
     }

@@ -11,36 +11,36 @@ use crate::auth::UserId;
 use crate::auth::mirror::Table;
 use crate::auth::sql::{StoreError, bounded, execute, fetch_all};
 
-/// What the table knows a session by: a dump of it names none that could be used.
+/// SHA-256 of a session's id: a dump of the table contains no usable session.
 pub(super) type SessionHash = [u8; 32];
 
-/// Most sessions whose change is read at once; beyond them a session is asked for by itself.
+/// Most changed sessions in the mirror; beyond that, a session that is not in it is read by its key.
 const MAX_CHANGED: usize = 20_000;
 
-/// Rows past their time that one login deletes.
+/// Most expired rows that one login deletes.
 const PRUNE: i64 = 100;
 
 /// How a session has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Changed {
+pub(super) struct SessionChange {
     /// Of the token in force.
     pub(super) generation: i64,
     pub(super) is_ended: bool,
 }
 
-impl Changed {
+impl SessionChange {
     /// Whether a token of this generation is refused.
     pub(super) fn refuses(self, generation: i64) -> bool {
         self.is_ended || self.generation > generation
     }
 }
 
-/// What a refresh has found.
+/// The outcome of a refresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refreshed {
-    /// The next token's generation.
+pub(super) enum RefreshOutcome {
+    /// The next token has this generation.
     To(i64),
-    /// Another token has taken this one's place: somebody uses it for a second time.
+    /// The token was refreshed before; its session is ended now.
     Reused,
     /// Ended, or never made.
     Gone,
@@ -49,21 +49,21 @@ pub(super) enum Refreshed {
 #[derive(Debug, Clone)]
 pub(super) struct SessionTable {
     database: Database,
-    /// How long a token is good: a change that is older refuses nothing that is not refused anyhow.
+    /// How long a token is valid. Older changes concern tokens that have expired.
     lifetime: Duration,
 }
 
-/// Sessions that changed while tokens of before may be good.
+/// Sessions that changed while older tokens of theirs may still be valid.
 #[derive(Debug, Default)]
 pub(super) struct ChangedSessions {
-    found: HashMap<SessionHash, Changed>,
-    /// There are more.
+    found: HashMap<SessionHash, SessionChange>,
+    /// There are more than the mirror holds.
     is_cut: bool,
 }
 
 impl ChangedSessions {
-    /// `None`: it has not changed. `Err`: that cannot be told from here.
-    pub(super) fn find(&self, id: &SessionHash) -> Result<Option<Changed>, ()> {
+    /// `None`: it has not changed. `Err`: unknown, because the mirror is cut.
+    pub(super) fn find(&self, id: &SessionHash) -> Result<Option<SessionChange>, ()> {
         match self.found.get(id) {
             Some(changed) => Ok(Some(*changed)),
             None if self.is_cut => Err(()),
@@ -79,7 +79,7 @@ impl SessionTable {
         Self { database, lifetime }
     }
 
-    /// Notes a session, and forgets some that are older than `most`.
+    /// Inserts a session, and deletes up to [`PRUNE`] that are older than `most`.
     pub(super) async fn insert(
         &self,
         id: &SessionHash,
@@ -117,20 +117,24 @@ impl SessionTable {
         .await
     }
 
-    /// Puts the next token in the place of the one of this generation. A token that is used twice ends the session: one of the two
-    /// who use it is not who logged in.
-    pub(super) async fn refresh(&self, id: &SessionHash, generation: i64) -> Result<Refreshed, StoreError> {
+    /// Moves the session to the next generation. A token that is refreshed twice ends the session: one of the two callers did not
+    /// log in.
+    pub(super) async fn refresh(
+        &self,
+        id: &SessionHash,
+        generation: i64,
+    ) -> Result<RefreshOutcome, StoreError> {
         let next = "update holdfast_sessions set generation = generation + 1, changed_at = NOW \
              where id = $1 and generation = $2 and ended_at is null";
         if self.change(next, id, Some(generation)).await? > 0 {
-            return Ok(Refreshed::To(generation + 1));
+            return Ok(RefreshOutcome::To(generation + 1));
         }
         match self.get(id).await? {
-            None => Ok(Refreshed::Gone),
-            Some(changed) if changed.is_ended => Ok(Refreshed::Gone),
+            None => Ok(RefreshOutcome::Gone),
+            Some(changed) if changed.is_ended => Ok(RefreshOutcome::Gone),
             Some(_) => {
                 self.end(id).await?;
-                Ok(Refreshed::Reused)
+                Ok(RefreshOutcome::Reused)
             }
         }
     }
@@ -141,7 +145,7 @@ impl SessionTable {
         self.change(end, id, None).await.map(drop)
     }
 
-    pub(super) async fn get(&self, id: &SessionHash) -> Result<Option<Changed>, StoreError> {
+    pub(super) async fn get(&self, id: &SessionHash) -> Result<Option<SessionChange>, StoreError> {
         let text = "select id, generation, ended_at is not null from holdfast_sessions where id = $1";
         let rows: Vec<Row> = bounded(&self.database, "read a session", async {
             match &self.database {
@@ -158,7 +162,7 @@ impl SessionTable {
         Ok(rows
             .into_iter()
             .next()
-            .map(|(_, generation, is_ended)| Changed { generation, is_ended }))
+            .map(|(_, generation, is_ended)| SessionChange { generation, is_ended }))
     }
 
     /// `NOW` in the text is the database's; `$2` the generation, where there is one.
@@ -229,7 +233,7 @@ impl Table for SessionTable {
         .await?;
         let is_cut = rows.len() >= MAX_CHANGED;
         let changed = rows.into_iter().filter_map(|(id, generation, is_ended)| {
-            let changed = Changed { generation, is_ended };
+            let changed = SessionChange { generation, is_ended };
             Some((id.try_into().ok()?, changed))
         });
         Ok(ChangedSessions {

@@ -40,7 +40,7 @@ pub(crate) struct Claims {
     jti: String,
     /// The user's `token_version` when it was made.
     pub(super) ver: i64,
-    /// Which token of its session it is: each refresh makes the next. Tokens of before this was counted have none.
+    /// The generation in its session: each refresh makes the next. Tokens of releases before 0023 have none.
     #[serde(default)]
     pub(super) r#gen: i64,
     pub(super) role: Role,
@@ -117,7 +117,7 @@ impl Tokens {
         self.lifetime
     }
 
-    /// A token of this session, good for so long.
+    /// A token of this session that is valid for `lifetime`.
     pub(super) fn sign(
         &self,
         user: &User,

@@ -47,12 +47,12 @@ pub const MAX_USER_NAME: usize = 254;
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     #[error(
-        "a name has 1 to {MAX_USER_NAME} characters, neither blanks nor characters that cannot be seen, and letters of one script"
+        "a name has 1 to {MAX_USER_NAME} characters, without blanks and invisible characters, and letters of one script"
     )]
     InvalidName,
     #[error(
-        "a password has {MIN_PASSWORD} to {MAX_PASSWORD} bytes, four different characters at least, no control characters, and is \
-         none that is tried first"
+        "a password has {MIN_PASSWORD} to {MAX_PASSWORD} bytes, at least four different characters, no control characters, and is \
+         not a common one"
     )]
     InvalidPassword,
     #[error("a user of this name exists already")]
@@ -154,7 +154,7 @@ impl Users {
         if self.store().count().await? >= MAX_USERS {
             return Err(UserError::TooMany);
         }
-        // One of before may hold the name in another spelling.
+        // A user of an older release may have the name in another spelling.
         if self.find(name).await?.is_some() {
             return Err(UserError::NameTaken);
         }
@@ -209,14 +209,15 @@ impl Users {
         }
     }
 
-    /// The user of this name in any of its spellings, with the password's hash.
+    /// The user of this name in any of its spellings, with the password's hash. Looks for every spelling, also after it found one:
+    /// the time must not reveal whether a user exists.
     async fn find(&self, name: &str) -> Result<Option<(User, String)>, UserError> {
+        let mut found = None;
         for spelling in text::spellings(name) {
-            if let Some(found) = self.store().with_hash(&spelling).await? {
-                return Ok(Some(found));
-            }
+            let user = self.store().with_hash(&spelling).await?;
+            found = found.or(user);
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// The user with this name and password. Whatever is wrong, it takes one hash and tells nothing apart.
@@ -229,7 +230,7 @@ impl Users {
         let hash = found.as_ref().map(|(_, hash)| hash.clone());
         let prepared = text::prepared(password);
         let mut is_right = self.hasher.verify(&prepared, hash.clone()).await?;
-        // Hashed before passwords had one form; asked whatever came of the first, so that nothing is told by the time.
+        // The hash may be of a release that did not normalise. Verified in either case, so that the time reveals nothing.
         if prepared.expose_secret() != password.expose_secret() {
             is_right |= self.hasher.verify(password, hash).await?;
         }

@@ -1,10 +1,10 @@
-//! What a user's name and password are made of, and their one form.
+//! The normal form of user names and passwords, and which are accepted.
 //!
-//! A name is NFC in lower case. Beyond ASCII only letters, digits and marks of scripts in use are taken (the identifiers of UTS #39),
-//! and no scripts that are mixed to look alike: nothing invisible, nothing that turns the direction of text, no fullwidth or
-//! look-alike letters of another script. A password is taken as PRECIS' OpaqueString (RFC 8265) has it: NFC, every blank as U+0020.
+//! A name is NFC in lower case. Beyond ASCII it may have the letters, digits and marks of scripts in use (the identifiers of UTS #39),
+//! of one script or of scripts that are written together: no invisible characters, no bidirectional controls, no fullwidth letters, no
+//! look-alikes of another script. A password is prepared as PRECIS' OpaqueString (RFC 8265): NFC, every blank as U+0020.
 //!
-//! Rows of before hold names and passwords as they were given. Whoever looks for one looks for all of its spellings.
+//! Rows of older releases hold names and passwords as they were given, so a look-up tries every spelling.
 
 use secrecy::{ExposeSecret, SecretString};
 use unicode_normalization::UnicodeNormalization as _;
@@ -13,10 +13,10 @@ use unicode_security::{GeneralSecurityProfile as _, RestrictionLevel, Restrictio
 use super::MAX_USER_NAME;
 use super::password::{MAX_PASSWORD, MIN_PASSWORD};
 
-/// Fewest different characters of a password: twelve blanks are none.
+/// Fewest different characters of a password.
 const MIN_DIFFERENT: usize = 4;
 
-/// Texts of twelve characters and more that are tried first.
+/// Common passwords of twelve characters and more.
 const COMMON: [&str; 12] = [
     "123456789012",
     "1234567890123",
@@ -32,7 +32,7 @@ const COMMON: [&str; 12] = [
     "iloveyou1234",
 ];
 
-/// The one form of a new name; `None` if it is none.
+/// The normal form of a new name; `None` if it is not acceptable.
 pub(super) fn new_name(name: &str) -> Option<String> {
     let normal = folded(name);
     let length = normal.chars().count();
@@ -47,7 +47,7 @@ pub(super) fn new_name(name: &str) -> Option<String> {
     ((1..=MAX_USER_NAME).contains(&length) && normal.chars().all(is_sound) && is_one).then_some(normal)
 }
 
-/// The forms under which a name may be stored, its one form first; none if no name is like that.
+/// The forms under which a name may be stored, the normal form first; none if it cannot be a name.
 pub(super) fn spellings(name: &str) -> Vec<String> {
     let length = name.chars().count();
     let is_name = (1..=MAX_USER_NAME).contains(&length)
@@ -70,7 +70,7 @@ pub(crate) fn folded(name: &str) -> String {
     lower.nfc().collect()
 }
 
-/// Whether a new password is one.
+/// Whether a new password is acceptable.
 pub(super) fn is_acceptable(password: &SecretString) -> bool {
     let text = password.expose_secret();
     let prepared = prepared(password);

@@ -42,7 +42,7 @@ pub(super) async fn migrate(
 
 async fn migrate_once(settings: &DatabaseSettings, url: &SecretString) -> Result<MigrationReport, SqlError> {
     let options = sqlite::connect_options(url)?;
-    sqlite::create_directory(options.get_filename())?;
+    sqlite::create_file(options.get_filename())?;
     let mut connection = timeout(settings.connect_timeout, SqliteConnection::connect_with(&options))
         .await
         .map_err(|_| SqlError::Deadline(settings.connect_timeout))??;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use holdfast_tasks::accounts::AddressAuthority;
 use holdfast_tasks::events::Filter as EventFilter;
 
 use super::*;
@@ -107,7 +108,7 @@ impl Fixture {
     async fn listener(&self) {
         let subscriptions = Subscriptions::of(&self.sources);
         subscriptions
-            .create("ann", None, &Filter::default())
+            .create("ann", None, AddressAuthority::User, &Filter::default())
             .await
             .unwrap()
             .unwrap();

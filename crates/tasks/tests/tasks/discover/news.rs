@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use holdfast_tasks::accounts::Vouched;
+use holdfast_tasks::accounts::AddressAuthority;
 use holdfast_tasks::notices::Notices;
 use holdfast_tasks::webhooks::{WebhookDraft, WebhookId};
 use serde_json::Value;
@@ -77,7 +77,7 @@ async fn subscriptions_hear_of_what_they_want_and_of_nothing_else(f: Fixture) {
     for (user, filter) in &filters {
         assert_eq!(filter.faults(), []);
         subscriptions
-            .create(user, None, Vouched::ByNobody, filter)
+            .create(user, None, AddressAuthority::User, filter)
             .await
             .unwrap()
             .unwrap();
@@ -234,7 +234,7 @@ async fn what_changes_reaches_the_endpoints_that_listen_and_the_addresses_that_s
         ("eve", Some("Eve <eve@example.com>"), &jazz),
     ] {
         subscriptions
-            .create(user, email, Vouched::ByNobody, filter)
+            .create(user, email, AddressAuthority::User, filter)
             .await
             .unwrap()
             .unwrap();
@@ -388,7 +388,9 @@ async fn an_event_that_many_want_comes_as_several_messages_and_each_is_named_onc
     let subscriptions = Subscriptions::of(&f.sources);
     for user in 0..501 {
         let (user, everything) = (format!("user-{user}"), Filter::default());
-        let made = subscriptions.create(&user, None, &everything).await;
+        let made = subscriptions
+            .create(&user, None, AddressAuthority::User, &everything)
+            .await;
         made.unwrap().unwrap();
     }
     let discoverer = f.telling(Arc::new(notices));
