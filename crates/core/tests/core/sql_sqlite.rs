@@ -5,6 +5,7 @@
     reason = "a test stops at what it did not expect"
 )]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,9 +45,17 @@ async fn a_new_file_is_made_with_its_directories_and_commits_durably() {
     let file = scratch.path().join("a/b/jobs.db");
     let database = Database::open(&settings_of(&file)).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(file.parent().unwrap()), 0o700, "payloads and secrets are for this user alone");
+    assert_eq!(
+        mode(file.parent().unwrap()),
+        0o700,
+        "payloads and secrets are for this user alone"
+    );
     assert_eq!(mode(&file), 0o600);
-    assert_eq!(std::fs::metadata(&file).unwrap().len(), 0, "opening does not connect");
+    assert_eq!(
+        std::fs::metadata(&file).unwrap().len(),
+        0,
+        "opening does not connect"
+    );
     let SqliteDatabase { writer, reader, .. } = embedded(&database);
     assert_eq!(pragma(writer, "PRAGMA journal_mode").await, "wal");
     assert_eq!(pragma(writer, "PRAGMA synchronous").await, "2", "FULL");
