@@ -38,7 +38,7 @@ pub struct Backoff {
     pub jitter: bool,
 }
 
-/// How often a job is tried, and how long it rests in between.
+/// How often a job is tried, and the delays in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Executions that may come to an outcome, the first included. At least 1.

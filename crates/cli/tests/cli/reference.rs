@@ -435,19 +435,20 @@ fn table(page: &mut String, head: &[&str], rows: &[String]) {
     );
 }
 
+/// Each paragraph on one line, wherever the sources break it.
 fn paragraph(page: &mut String, words: &str) {
-    if !words.is_empty() {
-        let _ = write!(page, "{words}\n\n");
+    for paragraph in words.split("\n\n").filter(|words| !words.trim().is_empty()) {
+        let _ = write!(page, "{}\n\n", one_line(paragraph));
     }
+}
+
+fn one_line(words: &str) -> String {
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// On one line, and without what would end a cell.
 fn cell(words: &str) -> String {
-    words
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .replace('|', "\\|")
+    one_line(words).replace('|', "\\|")
 }
 
 fn text(value: &Value, name: &str) -> String {

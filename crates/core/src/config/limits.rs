@@ -128,7 +128,7 @@ pub fn check_max_running(number: u64) -> Result<u32, InvalidLimit> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct QueueLimits {
-    /// Jobs of the queue that run at once, over all workers.
+    /// Jobs of the queue that run concurrently, over all workers.
     pub max_running: Option<u32>,
     /// Jobs of the queue that start in a time, over all workers.
     pub rate: Option<Rate>,

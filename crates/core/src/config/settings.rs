@@ -212,7 +212,7 @@ pub struct JobsSettings {
 /// The default retry policy; a kind and a job may each set their own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetrySettings {
-    /// Executions at most, the first included.
+    /// Largest number of attempts, the first included.
     pub max_attempts: u32,
     pub base: Duration,
     pub cap: Duration,

@@ -199,9 +199,9 @@ impl By {
 pub struct AuditEntry {
     /// One of [`action`].
     pub action: &'static str,
-    /// The queue, job, key, … that it was done to.
+    /// The queue, job, key, … that the action changed.
     pub target: Option<String>,
-    /// How many rows changed, where an action changes many.
+    /// Number of changed rows, for actions that change many.
     pub count: Option<u64>,
     pub details: Option<Value>,
 }

@@ -31,7 +31,7 @@ impl BatchBuilder {
         }
     }
 
-    /// For people.
+    /// A readable description.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

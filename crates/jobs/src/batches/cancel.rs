@@ -17,10 +17,10 @@ use crate::sql::{limit, sqlite_now};
 use crate::steering::Steering;
 use crate::ties;
 
-/// What a cancellation has done.
+/// The result of a cancellation.
 #[derive(Debug, Clone)]
 pub struct CancelledBatch {
-    /// The batch as it stands now.
+    /// The current batch.
     pub batch: BatchRecord,
     /// `None`: it had ended before, and nothing was done.
     pub done: Option<Done>,

@@ -11,7 +11,7 @@ use crate::state::{State, StoredState};
 /// A batch as its producer words it.
 #[derive(Debug, Clone, Default)]
 pub struct BatchRequest {
-    /// For people.
+    /// A readable description.
     pub name: Option<String>,
     pub jobs: Vec<JobRequest>,
     /// Enqueued when every job is final.
@@ -39,7 +39,7 @@ pub struct EnqueuedBatch {
     /// In the order of the request; empty for a duplicate.
     pub jobs: Vec<Enqueued>,
     pub total: u32,
-    /// It stood already, under the same key; `id` is the first one's.
+    /// It already existed under this key; `id` is that of the first one.
     pub duplicate: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct BatchRecord {
     pub discarded: u32,
     pub cancelled: u32,
     pub callback: Option<CallbackRecord>,
-    /// Somebody wants what is left of it cancelled.
+    /// Whether its cancellation was requested.
     pub cancel_requested: bool,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,

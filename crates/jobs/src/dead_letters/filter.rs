@@ -17,7 +17,7 @@ pub struct DeadLetterFilter {
     pub kind: Option<String>,
     /// A piece of any of its errors' messages; case does not matter.
     pub error: Option<String>,
-    /// Discarded not before.
+    /// Discarded at or after.
     pub from: Option<DateTime<Utc>>,
     /// Discarded before.
     pub to: Option<DateTime<Utc>>,

@@ -11,7 +11,7 @@ use crate::ledger::Priority;
 use crate::retry::Backoff;
 use crate::state::State;
 
-/// A job as its producer words it. Unset fields take the kind's or the configured default.
+/// A job to be enqueued. Unset fields take the kind's or the configured default.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
     pub kind: String,

@@ -163,7 +163,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// Cancels a waiting job at once and asks a running one to give way. `None`: unknown id.
     async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Aftermath)>, LedgerError>;
 
-    /// Makes a discarded job, or one that waits for a later time, available now. `None`: unknown id.
+    /// Makes a discarded or delayed job available now. `None`: unknown id.
     async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError>;
 
     async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError>;

@@ -305,7 +305,7 @@ pub struct Progress {
 #[derive(Debug, Clone)]
 pub struct WorkerReport {
     pub id: WorkerId,
-    /// For people: host, process and boot.
+    /// A readable name: host, process and boot.
     pub name: String,
     pub queues: Vec<String>,
     pub started_at: DateTime<Utc>,
@@ -431,17 +431,17 @@ pub struct JobRecord {
     pub result: Option<Box<RawValue>>,
     pub progress: Option<Box<RawValue>>,
     pub errors: Vec<ErrorRecord>,
-    /// Who runs it, or ran it last.
+    /// The worker that runs it, or ran it last.
     pub worker: Option<WorkerId>,
     pub cancel_requested: bool,
     pub batch: Option<BatchId>,
-    /// What its completion enqueues, or has enqueued.
+    /// The follow-up job that its completion enqueues or enqueued.
     pub then: Option<Box<Link>>,
-    /// The job that its completion has enqueued.
+    /// The job that its completion enqueued.
     pub child: Option<JobId>,
     /// The job whose completion enqueued it.
     pub parent: Option<JobId>,
-    /// The batch whose callback it is.
+    /// The batch whose callback the job is.
     pub callback_of: Option<BatchId>,
 }
 

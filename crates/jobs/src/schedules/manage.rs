@@ -134,7 +134,7 @@ impl Schedules {
         self.edit(by, name, with).await
     }
 
-    /// Jobs that its ticks have made go on.
+    /// Jobs of its ticks continue.
     pub async fn delete(&self, by: &By, name: &str) -> Result<(), ScheduleError> {
         if self
             .store

@@ -29,13 +29,13 @@ pub struct CancelFilter {
     pub kind: Option<String>,
     /// Scheduled, available, retryable or running; left out: all of them. A final state matches nothing.
     pub state: Option<State>,
-    /// Accepted not before.
+    /// Accepted at or after.
     pub from: Option<DateTime<Utc>>,
     /// Accepted before.
     pub to: Option<DateTime<Utc>>,
 }
 
-/// What a purge has done.
+/// The result of a purge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purged {
     /// In the ledger.
