@@ -3,6 +3,13 @@
 use std::net::SocketAddr;
 
 use actix_web::web::{Data, ServiceConfig};
+use holdfast::UserData;
+use holdfast::events::discovery::{Sources, Subscriptions};
+use holdfast::events::recommend::Recommender;
+use holdfast::notify::PreferenceStore;
+use holdfast::notify::notifications::Notices;
+use holdfast::points::Points;
+use holdfast::product::Process;
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::RedisGate;
@@ -10,11 +17,6 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
-use holdfast_tasks::accounts::Accounts;
-use holdfast_tasks::discovery::{Sources, Subscriptions};
-use holdfast_tasks::notices::Notices;
-use holdfast_tasks::points::Points;
-use holdfast_tasks::recommend::Recommender;
 use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 
@@ -140,12 +142,17 @@ impl Application {
         );
         let rates = RateLimits::new(&self.settings, self.services.cache.gate().clone());
         let recommender = Recommender::new(&self.settings, &self.services.database, &self.services.cache);
+        let process = Process {
+            settings: &self.settings,
+            database: &self.services.database,
+            jobs: &self.services.jobs,
+        };
         let state = Data::new(State {
-            accounts: Accounts::new(
+            user_data: UserData::new(process, &self.services.cache),
+            preferences: PreferenceStore::new(
                 &self.settings,
                 &self.services.database,
                 self.services.jobs.clone(),
-                recommender.clone(),
             ),
             schedules: schedules_of(&self.settings, &self.services),
             recommender,

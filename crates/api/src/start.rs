@@ -59,7 +59,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
     let cache = Cache::open(cache_gate, &settings.cache);
     let first_try = prepare(&settings, &database, FIRST_TRY, &shutdown).await;
-    let registry = holdfast_tasks::registry_for(&settings);
+    let registry = holdfast::registry_for(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let services = Services {
         jobs,

@@ -1,13 +1,14 @@
 //! What every handler shares.
 
 use actix_web::http::StatusCode;
+use holdfast::UserData;
+use holdfast::events::discovery::{Sources, Subscriptions};
+use holdfast::events::recommend::Recommender;
+use holdfast::notify::PreferenceStore;
+use holdfast::notify::notifications::Notices;
+use holdfast::points::Points;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
-use holdfast_tasks::accounts::Accounts;
-use holdfast_tasks::discovery::{Sources, Subscriptions};
-use holdfast_tasks::notices::Notices;
-use holdfast_tasks::points::Points;
-use holdfast_tasks::recommend::Recommender;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ pub(crate) struct State {
     pub(crate) subscriptions: Subscriptions,
     /// With the stores of events and interactions.
     pub(crate) recommender: Recommender,
-    pub(crate) accounts: Accounts,
+    pub(crate) user_data: UserData,
+    pub(crate) preferences: PreferenceStore,
     pub(crate) notices: Notices,
     pub(crate) keys: ApiKeys,
     pub(crate) rates: RateLimits,

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use holdfast::product::Process;
 use holdfast_core::backoff::Backoff;
 use holdfast_core::config::Settings;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::enqueue::Fault;
 use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
-use holdfast_tasks::discovery::Sources;
-use holdfast_tasks::mail::Mail;
 use tokio::time::sleep;
 
 use crate::progress::Progress;
@@ -28,8 +27,8 @@ pub enum BeatError {
     Schedules(#[from] ScheduleError),
 }
 
-/// Checks the configuration's schedules, waits for the schema, stores them, and ticks until `stop`; beside that it makes the
-/// jobs of the sources and of the digests that are due.
+/// Checks the configuration's schedules, waits for the schema, stores them, and ticks until `stop`; beside that it does the
+/// duties of the products.
 ///
 /// # Errors
 /// What waiting does not mend: a schedule that is of no use, a database that does not let us in, a migration that fails.
@@ -55,15 +54,17 @@ pub async fn run_beat(
         return Ok(());
     };
     stored?;
-    let sources = Sources::new(settings, database, schedules.jobs().clone());
-    let mail = Mail::new(settings, database, schedules.jobs().clone());
+    let duties = holdfast::beat_duties(Process {
+        settings,
+        database,
+        jobs: schedules.jobs(),
+    });
     let ticker = Ticker::new(schedules, settings.beat.clone(), stop);
     progress.begin(ticker.vitals());
     tokio::select! {
         () = ticker.run() => {}
         // They never end by themselves.
-        () = sources.sweep(settings.beat.poll) => {}
-        () = mail.sweep_digests(settings.beat.poll) => {}
+        () = holdfast::perform(duties) => {}
     }
     Ok(())
 }

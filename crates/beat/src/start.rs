@@ -56,7 +56,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let database = Database::open(&settings.database)?;
     // For ringing alone: no tick needs Redis.
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let registry = holdfast_tasks::registry_for(&settings);
+    let registry = holdfast::registry_for(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let schedules = Schedules::new(jobs.clone(), &database, &settings.database);
     let progress = Progress::default();

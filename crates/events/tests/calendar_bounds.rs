@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use holdfast_tasks::discovery::parse::{Form, Found, ParseFault, Reading, Stop, parse_until};
+use holdfast_events::discovery::parse::{Form, Found, ParseFault, Reading, Stop, parse_until};
 
 /// The baseline of a test process and one body of 16 MiB, and what reading it takes.
 const LIMIT_KIB: u64 = 128 << 10;

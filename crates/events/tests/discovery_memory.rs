@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
 use chrono::DateTime;
-use holdfast_tasks::discovery::parse::{Form, Found, Reading, parse};
+use holdfast_events::discovery::parse::{Form, Found, Reading, parse};
 
 const EVENTS: usize = 20_000;
 const SIZE: usize = 10 << 20;

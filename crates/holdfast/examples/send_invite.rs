@@ -1,4 +1,4 @@
-//! A kind of one's own, from its type to its result: `cargo run -p holdfast-tasks --example send_invite`
+//! A kind of one's own, from its type to its result: `cargo run -p holdfast --example send_invite`
 
 use std::error::Error;
 use std::time::Duration;
@@ -55,10 +55,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     sql::migrate(&settings.database).await?;
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let registry = holdfast_tasks::registry_for(&settings).register::<SendInvite>();
+    let registry = holdfast::registry_for(&settings).register::<SendInvite>();
     let jobs = Jobs::new(&settings, registry, &database, &gate);
 
-    let resources = holdfast_tasks::resources(&settings)?;
+    let resources = holdfast::resources(&settings)?;
     let stop = Shutdown::new();
     let worker = Worker::new(
         WorkerParts {

@@ -1,74 +1,107 @@
-//! The built-in job kinds and the products behind them. Plain kinds are listed below, those of products in `registry.rs`.
+//! The products of Holdfast, composed: what `api`, `worker`, `beat` and the command line run.
 //!
-//! | kind | does |
-//! | --- | --- |
-//! | [`DebugEcho`] `debug.echo` | returns its payload |
-//! | [`DebugSleep`] `debug.sleep` | sleeps, reports progress, gives way to a cancellation |
-//! | [`DebugFail`] `debug.fail` | fails in the way it is told, the process' death included |
-//! | [`HttpRequest`] `http.request` | calls a URL |
-//! | [`webhooks::NotifyWebhook`] `notify.webhook` | tells an endpoint of an event, signed |
-//! | [`mail::NotifyEmail`] `notify.email` | sends a mail, written from a template |
-//! | [`mail::NotifyDigest`] `notify.digest` | sends what was put aside for a user as one mail |
-//! | [`discovery::EventsDiscover`] `events.discover` | reads a source of events, and stores what is new |
-//! | [`points::PointsFlush`] `points.flush` | takes points from the buffer to SQL |
-//! | [`recommend::MlTrain`] `ml.train` | makes the model of what people like |
-//! | [`recommend::MlRecommend`] `ml.recommend` | makes a user's list of recommended events |
-//! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
-//!
-//! The `debug.*` kinds exist for tests and first steps, and a production process does not know them
-//! ([`registry_for`]). A plain kind is one file here and one line in the list below. What handlers share (the HTTP
-//! client with its address policy) is built once per process, by [`resources`].
+//! [`products`](products::PRODUCTS) lists the products, one line each. This crate asks each of them for what it has, and puts it
+//! together: the kinds that a process knows, what its handlers share, the duties of workers and beats, the personal data of
+//! a user. A service names no product.
 
-/// Declares each kind's file, and registers its type.
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $set:ident { $($module:ident :: $kind:ident,)+ })+) => {
-        $(
-            $(
-                mod $module;
-                pub use $module::$kind;
-            )+
+mod products;
+mod users;
 
-            $(#[$doc])*
-            fn $set(registry: holdfast_jobs::Registry) -> holdfast_jobs::Registry {
-                registry$(.register::<$kind>())+
-            }
-        )+
-    };
+use std::sync::Arc;
+
+use holdfast_cache::Cache;
+use holdfast_core::config::Settings;
+use holdfast_jobs::{Registry, Resources};
+use holdfast_product::{Duty, PersonalData, Process, ProductError, SecretFields, WorkerProcess};
+use serde_json::value::RawValue;
+
+pub use holdfast_events as events;
+pub use holdfast_kinds as kinds;
+pub use holdfast_notify as notify;
+pub use holdfast_outbound as outbound;
+pub use holdfast_points as points;
+pub use holdfast_product as product;
+
+pub use products::PRODUCTS;
+pub use users::{DeleteOptions, Deleted, Export, MadeKey, UserData, UserDataError};
+
+/// Every kind that Holdfast brings along, the `debug.*` ones included.
+pub fn registry() -> Registry {
+    PRODUCTS.iter().fold(production(), |registry, product| {
+        product.development_kinds(registry)
+    })
 }
 
-// The list of kinds: one line each.
-kinds! {
-    /// In every process.
-    built_in {
-        http_request::HttpRequest,
-        probe::Probe,
-    }
-    /// Not in production.
-    debug {
-        debug_echo::DebugEcho,
-        debug_fail::DebugFail,
-        debug_sleep::DebugSleep,
+fn production() -> Registry {
+    PRODUCTS
+        .iter()
+        .fold(Registry::new(), |registry, product| product.kinds(registry))
+}
+
+/// The kinds of a process with these settings: in production none of those that only development knows.
+pub fn registry_for(settings: &Settings) -> Registry {
+    if settings.is_production() {
+        production()
+    } else {
+        registry()
     }
 }
 
-pub mod accounts;
-mod dialect;
-pub mod discovery;
-pub mod events;
-pub mod interactions;
-pub mod mail;
-pub mod notices;
-pub mod outbound;
-mod place;
-pub mod points;
-pub mod recommend;
-pub mod redaction;
-mod registry;
-mod secrets;
-pub mod webhooks;
-mod words;
+/// What the handlers of a process share. Build it once per process: its HTTP client pools connections.
+///
+/// # Errors
+/// The HTTP client cannot be built: a fault of this build, not of the settings.
+pub fn resources(settings: &Settings) -> Result<Resources, ProductError> {
+    PRODUCTS
+        .iter()
+        .try_fold(Resources::default(), |resources, product| {
+            product.resources(settings, resources)
+        })
+}
 
-pub use debug_fail::{FailMode, Recovered};
-pub use debug_sleep::Slept;
-pub use http_request::{HttpResult, Method, ResultLimit};
-pub use registry::{registry, registry_for, resources};
+/// What handlers need of a worker's process beside [`resources`], and what the worker does beside its jobs. The duties never
+/// end by themselves.
+pub fn worker_duties(worker: WorkerProcess<'_>, resources: Resources) -> (Resources, Vec<Duty>) {
+    PRODUCTS
+        .iter()
+        .fold((resources, Vec::new()), |(resources, mut duties), product| {
+            let (resources, more) = product.worker_duties(worker, resources);
+            duties.extend(more);
+            (resources, duties)
+        })
+}
+
+/// What a beat does beside its schedules. The duties never end by themselves.
+pub fn beat_duties(beat: Process<'_>) -> Vec<Duty> {
+    PRODUCTS
+        .iter()
+        .flat_map(|product| product.beat_duties(beat))
+        .collect()
+}
+
+/// Polls all of these; it never ends by itself.
+pub async fn perform(duties: Vec<Duty>) {
+    futures::future::join_all(duties).await;
+    std::future::pending::<()>().await;
+}
+
+/// Every action that a product writes into the audit log.
+pub fn audit_verbs() -> impl Iterator<Item = &'static str> {
+    PRODUCTS
+        .iter()
+        .flat_map(|product| product.audit_verbs().iter().copied())
+}
+
+/// A payload of this kind without its secrets; `None`: the kind has no secret fields.
+pub fn redacted(kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
+    let mut marked = PRODUCTS.iter().flat_map(|product| product.secret_fields());
+    let of_kind: Option<&SecretFields> = marked.find(|marked| marked.kind == kind);
+    of_kind.and_then(|marked| marked.redact(payload))
+}
+
+fn personal_data(process: Process<'_>, cache: &Cache) -> Vec<Arc<dyn PersonalData>> {
+    PRODUCTS
+        .iter()
+        .filter_map(|product| product.personal_data(process, cache))
+        .collect()
+}

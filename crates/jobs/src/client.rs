@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use holdfast_core::config::{Durability, QueueSettings, Settings};
 use holdfast_core::redis::RedisGate;
-use holdfast_core::sql::{Database, PgTx, SqliteWriteTx};
-use sqlx::postgres::PgConnection;
-use sqlx::sqlite::SqliteConnection;
+use holdfast_core::sql::{Database, Tx as LedgerTx};
 
 use crate::audit::AuditLog;
 use crate::bell::Bell;
@@ -53,59 +51,6 @@ struct Inner {
     default_timeout: Duration,
     /// See `database.prepared_statements`.
     named_statements: bool,
-}
-
-/// The caller's own transaction, on either database.
-#[derive(Debug)]
-pub enum LedgerTx<'t> {
-    Postgres(&'t mut PgConnection),
-    Sqlite(&'t mut SqliteConnection),
-}
-
-impl LedgerTx<'_> {
-    /// The same transaction, for a while.
-    pub fn reborrow(&mut self) -> LedgerTx<'_> {
-        match self {
-            Self::Postgres(connection) => LedgerTx::Postgres(connection),
-            Self::Sqlite(connection) => LedgerTx::Sqlite(connection),
-        }
-    }
-}
-
-impl<'t> From<&'t mut PgConnection> for LedgerTx<'t> {
-    fn from(connection: &'t mut PgConnection) -> Self {
-        Self::Postgres(connection)
-    }
-}
-
-impl<'t> From<&'t mut SqliteConnection> for LedgerTx<'t> {
-    fn from(connection: &'t mut SqliteConnection) -> Self {
-        Self::Sqlite(connection)
-    }
-}
-
-impl<'t> From<&'t mut PgTx> for LedgerTx<'t> {
-    fn from(tx: &'t mut PgTx) -> Self {
-        Self::Postgres(tx)
-    }
-}
-
-impl<'t> From<&'t mut SqliteWriteTx> for LedgerTx<'t> {
-    fn from(tx: &'t mut SqliteWriteTx) -> Self {
-        Self::Sqlite(tx)
-    }
-}
-
-impl<'t> From<&'t mut sqlx::Transaction<'_, sqlx::Postgres>> for LedgerTx<'t> {
-    fn from(tx: &'t mut sqlx::Transaction<'_, sqlx::Postgres>) -> Self {
-        Self::Postgres(tx)
-    }
-}
-
-impl<'t> From<&'t mut sqlx::Transaction<'_, sqlx::Sqlite>> for LedgerTx<'t> {
-    fn from(tx: &'t mut sqlx::Transaction<'_, sqlx::Sqlite>) -> Self {
-        Self::Sqlite(tx)
-    }
 }
 
 impl Jobs {

@@ -15,6 +15,7 @@ pub mod dead_letters;
 pub mod diagnosis;
 pub mod enqueue;
 mod envelope;
+mod erase;
 mod id;
 mod job;
 mod json_text;
@@ -34,8 +35,9 @@ pub mod ties;
 mod wait;
 pub mod worker;
 
-pub use client::{Jobs, LedgerTx};
+pub use client::Jobs;
 pub use envelope::Envelope;
+pub use holdfast_core::sql::Tx as LedgerTx;
 pub use id::{BatchId, InvalidId, JobId, WorkerId};
 pub use job::{Job, JobContext, JobError, PayloadFault, Resources};
 pub use registry::{Kind, Registry};

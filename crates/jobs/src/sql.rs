@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use holdfast_core::config::DatabaseSettings;
-use holdfast_core::sql::{Bounds, Database, PgTx, SqliteWriteTx};
-use sqlx::{Sqlite, Transaction};
+use holdfast_core::sql::{Bounds, Database};
 
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::ledger::LedgerError;
+
+pub use holdfast_core::sql::OwnTx;
 
 /// SQLite's now, in milliseconds; the database's own clock, as everywhere.
 macro_rules! sqlite_now {
@@ -27,15 +28,6 @@ pub struct Sql {
     database: Database,
     /// See `database.prepared_statements`.
     pub(crate) named: bool,
-}
-
-/// A transaction of our own on either database; rolled back when it is dropped.
-#[derive(Debug)]
-pub enum OwnTx {
-    Postgres(PgTx),
-    Sqlite(SqliteWriteTx),
-    /// A transaction that only reads.
-    SqliteRead(Transaction<'static, Sqlite>),
 }
 
 impl Sql {
@@ -88,24 +80,6 @@ impl Sql {
         let work = Box::pin(work);
         let run = Box::pin(self.database.run_any(doing, bounds, work));
         async move { run.await.map_err(|error| LedgerError::of(doing, error)) }
-    }
-}
-
-impl OwnTx {
-    pub fn on(&mut self) -> LedgerTx<'_> {
-        match self {
-            Self::Postgres(tx) => LedgerTx::Postgres(tx),
-            Self::Sqlite(tx) => LedgerTx::Sqlite(tx),
-            Self::SqliteRead(tx) => LedgerTx::Sqlite(tx),
-        }
-    }
-
-    pub async fn commit(self) -> Result<(), sqlx::Error> {
-        match self {
-            Self::Postgres(tx) => tx.commit().await,
-            Self::Sqlite(tx) => tx.commit().await,
-            Self::SqliteRead(tx) => tx.commit().await,
-        }
     }
 }
 

@@ -26,8 +26,8 @@ use std::time::Duration;
 use holdfast_core::failpoint;
 use holdfast_core::sql::Bounds;
 
+use crate::LedgerTx;
 use crate::batches::{self, Tally};
-use crate::client::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::{
     Accepted, ClaimedJob, FreeFinish, LedgerError, NewJob, Outcome, PostgresLedger, RunAt, SqliteLedger,

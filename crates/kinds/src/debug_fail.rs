@@ -5,7 +5,7 @@
 //!
 //! `abort` kills the whole process with SIGABRT, as a crash of native code would: nothing is flushed, handed back
 //! or reported, and the other jobs of the worker die with it. It exists for the chaos suite, and is the reason
-//! why no production process knows the `debug.*` kinds (see [`crate::registry_for`]).
+//! why no production process knows the `debug.*` kinds (see [`crate::KindsProduct`]).
 
 use std::time::Duration;
 

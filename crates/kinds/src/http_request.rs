@@ -8,7 +8,7 @@
 //! The answer decides: an expected status (2xx by default) completes the job with a [`HttpResult`]; 408, 425, 429,
 //! 5xx, timeouts and network faults are tried again, after `Retry-After` if the server gives one; everything else
 //! discards it. Redirects are followed. Which addresses may be reached, and the whole table of faults, is the
-//! business of [`crate::outbound`].
+//! business of [`holdfast_outbound`].
 //!
 //! A cancelled job drops its request at once; whether the server has acted on it is unknown then.
 
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::outbound::{Call, Outbound, is_public, shown};
+use holdfast_outbound::{Call, Outbound, is_public, shown};
 
 pub use result::{HttpResult, ResultLimit};
 

@@ -10,7 +10,7 @@ use holdfast_jobs::sql::Sql;
 use sha2::Sha256;
 use tokio::sync::OnceCell;
 
-use crate::dialect::on_either;
+use holdfast_core::sql::dialect::on_either;
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;

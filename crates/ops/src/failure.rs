@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use holdfast::UserDataError;
 use holdfast_api::auth::{KeyError, UserError};
 use holdfast_core::config::ConfigFaults;
 use holdfast_core::redis::OpenError;
@@ -11,7 +12,6 @@ use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
-use holdfast_tasks::accounts::AccountError;
 
 use crate::client::ApiError;
 
@@ -46,7 +46,7 @@ pub enum Failure {
     #[error(transparent)]
     Users(#[from] UserError),
     #[error(transparent)]
-    Accounts(#[from] AccountError),
+    UserData(#[from] UserDataError),
     #[error(transparent)]
     Api(#[from] ApiError),
     /// Everything is said already, on stdout; this is the exit code.

@@ -73,7 +73,7 @@ impl Local {
         let redis = &self.settings.redis;
         let gate = RedisGate::open(Role::Queue, redis.queue.as_ref(), redis)?;
         gate.wait_ready(REDIS_DEADLINE).await;
-        let registry = holdfast_tasks::registry_for(&self.settings);
+        let registry = holdfast::registry_for(&self.settings);
         Ok((Jobs::new(&self.settings, registry, &self.database, &gate), gate))
     }
 }

@@ -132,7 +132,7 @@ impl AddressPolicy {
     ///
     /// The `url` crate reads every spelling that a resolver would (`0x7f.1`, `2130706433`, `017700000001`) as the
     /// address it means, so there is only one spelling left to check.
-    pub(crate) fn check_literal(&self, url: &Url) -> Result<(), RefusedAddress> {
+    pub fn check_literal(&self, url: &Url) -> Result<(), RefusedAddress> {
         match url.host() {
             Some(Host::Ipv4(ip)) => self.check(ip.into()),
             Some(Host::Ipv6(ip)) => self.check(ip.into()),

@@ -36,7 +36,7 @@ const KEPT_ACROSS_ORIGINS: [&str; 19] = [
 ];
 
 /// Whether a header describes the content, or else may hold a secret.
-pub(crate) fn is_public(name: &HeaderName) -> bool {
+pub fn is_public(name: &HeaderName) -> bool {
     KEPT_ACROSS_ORIGINS.contains(&name.as_str())
 }
 

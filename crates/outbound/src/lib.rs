@@ -37,7 +37,7 @@ use url::Url;
 pub use address::{AddressPolicy, RefusedAddress};
 use fault::CallFault;
 use hop::Hop;
-pub(crate) use hop::is_public;
+pub use hop::is_public;
 use resolver::Resolver;
 
 /// How a request introduces itself unless it says otherwise.

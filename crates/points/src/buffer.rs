@@ -13,8 +13,8 @@ use holdfast_core::redis::GateError;
 use redis::Script;
 use ulid::Ulid;
 
-use super::packed::pack;
-use super::{BATCH, HOLD_LIMIT, Point, Points};
+use crate::packed::pack;
+use crate::{BATCH, HOLD_LIMIT, Point, Points};
 
 const BUFFER: &str = "{holdfast:points}:buffer";
 const HOLDS: &str = "{holdfast:points}:holds";

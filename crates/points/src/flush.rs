@@ -7,9 +7,9 @@ use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::buffer::Hold;
-use super::packed::unpack;
-use super::{Point, Points};
+use crate::buffer::Hold;
+use crate::packed::unpack;
+use crate::{Point, Points};
 
 /// Batches that are under way at once: while one is written, the next are popped.
 const LANES: usize = 3;

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use crate::product::action;
 use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
 use serde::Serialize;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::store::point;
-use super::{Point, Points, TrackId};
+use crate::store::point;
+use crate::{Point, Points, TrackId};
 
 /// Letters that one call redrives or deletes at most; a transaction each.
 const CALL: i64 = 10_000;

@@ -28,6 +28,7 @@ mod buffer;
 mod flush;
 mod letters;
 mod packed;
+mod product;
 mod store;
 mod tracks;
 
@@ -48,6 +49,7 @@ use ulid::Ulid;
 
 pub use self::flush::{Flushed, PointsFlush};
 pub use self::letters::{LetterFilter, PointLetter};
+pub use self::product::{PointsProduct, action};
 pub use self::tracks::{Track, TrackMade};
 
 /// Most points that are written by one ZADD or one SQL statement.

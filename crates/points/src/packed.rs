@@ -6,7 +6,7 @@
 use chrono::DateTime;
 use ulid::Ulid;
 
-use super::{Point, TrackId};
+use crate::{Point, TrackId};
 
 pub(super) const BYTES: usize = 57;
 const VERSION: u8 = 1;

@@ -7,7 +7,7 @@ use sqlx::Row;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Point, Points, TrackId};
+use crate::{Point, Points, TrackId};
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Points, TrackId};
+use crate::{Points, TrackId};
 
 /// A track.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -14,12 +14,12 @@ use unicode_normalization::UnicodeNormalization as _;
 ///
 /// # Errors
 /// As the type's own parser.
-pub(crate) fn composed<T: std::str::FromStr>(text: &str) -> Result<T, T::Err> {
+pub fn composed<T: std::str::FromStr>(text: &str) -> Result<T, T::Err> {
     text.nfc().collect::<String>().parse()
 }
 
 /// The normal form.
-pub(crate) fn normalised(address: &Address) -> String {
+pub fn normalised(address: &Address) -> String {
     let user: String = address.user().nfc().collect::<String>().to_lowercase();
     let domain: String = address.domain().nfc().collect::<String>().to_lowercase();
     let ascii = idna::domain_to_ascii(&domain).unwrap_or(domain);
@@ -29,7 +29,7 @@ pub(crate) fn normalised(address: &Address) -> String {
 }
 
 /// The normal form first, then the others under which a row may be stored: with the domain in Unicode, and as it was given.
-pub(crate) fn spellings(address: &Address) -> [String; 3] {
+pub fn spellings(address: &Address) -> [String; 3] {
     let normal = normalised(address);
     let (user, domain) = normal.rsplit_once('@').unwrap_or((&normal, ""));
     let (unicode, _) = idna::domain_to_unicode(domain);

@@ -1,21 +1,21 @@
 //! Which fields of each kind's payload are secret, and how a payload is shown to callers who may not see them.
 //!
-//! One table, [`MARKS`]: a new kind with a secret in its payload adds its line here. The caller decides who may see secrets. A payload
-//! that cannot be parsed is not shown at all if its kind has marks.
+//! Each product names the fields of its kinds ([`crate::Product::secret_fields`]). The caller decides who may see secrets. A payload
+//! that cannot be parsed is not shown at all if its kind has secret fields.
 
 use reqwest::header::HeaderName;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::outbound::is_public;
+use holdfast_outbound::is_public;
 
 /// Replaces a secret.
 pub const REDACTED: &str = "[redacted]";
 
 /// Which part of a field is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
+pub enum SecretPart {
     /// All of it.
     Whole,
     /// The user, the password and the values of the query.
@@ -24,30 +24,32 @@ enum Mark {
     Headers,
 }
 
-/// By kind: the fields that hold secrets.
-const MARKS: &[(&str, &[(&str, Mark)])] = &[
-    ("http.request", &[("url", Mark::Url), ("headers", Mark::Headers)]),
-    ("notify.email", &[("data", Mark::Whole)]),
-];
-
-/// A payload of this kind without its secrets; `None`: the kind has no secret fields.
-pub fn redacted(kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
-    let (_, marks) = MARKS.iter().find(|(marked, _)| *marked == kind)?;
-    let shown = match serde_json::from_str::<Map<String, Value>>(payload.get()) {
-        Ok(mut fields) => {
-            for (field, mark) in *marks {
-                if let Some(value) = fields.get_mut(*field) {
-                    mark.redact(value);
-                }
-            }
-            Value::Object(fields)
-        }
-        Err(_) => Value::from(REDACTED),
-    };
-    serde_json::value::to_raw_value(&shown).ok()
+/// The fields of a kind's payload that hold secrets.
+#[derive(Debug, Clone, Copy)]
+pub struct SecretFields {
+    pub kind: &'static str,
+    pub fields: &'static [(&'static str, SecretPart)],
 }
 
-impl Mark {
+impl SecretFields {
+    /// A payload of this kind without its secrets.
+    pub fn redact(&self, payload: &RawValue) -> Option<Box<RawValue>> {
+        let shown = match serde_json::from_str::<Map<String, Value>>(payload.get()) {
+            Ok(mut fields) => {
+                for (field, part) in self.fields {
+                    if let Some(value) = fields.get_mut(*field) {
+                        part.redact(value);
+                    }
+                }
+                Value::Object(fields)
+            }
+            Err(_) => Value::from(REDACTED),
+        };
+        serde_json::value::to_raw_value(&shown).ok()
+    }
+}
+
+impl SecretPart {
     fn redact(self, value: &mut Value) {
         let shown = match (self, &mut *value) {
             (Self::Url, Value::String(url)) => Value::String(redacted_url(url)),
@@ -100,7 +102,22 @@ mod tests {
 
     fn shown(kind: &str, payload: &str) -> String {
         let payload: Box<RawValue> = serde_json::from_str(payload).unwrap();
-        redacted(kind, &payload).map_or_else(|| payload.get().to_owned(), |shown| shown.get().to_owned())
+        let marked = [
+            SecretFields {
+                kind: "http.request",
+                fields: &[("url", SecretPart::Url), ("headers", SecretPart::Headers)],
+            },
+            SecretFields {
+                kind: "notify.email",
+                fields: &[("data", SecretPart::Whole)],
+            },
+        ];
+        let marked = marked.iter().find(|marked| marked.kind == kind);
+        marked
+            .map_or(Some(payload.clone()), |marked| marked.redact(&payload))
+            .unwrap()
+            .get()
+            .to_owned()
     }
 
     #[test]

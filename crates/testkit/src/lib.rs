@@ -38,6 +38,7 @@ mod receiver;
 mod redis;
 pub mod resp;
 mod scratch;
+pub mod scripted_server;
 mod smtp;
 mod undertaker;
 

@@ -10,16 +10,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) method: String,
-    pub(crate) target: String,
-    pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) body: String,
+pub struct Request {
+    pub method: String,
+    pub target: String,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
 }
 
 /// What happens after the answer's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
+pub enum Then {
     KeepAlive,
     Close,
     /// The connection stays open and silent.
@@ -28,11 +28,12 @@ pub(crate) enum Then {
     Flood,
 }
 
-pub(crate) struct Reply(pub(crate) Vec<u8>, pub(crate) Then);
+#[derive(Debug)]
+pub struct Reply(pub Vec<u8>, pub Then);
 
 impl Reply {
     /// A proper answer; `headers` are whole lines.
-    pub(crate) fn new(status: u16, headers: &[&str], body: impl AsRef<[u8]>) -> Self {
+    pub fn new(status: u16, headers: &[&str], body: impl AsRef<[u8]>) -> Self {
         let lines: String = headers.iter().flat_map(|line| [line, "\r\n"]).collect();
         let body = body.as_ref();
         let mut bytes = format!(
@@ -44,7 +45,7 @@ impl Reply {
         Self(bytes, Then::KeepAlive)
     }
 
-    pub(crate) fn raw(text: &str, then: Then) -> Self {
+    pub fn raw(text: &str, then: Then) -> Self {
         Self(text.as_bytes().to_vec(), then)
     }
 }
@@ -52,8 +53,9 @@ impl Reply {
 type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
 
 /// Stops with its drop.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+#[derive(Debug)]
+pub struct Server {
+    pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Request>>>,
     connections: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
@@ -66,14 +68,11 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(crate) async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_on("127.0.0.1:0", answer).await
     }
 
-    pub(crate) async fn start_on(
-        address: &str,
-        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn start_on(address: &str, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -96,16 +95,16 @@ impl Server {
         }
     }
 
-    pub(crate) fn url(&self, target: &str) -> String {
+    pub fn url(&self, target: &str) -> String {
         format!("http://{}{target}", self.address)
     }
 
-    pub(crate) fn seen(&self) -> Vec<Request> {
+    pub fn seen(&self) -> Vec<Request> {
         self.seen.lock().unwrap().clone()
     }
 
     /// Connections accepted so far.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }

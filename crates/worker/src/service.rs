@@ -1,19 +1,12 @@
 //! A worker that waits for its database, works, and watches itself: what `worker` and `holdfast dev` run.
 
-use std::sync::Arc;
-
 use holdfast_cache::Cache;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
-use holdfast_jobs::Resources;
-use holdfast_tasks::discovery::{Announcer, Discoverer, Sources};
-use holdfast_tasks::notices::Notices;
-use holdfast_tasks::outbound::Outbound;
-use holdfast_tasks::points::Points;
-use holdfast_tasks::recommend::Recommender;
+use holdfast::product::{Process, WorkerProcess};
 
 use crate::probes::{RedisProbe, SqlProbe};
 use crate::progress::Progress;
@@ -49,45 +42,26 @@ pub async fn run_worker(
     }
     let sql_probe = SqlProbe::new(&parts.settings.database);
     let redis_probe = RedisProbe::new(&parts.settings.redis);
-    let points = Points::new(&parts.settings, database, &parts.gate, parts.jobs.clone());
     let cache = cache_of(&parts)?;
-    let recommender = Recommender::new(&parts.settings, database, &cache);
-    let notices = Notices::new(&parts.settings, database, parts.jobs.clone());
-    parts.resources = parts
-        .resources
-        .with(points.clone())
-        .with(recommender.clone())
-        .with(notices.webhooks().clone())
-        .with(notices.mail().clone());
-    parts.resources = with_discovery(&parts, database, &recommender, &notices);
+    let worker = WorkerProcess {
+        process: Process {
+            settings: &parts.settings,
+            database,
+            jobs: &parts.jobs,
+        },
+        gate: &parts.gate,
+        cache: &cache,
+    };
+    let (resources, duties) = holdfast::worker_duties(worker, parts.resources.clone());
+    parts.resources = resources;
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
     tokio::select! {
         ended = worker.run() => Ok(ended?),
         // They never end by themselves.
-        () = points.watch() => Ok(()),
-        () = recommender.watch() => Ok(()),
-        () = notices.watch() => Ok(()),
+        () = holdfast::perform(duties) => Ok(()),
     }
-}
-
-/// Whoever runs workers has given them an HTTP client, or their `events.discover` says that it is missing.
-fn with_discovery(
-    parts: &WorkerParts,
-    database: &Database,
-    recommender: &Recommender,
-    notices: &Notices,
-) -> Resources {
-    let resources = parts.resources.clone();
-    let Some(outbound) = resources.get::<Outbound>() else {
-        return resources;
-    };
-    let sources = Sources::new(&parts.settings, database, parts.jobs.clone());
-    let events = recommender.events().clone();
-    let announcer: Arc<dyn Announcer> = Arc::new(notices.clone());
-    let discoverer = Discoverer::new(&parts.settings, sources, events, &outbound, Some(announcer));
-    resources.with(discoverer)
 }
 
 /// The cache that the process has already, in which an API beside the worker finds what jobs put there; or one of its own.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast::product::ProductError;
 use holdfast_api::health::{Health, HealthServer, health_server};
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
@@ -9,7 +10,6 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
 use holdfast_jobs::Jobs;
 use holdfast_jobs::worker::WorkerParts;
-use holdfast_tasks::outbound::OutboundError;
 use tokio::time::timeout;
 
 use crate::health::{WorkerProbe, measure};
@@ -29,8 +29,8 @@ pub enum RunError {
     Redis(#[from] OpenError),
     #[error("the database cannot be used")]
     Database(#[from] SqlError),
-    #[error("the HTTP client of the jobs cannot be built")]
-    Resources(#[from] OutboundError),
+    #[error(transparent)]
+    Resources(#[from] ProductError),
     #[error("health cannot be served: choose another PORT")]
     Health(#[from] holdfast_api::StartError),
     #[error("the worker failed")]
@@ -59,8 +59,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     stop.on_signals()?;
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let resources = holdfast_tasks::resources(&settings)?;
-    let registry = holdfast_tasks::registry_for(&settings);
+    let resources = holdfast::resources(&settings)?;
+    let registry = holdfast::registry_for(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let parts = WorkerParts {
         settings,

@@ -9,8 +9,8 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{FromRequest, HttpRequest, web};
 use futures::future::{Either, LocalBoxFuture, Ready, ready};
 
+use holdfast::product::AddressAuthority;
 use holdfast_jobs::audit::By;
-use holdfast_tasks::accounts::AddressAuthority;
 
 use super::keys::{ApiKeys, AuthError, Caller};
 use super::scope::Scope;

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use holdfast::events::discovery::SourceError;
+use holdfast::notify::mail::MailError;
+use holdfast::notify::notifications::NoticeError;
+use holdfast::notify::webhooks::WebhookError;
+use holdfast::points::PointsError;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
-use holdfast_tasks::discovery::SourceError;
-use holdfast_tasks::mail::MailError;
-use holdfast_tasks::notices::NoticeError;
-use holdfast_tasks::points::PointsError;
-use holdfast_tasks::webhooks::WebhookError;
 
 use crate::auth::KeyError;
 

@@ -27,9 +27,9 @@ use crate::state::State;
 pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     count(&state, &request).await?;
-    let (accounts, token) = (state.accounts.clone(), token_of(&request)?);
+    let (preferences, token) = (state.preferences.clone(), token_of(&request)?);
     let asked = state
-        .on_runtime(async move { accounts.confirmation(&token).await })
+        .on_runtime(async move { preferences.confirmation(&token).await })
         .await?
         .ok_or_else(no_such_link)?;
     let (address, user) = (escaped(&asked.address), escaped(&asked.user));
@@ -59,9 +59,9 @@ pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result
 pub(crate) async fn confirm(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     count(&state, &request).await?;
-    let (accounts, token) = (state.accounts.clone(), token_of(&request)?);
+    let (preferences, token) = (state.preferences.clone(), token_of(&request)?);
     let done = state
-        .on_runtime(async move { accounts.confirm(&token).await })
+        .on_runtime(async move { preferences.confirm(&token).await })
         .await?
         .ok_or_else(no_such_link)?;
     let address = escaped(&done.address);

@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast_tasks::mail::{MailTemplate, MailTemplateRecord, Suppression};
+use holdfast::notify::mail::{MailTemplate, MailTemplateRecord, Suppression};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

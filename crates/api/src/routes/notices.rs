@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_tasks::notices::{Notice, NoticeId, Published};
+use holdfast::notify::notifications::{Notice, NoticeId, Published};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Datelike as _, Utc};
-use holdfast_tasks::points::{LetterFilter, Point, PointLetter, Track, TrackId, TrackMade};
+use holdfast::points::{LetterFilter, Point, PointLetter, Track, TrackId, TrackMade};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;

@@ -5,7 +5,7 @@
 
 use actix_web::{HttpMessage, HttpRequest, web};
 use chrono::{DateTime, Utc};
-use holdfast_tasks::points::{Point, TrackId};
+use holdfast::points::{Point, TrackId};
 use serde::Deserialize;
 use std::borrow::Cow;
 use ulid::Ulid;

@@ -4,10 +4,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
+use holdfast::events::interactions::Interaction;
+use holdfast::events::recommend::{Item, List, ListSource, MAX_LISTED, RecommendError, Why};
+use holdfast::product::UserName;
 use holdfast_cache::{LoadError, Source};
 use holdfast_core::clock;
-use holdfast_tasks::interactions::{Interaction, UserName};
-use holdfast_tasks::recommend::{Item, List, ListSource, MAX_LISTED, RecommendError, Why};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;
@@ -74,7 +75,7 @@ impl InteractionBody {
         Ok(Interaction {
             user: user.map_err(|fault| ("user", fault.to_string()))?,
             event,
-            action: action.map_err(|fault: holdfast_tasks::interactions::UnknownAction| {
+            action: action.map_err(|fault: holdfast::events::interactions::UnknownAction| {
                 ("action", fault.to_string())
             })?,
             at,

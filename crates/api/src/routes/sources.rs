@@ -4,9 +4,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast_tasks::discovery::parse::Mapping;
-use holdfast_tasks::discovery::{Definition, Listing, NewSource, Report, SourceId, SourceKind, SourceRecord};
-use holdfast_tasks::redaction::redacted_feed;
+use holdfast::events::discovery::parse::Mapping;
+use holdfast::events::discovery::{
+    Definition, Listing, NewSource, Report, SourceId, SourceKind, SourceRecord,
+};
+use holdfast::product::redaction::redacted_feed;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -3,8 +3,9 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast_tasks::discovery::{Filter, MAX_SUBSCRIPTIONS, MAX_USER, Subscription, SubscriptionId};
-use holdfast_tasks::mail::check_address;
+use holdfast::events::discovery::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId};
+use holdfast::notify::mail::check_address;
+use holdfast::product::MAX_USER;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;

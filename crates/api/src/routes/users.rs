@@ -7,12 +7,12 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::stream;
+use holdfast::notify::preferences::{Channels, Mode, Preferences, PreferencesText, Quiet, Switch};
+use holdfast::notify::{AddressState, PreferenceError};
+use holdfast::product::AccountId;
+use holdfast::product::UserName;
+use holdfast::{DeleteOptions, Deleted, Export, MadeKey, UserDataError};
 use holdfast_jobs::ledger::LedgerError;
-use holdfast_tasks::accounts::{
-    AccountError, AccountId, AddressState, Channels, DeleteOptions, Deleted, Export, MadeKey, Mode,
-    Preferences, PreferencesText, Quiet, Switch,
-};
-use holdfast_tasks::interactions::UserName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
@@ -140,21 +140,29 @@ pub(crate) struct DeletedUser {
     keys: Vec<DeletedUsersKey>,
 }
 
-impl From<AccountError> for Problem {
-    fn from(error: AccountError) -> Self {
+impl From<PreferenceError> for Problem {
+    fn from(error: PreferenceError) -> Self {
         let text = error.to_string();
         match error {
-            AccountError::Unknown(_) => Self::field(ProblemKind::UserNotFound, "id", text),
-            AccountError::Invalid(faults) => {
+            PreferenceError::Unknown(_) => Self::field(ProblemKind::UserNotFound, "id", text),
+            PreferenceError::Invalid(faults) => {
                 let faults = faults
                     .into_iter()
                     .map(|fault| FieldFault::new(fault.field, fault.reason));
                 Self::faults(ProblemKind::InvalidField, faults.collect())
             }
-            AccountError::Sql(error) => error.into(),
-            AccountError::Enqueue(error) => error.into(),
-            AccountError::Recommend(holdfast_tasks::recommend::RecommendError::Sql(error)) => error.into(),
-            AccountError::Recommend(error) => Self::internal(error),
+            PreferenceError::Sql(error) => error.into(),
+            PreferenceError::Enqueue(error) => error.into(),
+        }
+    }
+}
+
+impl From<UserDataError> for Problem {
+    fn from(error: UserDataError) -> Self {
+        let text = error.to_string();
+        match error {
+            UserDataError::Unknown(_) => Self::field(ProblemKind::UserNotFound, "id", text),
+            UserDataError::Sql(error) => error.into(),
         }
     }
 }
@@ -219,9 +227,9 @@ pub(crate) async fn preferences(
 ) -> Result<HttpResponse, Problem> {
     let account = own_account(&allowed, &request)?;
     Params::of(&request, &[]).finish()?;
-    let accounts = state.accounts.clone();
+    let store = state.preferences.clone();
     let found = state
-        .on_runtime(async move { accounts.preferences(account).await })
+        .on_runtime(async move { store.preferences(account).await })
         .await?;
     let view = PreferencesBody::new(&found.preferences, found.address_state);
     json(StatusCode::OK, &view)
@@ -255,17 +263,15 @@ pub(crate) async fn put_preferences(
     let account = own_account(&allowed, &request)?;
     Params::of(&request, &[]).finish()?;
     let body: PreferencesBody = json_body(&request, payload, &state).await?;
-    let preferences = Preferences::parse(body.into()).map_err(AccountError::Invalid)?;
-    let (accounts, by, authority) = (
-        state.accounts.clone(),
+    let preferences = Preferences::parse(body.into()).map_err(PreferenceError::Invalid)?;
+    let (store, by, authority) = (
+        state.preferences.clone(),
         allowed.by(&request),
         allowed.address_authority(),
     );
     let view = state
         .on_runtime(async move {
-            let set = accounts
-                .set_preferences(&by, account, &preferences, authority)
-                .await;
+            let set = store.set_preferences(&by, account, &preferences, authority).await;
             set.map(|state| PreferencesBody::new(&preferences, state))
         })
         .await?;
@@ -295,9 +301,9 @@ pub(crate) async fn export(
 ) -> Result<HttpResponse, Problem> {
     let user = own_user(&allowed, &request)?;
     Params::of(&request, &[]).finish()?;
-    let accounts = state.accounts.clone();
+    let user_data = state.user_data.clone();
     let export = state
-        .on_runtime(async move { accounts.export(&user).await })
+        .on_runtime(async move { user_data.export(&user).await })
         .await?;
     let (sender, pieces) = mpsc::channel(AHEAD);
     // Where database connections outlive this request; it ends when nobody reads any more.
@@ -359,18 +365,18 @@ pub(crate) async fn delete(
         revoke_keys: params.parsed("revoke_keys").unwrap_or_default(),
     };
     params.finish()?;
-    let (accounts, sessions, by) = (
-        state.accounts.clone(),
+    let (user_data, sessions, by) = (
+        state.user_data.clone(),
         state.sessions.clone(),
         allowed.by(&request),
     );
     let id = user.to_string();
     let (done, keys) = state
         .on_runtime(async move {
-            let keys = accounts.made_keys(&user).await?;
-            let done = accounts.delete(&by, &user, options).await?;
+            let keys = user_data.made_keys(&user).await?;
+            let done = user_data.delete(&by, &user, options).await?;
             sessions.end_all(user.as_str()).await;
-            Ok::<(Deleted, Vec<MadeKey>), AccountError>((done, keys))
+            Ok::<(Deleted, Vec<MadeKey>), UserDataError>((done, keys))
         })
         .await?;
     let view = DeletedUser {

@@ -1,13 +1,13 @@
 //! What answers look like. These are the wire format: the crates below may change their types without changing it.
 
 use chrono::{DateTime, Utc};
+use holdfast::redacted;
 use holdfast_core::config::Durability;
 use holdfast_jobs::enqueue::Enqueued;
 use holdfast_jobs::ledger::{ErrorRecord, JobRecord, Priority, QueueStats, WorkerQueueStats, WorkerRecord};
 use holdfast_jobs::limits::LimitsInForce;
 use holdfast_jobs::link::Link;
 use holdfast_jobs::{BatchId, JobId, State, WorkerId};
-use holdfast_tasks::redaction::redacted;
 
 use super::enqueue::JobBody;
 use super::limits::LimitsView;

@@ -3,8 +3,8 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
+use holdfast::notify::webhooks::{Delivery, DeliveryFilter, DeliveryId};
 use holdfast_jobs::JobId;
-use holdfast_tasks::webhooks::{Delivery, DeliveryFilter, DeliveryId};
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -6,7 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast_tasks::webhooks::{
+use holdfast::notify::webhooks::{
     MadeWebhook, RotatedSecret, WebhookDraft, WebhookError, WebhookFault, WebhookId, WebhookRecord,
 };
 use secrecy::SecretString;

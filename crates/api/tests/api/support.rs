@@ -115,12 +115,7 @@ impl TestSettings {
             RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis).unwrap();
         cache_gate.wait_ready(Duration::from_secs(10)).await;
         let cache = Cache::open(cache_gate, &settings.cache);
-        let jobs = Jobs::new(
-            &settings,
-            holdfast_tasks::registry_for(&settings),
-            &database,
-            &gate,
-        );
+        let jobs = Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate);
         let services = Services {
             jobs: jobs.clone(),
             database: database.clone(),

@@ -59,9 +59,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
     let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
     let cache = Cache::open(cache_gate, &settings.cache);
-    let registry = holdfast_tasks::registry_for(&settings);
-    let resources = holdfast_tasks::resources(&settings)
-        .map_err(|error| Failure::service("the HTTP client of the jobs cannot be built", error))?;
+    let registry = holdfast::registry_for(&settings);
+    let resources = holdfast::resources(&settings)
+        .map_err(|error| Failure::service("what the jobs share cannot be built", error))?;
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     // One cache: what jobs put there the API finds, and what they change it forgets, with Redis or without.
     let resources = resources.with(cache.clone());

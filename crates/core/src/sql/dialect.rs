@@ -1,4 +1,4 @@
-//! One text for both databases: what they spell differently stands in a statement as a mark.
+//! One text for both databases: what they spell differently is a mark in the statement.
 //!
 //! | mark | PostgreSQL | SQLite |
 //! | --- | --- | --- |
@@ -26,57 +26,62 @@ const SQLITE_NOW: &str = "cast(unixepoch('subsec') * 1000 as integer)";
 
 /// Runs a statement on whichever database the transaction is of, and ends with the given call:
 /// `on_either!(tx.on(), sql.named(), query(TEXT), [id, name], execute)`.
+#[macro_export]
 macro_rules! on_either {
     ($tx:expr, $named:expr, $query:ident $(::<$row:ty>)? ($text:expr), [$($bind:expr),* $(,)?], $end:ident) => {
         match $tx {
-            holdfast_jobs::LedgerTx::Postgres(on) => {
-                let text = sqlx::AssertSqlSafe($crate::dialect::postgres($text));
-                sqlx::$query$(::<_, $row>)?(text)$(.bind($bind))*.persistent($named).$end(on).await
-                    .map($crate::dialect::Outcome::outcome)
+            $crate::sql::Tx::Postgres(on) => {
+                let text = $crate::sql::dialect::sqlx::AssertSqlSafe($crate::sql::dialect::postgres($text));
+                $crate::sql::dialect::sqlx::$query$(::<_, $row>)?(text)$(.bind($bind))*.persistent($named).$end(on).await
+                    .map($crate::sql::dialect::Outcome::outcome)
             }
-            holdfast_jobs::LedgerTx::Sqlite(on) => {
-                let text = sqlx::AssertSqlSafe($crate::dialect::sqlite($text));
-                sqlx::$query$(::<_, $row>)?(text)$(.bind($bind))*.$end(on).await
-                    .map($crate::dialect::Outcome::outcome)
+            $crate::sql::Tx::Sqlite(on) => {
+                let text = $crate::sql::dialect::sqlx::AssertSqlSafe($crate::sql::dialect::sqlite($text));
+                $crate::sql::dialect::sqlx::$query$(::<_, $row>)?(text)$(.bind($bind))*.$end(on).await
+                    .map($crate::sql::dialect::Outcome::outcome)
             }
         }
     };
 }
-pub(crate) use on_either;
 
 /// The same in a transaction of its own, which only reads:
 /// `read_either!(sql, "read a thing", query_as::<Row>(TEXT), [id], fetch_optional)`.
+#[macro_export]
 macro_rules! read_either {
     ($sql:expr, $doing:literal, $($statement:tt)*) => {
-        $crate::dialect::in_transaction!(begin_read, $sql, $doing, $($statement)*)
+        $crate::in_transaction!(begin_read, $sql, $doing, $($statement)*)
     };
 }
-pub(crate) use read_either;
 
 /// The same in a transaction of its own.
+#[macro_export]
 macro_rules! write_either {
     ($sql:expr, $doing:literal, $($statement:tt)*) => {
-        $crate::dialect::in_transaction!(begin, $sql, $doing, $($statement)*)
+        $crate::in_transaction!(begin, $sql, $doing, $($statement)*)
     };
 }
-pub(crate) use write_either;
 
+#[doc(hidden)]
+#[macro_export]
 macro_rules! in_transaction {
     ($begin:ident, $sql:expr, $doing:literal, $($statement:tt)*) => {{
         let sql = &$sql;
         let in_time = sql.within($doing, async {
             let mut tx = sql.$begin().await?;
-            let done = $crate::dialect::on_either!(tx.on(), sql.named(), $($statement)*)?;
+            let done = $crate::on_either!(tx.on(), sql.named(), $($statement)*)?;
             tx.commit().await?;
             Ok(done)
         });
         in_time.await
     }};
 }
-pub(crate) use in_transaction;
+
+pub use crate::{on_either, read_either, write_either};
+#[doc(hidden)]
+pub use sqlx;
 
 /// What both databases answer alike: rows as they are, and how many were changed.
-pub(crate) trait Outcome {
+pub trait Outcome {
     type Of;
 
     fn outcome(self) -> Self::Of;
@@ -123,7 +128,7 @@ impl Outcome for sqlx::sqlite::SqliteQueryResult {
 }
 
 /// The statement as PostgreSQL reads it.
-pub(crate) fn postgres(text: &str) -> String {
+pub fn postgres(text: &str) -> String {
     let text = call(text, "@ms", |column| {
         format!("(extract(epoch from {column}) * 1000)::bigint")
     });
@@ -153,7 +158,7 @@ pub(crate) fn postgres(text: &str) -> String {
 }
 
 /// The statement as SQLite reads it.
-pub(crate) fn sqlite(text: &str) -> String {
+pub fn sqlite(text: &str) -> String {
     let text = call(text, "@ms", str::to_owned);
     let text = call(&text, "@ago", |millis| format!("({SQLITE_NOW} - {millis})"));
     let text = call(&text, "@ahead", |millis| format!("({SQLITE_NOW} + {millis})"));
@@ -204,17 +209,17 @@ fn call(text: &str, mark: &str, write: impl Fn(&str) -> String) -> String {
 }
 
 /// A span of time as statements take it.
-pub(crate) fn millis(span: Duration) -> i64 {
+pub fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
 /// A moment as statements answer it.
-pub(crate) fn moment(millis: i64) -> DateTime<Utc> {
+pub fn moment(millis: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(millis).unwrap_or_default()
 }
 
 /// A limit as statements take it.
-pub(crate) fn rows(limit: usize) -> i64 {
+pub fn rows(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 

@@ -1,5 +1,7 @@
 //! The SQL side: PostgreSQL, or SQLite when embedded. No statement of a job, and no product.
 //!
+//! Statements that mean the same on both databases are written once, in the [`dialect`].
+//!
 //! # One executor
 //! All work on the database is a *unit of work* with a name ([`PostgresDatabase::run`], [`Database::run_any`]). One place
 //! (`unit.rs`) admits it, bounds it, gives it up, tells the gate what came of it, and measures it.
@@ -14,6 +16,7 @@
 
 mod attendant;
 mod bounds;
+pub mod dialect;
 mod error;
 mod gate;
 mod measure;
@@ -23,6 +26,7 @@ mod postgres;
 mod raw;
 mod schema;
 mod sqlite;
+mod tx;
 mod unit;
 
 use std::time::Duration;
@@ -39,6 +43,7 @@ pub use migrations::{MIGRATION_DEADLINE, MigrationReport, migrate, migrate_withi
 pub use pool::{PgSession, PgTx, PostgresDatabase};
 pub use schema::wait_for_schema;
 pub use sqlite::{SqliteDatabase, SqliteWriteTx};
+pub use tx::{OwnTx, Tx};
 pub use unit::UnitError;
 
 use self::gate::Gate;

@@ -3,32 +3,31 @@
 //! - An endpoint hears of every event that its filters name (`event.discovered`, `event.changed`, `event.cancelled`), with
 //!   the subscriptions that want to hear of it. One of more than [`NAMED`] subscriptions comes as several messages.
 //! - Whoever is gone by now is neither named nor sent anything, though the run may have begun before.
-//! - What an account wants holds ([`crate::accounts`]): for its mail, and for whether endpoints hear of its subscriptions.
+//! - What an account wants holds ([`Messenger::accounts`]): for its mail, and for whether endpoints hear of its subscriptions.
 //! - An address gets one mail of all that one transaction stores, however many of its subscriptions match. It is written
-//!   from the template [`NEWS_TEMPLATE`], and is of the list [`NEWS_LIST`], which its reader may unsubscribe from.
+//!   from the template [`NEWS`], and is of the list of that name, which its reader may unsubscribe from.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use chrono_tz::Tz;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use holdfast_core::config::{JobsSettings, Settings};
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::enqueue::{Enqueue, EnqueueError, Enqueued};
+use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_product::{ANNOUNCEMENT_FRAME, AccountId, Announcement, AnnouncementMail, MAX_USER, Messenger};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
-use super::Notices;
-use super::publish::PAYLOAD_FRAME;
-use crate::accounts::{self, AccountId, Switch, Wants};
-use crate::discovery::{Announcer, MAX_USER, News, SubscriptionId, Told, Wish, still_there};
-use crate::events::NewEvent;
-use crate::mail::{NEWS_TEMPLATE, NotifyEmail};
-use crate::webhooks::Event;
+use super::news::{Announcer, News, Told};
+use super::subscriptions::{SubscriptionId, Wish, still_there};
+use crate::store::NewEvent;
 
-/// What a reader unsubscribes from.
-pub const NEWS_LIST: &str = "event.news";
+/// The template of mails about events, and the list that their readers unsubscribe from.
+pub const NEWS: &str = "event.news";
 
 /// Most subscriptions that one message names.
 const NAMED: usize = 500;
@@ -42,9 +41,27 @@ const LISTED: usize = 100;
 /// What a mail's payload holds beside its events.
 const MAIL_FRAME: usize = 4_096;
 
-impl Announcer for Notices {
+/// Which ids are accounts, and whether endpoints may be told of them.
+type Accounts = HashMap<AccountId, bool>;
+
+/// Announces what discovery finds through a [`Messenger`]. Cheap to clone.
+#[derive(Clone)]
+pub struct NewsAnnouncer {
+    messenger: Arc<dyn Messenger>,
+    limits: JobsSettings,
+    /// See `database.prepared_statements`.
+    named: bool,
+}
+
+impl fmt::Debug for NewsAnnouncer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewsAnnouncer").finish_non_exhaustive()
+    }
+}
+
+impl Announcer for NewsAnnouncer {
     fn endpoints(&self) -> BoxFuture<'_, Result<usize, LedgerError>> {
-        self.0.webhooks.count_enabled().boxed()
+        self.messenger.endpoints()
     }
 
     fn announce<'a>(
@@ -54,16 +71,15 @@ impl Announcer for Notices {
     ) -> BoxFuture<'a, Result<Told, LedgerError>> {
         async move {
             let mut told = Told::default();
-            let named = self.0.sql.named();
-            let there = still_there(tx.reborrow(), named, &subscriptions(news)).await?;
+            let there = still_there(tx.reborrow(), self.named, &subscriptions(news)).await?;
             let news = &wanted_still(news, &there)[..];
-            let wants = accounts::wants(tx.reborrow(), named, &users(news)).await?;
-            let messages = self.messages(news, &wants, &mut told)?;
-            let webhooks = self.0.webhooks.publish_all_in(tx.reborrow(), &messages).await;
+            let accounts = self.messenger.accounts(tx.reborrow(), NEWS, &users(news)).await?;
+            let messages = self.messages(news, &accounts, &mut told)?;
+            let webhooks = self.messenger.announce(tx.reborrow(), messages).await;
             let webhooks = webhooks.map_err(unpublished)?;
             told.webhooks = webhooks.len() as u64;
-            let mails = self.mails(news, &wants, &mut told);
-            let mails = self.0.jobs.enqueue_all_in(tx, mails).await.map_err(unpublished)?;
+            let mails = self.mails(news, &accounts, &mut told);
+            let mails = self.messenger.mail(tx, mails).await.map_err(unpublished)?;
             told.mails = mails.len() as u64;
             told.queues = queues(webhooks.iter().chain(&mails));
             Ok(told)
@@ -73,36 +89,51 @@ impl Announcer for Notices {
 
     fn ring(&self, told: &Told) {
         for queue in &told.queues {
-            self.0.jobs.ring(queue);
+            self.messenger.ring(queue);
         }
     }
 }
 
-impl Notices {
-    fn messages(&self, news: &[News<'_>], wants: &Wants, told: &mut Told) -> Result<Vec<Event>, LedgerError> {
-        let most = self.0.limits.max_payload_bytes.saturating_sub(PAYLOAD_FRAME);
+impl NewsAnnouncer {
+    pub fn new(settings: &Settings, messenger: Arc<dyn Messenger>) -> Self {
+        Self {
+            messenger,
+            limits: settings.jobs.clone(),
+            named: settings.database.prepared_statements,
+        }
+    }
+
+    fn messages(
+        &self,
+        news: &[News<'_>],
+        accounts: &Accounts,
+        told: &mut Told,
+    ) -> Result<Vec<Announcement>, LedgerError> {
+        let most = self.limits.max_payload_bytes.saturating_sub(ANNOUNCEMENT_FRAME);
         let mut messages = Vec::with_capacity(news.len());
         for one in news {
-            let event_type = one.happened.event_type().parse().map_err(corrupt)?;
             let event = described(one);
             let room = most.saturating_sub(event.to_string().len()) / NAMED_BYTES;
-            let wanted = named(&one.wanted, wants);
+            let wanted = named(&one.wanted, accounts);
             for wanted in portions(&wanted, room.clamp(1, NAMED)) {
                 let data = message(&event, wanted)?;
                 if data.get().len() > most {
                     told.too_large += 1;
                     continue;
                 }
-                messages.push(Event::new(Clone::clone(&event_type), data));
+                messages.push(Announcement {
+                    event_type: one.happened.event_type(),
+                    data,
+                });
             }
         }
         Ok(messages)
     }
 
-    fn mails(&self, news: &[News<'_>], wants: &Wants, told: &mut Told) -> Vec<Enqueue> {
-        let room = self.0.limits.max_payload_bytes.saturating_sub(MAIL_FRAME);
-        let mut enqueues = Vec::new();
-        for ((address, user), news) in by_reader(news, wants) {
+    fn mails(&self, news: &[News<'_>], accounts: &Accounts, told: &mut Told) -> Vec<AnnouncementMail> {
+        let room = self.limits.max_payload_bytes.saturating_sub(MAIL_FRAME);
+        let mut mails = Vec::new();
+        for ((address, user), news) in by_reader(news, accounts) {
             let (mut events, mut bytes) = (Vec::new(), 0);
             for one in news.iter().take(LISTED) {
                 let line = listed(one);
@@ -117,17 +148,15 @@ impl Notices {
                 continue;
             }
             let data = json!({"count": news.len(), "more": news.len() - events.len(), "events": events});
-            enqueues.push(self.0.jobs.enqueue(NotifyEmail {
-                to: Some(address.to_owned()),
+            mails.push(AnnouncementMail {
+                to: address.to_owned(),
                 user,
-                template: NEWS_TEMPLATE.to_owned(),
+                template: NEWS,
                 data,
-                list: Some(NEWS_LIST.to_owned()),
-                reply_to: None,
-                key: None,
-            }));
+                list: NEWS,
+            });
         }
-        enqueues
+        mails
     }
 }
 
@@ -152,17 +181,14 @@ fn users(news: &[News<'_>]) -> BTreeSet<AccountId> {
     wishes.filter_map(|wish| wish.user.parse().ok()).collect()
 }
 
-fn account(wish: &Wish, wants: &Wants) -> Option<AccountId> {
+fn account(wish: &Wish, accounts: &Accounts) -> Option<AccountId> {
     let id = wish.user.parse().ok();
-    id.filter(|id| wants.contains_key(id))
+    id.filter(|id| accounts.contains_key(id))
 }
 
 /// The wishes that webhooks may hear of: all but those of accounts that want no such thing.
-fn named<'a>(wanted: &[&'a Wish], wants: &Wants) -> Vec<&'a Wish> {
-    let may_hear = |wish: &&&Wish| {
-        let preferences = account(wish, wants).and_then(|id| wants.get(&id));
-        preferences.is_none_or(|preferences| preferences.webhook_on(NEWS_LIST) == Switch::On)
-    };
+fn named<'a>(wanted: &[&'a Wish], accounts: &Accounts) -> Vec<&'a Wish> {
+    let may_hear = |wish: &&&Wish| account(wish, accounts).is_none_or(|id| accounts[&id]);
     wanted.iter().filter(may_hear).copied().collect()
 }
 
@@ -225,14 +251,14 @@ fn listed(news: &News<'_>) -> Value {
 type To<'a> = (&'a str, Option<AccountId>);
 
 /// What each reader is sent, in the order in which it was found; each event once.
-fn by_reader<'a>(news: &'a [News<'a>], wants: &Wants) -> BTreeMap<To<'a>, Vec<&'a News<'a>>> {
+fn by_reader<'a>(news: &'a [News<'a>], accounts: &Accounts) -> BTreeMap<To<'a>, Vec<&'a News<'a>>> {
     let mut mails: BTreeMap<To<'a>, Vec<&News<'_>>> = BTreeMap::new();
     for one in news {
         for wish in &one.wanted {
             let Some(address) = wish.email.as_deref() else {
                 continue;
             };
-            let events = mails.entry((address, account(wish, wants))).or_default();
+            let events = mails.entry((address, account(wish, accounts))).or_default();
             if events.last().is_none_or(|last| last.id != one.id) {
                 events.push(one);
             }

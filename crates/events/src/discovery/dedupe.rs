@@ -11,7 +11,7 @@ use holdfast_jobs::ledger::LedgerError;
 use uuid::Uuid;
 
 use super::Discoverer;
-use crate::events::NewEvent;
+use crate::store::NewEvent;
 
 /// What this run has brought already.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! What operators do with sources: each change and its entry in the audit log are one transaction.
 
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
 use serde_json::{Value, json};
 use ulid::Ulid;
@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::Sources;
 use super::source::{MAX_SOURCES, NewSource, SourceId, SourceRecord};
 use super::store::{COLUMNS, Row, SourceError, encoded, record, uuid};
-use crate::dialect::{on_either, read_either};
-use crate::outbound::shown;
+use crate::action;
+use holdfast_core::sql::dialect::{on_either, read_either};
+use holdfast_outbound::shown;
 
 impl Sources {
     /// Makes a source, which is discovered at once if it is enabled.

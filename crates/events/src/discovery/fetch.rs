@@ -13,7 +13,7 @@ use reqwest::{Method, StatusCode};
 use url::Url;
 
 use super::source::{SourceKind, SourceRecord};
-use crate::outbound::{Answer, Call, Outbound, shown};
+use holdfast_outbound::{Answer, Call, Outbound, shown};
 
 /// Longest validator that is kept, in bytes.
 const MAX_VALIDATOR: usize = 1_024;

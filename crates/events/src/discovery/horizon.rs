@@ -26,7 +26,7 @@ use super::Sources;
 use super::fetch::{Body, gunzip};
 use super::source::SourceRecord;
 use super::store::uuid;
-use crate::dialect::{read_either, write_either};
+use holdfast_core::sql::dialect::{read_either, write_either};
 
 /// Largest body that is kept, in bytes of gzip: some 60,000 lines.
 const MAX_KEPT: usize = 512 << 10;

@@ -22,8 +22,8 @@ use super::dedupe::Seen;
 use super::parse::{Survey, is_occurrence};
 use super::run::Report;
 use super::source::SourceRecord;
-use crate::dialect::{read_either, rows};
-use crate::events::{Event, NewEvent};
+use crate::store::{Event, NewEvent};
+use holdfast_core::sql::dialect::{read_either, rows};
 
 /// Names that are looked at in one step.
 const PAGE: usize = 1_000;

@@ -28,11 +28,11 @@
 //!   ([`parse::Stop`]).
 //! - *A worker dies*: the job is rescued, and runs again.
 
+mod announcement;
 mod dedupe;
 mod edit;
 mod fetch;
 mod horizon;
-mod keep;
 mod missing;
 mod news;
 pub mod parse;
@@ -40,6 +40,7 @@ mod reddit;
 mod run;
 mod source;
 mod store;
+mod store_batch;
 mod subscriptions;
 mod sweep;
 
@@ -51,9 +52,10 @@ use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::sql::Sql;
 
-use crate::events::Events;
-use crate::outbound::Outbound;
+use crate::store::Events;
+use holdfast_outbound::Outbound;
 
+pub use self::announcement::{NEWS, NewsAnnouncer};
 pub use self::news::{Announcer, Happened, News, Told};
 pub use self::run::{Change, Discovered, EventsDiscover, Report, Status};
 pub use self::source::{
@@ -61,10 +63,7 @@ pub use self::source::{
     SourceRecord,
 };
 pub use self::store::SourceError;
-pub(crate) use self::subscriptions::still_there;
-pub use self::subscriptions::{
-    Filter, MAX_SUBSCRIPTIONS, MAX_USER, Subscription, SubscriptionId, Subscriptions, Wish,
-};
+pub use self::subscriptions::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId, Subscriptions, Wish};
 
 /// The sources of one database. Cheap to clone.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use serde::Serialize;
 use ulid::Ulid;
 
 use super::subscriptions::{Ready, Wish};
-use crate::events::{NewEvent, Outcome, Upserted, Witness};
+use crate::store::{NewEvent, Outcome, Upserted, Witness};
 
 /// Most that one transaction tells, in units of about a kibibyte: an event costs one for each endpoint that hears of it, and
 /// one more for each ten subscriptions that may be named.

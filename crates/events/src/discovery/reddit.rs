@@ -19,7 +19,7 @@ use url::Url;
 
 use super::fetch::Failure;
 use super::source::Definition;
-use crate::outbound::{Answer, Call, Outbound};
+use holdfast_outbound::{Answer, Call, Outbound};
 
 /// Posts of a page: the most that Reddit gives.
 const PAGE: &str = "100";

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Sources;
 use super::run::{EventsDiscover, Report};
 use super::source::{MAX_SOURCES, SourceFault, SourceId, SourceRecord};
-use crate::dialect::{self, read_either, write_either};
+use holdfast_core::sql::dialect::{self, read_either, write_either};
 
 /// Why a source was not changed or shown.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use super::news::{Announcer, Telling, piece};
 use super::parse::{Entry, Note};
 use super::run::{Change, Report};
 use super::source::SourceRecord;
-use crate::events::{NewEvent, Outcome, Upserted};
+use crate::store::{NewEvent, Outcome, Upserted};
 
 /// Changes that a report keeps.
 const MAX_CHANGES: usize = 20;

@@ -11,17 +11,14 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{SourceFault, Sources};
-use crate::accounts::AddressAuthority;
-use crate::dialect::{self, read_either, write_either};
-use crate::events::NewEvent;
 use crate::place::{FARTHEST, chord_squared, on_sphere};
+use crate::store::NewEvent;
 use crate::words::{distinct, words};
+use holdfast_core::sql::dialect::{self, read_either, write_either};
+use holdfast_product::AddressAuthority;
 
 /// Most subscriptions that are kept: all of them are held against what a run finds.
 pub const MAX_SUBSCRIPTIONS: i64 = 10_000;
-
-/// Longest name of a user, in bytes.
-pub const MAX_USER: usize = 128;
 
 const MAX_CATEGORY: usize = 64;
 const MAX_TEXT: usize = 200;
@@ -204,7 +201,7 @@ impl Subscriptions {
     }
 
     /// Makes a subscription; `None`: there are [`MAX_SUBSCRIPTIONS`] already. The filter has been [checked](Filter::faults),
-    /// and the address too ([`crate::mail::check_address`]). An address that an admin sets is proven to be the user's.
+    /// and the address too (`holdfast_notify::mail::check_address`). An address that an admin sets is proven to be the user's.
     pub async fn create(
         &self,
         user: &str,
@@ -299,7 +296,7 @@ const SQLITE_THERE: &str =
 
 /// Those that are still there. A run holds events against the subscriptions of its beginning, and by now somebody may have
 /// gone.
-pub(crate) async fn still_there(
+pub(super) async fn still_there(
     on: LedgerTx<'_>,
     named: bool,
     ids: &HashSet<SubscriptionId>,

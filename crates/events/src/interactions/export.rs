@@ -7,7 +7,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{Action, Done, Interactions};
-use crate::events::Standing;
+use crate::store::Standing;
 
 /// Interactions of one page.
 const PAGE: usize = 20_000;

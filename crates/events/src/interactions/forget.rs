@@ -4,7 +4,8 @@ use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
 use ulid::Ulid;
 
-use super::{Interactions, UserName};
+use super::Interactions;
+use holdfast_product::UserName;
 
 /// Most rows of one step.
 const STEP: i64 = 1_000;

@@ -1,9 +1,9 @@
 //! Interactions: who did what with which event, when. They teach the model ([`crate::recommend`]).
 //!
 //! # Users
-//! A user is a text of the application's own, up to [`MAX_USER`] bytes; to us it means nothing. An application that uses
+//! A user is a text of the application's own, up to [`holdfast_product::MAX_USER`] bytes; to us it means nothing. An application that uses
 //! Holdfast's users (`holdfast users`) sends their ids, and then their sessions may read their own recommendations. No
-//! foreign key holds the two together: [`crate::accounts`] deletes them with their user; whoever deletes a user of one's own
+//! foreign key holds the two together: the deletion of a user deletes them with their user; whoever deletes a user of one's own
 //! calls [`Interactions::forget`] (or
 //! [`Interactions::anonymise`], which keeps what the model learns from and nothing that says who it was), and may do so
 //! again after a failure.
@@ -21,7 +21,6 @@ mod export;
 mod forget;
 mod store;
 
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,14 +29,12 @@ use chrono::{DateTime, Utc};
 use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_jobs::sql::Sql;
+use holdfast_product::UserName;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 pub(crate) use self::export::Cursor;
 pub use self::store::Accepted;
-
-/// Longest name of a user, in bytes.
-pub const MAX_USER: usize = 128;
 
 /// Most interactions that one statement writes.
 pub const BATCH: usize = 1_000;
@@ -95,57 +92,6 @@ impl FromStr for Action {
     }
 }
 
-/// A user's name: 1 to [`MAX_USER`] bytes, no control characters.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct UserName(Arc<str>);
-
-/// The text is no user's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must have 1 to {MAX_USER} bytes, and no control characters")]
-pub struct InvalidUser;
-
-impl UserName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for UserName {
-    type Err = InvalidUser;
-
-    fn from_str(text: &str) -> Result<Self, InvalidUser> {
-        let sound = (1..=MAX_USER).contains(&text.len()) && !text.chars().any(char::is_control);
-        sound.then(|| Self(text.into())).ok_or(InvalidUser)
-    }
-}
-
-impl TryFrom<String> for UserName {
-    type Error = InvalidUser;
-
-    fn try_from(text: String) -> Result<Self, InvalidUser> {
-        text.parse()
-    }
-}
-
-impl From<UserName> for String {
-    fn from(user: UserName) -> Self {
-        user.0.as_ref().to_owned()
-    }
-}
-
-impl fmt::Display for UserName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for UserName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
-
 /// One thing that a user did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interaction {
@@ -196,15 +142,5 @@ mod tests {
         }
         assert_eq!(Action::from_number(0), None);
         assert_eq!("like".parse::<Action>(), Err(UnknownAction));
-    }
-
-    #[test]
-    fn a_user_is_any_short_text_of_one_line() {
-        for good in ["a", "user 17", "ä@example.com", &"x".repeat(MAX_USER)] {
-            assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
-        }
-        for bad in ["", "a\nb", "\0", &"x".repeat(MAX_USER + 1)] {
-            assert_eq!(bad.parse::<UserName>(), Err(InvalidUser));
-        }
     }
 }

@@ -10,7 +10,8 @@ use sqlx::{PgConnection, SqliteConnection};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Action, BATCH, Done, Interaction, Interactions, UserName};
+use super::{Action, BATCH, Done, Interaction, Interactions};
+use holdfast_product::UserName;
 
 /// What became of interactions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

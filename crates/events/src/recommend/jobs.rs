@@ -6,7 +6,7 @@ use holdfast_jobs::{Job, JobContext, JobError};
 use serde::{Deserialize, Serialize};
 
 use super::{ListSource, Recommender, Trained};
-use crate::interactions::UserName;
+use holdfast_product::UserName;
 
 const QUEUE: &str = "ml";
 

@@ -11,8 +11,8 @@ use ulid::Ulid;
 
 use super::rank::{self, Ranking, rank};
 use super::{Model, RecommendError, Recommender, Taste, blocking};
-use crate::events::{Event, Filter};
-use crate::interactions::UserName;
+use crate::store::{Event, Filter};
+use holdfast_product::UserName;
 
 /// Events of one list.
 pub const MAX_LISTED: usize = 50;

@@ -70,8 +70,9 @@ pub use self::lists::{Because, Item, List, ListSource, MAX_LISTED, Why};
 pub use self::model::{Catalogue, Described, Model, Ratings};
 pub use self::taste::Taste;
 pub use self::train::{Trained, TrainedWhat};
-use crate::events::Events;
-use crate::interactions::{Accepted, Action, Interaction, Interactions, UserName};
+use crate::interactions::{Accepted, Action, Interaction, Interactions};
+use crate::store::Events;
+use holdfast_product::UserName;
 
 /// Most events of a model, those that begin last.
 pub const MAX_EVENTS: usize = 500_000;

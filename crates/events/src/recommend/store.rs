@@ -19,7 +19,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{MAX_MODEL_BYTES, Model, RecommendError, Recommender, Unreadable, blocking};
-use crate::events::Standing;
+use crate::store::Standing;
 
 /// The name of the model in its table.
 const NAME: &str = "events";

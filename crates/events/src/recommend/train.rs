@@ -17,8 +17,8 @@ use super::{
     Catalogue, Described, FULL_EVERY, MAX_EVENTS, MAX_INTERACTIONS, MAX_MODEL_BYTES, Model, Ratings,
     RecommendError, Recommender, Taste, blocking,
 };
-use crate::events::ForTraining;
 use crate::interactions::{Cursor, Done};
+use crate::store::ForTraining;
 
 /// What of one user's past is learned from: the newest.
 const ACTIONS: usize = 1_000;

@@ -14,10 +14,11 @@ use holdfast_core::clock;
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
+use holdfast_events::interactions::{Action, Interaction, Interactions};
+use holdfast_events::recommend::{ListSource, MlRecommend, MlTrain, Recommender, Trained, TrainedWhat, Why};
+use holdfast_events::{Event, Events, Filter, Near, NewEvent, Outcome, search_words};
 use holdfast_jobs::{Job, JobContext, JobId, Resources};
-use holdfast_tasks::events::{Event, Events, Filter, Near, NewEvent, Outcome, search_words};
-use holdfast_tasks::interactions::{Action, Interaction, Interactions, UserName};
-use holdfast_tasks::recommend::{ListSource, MlRecommend, MlTrain, Recommender, Trained, TrainedWhat, Why};
+use holdfast_product::UserName;
 use holdfast_testkit::PostgresServer;
 use tempfile::TempDir;
 use ulid::Ulid;
@@ -160,7 +161,7 @@ async fn an_event_is_inserted_changed_or_left_as_it_is(f: Fixture) {
     full.position = Some((47.27, 11.4));
     full.place = Some("Market square".to_owned());
     let mut batch = vec![full.clone(), event("a", "Another, of no source"), event("b", "B")];
-    let outcomes = |stored: &[holdfast_tasks::events::Upserted]| -> Vec<Outcome> {
+    let outcomes = |stored: &[holdfast_events::Upserted]| -> Vec<Outcome> {
         stored.iter().map(|one| one.outcome).collect()
     };
     let first = f.events().upsert(&batch).await.unwrap();
@@ -550,7 +551,7 @@ async fn a_training_does_what_has_changed_and_no_more(f: Fixture) {
     let full = train(&f, true).await;
     assert_eq!(full.bytes, events.bytes);
     let anew = f.recommender.make(&user("circle0-0")).await.unwrap();
-    let listed = |list: &holdfast_tasks::recommend::List| -> Vec<_> {
+    let listed = |list: &holdfast_events::recommend::List| -> Vec<_> {
         list.items
             .iter()
             .map(|item| (item.event, item.because.why))

@@ -1,28 +1,29 @@
 //! What users want to be sent: preferences, quiet hours, and digests.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use holdfast::{DeleteOptions, UserData};
 use holdfast_cache::Cache;
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
+use holdfast_events::NewEvent;
+use holdfast_events::discovery::{
+    Announcer, Filter, Happened, News, NewsAnnouncer, Sources, SubscriptionId, Subscriptions, Wish,
+};
+use holdfast_events::recommend::Recommender;
 use holdfast_jobs::audit::AuditFilter;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Resources, State};
-use holdfast_tasks::accounts::{
-    AccountError, AccountId, Accounts, AddressAuthority, AddressState, DeleteOptions, Preferences,
-    PreferencesText,
-};
-use holdfast_tasks::discovery::{
-    Announcer, Filter, Happened, News, Sources, SubscriptionId, Subscriptions, Wish,
-};
-use holdfast_tasks::events::NewEvent;
-use holdfast_tasks::mail::{
+use holdfast_notify::mail::{
     Digested, MAX_DIGEST_ITEMS, Mail, MailTemplate, Mailed, NotifyDigest, NotifyEmail,
 };
-use holdfast_tasks::recommend::Recommender;
+use holdfast_notify::preferences::{Preferences, PreferencesText};
+use holdfast_notify::{AddressState, PreferenceError, PreferenceStore};
+use holdfast_product::{AccountId, AddressAuthority, Process};
 use holdfast_testkit::{SmtpServer, eventually};
 use serde_json::{Value, json};
 use ulid::Ulid;
@@ -34,7 +35,8 @@ use crate::support::{DEADLINE, Fixture, by};
 pub(crate) struct People {
     pub(crate) f: Fixture,
     pub(crate) server: SmtpServer,
-    pub(crate) accounts: Accounts,
+    pub(crate) preferences: PreferenceStore,
+    pub(crate) user_data: UserData,
     pub(crate) recommender: Recommender,
 }
 
@@ -45,11 +47,18 @@ impl People {
         let gate = RedisGate::open(Role::Cache, None, &f.settings.redis).unwrap();
         let cache = Cache::open(gate, &f.settings.cache);
         let recommender = Recommender::new(&f.settings, &f.database, &cache);
-        let accounts = Accounts::new(&f.settings, &f.database, f.jobs.clone(), recommender.clone());
+        let process = Process {
+            settings: &f.settings,
+            database: &f.database,
+            jobs: &f.jobs,
+        };
+        let preferences = PreferenceStore::new(&f.settings, &f.database, f.jobs.clone());
+        let user_data = UserData::new(process, &cache);
         let people = Self {
             f,
             server,
-            accounts,
+            preferences,
+            user_data,
             recommender,
         };
         people.template("hello", "Hello {{ name }}").await;
@@ -105,11 +114,11 @@ impl People {
         user: AccountId,
         text: Value,
         authority: AddressAuthority,
-    ) -> Result<Option<AddressState>, AccountError> {
+    ) -> Result<Option<AddressState>, PreferenceError> {
         let text: PreferencesText = serde_json::from_value(text).unwrap();
         let preferences = Preferences::parse(text).unwrap();
         let by = by();
-        self.accounts
+        self.preferences
             .set_preferences(&by, user, &preferences, authority)
             .await
     }
@@ -461,12 +470,12 @@ async fn a_digest_is_bounded(people: People) {
 async fn preferences_are_of_users_who_are_there(people: People) {
     let ada = people.user("ada@example.org").await;
     assert_eq!(
-        people.accounts.preferences(ada).await.unwrap().preferences,
+        people.preferences.preferences(ada).await.unwrap().preferences,
         Preferences::default()
     );
     let text = json!({"time_zone": "Europe/Vienna", "quiet_hours": {"from": "22:00", "until": "07:00"}});
     people.prefer(ada, text.clone()).await;
-    let kept = people.accounts.preferences(ada).await.unwrap().preferences;
+    let kept = people.preferences.preferences(ada).await.unwrap().preferences;
     assert_eq!(
         kept,
         Preferences::parse(serde_json::from_value(text).unwrap()).unwrap()
@@ -482,13 +491,13 @@ async fn preferences_are_of_users_who_are_there(people: People) {
         (1, Some(ada.to_string()))
     );
     let nobody: AccountId = "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().unwrap();
-    let unknown = people.accounts.preferences(nobody).await.unwrap_err();
-    assert!(matches!(unknown, AccountError::Unknown(_)), "{unknown}");
+    let unknown = people.preferences.preferences(nobody).await.unwrap_err();
+    assert!(matches!(unknown, PreferenceError::Unknown(_)), "{unknown}");
     let unknown = people
-        .accounts
+        .preferences
         .set_preferences(&by(), nobody, &kept, AddressAuthority::Admin)
         .await;
-    assert!(matches!(unknown, Err(AccountError::Unknown(_))), "{unknown:?}");
+    assert!(matches!(unknown, Err(PreferenceError::Unknown(_))), "{unknown:?}");
     let gone = people.send(to(nobody, "news")).await;
     assert_eq!(gone.skipped.as_deref(), Some("the user was deleted"));
 }
@@ -549,8 +558,9 @@ async fn news_of_events_are_what_their_users_want(people: People) {
         wanted: wishes.iter().collect(),
     }];
     let sql = Sql::new(&people.f.database, &people.f.settings.database);
+    let announcer = NewsAnnouncer::new(&people.f.settings, Arc::new(people.f.notices.clone()));
     let mut tx = sql.begin().await.unwrap();
-    people.f.notices.announce(tx.on(), &news).await.unwrap();
+    announcer.announce(tx.on(), &news).await.unwrap();
     tx.commit().await.unwrap();
     let payloads = async |kind: &str| -> Vec<Value> {
         let jobs = people.f.jobs_of(kind).await;
@@ -575,7 +585,7 @@ async fn news_of_events_are_what_their_users_want(people: People) {
     // What named them names nobody once they are gone.
     for user in &users[1..] {
         people
-            .accounts
+            .user_data
             .delete(&by(), &user.parse().unwrap(), DeleteOptions::default())
             .await
             .unwrap();

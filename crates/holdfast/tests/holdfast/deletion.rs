@@ -1,19 +1,20 @@
 //! A user goes: what was kept is exported, and nothing of it is left in any row of any table.
 
 use chrono::TimeDelta;
+use holdfast::{DeleteOptions, Deleted, UserDataError};
 use holdfast_core::clock;
 use holdfast_core::sql::{self, Database};
+use holdfast_events::NewEvent;
+use holdfast_events::discovery::{Filter, Sources, Subscriptions};
+use holdfast_events::interactions::{Action, Interaction};
+use holdfast_events::recommend::MlRecommend;
 use holdfast_jobs::State;
 use holdfast_jobs::audit::{Actor, AuditFilter, By};
-use holdfast_tasks::accounts::{
-    AccountError, AccountId, AddressAuthority, AddressState, DeleteOptions, Deleted,
-};
-use holdfast_tasks::discovery::{Filter, Sources, Subscriptions};
-use holdfast_tasks::events::NewEvent;
-use holdfast_tasks::interactions::{Action, Interaction, UserName};
-use holdfast_tasks::mail::{NotifyDigest, NotifyEmail};
-use holdfast_tasks::notices::Notice;
-use holdfast_tasks::recommend::MlRecommend;
+use holdfast_notify::mail::{NotifyDigest, NotifyEmail};
+use holdfast_notify::notifications::Notice;
+use holdfast_notify::{AddressState, PreferenceError};
+use holdfast_product::UserName;
+use holdfast_product::{AccountId, AddressAuthority};
 use holdfast_testkit::Receiver;
 use serde_json::{Value, json};
 use ulid::Ulid;
@@ -150,7 +151,7 @@ impl People {
     }
 
     async fn exported(&self, user: &UserName) -> Value {
-        let mut export = self.accounts.export(user).await.unwrap();
+        let mut export = self.user_data.export(user).await.unwrap();
         let mut text = Vec::new();
         while let Some(piece) = export.next().await.unwrap() {
             text.extend_from_slice(&piece);
@@ -247,7 +248,7 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
     }
     let own = By::new(Actor::user(id));
     let done = people
-        .accounts
+        .user_data
         .delete(&own, &user_of(id), DeleteOptions::default())
         .await
         .unwrap();
@@ -260,6 +261,7 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
         jobs: 8,
         audit: done.audit,
         keys: 0,
+        others: Default::default(),
     };
     assert_eq!(done, expected);
     assert!(done.mail >= 8 && done.audit >= 3, "{done:?}");
@@ -277,13 +279,13 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
         ("user/deleted", Some("deleted"))
     );
     let again = people
-        .accounts
+        .user_data
         .delete(&own, &user_of(id), DeleteOptions::default())
         .await
         .unwrap_err();
-    assert!(matches!(again, AccountError::Unknown(_)), "{again}");
-    let gone = people.accounts.export(&user_of(id)).await.unwrap_err();
-    assert!(matches!(gone, AccountError::Unknown(_)), "{gone}");
+    assert!(matches!(again, UserDataError::Unknown(_)), "{again}");
+    let gone = people.user_data.export(&user_of(id)).await.unwrap_err();
+    assert!(matches!(gone, UserDataError::Unknown(_)), "{gone}");
 }
 
 async fn an_export_says_all_that_is_kept(mut people: People) {
@@ -323,7 +325,7 @@ async fn mail_to_a_deleted_user_is_skipped_and_says_so(mut people: People) {
     ];
     let sent = people.server.asked();
     people
-        .accounts
+        .user_data
         .delete(&by(), &user_of(id), DeleteOptions::default())
         .await
         .unwrap();
@@ -344,11 +346,11 @@ async fn mail_to_a_deleted_user_is_skipped_and_says_so(mut people: People) {
 async fn a_name_of_the_applications_own_is_exported_and_deleted_too(people: People) {
     let user: UserName = "user 17".parse().unwrap();
     let unknown = people
-        .accounts
+        .user_data
         .delete(&by(), &user, DeleteOptions::default())
         .await
         .unwrap_err();
-    assert!(matches!(unknown, AccountError::Unknown(_)), "{unknown}");
+    assert!(matches!(unknown, UserDataError::Unknown(_)), "{unknown}");
     people.interact(&user, 2).await;
     people.subscribe(&user, AddressAuthority::Admin).await;
     let told = people.exported(&user).await;
@@ -358,7 +360,7 @@ async fn a_name_of_the_applications_own_is_exported_and_deleted_too(people: Peop
     );
     assert_eq!(told["interactions"].as_array().unwrap().len(), 2);
     let done = people
-        .accounts
+        .user_data
         .delete(&by(), &user, DeleteOptions::default())
         .await
         .unwrap();
@@ -393,7 +395,7 @@ async fn one_users_deletion_leaves_the_others(people: People) {
     }
     let before = people.traces(bob, &["bob@example.org"]).await;
     people
-        .accounts
+        .user_data
         .delete(&by(), &user_of(ada), DeleteOptions::default())
         .await
         .unwrap();
@@ -460,7 +462,7 @@ async fn an_address_that_nobody_has_proven_is_neither_exported_nor_erased(people
     let skipped = people.send(to(mallory, "news")).await.skipped;
     assert_eq!(skipped.as_deref(), Some("the user has no confirmed mail address"));
     let done = people
-        .accounts
+        .user_data
         .delete(
             &By::new(Actor::user(mallory)),
             &user_of(mallory),
@@ -483,7 +485,7 @@ async fn what_an_operator_subscribes_owns_nothing(people: People) {
     let told = people.exported(&user_of(operator)).await;
     assert_eq!((&told["mails"], &told["suppressions"]), (&json!([]), &json!([])));
     let done = people
-        .accounts
+        .user_data
         .delete(&by(), &user_of(operator), DeleteOptions::default())
         .await
         .unwrap();
@@ -509,7 +511,7 @@ async fn a_suppression_outlasts_the_user_whose_address_it_is(people: People) {
         people.mail().suppress(&by(), spelling, list, "no").await.unwrap();
     }
     people
-        .accounts
+        .user_data
         .delete(&by(), &user_of(ada), DeleteOptions::default())
         .await
         .unwrap();
@@ -539,16 +541,16 @@ async fn an_address_is_the_users_once_its_owner_confirms_it(people: People) {
     let token = token_of(&link);
     let forged = format!("{}A", &token[..token.len() - 1]);
     for odd in ["", "x", &forged, &token[1..]] {
-        assert_eq!(people.accounts.confirm(odd).await.unwrap(), None, "{odd}");
+        assert_eq!(people.preferences.confirm(odd).await.unwrap(), None, "{odd}");
     }
-    let asked = people.accounts.confirmation(token).await.unwrap().unwrap();
+    let asked = people.preferences.confirmation(token).await.unwrap().unwrap();
     assert_eq!((asked.user.as_str(), asked.address.as_str()), ("ada", VICTIM));
-    let state = people.accounts.preferences(ada).await.unwrap().address_state;
+    let state = people.preferences.preferences(ada).await.unwrap().address_state;
     assert_eq!(state, Some(AddressState::Unconfirmed), "asking changes nothing");
     for _ in 0..2 {
-        assert!(people.accounts.confirm(token).await.unwrap().is_some());
+        assert!(people.preferences.confirm(token).await.unwrap().is_some());
     }
-    let state = people.accounts.preferences(ada).await.unwrap().address_state;
+    let state = people.preferences.preferences(ada).await.unwrap().address_state;
     assert_eq!(state, Some(AddressState::Confirmed));
     assert!(people.send(to(ada, "news")).await.sent);
     let told = people.exported(&user_of(ada)).await;
@@ -575,7 +577,7 @@ async fn an_address_of_an_older_release_gets_mail_and_owns_nothing(people: Peopl
         .await;
     let report = sql::migrate(&people.f.settings.database).await.unwrap();
     assert_eq!(report.applied, ["0024_earlier_addresses"]);
-    let state = people.accounts.preferences(ada).await.unwrap().address_state;
+    let state = people.preferences.preferences(ada).await.unwrap().address_state;
     assert_eq!(state, Some(AddressState::Earlier));
     assert!(people.send(to(ada, "news")).await.sent);
     let exported = people.exported(&user_of(ada)).await;
@@ -612,7 +614,7 @@ async fn keys_of_an_older_release_are_their_makers(people: People) {
         .await;
     let report = sql::migrate(&people.f.settings.database).await.unwrap();
     assert_eq!(report.applied, ["0025_key_makers"]);
-    let made = people.accounts.made_keys(&user_of(ada)).await.unwrap();
+    let made = people.user_data.made_keys(&user_of(ada)).await.unwrap();
     let names: Vec<&str> = made.iter().map(|key| key.name.as_str()).collect();
     assert_eq!(names, ["old"]);
 }
@@ -624,7 +626,7 @@ async fn an_address_that_another_user_has_proven_too_keeps_its_records(people: P
         people.prefer(id, json!({"address": VICTIM})).await;
     }
     let (by, user) = (by(), user_of(ada));
-    let done = people.accounts.delete(&by, &user, DeleteOptions::default());
+    let done = people.user_data.delete(&by, &user, DeleteOptions::default());
     assert_eq!(done.await.unwrap().mail, 0);
     let kept = people.mail().suppressions(None, 10).await.unwrap();
     assert_eq!(kept[0].address, VICTIM);
@@ -650,7 +652,7 @@ async fn nobody_is_flooded_with_confirmation_mails(people: People) {
     let refused = people
         .set(ada, json!({"address": "v6@example.com"}), AddressAuthority::User)
         .await;
-    assert!(matches!(refused, Err(AccountError::Invalid(_))), "{refused:?}");
+    assert!(matches!(refused, Err(PreferenceError::Invalid(_))), "{refused:?}");
     assert_eq!(count().await, 5);
     // One address, many users.
     for number in 0..6 {
@@ -676,7 +678,7 @@ async fn who_could_do_more_than_read_stays_in_the_audit_log_by_id(people: People
             .await
             .unwrap();
         people
-            .accounts
+            .user_data
             .delete(&own, &user_of(id), DeleteOptions::default())
             .await
             .unwrap();

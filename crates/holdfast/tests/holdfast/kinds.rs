@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_jobs::Registry;
-use holdfast_tasks::outbound::Outbound;
+use holdfast_outbound::Outbound;
 
 fn settings(environment: &str) -> Settings {
     let env = BTreeMap::from(
@@ -44,13 +44,10 @@ fn a_production_process_knows_no_debug_kinds() {
         "notify.webhook",
         "points.flush",
     ];
-    assert_eq!(names(&holdfast_tasks::registry()), all);
+    assert_eq!(names(&holdfast::registry()), all);
+    assert_eq!(names(&holdfast::registry_for(&settings("development"))), all);
     assert_eq!(
-        names(&holdfast_tasks::registry_for(&settings("development"))),
-        all
-    );
-    assert_eq!(
-        names(&holdfast_tasks::registry_for(&settings("production"))),
+        names(&holdfast::registry_for(&settings("production"))),
         [
             "events.discover",
             "holdfast.probe",
@@ -67,6 +64,6 @@ fn a_production_process_knows_no_debug_kinds() {
 
 #[test]
 fn handlers_share_one_http_client() {
-    let resources = holdfast_tasks::resources(&settings("production")).unwrap();
+    let resources = holdfast::resources(&settings("production")).unwrap();
     assert!(resources.get::<Outbound>().is_some());
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::id::InvalidId;
 
-/// The names of actions. One place, so that a filter finds them all.
+/// The names of the engine's actions and of those on keys, users and sessions. Each product has its own.
 pub mod action {
     pub const QUEUE_PAUSE: &str = "queue.pause";
     pub const QUEUE_RESUME: &str = "queue.resume";
@@ -25,23 +25,6 @@ pub mod action {
     pub const BATCH_CANCEL: &str = "batch.cancel";
     pub const DEAD_LETTERS_REDRIVE: &str = "dead_letters.redrive";
     pub const DEAD_LETTERS_DELETE: &str = "dead_letters.delete";
-    pub const POINT_LETTERS_REDRIVE: &str = "point_letters.redrive";
-    pub const POINT_LETTERS_DELETE: &str = "point_letters.delete";
-    pub const WEBHOOK_CREATE: &str = "webhook.create";
-    pub const WEBHOOK_UPDATE: &str = "webhook.update";
-    pub const WEBHOOK_DELETE: &str = "webhook.delete";
-    pub const WEBHOOK_ROTATE: &str = "webhook.rotate";
-    /// By Holdfast itself: the endpoint failed for too long, or said that it is gone.
-    pub const WEBHOOK_DISABLE: &str = "webhook.disable";
-    pub const MAIL_TEMPLATE_PUT: &str = "mail_template.put";
-    pub const MAIL_TEMPLATE_DELETE: &str = "mail_template.delete";
-    /// Without the address, which is to be forgettable.
-    pub const MAIL_SUPPRESS: &str = "mail.suppress";
-    pub const MAIL_RELEASE: &str = "mail.release";
-    pub const SOURCE_CREATE: &str = "source.create";
-    /// Also one that enables or disables it.
-    pub const SOURCE_UPDATE: &str = "source.update";
-    pub const SOURCE_DELETE: &str = "source.delete";
     pub const KEY_CREATE: &str = "key.create";
     pub const KEY_ROTATE: &str = "key.rotate";
     pub const KEY_REVOKE: &str = "key.revoke";

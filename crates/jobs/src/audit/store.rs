@@ -6,16 +6,22 @@ use chrono::DateTime;
 use holdfast_core::clock;
 use holdfast_core::config::DatabaseSettings;
 use holdfast_core::sql::Database;
+use holdfast_core::sql::dialect::on_either;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{AuditEntry, AuditFilter, AuditId, AuditRecord, By};
-use crate::client::LedgerTx;
+use super::{Actor, AuditEntry, AuditFilter, AuditId, AuditRecord, By};
+use crate::LedgerTx;
 use crate::ledger::LedgerError;
 use crate::sql::{Sql, decode_error, limit, sqlite_now};
 
 /// A host's clock, which makes the ids, may be this wrong without hiding rows from the pruner for long.
 const CLOCK_SLACK: Duration = Duration::from_mins(5);
+
+const RENAME_ACTOR: &str = "update holdfast_audit set actor = $2, operation_key = null where actor = $1";
+
+const RENAME_USER: &str = "update holdfast_audit set target = $2
+     where action in ('user.create', 'user.update', 'user.delete') and target = $1";
 
 /// The audit log of one database. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -53,6 +59,45 @@ impl AuditLog {
         entry: &AuditEntry,
     ) -> Result<AuditId, sqlx::Error> {
         insert(tx.into(), by, entry, self.sql.named).await
+    }
+
+    /// Puts another name in the place of an actor's, inside a transaction; returns how many entries name it now.
+    ///
+    /// # Errors
+    /// The transaction is to be rolled back.
+    pub async fn rename_actor<'t>(
+        &self,
+        tx: impl Into<LedgerTx<'t>>,
+        actor: &Actor,
+        name: &Actor,
+    ) -> Result<u64, sqlx::Error> {
+        let (actor, name) = (actor.as_str(), name.as_str());
+        on_either!(
+            tx.into(),
+            self.sql.named(),
+            query(RENAME_ACTOR),
+            [actor, name],
+            execute
+        )
+    }
+
+    /// Puts another name in the place of a user's, where a user is the target; returns how many entries name it now.
+    ///
+    /// # Errors
+    /// The transaction is to be rolled back.
+    pub async fn rename_user<'t>(
+        &self,
+        tx: impl Into<LedgerTx<'t>>,
+        user: &str,
+        name: &str,
+    ) -> Result<u64, sqlx::Error> {
+        on_either!(
+            tx.into(),
+            self.sql.named(),
+            query(RENAME_USER),
+            [user, name],
+            execute
+        )
     }
 
     /// Records an action that is no change in SQL, in a transaction of its own.

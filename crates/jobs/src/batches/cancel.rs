@@ -9,9 +9,9 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::{BatchRecord, Tally, store};
+use crate::LedgerTx;
 use crate::audit::action;
 use crate::bulk::{self, BulkError, Done, Operation, STEP_ROWS, Standing, Step, Stepped};
-use crate::client::LedgerTx;
 use crate::id::BatchId;
 use crate::sql::{limit, sqlite_now};
 use crate::steering::Steering;

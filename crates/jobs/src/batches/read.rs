@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::model::{BatchFilter, BatchRecord, CallbackRecord, Progress};
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::{BatchId, JobId};
 use crate::sql::{decode_error, hex_ids, limit, sqlite_now};
 use crate::state::StoredState;

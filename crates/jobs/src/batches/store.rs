@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::model::{NewBatch, Tally};
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::{BatchId, JobId};
 use crate::ledger::{PostgresLedger, SqliteLedger};
 use crate::link::{EndedBatch, Link};

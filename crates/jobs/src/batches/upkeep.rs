@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::model::Tally;
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::BatchId;
 use crate::sql::{hex_ids, limit, millis, sqlite_now};
 

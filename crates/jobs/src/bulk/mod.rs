@@ -29,8 +29,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::record::Record;
+use crate::LedgerTx;
 use crate::audit::{AuditId, By};
-use crate::client::{Jobs, LedgerTx};
+use crate::client::Jobs;
 use crate::ledger::LedgerError;
 use crate::sql::now_ms;
 use crate::ties::Aftermath;

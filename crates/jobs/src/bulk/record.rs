@@ -5,8 +5,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Done, Operation, Standing, Stepped};
+use crate::LedgerTx;
 use crate::audit::{AuditId, By};
-use crate::client::LedgerTx;
 use crate::sql::{decode_error, sqlite_now};
 
 /// An operation as it is stored.

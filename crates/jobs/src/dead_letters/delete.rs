@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::DeadLetterFilter;
 use super::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
+use crate::LedgerTx;
 use crate::audit::action;
 use crate::bulk::{self, BulkError, Done, Operation, STEP_ROWS, Standing, Step, Stepped};
-use crate::client::LedgerTx;
 use crate::sql::limit;
 use crate::steering::Steering;
 

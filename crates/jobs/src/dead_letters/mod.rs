@@ -28,8 +28,9 @@ pub use self::filter::DeadLetterFilter;
 pub use self::redrive::{DEFAULT_ATTEMPTS, KEPT_ERRORS, MAX_RATE, MIN_RATE, Redrive};
 
 use self::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
+use crate::LedgerTx;
 use crate::bulk::COUNT_CAP;
-use crate::client::{Jobs, LedgerTx};
+use crate::client::Jobs;
 use crate::id::JobId;
 use crate::ledger::{JobRecord, LedgerError, POSTGRES_RECORD, SQLITE_RECORD, records};
 use crate::sql::{Sql, limit};

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::DeadLetterFilter;
 use super::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
+use crate::LedgerTx;
 use crate::audit::action;
 use crate::bulk::{self, BulkError, Done, Operation, STEP_ROWS, Standing, Step, Stepped};
-use crate::client::LedgerTx;
 use crate::enqueue::{EnqueueError, JobRequest};
 use crate::sql::{limit, now_ms};
 use crate::state::StoredState;

@@ -39,7 +39,8 @@ pub use self::figures::{
     SlowStatement, TableFigures, Wait,
 };
 use self::judge::Memory;
-use crate::client::{Jobs, LedgerTx};
+use crate::LedgerTx;
+use crate::client::Jobs;
 use crate::ledger::LedgerError;
 use crate::sql::Sql;
 

@@ -68,7 +68,7 @@ pub use holdfast_core::config::QueueLimits;
 use holdfast_core::config::{DatabaseSettings, QueueSettings};
 use holdfast_core::sql::Database;
 
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::WorkerId;
 use crate::ledger::{ClaimedJob, LedgerError};
 use crate::sql::Sql;

@@ -13,10 +13,10 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::Steering;
+use crate::LedgerTx;
 use crate::audit::{AuditEntry, action};
 use crate::bulk::{self, BulkError, CALL_ROWS, CALL_TIME, COUNT_CAP, Done, Operation, STEP_ROWS, Standing};
 use crate::bulk::{Step, Stepped};
-use crate::client::LedgerTx;
 use crate::ledger::LedgerError;
 use crate::sql::{limit, sqlite_now};
 use crate::state::{State, StoredState};

@@ -12,8 +12,9 @@ mod many;
 
 pub use self::many::{CancelFilter, Purged};
 
+use crate::LedgerTx;
 use crate::audit::{AuditEntry, By, action};
-use crate::client::{Jobs, LedgerTx};
+use crate::client::Jobs;
 use crate::id::JobId;
 use crate::ledger::{CancelReply, LedgerError, PostgresLedger, RetryReply, SqliteLedger};
 use crate::limits::QueueLimits;

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use crate::outbound::{Answer, shown};
+use holdfast_outbound::{Answer, shown};
 
 /// Headers of the answer that the result keeps: what it is, and how to find it again.
 const KEPT_HEADERS: [&str; 10] = [

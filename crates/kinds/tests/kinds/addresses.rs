@@ -1,11 +1,11 @@
 //! What a job cannot reach: by address in any spelling, by name, or by redirect.
 
 use holdfast_core::config::HttpRequestSettings;
-use holdfast_tasks::outbound::{AddressPolicy, Outbound};
+use holdfast_outbound::{AddressPolicy, Outbound};
 use serde_json::json;
 
-use crate::server::{Reply, Server};
 use crate::{request_with, settings, told};
+use holdfast_testkit::scripted_server::{Reply, Server};
 
 fn closed() -> Outbound {
     Outbound::new(&settings()).unwrap()

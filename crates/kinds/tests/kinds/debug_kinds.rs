@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use holdfast_jobs::{Job, JobError};
-use holdfast_tasks::{DebugEcho, DebugFail, DebugSleep, FailMode, Recovered};
+use holdfast_kinds::{DebugEcho, DebugFail, DebugSleep, FailMode, Recovered};
 use serde_json::json;
 
 use crate::{check, context, open, told};

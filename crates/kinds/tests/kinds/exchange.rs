@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::server::{Reply, Server, Then};
 use crate::{JOB, RESULT_LIMIT, open, request, request_with, told};
+use holdfast_testkit::scripted_server::{Reply, Server, Then};
 
 #[tokio::test]
 async fn a_request_carries_the_payload_and_introduces_itself() {

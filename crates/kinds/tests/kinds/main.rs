@@ -3,20 +3,18 @@
 
 mod addresses;
 mod debug_kinds;
-mod discover;
 mod exchange;
-mod kinds;
 mod payload;
 mod redirects;
-mod server;
 mod statuses;
 
 use std::str::FromStr;
 
 use holdfast_core::config::HttpRequestSettings;
-use holdfast_jobs::{Job, JobContext, JobError, JobId, PayloadFault, Resources};
-use holdfast_tasks::outbound::{AddressPolicy, Outbound};
-use holdfast_tasks::{HttpRequest, HttpResult, ResultLimit};
+use holdfast_jobs::{Job, JobContext, JobError, JobId, PayloadFault, Registry, Resources};
+use holdfast_kinds::{HttpRequest, HttpResult, KindsProduct, ResultLimit};
+use holdfast_outbound::{AddressPolicy, Outbound};
+use holdfast_product::Product as _;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -67,5 +65,6 @@ fn told<T: std::fmt::Debug>(outcome: Result<T, JobError>) -> (&'static str, Stri
 /// Checks a payload as an enqueue does.
 fn check(kind: &str, payload: &Value) -> Result<(), PayloadFault> {
     let raw: Box<RawValue> = serde_json::value::to_raw_value(payload).unwrap();
-    holdfast_tasks::registry().get(kind).unwrap().check(&raw)
+    let registry = KindsProduct.development_kinds(KindsProduct.kinds(Registry::new()));
+    registry.get(kind).unwrap().check(&raw)
 }

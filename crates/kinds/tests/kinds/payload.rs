@@ -1,7 +1,7 @@
 //! What a producer hears of a bad `http.request` payload, at enqueue.
 
 use holdfast_jobs::PayloadFault;
-use holdfast_tasks::HttpRequest;
+use holdfast_kinds::HttpRequest;
 use serde_json::{Value, json};
 
 use crate::check;

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::server::{Reply, Server};
 use crate::{request, told};
+use holdfast_testkit::scripted_server::{Reply, Server};
 
 #[tokio::test]
 async fn a_redirected_post_becomes_a_get_or_stays_a_post_as_the_status_says() {

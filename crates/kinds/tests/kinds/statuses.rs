@@ -7,8 +7,8 @@ use holdfast_core::clock;
 use holdfast_jobs::JobError;
 use serde_json::json;
 
-use crate::server::{Reply, Server};
 use crate::{request, told};
+use holdfast_testkit::scripted_server::{Reply, Server};
 
 /// Answers `/<status>` with that status.
 async fn echo_status() -> Server {

@@ -26,14 +26,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use ulid::Ulid;
 
-use super::aside::{DigestItem, STEP};
 use super::built_in::DIGEST_TEMPLATE;
 use super::compose::{Letter, message_id};
+use super::digest_queue::{DigestItem, STEP};
 use super::render::Written;
 use super::send::{DELETED, NOWHERE, sent_by_another};
 use super::sent::Claim;
-use super::{Mail, MailError, normalised};
-use crate::accounts::{self, AccountId, Mode, Preferences};
+use super::{Mail, MailError};
+use crate::preferences::{self, Mode, Preferences};
+use holdfast_product::AccountId;
+use holdfast_product::mail_address::normalised;
 
 /// From what a reader of digests unsubscribes.
 const DIGEST_LIST: &str = "digest";
@@ -93,7 +95,7 @@ impl Job for NotifyDigest {
     async fn run(self, ctx: JobContext) -> Result<Digested, JobError> {
         let mail = ctx.resource::<Mail>()?;
         let from = mail.0.transport.from()?;
-        let Some(reader) = accounts::reader(&mail.0.sql, self.user).await? else {
+        let Some(reader) = preferences::reader(&mail.0.sql, self.user).await? else {
             return Ok(Digested::skipped(0, DELETED));
         };
         if let Some(rest) = reader.preferences.quiet_for(clock::now()) {
@@ -228,8 +230,8 @@ mod tests {
     use chrono::DateTime;
 
     use super::super::MailTemplate;
-    use super::super::aside::{MAX_DIGEST_ITEMS, MAX_SUBJECT, MAX_TEXT};
     use super::super::built_in::built_in;
+    use super::super::digest_queue::{MAX_DIGEST_ITEMS, MAX_SUBJECT, MAX_TEXT};
     use super::*;
 
     fn template() -> MailTemplate {

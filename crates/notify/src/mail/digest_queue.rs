@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::Mail;
 use super::render::Written;
 use super::send::DELETED;
-use crate::accounts::{self, AccountId};
-use crate::dialect::{millis, moment, on_either, read_either, rows};
+use crate::preferences;
+use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows};
+use holdfast_product::AccountId;
 
 /// Most items that wait for one user, and so most of one mail.
 pub const MAX_DIGEST_ITEMS: usize = 300;
@@ -103,7 +104,7 @@ impl Mail {
         let sql = &self.0.sql;
         sql.within("put a mail aside", async {
             let mut tx = sql.begin().await?;
-            if !accounts::hold(tx.on(), sql.named(), aside.user).await? {
+            if !preferences::hold(tx.on(), sql.named(), aside.user).await? {
                 return Ok(PutAside::Gone);
             }
             let put = on_either!(

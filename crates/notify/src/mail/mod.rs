@@ -5,7 +5,7 @@
 //!   worker that dies after the server has taken the mail, and before it is noted, sends it twice; the `Message-ID` is made
 //!   of key and address, so the receiver's side can tell.
 //! - Whoever unsubscribed from a list, or whose address does not exist, gets nothing: the job completes, and says so.
-//! - What the account of its reader wants is kept ([`crate::accounts`]): mail of a list may be off, wait until quiet hours
+//! - What the account of its reader wants is kept ([`crate::preferences`]): mail of a list may be off, wait until quiet hours
 //!   are over (which spends no attempt), or be put aside for a digest (`notify.digest`). A mail to an account that is gone is
 //!   not sent.
 //! - A template says what is in it or fails: an undefined variable is an error that names it, never an empty place.
@@ -21,12 +21,11 @@
 //! | more is put aside for one reader than a digest holds | completes, and says so: it is left out |
 //! | SQL is away | is tried again; nothing is sent without its note |
 
-mod address;
-mod aside;
 mod bounds;
 mod built_in;
 mod compose;
 mod digest;
+mod digest_queue;
 mod render;
 mod send;
 mod sent;
@@ -43,14 +42,12 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
-pub(crate) use self::address::{composed, normalised, spellings};
-pub use self::aside::{DigestItem, MAX_DIGEST_ITEMS};
-pub(crate) use self::aside::{ITEM, ItemRow, item};
 pub use self::built_in::{CONFIRM_TEMPLATE, DIGEST_TEMPLATE, NEWS_TEMPLATE};
 pub use self::digest::{Digested, NotifyDigest};
+pub use self::digest_queue::{DigestItem, MAX_DIGEST_ITEMS};
+pub(crate) use self::digest_queue::{ITEM, ItemRow, item};
 pub use self::send::{Mailed, NotifyEmail, check_address};
 pub use self::suppress::{Suppression, Unsubscribed};
-pub(crate) use self::templates::is_name;
 pub use self::templates::{MailTemplate, MailTemplateRecord};
 use self::transport::Transport;
 use crate::secrets::Secret;

@@ -10,15 +10,18 @@ use lettre::message::Mailbox;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::aside::Aside;
 use super::built_in::built_in;
 use super::compose::{Letter, message_id};
+use super::digest_queue::Aside;
 use super::render::Written;
 use super::sent::{Claim, LEASE};
-use super::templates::{MailTemplate, is_name};
+use super::templates::MailTemplate;
 use super::transport::SendFault;
-use super::{Mail, MailError, composed, normalised};
-use crate::accounts::{self, AccountId, Mode, Preferences};
+use super::{Mail, MailError};
+use crate::names::is_name;
+use crate::preferences::{self, Mode, Preferences};
+use holdfast_product::AccountId;
+use holdfast_product::mail_address::{composed, normalised};
 
 /// Longest attempt: the server's time and the database's. Below [`LEASE`].
 const TIMEOUT: Duration = Duration::from_secs(150);
@@ -280,7 +283,7 @@ impl Mail {
                 account: None,
             }));
         };
-        let Some(reader) = accounts::reader(&self.0.sql, user).await? else {
+        let Some(reader) = preferences::reader(&self.0.sql, user).await? else {
             return Ok(Err(DELETED.to_owned()));
         };
         let Some(mailbox) = given.or(reader.address.map(|address| Mailbox::new(None, address))) else {

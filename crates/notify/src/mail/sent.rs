@@ -10,8 +10,9 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::{JobId, LedgerTx};
 
 use super::Mail;
-use crate::accounts::{self, AccountId};
-use crate::dialect::{millis, on_either, rows, write_either};
+use crate::preferences;
+use holdfast_core::sql::dialect::{millis, on_either, rows, write_either};
+use holdfast_product::AccountId;
 
 /// Longest that a mail counts as being sent.
 pub(super) const LEASE: Duration = Duration::from_mins(3);
@@ -52,7 +53,7 @@ impl Mail {
         sql.within("claim a mail", async {
             let mut tx = sql.begin().await?;
             if let Some(user) = user
-                && !accounts::hold(tx.on(), sql.named(), user).await?
+                && !preferences::hold(tx.on(), sql.named(), user).await?
             {
                 return Ok(Claim::Gone);
             }

@@ -11,15 +11,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
 use lettre::Address;
 use serde::Serialize;
 
 use hmac::Mac as _;
 
-use super::{Mail, MailError, composed, normalised, spellings};
-use crate::dialect::{moment, on_either, read_either, rows};
+use super::{Mail, MailError};
+use crate::action;
+use holdfast_core::sql::dialect::{moment, on_either, read_either, rows};
+use holdfast_product::mail_address::{composed, normalised, spellings};
 
 /// Every list.
 pub(super) const ALL_MAIL: &str = "";
@@ -120,7 +122,7 @@ impl Mail {
         if reason.len() > MAX_REASON || reason.contains('\0') {
             return invalid("reason", "must have 512 bytes at most, and no NUL");
         }
-        if list.is_some_and(|list| !super::templates::is_name(list)) {
+        if list.is_some_and(|list| !crate::names::is_name(list)) {
             return invalid("list", "must be 1 to 100 of a-z, 0-9, _, - and .");
         }
         let entry = AuditEntry::new(action::MAIL_SUPPRESS).details(serde_json::json!({ "list": list }));

@@ -1,14 +1,13 @@
 //! The table `holdfast_mail_templates`: what mails are written from. In SQL, so that every worker has the same.
 
 use chrono::{DateTime, Utc};
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditEntry, By};
 use serde::Serialize;
 
 use super::{MAX_TEMPLATES, Mail, MailError};
-use crate::dialect::{moment, on_either, read_either, rows};
-
-/// Longest name of a template, in bytes.
-const MAX_NAME: usize = 100;
+use crate::action;
+use crate::names::{MAX_NAME, is_name};
+use holdfast_core::sql::dialect::{moment, on_either, read_either, rows};
 
 /// Longest part of a template, in bytes.
 const MAX_PART: usize = 131_072;
@@ -35,12 +34,6 @@ pub struct MailTemplateRecord {
 type Row = (String, String, String, Option<String>, i64, i64);
 
 const COLUMNS: &str = "name, subject, body, html, @ms(created_at), @ms(updated_at)";
-
-/// Whether a text may name a template: 1 to 100 of a-z, 0-9, `_`, `-` and `.`.
-pub(crate) fn is_name(text: &str) -> bool {
-    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_part)
-}
 
 impl Mail {
     /// Makes or replaces a template.

@@ -5,13 +5,13 @@
 //! - Under the same key a notice is published once, as long as it is remembered
 //!   (`notifications.retain_deliveries_seconds`): a repetition is answered with the first one, and another notice under the
 //!   key is refused.
-//! - What discovery finds is told in the transaction that stores it (`news.rs`).
+//! - Another product's announcement is one transaction with what it announces ([`holdfast_product::Messenger`], `messenger.rs`).
 //!
 //! # When things fail
 //! *SQL is away*: nothing is published, and the publisher is told to come back. What becomes of a delivery is the business of
 //! [`crate::webhooks`].
 
-mod news;
+mod messenger;
 mod publish;
 
 use std::sync::Arc;
@@ -24,7 +24,6 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
-pub use self::news::NEWS_LIST;
 pub use self::publish::{Notice, NoticeId, Published};
 use crate::mail::Mail;
 use crate::webhooks::Webhooks;

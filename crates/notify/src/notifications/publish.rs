@@ -7,6 +7,7 @@ use holdfast_core::clock;
 use holdfast_core::config::JobsSettings;
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued, depth_of};
+use holdfast_product::ANNOUNCEMENT_FRAME;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -14,8 +15,8 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{NoticeError, Notices};
-use crate::dialect::on_either;
 use crate::webhooks::{Event, EventType, RETRY_AFTER};
+use holdfast_core::sql::dialect::on_either;
 
 /// Names a notice; a ULID. Its webhooks' `webhook-id` is `msg_` and this.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,15 +69,12 @@ pub struct Published {
     pub duplicate: bool,
 }
 
-/// What a delivery's payload holds beside the data: ids, the event, the time.
-pub(super) const PAYLOAD_FRAME: usize = 1_024;
-
 impl Notice {
     /// What no job's payload could carry is refused, whether or not anybody listens.
     fn check(&self, limits: &JobsSettings) -> Result<(), NoticeError> {
         let (text, most) = (
             self.data.get(),
-            limits.max_payload_bytes.saturating_sub(PAYLOAD_FRAME),
+            limits.max_payload_bytes.saturating_sub(ANNOUNCEMENT_FRAME),
         );
         if text.len() > most {
             return Err(NoticeError::TooLarge {

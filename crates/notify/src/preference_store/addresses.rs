@@ -33,9 +33,12 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{AccountError, AccountId, Accounts, PreferenceFault};
-use crate::dialect::{millis, on_either, read_either, rows};
-use crate::mail::{CONFIRM_TEMPLATE, NotifyEmail, normalised};
+use super::{PreferenceError, PreferenceStore};
+use crate::mail::{CONFIRM_TEMPLATE, NotifyEmail};
+use crate::preferences::PreferenceFault;
+use holdfast_core::sql::dialect::{millis, on_either, read_either, rows};
+use holdfast_product::mail_address::normalised;
+use holdfast_product::{AccountId, AddressAuthority};
 
 /// How long a link works.
 const LINK_LIFETIME: Duration = Duration::from_hours(48);
@@ -71,15 +74,6 @@ pub enum AddressState {
     Earlier,
 }
 
-/// Who sets an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AddressAuthority {
-    /// An admin: the address is the user's without a confirmation.
-    Admin,
-    /// Any other caller: the owner of the address is asked by mail.
-    User,
-}
-
 /// The user and the address that a confirmation link belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfirmedAddress {
@@ -108,16 +102,8 @@ impl AddressState {
     }
 }
 
-/// By the user: the addresses that are theirs.
-pub(super) const OWN: &str =
-    "select address from holdfast_addresses where user_id = $1 and proof in ('admin', 'link')";
-
 /// By the user and an address.
 const PROOF: &str = "select proof from holdfast_addresses where user_id = $1 and address = $2";
-
-/// Where mail may go: by the user, newest proof first.
-pub(super) const DELIVERABLE: &str = "select address from holdfast_addresses
-    where user_id = $1 and proof is not null order by proven_at desc, address limit $2";
 
 const CONFIRM: &str = "insert into holdfast_addresses (user_id, address, proof, asked_at, proven_at)
     values ($1, $2, $3, @now, @now)
@@ -135,7 +121,7 @@ const MAKE_ROOM: &str = "delete from holdfast_addresses where user_id = $1 and a
 const ASKED: &str = "select count(*) from holdfast_addresses
     where (user_id = $1 or address = $2) and proof is null and asked_at > @ago($3)";
 
-impl Accounts {
+impl PreferenceStore {
     /// Records the address of new preferences in their transaction, and enqueues the confirmation mail unless an admin set it.
     pub(super) async fn claim_address(
         &self,
@@ -145,7 +131,7 @@ impl Accounts {
         address: &Address,
         link: Option<&str>,
         authority: AddressAuthority,
-    ) -> Result<AddressState, AccountError> {
+    ) -> Result<AddressState, PreferenceError> {
         let normal = normalised(address);
         let is_name = name
             .parse::<Address>()
@@ -173,7 +159,7 @@ impl Accounts {
     }
 
     /// Enqueues the confirmation mail, unless one was enqueued within [`ASK_AGAIN`].
-    async fn ask(&self, tx: &mut OwnTx, id: AccountId, claim: Claim<'_>) -> Result<(), AccountError> {
+    async fn ask(&self, tx: &mut OwnTx, id: AccountId, claim: Claim<'_>) -> Result<(), PreferenceError> {
         let normal = normalised(claim.address);
         let named = self.0.sql.named();
         let asked = on_either!(
@@ -188,7 +174,7 @@ impl Accounts {
             let reason = format!(
                 "{MAX_ASKED} confirmation mails were sent for this user or to this address within a day: try again tomorrow, or ask an admin to set the address"
             );
-            return Err(AccountError::Invalid(vec![PreferenceFault {
+            return Err(PreferenceError::Invalid(vec![PreferenceFault {
                 field: "address".to_owned(),
                 reason,
             }]));
@@ -226,7 +212,7 @@ impl Accounts {
     ///
     /// # Errors
     /// SQL is unavailable.
-    pub async fn confirmation(&self, token: &str) -> Result<Option<ConfirmedAddress>, AccountError> {
+    pub async fn confirmation(&self, token: &str) -> Result<Option<ConfirmedAddress>, PreferenceError> {
         let Some((id, hash)) = self.read_token(token).await? else {
             return Ok(None);
         };
@@ -248,7 +234,7 @@ impl Accounts {
     ///
     /// # Errors
     /// SQL is unavailable.
-    pub async fn confirm(&self, token: &str) -> Result<Option<ConfirmedAddress>, AccountError> {
+    pub async fn confirm(&self, token: &str) -> Result<Option<ConfirmedAddress>, PreferenceError> {
         let Some((id, _)) = self.read_token(token).await? else {
             return Ok(None);
         };
@@ -274,18 +260,6 @@ impl Accounts {
             Ok(true)
         });
         Ok(done.await?.then_some(asked))
-    }
-
-    /// The addresses that are an account's own, in their normal form, beside its name.
-    pub(super) async fn own_addresses(&self, id: AccountId) -> Result<Vec<String>, LedgerError> {
-        let found = read_either!(
-            self.0.sql,
-            "read a user's addresses",
-            query_as::<(String,)>(OWN),
-            [id.as_uuid()],
-            fetch_all
-        )?;
-        Ok(found.into_iter().map(|(address,)| address).collect())
     }
 
     /// Whether the address of these preferences is confirmed.

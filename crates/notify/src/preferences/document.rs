@@ -9,8 +9,9 @@ use chrono_tz::Tz;
 use lettre::Address;
 use serde::{Deserialize, Serialize};
 
-use super::quiet::{QuietHours, TimeOfDay};
-use crate::mail::{composed, is_name};
+use super::quiet_hours::{QuietHours, TimeOfDay};
+use crate::names::is_name;
+use holdfast_product::mail_address::composed;
 
 /// Most topics of one user.
 pub const MAX_TOPICS: usize = 100;
@@ -245,7 +246,7 @@ impl Faults {
     }
 
     fn quiet_hours(&mut self, quiet: &Quiet) -> Option<QuietHours> {
-        let reason = |error: super::quiet::InvalidTime| error.to_string();
+        let reason = |error: super::quiet_hours::InvalidTime| error.to_string();
         let from = self.take("quiet_hours.from", Some(quiet.from.parse::<TimeOfDay>()), reason);
         let until = self.take(
             "quiet_hours.until",

@@ -10,7 +10,7 @@ const DELETED: &str = "\"deleted\"";
 ///
 /// An account's id stands for itself wherever it is (`everywhere`); a name of the application's own, which may be any word,
 /// only as the value of a member `user`.
-pub(super) fn without_user(text: &str, user: &str, everywhere: bool) -> Option<String> {
+pub(crate) fn without_user(text: &str, user: &str, everywhere: bool) -> Option<String> {
     let mut new = String::new();
     let (mut copied, mut at, mut is_member) = (0, 0, false);
     while let Some(start) = text[at..].find('"').map(|found| at + found) {

@@ -23,7 +23,7 @@ use super::endpoints::Endpoint;
 use super::log::Attempt;
 use super::model::{EventType, WebhookId};
 use super::{EXCERPT, Webhooks};
-use crate::outbound::{Call, Outbound, Reply, shown};
+use holdfast_outbound::{Call, Outbound, Reply, shown};
 
 /// What the runner grants beyond the longest time of a receiver, for the log and our own error.
 const TIMEOUT: Duration = Duration::from_secs(90);

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
 use secrecy::SecretString;
 use serde_json::json;
@@ -16,8 +16,9 @@ use uuid::Uuid;
 use super::model::{Filter, WebhookDraft, WebhookFault, WebhookId, WebhookRecord};
 use super::secret::WebhookSecret;
 use super::{ENDPOINT_TTL, MAX_WEBHOOKS, WebhookError, Webhooks};
-use crate::dialect::{millis, moment, on_either, read_either, rows};
-use crate::outbound::shown;
+use crate::action;
+use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows};
+use holdfast_outbound::shown;
 
 /// Longest that the secret before a rotation signs.
 const MAX_GRACE: Duration = Duration::from_hours(30 * 24);

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
+use holdfast_jobs::audit::{Actor, AuditEntry, By};
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::{OwnTx, Sql};
@@ -30,8 +30,9 @@ use super::deliver::{Delivered, NotifyWebhook};
 use super::model::{InvalidEvent, WebhookId};
 use super::publish::{Event, publish};
 use super::{EXCERPT, WebhookError, Webhooks};
-use crate::dialect::{millis, moment, on_either, read_either, rows, write_either};
-use crate::outbound::Reply;
+use crate::action;
+use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows, write_either};
+use holdfast_outbound::Reply;
 
 /// Most attempts of one transaction.
 const BATCH: usize = 200;

@@ -14,7 +14,7 @@
 //!   one is still good: a receiver may change over at any time within the period of grace.
 //! - A secret is shown once, in the answer that makes it. It is stored as it is, because it has to sign, and appears in no
 //!   log, no error, no `Debug` and no list.
-//! - Where requests may go is the business of [`crate::outbound`]; redirects are not followed, since a signature is for one
+//! - Where requests may go is the business of [`holdfast_outbound`]; redirects are not followed, since a signature is for one
 //!   receiver.
 //! - Each attempt is one row of the log of deliveries, bounded by [`EXCERPT`], kept for
 //!   `notifications.retain_deliveries_seconds`.
@@ -25,6 +25,7 @@
 //! - *The endpoint is deleted or disabled while a job waits*: the job is discarded, and says so; it may be redriven.
 //! - *SQL is away*: nothing is published. A delivery under way is made; its row in the log may be missing.
 
+mod anonymise;
 mod deliver;
 mod endpoints;
 mod log;
@@ -43,6 +44,7 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
+pub(crate) use self::anonymise::without_user;
 pub use self::deliver::{Delivered, NotifyWebhook};
 use self::endpoints::Known;
 pub use self::endpoints::{MadeWebhook, RotatedSecret};
@@ -54,7 +56,7 @@ pub use self::model::{
 pub use self::publish::Event;
 pub(crate) use self::publish::RETRY_AFTER;
 pub use self::secret::{InvalidSecret, WebhookSecret};
-use crate::outbound::AddressPolicy;
+use holdfast_outbound::AddressPolicy;
 
 /// Most endpoints that are kept.
 pub const MAX_WEBHOOKS: usize = 1_000;

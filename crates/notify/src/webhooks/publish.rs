@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::deliver::NotifyWebhook;
 use super::model::{EventType, Filter, WebhookId};
 use super::{MAX_WEBHOOKS, WebhookError, Webhooks};
-use crate::dialect::{on_either, rows};
+use holdfast_core::sql::dialect::{on_either, rows};
 
 /// What a publisher is told to wait while the database is away.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);

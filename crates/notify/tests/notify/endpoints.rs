@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use holdfast_tasks::webhooks::{Filter, WebhookError, WebhookId, WebhookSecret};
+use holdfast_notify::webhooks::{Filter, WebhookError, WebhookId, WebhookSecret};
 use secrecy::SecretString;
 
-use crate::support::{Fixture, by, draft, on_both};
+use crate::on_both;
+use crate::support::{Fixture, by, draft};
 
 const NOBODY: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::JobRecord;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, State};
-use holdfast_tasks::mail::{Mail, MailError, MailTemplate, Mailed, NotifyEmail};
+use holdfast_notify::mail::{Mail, MailError, MailTemplate, Mailed, NotifyEmail};
 use holdfast_testkit::{Authority, Encryption, SmtpServer};
 use serde_json::{Value, json};
 
@@ -309,7 +309,7 @@ async fn templates_are_kept_replaced_listed_and_deleted(post: Post) {
         (put.template.subject.as_str(), put.created_at),
         ("other", made.created_at)
     );
-    let names = |page: Vec<holdfast_tasks::mail::MailTemplateRecord>| {
+    let names = |page: Vec<holdfast_notify::mail::MailTemplateRecord>| {
         page.into_iter().map(|one| one.name).collect::<Vec<_>>()
     };
     assert_eq!(

@@ -12,8 +12,8 @@ use holdfast_jobs::audit::{Actor, AuditFilter, AuditRecord, By};
 use holdfast_jobs::ledger::{JobFilter, JobRecord};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{JobId, Jobs};
-use holdfast_tasks::notices::{Notice, Notices, Published};
-use holdfast_tasks::webhooks::{
+use holdfast_notify::notifications::{Notice, Notices, Published};
+use holdfast_notify::webhooks::{
     Delivery, DeliveryFilter, MadeWebhook, WebhookDraft, WebhookId, WebhookRecord, Webhooks,
 };
 use holdfast_testkit::{PostgresServer, RecordedRequest, SmtpServer};
@@ -96,7 +96,7 @@ impl Fixture {
         migrate(&settings.database).await.unwrap();
         let database = Database::open(&settings.database).unwrap();
         let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
-        let jobs = Jobs::new(&settings, holdfast_tasks::registry(), &database, &gate);
+        let jobs = Jobs::new(&settings, crate::registry(), &database, &gate);
         Self {
             notices: Notices::new(&settings, &database, jobs.clone()),
             settings,
@@ -112,8 +112,7 @@ impl Fixture {
     /// Begins to work off what was published.
     pub(crate) fn work(&mut self) {
         let stop = Shutdown::new();
-        let resources = holdfast_tasks::resources(&self.settings)
-            .unwrap()
+        let resources = crate::resources(&self.settings)
             .with(self.webhooks().clone())
             .with(self.notices.mail().clone());
         let parts = WorkerParts {
@@ -236,23 +235,3 @@ pub(crate) fn header<'a>(request: &'a RecordedRequest, name: &str) -> &'a str {
         .header(name)
         .unwrap_or_else(|| panic!("{name} is missing"))
 }
-
-/// One suite over both databases.
-macro_rules! on_both {
-    ($($name:ident,)+) => {
-        mod on_postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(crate::support::Fixture::postgres().await).await;
-            })+
-        }
-
-        mod on_sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(crate::support::Fixture::sqlite().await).await;
-            })+
-        }
-    };
-}
-pub(crate) use on_both;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use holdfast_jobs::{Job, JobContext, JobId, State};
-use holdfast_tasks::notices::NoticeError;
-use holdfast_tasks::webhooks::NotifyWebhook;
+use holdfast_notify::notifications::NoticeError;
+use holdfast_notify::webhooks::NotifyWebhook;
 use holdfast_testkit::{Receiver, eventually};
 use serde_json::{Value, json};
 
 use crate::official::is_signed;
-use crate::support::{DEADLINE, Fixture, body_of, by, draft, header, notice, on_both};
+use crate::on_both;
+use crate::support::{DEADLINE, Fixture, body_of, by, draft, header, notice};
 
 const KIND: &str = "notify.webhook";
 
@@ -327,9 +328,7 @@ async fn told(f: &Fixture, url: &str) -> (&'static str, String) {
         data: serde_json::value::to_raw_value(&Value::Null).unwrap(),
         test: false,
     };
-    let resources = holdfast_tasks::resources(&f.settings)
-        .unwrap()
-        .with(f.webhooks().clone());
+    let resources = crate::resources(&f.settings).with(f.webhooks().clone());
     let error = job
         .run(JobContext::detached(JobId::generate(), 1, 4, resources))
         .await

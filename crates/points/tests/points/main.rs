@@ -11,9 +11,11 @@ use chrono::{DateTime, Utc};
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
+use holdfast_jobs::Registry;
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::{Job, JobContext, JobId, Jobs, Resources};
-use holdfast_tasks::points::{Flushed, LetterFilter, Point, Points, PointsFlush, TrackId, TrackMade};
+use holdfast_points::{Flushed, LetterFilter, Point, Points, PointsFlush, PointsProduct, TrackId, TrackMade};
+use holdfast_product::Product as _;
 use holdfast_testkit::{Persistence, PostgresServer, RedisOptions, RedisServer};
 use tempfile::TempDir;
 
@@ -50,7 +52,7 @@ impl Fixture {
                 .is_ok();
             assert!(normal);
         }
-        let jobs = Jobs::new(&settings, holdfast_tasks::registry(), &database, &gate);
+        let jobs = Jobs::new(&settings, PointsProduct.kinds(Registry::new()), &database, &gate);
         Self {
             points: Points::new(&settings, &database, &gate, jobs.clone()),
             gate,
@@ -242,7 +244,7 @@ async fn what_a_dead_flusher_held_is_taken_back() {
     let track = f.track().await;
     f.points.accept(&points_of(track, 0..3_000)).await.unwrap();
     // A flusher that pops and dies: its database is gone before it can store or give back.
-    let script = include_str!("../src/points/scripts/hold.lua");
+    let script = include_str!("../../src/scripts/hold.lua");
     let (buffer, hold, holds) = (
         "{holdfast:points}:buffer",
         "{holdfast:points}:hold:dead",

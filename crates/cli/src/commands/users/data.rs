@@ -2,13 +2,12 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
+use holdfast::product::{Process, UserName};
+use holdfast::{DeleteOptions, UserData};
 use holdfast_api::auth::Users;
 use holdfast_cache::Cache;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::audit::By;
-use holdfast_tasks::accounts::{Accounts, DeleteOptions};
-use holdfast_tasks::interactions::UserName;
-use holdfast_tasks::recommend::Recommender;
 use serde_json::json;
 
 use crate::args::OutputArgs;
@@ -39,8 +38,8 @@ pub(crate) struct DeleteArgs {
 /// Prints one JSON object, piece by piece.
 pub(super) async fn export(local: &Local, users: &Users, whom: &Whom) -> Result<(), Failure> {
     let user = resolved(users, &whom.user).await?;
-    let (accounts, _) = accounts(local).await?;
-    let mut export = accounts.export(&user).await?;
+    let (user_data, _) = user_data(local).await?;
+    let mut export = user_data.export(&user).await?;
     while let Some(piece) = export.next().await? {
         // Each piece by itself: nothing holds the terminal while the database is read.
         io::stdout().lock().write_all(&piece)?;
@@ -54,9 +53,9 @@ pub(super) async fn export(local: &Local, users: &Users, whom: &Whom) -> Result<
 pub(super) async fn delete(local: &Local, users: &Users, by: &By, args: DeleteArgs) -> Result<(), Failure> {
     let user = resolved(users, &args.whom.user).await?;
     agreed(&args)?;
-    let (accounts, cache) = accounts(local).await?;
-    let keys = accounts.made_keys(&user).await?;
-    let done = accounts
+    let (user_data, cache) = user_data(local).await?;
+    let keys = user_data.made_keys(&user).await?;
+    let done = user_data
         .delete(
             by,
             &user,
@@ -103,15 +102,18 @@ async fn resolved(users: &Users, given: &str) -> Result<UserName, Failure> {
 }
 
 /// With the cache, in which lists and sessions are.
-async fn accounts(local: &Local) -> Result<(Accounts, Cache), Failure> {
+async fn user_data(local: &Local) -> Result<(UserData, Cache), Failure> {
     let (jobs, _) = local.jobs().await?;
     let redis = &local.settings.redis;
     let gate = RedisGate::open(Role::Cache, redis.cache.as_ref(), redis)?;
     gate.wait_ready(holdfast_ops::local::REDIS_DEADLINE).await;
     let cache = Cache::open(gate, &local.settings.cache);
-    let recommender = Recommender::new(&local.settings, &local.database, &cache);
-    let accounts = Accounts::new(&local.settings, &local.database, jobs, recommender);
-    Ok((accounts, cache))
+    let process = Process {
+        settings: &local.settings,
+        database: &local.database,
+        jobs: &jobs,
+    };
+    Ok((UserData::new(process, &cache), cache))
 }
 
 /// Asks on the terminal; without one, `--yes` must have been given.

@@ -1,10 +1,10 @@
 //! iCalendar: RFC 5545's corners, and what is no calendar.
 
 use chrono_tz::Tz;
-use holdfast_tasks::discovery::parse::ical::MAX_OCCURRENCES;
-use holdfast_tasks::discovery::parse::{Form, ParseFault};
+use holdfast_events::discovery::parse::ical::MAX_OCCURRENCES;
+use holdfast_events::discovery::parse::{Form, ParseFault};
 
-use crate::{Harvest, read, short};
+use super::{Harvest, read, short};
 
 const CORNERS: &str = include_str!("corpus/corners.ics");
 const BROKEN: &str = include_str!("corpus/broken.ics");

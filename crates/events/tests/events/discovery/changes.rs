@@ -1,9 +1,9 @@
 //! iCalendar: versions, replaced occurrences, durations over changes of the clocks, zones, and what cannot be read.
 
 use chrono_tz::Tz;
-use holdfast_tasks::discovery::parse::Form;
+use holdfast_events::discovery::parse::Form;
 
-use crate::{Harvest, read, short};
+use super::{Harvest, read, short};
 
 fn calendar(events: &str) -> Harvest {
     in_zone(events, None)

@@ -1,9 +1,9 @@
 //! RSS, Atom and JSON Feed, and what is no feed.
 
 use chrono_tz::Tz;
-use holdfast_tasks::discovery::parse::{Form, ParseFault};
+use holdfast_events::discovery::parse::{Form, ParseFault};
 
-use crate::{Harvest, read, read_as, short};
+use super::{Harvest, read, read_as, short};
 
 const RSS2: &str = include_str!("corpus/rss2.xml");
 const RSS1: &str = include_str!("corpus/rss1.xml");

@@ -1,10 +1,10 @@
 //! JSON with a mapping, and Reddit's listings.
 
 use chrono_tz::Tz;
-use holdfast_tasks::discovery::parse::{Form, Mapping, ParseFault};
+use holdfast_events::discovery::parse::{Form, Mapping, ParseFault};
 use serde_json::json;
 
-use crate::{Harvest, read, short};
+use super::{Harvest, read, short};
 
 const MAPPED: &str = include_str!("corpus/mapped.json");
 

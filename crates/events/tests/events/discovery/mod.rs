@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use holdfast_tasks::discovery::parse::{Entry, Form, Found, Note, ParseFault, Reading, parse};
+use holdfast_events::discovery::parse::{Entry, Form, Found, Note, ParseFault, Reading, parse};
 use url::Url;
 
 /// What became of a body.

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use chrono::{DateTime, Utc};
-use holdfast_tasks::discovery::parse::Form;
+use holdfast_events::discovery::parse::Form;
 
-use crate::{moment, read};
+use super::{moment, read};
 
 const FROM: &str = "2030-05-01T00:00:00+00:00";
 const UNTIL: &str = "2031-05-01T00:00:00+00:00";
@@ -24,7 +24,7 @@ const DIFFERENT: &[(&str, &str, &str)] = &[
 type Occurrence = (String, DateTime<Utc>, DateTime<Utc>);
 
 fn corpus() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/discovery/corpus/series");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events/discovery/corpus/series");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -65,7 +65,7 @@ fn theirs(implementation: &str) -> Option<BTreeMap<String, Result<Vec<Occurrence
         return None;
     }
     let ended = Command::new("python3")
-        .arg(root.join("tests/discovery/compare.py"))
+        .arg(root.join("tests/events/discovery/compare.py"))
         .arg(implementation)
         .arg(packages)
         .args([FROM, UNTIL])

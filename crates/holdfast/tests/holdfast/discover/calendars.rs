@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use holdfast_tasks::accounts::AddressAuthority;
-use holdfast_tasks::events::Filter as EventFilter;
+use holdfast_events::Filter as EventFilter;
+use holdfast_product::AddressAuthority;
 
 use super::*;
 

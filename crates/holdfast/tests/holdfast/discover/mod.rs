@@ -16,21 +16,21 @@ use holdfast_core::clock;
 use holdfast_core::config::{Settings, Sources as ConfigSources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::audit::{Actor, AuditFilter, By};
-use holdfast_jobs::ledger::{JobFilter, LedgerError};
-use holdfast_jobs::{Jobs, LedgerTx};
-use holdfast_tasks::discovery::parse::Mapping;
-use holdfast_tasks::discovery::{
+use holdfast_events::Events;
+use holdfast_events::discovery::parse::Mapping;
+use holdfast_events::discovery::{
     Announcer, Definition, Discovered, Discoverer, Filter, NewSource, News, SourceError, SourceId,
     SourceKind, SourceRecord, Sources, Status, Subscriptions, Told,
 };
-use holdfast_tasks::events::Events;
-use holdfast_tasks::outbound::Outbound;
+use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_jobs::ledger::{JobFilter, LedgerError};
+use holdfast_jobs::{Jobs, LedgerTx};
+use holdfast_outbound::Outbound;
 use holdfast_testkit::PostgresServer;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::server::{Reply, Request, Server, Then};
+use holdfast_testkit::scripted_server::{Reply, Request, Server, Then};
 
 const MAX_BYTES: usize = 65_536;
 
@@ -108,12 +108,7 @@ impl Fixture {
         let database = Database::open(&settings.database).unwrap();
         let gate = |role| RedisGate::open(role, None, &settings.redis).unwrap();
         let cache = Cache::open(gate(Role::Cache), &settings.cache);
-        let jobs = Jobs::new(
-            &settings,
-            holdfast_tasks::registry(),
-            &database,
-            &gate(Role::Queue),
-        );
+        let jobs = Jobs::new(&settings, holdfast::registry(), &database, &gate(Role::Queue));
         let sources = Sources::new(&settings, &database, jobs.clone());
         let ear = Arc::new(Ear::default());
         let discoverer = Discoverer::new(

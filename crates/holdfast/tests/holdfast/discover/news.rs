@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use holdfast_tasks::accounts::AddressAuthority;
-use holdfast_tasks::notices::Notices;
-use holdfast_tasks::webhooks::{WebhookDraft, WebhookId};
+use holdfast_events::discovery::NewsAnnouncer;
+use holdfast_notify::notifications::Notices;
+use holdfast_notify::webhooks::{WebhookDraft, WebhookId};
+use holdfast_product::AddressAuthority;
 use serde_json::Value;
 
 use super::*;
@@ -239,7 +240,10 @@ async fn what_changes_reaches_the_endpoints_that_listen_and_the_addresses_that_s
             .unwrap()
             .unwrap();
     }
-    let discoverer = f.telling(Arc::new(notices.clone()));
+    let discoverer = f.telling(Arc::new(NewsAnnouncer::new(
+        &f.settings,
+        Arc::new(notices.clone()),
+    )));
     let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;
     discoverer.discover(id).await.unwrap();
     let told = f.payloads("notify.webhook").await;
@@ -296,7 +300,7 @@ async fn what_changes_reaches_the_endpoints_that_listen_and_the_addresses_that_s
 }
 
 /// Tells, and then fails as long as it is said to.
-struct Failing(Notices, AtomicBool);
+struct Failing(NewsAnnouncer, AtomicBool);
 
 impl Announcer for Failing {
     fn endpoints(&self) -> BoxFuture<'_, Result<usize, LedgerError>> {
@@ -332,7 +336,10 @@ async fn what_cannot_be_told_is_not_stored_either(f: Fixture) {
     let (server, _) = served(&calendar(&[("a", "Jazz")])).await;
     let notices = f.notices();
     f.endpoint(&notices, &["*"]).await;
-    let failing = Arc::new(Failing(notices, AtomicBool::new(true)));
+    let failing = Arc::new(Failing(
+        NewsAnnouncer::new(&f.settings, Arc::new(notices)),
+        AtomicBool::new(true),
+    ));
     let discoverer = f.telling(Arc::clone(&failing) as Arc<dyn Announcer>);
     let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;
     let error = discoverer.discover(id).await.unwrap_err();
@@ -393,7 +400,7 @@ async fn an_event_that_many_want_comes_as_several_messages_and_each_is_named_onc
             .await;
         made.unwrap().unwrap();
     }
-    let discoverer = f.telling(Arc::new(notices));
+    let discoverer = f.telling(Arc::new(NewsAnnouncer::new(&f.settings, Arc::new(notices))));
     let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;
     discoverer.discover(id).await.unwrap();
     let told = f.payloads("notify.webhook").await;
@@ -423,7 +430,7 @@ async fn news_that_fit_into_no_job_are_left_out_and_noted() {
     settings.jobs.max_payload_bytes = 1_200;
     let notices = Notices::new(&settings, &f.database, f.jobs.clone());
     f.endpoint(&notices, &["*"]).await;
-    let discoverer = f.telling(Arc::new(notices));
+    let discoverer = f.telling(Arc::new(NewsAnnouncer::new(&settings, Arc::new(notices))));
     let id = f.source("calendar", SourceKind::Ical, &server.url("/")).await;
     assert_eq!(discoverer.discover(id).await.unwrap().inserted, 1);
     assert_eq!(

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::PostgresLedger;
 use super::rows::{count, decode_error, from_count, millis};
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{
     Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::PostgresLedger;
 use super::rows::{count, decode_error, from_count, millis, stored_state};
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::{FreeRows, OutcomeRow, WrittenOutcome};
 use crate::ledger::{

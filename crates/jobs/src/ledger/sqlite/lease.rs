@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::SqliteLedger;
 use super::rows::{decode_error, hex, hex_array, limit_of, millis};
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{
     Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::SqliteLedger;
 use super::rows::{decode_error, hex, millis, stored_state};
-use crate::client::LedgerTx;
+use crate::LedgerTx;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::{OutcomeRow, WrittenOutcome};
 use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};

@@ -48,13 +48,8 @@ impl System {
             .map_err(|error| fault(&error))?;
         let cache_gate =
             RedisGate::open(Role::Cache, None, &settings.redis).map_err(|error| fault(&error))?;
-        let resources = holdfast_tasks::resources(&settings).map_err(|error| fault(&error))?;
-        let jobs = Jobs::new(
-            &settings,
-            holdfast_tasks::registry_for(&settings),
-            &database,
-            &gate,
-        );
+        let resources = holdfast::resources(&settings).map_err(|error| fault(&error))?;
+        let jobs = Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate);
         let services = Services {
             jobs: jobs.clone(),
             database: database.clone(),

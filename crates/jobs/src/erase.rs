@@ -1,0 +1,116 @@
+//! Taking a user out of stored jobs: what the deletion of a user asks of the engine.
+//!
+//! # Invariants
+//! - All of it happens in the caller's transaction.
+//! - A job stays a job: its kind, state and times are untouched, so that its history adds up. What named the user is replaced,
+//!   and with it what may repeat the payload: keys, result and errors.
+//! - Jobs on the broker are not read: they end with their results (`jobs.broker_result_ttl_seconds`).
+
+use holdfast_core::sql::dialect::{on_either, rows};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::LedgerTx;
+use crate::client::Jobs;
+
+/// By the user's name, a kind, and the payload that replaces the job's own. The second condition on the kind is that of the
+/// partial index `holdfast_jobs_user`.
+const BY_USER: &str = "update holdfast_jobs
+    set payload = cast($3 as @json), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    where kind = $2 and kind in ('notify.email', 'notify.digest', 'ml.recommend') and @field(payload, 'user') = $1";
+
+/// By the id of the row before, and the text that a payload to be rewritten contains. Payloads with an escape may spell it in
+/// another way. The kind is written into the statement, because an index over one kind is not found by a parameter.
+fn containing(kind: &'static str) -> String {
+    format!(
+        "select id, @text(payload) from holdfast_jobs
+         where kind = '{kind}' and id > $1 and (@find(@text(payload), $2) > 0 or @find(@text(payload), '\\u') > 0)
+         order by id limit $3"
+    )
+}
+
+const REWRITE: &str =
+    "update holdfast_jobs set payload = cast($2 as @json), result = null, errors = null where id = $1";
+
+/// What a user enqueued, by the beginning of the keys.
+const KEYS: [&str; 2] = [
+    "update holdfast_jobs set idempotency_key = null
+     where substr(idempotency_key, 1, 5) = 'user-' and substr(idempotency_key, 1, 31) = $1",
+    "update holdfast_batches set idempotency_key = null
+     where substr(idempotency_key, 1, 5) = 'user-' and substr(idempotency_key, 1, 31) = $1",
+];
+
+/// Rows read at once: each may hold a payload of 256 KiB.
+const PAGE: usize = 50;
+
+impl Jobs {
+    /// Replaces the payload of each job of this kind whose payload has `user` in its field `user`; returns how many.
+    ///
+    /// # Errors
+    /// The transaction is to be rolled back.
+    pub async fn replace_payloads_of(
+        &self,
+        on: LedgerTx<'_>,
+        kind: &str,
+        user: &str,
+        payload: &str,
+    ) -> Result<u64, sqlx::Error> {
+        on_either!(
+            on,
+            self.sql().named(),
+            query(BY_USER),
+            [user, kind, payload],
+            execute
+        )
+    }
+
+    /// Rewrites the payload of each job of this kind that contains `text`, where `rewrite` returns another one; returns how
+    /// many.
+    ///
+    /// # Errors
+    /// The transaction is to be rolled back.
+    pub async fn rewrite_payloads(
+        &self,
+        mut on: LedgerTx<'_>,
+        kind: &'static str,
+        text: &str,
+        rewrite: impl Fn(&str) -> Option<String>,
+    ) -> Result<u64, sqlx::Error> {
+        let (named, read) = (self.sql().named(), containing(kind));
+        let quoted = json!(text).to_string();
+        let (mut before, mut changed) = (Uuid::nil(), 0);
+        loop {
+            let page = on_either!(
+                on.reborrow(),
+                named,
+                query_as::<(Uuid, String)>(&read),
+                [before, quoted.trim_matches('"'), rows(PAGE)],
+                fetch_all
+            )?;
+            for (id, payload) in &page {
+                if let Some(new) = rewrite(payload) {
+                    changed += on_either!(on.reborrow(), named, query(REWRITE), [id, &new], execute)?;
+                }
+            }
+            match page.last() {
+                Some((id, _)) if page.len() == PAGE => before = *id,
+                _ => return Ok(changed),
+            }
+        }
+    }
+
+    /// Takes away the idempotency keys that begin with `prefix` (`user-` and an id) from jobs and batches.
+    ///
+    /// # Errors
+    /// The transaction is to be rolled back.
+    pub async fn forget_idempotency_keys(
+        &self,
+        mut on: LedgerTx<'_>,
+        prefix: &str,
+    ) -> Result<(), sqlx::Error> {
+        for text in KEYS {
+            on_either!(on.reborrow(), self.sql().named(), query(text), [prefix], execute)?;
+        }
+        Ok(())
+    }
+}

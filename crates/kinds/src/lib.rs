@@ -1,0 +1,89 @@
+//! The job kinds that belong to no product.
+//!
+//! | kind | does |
+//! | --- | --- |
+//! | [`DebugEcho`] `debug.echo` | returns its payload |
+//! | [`DebugSleep`] `debug.sleep` | sleeps, reports progress, stops cooperatively at a cancellation |
+//! | [`DebugFail`] `debug.fail` | fails as its payload says, the death of the process included |
+//! | [`HttpRequest`] `http.request` | calls a URL |
+//! | [`Probe`] `holdfast.probe` | nothing: `holdfast validate` sends it through each queue |
+//!
+//! The `debug.*` kinds exist for tests and first steps, and a production process does not know them: [`DebugFail`] could be
+//! used to kill workers. A kind is one file here and one line in the list below. What handlers share (the HTTP client with its
+//! address policy) is built once per process, by [`KindsProduct`].
+
+/// Declares each kind's file, and registers its type.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $set:ident { $($module:ident :: $kind:ident,)+ })+) => {
+        $(
+            $(
+                mod $module;
+                pub use $module::$kind;
+            )+
+
+            $(#[$doc])*
+            fn $set(registry: holdfast_jobs::Registry) -> holdfast_jobs::Registry {
+                registry$(.register::<$kind>())+
+            }
+        )+
+    };
+}
+
+// The list of kinds: one line each.
+kinds! {
+    /// In every process.
+    built_in {
+        http_request::HttpRequest,
+        probe::Probe,
+    }
+    /// Not in production.
+    debug {
+        debug_echo::DebugEcho,
+        debug_fail::DebugFail,
+        debug_sleep::DebugSleep,
+    }
+}
+
+use holdfast_core::config::Settings;
+use holdfast_jobs::{Registry, Resources};
+use holdfast_outbound::Outbound;
+use holdfast_product::{Product, ProductError, SecretFields, SecretPart};
+
+pub use debug_fail::{FailMode, Recovered};
+pub use debug_sleep::Slept;
+pub use http_request::{HttpResult, Method, ResultLimit};
+
+#[derive(Debug)]
+pub struct KindsProduct;
+
+impl Product for KindsProduct {
+    fn name(&self) -> &'static str {
+        "kinds"
+    }
+
+    fn kinds(&self, registry: Registry) -> Registry {
+        built_in(registry)
+    }
+
+    fn development_kinds(&self, registry: Registry) -> Registry {
+        debug(registry)
+    }
+
+    /// The HTTP client pools connections.
+    fn resources(&self, settings: &Settings, resources: Resources) -> Result<Resources, ProductError> {
+        let outbound = Outbound::new(&settings.http_request).map_err(|error| ProductError {
+            product: self.name(),
+            source: error.into(),
+        })?;
+        Ok(resources
+            .with(outbound)
+            .with(ResultLimit(settings.jobs.max_payload_bytes)))
+    }
+
+    fn secret_fields(&self) -> &'static [SecretFields] {
+        &[SecretFields {
+            kind: "http.request",
+            fields: &[("url", SecretPart::Url), ("headers", SecretPart::Headers)],
+        }]
+    }
+}

@@ -1,0 +1,91 @@
+//! Notifications as a product.
+
+use std::sync::Arc;
+
+use holdfast_cache::Cache;
+use holdfast_jobs::{Registry, Resources};
+use holdfast_product::{
+    Duty, MessengerResource, PersonalData, Process, Product, SecretFields, SecretPart, WorkerProcess,
+};
+
+use crate::mail::{Mail, NotifyDigest, NotifyEmail};
+use crate::notifications::Notices;
+use crate::personal_data::NotifyData;
+use crate::webhooks::NotifyWebhook;
+
+/// The actions of the audit log.
+pub mod action {
+    pub const WEBHOOK_CREATE: &str = "webhook.create";
+    pub const WEBHOOK_UPDATE: &str = "webhook.update";
+    pub const WEBHOOK_DELETE: &str = "webhook.delete";
+    pub const WEBHOOK_ROTATE: &str = "webhook.rotate";
+    /// By Holdfast itself: the endpoint failed for too long, or answered that it is gone.
+    pub const WEBHOOK_DISABLE: &str = "webhook.disable";
+    pub const MAIL_TEMPLATE_PUT: &str = "mail_template.put";
+    pub const MAIL_TEMPLATE_DELETE: &str = "mail_template.delete";
+    /// Without the address, which a deletion of its user must be able to remove.
+    pub const MAIL_SUPPRESS: &str = "mail.suppress";
+    pub const MAIL_RELEASE: &str = "mail.release";
+}
+
+#[derive(Debug)]
+pub struct NotifyProduct;
+
+impl Product for NotifyProduct {
+    fn name(&self) -> &'static str {
+        "notify"
+    }
+
+    fn kinds(&self, registry: Registry) -> Registry {
+        registry
+            .register::<NotifyWebhook>()
+            .register::<NotifyEmail>()
+            .register::<NotifyDigest>()
+    }
+
+    fn worker_duties(&self, worker: WorkerProcess<'_>, resources: Resources) -> (Resources, Vec<Duty>) {
+        let Process {
+            settings,
+            database,
+            jobs,
+        } = worker.process;
+        let notices = Notices::new(settings, database, jobs.clone());
+        let resources = resources
+            .with(notices.webhooks().clone())
+            .with(notices.mail().clone())
+            .with(MessengerResource(Arc::new(notices.clone())));
+        let pruning: Duty = Box::pin(async move { notices.watch().await });
+        (resources, vec![pruning])
+    }
+
+    fn beat_duties(&self, beat: Process<'_>) -> Vec<Duty> {
+        let mail = Mail::new(beat.settings, beat.database, beat.jobs.clone());
+        let period = beat.settings.beat.poll;
+        vec![Box::pin(async move { mail.sweep_digests(period).await })]
+    }
+
+    fn audit_verbs(&self) -> &'static [&'static str] {
+        &[
+            action::WEBHOOK_CREATE,
+            action::WEBHOOK_UPDATE,
+            action::WEBHOOK_DELETE,
+            action::WEBHOOK_ROTATE,
+            action::WEBHOOK_DISABLE,
+            action::MAIL_TEMPLATE_PUT,
+            action::MAIL_TEMPLATE_DELETE,
+            action::MAIL_SUPPRESS,
+            action::MAIL_RELEASE,
+        ]
+    }
+
+    fn secret_fields(&self) -> &'static [SecretFields] {
+        &[SecretFields {
+            kind: "notify.email",
+            fields: &[("data", SecretPart::Whole)],
+        }]
+    }
+
+    fn personal_data(&self, process: Process<'_>, _: &Cache) -> Option<Arc<dyn PersonalData>> {
+        Some(Arc::new(NotifyData::new(process)))
+    }
+}

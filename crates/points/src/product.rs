@@ -1,0 +1,42 @@
+//! Points as a product.
+
+use holdfast_jobs::{Registry, Resources};
+use holdfast_product::{Duty, Product, WorkerProcess};
+
+use crate::{Points, PointsFlush};
+
+/// The actions of the audit log.
+pub mod action {
+    pub const POINT_LETTERS_REDRIVE: &str = "point_letters.redrive";
+    pub const POINT_LETTERS_DELETE: &str = "point_letters.delete";
+}
+
+#[derive(Debug)]
+pub struct PointsProduct;
+
+impl Product for PointsProduct {
+    fn name(&self) -> &'static str {
+        "points"
+    }
+
+    fn kinds(&self, registry: Registry) -> Registry {
+        registry.register::<PointsFlush>()
+    }
+
+    fn worker_duties(&self, worker: WorkerProcess<'_>, resources: Resources) -> (Resources, Vec<Duty>) {
+        let process = worker.process;
+        let points = Points::new(
+            process.settings,
+            process.database,
+            worker.gate,
+            process.jobs.clone(),
+        );
+        let watching = points.clone();
+        let duty: Duty = Box::pin(async move { watching.watch().await });
+        (resources.with(points), vec![duty])
+    }
+
+    fn audit_verbs(&self) -> &'static [&'static str] {
+        &[action::POINT_LETTERS_REDRIVE, action::POINT_LETTERS_DELETE]
+    }
+}

@@ -1,0 +1,153 @@
+//! How products name the user that their data is about.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use ulid::Ulid;
+use uuid::Uuid;
+
+/// Longest name of a user, in bytes.
+pub const MAX_USER: usize = 128;
+
+/// A user's name: 1 to [`MAX_USER`] bytes, no control characters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserName(Arc<str>);
+
+/// The text is no user's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must have 1 to {MAX_USER} bytes, and no control characters")]
+pub struct InvalidUser;
+
+impl UserName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserName {
+    type Err = InvalidUser;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUser> {
+        let sound = (1..=MAX_USER).contains(&text.len()) && !text.chars().any(char::is_control);
+        sound.then(|| Self(text.into())).ok_or(InvalidUser)
+    }
+}
+
+impl TryFrom<String> for UserName {
+    type Error = InvalidUser;
+
+    fn try_from(text: String) -> Result<Self, InvalidUser> {
+        text.parse()
+    }
+}
+
+impl From<UserName> for String {
+    fn from(user: UserName) -> Self {
+        user.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// Names an account: a ULID in its one spelling, 26 large letters and digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(Ulid);
+
+/// What jobs name instead of a user who is deleted: no account has this id.
+pub const DELETED_ACCOUNT: &str = "00000000000000000000000000";
+
+/// The text names no account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is no user's id: expected a ULID, 26 large letters and digits")]
+pub struct InvalidAccount;
+
+impl AccountId {
+    pub fn as_uuid(self) -> Uuid {
+        Uuid::from_u128(self.0.0)
+    }
+
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(Ulid(uuid.as_u128()))
+    }
+}
+
+impl FromStr for AccountId {
+    type Err = InvalidAccount;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAccount> {
+        let id = Ulid::from_string(text).map_err(|_| InvalidAccount)?;
+        // Statements find a user's jobs by this text: a second spelling would hide some.
+        (id.to_string() == text).then_some(Self(id)).ok_or(InvalidAccount)
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for AccountId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for AccountId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Who sets an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressAuthority {
+    /// An admin: the address is the user's without a confirmation.
+    Admin,
+    /// Any other caller: the owner of the address is asked by mail.
+    User,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_any_short_text_of_one_line() {
+        for good in ["a", "user 17", "ä@example.com", &"x".repeat(MAX_USER)] {
+            assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a\nb", "\0", &"x".repeat(MAX_USER + 1)] {
+            assert_eq!(bad.parse::<UserName>(), Err(InvalidUser));
+        }
+    }
+
+    #[test]
+    fn an_account_has_one_spelling() {
+        let text = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
+        assert_eq!(text.parse::<AccountId>().unwrap().to_string(), text);
+        for other in [&*text.to_lowercase(), "01JD3V0S7W8Q4M2XKZC5T9R6B", "", "ada"] {
+            assert_eq!(other.parse::<AccountId>(), Err(InvalidAccount), "{other}");
+        }
+    }
+}
