@@ -1,4 +1,4 @@
-//! A kind of one's own, from its type to its result: `cargo run -p holdfast --example send_invite`
+//! Your own kind of job, from its type to its result: `cargo run -p holdfast --example send_invite`
 
 use std::error::Error;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use holdfast_jobs::worker::{Worker, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, PayloadFault};
 use serde::{Deserialize, Serialize};
 
-/// The payload. Whoever enqueues one over HTTP sends these fields.
+/// The payload. Producers send these fields as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SendInvite {
@@ -18,7 +18,7 @@ struct SendInvite {
     team: String,
 }
 
-/// The result, kept with the job.
+/// The result, stored with the job.
 #[derive(Debug, Serialize)]
 struct Sent {
     subject: String,
@@ -33,7 +33,7 @@ impl Job for SendInvite {
         Some(Duration::from_secs(30))
     }
 
-    /// Checked when the job is enqueued: a bad payload is refused, not retried.
+    /// Checked when the job is enqueued: an invalid payload is refused, not retried.
     fn validate(&self) -> Result<(), PayloadFault> {
         if self.to.contains('@') {
             return Ok(());
@@ -41,7 +41,7 @@ impl Job for SendInvite {
         Err(PayloadFault::new("to", "must be an e-mail address"))
     }
 
-    /// One attempt. `?` on any error is a retry; `JobError::permanent` gives up at once.
+    /// One attempt. `?` on any error is a retry; `JobError::permanent` discards the job immediately.
     async fn run(self, ctx: JobContext) -> Result<Sent, JobError> {
         let subject = format!("Join {}", self.team);
         println!("attempt {} for {}: {subject}", ctx.attempt(), self.to);

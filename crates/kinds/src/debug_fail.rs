@@ -38,14 +38,15 @@ pub enum FailMode {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DebugFail {
+    /// How to fail.
     pub mode: FailMode,
-    /// How many attempts fail before one succeeds. All of them if absent.
+    /// Number of attempts that fail before one succeeds. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
-    /// What the error says.
+    /// The error's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// For `retry_after` and `snooze`; 1 if absent.
+    /// Delay in seconds, for `retry_after` and `snooze`. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
 }

@@ -22,7 +22,7 @@ const MIN_PERIOD: Duration = Duration::from_millis(100);
 pub struct DebugSleep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub milliseconds: Option<u64>,
-    /// Fractions are welcome.
+    /// May have a fraction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }

@@ -103,16 +103,17 @@ impl From<Method> for reqwest::Method {
 pub struct HttpRequest {
     /// `http` or `https`. A user and password in it are sent as `Authorization: Basic`.
     pub url: String,
-    /// `POST` with a body and `GET` without one, unless set.
+    /// Default: `POST` with a body, `GET` without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
+    /// Headers of the request.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// A JSON string is sent as that text, any other JSON as it stands. The content type follows, unless `headers`
-    /// sets it.
+    /// A JSON string is sent as text, any other JSON unchanged. The content type is set accordingly, unless
+    /// `headers` sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Box<RawValue>>,
-    /// For the whole exchange, redirects included: more than 0, at most 300; 30 unless set.
+    /// Timeout of the whole exchange, redirects included; above 0, at most 300. Default: 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<f64>,
     /// The statuses that complete the job, instead of 2xx. A redirect status listed here is not followed.

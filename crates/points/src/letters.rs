@@ -20,7 +20,7 @@ const CALL: i64 = 10_000;
 /// Letters pruned at a time.
 const PRUNE: i64 = 1_000;
 
-/// A point that has no place yet.
+/// A point whose track does not exist.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PointLetter {
     #[serde(flatten)]

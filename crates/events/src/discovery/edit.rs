@@ -91,7 +91,7 @@ impl Sources {
         Ok(record(replaced.ok_or(SourceError::Unknown(id))?)?)
     }
 
-    /// Its events stay until they are over.
+    /// Its events stay stored until they are over.
     pub async fn delete(&self, by: &By, id: SourceId) -> Result<(), SourceError> {
         let sql = &self.0.sql;
         let gone = sql

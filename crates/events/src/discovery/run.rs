@@ -45,6 +45,7 @@ const LEAST_REST: f64 = 0.5;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsDiscover {
+    /// The id of the source.
     pub source: SourceId,
 }
 

@@ -99,7 +99,7 @@ pub struct Definition {
     /// Of `json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Mapping>,
-    /// Of `reddit`, without `r/`.
+    /// For `reddit`, without `r/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subreddit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +111,7 @@ pub struct Definition {
     /// Of times that name none; IANA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
-    /// Of entries that name none.
+    /// For entries that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Action, BATCH, Done, Interaction, Interactions};
 use holdfast_product::UserName;
 
-/// What became of interactions.
+/// The result of storing interactions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accepted {
     /// New ones; the others were there.

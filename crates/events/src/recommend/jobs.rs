@@ -14,7 +14,7 @@ const QUEUE: &str = "ml";
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MlTrain {
-    /// Learn everything anew, whatever has changed.
+    /// Train from scratch, whatever has changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
 }
@@ -38,6 +38,7 @@ impl Job for MlTrain {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MlRecommend {
+    /// The application's id of the user.
     pub user: UserName,
 }
 

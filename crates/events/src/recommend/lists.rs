@@ -69,7 +69,7 @@ pub struct Because {
     pub why: Why,
     /// The event that it is like, or near to.
     pub event: Option<Ulid>,
-    /// For people.
+    /// A readable description.
     pub text: String,
 }
 

@@ -63,7 +63,7 @@ pub struct NewEvent {
     pub time_zone: Option<String>,
     /// Degrees: latitude, longitude.
     pub position: Option<(f64, f64)>,
-    /// What the place is called.
+    /// The name of the place.
     pub place: Option<String>,
     pub cancelled: bool,
 }

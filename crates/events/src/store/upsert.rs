@@ -28,7 +28,7 @@ pub enum Outcome {
     Unchanged,
 }
 
-/// What became of one event.
+/// The result for one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Upserted {
     pub id: Ulid,

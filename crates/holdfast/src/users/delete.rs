@@ -11,7 +11,7 @@ use serde_json::json;
 use super::account::LockedAccount;
 use super::{UserData, UserDataError};
 
-/// What a deletion has removed, or left under no name.
+/// What a deletion removed or anonymised.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Deleted {
     /// There was an account, which is gone with its preferences, its digest and its sessions.
@@ -20,9 +20,9 @@ pub struct Deleted {
     pub subscriptions: u64,
     /// Rows about mail: what was sent, suppressions, links.
     pub mail: u64,
-    /// Attempts of webhooks that told of the user, and say now that it was somebody.
+    /// Webhook attempts that named the user, now anonymised.
     pub deliveries: u64,
-    /// That name the user no more. Those that have not run will do nothing.
+    /// Jobs that no longer name the user. Those that have not run will do nothing.
     pub jobs: u64,
     /// Entries that say now that somebody did it: those of a viewer. Whoever may do more stays named by the id.
     pub audit: u64,

@@ -47,6 +47,7 @@ const TIMEOUT: Duration = Duration::from_secs(150);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyDigest {
+    /// The id of the user.
     pub user: AccountId,
 }
 

@@ -49,22 +49,23 @@ pub struct NotifyEmail {
     /// the address of that user's preferences, if it is confirmed, or to the user's name, if that is an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// The user of Holdfast whose mail it is: with a `list`, that user's preferences and quiet hours hold. A user who is
-    /// deleted gets nothing.
+    /// The id of the user of Holdfast who receives the mail. With a `list`, that user's preferences and quiet
+    /// hours apply. A deleted user receives nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<AccountId>,
-    /// A template, as `PUT /v1/mail-templates/{name}` named it.
+    /// The name of a template of `PUT /v1/mail-templates/{name}`.
     pub template: String,
-    /// What the template is written out with: an object.
+    /// The variables of the template: an object.
     #[serde(default)]
     pub data: Value,
-    /// What kind of mail this is to its reader, who may unsubscribe from it: `digest`. None: mail that nobody unsubscribes
-    /// from, such as a receipt.
+    /// The mailing list, which readers can unsubscribe from, e.g. `digest`. Default: none, for mail such as a
+    /// receipt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<String>,
+    /// The address for replies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
-    /// Under one key an address gets one mail. The job's own id unless set.
+    /// One address receives one mail for each key. Default: the job's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }

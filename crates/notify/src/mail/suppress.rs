@@ -41,7 +41,7 @@ const MAX_REASON: usize = 512;
 /// Why an address that unsubscribed gets nothing.
 const UNSUBSCRIBED: &str = "unsubscribed";
 
-/// An address that gets no mail.
+/// An address that receives no mail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Suppression {
     /// In its normal form; `hmac-sha256:…` where its user is deleted.

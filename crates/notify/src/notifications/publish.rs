@@ -65,7 +65,7 @@ pub struct Published {
     pub id: NoticeId,
     /// How many endpoints it goes to.
     pub webhooks: u64,
-    /// It stood already, under the same key; `id` is the first one's.
+    /// It already existed under this key; `id` is that of the first one.
     pub duplicate: bool,
 }
 

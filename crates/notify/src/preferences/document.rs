@@ -57,15 +57,15 @@ pub struct PreferencesText {
     /// `en`, `de-at`. With it the template `hello.de-at` or `hello.de` is taken for `hello`, where there is one.
     #[serde(default)]
     pub language: Option<String>,
-    /// An IANA time zone; UTC if left out.
+    /// An IANA time zone; default UTC.
     #[serde(default)]
     pub time_zone: Option<String>,
-    /// Where mail goes; the user's name if left out, where that is an address.
+    /// The address for mail; default: the user's name, if it is an address.
     #[serde(default)]
     pub address: Option<String>,
     #[serde(default)]
     pub quiet_hours: Option<Quiet>,
-    /// When a digest is due, `HH:MM`; 08:00 if left out.
+    /// The time of the digest, `HH:MM`; default 08:00.
     #[serde(default)]
     pub digest_at: Option<String>,
     /// Of every topic that says nothing else.

@@ -40,16 +40,18 @@ const HOLDFAST_ATTEMPT: HeaderName = HeaderName::from_static("holdfast-attempt")
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyWebhook {
-    /// The endpoint, as `POST /v1/webhooks` named it.
+    /// The id of the endpoint, from `POST /v1/webhooks`.
     pub webhook: WebhookId,
-    /// The event's own id, sent as `webhook-id`: a receiver tells a repeat by it.
+    /// The id of the notification, sent as `webhook-id`, by which a receiver recognises a repeat.
     pub id: String,
+    /// The type of the notification, e.g. `order.paid`.
     #[serde(rename = "type")]
     pub event_type: EventType,
     /// When it happened.
     pub timestamp: DateTime<Utc>,
+    /// The data of the notification.
     pub data: Box<RawValue>,
-    /// Sent to a disabled endpoint too.
+    /// Whether it is also sent to a disabled endpoint.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub test: bool,
 }

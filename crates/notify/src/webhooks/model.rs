@@ -272,11 +272,11 @@ pub struct WebhookRecord {
     pub description: String,
     pub events: Vec<Filter>,
     pub enabled: bool,
-    /// Why Holdfast disabled it, if nobody else did.
+    /// Why Holdfast disabled it; null if an operator did.
     pub disabled_reason: Option<String>,
     /// The first failure after the last success.
     pub failing_since: Option<DateTime<Utc>>,
-    /// Until then the secret before the last rotation signs too.
+    /// The previous secret stays valid until this time.
     pub previous_secret_until: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
