@@ -200,7 +200,7 @@ impl Api {
             [b'<', ..] => "a web page",
             _ if error.is_eof() => "half a JSON document",
             _ if error.is_data() => "a JSON document of another kind",
-            _ => "what is no JSON",
+            _ => "something that is not JSON",
         };
         ApiError::Foreign {
             address: self.address(),

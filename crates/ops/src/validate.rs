@@ -47,7 +47,7 @@ pub struct Options {
 pub async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(), Failure> {
     if !directory.is_dir() {
         return Err(Failure::Misused(format!(
-            "--files: {} is no directory",
+            "--files: {} is not a directory",
             directory.display()
         )));
     }

@@ -85,8 +85,8 @@ impl Hop {
             status,
             reason,
         };
-        let location = std::str::from_utf8(location.as_bytes()).map_err(|_| fault("what is no URL"))?;
-        let mut url = self.url.join(location).map_err(|_| fault("what is no URL"))?;
+        let location = std::str::from_utf8(location.as_bytes()).map_err(|_| fault("an invalid URL"))?;
+        let mut url = self.url.join(location).map_err(|_| fault("an invalid URL"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(fault("a scheme other than http and https"));
         }

@@ -97,7 +97,7 @@ impl Points {
             let batch: Vec<Point> = held.iter().filter_map(|packed| unpack(packed)).collect();
             if batch.len() < held.len() {
                 let points = held.len() - batch.len();
-                tracing::error!(points, "what is no point was dropped from the buffer of points");
+                tracing::error!(points, "an invalid entry was dropped from the buffer of points");
             }
             let written = match self.store(&batch).await {
                 Ok(written) => written,

@@ -191,7 +191,7 @@ impl Points {
                 match self.take_back().await {
                     Ok(waiting) if waiting > 0 => self.ask_for_flush().await,
                     Ok(_) => {}
-                    Err(error) => tracing::debug!(error = %error, "cannot look after the points"),
+                    Err(error) => tracing::debug!(error = %error, "cannot maintain the buffer of points"),
                 }
             }
             if let Err(error) = self.prune_letters().await {

@@ -71,7 +71,7 @@ pub const DELETED_ACCOUNT: &str = "00000000000000000000000000";
 
 /// The text names no account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no user's id: expected a ULID, 26 large letters and digits")]
+#[error("is not a user's id: expected a ULID, 26 large letters and digits")]
 pub struct InvalidAccount;
 
 impl AccountId {

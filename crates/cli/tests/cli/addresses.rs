@@ -39,7 +39,7 @@ async fn whatever_answers_there_the_message_says_what_it_is() {
         (HTML, "answered 200 OK with a web page"),
         (HALF, "answered 200 OK with half a JSON document"),
         (BROKEN_OFF, "cannot be reached"),
-        (NO_JSON, "answered 200 OK with what is no JSON"),
+        (NO_JSON, "answered 200 OK with something that is not JSON"),
         (EMPTY, "answered 200 OK with nothing"),
         (LOGIN, "answered 401 Unauthorized with nothing"),
         (

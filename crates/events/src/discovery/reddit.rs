@@ -86,8 +86,8 @@ impl Reddit {
             "{}/r/{subreddit}/{listing}",
             self.settings.api_url.trim_end_matches('/')
         );
-        let mut url = Url::parse(&text)
-            .map_err(|error| Failure::new(format!("reddit.api_url is of no use: {error}")))?;
+        let mut url =
+            Url::parse(&text).map_err(|error| Failure::new(format!("reddit.api_url is invalid: {error}")))?;
         url.query_pairs_mut()
             .append_pair("limit", PAGE)
             .append_pair("raw_json", "1");
@@ -157,7 +157,7 @@ impl Reddit {
             self.settings.auth_url.trim_end_matches('/')
         );
         let url = Url::parse(&text)
-            .map_err(|error| Failure::new(format!("reddit.auth_url is of no use: {error}")))?;
+            .map_err(|error| Failure::new(format!("reddit.auth_url is invalid: {error}")))?;
         let credentials = BASE64.encode(format!("{}:{}", id.expose_secret(), secret.expose_secret()));
         let mut basic = HeaderValue::try_from(format!("Basic {credentials}"))
             .map_err(|error| Failure::new(error.to_string()))?;

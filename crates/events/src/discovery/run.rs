@@ -364,7 +364,7 @@ impl Discoverer {
                     return Ok(None);
                 }
                 Err(Broken::Source(failure)) => {
-                    let reason = format!("cannot be read again, and is fetched anew: {failure}");
+                    let reason = format!("cannot be read again, and is fetched again: {failure}");
                     report.note(Note::new("the body that was kept", reason));
                 }
                 Err(ours @ Broken::Ours(_)) => return Err(ours),

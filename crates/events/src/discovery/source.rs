@@ -200,7 +200,7 @@ impl NewSource {
         if definition.time_zone.is_some() && definition.zone().is_none() {
             fault(
                 "time_zone",
-                "is no IANA time zone, such as Europe/Vienna".to_owned(),
+                "is not an IANA time zone, such as Europe/Vienna".to_owned(),
             );
         }
         match (definition.lat, definition.lon) {

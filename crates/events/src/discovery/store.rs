@@ -23,7 +23,7 @@ pub enum SourceError {
     Unknown(SourceId),
     #[error("there is a source {0:?} already")]
     NameTaken(String),
-    #[error("there are {MAX_SOURCES} sources already, and more are not kept")]
+    #[error("{MAX_SOURCES} sources already exist, which is the limit")]
     TooMany,
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),

@@ -88,7 +88,7 @@ impl Discoverer {
         report.mails += told.mails;
         if told.too_large > 0 {
             let reason = format!(
-                "{} news were not told: they are larger than jobs.max_payload_bytes",
+                "{} notices were not sent: they are larger than jobs.max_payload_bytes",
                 told.too_large
             );
             report.note(Note::new("webhooks and mails", reason));

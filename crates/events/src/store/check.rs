@@ -100,9 +100,10 @@ impl NewEvent {
             return Err(fault("ends_at", "lies before starts_at"));
         }
         match &self.time_zone {
-            Some(zone) if zone.parse::<chrono_tz::Tz>().is_err() => {
-                Err(fault("time_zone", "is no IANA time zone, such as Europe/Vienna"))
-            }
+            Some(zone) if zone.parse::<chrono_tz::Tz>().is_err() => Err(fault(
+                "time_zone",
+                "is not an IANA time zone, such as Europe/Vienna",
+            )),
             _ => Ok(()),
         }
     }

@@ -88,7 +88,7 @@ async fn a_redirect_to_nowhere_discards_the_job() {
         ),
         (
             vec!["location: http://[::1"],
-            "answered 302 Found and redirects to what is no URL",
+            "answered 302 Found and redirects to an invalid URL",
         ),
     ] {
         let server = Server::start(move |_| Reply::new(302, &headers, "")).await;

@@ -62,7 +62,7 @@ pub enum MailError {
     Invalid { field: &'static str, reason: String },
     #[error("there is no mail template {0:?}")]
     UnknownTemplate(String),
-    #[error("there are {MAX_TEMPLATES} mail templates already, and more are not kept")]
+    #[error("{MAX_TEMPLATES} mail templates already exist, which is the limit")]
     TooManyTemplates,
     #[error("{0:?} is not suppressed")]
     NotSuppressed(String),

@@ -261,7 +261,7 @@ fn mailbox(text: &str) -> Result<Mailbox, String> {
         return Err("holds a line break or another control character".to_owned());
     }
     composed(text)
-        .map_err(|error: lettre::address::AddressError| format!("is no single mail address: {error}"))
+        .map_err(|error: lettre::address::AddressError| format!("is not a single mail address: {error}"))
 }
 
 /// Whether a mail could be sent to it: one address, `ada@example.com` or `Ada <ada@example.com>`.

@@ -282,6 +282,6 @@ async fn insert(
 fn parsed(address: &str) -> Result<Address, MailError> {
     composed::<Address>(address).map_err(|error| MailError::Invalid {
         field: "address",
-        reason: format!("is no mail address: {error}"),
+        reason: format!("is not a mail address: {error}"),
     })
 }

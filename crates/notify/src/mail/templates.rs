@@ -173,7 +173,7 @@ fn check(name: &str, template: &MailTemplate) -> Result<(), MailError> {
     }
     template
         .check()
-        .or_else(|(field, reason)| invalid(field, format!("is no template: {reason}")))
+        .or_else(|(field, reason)| invalid(field, format!("is not a valid template: {reason}")))
 }
 
 fn record((name, subject, text, html, created, updated): Row) -> MailTemplateRecord {

@@ -93,7 +93,7 @@ fn server(settings: &SmtpSettings) -> Result<Server, String> {
     };
     let from = from
         .parse()
-        .map_err(|error| format!("smtp.from is no sender: {error}"))?;
+        .map_err(|error| format!("smtp.from is not a sender: {error}"))?;
     let builder = builder(url.expose_secret())?;
     let builder = match encryption(url.expose_secret(), settings.ca_certificate.as_deref())? {
         Some(tls) => builder.tls(tls),

@@ -137,15 +137,15 @@ impl Preferences {
         let mut faults = Faults::default();
         let language = text.language.map(|language| language.to_lowercase());
         if language.as_deref().is_some_and(|language| !is_language(language)) {
-            faults.add("language", "is no language tag, such as en or de-AT");
+            faults.add("language", "is not a language tag, such as en or de-AT");
         }
         let time_zone = faults.take("time_zone", text.time_zone.map(|zone| zone.parse::<Tz>()), |_| {
-            "is no time zone of the IANA database, such as Europe/Vienna".to_owned()
+            "is not a time zone of the IANA database, such as Europe/Vienna".to_owned()
         });
         let address = faults.take(
             "address",
             text.address.map(|address| composed::<Address>(&address)),
-            |error| format!("is no mail address: {error}"),
+            |error| format!("is not a mail address: {error}"),
         );
         let digest_at = faults.take(
             "digest_at",

@@ -21,9 +21,9 @@ pub struct TimeOfDay {
     minute: u8,
 }
 
-/// The text is no time of day.
+/// The text is not a time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no time of day: expected HH:MM, 00:00 to 23:59")]
+#[error("is not a time of day: expected HH:MM, 00:00 to 23:59")]
 pub struct InvalidTime;
 
 impl TimeOfDay {

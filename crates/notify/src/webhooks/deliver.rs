@@ -110,7 +110,7 @@ impl Job for NotifyWebhook {
         let (webhooks, outbound) = (ctx.resource::<Webhooks>()?, ctx.resource::<Outbound>()?);
         let endpoint = webhooks.endpoint(self.webhook).await?;
         let endpoint = endpoint.ok_or_else(|| {
-            let text = format!("there is no webhook {} any more", self.webhook);
+            let text = format!("the webhook {} no longer exists", self.webhook);
             JobError::permanent(text)
         })?;
         if !endpoint.enabled && !self.test {

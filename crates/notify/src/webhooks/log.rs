@@ -221,7 +221,7 @@ impl Log {
             }
         };
         tokio::time::timeout(PATIENCE, writing).await.unwrap_or_else(|_| {
-            tracing::warn!("a delivery waits in vain for its row in the log of webhooks");
+            tracing::warn!("the row of a delivery is missing from the log of webhooks");
             false
         })
     }

@@ -74,7 +74,7 @@ pub enum WebhookError {
     Invalid(#[from] WebhookFault),
     #[error("there is no webhook {0}")]
     Unknown(WebhookId),
-    #[error("there are {MAX_WEBHOOKS} webhooks already, and more are not kept")]
+    #[error("{MAX_WEBHOOKS} webhooks already exist, which is the limit")]
     TooMany,
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),

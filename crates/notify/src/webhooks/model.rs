@@ -110,7 +110,7 @@ impl FromStr for EventType {
             return Ok(Self(text.to_owned()));
         }
         Err(InvalidEvent(
-            "is no event: expected words of a-z, A-Z, 0-9, _ and - with dots between, such as order.paid, 255 bytes at most",
+            "is not an event type: expected words of a-z, A-Z, 0-9, _ and - with dots between, such as order.paid, 255 bytes at most",
         ))
     }
 }
@@ -160,7 +160,7 @@ impl FromStr for Filter {
             return Ok(Self(text.to_owned()));
         }
         Err(InvalidEvent(
-            "is no filter: expected an event such as order.paid, a prefix such as order.*, or * for all",
+            "is not a filter: expected an event such as order.paid, a prefix such as order.*, or * for all",
         ))
     }
 }

@@ -170,7 +170,7 @@ fn parse(url: &Url, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
         let what = if error.is_eof() && !text.is_empty() {
             "half a JSON document"
         } else {
-            "something that is no JSON"
+            "something that is not JSON"
         };
         Failure::no(format!("{url} answered {status} with {what}"))
     })

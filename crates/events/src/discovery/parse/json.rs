@@ -83,11 +83,11 @@ impl Mapping {
         for (field, pointer) in pointers {
             let Some(pointer) = pointer else { continue };
             let reason = if pointer.is_empty() && field != "entries" {
-                "must not be empty: an entry is no field of itself".to_owned()
+                "must not be empty".to_owned()
             } else if pointer.len() > MAX_POINTER {
                 format!("is longer than {MAX_POINTER} bytes")
             } else if !pointer.is_empty() && !pointer.starts_with('/') {
-                "is no JSON pointer; it begins with a slash, such as /start/date".to_owned()
+                "is not a JSON pointer; it begins with a slash, such as /start/date".to_owned()
             } else {
                 continue;
             };
@@ -206,7 +206,7 @@ fn list_at<'a>(text: &'a str, pointer: &str, expected: &'static str) -> Result<&
         let place = if pointer.is_empty() { "the root" } else { pointer };
         return Err(ParseFault::not(
             expected,
-            format!("what is at {place} is no list"),
+            format!("what is at {place} is not a list"),
         ));
     }
     Ok(at)
@@ -317,7 +317,7 @@ fn zone_of(
     if let Some(zone) = iana(name).or_else(|| windows_zone(name)) {
         return Ok(Some(zone));
     }
-    let fault = format!("names the time zone {name:?}, which is no IANA zone");
+    let fault = format!("names the time zone {name:?}, which is not an IANA zone");
     let text = starts.and_then(Value::as_str).unwrap_or_default();
     let floats = dates::parse(text, Tz::UTC) != dates::parse(text, Tz::Asia__Tokyo);
     if floats {
@@ -334,7 +334,7 @@ fn read(
     faults: &mut Vec<String>,
 ) -> Result<Option<Entry>, String> {
     if !value.is_object() && !value.is_array() {
-        return Err("is no object".to_owned());
+        return Err("is not an object".to_owned());
     }
     let at = |pointer: &Option<String>| text_at(value, pointer.as_deref());
     let zone_name = at(&mapping.time_zone);
@@ -378,7 +378,7 @@ fn read(
     entry.position = unless(place_of(mapping, value), faults);
     if let (Some(url), None) = (url.filter(|url| !url.trim().is_empty()), &entry.url) {
         faults.push(format!(
-            "says {url:?} at {}, which is no address of the web",
+            "says {url:?} at {}, which is not a web address",
             mapping.url.as_deref().unwrap_or_default()
         ));
     }
@@ -402,7 +402,7 @@ fn text_at(value: &Value, pointer: Option<&str>) -> Option<String> {
 
 /// The moment at a place, if there is anything.
 fn moment(value: &Value, pointer: &str, zone: Tz) -> Result<Option<DateTime<Utc>>, String> {
-    let fault = |said: &dyn fmt::Display| format!("says {said} at {pointer}, which is no time");
+    let fault = |said: &dyn fmt::Display| format!("says {said} at {pointer}, which is not a time");
     match value.pointer(pointer) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
@@ -424,7 +424,7 @@ fn place_of(mapping: &Mapping, value: &Value) -> Result<Option<(f64, f64)>, Stri
     match (text(&mapping.lat), text(&mapping.lon)) {
         (Some(lat), Some(lon)) => position(&lat, &lon).map(Some).ok_or_else(|| {
             let at = mapping.lat.as_deref().unwrap_or_default();
-            format!("says {lat:?}, {lon:?} at {at}, which are no degrees of latitude and longitude")
+            format!("says {lat:?}, {lon:?} at {at}, which are not degrees of latitude and longitude")
         }),
         // Half a place is none.
         _ => Ok(None),

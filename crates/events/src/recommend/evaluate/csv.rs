@@ -97,7 +97,7 @@ fn row(line: &str) -> Result<Row<'_>, &'static str> {
         [user, item, at, weight] => {
             let weight = weight.parse::<f32>().ok();
             let weight = weight.filter(|weight| weight.is_finite());
-            (*user, *item, *at, weight.ok_or("the weight is no number")?)
+            (*user, *item, *at, weight.ok_or("the weight is not a number")?)
         }
         _ => return Err("expected user,item,time[,weight]"),
     };
@@ -154,7 +154,7 @@ mod tests {
                 "u,i,1\nu,i,soon\n",
                 "line 2: the time is neither seconds nor RFC 3339",
             ),
-            ("u,i,1\nu,i,1,NaN\n", "line 2: the weight is no number"),
+            ("u,i,1\nu,i,1,NaN\n", "line 2: the weight is not a number"),
             ("u,i,1\n,i,1\n", "line 2: the user or the item is missing"),
             (long.as_str(), "line 2: is too long"),
         ] {

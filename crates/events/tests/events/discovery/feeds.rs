@@ -85,7 +85,7 @@ fn json_feed_is_read_entry_by_entry() {
     assert_eq!(harvest.find("2").url.as_deref(), Some("https://example.com/2"));
     assert_eq!(harvest.find("3").title, "A number for an id");
     assert!(harvest.reason("entry 4").contains("/date_published"));
-    assert!(harvest.reason("entry 5").contains("is no object"));
+    assert!(harvest.reason("entry 5").contains("is not an object"));
     assert!(harvest.reason("entry 6").contains("\"soon\""));
     assert_eq!(
         (harvest.entries.len(), harvest.skipped.len(), harvest.outside),

@@ -53,7 +53,7 @@ fn entries_of_no_use_are_skipped_with_the_place_that_is_wrong() {
         ("entry 5", "no title at /name"),
         ("entry 6", "no time"),
         ("entry 7", "Mars/Base"),
-        ("entry 9", "is no object"),
+        ("entry 9", "is not an object"),
     ] {
         assert!(
             harvest.reason(at).contains(reason),

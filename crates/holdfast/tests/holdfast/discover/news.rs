@@ -439,5 +439,5 @@ async fn news_that_fit_into_no_job_are_left_out_and_noted() {
     );
     let report = f.shown(id).await.report.unwrap();
     let reason = &report.notes[0].reason;
-    assert!(reason.contains("1 news were not told"), "{reason}");
+    assert!(reason.contains("1 notices were not sent"), "{reason}");
 }

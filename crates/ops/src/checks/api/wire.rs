@@ -202,7 +202,7 @@ impl Answer {
             ));
         }
         serde_json::from_slice(&self.body).map_err(|error| {
-            let what = if error.is_eof() { "half a JSON document" } else { "what is no JSON" };
+            let what = if error.is_eof() { "half a JSON document" } else { "something that is not JSON" };
             Finding::fail(
                 format!("{path} answers {} with {what} ({} bytes)", self.status.as_u16(), self.body.len()),
                 "A proxy cuts responses, or another service answers: check --url, and what is in front of the API.",

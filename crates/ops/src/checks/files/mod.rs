@@ -1,6 +1,6 @@
 //! The deployment files of a directory, without any server: would they do what the product needs?
 //!
-//! What is checked is what goes wrong in silence: too little time to stop, a path that is no health route, a container
+//! What is checked is what goes wrong in silence: too little time to stop, a path that is not a health route, a container
 //! that runs as root, a Redis that evicts jobs, a setting or a metric that does not exist. A file that is not there is
 //! skipped. Every fault names its file, and the field.
 
@@ -126,7 +126,7 @@ impl Faults {
 
     fn health_route(&mut self, place: &str, path: &str) {
         if !HEALTH_ROUTES.iter().any(|route| route.path == path) {
-            self.add(format!("{place}: {path} is no health route"));
+            self.add(format!("{place}: {path} is not a health route"));
         }
     }
 

@@ -89,7 +89,7 @@ fn processes(deployment: &Deployment) -> Checked<Finding> {
                 let path = command.split_whitespace().next().unwrap_or_default();
                 programs.push(path.rsplit('/').next().unwrap_or_default().to_owned());
             }
-            None => faults.add(format!("Procfile: {line:?} is no `name: command`")),
+            None => faults.add(format!("Procfile: {line:?} is not `name: command`")),
         }
     }
     for program in &PROGRAMS[..2] {
@@ -113,7 +113,7 @@ fn yaml(path: &str, text: &str, faults: &mut Faults) -> Vec<Value> {
                 documents.push(value);
             }
             Err(error) => {
-                faults.add(format!("{path} is no YAML: {error}"));
+                faults.add(format!("{path} is not YAML: {error}"));
                 break;
             }
         }
@@ -242,7 +242,7 @@ fn fly_toml(deployment: &Deployment) -> Checked<Finding> {
     };
     let mut faults = Faults::default();
     match toml::from_str::<toml::Table>(&text) {
-        Err(error) => faults.add(format!("{PATH} is no TOML: {}", error.message())),
+        Err(error) => faults.add(format!("{PATH} is not TOML: {}", error.message())),
         Ok(table) => {
             let timeout = match table.get("kill_timeout") {
                 Some(toml::Value::String(text)) => seconds(text),

@@ -41,7 +41,7 @@ fn all_files(deployment: &Deployment) -> Checked<Finding> {
     for (path, text) in documents {
         match serde_json::from_str::<Value>(&text) {
             Ok(document) => json(&path, &document, deployment, &mut faults),
-            Err(error) => faults.add(format!("{path} is no JSON: {error}")),
+            Err(error) => faults.add(format!("{path} is not JSON: {error}")),
         }
         read.push(path);
     }

@@ -22,7 +22,7 @@ fn rules(deployment: &Deployment) -> Checked<Finding> {
     let mut faults = Faults::default();
     let mut alerts = 0;
     match serde_norway::from_str::<Value>(&text) {
-        Err(error) => faults.add(format!("{PATH} is no YAML: {error}")),
+        Err(error) => faults.add(format!("{PATH} is not YAML: {error}")),
         Ok(document) => {
             let groups = document.get("groups").and_then(Value::as_array);
             let rules = groups
@@ -56,7 +56,7 @@ fn dashboard(deployment: &Deployment) -> Checked<Finding> {
     let mut faults = Faults::default();
     let mut panels = 0;
     match serde_json::from_str::<Value>(&text) {
-        Err(error) => faults.add(format!("{PATH} is no JSON: {error}")),
+        Err(error) => faults.add(format!("{PATH} is not JSON: {error}")),
         Ok(document) => {
             let all = document.get("panels").and_then(Value::as_array);
             for panel in all.into_iter().flatten() {

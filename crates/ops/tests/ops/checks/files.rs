@@ -73,7 +73,7 @@ const RAILWAY: [Fault; 9] = [
         "deploy/railway/beat.json",
         "/health/ready",
         "/healthz",
-        "deploy/railway/beat.json: /healthz is no health route",
+        "deploy/railway/beat.json: /healthz is not a health route",
     ),
     (
         "files.railway",
@@ -94,7 +94,7 @@ const RAILWAY: [Fault; 9] = [
         "railway.json",
         "\"deploy\": {",
         "\"deploy\": ",
-        "railway.json is no JSON",
+        "railway.json is not JSON",
     ),
     (
         "files.railway",
@@ -108,7 +108,7 @@ const RAILWAY: [Fault; 9] = [
         ".railway/railway.ts",
         "\"/health/ready\"",
         "\"/ready\"",
-        ".railway/railway.ts: /ready is no health route",
+        ".railway/railway.ts: /ready is not a health route",
     ),
 ];
 
@@ -177,7 +177,7 @@ const PLATFORMS: [Fault; 14] = [
         "Procfile",
         "web: ",
         "web ",
-        "Procfile: \"web ./target/release/api\" is no `name: command`",
+        "Procfile: \"web ./target/release/api\" is not `name: command`",
     ),
     (
         "files.compose",
@@ -198,7 +198,7 @@ const PLATFORMS: [Fault; 14] = [
         "deploy/compose.yaml",
         "services:",
         "services: [",
-        "deploy/compose.yaml is no YAML",
+        "deploy/compose.yaml is not YAML",
     ),
     (
         "files.kubernetes",
@@ -219,7 +219,7 @@ const PLATFORMS: [Fault; 14] = [
         "deploy/kubernetes/beat.yaml",
         "/health/live",
         "/live",
-        "deploy/kubernetes/beat.yaml: /live is no health route",
+        "deploy/kubernetes/beat.yaml: /live is not a health route",
     ),
     (
         "files.fly",
@@ -233,7 +233,7 @@ const PLATFORMS: [Fault; 14] = [
         "deploy/fly.toml",
         "[env]",
         "[env",
-        "deploy/fly.toml is no TOML",
+        "deploy/fly.toml is not TOML",
     ),
     (
         "files.render",
@@ -247,7 +247,7 @@ const PLATFORMS: [Fault; 14] = [
         "deploy/render.yaml",
         "/health/ready",
         "/",
-        "deploy/render.yaml: holdfast-api: / is no health route",
+        "deploy/render.yaml: holdfast-api: / is not a health route",
     ),
     (
         "files.systemd",
@@ -313,7 +313,7 @@ const SERVERS_AND_SETTINGS: [Fault; 11] = [
         "deploy/prometheus/rules.yml",
         "groups:",
         "groups: {",
-        "deploy/prometheus/rules.yml is no YAML",
+        "deploy/prometheus/rules.yml is not YAML",
     ),
     (
         "files.grafana",
@@ -327,7 +327,7 @@ const SERVERS_AND_SETTINGS: [Fault; 11] = [
         "deploy/grafana/holdfast.json",
         "\"panels\": [",
         "\"panels\": ",
-        "deploy/grafana/holdfast.json is no JSON",
+        "deploy/grafana/holdfast.json is not JSON",
     ),
     (
         "files.env_example",
@@ -421,7 +421,7 @@ async fn a_missing_file_is_no_fault_and_a_missing_directory_is_misuse() {
     let (code, text) = empty.run(&["validate", "--files", "no/such/directory"]).await;
     assert_eq!(code, 64, "{text}");
     assert!(
-        text.contains("--files: no/such/directory is no directory"),
+        text.contains("--files: no/such/directory is not a directory"),
         "{text}"
     );
 }

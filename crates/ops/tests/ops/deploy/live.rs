@@ -202,7 +202,7 @@ async fn whatever_answers_there_the_message_says_what_is_wrong() {
         ),
         (
             "HTTP/1.1 302 Found\r\nlocation: https://login.example\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-            "something that is no JSON",
+            "something that is not JSON",
         ),
         (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 75\r\nconnection: close\r\n\r\n{\"status\":\"unhealthy\",\"services\":{\"database\":{\"status\":\"unhealthy\"},\"x\":1}}",

@@ -215,7 +215,7 @@ impl Writer<'_> {
             .is_some_and(|status| status.trim().eq_ignore_ascii_case("CANCELLED"));
         if let (Some(url), None) = (url, &entry.url) {
             let reason = format!(
-                "{:?} is no address of the web",
+                "{:?} is not a web address",
                 url.chars().take(40).collect::<String>()
             );
             event.fault("URL", &reason);
@@ -223,7 +223,7 @@ impl Writer<'_> {
         if let Some(text) = event.geo.take() {
             entry.position = geo(&text);
             if entry.position.is_none() {
-                let reason = format!("{:?} is no place", text.chars().take(40).collect::<String>());
+                let reason = format!("{:?} is not a place", text.chars().take(40).collect::<String>());
                 event.fault("GEO", &reason);
             }
         }

@@ -94,7 +94,7 @@ impl Property {
             Cow::Borrowed(line)
         };
         let property =
-            parser::Property::try_from(&*upper).map_err(|_| format!("{line:?} is no content line"))?;
+            parser::Property::try_from(&*upper).map_err(|_| format!("{line:?} is not a content line"))?;
         let params = property
             .params
             .iter()
@@ -119,7 +119,7 @@ impl Property {
     }
 }
 
-/// The name that a line begins with, in upper case; `None` if it is no content line.
+/// The name that a line begins with, in upper case; `None` if it is not a content line.
 pub(super) fn name(line: &str) -> Option<String> {
     let end = line.find([':', ';'])?;
     let name = line[..end].trim();

@@ -365,7 +365,7 @@ fn broken(number: usize, line: &str) -> Piece {
     let begins: String = line.chars().take(60).collect();
     Piece::Broken {
         line: number,
-        reason: format!("{begins:?} is no content line; it was passed by"),
+        reason: format!("{begins:?} is not a content line; it was skipped"),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) enum Clock {
 
 impl Stamp {
     /// # Errors
-    /// The text is no date or time.
+    /// The text is not a date or time.
     pub(super) fn of(text: &str, zone: Option<&Rc<str>>) -> Result<Self, String> {
         Ok(Self {
             clock: clock(text.trim())?,
@@ -54,7 +54,7 @@ impl Span {
 pub(super) fn clock(text: &str) -> Result<Clock, String> {
     let fault = || {
         format!(
-            "{:?} is no date or time",
+            "{:?} is not a date or time",
             text.chars().take(40).collect::<String>()
         )
     };
@@ -89,7 +89,12 @@ const LONGEST: i64 = 1_000 * 366 * 86_400;
 
 /// Reads a duration such as `PT1H30M`, `P1DT12H` or `-P2W`.
 pub(super) fn duration(text: &str) -> Result<Span, String> {
-    let fault = || format!("{:?} is no duration", text.chars().take(40).collect::<String>());
+    let fault = || {
+        format!(
+            "{:?} is not a duration",
+            text.chars().take(40).collect::<String>()
+        )
+    };
     let (sign, rest) = match text.trim().strip_prefix(['+', '-']) {
         Some(rest) => (if text.trim().starts_with('-') { -1 } else { 1 }, rest),
         None => (1, text.trim()),
@@ -129,7 +134,7 @@ pub(super) fn duration(text: &str) -> Result<Span, String> {
 pub(super) fn offset(text: &str) -> Result<i64, String> {
     let fault = || {
         format!(
-            "{:?} is no offset from UTC",
+            "{:?} is not an offset from UTC",
             text.chars().take(20).collect::<String>()
         )
     };

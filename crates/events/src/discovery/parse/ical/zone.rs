@@ -224,7 +224,7 @@ impl<'a> Zones<'a> {
             (None, None) => fixed(id).ok_or_else(|| {
                 let id: String = id.chars().take(60).collect();
                 format!(
-                    "names the time zone {id:?}, which is no IANA zone and is not defined in the calendar"
+                    "names the time zone {id:?}, which is not an IANA zone and is not defined in the calendar"
                 )
             }),
         }

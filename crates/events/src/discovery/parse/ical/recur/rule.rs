@@ -337,7 +337,7 @@ fn numbers(name: &str, value: &str, low: i32, high: i32, signed: bool) -> Result
             .strip_prefix('+')
             .unwrap_or(text)
             .parse()
-            .map_err(|_| format!("{name} lists {text:?}, which is no number"))?;
+            .map_err(|_| format!("{name} lists {text:?}, which is not a number"))?;
         let sound = (low..=high).contains(&number) || signed && (low..=high).contains(&-number);
         if !sound {
             return Err(format!(
@@ -374,7 +374,7 @@ fn nth_days(value: &str) -> Result<Vec<NthDay>, String> {
 }
 
 fn no_day(text: &str) -> String {
-    format!("{text:?} is no day of the week")
+    format!("{text:?} is not a day of the week")
 }
 
 fn week_day(text: &str) -> Option<Weekday> {
