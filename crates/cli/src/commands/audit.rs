@@ -25,13 +25,13 @@ pub(crate) struct Args {
     /// Only this action, such as queue.pause; with a dot at the end, all that begin so
     #[arg(long)]
     action: Option<String>,
-    /// Only what was done to this queue, job, key, …
+    /// Only actions on this queue, job, key, …
     #[arg(long, value_name = "NAME")]
     on: Option<String>,
-    /// Not before this moment (RFC 3339)
+    /// At or after this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     from: Option<DateTime<Utc>>,
-    /// Before this moment (RFC 3339)
+    /// Before this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     to: Option<DateTime<Utc>>,
     /// Only entries older than this one: the next page begins after the last id of this one

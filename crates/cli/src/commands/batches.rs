@@ -41,15 +41,15 @@ enum Command {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
     },
-    /// Show one batch and how far it has come
+    /// Show one batch and its progress
     Show {
         /// The batch's id
         id: BatchId,
-        /// Wait for the batch's end, this long at most; exit with 1 unless it has ended
+        /// Wait until the batch has ended, at most this long; exit with 1 unless it has
         #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "30", value_parser = time::duration)]
         wait: Option<Duration>,
     },
-    /// Cancel what is left of a batch; jobs that run are asked to give way
+    /// Cancel the remaining jobs of a batch; running ones are asked to stop
     Cancel {
         /// The batch's id
         id: BatchId,

@@ -134,7 +134,8 @@ fn options_of(args: Args) -> Options {
 fn agree(destination: &str) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::Misused(
-            "nobody is here to agree: give --yes to deploy, or --dry-run to see the commands".to_owned(),
+            "there is no terminal to confirm: give --yes to deploy, or --dry-run to see the commands"
+                .to_owned(),
         ));
     }
     eprint!("Deploy to {destination}? [y/N] ");

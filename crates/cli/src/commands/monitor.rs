@@ -17,19 +17,19 @@ use crate::args::TargetArgs;
 pub(crate) struct Args {
     #[command(flatten)]
     target: TargetArgs,
-    /// Between two looks: 2, 500ms, 1m
+    /// Interval between samples: 2, 500ms, 1m
     #[arg(long, default_value = "2s", value_parser = interval_of)]
     interval: Duration,
     /// Print JSON lines instead of a dashboard: every sample and every notice
     #[arg(long)]
     headless: bool,
-    /// End after this time: 90s, 5m, 8h
+    /// Stop after this time: 90s, 5m, 8h
     #[arg(long = "for", value_name = "DURATION", value_parser = time::duration)]
     duration: Option<Duration>,
     /// Alert rules, a TOML file; without one the built-in rules
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
-    /// Between reminders of an alert that lasts
+    /// Interval between reminders of an active alert
     #[arg(long, default_value = "1h", value_parser = time::duration)]
     remind: Duration,
     /// Write a report to this file at the end: one HTML document that opens offline

@@ -29,16 +29,16 @@ pub(crate) struct Args {
 enum Command {
     /// List queues with their depth
     List,
-    /// Keep workers from taking jobs of a queue; what runs goes on
+    /// Stop workers from claiming jobs of a queue; running jobs continue
     Pause { name: String },
-    /// Let workers take jobs of a queue again
+    /// Let workers claim jobs of a queue again
     Resume { name: String },
-    /// Bound a queue over all of its workers, in place of its configured limits; what is not named is not limited
+    /// Set the limits of a queue over all workers, in place of the configured ones
     Limit(Limit),
-    /// Cancel everything that waits in a queue
+    /// Cancel every waiting job of a queue
     Purge {
         name: String,
-        /// The name of the queue once more, to show that it is meant
+        /// The name of the queue, as a confirmation
         #[arg(long, value_name = "NAME")]
         confirm: String,
     },
@@ -178,22 +178,22 @@ async fn steer(target: &Target, name: &str, paused: bool, output: OutputArgs) ->
 #[command(group(clap::ArgGroup::new("limits").required(true).multiple(true)))]
 struct Limit {
     name: String,
-    /// Jobs of the queue that run at once
+    /// Jobs of the queue that run concurrently
     #[arg(long, value_name = "JOBS", value_parser = places, group = "limits")]
     max_running: Option<u32>,
-    /// Jobs of the queue that start in a time, such as 100/60s
+    /// Jobs of the queue that start in a period, such as 100/60s
     #[arg(long, value_name = "STARTS/TIME", group = "limits")]
     rate: Option<Rate>,
-    /// Jobs that run at once for each limit_key
+    /// Jobs that run concurrently for each limit_key
     #[arg(long, value_name = "JOBS", value_parser = places, group = "limits")]
     key_max_running: Option<u32>,
-    /// Jobs that start in a time for each limit_key, such as 10/1s
+    /// Jobs that start in a period for each limit_key, such as 10/1s
     #[arg(long, value_name = "STARTS/TIME", group = "limits")]
     key_rate: Option<Rate>,
-    /// Nothing: let the queue run without any limit, whatever its configuration says
+    /// Remove all limits, the configured ones included
     #[arg(long, group = "limits", conflicts_with_all = ["max_running", "rate", "key_max_running", "key_rate"])]
     unlimited: bool,
-    /// Return to the configured limits
+    /// Restore the configured limits
     #[arg(long, group = "limits", conflicts_with_all = ["max_running", "rate", "key_max_running", "key_rate", "unlimited"])]
     configured: bool,
 }

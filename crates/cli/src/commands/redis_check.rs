@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Print one JSON document instead of text
     #[arg(long)]
     json: bool,
-    /// Let a check that is to be looked at fail the run
+    /// Exit with 2 if a check warns
     #[arg(long)]
     strict: bool,
 }

@@ -38,7 +38,7 @@ enum Command {
     },
     /// Show one schedule, with its next ticks and its last run
     Show(One),
-    /// Make a schedule
+    /// Create a schedule
     Add(Box<Add>),
     /// Delete a schedule; jobs that it has made go on
     Remove(One),
@@ -66,28 +66,28 @@ struct Add {
     /// Their payload: JSON, @FILE, or - for stdin
     #[arg(default_value = "{}")]
     payload: String,
-    /// When: five fields, or six with a second first, such as "30 2 * * *"
+    /// Cron expression: five fields, or six with seconds first, such as "30 2 * * *"
     #[arg(long, required_unless_present = "every", conflicts_with = "every")]
     cron: Option<String>,
-    /// Or how often (seconds, or 30s, 5m, 2h, 1d)
+    /// Interval, instead of --cron (seconds, or 30s, 5m, 2h, 1d)
     #[arg(long, value_parser = time::duration)]
     every: Option<Duration>,
-    /// The time zone of --cron, such as Europe/Berlin; UTC unless set
+    /// The time zone of --cron, such as Europe/Berlin; default: UTC
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
-    /// The queue; the kind's own unless set
+    /// The queue; default: the kind's
     #[arg(long)]
     queue: Option<String>,
-    /// What becomes of missed ticks: skip, latest or all
+    /// What happens to missed ticks: skip, latest or all
     #[arg(long)]
     catch_up: Option<String>,
-    /// Of --catch-up all: the most that are run
+    /// With --catch-up all: the largest number that become jobs
     #[arg(long, value_name = "NUMBER")]
     catch_up_max: Option<u32>,
-    /// Each tick's job runs up to this much later
+    /// Delay each tick's job by a random time up to this
     #[arg(long, value_parser = time::duration)]
     jitter: Option<Duration>,
-    /// Make it, but do not let it tick yet
+    /// Create it disabled
     #[arg(long)]
     disabled: bool,
     /// Replace the schedule of that name, if there is one

@@ -23,16 +23,17 @@ pub(crate) struct Args {
     /// Print a JUnit file instead of text
     #[arg(long)]
     junit: bool,
-    /// Let a check that is to be looked at fail the run
+    /// Exit with 2 if a check warns
     #[arg(long)]
     strict: bool,
-    /// Cut Redis off from a private API and worker for five seconds, and see whether their jobs run
+    /// Disconnect a private API and worker from Redis for five seconds, and check that their jobs run
     #[arg(long)]
     drill: bool,
-    /// Check the deployment files of a directory and nothing else
+    /// Only check the deployment files of a directory
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".", conflicts_with_all = ["url", "drill"])]
     files: Option<PathBuf>,
-    /// How many processes share the database and Redis, for the sums of their pools; without it the live workers and two
+    /// Number of processes that share the database and Redis, for the sums of their pools; default: the live
+    /// workers and two
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     processes: Option<u64>,
 }

@@ -20,10 +20,10 @@ struct SelectArgs {
     ids: Vec<JobId>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// Every dead letter there is
+    /// Every dead letter
     #[arg(long, conflicts_with_all = ["queue", "kind", "error", "from", "to"])]
     all: bool,
-    /// Only say how many match
+    /// Only count the matches
     #[arg(long)]
     dry_run: bool,
 }
@@ -32,13 +32,13 @@ struct SelectArgs {
 pub(super) struct Redrive {
     #[command(flatten)]
     select: SelectArgs,
-    /// Jobs a second: they become due one after another. Without it all are due now
+    /// Jobs a second that become due; default: all now
     #[arg(long, value_name = "JOBS", value_parser = rate)]
     rate: Option<f64>,
-    /// Further attempts that each gets
+    /// Further attempts of each job
     #[arg(long, default_value_t = dead_letters::DEFAULT_ATTEMPTS, value_parser = clap::value_parser!(u32).range(1..=100))]
     attempts: u32,
-    /// Another payload, as JSON; for one id only
+    /// A new payload, as JSON; only with one id
     #[arg(long, value_name = "JSON")]
     payload: Option<String>,
 }

@@ -47,13 +47,13 @@ struct FilterArgs {
     /// Only jobs of this kind
     #[arg(long)]
     kind: Option<String>,
-    /// Only jobs with this text in one of their errors; case does not matter
+    /// Only jobs with this text in one of their errors; case-insensitive
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
-    /// Discarded not before this moment (RFC 3339)
+    /// Discarded at or after this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     from: Option<DateTime<Utc>>,
-    /// Discarded before this moment (RFC 3339)
+    /// Discarded before this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     to: Option<DateTime<Utc>>,
 }

@@ -15,10 +15,10 @@ use holdfast_ops::target::Target;
 pub(super) struct List {
     #[command(flatten)]
     filter: FilterArgs,
-    /// Only jobs older than this one: the next page begins after the last id of this one
+    /// Only jobs older than this one, for the next page
     #[arg(long, value_name = "ID")]
     after: Option<JobId>,
-    /// Most jobs to list
+    /// Largest number of jobs to list
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
 }

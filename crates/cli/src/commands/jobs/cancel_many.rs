@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// Every job that has not ended
     #[arg(long, conflicts_with_all = ["queue", "kind", "state", "from", "to"])]
     all: bool,
-    /// Only say how many match
+    /// Only count the matches
     #[arg(long)]
     dry_run: bool,
 }

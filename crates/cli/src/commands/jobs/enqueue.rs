@@ -24,31 +24,31 @@ pub(super) struct Args {
     /// Its payload: JSON, @FILE, or - for stdin
     #[arg(default_value = "{}")]
     payload: String,
-    /// The queue; the kind's own unless set
+    /// The queue; default: the kind's
     #[arg(long)]
     queue: Option<String>,
-    /// Not before this long from now (seconds, or 500ms, 5m, 2h, 1d)
+    /// Delay the start by this long (seconds, or 500ms, 5m, 2h, 1d)
     #[arg(long, value_parser = time::duration, conflicts_with = "run_at")]
     delay: Option<Duration>,
-    /// Not before this moment (RFC 3339)
+    /// At or after this time (RFC 3339)
     #[arg(long, value_parser = time::instant)]
     run_at: Option<DateTime<Utc>>,
     /// high, normal or low
     #[arg(long, value_parser = priority, default_value = "normal")]
     priority: Priority,
-    /// Executions at most, the first included
+    /// Largest number of attempts, the first included
     #[arg(long)]
     max_attempts: Option<u32>,
-    /// Longest one attempt may take (seconds, or with a unit)
+    /// Timeout of one attempt (seconds, or with a unit)
     #[arg(long, value_parser = time::duration)]
     timeout: Option<Duration>,
-    /// While a job of the kind with this key waits or runs, answer with that one instead
+    /// If a job of the kind with this key waits or runs, return that one
     #[arg(long)]
     unique_key: Option<String>,
-    /// As long as a job with this key is kept, answer with that one instead
+    /// If a job with this key is stored, return that one
     #[arg(long)]
     idempotency_key: Option<String>,
-    /// Wait for the job's end, this long at most, and show it; exit with 1 unless it completed
+    /// Wait until the job has finished, at most this long, and show it; exit with 1 unless it completed
     #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "30", value_parser = time::duration)]
     wait: Option<Duration>,
 }

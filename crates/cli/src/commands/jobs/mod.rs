@@ -36,11 +36,11 @@ enum Command {
     Show(show::Args),
     /// List jobs, newest first
     List(list::Args),
-    /// Cancel a waiting job, or ask a running one to give way
+    /// Cancel a waiting job, or ask a running one to stop
     Cancel(One),
-    /// Cancel every job that matches; those that run are asked to give way
+    /// Cancel all matching jobs; running ones are asked to stop
     CancelMany(cancel_many::Args),
-    /// Make a discarded job, or one that waits for a later time, available now
+    /// Make a discarded or delayed job available now
     Retry(One),
 }
 
