@@ -30,7 +30,7 @@ pub(crate) struct Listeners {
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: is the port taken, or the address not this machine's?")]
+#[error("cannot listen on {address}: the port may be taken, or the address is not this machine's")]
 pub struct BindError {
     address: String,
     source: io::Error,

@@ -30,7 +30,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 pub enum RunError {
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("the Redis settings are of no use")]
+    #[error("the Redis settings are invalid")]
     Redis(#[from] OpenError),
     #[error("the database cannot be used")]
     Database(#[from] SqlError),

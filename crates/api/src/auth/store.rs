@@ -74,7 +74,7 @@ impl Serialize for KeyId {
     }
 }
 
-/// A key as it is listed: everything but the secret.
+/// A key without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = ApiKeyInfo)]
 pub struct StoredKey {
@@ -84,11 +84,11 @@ pub struct StoredKey {
     #[schema(value_type = Vec<String>)]
     pub scopes: Scopes,
     pub created_at: DateTime<Utc>,
-    /// To the minute or so: it is written now and then, not at every request.
+    /// Accurate to about a minute: it is not written at every request.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When its text was changed last.
+    /// When its secret was last rotated.
     pub rotated_at: Option<DateTime<Utc>>,
-    /// Until when the text before that works too; a time that has passed means that it does not.
+    /// The previous secret of the key stays valid until this time.
     pub previous_until: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
     /// Who made it, as the audit log names them: `user/<id>`, `key/<id>`, `bootstrap`, `cli/<login>`. Null: it is not known.

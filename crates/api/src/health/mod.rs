@@ -54,7 +54,7 @@ pub const PROBE_DEADLINE: Duration = Duration::from_millis(800);
 /// How long a report is served again.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// What all services together amount to.
+/// The overall state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -64,7 +64,7 @@ pub enum Verdict {
     Unhealthy,
 }
 
-/// One service of a report.
+/// One dependency of a report.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ServiceHealth {
     pub status: ServiceStatus,
@@ -78,7 +78,7 @@ pub struct ServiceHealth {
     pub details: serde_json::Map<String, serde_json::Value>,
 }
 
-/// What `/health` answers.
+/// The response of `/health`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Health)]
 pub struct Report {

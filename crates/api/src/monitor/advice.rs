@@ -23,7 +23,7 @@ const DEEP_QUEUE: u64 = 100;
 /// The oldest version that has what the scripts use.
 const OLDEST_VERSION: (u32, u32) = (6, 2);
 
-/// Which rule speaks.
+/// The rule that gives the advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdviceCode {
@@ -37,7 +37,7 @@ pub enum AdviceCode {
     OldVersion,
 }
 
-/// How much it matters.
+/// The severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -52,7 +52,7 @@ pub enum Severity {
 pub struct Advice {
     pub code: AdviceCode,
     pub severity: Severity,
-    /// What is the matter.
+    /// The condition.
     pub message: String,
     /// What to do.
     pub remedy: &'static str,

@@ -15,7 +15,7 @@ use crate::health::ServiceStatus;
 
 const MEGABYTE: f64 = 1_048_576.0;
 
-/// What `/metrics/redis` answers.
+/// The response of `/metrics/redis`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = RedisMetrics)]
 pub struct RedisReport {
@@ -25,9 +25,9 @@ pub struct RedisReport {
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<&'static str>,
-    /// Of the queue's server.
+    /// The queues' server.
     pub metrics: Metrics,
-    /// Of the cache's server, where it is another one.
+    /// The cache's server, if it is a separate one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Metrics>,
     pub advice: Vec<Advice>,
@@ -40,7 +40,7 @@ pub struct Metrics {
     pub memory: Memory,
     pub connections: Connections,
     pub performance: Performance,
-    /// Jobs that are due and wait, by queue; empty while they cannot be counted.
+    /// Due jobs that wait, by queue; empty while they cannot be counted.
     pub queues: BTreeMap<String, u64>,
 }
 
@@ -65,7 +65,7 @@ pub struct Connections {
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Performance {
     pub ops_per_sec: Option<f64>,
-    /// Of all reads since the server started; null before the first.
+    /// Share of all reads since the server started; null before the first.
     pub cache_hit_ratio: Option<f64>,
     /// One round trip from this process.
     pub latency_ms: Option<f64>,

@@ -142,13 +142,13 @@ impl ProblemKind {
         match self {
             Self::BadRequest => ("bad-request", S::BAD_REQUEST, "The request is not acceptable"),
             Self::MalformedJson => ("malformed-json", S::BAD_REQUEST, "The body is not JSON"),
-            Self::InvalidHeader => ("invalid-header", S::BAD_REQUEST, "A header is of no use"),
+            Self::InvalidHeader => ("invalid-header", S::BAD_REQUEST, "A header is invalid"),
             Self::InvalidParameter => (
                 "invalid-parameter",
                 S::BAD_REQUEST,
-                "A query parameter is of no use",
+                "A query parameter is invalid",
             ),
-            Self::InvalidCursor => ("invalid-cursor", S::BAD_REQUEST, "The cursor is of no use"),
+            Self::InvalidCursor => ("invalid-cursor", S::BAD_REQUEST, "The cursor is invalid"),
             Self::InvalidId => ("invalid-id", S::BAD_REQUEST, "This is not an id"),
             Self::NotASession => ("not-a-session", S::BAD_REQUEST, "Only a session can do this"),
             Self::Unauthenticated => (
@@ -178,7 +178,7 @@ impl ProblemKind {
                 S::NOT_FOUND,
                 "There is no such mail template",
             ),
-            Self::LinkNotFound => ("link-not-found", S::NOT_FOUND, "The link leads nowhere"),
+            Self::LinkNotFound => ("link-not-found", S::NOT_FOUND, "The link is invalid"),
             Self::SourceNotFound => ("source-not-found", S::NOT_FOUND, "There is no such source"),
             Self::SubscriptionNotFound => (
                 "subscription-not-found",
@@ -186,11 +186,15 @@ impl ProblemKind {
                 "There is no such subscription",
             ),
             Self::UserNotFound => ("user-not-found", S::NOT_FOUND, "There is no such user"),
-            Self::TooManySources => ("too-many-sources", S::CONFLICT, "No more sources are kept"),
+            Self::TooManySources => (
+                "too-many-sources",
+                S::CONFLICT,
+                "The limit of stored sources is reached",
+            ),
             Self::TooManySubscriptions => (
                 "too-many-subscriptions",
                 S::CONFLICT,
-                "No more subscriptions are kept",
+                "The limit of stored subscriptions is reached",
             ),
             Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
             Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
@@ -210,18 +214,26 @@ impl ProblemKind {
                 S::CONFLICT,
                 "The job's state does not allow it",
             ),
-            Self::ScheduleExists => ("schedule-exists", S::CONFLICT, "There is a schedule of that name"),
+            Self::ScheduleExists => ("schedule-exists", S::CONFLICT, "A schedule with this name exists"),
             Self::ScheduleConfigured => (
                 "schedule-configured",
                 S::CONFLICT,
                 "The schedule belongs to the configuration",
             ),
-            Self::TooManySchedules => ("too-many-schedules", S::CONFLICT, "No more schedules are kept"),
-            Self::TooManyWebhooks => ("too-many-webhooks", S::CONFLICT, "No more webhooks are kept"),
+            Self::TooManySchedules => (
+                "too-many-schedules",
+                S::CONFLICT,
+                "The limit of stored schedules is reached",
+            ),
+            Self::TooManyWebhooks => (
+                "too-many-webhooks",
+                S::CONFLICT,
+                "The limit of stored webhooks is reached",
+            ),
             Self::TooManyMailTemplates => (
                 "too-many-mail-templates",
                 S::CONFLICT,
-                "No more mail templates are kept",
+                "The limit of stored mail templates is reached",
             ),
             Self::NameTaken => ("name-taken", S::CONFLICT, "The name is taken"),
             Self::KeyRevoked => ("key-revoked", S::CONFLICT, "The API key is revoked"),
@@ -246,22 +258,22 @@ impl ProblemKind {
             Self::InvalidField => (
                 "invalid-field",
                 S::UNPROCESSABLE_ENTITY,
-                "A field is missing, unknown or of no use",
+                "A field is missing, unknown or invalid",
             ),
             Self::UnknownKind => (
                 "unknown-kind",
                 S::UNPROCESSABLE_ENTITY,
-                "No job of this kind can be run here",
+                "The kind is unknown to this server",
             ),
             Self::UnknownQueue => (
                 "unknown-queue",
                 S::UNPROCESSABLE_ENTITY,
-                "The configuration names no such queue",
+                "The queue is not configured",
             ),
             Self::InvalidPayload => (
                 "invalid-payload",
                 S::UNPROCESSABLE_ENTITY,
-                "The kind cannot run this payload",
+                "The kind refuses the payload",
             ),
             Self::PayloadTooDeep => (
                 "payload-too-deep",
@@ -278,13 +290,13 @@ impl ProblemKind {
             Self::Internal => (
                 "internal",
                 S::INTERNAL_SERVER_ERROR,
-                "Something failed inside the server",
+                "The server failed internally",
             ),
-            Self::LoginOff => ("login-off", S::NOT_IMPLEMENTED, "Nobody can log in here"),
+            Self::LoginOff => ("login-off", S::NOT_IMPLEMENTED, "Login is not configured"),
             Self::Unavailable => (
                 "unavailable",
                 S::SERVICE_UNAVAILABLE,
-                "A store that is needed does not answer",
+                "A required store does not answer",
             ),
             Self::TimedOut => ("timed-out", S::GATEWAY_TIMEOUT, "The request took too long"),
         }

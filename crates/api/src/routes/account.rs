@@ -23,7 +23,7 @@ use crate::state::{State, json};
 #[serde(deny_unknown_fields)]
 #[schema(as = Login, example = json!({"name": "ada@example.com", "password": "correct horse battery staple"}))]
 pub(crate) struct LoginBody {
-    /// Large and small letters are the same.
+    /// Case-insensitive.
     #[schema(max_length = 254)]
     name: String,
     #[serde(deserialize_with = "secret")]
@@ -102,9 +102,9 @@ pub(crate) struct MeView {
 
 /// Log in
 ///
-/// Gives a token that is good for some minutes and is exchanged for the next with `/v1/auth/refresh`. An unknown name,
-/// a disabled user and a wrong password are answered alike. Logins are limited for each name that is tried and for
-/// each address, right ones like wrong ones: more are answered 429 with `Retry-After`.
+/// Returns a token that is valid for some minutes; `/v1/auth/refresh` returns the next one. An unknown name, a
+/// disabled user and a wrong password get the same response. Login attempts are limited for each name and each
+/// address, successful ones included; further ones are answered 429 with `Retry-After`.
 #[utoipa::path(post, path = "/v1/auth/login", tag = "sessions", operation_id = "login", request_body = LoginBody,
     responses(
         (status = 200, body = TokenView),
@@ -140,10 +140,10 @@ pub(crate) async fn login(
     json(StatusCode::OK, &TokenView::from(opened.await?))
 }
 
-/// Get the next token
+/// Refresh a token
 ///
-/// Send the last one, which may have expired as long as its session is live (30 minutes after it was used last). It is good no
-/// more after that; who sends it again ends the session, because two have it.
+/// Send the last token. It may have expired as long as its session is live (30 minutes after the last use). It
+/// is good no more after that; who sends it again ends the session, because two have it.
 #[utoipa::path(post, path = "/v1/auth/refresh", tag = "sessions", operation_id = "refresh_session",
     responses(
         (status = 200, body = TokenView),
@@ -195,7 +195,7 @@ pub(crate) async fn logout(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Who am I?
+/// Show the caller
 #[utoipa::path(get, path = "/v1/auth/me", tag = "sessions", operation_id = "me",
     responses(
         (status = 200, body = MeView),

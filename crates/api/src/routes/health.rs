@@ -9,7 +9,7 @@ use crate::health::{Health, Report, Verdict};
 use crate::problem::Problem;
 use crate::state::json;
 
-/// One word for a platform's check.
+/// A status for a platform's health check.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Word {
     #[schema(value_type = String, example = "ready")]
@@ -17,13 +17,14 @@ pub(crate) struct Word {
     uptime_seconds: u64,
 }
 
-/// Full health report
+/// Health report
 ///
-/// 200 while the service serves, be it degraded; 503 when it cannot. Cached for a second. In production the details, errors and
-/// hints of the services are for callers with the scope `read`; everybody else is told how each service is.
+/// 200 while the service serves, also degraded; 503 when it cannot. Cached for a second. In production the
+/// details, errors and hints of the services are for callers with the scope `read`; everybody else is told how
+/// each service is.
 #[utoipa::path(get, path = "/health", tag = "health", operation_id = "health",
     responses(
-        (status = 200, body = Report, description = "healthy, or degraded: it serves with something lost"),
+        (status = 200, body = Report, description = "healthy or degraded"),
         (status = 503, body = Report, description = "unhealthy"),
     ),
     security((), ("api_key" = ["read"])))]
@@ -45,16 +46,16 @@ pub(crate) async fn report(request: HttpRequest, health: web::Data<Health>) -> R
     json(status, &*report)
 }
 
-/// Is the process alive?
+/// Liveness
 ///
-/// Asks nobody: it answers 200 as long as the process can answer at all.
+/// Checks no dependency: 200 as long as the process can answer.
 #[utoipa::path(get, path = "/health/live", tag = "health", operation_id = "live",
     responses((status = 200, body = Word)))]
 pub(crate) async fn live(health: web::Data<Health>) -> Result<HttpResponse, Problem> {
     word(StatusCode::OK, "alive", &health)
 }
 
-/// Should it get traffic?
+/// Readiness
 #[utoipa::path(get, path = "/health/ready", tag = "health", operation_id = "ready",
     responses(
         (status = 200, body = Word),

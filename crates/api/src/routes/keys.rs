@@ -19,22 +19,22 @@ use crate::state::{State, json};
 /// How long the text before works after a rotation that does not say: an hour is enough to deploy the new one.
 const DEFAULT_GRACE: Duration = Duration::from_hours(1);
 
-/// Every key that was ever made.
+/// Every key, revoked ones included.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ApiKeyList)]
 pub(crate) struct KeyList {
     keys: Vec<StoredKey>,
 }
 
-/// A key to be made.
+/// A key to be created.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewApiKey, example = json!({"name": "shop", "scopes": ["produce", "read"]}))]
 pub(crate) struct KeyBody {
-    /// Whom the key is for; logs call it by this name. Never used twice.
+    /// The owner's name, shown in logs. Never used twice.
     #[schema(max_length = 100)]
     name: String,
-    /// produce, read, admin; at least one.
+    /// `produce`, `read`, `admin`; at least one.
     scopes: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct KeyBody {
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyRotation)]
 pub(crate) struct RotationBody {
-    /// How long the text before works yet, 0 to 2592000; an hour if left out.
+    /// How long the previous key stays valid, in seconds, 0 to 2592000; default: an hour.
     #[schema(value_type = Option<f64>, minimum = 0, maximum = 2_592_000)]
     grace_seconds: Option<Seconds>,
 }
@@ -74,7 +74,8 @@ impl From<NewKey> for MadeKey {
 
 /// List API keys
 ///
-/// Every key that was ever made, oldest first, without its text. `last_used_at` is right to the minute or so.
+/// Every key, revoked ones included, oldest first, without its secret. `last_used_at` is accurate to about a
+/// minute.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", operation_id = "list_keys",
     responses(
         (status = 200, body = KeyList),
@@ -94,9 +95,9 @@ pub(crate) async fn list(
     json(StatusCode::OK, &KeyList { keys })
 }
 
-/// Make an API key
+/// Create an API key
 ///
-/// It works at once. Its text is in this answer and nowhere else.
+/// The key is valid immediately. It is shown only in this response.
 #[utoipa::path(post, path = "/v1/keys", tag = "keys", operation_id = "create_key", request_body = KeyBody,
     responses(
         (status = 201, body = MadeKey),
@@ -123,8 +124,8 @@ pub(crate) async fn create(
 
 /// Rotate an API key
 ///
-/// The key gets another text, which is in this answer and nowhere else. The one before works for the period of grace,
-/// and ten seconds at most beyond it; one from before an earlier rotation ends now.
+/// Replaces the secret of the key, which is shown only in this response. The previous one stays valid for the
+/// grace period, and at most ten seconds longer; an older one becomes invalid now.
 #[utoipa::path(post, path = "/v1/keys/{id}/rotate", tag = "keys", operation_id = "rotate_key",
     params(("id" = String, Path, description = "The key's id or name")),
     request_body = RotationBody,
@@ -158,7 +159,7 @@ pub(crate) async fn rotate(
 
 /// Revoke an API key
 ///
-/// Every server refuses it within ten seconds. Revoking it again changes nothing.
+/// Every server refuses the key within ten seconds. Revoking it again changes nothing.
 #[utoipa::path(post, path = "/v1/keys/{id}/revoke", tag = "keys", operation_id = "revoke_key",
     params(("id" = String, Path, description = "The key's id or name")),
     responses(

@@ -14,8 +14,8 @@ use crate::state::{State, json};
 
 /// Prometheus metrics
 ///
-/// Of this process, and of the queues. Needs a key with the scope `read`, unless `metrics.public` is set or there is no
-/// key at all.
+/// Metrics of this process and of the queues. Needs a key with the scope `read`, unless `metrics.public` is set
+/// or there is no key.
 #[utoipa::path(get, path = "/metrics", tag = "health", operation_id = "metrics",
     responses(
         (status = 200, description = "Prometheus text, version 0.0.4", content_type = "text/plain"),
@@ -49,7 +49,7 @@ async fn authorize(request: &HttpRequest, monitor: &Monitor) -> Result<(), Probl
 
 /// The Redis server, with advice
 ///
-/// Complete in every mode: what cannot be read is null. Kept for a second.
+/// Has every field in every mode: a value that cannot be read is null. Cached for a second.
 #[utoipa::path(get, path = "/metrics/redis", tag = "health", operation_id = "redis_metrics",
     responses(
         (status = 200, body = RedisReport),

@@ -25,7 +25,7 @@ const MAX_LIMIT: usize = 1_000;
 /// Of a source that says nothing of it.
 const DEFAULT_INTERVAL: u64 = 3_600;
 
-/// A source as its author words it.
+/// A source to be stored.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewSource, example = json!({"name": "city-calendar", "kind": "ical", "interval_seconds": 3600,
@@ -38,27 +38,28 @@ pub(crate) struct SourceBody {
     kind: SourceKind,
     /// http or https; of every kind but `reddit`.
     url: Option<String>,
-    /// Of `json`: JSON pointers. `entries` leads to the list; `title` and `starts_at` are needed; `uid`, `ends_at`,
-    /// `description`, `url`, `category`, `time_zone`, `lat`, `lon`, `place` and `cancelled` are read where they are given.
+    /// For `json`: JSON pointers. `entries` points to the list; `title` and `starts_at` are required; `uid`,
+    /// `ends_at`, `description`, `url`, `category`, `time_zone`, `lat`, `lon`, `place` and `cancelled` are
+    /// optional.
     #[schema(value_type = Option<Object>)]
     mapping: Option<Mapping>,
-    /// Of `reddit`, without `r/`.
+    /// For `reddit`, without `r/`.
     subreddit: Option<String>,
-    /// Of `reddit`: `new` (if left out), `hot` or `rising`.
+    /// For `reddit`: `new` (default), `hot` or `rising`.
     #[schema(value_type = Option<String>, pattern = "^(new|hot|rising)$")]
     listing: Option<Listing>,
-    /// Of `reddit`: how many pages of 100 posts, 1 to 10; 1 if left out.
+    /// For `reddit`: number of pages of 100 posts, 1 to 10; default 1.
     #[schema(minimum = 1, maximum = 10)]
     pages: Option<u32>,
-    /// From one discovery to the next, about; 3600 if left out.
+    /// About how often the source is read; default 3600.
     interval_seconds: Option<u64>,
-    /// An IANA name: of times that name no zone.
+    /// An IANA name, for times without a zone.
     time_zone: Option<String>,
-    /// Of entries that name none.
+    /// For entries that name none.
     category: Option<String>,
-    /// Of entries that name none.
+    /// For entries that name none.
     place: Option<String>,
-    /// Of entries that have no place; with `lon` or not at all.
+    /// For entries without a place; only together with `lon`.
     #[schema(minimum = -90, maximum = 90)]
     lat: Option<f64>,
     #[schema(minimum = -180, maximum = 180)]
@@ -99,15 +100,15 @@ pub(crate) struct SourceView {
     id: SourceId,
     name: String,
     enabled: bool,
-    /// What it was made of: `kind`, `url`, `interval_seconds` and whatever else was given.
+    /// Its definition: `kind`, `url`, `interval_seconds` and the other given fields.
     #[serde(flatten)]
     #[schema(value_type = Object)]
     definition: Definition,
-    /// Null: it is disabled.
+    /// Null if the source is disabled.
     next_run_at: Option<DateTime<Utc>>,
     last_run_at: Option<DateTime<Utc>>,
     last_success_at: Option<DateTime<Utc>>,
-    /// In a row. With each one the source is left alone for longer.
+    /// Consecutive failures. Each one lengthens the time until the next run.
     consecutive_failures: u32,
     /// What the last run did: `status` (`ok`, `unchanged`, `failed`), `error`, counts, `notes` on what was skipped (20 at
     /// most), `changes` (20 at most). Null: it has not run yet.
@@ -145,15 +146,15 @@ impl From<SourceRecord> for SourceView {
     }
 }
 
-/// A page of sources, in the order in which they were made.
+/// A page of sources, in the order of creation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SourceList {
     sources: Vec<SourceView>,
-    /// For `after` of the next page; null on the last one.
+    /// Pass it as `after` to get the next page. Null on the last page.
     next: Option<String>,
 }
 
-/// A source that is gone.
+/// A deleted source.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeletedSource {
     id: String,
@@ -170,7 +171,7 @@ fn source_id(request: &HttpRequest) -> Result<SourceId, Problem> {
 
 /// List sources
 ///
-/// In the order in which they were made, each with what its last run did.
+/// In the order of creation, each with the report of its last run.
 #[utoipa::path(get, path = "/v1/sources", tag = "sources", operation_id = "list_sources",
     params(
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
@@ -208,7 +209,8 @@ pub(crate) async fn list(
 
 /// Register a source
 ///
-/// It is discovered at once, and then about every `interval_seconds`. Whatever is wrong with it is told at once.
+/// The source is read immediately, and then about every `interval_seconds`. All errors in the definition are
+/// reported together.
 #[utoipa::path(post, path = "/v1/sources", tag = "sources", operation_id = "create_source",
     request_body = SourceBody,
     responses(
@@ -267,7 +269,7 @@ pub(crate) async fn show(
 
 /// Replace a source
 ///
-/// It keeps its id and its events, forgets its failures, and is discovered anew at once.
+/// The source keeps its id and its events, its failures are reset, and it is read again immediately.
 #[utoipa::path(put, path = "/v1/sources/{id}", tag = "sources", operation_id = "put_source",
     params(("id" = String, Path, description = "The source's id")),
     request_body = SourceBody,
@@ -303,7 +305,7 @@ pub(crate) async fn put(
 
 /// Delete a source
 ///
-/// Its events stay until they are over.
+/// Its events stay stored until they are over.
 #[utoipa::path(delete, path = "/v1/sources/{id}", tag = "sources", operation_id = "delete_source",
     params(("id" = String, Path, description = "The source's id")),
     responses(
@@ -333,9 +335,10 @@ pub(crate) async fn delete(
     json(StatusCode::OK, &gone)
 }
 
-/// Discover a source now
+/// Read a source now
 ///
-/// Makes its job now, beside its rhythm, whether it is enabled or not. A job of it that waits or runs is answered instead.
+/// Enqueues a run now, in addition to the regular ones, whether or not the source is enabled. If a run already
+/// waits or runs, the response names that one.
 #[utoipa::path(post, path = "/v1/sources/{id}/discover", tag = "sources", operation_id = "discover_source",
     params(("id" = String, Path, description = "The source's id")),
     responses(

@@ -20,20 +20,20 @@ use crate::state::{State, json};
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
-/// A wish to hear of events: those of which everything that is given is true.
+/// Which events a user wants to be notified of: those that match every given condition.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewSubscription, example = json!({"user": "anna", "category": "music", "text": "jazz", "lat": 48.2,
     "lon": 16.37, "within_km": 25}))]
 pub(crate) struct SubscriptionBody {
-    /// Whoever is told, by the application's own name: 1 to 128 bytes.
+    /// The application's id of the user who subscribes: 1 to 128 bytes.
     user: String,
-    /// One address, `ada@example.com` or `Ada <ada@example.com>`, which is sent mail of what matches, from the template
-    /// `event.news`. Left out: webhooks alone tell of it.
+    /// One address, `ada@example.com` or `Ada <ada@example.com>`, which receives mail about matching events,
+    /// written from the template `event.news`. Default: no mail, webhooks only.
     email: Option<String>,
-    /// Large and small letters are the same.
+    /// Case-insensitive.
     category: Option<String>,
-    /// Up to 10 words, each of which is in the title, category, place or description.
+    /// Up to 10 words, each of which occurs in the title, category, place or description.
     text: Option<String>,
     /// With `lon` and `within_km`: around this place, in degrees.
     lat: Option<f64>,
@@ -66,15 +66,15 @@ impl From<Subscription> for SubscriptionView {
     }
 }
 
-/// A page of subscriptions, in the order in which they were made.
+/// A page of subscriptions, in the order of creation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SubscriptionList {
     subscriptions: Vec<SubscriptionView>,
-    /// For `after` of the next page; null on the last one.
+    /// Pass it as `after` to get the next page. Null on the last page.
     next: Option<String>,
 }
 
-/// A subscription that is gone.
+/// A deleted subscription.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeletedSubscription {
     id: String,
@@ -84,7 +84,7 @@ pub(crate) struct DeletedSubscription {
 /// List subscriptions
 #[utoipa::path(get, path = "/v1/subscriptions", tag = "sources", operation_id = "list_subscriptions",
     params(
-        ("user" = Option<String>, Query, description = "Only this user's"),
+        ("user" = Option<String>, Query, description = "Only of this user"),
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
         ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
     ),
@@ -120,9 +120,9 @@ pub(crate) async fn list(
 
 /// Subscribe to events
 ///
-/// From now on, what discovery finds, or sees changed or cancelled, is held against it. Webhooks that listen to
-/// `event.discovered`, `event.changed` or `event.cancelled` hear of the events with the subscriptions that want them; an
-/// `email` is sent one mail of what a discovery finds at once.
+/// From now on, new, changed and cancelled events of every source are matched against it. Webhooks that
+/// subscribe to `event.discovered`, `event.changed` or `event.cancelled` receive matching events with their
+/// subscriptions; an `email` receives one mail for each run of a source.
 #[utoipa::path(post, path = "/v1/subscriptions", tag = "sources", operation_id = "create_subscription",
     request_body = SubscriptionBody,
     responses(

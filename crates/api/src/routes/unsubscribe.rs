@@ -20,11 +20,11 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 );
 
-/// Ask whether to unsubscribe
+/// Show the unsubscribe page
 ///
-/// A page with a button. The link of a mail leads here.
+/// A page with a button, which the link in a mail opens.
 #[utoipa::path(get, path = "/v1/unsubscribe/{token}", tag = "mail", operation_id = "ask_to_unsubscribe",
-    params(("token" = String, Path, description = "As a mail's link says it")),
+    params(("token" = String, Path, description = "The token of a mail's link")),
     responses(
         (status = 200, description = "A page", content_type = "text/html"),
         (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
@@ -53,10 +53,10 @@ pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result
 
 /// Unsubscribe
 ///
-/// What the page's button and a mail program's one-click unsubscribe (RFC 8058) send. The body is not read. Doing it again
-/// changes nothing.
+/// The request of the page's button and of a mail program's one-click unsubscribe (RFC 8058). The body is
+/// ignored. Repeating it changes nothing.
 #[utoipa::path(post, path = "/v1/unsubscribe/{token}", tag = "mail", operation_id = "unsubscribe",
-    params(("token" = String, Path, description = "As a mail's link says it")),
+    params(("token" = String, Path, description = "The token of a mail's link")),
     responses(
         (status = 200, description = "Unsubscribed", content_type = "text/html"),
         (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",

@@ -32,12 +32,12 @@ pub(crate) struct DeliveryView {
     duration_ms: u64,
     /// The receiver answered 2xx.
     delivered: bool,
-    /// Null: there was no answer.
+    /// Null if there was no response.
     status: Option<u16>,
     error: Option<String>,
-    /// The first 1,024 bytes that were sent.
+    /// The first 1,024 bytes of the request.
     request: String,
-    /// The first 1,024 bytes that came back.
+    /// The first 1,024 bytes of the response.
     response: Option<String>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct DeliveryPage {
 
 /// List the deliveries of a webhook
 ///
-/// Every attempt, newest first, in pages; kept for `notifications.retain_deliveries_seconds`.
+/// Every attempt, in pages, newest first; stored for `notifications.retain_deliveries_seconds`.
 #[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries", tag = "webhooks", operation_id = "list_webhook_deliveries",
    params(
         ("id" = String, Path, description = "The webhook's id"),

@@ -28,19 +28,19 @@ pub(super) const MAX_LIMIT: usize = 1_000;
 /// How long the secret before a rotation signs too, unless the request says otherwise: enough to deploy the new one.
 const DEFAULT_GRACE: Duration = Duration::from_hours(24);
 
-/// An endpoint to be made.
+/// An endpoint to be created.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewWebhook, example = json!({"url": "https://example.com/hooks", "events": ["order.*"]}))]
 pub(crate) struct CreateBody {
-    /// Where notifications are sent: https or http, at a public address.
+    /// The URL that receives notifications: https or http, at a public address.
     #[schema(max_length = 2048)]
     url: String,
     /// Which notifications: a type such as `order.paid`, a prefix such as `order.*`, or `*` for all. 1 to 50.
     events: Vec<String>,
     #[schema(max_length = 255)]
     description: Option<String>,
-    /// A secret of your own: `whsec_` and the base64 of 24 to 64 random bytes. Left out: a fresh one.
+    /// Your own secret: `whsec_` and the base64 of 24 to 64 random bytes. Default: a generated one.
     #[serde(default, deserialize_with = "optional_secret")]
     #[schema(value_type = Option<String>, format = Password)]
     secret: Option<SecretString>,
@@ -48,7 +48,7 @@ pub(crate) struct CreateBody {
     enabled: Option<bool>,
 }
 
-/// An endpoint as it is to be.
+/// The new settings of an endpoint.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = WebhookChange, example = json!({"url": "https://example.com/hooks", "events": ["*"], "enabled": true}))]
@@ -67,10 +67,10 @@ pub(crate) struct PutBody {
 #[serde(deny_unknown_fields)]
 #[schema(as = WebhookRotation)]
 pub(crate) struct RotateBody {
-    /// How long the secret before signs as well, 0 to 2592000; a day if left out.
+    /// How long the previous secret stays valid, in seconds, 0 to 2592000; default: a day.
     #[schema(value_type = Option<f64>, minimum = 0, maximum = 2_592_000)]
     grace_seconds: Option<Seconds>,
-    /// A secret of your own. Left out: a fresh one.
+    /// Your own secret. Default: a generated one.
     #[serde(default, deserialize_with = "optional_secret")]
     #[schema(value_type = Option<String>, format = Password)]
     secret: Option<SecretString>,
@@ -92,11 +92,11 @@ pub(crate) struct WebhookView {
     events: Vec<String>,
     description: String,
     enabled: bool,
-    /// Why Holdfast disabled it, if nobody else did.
+    /// Why Holdfast disabled it; null if an operator did.
     disabled_reason: Option<String>,
     /// The first failure after the last success.
     failing_since: Option<DateTime<Utc>>,
-    /// Until then the secret before the last rotation signs too.
+    /// The previous secret stays valid until this time.
     previous_secret_until: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -128,11 +128,11 @@ impl From<WebhookRecord> for WebhookView {
 #[schema(as = WebhookWithSecret)]
 pub(crate) struct SecretView {
     webhook: WebhookView,
-    /// What its receiver verifies signatures with: `whsec_` and base64.
+    /// The secret that verifies signatures: `whsec_` and base64.
     secret: String,
 }
 
-/// One page of endpoints, in the order of their making.
+/// One page of endpoints, in the order of creation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WebhookPage {
     webhooks: Vec<WebhookView>,
@@ -162,7 +162,7 @@ pub(super) fn webhook_id(request: &HttpRequest) -> Result<WebhookId, Problem> {
 
 /// List webhooks
 ///
-/// In the order of their making, in pages, without their secrets.
+/// In pages, in the order of creation, without their secrets.
 #[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
    params(
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
@@ -205,10 +205,10 @@ pub(super) fn cursor<T: std::str::FromStr>(text: &str) -> Result<T, Problem> {
     })
 }
 
-/// Make a webhook
+/// Create a webhook
 ///
-/// Its secret is in this answer and nowhere else. What is sent is signed as Standard Webhooks says: verify it with one of the
-/// libraries of <https://www.standardwebhooks.com>.
+/// The secret is shown only in this response. Requests are signed as Standard Webhooks specifies: verify them
+/// with one of the libraries of <https://www.standardwebhooks.com>.
 #[utoipa::path(post, path = "/v1/webhooks", tag = "webhooks", operation_id = "create_webhook",
     request_body = CreateBody,
     responses(
@@ -290,8 +290,8 @@ pub(crate) async fn show(
 
 /// Replace a webhook
 ///
-/// Everything but its secret. It also enables one that Holdfast has disabled; jobs that were discarded meanwhile can be
-/// redriven (`/v1/dead-letters/redrive`). Deliveries follow the change within a second.
+/// Replaces everything but the secret. It also enables an endpoint that Holdfast has disabled; jobs that were
+/// discarded meanwhile can be redriven (`/v1/dead-letters/redrive`). Deliveries use the change within a second.
 #[utoipa::path(put, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "put_webhook",
     request_body = PutBody,
    params(("id" = String, Path, description = "The webhook's id")),
@@ -327,7 +327,7 @@ pub(crate) async fn put(
 
 /// Delete a webhook
 ///
-/// Deliveries that wait are given up.
+/// Waiting deliveries are discarded.
 #[utoipa::path(delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "delete_webhook",
    params(("id" = String, Path, description = "The webhook's id")),
     responses(
@@ -357,8 +357,8 @@ pub(crate) async fn delete(
 
 /// Rotate the secret of a webhook
 ///
-/// The new secret is in this answer and nowhere else. For the period of grace every request carries a signature of each, so
-/// that the receiver may change over at any time. A secret from before an earlier rotation ends now.
+/// The new secret is shown only in this response. During the grace period every request is signed with both
+/// secrets, so the receiver can switch at any time. An older secret becomes invalid now.
 #[utoipa::path(post, path = "/v1/webhooks/{id}/rotate", tag = "webhooks", operation_id = "rotate_webhook",
     request_body = RotateBody,
    params(("id" = String, Path, description = "The webhook's id")),
@@ -404,8 +404,8 @@ pub(crate) async fn rotate(
 
 /// Test a webhook
 ///
-/// Sends a notification `webhook.test`, once, whatever the webhook listens to and whether or not it is enabled. Its outcome is
-/// the job's, and among the deliveries.
+/// Sends the notification `webhook.test` once, whatever the webhook subscribes to and whether or not it is
+/// enabled. The outcome is that of the job, and is listed with the deliveries.
 #[utoipa::path(post, path = "/v1/webhooks/{id}/test", tag = "webhooks", operation_id = "test_webhook",
    params(("id" = String, Path, description = "The webhook's id")),
     responses(
