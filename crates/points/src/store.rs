@@ -11,7 +11,7 @@ use crate::{Point, Points, TrackId};
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Written {
+pub(super) struct WriteCounts {
     pub(super) stored: u64,
     pub(super) dead: u64,
 }
@@ -45,7 +45,7 @@ const SQLITE_GIVEN: &str = "(
 
 impl Points {
     /// Stores points whose track exists, and keeps the others as letters; in one transaction.
-    pub(super) async fn store(&self, points: &[Point]) -> Result<Written, LedgerError> {
+    pub(super) async fn store(&self, points: &[Point]) -> Result<WriteCounts, LedgerError> {
         let sql = &self.0.sql;
         sql.within("store points", async {
             let mut tx = sql.begin().await?;
@@ -126,7 +126,7 @@ async fn store_postgres(
     on: &mut sqlx::PgConnection,
     points: &[Point],
     named: bool,
-) -> Result<Written, sqlx::Error> {
+) -> Result<WriteCounts, sqlx::Error> {
     let row = sqlx::query(POSTGRES)
         .bind(
             points
@@ -148,13 +148,13 @@ async fn store_postgres(
         .persistent(named)
         .fetch_one(on)
         .await?;
-    Ok(Written {
+    Ok(WriteCounts {
         stored: row.try_get::<i64, _>(0)?.unsigned_abs(),
         dead: row.try_get::<i64, _>(1)?.unsigned_abs(),
     })
 }
 
-async fn store_sqlite(on: &mut sqlx::SqliteConnection, points: &[Point]) -> Result<Written, sqlx::Error> {
+async fn store_sqlite(on: &mut sqlx::SqliteConnection, points: &[Point]) -> Result<WriteCounts, sqlx::Error> {
     let rows: Vec<_> = points
         .iter()
         .map(|p| {
@@ -192,7 +192,7 @@ async fn store_sqlite(on: &mut sqlx::SqliteConnection, points: &[Point]) -> Resu
     .execute(on)
     .await?
     .rows_affected();
-    Ok(Written { stored, dead })
+    Ok(WriteCounts { stored, dead })
 }
 
 /// Columns: track, microseconds, lat, lon, altitude, speed.

@@ -22,7 +22,7 @@ use holdfast_product::{ANNOUNCEMENT_FRAME, AccountId, Announcement, Announcement
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
-use super::news::{Announcer, News, Told};
+use super::news::{AnnouncementCounts, Announcer, News};
 use super::subscriptions::{SubscriptionId, Wish, still_there};
 use crate::store::NewEvent;
 
@@ -68,9 +68,9 @@ impl Announcer for NewsAnnouncer {
         &'a self,
         mut tx: LedgerTx<'a>,
         news: &'a [News<'a>],
-    ) -> BoxFuture<'a, Result<Told, LedgerError>> {
+    ) -> BoxFuture<'a, Result<AnnouncementCounts, LedgerError>> {
         async move {
-            let mut told = Told::default();
+            let mut told = AnnouncementCounts::default();
             let there = still_there(tx.reborrow(), self.named, &subscriptions(news)).await?;
             let news = &wanted_still(news, &there)[..];
             let accounts = self.messenger.accounts(tx.reborrow(), NEWS, &users(news)).await?;
@@ -87,7 +87,7 @@ impl Announcer for NewsAnnouncer {
         .boxed()
     }
 
-    fn ring(&self, told: &Told) {
+    fn ring(&self, told: &AnnouncementCounts) {
         for queue in &told.queues {
             self.messenger.ring(queue);
         }
@@ -107,7 +107,7 @@ impl NewsAnnouncer {
         &self,
         news: &[News<'_>],
         accounts: &Accounts,
-        told: &mut Told,
+        told: &mut AnnouncementCounts,
     ) -> Result<Vec<Announcement>, LedgerError> {
         let most = self.limits.max_payload_bytes.saturating_sub(ANNOUNCEMENT_FRAME);
         let mut messages = Vec::with_capacity(news.len());
@@ -130,7 +130,12 @@ impl NewsAnnouncer {
         Ok(messages)
     }
 
-    fn mails(&self, news: &[News<'_>], accounts: &Accounts, told: &mut Told) -> Vec<AnnouncementMail> {
+    fn mails(
+        &self,
+        news: &[News<'_>],
+        accounts: &Accounts,
+        told: &mut AnnouncementCounts,
+    ) -> Vec<AnnouncementMail> {
         let room = self.limits.max_payload_bytes.saturating_sub(MAIL_FRAME);
         let mut mails = Vec::new();
         for ((address, user), news) in by_reader(news, accounts) {

@@ -29,10 +29,10 @@ impl Seen {
 }
 
 /// What an event says, and the source and name under which it is stored.
-type Said = (Uuid, String, String);
+type StoredContent = (Uuid, String, String);
 
 /// What is stored already.
-struct Known {
+struct StoredEvents {
     /// Names of this source that are among those brought.
     names: HashSet<String>,
     /// Under any name: source and name of each.
@@ -69,11 +69,16 @@ impl Discoverer {
     }
 
     /// Which names of this source are known, and which texts stand already under any name.
-    async fn known(&self, source: &str, events: &[NewEvent], hashes: &[Uuid]) -> Result<Known, LedgerError> {
+    async fn known(
+        &self,
+        source: &str,
+        events: &[NewEvent],
+        hashes: &[Uuid],
+    ) -> Result<StoredEvents, LedgerError> {
         let uids: Vec<&str> = events.iter().map(|event| event.uid.as_str()).collect();
         let sql = &self.0.sources.0.sql;
         let encode = |error| sqlx::Error::Encode(Box::new(error));
-        let (named, said): (Vec<(String,)>, Vec<Said>) = sql
+        let (named, said): (Vec<(String,)>, Vec<StoredContent>) = sql
             .within("look for known events", async {
                 let mut tx = sql.begin_read().await?;
                 let found = match tx.on() {
@@ -120,7 +125,7 @@ impl Discoverer {
                 Ok(found)
             })
             .await?;
-        let mut known = Known {
+        let mut known = StoredEvents {
             names: named.into_iter().map(|(uid,)| uid).collect(),
             said: HashMap::new(),
         };

@@ -56,7 +56,7 @@ use crate::store::Events;
 use holdfast_outbound::Outbound;
 
 pub use self::announcement::{NEWS, NewsAnnouncer};
-pub use self::news::{Announcer, Happened, News, Told};
+pub use self::news::{AnnouncementCounts, Announcer, Happened, News};
 pub use self::run::{Change, Discovered, EventsDiscover, Report, Status};
 pub use self::source::{
     Definition, Listing, MAX_NAME, MAX_PAGES, MAX_SOURCES, NewSource, SourceFault, SourceId, SourceKind,

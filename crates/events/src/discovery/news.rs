@@ -17,7 +17,7 @@ use holdfast_jobs::ledger::LedgerError;
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::subscriptions::{Ready, Wish};
+use super::subscriptions::{SubscriptionMatcher, Wish};
 use crate::store::{NewEvent, Outcome, Upserted, Witness};
 
 /// Most that one transaction tells, in units of about a kibibyte: an event costs one for each endpoint that hears of it, and
@@ -69,7 +69,7 @@ pub struct News<'a> {
 
 /// What an announcer has made of news.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct AnnouncementCounts {
     /// Deliveries to endpoints.
     pub webhooks: u64,
     pub mails: u64,
@@ -79,7 +79,7 @@ pub struct Told {
     pub queues: Vec<String>,
 }
 
-impl Told {
+impl AnnouncementCounts {
     fn add(&mut self, other: &Self) {
         self.webhooks += other.webhooks;
         self.mails += other.mails;
@@ -97,10 +97,10 @@ pub trait Announcer: Send + Sync {
         &'a self,
         tx: LedgerTx<'a>,
         news: &'a [News<'a>],
-    ) -> BoxFuture<'a, Result<Told, LedgerError>>;
+    ) -> BoxFuture<'a, Result<AnnouncementCounts, LedgerError>>;
 
     /// The transaction is committed: wakes whoever tells it.
-    fn ring(&self, told: &Told);
+    fn ring(&self, told: &AnnouncementCounts);
 }
 
 /// How many events one transaction may tell of.
@@ -110,22 +110,22 @@ pub(super) fn piece(endpoints: usize, subscriptions: usize) -> usize {
 }
 
 /// Announces what is stored.
-pub(super) struct Telling<'a> {
+pub(super) struct AnnouncingWitness<'a> {
     announcer: &'a dyn Announcer,
-    ready: &'a [Ready],
-    said: Mutex<Said>,
+    ready: &'a [SubscriptionMatcher],
+    said: Mutex<AnnouncedSoFar>,
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct AnnouncedSoFar {
     /// Of the transaction under way: what was told, and how often a subscription matched.
-    pending: Option<(Told, u64)>,
-    told: Told,
+    pending: Option<(AnnouncementCounts, u64)>,
+    told: AnnouncementCounts,
     matches: u64,
 }
 
-impl<'a> Telling<'a> {
-    pub(super) fn new(announcer: &'a dyn Announcer, ready: &'a [Ready]) -> Self {
+impl<'a> AnnouncingWitness<'a> {
+    pub(super) fn new(announcer: &'a dyn Announcer, ready: &'a [SubscriptionMatcher]) -> Self {
         Self {
             announcer,
             ready,
@@ -134,17 +134,17 @@ impl<'a> Telling<'a> {
     }
 
     /// What was told and committed, and how often a subscription matched.
-    pub(super) fn ended(self) -> (Told, u64) {
+    pub(super) fn ended(self) -> (AnnouncementCounts, u64) {
         let said = self.said.into_inner().unwrap_or_else(PoisonError::into_inner);
         (said.told, said.matches)
     }
 
-    fn said(&self) -> std::sync::MutexGuard<'_, Said> {
+    fn said(&self) -> std::sync::MutexGuard<'_, AnnouncedSoFar> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Witness for Telling<'_> {
+impl Witness for AnnouncingWitness<'_> {
     fn stored<'a>(
         &'a self,
         tx: LedgerTx<'a>,
@@ -159,7 +159,7 @@ impl Witness for Telling<'_> {
                         happened: Happened::of(stored)?,
                         id: stored.id,
                         event,
-                        wanted: Ready::wanting(self.ready, event),
+                        wanted: SubscriptionMatcher::wanting(self.ready, event),
                     })
                 })
                 .collect();

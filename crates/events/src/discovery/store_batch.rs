@@ -4,7 +4,7 @@ use holdfast_jobs::ledger::LedgerError;
 
 use super::Discoverer;
 use super::dedupe::Seen;
-use super::news::{Announcer, Telling, piece};
+use super::news::{Announcer, AnnouncingWitness, piece};
 use super::parse::{Entry, Note};
 use super::run::{Change, Report};
 use super::source::SourceRecord;
@@ -77,7 +77,7 @@ impl Discoverer {
         }
         let ready = self.0.subscriptions.ready().await?;
         let piece = piece(announcer.endpoints().await?, ready.len());
-        let telling = Telling::new(announcer, &ready);
+        let telling = AnnouncingWitness::new(announcer, &ready);
         let mut stored = Vec::with_capacity(events.len());
         for events in events.chunks(piece) {
             stored.extend(self.0.events.upsert_before(Some(&telling), events).await?);

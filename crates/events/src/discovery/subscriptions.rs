@@ -122,14 +122,14 @@ impl Filter {
 }
 
 /// A filter, made ready to be held against events.
-pub(super) struct Ready {
+pub(super) struct SubscriptionMatcher {
     wish: Wish,
     category: Option<String>,
     words: Vec<String>,
     around: Option<([f64; 3], f64)>,
 }
 
-impl Ready {
+impl SubscriptionMatcher {
     fn of(subscription: Subscription) -> Self {
         let Subscription {
             id,
@@ -280,10 +280,10 @@ impl Subscriptions {
     }
 
     /// All of them, to be held against what a run finds.
-    pub(super) async fn ready(&self) -> Result<Vec<Ready>, LedgerError> {
+    pub(super) async fn ready(&self) -> Result<Vec<SubscriptionMatcher>, LedgerError> {
         let all = usize::try_from(MAX_SUBSCRIPTIONS).unwrap_or(usize::MAX);
         let all = self.list(None, None, all).await?;
-        Ok(all.into_iter().map(Ready::of).collect())
+        Ok(all.into_iter().map(SubscriptionMatcher::of).collect())
     }
 }
 

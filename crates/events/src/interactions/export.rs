@@ -7,7 +7,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{Action, Done, Interactions};
-use crate::store::Standing;
+use crate::store::TableChange;
 
 /// Interactions of one page.
 const PAGE: usize = 20_000;
@@ -103,7 +103,7 @@ impl Interactions {
     }
 
     /// How many there are, and when one was received last.
-    pub(crate) async fn standing(&self) -> Result<Standing, LedgerError> {
+    pub(crate) async fn standing(&self) -> Result<TableChange, LedgerError> {
         let sql = &self.0.sql;
         sql.within("see whether interactions have come", async {
             let mut tx = sql.begin_read().await?;
@@ -123,7 +123,7 @@ impl Interactions {
                 }
             };
             tx.commit().await?;
-            Ok(Standing { count, changed })
+            Ok(TableChange { count, changed })
         })
         .await
     }

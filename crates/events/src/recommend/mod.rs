@@ -119,14 +119,14 @@ struct Inner {
     settings: RecommendSettings,
     /// Tells deployments on different databases apart.
     deployment: String,
-    held: RwLock<Held>,
+    held: RwLock<LoadedModel>,
     /// Whoever has it looks for another version.
     looking: tokio::sync::Mutex<()>,
 }
 
 /// The version in this process.
 #[derive(Default, Clone)]
-struct Held {
+struct LoadedModel {
     model: Option<(Ulid, Arc<Model>)>,
     looked: Option<Instant>,
 }
@@ -220,14 +220,14 @@ impl Recommender {
             (Some(_), _) => self.load().await?,
         };
         let found = model.as_ref().map(|(_, model)| Arc::clone(model));
-        *self.0.held.write().unwrap_or_else(PoisonError::into_inner) = Held {
+        *self.0.held.write().unwrap_or_else(PoisonError::into_inner) = LoadedModel {
             model,
             looked: Some(Instant::now()),
         };
         Ok(found)
     }
 
-    fn held(&self) -> Held {
+    fn held(&self) -> LoadedModel {
         self.0.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -260,7 +260,7 @@ impl Recommender {
     }
 }
 
-impl Held {
+impl LoadedModel {
     /// Looked for lately, whether it was there or not.
     fn is_fresh(&self) -> bool {
         self.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN)

@@ -19,7 +19,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{MAX_MODEL_BYTES, Model, RecommendError, Recommender, Unreadable, blocking};
-use crate::store::Standing;
+use crate::store::TableChange;
 
 /// The name of the model in its table.
 const NAME: &str = "events";
@@ -43,8 +43,8 @@ pub(super) struct About {
     /// SHA-256 of the bytes.
     pub(super) checksum: String,
     /// What it was made of.
-    pub(super) events: Standing,
-    pub(super) interactions: Standing,
+    pub(super) events: TableChange,
+    pub(super) interactions: TableChange,
     /// When all of it was learned.
     pub(super) learned_at: DateTime<Utc>,
 }

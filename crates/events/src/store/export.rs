@@ -13,7 +13,7 @@ const PAGE: usize = 2_000;
 
 /// How the store stands: a change of any event changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Standing {
+pub(crate) struct TableChange {
     pub(crate) count: i64,
     /// Milliseconds since the epoch; 0 without any.
     pub(crate) changed: i64,
@@ -96,7 +96,7 @@ impl Events {
         .await
     }
 
-    pub(crate) async fn standing(&self) -> Result<Standing, LedgerError> {
+    pub(crate) async fn standing(&self) -> Result<TableChange, LedgerError> {
         let sql = &self.0.sql;
         sql.within("see whether events have changed", async {
             let mut tx = sql.begin_read().await?;
@@ -115,7 +115,7 @@ impl Events {
                 }
             };
             tx.commit().await?;
-            Ok(Standing { count, changed })
+            Ok(TableChange { count, changed })
         })
         .await
     }

@@ -34,7 +34,7 @@ use serde::Serialize;
 use ulid::Ulid;
 
 pub use self::check::{EventFault, MAX_DESCRIPTION, MAX_TITLE, MAX_UID};
-pub(crate) use self::export::{ForTraining, Standing};
+pub(crate) use self::export::{ForTraining, TableChange};
 pub use self::find::{Filter, MAX_SEARCH_WORDS, Near, SearchFault, search_words};
 pub use self::upsert::{Outcome, Upserted, Witness};
 

@@ -6,7 +6,7 @@ use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use sha2::{Digest, Sha256};
 
-use super::render::Written;
+use super::render::RenderedMail;
 
 /// What is put into an envelope.
 pub(super) struct Letter<'a> {
@@ -16,7 +16,7 @@ pub(super) struct Letter<'a> {
     pub(super) message_id: &'a str,
     /// By which the reader unsubscribes.
     pub(super) link: Option<String>,
-    pub(super) written: Written,
+    pub(super) written: RenderedMail,
 }
 
 impl Letter<'_> {
@@ -41,7 +41,7 @@ impl Letter<'_> {
                     "List-Unsubscribe=One-Click".to_owned(),
                 ));
         }
-        let Written { text, html, .. } = self.written;
+        let RenderedMail { text, html, .. } = self.written;
         let message = match html {
             Some(html) => message.multipart(MultiPart::alternative_plain_html(text, html)),
             None => message.singlepart(SinglePart::plain(text)),

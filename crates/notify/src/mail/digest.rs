@@ -29,7 +29,7 @@ use ulid::Ulid;
 use super::built_in::DIGEST_TEMPLATE;
 use super::compose::{Letter, message_id};
 use super::digest_queue::{DigestItem, STEP};
-use super::render::Written;
+use super::render::RenderedMail;
 use super::send::{DELETED, NOWHERE, sent_by_another};
 use super::sent::Claim;
 use super::{Mail, MailError};
@@ -167,7 +167,11 @@ impl Mail {
         Ok(items.into_iter().filter(keep).collect())
     }
 
-    async fn write_digest(&self, items: &[DigestItem], language: Option<&str>) -> Result<Written, JobError> {
+    async fn write_digest(
+        &self,
+        items: &[DigestItem],
+        language: Option<&str>,
+    ) -> Result<RenderedMail, JobError> {
         let template = self.template_of(DIGEST_TEMPLATE, language).await?;
         template.render_off_thread(data_of(items)).await
     }

@@ -10,7 +10,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Mail;
-use super::render::Written;
+use super::render::RenderedMail;
 use super::send::DELETED;
 use crate::preferences;
 use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows};
@@ -56,7 +56,7 @@ pub(crate) fn item((list, subject, text, at, due): ItemRow) -> DigestItem {
 }
 
 /// For whose digest a mail is put aside.
-pub(super) struct Aside {
+pub(super) struct DigestEntry {
     pub(super) user: AccountId,
     pub(super) list: String,
     pub(super) due: DateTime<Utc>,
@@ -64,7 +64,7 @@ pub(super) struct Aside {
 
 /// What became of a mail that was to be put aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PutAside {
+pub(super) enum QueueOutcome {
     /// It is there, now or already.
     Waits,
     Full,
@@ -72,7 +72,7 @@ pub(super) enum PutAside {
     Gone,
 }
 
-impl PutAside {
+impl QueueOutcome {
     pub(super) fn told(self) -> &'static str {
         match self {
             Self::Waits => "put aside for the digest",
@@ -86,10 +86,10 @@ impl Mail {
     /// Puts a mail aside for its reader's digest; under one key once.
     pub(super) async fn put_aside(
         &self,
-        aside: &Aside,
+        aside: &DigestEntry,
         key: &str,
-        written: &Written,
-    ) -> Result<PutAside, LedgerError> {
+        written: &RenderedMail,
+    ) -> Result<QueueOutcome, LedgerError> {
         let put = "insert into holdfast_digest_items (id, user_id, key, list, subject, body, at, due_at)
             select $1, $2, $3, $4, $5, $6, @now, @at($7)
             where (select count(*) from holdfast_digest_items where user_id = $2) < $8
@@ -105,7 +105,7 @@ impl Mail {
         sql.within("put a mail aside", async {
             let mut tx = sql.begin().await?;
             if !preferences::hold(tx.on(), sql.named(), aside.user).await? {
-                return Ok(PutAside::Gone);
+                return Ok(QueueOutcome::Gone);
             }
             let put = on_either!(
                 tx.on(),
@@ -132,8 +132,8 @@ impl Mail {
             )?;
             tx.commit().await?;
             Ok(match (put, there) {
-                (0, None) => PutAside::Full,
-                _ => PutAside::Waits,
+                (0, None) => QueueOutcome::Full,
+                _ => QueueOutcome::Waits,
             })
         })
         .await

@@ -20,7 +20,7 @@ const MAX_PART: usize = 1_048_576;
 
 /// A mail, written.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Written {
+pub(super) struct RenderedMail {
     pub(super) subject: String,
     pub(super) text: String,
     pub(super) html: Option<String>,
@@ -59,21 +59,21 @@ impl MailTemplate {
     }
 
     /// Renders the mail on a blocking thread.
-    pub(super) async fn render_off_thread(self, data: serde_json::Value) -> Result<Written, JobError> {
+    pub(super) async fn render_off_thread(self, data: serde_json::Value) -> Result<RenderedMail, JobError> {
         let writing = tokio::task::spawn_blocking(move || self.render(&data));
         let written = writing.await.map_err(JobError::transient)?;
         written.map_err(JobError::permanent)
     }
 
     /// Writes the mail out of the data.
-    pub(super) fn render(&self, data: &serde_json::Value) -> Result<Written, RenderError> {
+    pub(super) fn render(&self, data: &serde_json::Value) -> Result<RenderedMail, RenderError> {
         let data = Value::from_serialize(data);
         let subject = part("subject", "subject.txt", &self.subject, &data)?;
         if subject.chars().any(char::is_control) {
             return Err(RenderError::Subject);
         }
         let html = self.html.as_deref();
-        Ok(Written {
+        Ok(RenderedMail {
             subject,
             text: part("text", "text.txt", &self.text, &data)?,
             html: html

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::built_in::built_in;
 use super::compose::{Letter, message_id};
-use super::digest_queue::Aside;
-use super::render::Written;
+use super::digest_queue::DigestEntry;
+use super::render::RenderedMail;
 use super::sent::{Claim, LEASE};
 use super::templates::MailTemplate;
 use super::transport::SendFault;
@@ -213,7 +213,7 @@ enum Wish {
     Now,
     Never,
     NotBefore(Duration),
-    InDigest(Aside),
+    InDigest(DigestEntry),
 }
 
 impl Recipient {
@@ -224,7 +224,7 @@ impl Recipient {
         };
         match preferences.email_on(list) {
             Mode::Off => Wish::Never,
-            Mode::Digest => Wish::InDigest(Aside {
+            Mode::Digest => Wish::InDigest(DigestEntry {
                 user: *user,
                 list: list.to_owned(),
                 due: preferences.digest_due(now),
@@ -307,7 +307,7 @@ impl Mail {
         }
     }
 
-    async fn write(&self, job: &NotifyEmail, language: Option<&str>) -> Result<Written, JobError> {
+    async fn write(&self, job: &NotifyEmail, language: Option<&str>) -> Result<RenderedMail, JobError> {
         let template = self.template_of(&job.template, language).await?;
         template.render_off_thread(job.data.clone()).await
     }
@@ -316,7 +316,7 @@ impl Mail {
         &self,
         job: &NotifyEmail,
         to: Mailbox,
-        written: Written,
+        written: RenderedMail,
         message_id: &str,
     ) -> Result<Message, JobError> {
         let link = match &job.list {

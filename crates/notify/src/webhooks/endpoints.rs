@@ -39,7 +39,7 @@ pub struct RotatedSecret {
 
 /// What a delivery needs to know of an endpoint, and since when it is known.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct CachedEndpoint {
     /// `None`: there is no such endpoint.
     pub(super) endpoint: Option<Endpoint>,
     read_at: Instant,
@@ -285,7 +285,7 @@ impl Webhooks {
         if known.len() >= MAX_WEBHOOKS {
             known.clear();
         }
-        let entry = Known {
+        let entry = CachedEndpoint {
             endpoint: endpoint.clone(),
             read_at,
         };
@@ -293,7 +293,7 @@ impl Webhooks {
         Ok(endpoint)
     }
 
-    fn known(&self, id: WebhookId) -> Option<Known> {
+    fn known(&self, id: WebhookId) -> Option<CachedEndpoint> {
         let known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get(&id)

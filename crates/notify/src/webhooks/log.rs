@@ -277,7 +277,7 @@ const DISABLED_EVENT: &str = "webhook.disabled";
 
 /// How an endpoint's attempts of one batch ended.
 #[derive(Debug, Clone, Copy, Default)]
-struct Standing {
+struct BatchSummary {
     /// The last one.
     delivered: bool,
     gone: bool,
@@ -289,11 +289,11 @@ impl LogParts {
         let text =
             serde_json::to_string(attempts).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
         // By id: whoever else changes several endpoints takes them in the same order.
-        let mut standings: BTreeMap<WebhookId, Standing> = BTreeMap::new();
+        let mut summaries: BTreeMap<WebhookId, BatchSummary> = BTreeMap::new();
         for attempt in attempts {
-            let standing = standings.entry(attempt.webhook).or_default();
-            standing.delivered = attempt.delivered;
-            standing.gone |= attempt.gone;
+            let summary = summaries.entry(attempt.webhook).or_default();
+            summary.delivered = attempt.delivered;
+            summary.gone |= attempt.gone;
         }
         let written = self
             .sql
@@ -309,8 +309,8 @@ impl LogParts {
                     }
                 }
                 let mut disabled = Vec::new();
-                for (&id, standing) in &standings {
-                    disabled.extend(self.follow(&mut tx, id, *standing).await?);
+                for (&id, summary) in &summaries {
+                    disabled.extend(self.follow(&mut tx, id, *summary).await?);
                 }
                 let mut told = Vec::new();
                 for notice in &disabled {
@@ -338,10 +338,10 @@ impl LogParts {
         &self,
         tx: &mut OwnTx,
         id: WebhookId,
-        standing: Standing,
+        summary: BatchSummary,
     ) -> Result<Option<Disabled>, sqlx::Error> {
         let named = self.sql.named();
-        if standing.delivered && !standing.gone {
+        if summary.delivered && !summary.gone {
             let text = "update holdfast_webhooks set failing_since = null where id = $1 and failing_since is not null";
             on_either!(tx.on(), named, query(text), [id.as_uuid()], execute)?;
             return Ok(None);
@@ -349,7 +349,7 @@ impl LogParts {
         let text =
             "update holdfast_webhooks set failing_since = @now where id = $1 and failing_since is null";
         on_either!(tx.on(), named, query(text), [id.as_uuid()], execute)?;
-        let (reason, failing_for) = if standing.gone {
+        let (reason, failing_for) = if summary.gone {
             ("it answered 410 Gone".to_owned(), Duration::ZERO)
         } else {
             let days = self.disable_after.as_secs_f64() / 86_400.0;

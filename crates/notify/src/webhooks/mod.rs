@@ -46,7 +46,7 @@ use holdfast_jobs::sql::Sql;
 
 pub(crate) use self::anonymise::without_user;
 pub use self::deliver::{Delivered, NotifyWebhook};
-use self::endpoints::Known;
+use self::endpoints::CachedEndpoint;
 pub use self::endpoints::{MadeWebhook, RotatedSecret};
 pub use self::log::{Delivery, DeliveryFilter, DeliveryId};
 use self::log::{Log, LogParts};
@@ -92,7 +92,7 @@ struct Inner {
     jobs: Jobs,
     settings: NotificationsSettings,
     policy: AddressPolicy,
-    known: Mutex<HashMap<WebhookId, Known>>,
+    known: Mutex<HashMap<WebhookId, CachedEndpoint>>,
     log: Log,
 }
 

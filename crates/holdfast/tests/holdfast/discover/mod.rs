@@ -19,8 +19,8 @@ use holdfast_core::sql::{Database, migrate};
 use holdfast_events::Events;
 use holdfast_events::discovery::parse::Mapping;
 use holdfast_events::discovery::{
-    Announcer, Definition, Discovered, Discoverer, Filter, NewSource, News, SourceError, SourceId,
-    SourceKind, SourceRecord, Sources, Status, Subscriptions, Told,
+    AnnouncementCounts, Announcer, Definition, Discovered, Discoverer, Filter, NewSource, News, SourceError,
+    SourceId, SourceKind, SourceRecord, Sources, Status, Subscriptions,
 };
 use holdfast_jobs::audit::{Actor, AuditFilter, By};
 use holdfast_jobs::ledger::{JobFilter, LedgerError};
@@ -47,7 +47,7 @@ impl Announcer for Ear {
         &'a self,
         _: LedgerTx<'a>,
         news: &'a [News<'a>],
-    ) -> BoxFuture<'a, Result<Told, LedgerError>> {
+    ) -> BoxFuture<'a, Result<AnnouncementCounts, LedgerError>> {
         let mut heard = self.0.lock().unwrap();
         for one in news {
             let (what, title) = (one.happened.event_type(), &one.event.title);
@@ -57,10 +57,10 @@ impl Announcer for Ear {
                     .map(|wish| format!("{} {what} {title}", wish.user)),
             );
         }
-        async { Ok(Told::default()) }.boxed()
+        async { Ok(AnnouncementCounts::default()) }.boxed()
     }
 
-    fn ring(&self, _: &Told) {}
+    fn ring(&self, _: &AnnouncementCounts) {}
 }
 
 struct Fixture {

@@ -311,7 +311,7 @@ impl Announcer for Failing {
         &'a self,
         tx: LedgerTx<'a>,
         news: &'a [News<'a>],
-    ) -> BoxFuture<'a, Result<Told, LedgerError>> {
+    ) -> BoxFuture<'a, Result<AnnouncementCounts, LedgerError>> {
         async move {
             let told = self.0.announce(tx, news).await?;
             assert_eq!(told.webhooks, 1);
@@ -326,7 +326,7 @@ impl Announcer for Failing {
         .boxed()
     }
 
-    fn ring(&self, told: &Told) {
+    fn ring(&self, told: &AnnouncementCounts) {
         assert!(!self.1.load(Ordering::SeqCst), "nothing was committed");
         self.0.ring(told);
     }
