@@ -12,6 +12,7 @@ use crate::audit::AuditLog;
 use crate::bell::Bell;
 use crate::broker::{Broker, BrokerSettings};
 use crate::enqueue::{Enqueue, EnqueueError, Enqueued, JobRequest, Lanes, Producer, ProducerParts};
+use crate::follow_ups::Effects;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::ledger::{
@@ -23,7 +24,6 @@ use crate::queue_counts::QueueCounts;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
-use crate::ties::Aftermath;
 use crate::wait::WaitHub;
 
 /// Statements that enqueue at once: while one waits for the disk, the next gathers.
@@ -260,14 +260,14 @@ impl Jobs {
 
     /// Counts and rings for what the end of a job has enqueued. To be called once the transaction is committed; what is not
     /// rung for is found by a worker's safety poll.
-    pub(crate) fn announce(&self, aftermath: &Aftermath) {
-        for job in &aftermath.enqueued {
+    pub(crate) fn announce(&self, effects: &Effects) {
+        for job in &effects.enqueued {
             if let Some(kind) = self.0.registry.get(&job.kind) {
                 kind.meters.enqueued(Durability::Ledger);
             }
             self.bell().ring(&job.queue, 1, job.delay);
         }
-        for batch in &aftermath.ended {
+        for batch in &effects.ended {
             tracing::debug!(batch.id = %batch, "a batch has ended");
         }
     }
@@ -296,8 +296,8 @@ impl Jobs {
 
     /// Cancels a waiting job, asks a running one to give way. `None`: unknown id.
     pub async fn cancel(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
-        if let Some((reply, aftermath)) = self.0.ledger.cancel(id).await? {
-            self.announce(&aftermath);
+        if let Some((reply, effects)) = self.0.ledger.cancel(id).await? {
+            self.announce(&effects);
             return Ok(Some(reply));
         }
         Ok(self.0.waiting.cancel_on_broker(id).await)

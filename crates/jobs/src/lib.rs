@@ -4,6 +4,7 @@
 //! `redis` durability), the [`bell`] wakes a [`worker`], the worker claims it, runs its [`Job`], and writes the outcome
 //! that [`retry`] decided under the fence of its lease. [`maintenance`] returns what lost workers held.
 
+mod admin;
 pub mod audit;
 mod backend;
 pub mod batches;
@@ -16,6 +17,7 @@ pub mod diagnosis;
 pub mod enqueue;
 mod envelope;
 mod erase;
+pub mod follow_ups;
 mod id;
 mod job;
 mod json_text;
@@ -30,11 +32,10 @@ pub mod retry;
 pub mod schedules;
 pub mod sql;
 mod state;
-mod steering;
-pub mod ties;
 mod wait;
 pub mod worker;
 
+pub use admin::{CancelFilter, Purged, Steering};
 pub use client::Jobs;
 pub use envelope::Envelope;
 pub use holdfast_core::sql::Tx as LedgerTx;
@@ -43,4 +44,3 @@ pub use job::{Job, JobContext, JobError, PayloadFault, Resources};
 pub use registry::{Kind, Registry};
 pub use retry::{Backoff, RetryPolicy};
 pub use state::{State, StoredState, Transition, UnknownState};
-pub use steering::{CancelFilter, Purged, Steering};

@@ -2,7 +2,7 @@
 //!
 //! It was checked when the job before it was (kind, queue, payload, bounds), so that nothing about it can fail at the time
 //! when its turn comes. It is kept with that job, and becomes a job of the ledger in the very transaction that ends the
-//! job before it ([`crate::ties`]).
+//! job before it ([`crate::follow_ups`]).
 
 use std::sync::Arc;
 use std::time::Duration;

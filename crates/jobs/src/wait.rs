@@ -47,7 +47,7 @@ pub(crate) enum Followable {
 }
 
 /// A job, and where it was found.
-struct Found {
+struct LocatedJob {
     record: JobRecord,
     /// On the broker: the place of its queue in `redis_queues`.
     broker_queue: Option<usize>,
@@ -87,8 +87,8 @@ impl WaitHub {
         Ok(self.find(id).await?.map(|found| found.record))
     }
 
-    async fn find(&self, id: JobId) -> Result<Option<Found>, LedgerError> {
-        let in_ledger = |record| Found {
+    async fn find(&self, id: JobId) -> Result<Option<LocatedJob>, LedgerError> {
+        let in_ledger = |record| LocatedJob {
             record,
             broker_queue: None,
         };
@@ -106,12 +106,12 @@ impl WaitHub {
         }
     }
 
-    async fn find_on_broker(&self, id: JobId) -> Option<Found> {
+    async fn find_on_broker(&self, id: JobId) -> Option<LocatedJob> {
         let broker = self.broker.as_ref()?;
         for (place, queue) in self.redis_queues.iter().enumerate() {
             match broker.job(queue, id).await {
                 Ok(Some(record)) => {
-                    return Some(Found {
+                    return Some(LocatedJob {
                         record: job_record(queue, record),
                         broker_queue: Some(place),
                     });

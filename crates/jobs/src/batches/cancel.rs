@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::{BatchRecord, Tally, store};
 use crate::LedgerTx;
+use crate::admin::Steering;
 use crate::audit::action;
-use crate::bulk::{self, BulkError, Done, Operation, STEP_ROWS, Standing, Step, Stepped};
+use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
+use crate::follow_ups;
 use crate::id::BatchId;
 use crate::sql::{limit, sqlite_now};
-use crate::steering::Steering;
-use crate::ties;
 
 /// The result of a cancellation.
 #[derive(Debug, Clone)]
@@ -93,7 +93,12 @@ macro_rules! sqlite_change {
 }
 
 impl Step for Cancel {
-    async fn step(&self, mut on: LedgerTx<'_>, _: Standing, named: bool) -> Result<Stepped, sqlx::Error> {
+    async fn step(
+        &self,
+        mut on: LedgerTx<'_>,
+        _: BulkPosition,
+        named: bool,
+    ) -> Result<BulkStep, sqlx::Error> {
         let mut changed = Changed::default();
         for reach in std::iter::once(Reach::Free).chain(std::iter::repeat_n(Reach::One, WAITS)) {
             changed = self.change(on.reborrow(), reach, named).await?;
@@ -102,19 +107,19 @@ impl Step for Cancel {
             }
         }
         if changed.total() == 0 {
-            return Ok(Stepped::default());
+            return Ok(BulkStep::default());
         }
         store::note_cancel(on.reborrow(), self.0, named).await?;
         let tally = Tally {
             cancelled: i64::try_from(changed.cancelled).unwrap_or(i64::MAX),
             ..Tally::default()
         };
-        let aftermath = ties::count(on, &[(self.0, tally)].into(), named).await?;
-        Ok(Stepped {
+        let effects = follow_ups::count(on, &[(self.0, tally)].into(), named).await?;
+        Ok(BulkStep {
             seen: changed.total(),
             affected: changed.total(),
-            aftermath,
-            ..Stepped::default()
+            effects,
+            ..BulkStep::default()
         })
     }
 }

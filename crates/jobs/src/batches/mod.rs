@@ -10,7 +10,7 @@
 //!   follows one of them in a chain is not in it.
 //! - Its jobs live in the ledger, whatever the durability of their queues: durability only goes up.
 //! - `completed + discarded + cancelled` are the jobs that are final. They are counted on the batch's own row
-//!   ([`crate::ties`]), so that pruning finished jobs, or deleting dead letters, changes no count.
+//!   ([`crate::follow_ups`]), so that pruning finished jobs, or deleting dead letters, changes no count.
 //! - A dead letter that is redriven while its batch runs is pending again, and the batch waits for it. Once the batch has
 //!   ended it stays as it was: a redriven job runs, and is not counted a second time.
 //!
@@ -136,23 +136,23 @@ impl Batches {
 
     /// Ends up to `most` batches that nobody has ended though all of their jobs are final; see the module.
     pub async fn sweep(&self, most: usize) -> Result<u64, LedgerError> {
-        let (swept, aftermath) = self
+        let (swept, effects) = self
             .sql
             .within("look for batches that should have ended", async {
                 let mut tx = self.sql.begin_read().await?;
                 let left = upkeep::left_open(tx.on(), most, self.sql.named).await?;
                 tx.commit().await?;
                 if left.is_empty() {
-                    return Ok((0, crate::ties::Aftermath::default()));
+                    return Ok((0, crate::follow_ups::Effects::default()));
                 }
                 let mut tx = self.sql.begin().await?;
                 let missing = upkeep::sweep(tx.on(), &left, self.sql.named).await?;
-                let aftermath = crate::ties::count(tx.on(), &missing, self.sql.named).await?;
+                let effects = crate::follow_ups::count(tx.on(), &missing, self.sql.named).await?;
                 tx.commit().await?;
-                Ok((missing.len() as u64, aftermath))
+                Ok((missing.len() as u64, effects))
             })
             .await?;
-        self.jobs.announce(&aftermath);
+        self.jobs.announce(&effects);
         Ok(swept)
     }
 }

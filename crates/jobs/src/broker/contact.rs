@@ -17,10 +17,10 @@ pub(super) fn serves(mode: &Mode) -> bool {
 
 /// Follows the gate's mode from its first question on.
 #[derive(Debug)]
-pub(super) struct Contact(Mutex<Followed>);
+pub(super) struct Contact(Mutex<GateHistory>);
 
 #[derive(Debug)]
-struct Followed {
+struct GateHistory {
     mode: watch::Receiver<Mode>,
     /// Since when the server has served.
     since: Option<Instant>,
@@ -28,7 +28,7 @@ struct Followed {
 
 impl Contact {
     pub(super) fn new(mode: watch::Receiver<Mode>) -> Self {
-        Self(Mutex::new(Followed { mode, since: None }))
+        Self(Mutex::new(GateHistory { mode, since: None }))
     }
 
     /// Whether the server has served for `duration` without a break, as far as this process knows. The first question

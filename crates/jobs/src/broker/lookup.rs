@@ -210,7 +210,7 @@ impl Broker {
             )
             .await?;
         let holders = replies.split_off(3.min(replies.len()));
-        let found: Found = redis::from_redis_value(redis::Value::Array(replies))
+        let found: StoredParts = redis::from_redis_value(redis::Value::Array(replies))
             .map_err(|_| BrokerError::Answer { op: "broker.job" })?;
         let holder = members
             .iter()
@@ -221,13 +221,13 @@ impl Broker {
 }
 
 /// Envelope, meta and crashes, as read.
-struct Found {
+struct StoredParts {
     raw: Option<Vec<u8>>,
     meta: HashMap<String, String>,
     crashes: u32,
 }
 
-impl redis::FromRedisValue for Found {
+impl redis::FromRedisValue for StoredParts {
     fn from_redis_value(value: redis::Value) -> Result<Self, redis::ParsingError> {
         type Parts = (Option<Vec<u8>>, HashMap<String, String>, Option<i64>);
         let (raw, meta, crashes) = Parts::from_redis_value(value)?;
@@ -236,7 +236,7 @@ impl redis::FromRedisValue for Found {
     }
 }
 
-impl Found {
+impl StoredParts {
     /// `holder`: the member that holds the job, if one does.
     fn record(self, id: JobId, holder: Option<&str>) -> Option<BrokerRecord> {
         let Self { raw, meta, crashes } = self;

@@ -32,9 +32,9 @@ use self::record::Record;
 use crate::LedgerTx;
 use crate::audit::{AuditId, By};
 use crate::client::Jobs;
+use crate::follow_ups::Effects;
 use crate::ledger::LedgerError;
 use crate::sql::now_ms;
-use crate::ties::Aftermath;
 
 /// Rows of one step, and so of one transaction.
 pub const STEP_ROWS: usize = 1_000;
@@ -94,7 +94,7 @@ pub enum BulkError {
 
 /// Where an operation stands, for its next step.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
+pub(crate) struct BulkPosition {
     /// When it began, in milliseconds since the epoch by the database's clock.
     pub(crate) began_ms: i64,
     /// The last row that was looked at; the next step begins after it.
@@ -105,7 +105,7 @@ pub(crate) struct Standing {
 
 /// What one step did.
 #[derive(Debug, Default)]
-pub(crate) struct Stepped {
+pub(crate) struct BulkStep {
     /// Rows that were looked at; none: there are no more.
     pub(crate) seen: u64,
     pub(crate) affected: u64,
@@ -115,7 +115,7 @@ pub(crate) struct Stepped {
     /// Rows that became available, by queue.
     pub(crate) available: BTreeMap<String, usize>,
     /// What the ends of jobs brought about.
-    pub(crate) aftermath: Aftermath,
+    pub(crate) effects: Effects,
 }
 
 /// One kind of operation: how it takes its next rows.
@@ -123,9 +123,9 @@ pub(crate) trait Step: Sync {
     fn step(
         &self,
         on: LedgerTx<'_>,
-        standing: Standing,
+        position: BulkPosition,
         named: bool,
-    ) -> impl Future<Output = Result<Stepped, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<BulkStep, sqlx::Error>> + Send;
 }
 
 /// Runs an operation as far as one call goes.
@@ -158,7 +158,7 @@ async fn attempt(jobs: &Jobs, by: &By, operation: &Operation, step: &impl Step) 
                 for (queue, count) in stepped.available {
                     jobs.bell().ring(&queue, count, Duration::ZERO);
                 }
-                jobs.announce(&stepped.aftermath);
+                jobs.announce(&stepped.effects);
             }
             Err(error) if record.affected > before => {
                 tracing::warn!(action = operation.action, error = ?error, "a bulk operation stopped before its end");
@@ -202,11 +202,11 @@ async fn advance(
     operation: &Operation,
     step: &impl Step,
     record: &Record,
-) -> Result<(Record, Stepped), LedgerError> {
+) -> Result<(Record, BulkStep), LedgerError> {
     let sql = jobs.sql();
     sql.within("do a step of a bulk operation", async {
         let mut tx = sql.begin().await?;
-        let stepped = step.step(tx.on(), record.standing(), sql.named).await?;
+        let stepped = step.step(tx.on(), record.position(), sql.named).await?;
         let next = record.after(&stepped);
         if next.is_worth_keeping() {
             record::save(tx.on(), by, operation, &next, &stepped, sql.named).await?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Done, Operation, Standing, Stepped};
+use super::{BulkPosition, BulkStep, Done, Operation};
 use crate::LedgerTx;
 use crate::audit::{AuditId, By};
 use crate::sql::{decode_error, sqlite_now};
@@ -57,15 +57,15 @@ impl Record {
         self.action == operation.action && self.details.request == operation.request
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        Standing {
+    pub(super) fn position(&self) -> BulkPosition {
+        BulkPosition {
             began_ms: self.details.began_ms,
             cursor: self.details.cursor,
             next_ms: self.details.next_ms,
         }
     }
 
-    pub(super) fn after(&self, stepped: &Stepped) -> Self {
+    pub(super) fn after(&self, stepped: &BulkStep) -> Self {
         let mut next = self.clone();
         next.affected += stepped.affected;
         next.finished = stepped.seen == 0;
@@ -130,7 +130,7 @@ pub(super) async fn save(
     by: &By,
     operation: &Operation,
     record: &Record,
-    stepped: &Stepped,
+    stepped: &BulkStep,
     named: bool,
 ) -> Result<(), sqlx::Error> {
     let details = Details {

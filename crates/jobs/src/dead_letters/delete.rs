@@ -7,10 +7,10 @@ use uuid::Uuid;
 use super::DeadLetterFilter;
 use super::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
 use crate::LedgerTx;
+use crate::admin::Steering;
 use crate::audit::action;
-use crate::bulk::{self, BulkError, Done, Operation, STEP_ROWS, Standing, Step, Stepped};
+use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
 use crate::sql::limit;
-use crate::steering::Steering;
 
 impl Steering<'_> {
     /// Deletes dead letters for good, as far as one call goes. `key`: an idempotency key, behind its caller's name.
@@ -50,11 +50,16 @@ const SQLITE: &str = concat!(
 );
 
 impl Step for Delete<'_> {
-    async fn step(&self, on: LedgerTx<'_>, standing: Standing, named: bool) -> Result<Stepped, sqlx::Error> {
+    async fn step(
+        &self,
+        on: LedgerTx<'_>,
+        position: BulkPosition,
+        named: bool,
+    ) -> Result<BulkStep, sqlx::Error> {
         let deleted: Vec<Uuid> = match on {
             LedgerTx::Postgres(on) => {
                 let rows = bind_postgres(sqlx::query(POSTGRES), self.0)
-                    .bind(standing.began_ms)
+                    .bind(position.began_ms)
                     .bind(limit(STEP_ROWS))
                     .persistent(named)
                     .fetch_all(on)
@@ -63,17 +68,17 @@ impl Step for Delete<'_> {
             }
             LedgerTx::Sqlite(on) => {
                 let rows = bind_sqlite(sqlx::query(SQLITE), self.0)
-                    .bind(standing.began_ms)
+                    .bind(position.began_ms)
                     .bind(limit(STEP_ROWS))
                     .fetch_all(on)
                     .await?;
                 rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?
             }
         };
-        Ok(Stepped {
+        Ok(BulkStep {
             seen: deleted.len() as u64,
             affected: deleted.len() as u64,
-            ..Stepped::default()
+            ..BulkStep::default()
         })
     }
 }

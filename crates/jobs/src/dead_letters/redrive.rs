@@ -12,13 +12,13 @@ use uuid::Uuid;
 use super::DeadLetterFilter;
 use super::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
 use crate::LedgerTx;
+use crate::admin::Steering;
 use crate::audit::action;
-use crate::bulk::{self, BulkError, Done, Operation, STEP_ROWS, Standing, Step, Stepped};
+use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
 use crate::enqueue::{EnqueueError, JobRequest};
+use crate::follow_ups;
 use crate::sql::{limit, now_ms};
 use crate::state::StoredState;
-use crate::steering::Steering;
-use crate::ties;
 
 /// Further attempts that a redriven job gets if nobody says how many.
 pub const DEFAULT_ATTEMPTS: u32 = 4;
@@ -144,19 +144,19 @@ impl Step for Redrive {
     async fn step(
         &self,
         mut on: LedgerTx<'_>,
-        standing: Standing,
+        position: BulkPosition,
         named: bool,
-    ) -> Result<Stepped, sqlx::Error> {
+    ) -> Result<BulkStep, sqlx::Error> {
         let now = now_ms(on.reborrow(), named).await?;
         let spacing = self.rate.map_or(0.0, |rate| 1_000.0 / rate);
-        let first = standing.next_ms.max(now as f64);
+        let first = position.next_ms.max(now as f64);
         let picked = match on.reborrow() {
-            LedgerTx::Postgres(on) => self.step_postgres(on, standing, first, spacing, named).await?,
-            LedgerTx::Sqlite(on) => self.step_sqlite(on, standing, first, spacing).await?,
+            LedgerTx::Postgres(on) => self.step_postgres(on, position, first, spacing, named).await?,
+            LedgerTx::Sqlite(on) => self.step_sqlite(on, position, first, spacing).await?,
         };
         let free = picked.iter().filter(|(_, _, free, _)| *free);
         let back = free.map(|(.., batch)| (*batch, StoredState::Discarded));
-        ties::count(on, &ties::tallied(back, -1), named).await?;
+        follow_ups::count(on, &follow_ups::tallied(back, -1), named).await?;
         Ok(stepped(&picked, first, spacing))
     }
 }
@@ -164,11 +164,11 @@ impl Step for Redrive {
 /// A row that was looked at: its id, its queue, whether it could be put back, and its batch.
 type Picked = (Uuid, String, bool, Option<Uuid>);
 
-fn stepped(picked: &[Picked], first: f64, spacing: f64) -> Stepped {
-    let mut stepped = Stepped {
+fn stepped(picked: &[Picked], first: f64, spacing: f64) -> BulkStep {
+    let mut stepped = BulkStep {
         seen: picked.len() as u64,
         cursor: picked.last().map(|(id, ..)| *id),
-        ..Stepped::default()
+        ..BulkStep::default()
     };
     for (_, queue, free, _) in picked {
         if *free {
@@ -194,14 +194,14 @@ impl Redrive {
     async fn step_postgres(
         &self,
         on: &mut sqlx::PgConnection,
-        standing: Standing,
+        position: BulkPosition,
         first: f64,
         spacing: f64,
         named: bool,
     ) -> Result<Vec<Picked>, sqlx::Error> {
         let rows = bind_postgres(sqlx::query(POSTGRES), &self.filter)
-            .bind(standing.cursor)
-            .bind(standing.began_ms)
+            .bind(position.cursor)
+            .bind(position.began_ms)
             .bind(limit(STEP_ROWS))
             .bind(first)
             .bind(spacing)
@@ -219,13 +219,13 @@ impl Redrive {
     async fn step_sqlite(
         &self,
         on: &mut sqlx::SqliteConnection,
-        standing: Standing,
+        position: BulkPosition,
         first: f64,
         spacing: f64,
     ) -> Result<Vec<Picked>, sqlx::Error> {
         let rows = bind_sqlite(sqlx::query(SQLITE_PICK), &self.filter)
-            .bind(standing.cursor)
-            .bind(standing.began_ms)
+            .bind(position.cursor)
+            .bind(position.began_ms)
             .bind(limit(STEP_ROWS))
             .fetch_all(&mut *on)
             .await?;

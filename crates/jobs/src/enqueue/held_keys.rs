@@ -61,19 +61,19 @@ impl Key {
 
 #[derive(Debug)]
 pub(super) struct HeldKeys {
-    held: Mutex<HashMap<Key, Held>>,
+    held: Mutex<HashMap<Key, HeldKey>>,
     probes: Semaphore,
 }
 
 #[derive(Debug, Clone)]
-struct Held {
+struct HeldKey {
     seen: Instant,
-    turn: Arc<Turn<Asked>>,
+    turn: Arc<Turn<KeyAttempts>>,
 }
 
 /// How a key was asked for so far.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct KeyAttempts {
     tries: u32,
     next: Instant,
     free: bool,
@@ -83,7 +83,7 @@ pub(super) struct Asked {
 #[derive(Debug)]
 pub(super) struct Turned {
     pub key: Key,
-    asked: OwnedMutexGuard<Asked>,
+    asked: OwnedMutexGuard<KeyAttempts>,
 }
 
 /// How a request may go on.
@@ -105,7 +105,7 @@ impl HeldKeys {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Held>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, HeldKey>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,7 +128,7 @@ impl HeldKeys {
     }
 
     /// The first of the keys that is held.
-    fn find(&self, keys: &[Key]) -> Option<(Key, Arc<Turn<Asked>>)> {
+    fn find(&self, keys: &[Key]) -> Option<(Key, Arc<Turn<KeyAttempts>>)> {
         let mut held = self.lock();
         if held.is_empty() {
             return None;
@@ -155,13 +155,13 @@ impl HeldKeys {
             held.retain(|_, one| is_current(one));
         }
         if held.len() < MOST {
-            let asked = Asked {
+            let asked = KeyAttempts {
                 tries: 0,
                 next: now + BACKOFF.delay(1),
                 free: false,
             };
             let turn = Arc::new(Turn::new(asked));
-            held.insert(key, Held { seen: now, turn });
+            held.insert(key, HeldKey { seen: now, turn });
         }
     }
 
@@ -195,6 +195,6 @@ impl HeldKeys {
 }
 
 /// Found held lately, or asked for at this moment.
-fn is_current(held: &Held) -> bool {
+fn is_current(held: &HeldKey) -> bool {
     held.seen.elapsed() < REMEMBERED || held.turn.try_lock().is_err()
 }

@@ -10,10 +10,10 @@ use super::{
     Accepted, CancelReply, ErrorRecord, NewJob, Options, QueueStats, RescueReport, ReturnReport, WorkerRecord,
 };
 use crate::batches::Tally;
+use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId};
 use crate::json_text;
 use crate::state::{State, StoredState, UnknownState};
-use crate::ties::{self, Aftermath};
 
 /// How often an insert is repeated whose obstacle was gone by the time it was looked for.
 const ROUNDS: usize = 5;
@@ -39,7 +39,7 @@ pub(super) fn key_order(a: &NewJob, b: &NewJob) -> Ordering {
 
 /// A row that may stand in a new job's way.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct ExistingJob {
     pub id: JobId,
     pub kind: String,
     pub payload: String,
@@ -49,10 +49,10 @@ pub(super) struct Standing {
 }
 
 /// As both databases answer it: id, kind, payload, unique key, idempotency key.
-pub(super) type StandingRow = (Uuid, String, String, Option<String>, Option<String>);
+pub(super) type ExistingRow = (Uuid, String, String, Option<String>, Option<String>);
 
-impl From<StandingRow> for Standing {
-    fn from((id, kind, payload, unique_key, idempotency_key): StandingRow) -> Self {
+impl From<ExistingRow> for ExistingJob {
+    fn from((id, kind, payload, unique_key, idempotency_key): ExistingRow) -> Self {
         Self {
             id: JobId::from_uuid(id),
             kind,
@@ -97,7 +97,7 @@ impl Wanted {
 
 /// An insert under way: which of its jobs are accepted, and as what.
 #[derive(Debug)]
-pub(super) struct Settled<'a> {
+pub(super) struct InsertProgress<'a> {
     jobs: &'a [NewJob],
     accepted: Vec<Option<Accepted>>,
     /// A job that stands under the idempotency key of one of these.
@@ -105,7 +105,7 @@ pub(super) struct Settled<'a> {
     rounds: usize,
 }
 
-impl<'a> Settled<'a> {
+impl<'a> InsertProgress<'a> {
     pub(super) fn new(jobs: &'a [NewJob]) -> Self {
         Self {
             jobs,
@@ -136,7 +136,7 @@ impl<'a> Settled<'a> {
         Ok(Some(pending))
     }
 
-    pub(super) fn record(&mut self, written: &[JobId], standing: &[Standing]) {
+    pub(super) fn record(&mut self, written: &[JobId], standing: &[ExistingJob]) {
         let written: HashSet<_> = written.iter().collect();
         let by_id: HashMap<_, _> = standing.iter().map(|row| (row.id, row)).collect();
         let by_idempotency: HashMap<_, _> = standing
@@ -237,13 +237,13 @@ pub(super) fn tallies_of(rows: &[Rescued]) -> Result<BTreeMap<BatchId, Tally>, U
         .filter(|(.., batch)| batch.is_some())
         .map(|(_, _, state, batch)| Ok((*batch, state.parse()?)))
         .collect::<Result<_, UnknownState>>()?;
-    Ok(ties::tallied(ends, 1))
+    Ok(follow_ups::tallied(ends, 1))
 }
 
 /// What a rescue came to: the rows that it moved, and what the ends brought about.
-pub(super) fn rescue_report(rows: &[Rescued], aftermath: Aftermath) -> RescueReport {
+pub(super) fn rescue_report(rows: &[Rescued], effects: Effects) -> RescueReport {
     let mut report = RescueReport {
-        aftermath,
+        effects,
         ..RescueReport::default()
     };
     for (id, queue, state, _) in rows {
@@ -259,13 +259,13 @@ pub(super) fn rescue_report(rows: &[Rescued], aftermath: Aftermath) -> RescueRep
 }
 
 /// What an id gave back.
-pub(super) fn return_report(rows: &[Rescued], aftermath: Aftermath) -> ReturnReport {
-    let rescued = rescue_report(rows, aftermath);
+pub(super) fn return_report(rows: &[Rescued], effects: Effects) -> ReturnReport {
+    let rescued = rescue_report(rows, effects);
     ReturnReport {
         returned: rescued.returned,
         cancelled: rescued.cancelled,
         gone: false,
-        aftermath: rescued.aftermath,
+        effects: rescued.effects,
     }
 }
 

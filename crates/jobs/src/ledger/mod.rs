@@ -41,8 +41,8 @@ pub(crate) use postgres::RECORD as POSTGRES_RECORD;
 pub(crate) use sqlite::RECORD as SQLITE_RECORD;
 pub use sqlite::SqliteLedger;
 
+use crate::follow_ups::Effects;
 use crate::id::{JobId, WorkerId};
-use crate::ties::Aftermath;
 
 /// Most rows one statement writes or claims; callers split what is larger.
 pub const MAX_STATEMENT_ROWS: usize = 1_000;
@@ -81,7 +81,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     async fn peek(&self, queues: &[String]) -> Result<BTreeMap<String, Duration>, LedgerError>;
 
     /// Writes outcomes under their fences; answers with the ids that were still held. Outcomes that something hangs on go
-    /// through [`crate::ties::finish`].
+    /// through [`crate::follow_ups::finish`].
     async fn finish(&self, worker: WorkerId, outcomes: &[Outcome]) -> Result<Vec<JobId>, LedgerError>;
 
     /// Whether a transaction can hold single rows and keys, and so delay statements that need these alone.
@@ -150,7 +150,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
 
     /// Deletes final rows past their retention: up to `limit` completed and cancelled ones, and up to `limit` discarded ones.
     /// A row that ended long after it was created may be left for some minutes.
-    async fn prune(&self, retention: &Retention, limit: usize) -> Result<Pruned, LedgerError>;
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<PruneReport, LedgerError>;
 
     async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError>;
 
@@ -161,7 +161,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     async fn final_among(&self, ids: &[JobId]) -> Result<Vec<JobId>, LedgerError>;
 
     /// Cancels a waiting job at once and asks a running one to give way. `None`: unknown id.
-    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Aftermath)>, LedgerError>;
+    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Effects)>, LedgerError>;
 
     /// Makes a discarded or delayed job available now. `None`: unknown id.
     async fn retry_now(&self, id: JobId) -> Result<Option<RetryReply>, LedgerError>;

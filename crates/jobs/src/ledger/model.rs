@@ -13,11 +13,11 @@ use holdfast_core::sql::UnitError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::link::{EndedBatch, Link, Previous};
 use crate::retry::Backoff;
 use crate::state::{State, StoredState, Transition};
-use crate::ties::Aftermath;
 
 /// Most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -339,7 +339,7 @@ pub struct ReturnReport {
     /// The id has no row, and so no jobs.
     pub gone: bool,
     /// What the ends of jobs brought about.
-    pub aftermath: Aftermath,
+    pub effects: Effects,
 }
 
 impl ReturnReport {
@@ -386,7 +386,7 @@ pub struct RescueReport {
     pub poisoned: Vec<JobId>,
     pub workers_lost: Vec<WorkerId>,
     /// What the ends of jobs brought about.
-    pub aftermath: Aftermath,
+    pub effects: Effects,
 }
 
 impl RescueReport {
@@ -397,7 +397,7 @@ impl RescueReport {
 
 /// What one step of the pruner came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pruned {
+pub struct PruneReport {
     pub deleted: u64,
     /// Whether the next step may find more immediately.
     pub has_more: bool,

@@ -10,13 +10,14 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::{
-    Asked, CANDIDATES, KEYS, LimitedClaim, NEXT_WALK, QueueLimits, UNKEYED_WINDOW, WALKS, decoded, sqlite,
+    CANDIDATES, ClaimRequest, KEYS, LimitedClaim, NEXT_WALK, QueueLimits, UNKEYED_WINDOW, WALKS, decoded,
+    sqlite,
 };
 use crate::ledger::MAX_STATEMENT_ROWS;
 
 /// The queue's row.
 #[derive(Debug)]
-pub(super) struct Locked {
+pub(super) struct LockedQueue {
     /// Any limit is in force.
     pub limited: bool,
     pub paused: bool,
@@ -87,7 +88,10 @@ fn tokens(rate: Rate, debt_ms: f64) -> (usize, f64) {
     }
 }
 
-pub(super) async fn claim(on: &mut SqliteConnection, asked: Asked<'_>) -> Result<LimitedClaim, sqlx::Error> {
+pub(super) async fn claim(
+    on: &mut SqliteConnection,
+    asked: ClaimRequest<'_>,
+) -> Result<LimitedClaim, sqlx::Error> {
     let Some(locked) = sqlite::lock(&mut *on, asked).await?.filter(|queue| queue.limited) else {
         return Ok(LimitedClaim::default());
     };
@@ -132,7 +136,7 @@ async fn room_of_queue(
     on: &mut SqliteConnection,
     queue: &str,
     limits: &QueueLimits,
-    locked: &Locked,
+    locked: &LockedQueue,
     wanted: usize,
     choice: &mut Choice,
 ) -> Result<usize, sqlx::Error> {
@@ -301,7 +305,7 @@ fn fairest(mut pool: Vec<Candidate>, room: usize) -> Vec<Candidate> {
 /// Leases what was chosen, and spends its tokens. What was cancelled meanwhile is left out.
 async fn take(
     on: &mut SqliteConnection,
-    asked: Asked<'_>,
+    asked: ClaimRequest<'_>,
     limits: &QueueLimits,
     choice: &Choice,
 ) -> Result<Vec<crate::ledger::ClaimedJob>, sqlx::Error> {

@@ -93,7 +93,7 @@ pub const MAX_LIMIT_KEY_BYTES: usize = crate::enqueue::MAX_KEY_BYTES;
 
 /// What a claim asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct ClaimRequest<'a> {
     pub queue: &'a str,
     pub worker: WorkerId,
     /// Jobs at most.
@@ -158,7 +158,7 @@ impl LimitStore {
     /// # Errors
     /// [`LedgerError::is_contention`] if other claims of the queue, or anybody who has locked its row, took longer than
     /// `database.lock_timeout_ms`: nothing was claimed, and another try may succeed at once.
-    pub async fn claim(&self, asked: Asked<'_>) -> Result<LimitedClaim, LedgerError> {
+    pub async fn claim(&self, asked: ClaimRequest<'_>) -> Result<LimitedClaim, LedgerError> {
         self.sql
             .within("claim jobs within limits", async {
                 match &self.database {

@@ -12,7 +12,9 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, FromRow, Row};
 use uuid::Uuid;
 
-use super::{Asked, CANDIDATES, KEYS, KnownLimits, LimitedClaim, NEXT_WALK, UNKEYED_WINDOW, WALKS, decoded};
+use super::{
+    CANDIDATES, ClaimRequest, KEYS, KnownLimits, LimitedClaim, NEXT_WALK, UNKEYED_WINDOW, WALKS, decoded,
+};
 use crate::ledger::{ClaimedJob, MAX_STATEMENT_ROWS};
 use crate::sql::millis;
 
@@ -41,7 +43,7 @@ enum Answer {
 /// Claims outside of any transaction of ours. `known`: the limits as they were told last.
 pub(super) async fn claim(
     pool: &PostgresDatabase,
-    asked: Asked<'_>,
+    asked: ClaimRequest<'_>,
     known: &mut Option<KnownLimits>,
 ) -> Result<LimitedClaim, sqlx::Error> {
     // The lock of the queue is waited for as long as any other.
@@ -70,7 +72,7 @@ pub(super) async fn claim(
     })
 }
 
-fn call(asked: Asked<'_>, known: Option<&KnownLimits>) -> String {
+fn call(asked: ClaimRequest<'_>, known: Option<&KnownLimits>) -> String {
     let limits = known.map(|known| known.limits).unwrap_or_default();
     let mut sql = format!(
         "select * from holdfast_claim_limited_1(of_queue => {}, by_worker => '{}', wanted => {}, lost_after_ms => {}",
@@ -141,7 +143,7 @@ fn answer(rows: &[PgRow], known: Option<&KnownLimits>) -> Result<Answer, sqlx::E
 async fn details(
     on: &mut PgConnection,
     bounds: &str,
-    asked: Asked<'_>,
+    asked: ClaimRequest<'_>,
     ids: &[Uuid],
 ) -> Result<Vec<ClaimedJob>, sqlx::Error> {
     let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();

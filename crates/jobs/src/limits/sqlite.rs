@@ -8,8 +8,8 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
-use super::Asked;
-use super::claim::{Candidate, Locked, WaitingKey};
+use super::ClaimRequest;
+use super::claim::{Candidate, LockedQueue, WaitingKey};
 use crate::ledger::ClaimedJob;
 use crate::sql::{decode_error, limit, millis, sqlite_now as now};
 
@@ -93,7 +93,10 @@ pub(super) async fn prune(on: &mut SqliteConnection, most: usize) -> Result<u64,
     Ok(done.rows_affected())
 }
 
-pub(super) async fn lock(on: &mut SqliteConnection, asked: Asked<'_>) -> Result<Option<Locked>, sqlx::Error> {
+pub(super) async fn lock(
+    on: &mut SqliteConnection,
+    asked: ClaimRequest<'_>,
+) -> Result<Option<LockedQueue>, sqlx::Error> {
     let row = sqlx::query(concat!(
         "select limited, paused, configured, overridden, key_cursor,
                 cast(max(coalesce(rate_full_at - ",
@@ -110,7 +113,7 @@ pub(super) async fn lock(on: &mut SqliteConnection, asked: Asked<'_>) -> Result<
     .fetch_optional(on)
     .await?;
     row.map(|row| {
-        Ok(Locked {
+        Ok(LockedQueue {
             limited: row.try_get("limited")?,
             paused: row.try_get("paused")?,
             alive: row.try_get("alive")?,
@@ -260,7 +263,7 @@ fn candidate(row: &SqliteRow, key: Option<String>) -> Result<Candidate, sqlx::Er
 
 pub(super) async fn take(
     on: &mut SqliteConnection,
-    asked: Asked<'_>,
+    asked: ClaimRequest<'_>,
     ids: &[Uuid],
 ) -> Result<Vec<ClaimedJob>, sqlx::Error> {
     let hex: Vec<String> = ids.iter().map(|id| id.simple().to_string()).collect();

@@ -220,7 +220,7 @@ fn announce(shared: &Shared, report: &RescueReport) {
     catalogue::JOBS_POISONED
         .with([])
         .increment(report.poisoned.len() as u64);
-    shared.jobs.announce(&report.aftermath);
+    shared.jobs.announce(&report.effects);
     wake(shared, &report.returned);
     for (queue, jobs) in &report.returned {
         tracing::warn!(queue = %queue, jobs, "rescued jobs of a lost worker");

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, Row};
 use uuid::Uuid;
 
 use super::model::{BeatRecord, Schedule, ScheduleRecord, Source};
-use super::rows::{Columns, Stored, owned, taken};
+use super::rows::{Columns, StoredSchedule, owned, taken};
 use super::store::{FORGET_AFTER, Note, ScheduleStore, Step, Summary, Taken};
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{LedgerError, NewJob, PostgresLedger};
@@ -120,7 +120,7 @@ impl PostgresSchedules {
 
 impl FromRow<'_, PgRow> for ScheduleRecord {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let stored = Stored {
+        let stored = StoredSchedule {
             name: row.try_get("name")?,
             source: row.try_get("source")?,
             enabled: row.try_get("enabled")?,

@@ -55,7 +55,7 @@ impl<'a> Columns<'a> {
 }
 
 /// The stored words of a schedule, as values.
-pub(super) struct Stored {
+pub(super) struct StoredSchedule {
     pub name: String,
     pub source: String,
     pub enabled: bool,
@@ -70,7 +70,7 @@ pub(super) struct Stored {
     pub jitter_ms: i64,
 }
 
-impl Stored {
+impl StoredSchedule {
     pub(super) fn parsed(self) -> Result<(Schedule, Source), sqlx::Error> {
         let odd = |what: &str| sqlx::Error::Decode(format!("a schedule's {what} cannot be read").into());
         let rhythm = match (self.cron, self.every_seconds) {

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, FromRow, Row};
 use uuid::Uuid;
 
 use super::model::{BeatRecord, Schedule, ScheduleRecord, Source};
-use super::rows::{Columns, Stored, owned, taken};
+use super::rows::{Columns, StoredSchedule, owned, taken};
 use super::store::{FORGET_AFTER, Note, ScheduleStore, Step, Summary, Taken};
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{LedgerError, NewJob, SqliteLedger};
@@ -139,7 +139,7 @@ fn rows(limit: usize) -> i64 {
 
 impl FromRow<'_, SqliteRow> for ScheduleRecord {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let stored = Stored {
+        let stored = StoredSchedule {
             name: row.try_get("name")?,
             source: row.try_get("source")?,
             enabled: row.try_get("enabled")?,

@@ -4,9 +4,9 @@ use holdfast_core::clock;
 
 use super::Shared;
 use super::finisher::Finished;
+use crate::follow_ups::{self, FollowedOutcome};
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ErrorRecord, FreeFinish, LedgerError, Outcome};
-use crate::ties::{self, TiedOutcome};
 
 /// Which outcomes share transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,8 @@ impl Sort {
         match self {
             Self::Plain => shared.jobs.ledger().finish(worker, &plain(finished)).await,
             Self::Tied => {
-                let (held, aftermath) = ties::finish(shared.jobs.sql(), worker, &tied(finished)).await?;
-                shared.jobs.announce(&aftermath);
+                let (held, effects) = follow_ups::finish(shared.jobs.sql(), worker, &tied(finished)).await?;
+                shared.jobs.announce(&effects);
                 Ok(held)
             }
         }
@@ -45,9 +45,9 @@ impl Sort {
         match self {
             Self::Plain => shared.jobs.ledger().finish_free(worker, &plain(finished)).await,
             Self::Tied => {
-                let (finish, aftermath) =
-                    ties::finish_free(shared.jobs.sql(), worker, &tied(finished)).await?;
-                shared.jobs.announce(&aftermath);
+                let (finish, effects) =
+                    follow_ups::finish_free(shared.jobs.sql(), worker, &tied(finished)).await?;
+                shared.jobs.announce(&effects);
                 Ok(finish)
             }
         }
@@ -59,10 +59,10 @@ fn plain<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<Outcome> {
 }
 
 /// An outcome that was replaced may have lost what followed it; it is stored in the same way nevertheless.
-fn tied<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<TiedOutcome> {
+fn tied<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<FollowedOutcome> {
     finished
         .map(|one| {
-            TiedOutcome::of(&one.job, &one.outcome).unwrap_or_else(|| TiedOutcome {
+            FollowedOutcome::of(&one.job, &one.outcome).unwrap_or_else(|| FollowedOutcome {
                 outcome: one.outcome.clone(),
                 batch: None,
                 next: None,

@@ -31,7 +31,7 @@ use crate::broker::{
 use crate::envelope::Envelope;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Options, Outcome, Priority, UNREADABLE};
-use crate::limits::Asked;
+use crate::limits::ClaimRequest;
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
@@ -96,8 +96,8 @@ async fn claim_while_full(
         shared.vitals.looked();
         let (worker, claimed) = claimed?;
         match claimed {
-            Claimed::OtherwiseClaimed => {}
-            Claimed::Jobs { jobs, more } => {
+            ClaimResult::OtherwiseClaimed => {}
+            ClaimResult::Jobs { jobs, more } => {
                 take(shared, lane, deliveries, worker, jobs).await?;
                 if !more {
                     return Ok(());
@@ -108,7 +108,7 @@ async fn claim_while_full(
 }
 
 /// What one claim came to.
-enum Claimed {
+enum ClaimResult {
     Jobs {
         jobs: Vec<ClaimedJob>,
         /// A full batch: more may wait.
@@ -119,7 +119,7 @@ enum Claimed {
 }
 
 /// Claims within the queue's limits, if it has any; finds out when it begins or ceases to have them.
-async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, Claimed), LedgerError> {
+async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, ClaimResult), LedgerError> {
     let claim = shared.identity.begin_claim();
     let worker = claim.id;
     let uncertain = |error: &LedgerError| {
@@ -129,7 +129,7 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
     };
     let lost_after = shared.settings.worker.lost_after;
     let (jobs, more) = if lane.is_limited() {
-        let asked = Asked {
+        let asked = ClaimRequest {
             queue: &lane.name,
             worker,
             room,
@@ -138,7 +138,7 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
         let claimed = shared.jobs.limits().claim(asked).await.inspect_err(uncertain)?;
         if !claimed.limited {
             lane.set_limited(false);
-            return Ok((worker, Claimed::OtherwiseClaimed));
+            return Ok((worker, ClaimResult::OtherwiseClaimed));
         }
         if let Some(again_in) = claimed.again_in {
             lane.ledger_alarm.after(again_in);
@@ -153,7 +153,7 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
             .inspect_err(uncertain)?;
         if jobs.is_empty() && shared.jobs.limits().is_limited(&lane.name).await? {
             lane.set_limited(true);
-            return Ok((worker, Claimed::OtherwiseClaimed));
+            return Ok((worker, ClaimResult::OtherwiseClaimed));
         }
         let more = jobs.len() >= room;
         if !more && let Some(again_in) = ledger.look_again_in(&lane.name) {
@@ -166,7 +166,7 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
         .add(&lane.name, worker, jobs.iter().map(|job| job.id));
     claim.took(jobs.len());
     drop(claim);
-    Ok((worker, Claimed::Jobs { jobs, more }))
+    Ok((worker, ClaimResult::Jobs { jobs, more }))
 }
 
 async fn take(

@@ -3,7 +3,7 @@
 //!
 //! A batch is whatever waits when the one before is done, so a lone outcome is stored at once and a busy lane shares
 //! statements. A store that does not end soon is overtaken: up to [`STORES`] are under way, so that one that waits (for a
-//! lock, for a slow statement) delays its own outcomes alone. Outcomes of the ledger that something follows ([`crate::ties`])
+//! lock, for a slow statement) delays its own outcomes alone. Outcomes of the ledger that something follows ([`crate::follow_ups`])
 //! are stored apart from the plain ones. What a store could not write goes to [`super::held`].
 //!
 //! Outcomes of broker jobs go to the broker; what must live on (a retry, a dead letter) goes to the ledger first
@@ -27,9 +27,9 @@ use super::ends::Sort;
 use super::held::Holding;
 use super::lane::Slot;
 use super::moving;
+use crate::follow_ups::FollowedOutcome;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, Outcome};
-use crate::ties::TiedOutcome;
 
 /// Outcomes of one statement or script at most.
 pub(super) const BATCH: usize = 500;
@@ -91,7 +91,7 @@ pub(crate) struct Outcomes {
 impl Outcomes {
     pub(crate) fn send(&self, finished: Finished) {
         let to = match finished.lease {
-            Lease::Ledger { .. } if TiedOutcome::is_tied(&finished.job, &finished.outcome) => &self.tied,
+            Lease::Ledger { .. } if FollowedOutcome::is_tied(&finished.job, &finished.outcome) => &self.tied,
             Lease::Ledger { .. } => &self.plain,
             Lease::Broker { .. } => &self.broker,
         };

@@ -322,7 +322,7 @@ async fn return_strays(shared: &Shared) {
 
 /// Wakes those who may run what was put back.
 fn announce(shared: &Shared, report: &ReturnReport) {
-    shared.jobs.announce(&report.aftermath);
+    shared.jobs.announce(&report.effects);
     wake(shared, &report.returned);
 }
 

@@ -54,7 +54,7 @@ const WAIT_AFTER: u32 = 4;
 const WAIT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-struct Held {
+struct HeldOutcome {
     finished: Finished,
     /// An earlier try may have been applied without its reply: if nothing is held any more, that is why.
     in_doubt: bool,
@@ -67,7 +67,7 @@ struct Held {
     aside: bool,
 }
 
-impl Held {
+impl HeldOutcome {
     fn id(&self) -> JobId {
         self.finished.job.id
     }
@@ -85,7 +85,7 @@ impl Held {
 /// The way in.
 #[derive(Debug, Clone)]
 pub(super) struct Holding {
-    sender: mpsc::Sender<Vec<Held>>,
+    sender: mpsc::Sender<Vec<HeldOutcome>>,
     locked: Arc<LockedBatches>,
 }
 
@@ -145,7 +145,7 @@ impl Holding {
         let due = Instant::now();
         let held = finished
             .into_iter()
-            .map(|finished| Held {
+            .map(|finished| HeldOutcome {
                 finished,
                 in_doubt,
                 locked: false,
@@ -208,7 +208,7 @@ impl HeldOutcomes {
 struct Keeper {
     shared: Arc<Shared>,
     sort: Sort,
-    held: Vec<Held>,
+    held: Vec<HeldOutcome>,
     /// Outcomes of one statement; fewer while statements take too long.
     most: usize,
     /// Outcomes that gave their places up.
@@ -218,7 +218,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut receiver: mpsc::Receiver<Vec<Held>>, locked: Arc<LockedBatches>) {
+    async fn run(mut self, mut receiver: mpsc::Receiver<Vec<HeldOutcome>>, locked: Arc<LockedBatches>) {
         let mut open = true;
         while open || !self.held.is_empty() {
             let next = self.held.iter().map(|one| one.due).min();
@@ -263,7 +263,7 @@ impl Keeper {
         if alone.len() > ALONE {
             self.held.extend(alone.split_off(ALONE));
         }
-        let mut portions: Vec<Vec<Held>> = by_worker(together)
+        let mut portions: Vec<Vec<HeldOutcome>> = by_worker(together)
             .into_values()
             .flat_map(|ones| portions(ones, self.most))
             .collect();
@@ -281,7 +281,7 @@ impl Keeper {
         }
     }
 
-    fn put_off(&mut self, mut portion: Vec<Held>) {
+    fn put_off(&mut self, mut portion: Vec<HeldOutcome>) {
         for one in &mut portion {
             one.later();
         }
@@ -289,12 +289,12 @@ impl Keeper {
     }
 
     /// Stores what is free of one worker's outcomes.
-    async fn try_portion(&mut self, portion: Vec<Held>) -> Tried {
+    async fn try_portion(&mut self, portion: Vec<HeldOutcome>) -> Tried {
         // Pieces that are still to be tried; each failure of a piece halves it.
         let mut pieces = vec![portion];
         let mut failures = 0;
         while let Some(mut piece) = pieces.pop() {
-            let Some(worker) = piece.first().map(Held::worker) else {
+            let Some(worker) = piece.first().map(HeldOutcome::worker) else {
                 continue;
             };
             let outcomes = piece.iter().map(|one| &one.finished);
@@ -351,7 +351,7 @@ impl Keeper {
     }
 
     /// The ledger refuses this outcome for good.
-    fn replace(&mut self, one: &mut Held, error: &LedgerError) {
+    fn replace(&mut self, one: &mut HeldOutcome, error: &LedgerError) {
         let name = self.shared.identity.name();
         if let Some(outcome) = replacement(&one.finished.outcome, one.refusals, error, &name) {
             tracing::error!(job.id = %one.id(), error = ?error, "the ledger refuses an outcome: its job is discarded");
@@ -371,7 +371,13 @@ impl Keeper {
     }
 
     /// Settles what is stored or void, and keeps what is locked.
-    fn sort_out(&mut self, worker: WorkerId, piece: Vec<Held>, stored: &[JobId], locked: &HashSet<JobId>) {
+    fn sort_out(
+        &mut self,
+        worker: WorkerId,
+        piece: Vec<HeldOutcome>,
+        stored: &[JobId],
+        locked: &HashSet<JobId>,
+    ) {
         let (kept, done): (Vec<_>, Vec<_>) = piece.into_iter().partition(|one| locked.contains(&one.id()));
         for mut one in kept {
             one.locked = true;
@@ -381,13 +387,13 @@ impl Keeper {
         self.settle(worker, done, stored);
     }
 
-    fn settle(&mut self, worker: WorkerId, done: Vec<Held>, stored: &[JobId]) {
+    fn settle(&mut self, worker: WorkerId, done: Vec<HeldOutcome>, stored: &[JobId]) {
         self.aside -= done.iter().filter(|one| one.aside).count();
         let stored: HashSet<JobId> = stored.iter().copied().collect();
         let void: Vec<JobId> = done
             .iter()
             .filter(|one| !one.in_doubt && !stored.contains(&one.id()))
-            .map(Held::id)
+            .map(HeldOutcome::id)
             .collect();
         if !done.is_empty() {
             tracing::debug!(jobs = done.len(), "held outcomes are stored");
@@ -434,7 +440,7 @@ impl Keeper {
 }
 
 impl LockedBatches {
-    fn set(&self, held: &[Held]) {
+    fn set(&self, held: &[HeldOutcome]) {
         let locked = held
             .iter()
             .filter(|one| one.locked)
@@ -449,8 +455,8 @@ pub(super) fn is_slow(error: &LedgerError) -> bool {
     error.is_statement_timeout() || matches!(error, LedgerError::TimedOut { .. })
 }
 
-fn by_worker(held: Vec<Held>) -> BTreeMap<WorkerId, Vec<Held>> {
-    let mut by_worker: BTreeMap<WorkerId, Vec<Held>> = BTreeMap::new();
+fn by_worker(held: Vec<HeldOutcome>) -> BTreeMap<WorkerId, Vec<HeldOutcome>> {
+    let mut by_worker: BTreeMap<WorkerId, Vec<HeldOutcome>> = BTreeMap::new();
     for one in held {
         by_worker.entry(one.worker()).or_default().push(one);
     }

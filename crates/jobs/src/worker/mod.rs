@@ -34,9 +34,9 @@ mod listener;
 mod moving;
 mod runner;
 mod running;
-mod shares;
 mod vitals;
 mod watchdog;
+mod weighted_permits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,8 +61,8 @@ use lane::Lane;
 use last_chances::LastChances;
 use leased::Leased;
 use running::Running;
-use shares::Shares;
 use vitals::Vitals;
+use weighted_permits::Shares;
 
 pub(crate) use identity::process_name;
 pub(crate) use runner::{Delivery, execute};

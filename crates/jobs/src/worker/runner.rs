@@ -30,7 +30,7 @@ use tracing::Instrument;
 use super::Shared;
 use super::finisher::{Finished, Lease};
 use super::lane::Slot;
-use super::shares::Place;
+use super::weighted_permits::Place;
 use crate::broker::BrokerError;
 use crate::job::{JobContext, JobError, Origin, ProgressCell};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use holdfast_core::clock;
 use holdfast_jobs::ledger::{
     Accepted, CancelReply, ErrorRecord, Heartbeat, JobFilter, NewJob, Options, Outcome, Priority, Progress,
-    Pruned, Retention, RetryReply, RunAt,
+    PruneReport, Retention, RetryReply, RunAt,
 };
 use holdfast_jobs::link::Link;
 use holdfast_jobs::{JobId, State};
@@ -76,8 +76,8 @@ async fn accept(fixture: &Fixture, job: NewJob) -> JobId {
 /// What a cancellation answers; nothing hangs on the jobs here.
 async fn cancel(fixture: &Fixture, id: JobId) -> Option<CancelReply> {
     let done = fixture.ledger.cancel(id).await.unwrap();
-    done.map(|(reply, aftermath)| {
-        assert!(aftermath.enqueued.is_empty() && aftermath.ended.is_empty());
+    done.map(|(reply, effects)| {
+        assert!(effects.enqueued.is_empty() && effects.ended.is_empty());
         reply
     })
 }
@@ -1053,7 +1053,7 @@ async fn pruning_takes_only_what_is_past_its_retention(f: Fixture) {
         completed: Duration::from_secs(3_600),
         discarded: Duration::from_secs(7_200),
     };
-    assert_eq!(f.ledger.prune(&keep, 100).await.unwrap(), Pruned::default());
+    assert_eq!(f.ledger.prune(&keep, 100).await.unwrap(), PruneReport::default());
     f.sql(
         "update holdfast_jobs set finished_at = finished_at - interval '90 minutes'",
         "update holdfast_jobs set finished_at = finished_at - 5400000",

@@ -20,11 +20,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::PostgresLedger;
-use super::frontier::{Found, Look, Looked, Onward};
+use super::frontier::{Look, LookResult, Onward, SpanResult};
 use super::position::{From, Levels, Position, Span, bind_since};
 use super::rows::millis;
 use crate::ledger::{ClaimedJob, LedgerError, MAX_STATEMENT_ROWS, Priority};
-use crate::limits::Asked;
+use crate::limits::ClaimRequest;
 use crate::sql::limit;
 
 /// The lock of the worker's row, once something was picked.
@@ -147,7 +147,7 @@ const SLICES: Duration = Duration::from_secs(1);
 
 impl PostgresLedger {
     /// See [`crate::ledger::Ledger::claim`].
-    pub(super) async fn claim_jobs(&self, asked: Asked<'_>) -> Result<Vec<ClaimedJob>, LedgerError> {
+    pub(super) async fn claim_jobs(&self, asked: ClaimRequest<'_>) -> Result<Vec<ClaimedJob>, LedgerError> {
         if self.frontiers.is_new(asked.queue) {
             self.frontiers
                 .load(asked.queue, self.published(asked.queue).await);
@@ -171,7 +171,7 @@ impl PostgresLedger {
     }
 
     /// `None`: it did not end in time.
-    async fn look_at_whole(&self, asked: Asked<'_>) -> Result<Option<Vec<ClaimedJob>>, LedgerError> {
+    async fn look_at_whole(&self, asked: ClaimRequest<'_>) -> Result<Option<Vec<ClaimedJob>>, LedgerError> {
         let (jobs, end) = self
             .claim_within(asked, [Span::WHOLE; Priority::ALL.len()])
             .await?;
@@ -188,12 +188,12 @@ impl PostgresLedger {
         };
         let looked = end.looked(&jobs);
         self.frontiers.looked_at_whole(asked.queue, looked, at);
-        Ok((!matches!(looked, Looked::TimedOut { .. })).then_some(jobs))
+        Ok((!matches!(looked, LookResult::TimedOut { .. })).then_some(jobs))
     }
 
     async fn look_behind(
         &self,
-        asked: Asked<'_>,
+        asked: ClaimRequest<'_>,
         spans: Levels<Span>,
     ) -> Result<Vec<ClaimedJob>, LedgerError> {
         let (jobs, end) = self.claim_within(asked, spans).await?;
@@ -202,7 +202,7 @@ impl PostgresLedger {
         Ok(jobs)
     }
 
-    async fn claim_onward(&self, asked: Asked<'_>) -> Result<Vec<ClaimedJob>, LedgerError> {
+    async fn claim_onward(&self, asked: ClaimRequest<'_>) -> Result<Vec<ClaimedJob>, LedgerError> {
         let began = Instant::now();
         loop {
             let spans = match self.frontiers.onward(asked.queue) {
@@ -219,7 +219,7 @@ impl PostgresLedger {
             let (jobs, end) = self.claim_within(asked, spans).await?;
             let looked = end.looked(&jobs);
             self.frontiers.went_on(asked.queue, spans, looked);
-            let is_over = matches!(looked, Looked::Refused) || began.elapsed() > SLICES;
+            let is_over = matches!(looked, LookResult::Refused) || began.elapsed() > SLICES;
             if !jobs.is_empty() || is_over || matches!(self.frontiers.onward(asked.queue), Onward::Plain(_)) {
                 return Ok(jobs);
             }
@@ -227,7 +227,11 @@ impl PostgresLedger {
     }
 
     /// One plain claim. `None`: the server has ended it for taking too long.
-    async fn claim_from(&self, asked: Asked<'_>, from: From) -> Result<Option<Vec<ClaimedJob>>, LedgerError> {
+    async fn claim_from(
+        &self,
+        asked: ClaimRequest<'_>,
+        from: From,
+    ) -> Result<Option<Vec<ClaimedJob>>, LedgerError> {
         let began = Instant::now();
         let claimed = self
             .within("claim jobs", async |on| {
@@ -252,7 +256,7 @@ impl PostgresLedger {
     /// A claim within spans, with the bound of a look.
     async fn claim_within(
         &self,
-        asked: Asked<'_>,
+        asked: ClaimRequest<'_>,
         spans: Levels<Span>,
     ) -> Result<(Vec<ClaimedJob>, End), LedgerError> {
         let began = Instant::now();
@@ -444,21 +448,21 @@ enum End {
 }
 
 impl End {
-    fn looked(self, jobs: &[ClaimedJob]) -> Looked<'_> {
+    fn looked(self, jobs: &[ClaimedJob]) -> LookResult<'_> {
         match self {
-            Self::Ended { is_full, at, took } => Looked::Ended(Found {
+            Self::Ended { is_full, at, took } => LookResult::Ended(SpanResult {
                 jobs,
                 is_full,
                 at,
                 took,
             }),
-            Self::Refused => Looked::Refused,
-            Self::TimedOut { took } => Looked::TimedOut { took },
+            Self::Refused => LookResult::Refused,
+            Self::TimedOut { took } => LookResult::TimedOut { took },
         }
     }
 }
 
-fn room(asked: Asked<'_>) -> usize {
+fn room(asked: ClaimRequest<'_>) -> usize {
     asked.room.min(MAX_STATEMENT_ROWS)
 }
 

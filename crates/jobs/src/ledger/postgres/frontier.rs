@@ -104,7 +104,7 @@ pub(super) enum Onward {
 
 /// What a statement over spans has found.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Found<'a> {
+pub(super) struct SpanResult<'a> {
     pub jobs: &'a [ClaimedJob],
     /// As many as it had room for: there may be more.
     pub is_full: bool,
@@ -115,8 +115,8 @@ pub(super) struct Found<'a> {
 
 /// How a bounded statement ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Looked<'a> {
-    Ended(Found<'a>),
+pub(super) enum LookResult<'a> {
+    Ended(SpanResult<'a>),
     /// The queue is paused or limited, or the worker's lease is stale: nothing was looked at.
     Refused,
     /// The server ended it at its bound.
@@ -265,17 +265,17 @@ impl Frontiers {
     }
 
     /// How a look at the whole queue ended. `at` is the server's clock.
-    pub(super) fn looked_at_whole(&self, queue: &str, looked: Looked<'_>, at: DateTime<Utc>) {
+    pub(super) fn looked_at_whole(&self, queue: &str, looked: LookResult<'_>, at: DateTime<Utc>) {
         self.with(queue, |frontier| match looked {
-            Looked::Ended(found) => {
+            LookResult::Ended(found) => {
                 frontier.move_to(found);
                 frontier.whole_ended(found.took);
                 frontier.onward = None;
                 // What it had no room for comes next, from the place it came to.
                 frontier.is_interrupted = found.is_full;
             }
-            Looked::Refused => frontier.whole_due = Instant::now() + PAUSE,
-            Looked::TimedOut { .. } => {
+            LookResult::Refused => frontier.whole_due = Instant::now() + PAUSE,
+            LookResult::TimedOut { .. } => {
                 frontier.clock = Some((at, Instant::now()));
                 frontier.is_partial = true;
                 let again = frontier.begin_sweep(at).next_whole();
@@ -285,11 +285,11 @@ impl Frontiers {
     }
 
     /// How a slice behind the frontier ended.
-    pub(super) fn looked_behind(&self, queue: &str, spans: Levels<Span>, looked: Looked<'_>) {
+    pub(super) fn looked_behind(&self, queue: &str, spans: Levels<Span>, looked: LookResult<'_>) {
         let bound = self.bound;
         self.with(queue, |frontier| {
             frontier.is_partial = true;
-            if let Looked::Ended(found) = looked {
+            if let LookResult::Ended(found) = looked {
                 frontier.clock = Some((found.at, Instant::now()));
                 frontier.is_interrupted = !found.jobs.is_empty();
                 frontier.is_onward_next = frontier.is_interrupted;
@@ -314,7 +314,7 @@ impl Frontiers {
             frontier.is_partial = true;
             frontier.is_interrupted = false;
             match at {
-                Some(at) => frontier.move_to(Found {
+                Some(at) => frontier.move_to(SpanResult {
                     jobs,
                     is_full,
                     at,
@@ -346,16 +346,16 @@ impl Frontiers {
     }
 
     /// How a slice of the way onward ended.
-    pub(super) fn went_on(&self, queue: &str, spans: Levels<Span>, looked: Looked<'_>) {
+    pub(super) fn went_on(&self, queue: &str, spans: Levels<Span>, looked: LookResult<'_>) {
         let bound = self.bound;
         self.with(queue, |frontier| {
             frontier.is_partial = true;
             frontier.is_interrupted = true;
             let Some(width) = &mut frontier.onward else { return };
             match looked {
-                Looked::Refused => frontier.is_interrupted = false,
-                Looked::TimedOut { .. } => *width = narrower(*width),
-                Looked::Ended(found) => {
+                LookResult::Refused => frontier.is_interrupted = false,
+                LookResult::TimedOut { .. } => *width = narrower(*width),
+                LookResult::Ended(found) => {
                     *width = adapted(*width, found.took, bound);
                     if found.is_full {
                         frontier.move_to(found);
@@ -461,7 +461,7 @@ impl Frontier {
     }
 
     /// To what was claimed; or, where that was all that was due, to the server's now.
-    fn move_to(&mut self, found: Found<'_>) {
+    fn move_to(&mut self, found: SpanResult<'_>) {
         self.clock = Some((found.at, Instant::now()));
         let newest = Position::at(found.at - MARGIN);
         if !found.is_full {
@@ -584,19 +584,19 @@ impl Sweep {
         Some(level.walk(from).next_slice(self.width))
     }
 
-    fn looked(&mut self, spans: Levels<Span>, looked: Looked<'_>, bound: Duration) {
+    fn looked(&mut self, spans: Levels<Span>, looked: LookResult<'_>, bound: Duration) {
         let share = if self.unknown.is_some() { 1 } else { SWEEP_SHARE };
         let now = Instant::now();
         self.due = match looked {
-            Looked::Refused => now + PAUSE,
-            Looked::TimedOut { took } => now + took * share,
-            Looked::Ended(found) if found.jobs.is_empty() => now + found.took * share,
-            Looked::Ended(_) => now,
+            LookResult::Refused => now + PAUSE,
+            LookResult::TimedOut { took } => now + took * share,
+            LookResult::Ended(found) if found.jobs.is_empty() => now + found.took * share,
+            LookResult::Ended(_) => now,
         };
         match looked {
-            Looked::Refused => return,
-            Looked::TimedOut { .. } => self.width = narrower(self.width),
-            Looked::Ended(found) => self.width = adapted(self.width, found.took, bound),
+            LookResult::Refused => return,
+            LookResult::TimedOut { .. } => self.width = narrower(self.width),
+            LookResult::Ended(found) => self.width = adapted(self.width, found.took, bound),
         }
         let walk = match self.turn {
             None => self.unknown.as_mut(),
@@ -661,9 +661,9 @@ impl Walk {
         spans
     }
 
-    fn looked(&mut self, spans: Levels<Span>, looked: Looked<'_>) {
+    fn looked(&mut self, spans: Levels<Span>, looked: LookResult<'_>) {
         self.rest = None;
-        let Looked::Ended(found) = looked else { return };
+        let LookResult::Ended(found) = looked else { return };
         if found.is_full {
             let mut rest = spans;
             for (span, last) in rest.iter_mut().zip(last_of(found.jobs)) {

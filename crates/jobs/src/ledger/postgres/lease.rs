@@ -22,12 +22,12 @@ use uuid::Uuid;
 use super::PostgresLedger;
 use super::rows::{count, decode_error, from_count, millis};
 use crate::LedgerTx;
+use crate::follow_ups;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{
     Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,
     WorkerReport, keys,
 };
-use crate::ties;
 
 /// Lost workers that one statement looks after. An id has a bounded number of entries in `holdfast_jobs_running`, and this bounds
 /// how many of them one statement walks past.
@@ -425,8 +425,8 @@ impl PostgresLedger {
             self.frontiers.forget();
         }
         let tallies = keys::tallies_of(&moved).map_err(decode_error)?;
-        let aftermath = ties::count(LedgerTx::Postgres(on), &tallies, self.named_statements).await?;
-        Ok(keys::return_report(&moved, aftermath))
+        let effects = follow_ups::count(LedgerTx::Postgres(on), &tallies, self.named_statements).await?;
+        Ok(keys::return_report(&moved, effects))
     }
 
     /// See [`crate::ledger::Ledger::rescue`].
@@ -515,8 +515,8 @@ impl PostgresLedger {
             self.frontiers.forget();
         }
         let tallies = keys::tallies_of(&moved).map_err(decode_error)?;
-        let aftermath = ties::count(LedgerTx::Postgres(on), &tallies, self.named_statements).await?;
-        Ok(keys::rescue_report(&moved, aftermath))
+        let effects = follow_ups::count(LedgerTx::Postgres(on), &tallies, self.named_statements).await?;
+        Ok(keys::rescue_report(&moved, effects))
     }
 
     /// See [`crate::ledger::Ledger::workers`].

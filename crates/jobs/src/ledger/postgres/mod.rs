@@ -29,13 +29,13 @@ use self::rows::count;
 use super::prune::PruneCursor;
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
-    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, Pruned, QueueStats, RescueReport, Retention,
-    RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RescueReport,
+    Retention, RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
 };
+use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::limits::Asked;
+use crate::limits::ClaimRequest;
 use crate::state::StoredState;
-use crate::ties::Aftermath;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -152,7 +152,7 @@ impl Ledger for PostgresLedger {
         limit: usize,
         lost_after: Duration,
     ) -> Result<Vec<ClaimedJob>, LedgerError> {
-        let asked = Asked {
+        let asked = ClaimRequest {
             queue,
             worker,
             room: limit,
@@ -281,7 +281,7 @@ impl Ledger for PostgresLedger {
         self.rescue_lost(lost_after, max_crashes, limit).await
     }
 
-    async fn prune(&self, retention: &Retention, limit: usize) -> Result<Pruned, LedgerError> {
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<PruneReport, LedgerError> {
         self.prune_jobs(retention, limit).await
     }
 
@@ -336,7 +336,7 @@ impl Ledger for PostgresLedger {
         .await
     }
 
-    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Aftermath)>, LedgerError> {
+    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Effects)>, LedgerError> {
         self.within("cancel a job", async |on| {
             let mut tx = on.begin().await?;
             let done = Self::cancel_in(&mut tx, id, self.named_statements).await?;

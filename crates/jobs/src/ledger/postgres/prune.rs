@@ -9,7 +9,7 @@ use super::PostgresLedger;
 use super::rows::millis;
 use crate::id::JobId;
 use crate::ledger::prune::WINDOW;
-use crate::ledger::{LedgerError, Pruned, Retention};
+use crate::ledger::{LedgerError, PruneReport, Retention};
 use crate::sql::limit as limit_of;
 
 /// What one step may take on the server: deleting a thousand rows takes a tenth of it.
@@ -46,7 +46,7 @@ impl PostgresLedger {
         &self,
         retention: &Retention,
         limit: usize,
-    ) -> Result<Pruned, LedgerError> {
+    ) -> Result<PruneReport, LedgerError> {
         let mut pruned = self.prune_completed(retention, limit).await?;
         let discarded = self
             .bounded("prune dead letters", BOUND, async |on| {
@@ -63,7 +63,7 @@ impl PostgresLedger {
         Ok(pruned)
     }
 
-    async fn prune_completed(&self, retention: &Retention, limit: usize) -> Result<Pruned, LedgerError> {
+    async fn prune_completed(&self, retention: &Retention, limit: usize) -> Result<PruneReport, LedgerError> {
         let (after, newest) = self.pruned.next(retention);
         let step = self
             .bounded("prune finished jobs", BOUND, async |on| {
@@ -91,13 +91,13 @@ impl PostgresLedger {
             .await?;
         let Some((deleted, read)) = step else {
             self.pruned.took_too_long((after, newest));
-            return Ok(Pruned {
+            return Ok(PruneReport {
                 deleted: 0,
                 has_more: true,
             });
         };
         self.pruned.read_up_to(read.map(JobId::from_uuid));
-        Ok(Pruned {
+        Ok(PruneReport {
             deleted: deleted as u64,
             has_more: read.is_some(),
         })

@@ -10,13 +10,13 @@ use uuid::Uuid;
 use super::PostgresLedger;
 use super::rows::{count, decode_error, from_count, millis, stored_state};
 use crate::LedgerTx;
+use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::{FreeRows, OutcomeRow, WrittenOutcome};
 use crate::ledger::{
     Accepted, CancelReply, Fence, MAX_STATEMENT_ROWS, NewJob, Outcome, RetryReply, RunAt, keys,
 };
 use crate::state::StoredState;
-use crate::ties::{self, Aftermath};
 
 const INSERT: &str = "
 insert into holdfast_jobs
@@ -102,8 +102,8 @@ impl PostgresLedger {
         connection: &mut PgConnection,
         jobs: &'j [NewJob],
         named_statements: bool,
-    ) -> Result<keys::Settled<'j>, sqlx::Error> {
-        let mut settled = keys::Settled::new(jobs);
+    ) -> Result<keys::InsertProgress<'j>, sqlx::Error> {
+        let mut settled = keys::InsertProgress::new(jobs);
         while let Some(pending) = settled.pending()? {
             let mut written = Vec::with_capacity(pending.len());
             for same in pending.chunk_by(|a, b| a.batch == b.batch) {
@@ -185,7 +185,7 @@ impl PostgresLedger {
         connection: &mut PgConnection,
         id: JobId,
         named_statements: bool,
-    ) -> Result<Option<(CancelReply, Aftermath)>, sqlx::Error> {
+    ) -> Result<Option<(CancelReply, Effects)>, sqlx::Error> {
         let row = sqlx::query(
             "with before as materialized (
                      select id, state from holdfast_jobs where id = $1 for update)
@@ -202,12 +202,12 @@ impl PostgresLedger {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let reply = keys::cancel_reply(stored_state(&row)?);
-        let mut aftermath = Aftermath::default();
+        let mut effects = Effects::default();
         if reply == CancelReply::Cancelled {
-            let tallies = ties::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
-            aftermath = ties::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
+            let tallies = follow_ups::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
+            effects = follow_ups::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
         }
-        Ok(Some((reply, aftermath)))
+        Ok(Some((reply, effects)))
     }
 
     /// Retries inside the caller's transaction, and takes it out of its batch's count;
@@ -244,8 +244,8 @@ impl PostgresLedger {
             Err(error) => return RetryReply::unless_taken(error),
         };
         if row.try_get("moved")? {
-            let tallies = ties::tallied([(row.try_get("batch_id")?, stored_state(&row)?)], -1);
-            ties::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
+            let tallies = follow_ups::tallied([(row.try_get("batch_id")?, stored_state(&row)?)], -1);
+            follow_ups::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
             return Ok(Some(RetryReply::Available {
                 queue: row.try_get("queue")?,
             }));
@@ -352,12 +352,12 @@ async fn existing(
     jobs: &[&NewJob],
     written: &[JobId],
     named_statements: bool,
-) -> Result<Vec<keys::Standing>, sqlx::Error> {
+) -> Result<Vec<keys::ExistingJob>, sqlx::Error> {
     let Some(wanted) = keys::Wanted::of(jobs, written) else {
         return Ok(Vec::new());
     };
     let ids: Vec<Uuid> = wanted.ids.iter().map(|id| id.as_uuid()).collect();
-    let rows: Vec<keys::StandingRow> = sqlx::query_as(
+    let rows: Vec<keys::ExistingRow> = sqlx::query_as(
         // Each arm looks its rows up in one index; an OR over all three reads every job that has a unique key.
         "select id, kind, payload::text as payload, unique_key, idempotency_key from holdfast_jobs where id = any($1)
          union all
@@ -375,7 +375,7 @@ async fn existing(
     .persistent(named_statements)
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(keys::Standing::from).collect())
+    Ok(rows.into_iter().map(keys::ExistingJob::from).collect())
 }
 
 #[derive(Default)]

@@ -12,12 +12,12 @@ use uuid::Uuid;
 use super::SqliteLedger;
 use super::rows::{decode_error, hex, hex_array, limit_of, millis};
 use crate::LedgerTx;
+use crate::follow_ups;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{
     Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,
     WorkerReport, keys,
 };
-use crate::ties;
 
 /// Rows of workers read for the list of workers; one process has a few.
 const WORKER_ROWS: i64 = 10_000;
@@ -405,8 +405,8 @@ async fn report_returned(
     moved: &[keys::Rescued],
 ) -> Result<ReturnReport, sqlx::Error> {
     let tallies = keys::tallies_of(moved).map_err(decode_error)?;
-    let aftermath = ties::count(LedgerTx::Sqlite(on), &tallies, true).await?;
-    Ok(keys::return_report(moved, aftermath))
+    let effects = follow_ups::count(LedgerTx::Sqlite(on), &tallies, true).await?;
+    Ok(keys::return_report(moved, effects))
 }
 
 async fn report_rescued(
@@ -414,8 +414,8 @@ async fn report_rescued(
     moved: &[keys::Rescued],
 ) -> Result<RescueReport, sqlx::Error> {
     let tallies = keys::tallies_of(moved).map_err(decode_error)?;
-    let aftermath = ties::count(LedgerTx::Sqlite(on), &tallies, true).await?;
-    Ok(keys::rescue_report(moved, aftermath))
+    let effects = follow_ups::count(LedgerTx::Sqlite(on), &tallies, true).await?;
+    Ok(keys::rescue_report(moved, effects))
 }
 
 fn hex_workers(ids: &[WorkerId]) -> String {

@@ -27,12 +27,12 @@ use self::rows::{hex, hex_array, limit_of, millis};
 use super::prune::{PruneCursor, WINDOW};
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
-    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, Pruned, QueueStats, RescueReport, Retention,
-    RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RescueReport,
+    Retention, RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
 };
+use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::state::StoredState;
-use crate::ties::Aftermath;
 
 const CLAIM: &str = concat!(
     "update holdfast_jobs set state = 'running', worker = ?2, started_at = case when crashes = 0 then ", now!(), " end
@@ -309,7 +309,7 @@ impl Ledger for SqliteLedger {
         self.rescue_lost(lost_after, max_crashes, limit).await
     }
 
-    async fn prune(&self, retention: &Retention, limit: usize) -> Result<Pruned, LedgerError> {
+    async fn prune(&self, retention: &Retention, limit: usize) -> Result<PruneReport, LedgerError> {
         const COMPLETED: &str = concat!(
             "delete from holdfast_jobs where id in (
                  select id
@@ -356,7 +356,7 @@ impl Ledger for SqliteLedger {
                 .execute(&mut *on)
                 .await?
                 .rows_affected();
-            Ok(Pruned {
+            Ok(PruneReport {
                 deleted: deleted.len() as u64 + discarded,
                 has_more: read.is_some() || discarded >= limit as u64,
             })
@@ -415,7 +415,7 @@ impl Ledger for SqliteLedger {
         .await
     }
 
-    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Aftermath)>, LedgerError> {
+    async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Effects)>, LedgerError> {
         let work = self.transaction(async |tx| Self::cancel_in(tx, id).await);
         self.within("cancel a job", work).await
     }

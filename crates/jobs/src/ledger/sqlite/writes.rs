@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::SqliteLedger;
 use super::rows::{decode_error, hex, millis, stored_state};
 use crate::LedgerTx;
+use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::{OutcomeRow, WrittenOutcome};
 use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};
 use crate::state::StoredState;
-use crate::ties::{self, Aftermath};
 
 /// Rows of one `VALUES` list at most; 19 variables each, of the 32,766 that SQLite allows.
 const INSERT_ROWS: usize = 128;
@@ -53,8 +53,8 @@ impl SqliteLedger {
     pub(super) async fn settle_in<'j>(
         connection: &mut SqliteConnection,
         jobs: &'j [NewJob],
-    ) -> Result<keys::Settled<'j>, sqlx::Error> {
-        let mut settled = keys::Settled::new(jobs);
+    ) -> Result<keys::InsertProgress<'j>, sqlx::Error> {
+        let mut settled = keys::InsertProgress::new(jobs);
         while let Some(pending) = settled.pending()? {
             let mut written = Vec::with_capacity(pending.len());
             for chunk in power_of_two_chunks(&pending) {
@@ -144,7 +144,7 @@ impl SqliteLedger {
     pub(crate) async fn cancel_in(
         connection: &mut SqliteConnection,
         id: JobId,
-    ) -> Result<Option<(CancelReply, Aftermath)>, sqlx::Error> {
+    ) -> Result<Option<(CancelReply, Effects)>, sqlx::Error> {
         let row = sqlx::query("select state, batch_id from holdfast_jobs where id = ?1")
             .bind(id.as_uuid())
             .fetch_optional(&mut *connection)
@@ -163,12 +163,12 @@ impl SqliteLedger {
         .execute(&mut *connection)
         .await?;
         let reply = keys::cancel_reply(stored_state(&row)?);
-        let mut aftermath = Aftermath::default();
+        let mut effects = Effects::default();
         if reply == CancelReply::Cancelled {
-            let tallies = ties::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
-            aftermath = ties::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
+            let tallies = follow_ups::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
+            effects = follow_ups::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
         }
-        Ok(Some((reply, aftermath)))
+        Ok(Some((reply, effects)))
     }
 
     /// Retries inside the caller's transaction, and takes it out of its batch's count;
@@ -210,8 +210,8 @@ impl SqliteLedger {
         if let Err(error) = moved {
             return RetryReply::unless_taken(error);
         }
-        let tallies = ties::tallied([(row.try_get("batch_id")?, state)], -1);
-        ties::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
+        let tallies = follow_ups::tallied([(row.try_get("batch_id")?, state)], -1);
+        follow_ups::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
         Ok(Some(RetryReply::Available {
             queue: row.try_get("queue")?,
         }))
@@ -294,12 +294,12 @@ async fn existing(
     connection: &mut SqliteConnection,
     jobs: &[&NewJob],
     written: &[JobId],
-) -> Result<Vec<keys::Standing>, sqlx::Error> {
+) -> Result<Vec<keys::ExistingJob>, sqlx::Error> {
     let Some(wanted) = keys::Wanted::of(jobs, written) else {
         return Ok(Vec::new());
     };
     let unique: Vec<_> = wanted.unique_kinds.iter().zip(&wanted.unique_keys).collect();
-    let rows: Vec<keys::StandingRow> = sqlx::query_as(
+    let rows: Vec<keys::ExistingRow> = sqlx::query_as(
         "select id, kind, payload, unique_key, idempotency_key from holdfast_jobs
          where id in (select unhex(value) from json_each(?1))
             or idempotency_key in (select value from json_each(?2))
@@ -313,7 +313,7 @@ async fn existing(
     .bind(json!(unique).to_string())
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(keys::Standing::from).collect())
+    Ok(rows.into_iter().map(keys::ExistingJob::from).collect())
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ impl System {
         holder
     }
 
-    /// Nothing runs that has no worker's row. Asked again and again while a test goes on.
+    /// Nothing runs that has no worker's row. ClaimRequest again and again while a test goes on.
     pub(crate) async fn assert_no_orphans(&self) {
         let orphans = "select count(*) from holdfast_jobs as j where state = 'running'
                        and not exists (select from holdfast_workers as w where w.id = j.worker)";

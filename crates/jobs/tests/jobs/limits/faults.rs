@@ -10,7 +10,7 @@ use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, PostgresDatabase};
 use holdfast_jobs::ledger::{self, Ledger as _, NewJob, PostgresLedger};
-use holdfast_jobs::limits::{Asked, LimitStore, LimitedClaim};
+use holdfast_jobs::limits::{ClaimRequest, LimitStore, LimitedClaim};
 use holdfast_jobs::worker::{Worker, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources, WorkerId};
 use holdfast_testkit::{Child, FaultProxy, Mode, PostgresServer, eventually};
@@ -38,8 +38,8 @@ fn server(l: &Limited) -> &PostgresServer {
     }
 }
 
-fn asked(worker: WorkerId, room: usize) -> Asked<'static> {
-    Asked {
+fn asked(worker: WorkerId, room: usize) -> ClaimRequest<'static> {
+    ClaimRequest {
         queue: "default",
         worker,
         room,

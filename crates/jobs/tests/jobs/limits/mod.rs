@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_jobs::ledger::{ClaimedJob, NewJob, Outcome, Priority, RunAt};
-use holdfast_jobs::limits::{Asked, LimitStore, LimitedClaim, QueueLimits};
+use holdfast_jobs::limits::{ClaimRequest, LimitStore, LimitedClaim, QueueLimits};
 use holdfast_jobs::{JobId, WorkerId};
 use support::{Fixture, LOST_AFTER, new_job, settings};
 
@@ -94,7 +94,7 @@ impl Limited {
     }
 
     async fn claim_all(&self, worker: WorkerId, room: usize) -> LimitedClaim {
-        let asked = Asked {
+        let asked = ClaimRequest {
             queue: "default",
             worker,
             room,
@@ -177,7 +177,7 @@ async fn a_limited_queue_opens_to_the_limited_claim_alone(l: Limited) {
     assert_eq!(l.claim(worker, 10).await.len(), 1);
 
     l.limits.set_override("default", None).await.unwrap();
-    let asked = Asked {
+    let asked = ClaimRequest {
         queue: "default",
         worker,
         room: 10,

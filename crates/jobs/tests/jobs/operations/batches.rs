@@ -94,10 +94,10 @@ async fn a_batch_ends_with_its_last_job_and_tells_its_callback_the_counts(f: Fix
     f.ledger.finish(worker, &[again]).await.unwrap();
     let last = claim(&f, worker, 3).await;
     assert_eq!(last.len(), 1);
-    let (_, aftermath) = finish(&f, worker, &[(&last[0], completed(&last[0]))]).await;
-    assert_eq!((aftermath.ended, aftermath.enqueued.len()), (vec![id], 1));
-    let (_, aftermath) = finish(&f, worker, &[(&last[0], completed(&last[0]))]).await;
-    assert!(aftermath.ended.is_empty(), "said again after a lost reply");
+    let (_, effects) = finish(&f, worker, &[(&last[0], completed(&last[0]))]).await;
+    assert_eq!((effects.ended, effects.enqueued.len()), (vec![id], 1));
+    let (_, effects) = finish(&f, worker, &[(&last[0], completed(&last[0]))]).await;
+    assert!(effects.ended.is_empty(), "said again after a lost reply");
 
     let record = get(&jobs, id).await;
     assert!(record.ended_at.is_some());
@@ -158,8 +158,8 @@ async fn an_outcome_of_a_lost_lease_is_not_counted(f: Fixture) {
     let late = claim(&f, lost, 1).await;
     f.age_workers().await;
     f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap();
-    let (held, aftermath) = finish(&f, lost, &[(&late[0], completed(&late[0]))]).await;
-    assert!(held.is_empty() && aftermath.ended.is_empty());
+    let (held, effects) = finish(&f, lost, &[(&late[0], completed(&late[0]))]).await;
+    assert!(held.is_empty() && effects.ended.is_empty());
     assert_eq!(counts(&get(&jobs, id).await), [0, 0, 0, 1]);
 }
 
@@ -173,7 +173,7 @@ async fn poison_is_counted(f: Fixture) {
     let report = f.ledger.rescue(LOST_AFTER, 1, 10).await.unwrap();
     assert_eq!(report.poisoned, [claimed[1].id]);
     assert_eq!(
-        (report.aftermath.ended, report.aftermath.enqueued.len()),
+        (report.effects.ended, report.effects.enqueued.len()),
         (vec![id], 1)
     );
     assert_eq!(counts(&get(&jobs, id).await), [1, 1, 0, 0]);
@@ -189,7 +189,7 @@ async fn a_running_job_that_was_cancelled_is_counted_however_it_would_have_gone_
         let claimed = claim(&f, worker, 1).await.remove(0);
         jobs.cancel(claimed.id).await.unwrap();
         let fence = claimed.fence();
-        let aftermath = match way {
+        let effects = match way {
             "failed" => {
                 let error = ErrorRecord::new(clock::now(), 1, "transient", "it failed", "test");
                 let delay = Duration::from_secs(60);
@@ -202,20 +202,14 @@ async fn a_running_job_that_was_cancelled_is_counted_however_it_would_have_gone_
                     .await
                     .1
             }
-            "ended" => f.ledger.deregister(worker).await.unwrap().aftermath,
-            "stray" => {
-                f.ledger
-                    .return_suspects(worker, &[fence])
-                    .await
-                    .unwrap()
-                    .aftermath
-            }
+            "ended" => f.ledger.deregister(worker).await.unwrap().effects,
+            "stray" => f.ledger.return_suspects(worker, &[fence]).await.unwrap().effects,
             _ => {
                 f.age_workers().await;
-                f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap().aftermath
+                f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap().effects
             }
         };
-        assert_eq!(aftermath.ended, [id], "{way}");
+        assert_eq!(effects.ended, [id], "{way}");
         assert_eq!(counts(&get(&jobs, id).await), [0, 0, 1, 0], "{way}");
         assert_eq!(callbacks(&jobs, id).await, 1, "{way}");
         jobs.steer(&by()).purge("default", None).await.unwrap();
@@ -279,8 +273,8 @@ async fn a_running_batch_waits_for_a_redriven_dead_letter_and_an_ended_one_does_
     jobs.steer(&by()).retry(again[1].id).await.unwrap();
     let last = claim(&f, worker, 3).await;
     let last = last.iter().find(|job| job.id == again[1].id).unwrap();
-    let (held, aftermath) = finish(&f, worker, &[(last, completed(last))]).await;
-    assert_eq!((held.len(), aftermath.ended.len()), (1, 0));
+    let (held, effects) = finish(&f, worker, &[(last, completed(last))]).await;
+    assert_eq!((held.len(), effects.ended.len()), (1, 0));
     let after = get(&jobs, id).await;
     assert_eq!((counts(&after), after.ended_at), ([2, 1, 0, 0], ended.ended_at));
     assert_eq!(callbacks(&jobs, id).await, 1);

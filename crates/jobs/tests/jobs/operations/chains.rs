@@ -7,10 +7,10 @@ use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::enqueue::{EnqueueError, FaultCode, JobRequest};
+use holdfast_jobs::follow_ups::{self, Effects, FollowedOutcome};
 use holdfast_jobs::ledger::{ClaimedJob, ErrorRecord, JobFilter, JobRecord, Outcome, RetryReply};
 use holdfast_jobs::link::MAX_LINKS;
 use holdfast_jobs::sql::Sql;
-use holdfast_jobs::ties::{self, Aftermath, TiedOutcome};
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry, State, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -74,13 +74,13 @@ pub(crate) async fn finish(
     f: &Fixture,
     worker: WorkerId,
     ends: &[(&ClaimedJob, Outcome)],
-) -> (Vec<JobId>, Aftermath) {
+) -> (Vec<JobId>, Effects) {
     let sql = Sql::new(&f.database, &f.settings.database);
-    let tied: Vec<TiedOutcome> = ends
+    let tied: Vec<FollowedOutcome> = ends
         .iter()
-        .map(|(job, outcome)| TiedOutcome::of(job, outcome).expect("something hangs on it"))
+        .map(|(job, outcome)| FollowedOutcome::of(job, outcome).expect("something hangs on it"))
         .collect();
-    ties::finish(&sql, worker, &tied).await.unwrap()
+    follow_ups::finish(&sql, worker, &tied).await.unwrap()
 }
 
 pub(crate) async fn all(jobs: &Jobs) -> Vec<JobRecord> {
@@ -111,12 +111,12 @@ async fn a_completion_enqueues_what_follows_once_with_the_result_and_the_trace(f
     let worker = f.worker().await;
     let claimed = claim(&f, worker, 10).await;
     assert_eq!(claimed.len(), 1, "nothing that follows can run before its turn");
-    let (held, aftermath) = finish(&f, worker, &[(&claimed[0], completed(&claimed[0]))]).await;
-    assert_eq!((held, aftermath.enqueued.len()), (vec![first], 1));
-    assert_eq!(aftermath.enqueued[0].delay, Duration::from_secs(3_600));
+    let (held, effects) = finish(&f, worker, &[(&claimed[0], completed(&claimed[0]))]).await;
+    assert_eq!((held, effects.enqueued.len()), (vec![first], 1));
+    assert_eq!(effects.enqueued[0].delay, Duration::from_secs(3_600));
     // The reply was lost, and the worker says it again.
-    let (held, aftermath) = finish(&f, worker, &[(&claimed[0], completed(&claimed[0]))]).await;
-    assert_eq!((held, aftermath), (vec![], Aftermath::default()));
+    let (held, effects) = finish(&f, worker, &[(&claimed[0], completed(&claimed[0]))]).await;
+    assert_eq!((held, effects), (vec![], Effects::default()));
 
     let parent = jobs.get(first).await.unwrap().unwrap();
     let child = jobs.get(parent.child.unwrap()).await.unwrap().unwrap();
@@ -149,8 +149,8 @@ async fn a_lost_lease_enqueues_nothing(f: Fixture) {
     assert_eq!(report.jobs(), 1);
     let other = f.worker().await;
     let claimed = claim(&f, other, 1).await;
-    let (held, aftermath) = finish(&f, lost, &[(&late[0], completed(&late[0]))]).await;
-    assert_eq!((held, aftermath), (vec![], Aftermath::default()));
+    let (held, effects) = finish(&f, lost, &[(&late[0], completed(&late[0]))]).await;
+    assert_eq!((held, effects), (vec![], Effects::default()));
     assert_eq!(all(&jobs).await.len(), 1);
     let (held, _) = finish(&f, other, &[(&claimed[0], completed(&claimed[0]))]).await;
     assert_eq!((held, all(&jobs).await.len()), (vec![first], 2));
@@ -163,7 +163,7 @@ async fn a_discarded_job_goes_on_only_after_its_redrive(f: Fixture) {
     let claimed = claim(&f, worker, 1).await;
     let outcome = discarded(&claimed[0]);
     assert!(
-        TiedOutcome::of(&claimed[0], &outcome).is_none(),
+        FollowedOutcome::of(&claimed[0], &outcome).is_none(),
         "nothing hangs on that"
     );
     f.ledger.finish(worker, &[outcome]).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_cancelled_job_does_not_go_on(f: Fixture) {
         fence: claimed[0].fence(),
         error: None,
     };
-    assert!(TiedOutcome::of(&claimed[0], &outcome).is_none());
+    assert!(FollowedOutcome::of(&claimed[0], &outcome).is_none());
     assert_eq!(f.ledger.finish(worker, &[outcome]).await.unwrap(), [running]);
     let records = all(&jobs).await;
     assert_eq!(records.len(), 2);
@@ -218,8 +218,8 @@ async fn a_follower_whose_unique_key_is_taken_is_the_job_that_has_it(f: Fixture)
         .id;
     let worker = f.worker().await;
     let claimed = claim(&f, worker, 1).await;
-    let (_, aftermath) = finish(&f, worker, &[(&claimed[0], completed(&claimed[0]))]).await;
-    assert!(aftermath.enqueued.is_empty());
+    let (_, effects) = finish(&f, worker, &[(&claimed[0], completed(&claimed[0]))]).await;
+    assert!(effects.enqueued.is_empty());
     assert_eq!(jobs.get(id).await.unwrap().unwrap().child, Some(standing));
     assert_eq!(all(&jobs).await.len(), 2);
 }

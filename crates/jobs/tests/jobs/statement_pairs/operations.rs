@@ -10,13 +10,13 @@ use holdfast_jobs::batches::BatchRequest;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
+use holdfast_jobs::follow_ups::{self, FollowedOutcome};
 use holdfast_jobs::ledger::{
     Accepted, ErrorRecord, Fence, IdRange, Insertion, LedgerError, NewJob, Options, Outcome, Progress,
     Retention,
 };
-use holdfast_jobs::limits::Asked;
+use holdfast_jobs::limits::ClaimRequest;
 use holdfast_jobs::link::Previous;
-use holdfast_jobs::ties::{self, TiedOutcome};
 use holdfast_jobs::{CancelFilter, JobId, WorkerId};
 
 use crate::statement_pairs::world::{
@@ -161,8 +161,8 @@ fn failed(number: u8) -> Outcome {
 }
 
 /// Of a batch of many, of a chain, and of a batch of which it is the last.
-fn tied() -> Vec<TiedOutcome> {
-    let chain = TiedOutcome {
+fn tied() -> Vec<FollowedOutcome> {
+    let chain = FollowedOutcome {
         outcome: completed(7),
         batch: None,
         next: Some(NewJob {
@@ -176,7 +176,7 @@ fn tied() -> Vec<TiedOutcome> {
             ..new_job()
         }),
     };
-    let member = |outcome, of| TiedOutcome {
+    let member = |outcome, of| FollowedOutcome {
         outcome,
         batch: Some(batch(of)),
         next: None,
@@ -299,10 +299,10 @@ impl Operation {
                 side.ledger.finish_free(of, &plain()).await?;
             }
             Self::FinishTied => {
-                ties::finish(&side.sql, of, &tied()).await?;
+                follow_ups::finish(&side.sql, of, &tied()).await?;
             }
             _ => {
-                ties::finish_free(&side.sql, of, &tied()).await?;
+                follow_ups::finish_free(&side.sql, of, &tied()).await?;
             }
         }
         Ok(())
@@ -325,7 +325,7 @@ impl Operation {
                 side.limits.declare(&queues).await?;
             }
             _ => {
-                let asked = Asked {
+                let asked = ClaimRequest {
                     queue: LIMITED,
                     worker: side.worker,
                     room: 4,

@@ -10,9 +10,9 @@
 use std::time::{Duration, Instant};
 
 use holdfast_jobs::JobId;
+use holdfast_jobs::follow_ups::{self, FollowedOutcome};
 use holdfast_jobs::ledger::{Accepted, ClaimedJob, IdRange, Insertion, LedgerError, NewJob, Outcome};
-use holdfast_jobs::limits::Asked;
-use holdfast_jobs::ties::{self, TiedOutcome};
+use holdfast_jobs::limits::ClaimRequest;
 
 use crate::statement_pairs::stops::{Arena, run_sql};
 use crate::statement_pairs::world::{LIMITED, Side};
@@ -66,7 +66,7 @@ async fn bring_to_an_end(arena: &mut Arena, fresh: &Side) -> Result<(), LedgerEr
     while began.elapsed() < QUIET {
         fresh.ledger.rescue(LOST_AFTER, 3, 100).await?;
         fresh.ledger.rescue_orphans(IdRange::ALL, 3, 100).await?;
-        let asked = Asked {
+        let asked = ClaimRequest {
             queue: LIMITED,
             worker: fresh.worker,
             room: 100,
@@ -97,25 +97,25 @@ async fn bring_to_an_end(arena: &mut Arena, fresh: &Side) -> Result<(), LedgerEr
 }
 
 async fn finish(fresh: &Side, claimed: &[ClaimedJob]) -> Result<(), LedgerError> {
-    let outcomes: Vec<(Outcome, Option<TiedOutcome>)> = claimed
+    let outcomes: Vec<(Outcome, Option<FollowedOutcome>)> = claimed
         .iter()
         .map(|job| {
             let outcome = Outcome::Completed {
                 fence: job.fence(),
                 result: None,
             };
-            let tied = TiedOutcome::of(job, &outcome);
+            let tied = FollowedOutcome::of(job, &outcome);
             (outcome, tied)
         })
         .collect();
     let (tied, plain): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, tied)| tied.is_some());
     let plain: Vec<Outcome> = plain.into_iter().map(|(outcome, _)| outcome).collect();
-    let tied: Vec<TiedOutcome> = tied.into_iter().filter_map(|(_, tied)| tied).collect();
+    let tied: Vec<FollowedOutcome> = tied.into_iter().filter_map(|(_, tied)| tied).collect();
     if !plain.is_empty() {
         fresh.ledger.finish(fresh.worker, &plain).await?;
     }
     if !tied.is_empty() {
-        ties::finish(&fresh.sql, fresh.worker, &tied).await?;
+        follow_ups::finish(&fresh.sql, fresh.worker, &tied).await?;
     }
     Ok(())
 }

@@ -31,8 +31,8 @@ fn ago(seconds: i64) -> DateTime<Utc> {
     clock::now() - chrono::Duration::seconds(seconds)
 }
 
-fn found(jobs: &[ClaimedJob], is_full: bool, took: Duration) -> Looked<'_> {
-    Looked::Ended(Found {
+fn found(jobs: &[ClaimedJob], is_full: bool, took: Duration) -> LookResult<'_> {
+    LookResult::Ended(SpanResult {
         jobs,
         is_full,
         at: clock::now(),
@@ -56,7 +56,7 @@ fn position(job: &ClaimedJob) -> Position {
 fn sweeping() -> Frontiers {
     let frontiers = frontiers();
     frontiers.looked_at_whole(QUEUE, found(&[], false, QUICK), clock::now());
-    frontiers.looked_at_whole(QUEUE, Looked::TimedOut { took: LOOK_BOUND }, clock::now());
+    frontiers.looked_at_whole(QUEUE, LookResult::TimedOut { took: LOOK_BOUND }, clock::now());
     frontiers
 }
 
@@ -112,7 +112,7 @@ async fn the_way_onward_ends_at_the_servers_now_and_is_never_left_out() {
         };
         assert_eq!(spans[1].since, reached, "without a gap");
         if step % 5 == 4 {
-            frontiers.went_on(QUEUE, spans, Looked::TimedOut { took: LOOK_BOUND });
+            frontiers.went_on(QUEUE, spans, LookResult::TimedOut { took: LOOK_BOUND });
             continue;
         }
         frontiers.went_on(QUEUE, spans, found(&[], false, QUICK));
@@ -185,7 +185,7 @@ async fn a_whole_look_that_takes_too_long_keeps_the_frontier_and_the_next_that_d
     let frontiers = frontiers();
     frontiers.looked_at_whole(QUEUE, found(&[], false, QUICK), clock::now());
     let from = from_of(&frontiers);
-    frontiers.looked_at_whole(QUEUE, Looked::TimedOut { took: LOOK_BOUND }, clock::now());
+    frontiers.looked_at_whole(QUEUE, LookResult::TimedOut { took: LOOK_BOUND }, clock::now());
     assert_eq!(frontiers.onward(QUEUE), Onward::Plain(from));
     assert!(matches!(frontiers.next_look(QUEUE), Some(Look::Slice(_))));
     tokio::time::advance(WHOLE_AGAIN).await;
@@ -201,7 +201,7 @@ async fn a_whole_look_that_takes_too_long_keeps_the_frontier_and_the_next_that_d
 async fn without_a_frontier_and_a_whole_look_the_walk_goes_back_from_now_and_ends() {
     let frontiers = frontiers();
     let now = clock::now();
-    frontiers.looked_at_whole(QUEUE, Looked::TimedOut { took: LOOK_BOUND }, now);
+    frontiers.looked_at_whole(QUEUE, LookResult::TimedOut { took: LOOK_BOUND }, now);
     assert_eq!(from_of(&frontiers), [Some(Position::at(now - MARGIN)); 3]);
     let mut below = from_of(&frontiers);
     let mut slices = 0;
@@ -221,7 +221,7 @@ async fn without_a_frontier_and_a_whole_look_the_walk_goes_back_from_now_and_end
         // What is denser than its bound allows has to be cut.
         let is_dense = slices % 3 == 0;
         let looked = if is_dense {
-            Looked::TimedOut { took: LOOK_BOUND }
+            LookResult::TimedOut { took: LOOK_BOUND }
         } else {
             below = spans.map(|span| span.since);
             found(&[], false, QUICK)
@@ -247,7 +247,7 @@ async fn a_job_behind_the_frontier_is_in_a_slice_after_about_as_long_as_it_lies_
             });
             if let Some(Look::Slice(spans)) = frontiers.next_look(QUEUE) {
                 take(spans);
-                let ended = Looked::Ended(Found {
+                let ended = LookResult::Ended(SpanResult {
                     jobs: &[],
                     is_full: false,
                     at,
@@ -369,7 +369,7 @@ async fn a_paused_queue_is_not_taken_for_one_that_was_walked() {
     let Some(Look::Slice(spans)) = frontiers.next_look(QUEUE) else {
         panic!("no look")
     };
-    frontiers.looked_behind(QUEUE, spans, Looked::Refused);
+    frontiers.looked_behind(QUEUE, spans, LookResult::Refused);
     tokio::time::advance(PAUSE).await;
     assert_eq!(frontiers.next_look(QUEUE), Some(Look::Slice(spans)));
 }

@@ -15,12 +15,14 @@ use uuid::Uuid;
 use super::Steering;
 use crate::LedgerTx;
 use crate::audit::{AuditEntry, action};
-use crate::bulk::{self, BulkError, CALL_ROWS, CALL_TIME, COUNT_CAP, Done, Operation, STEP_ROWS, Standing};
-use crate::bulk::{Step, Stepped};
+use crate::bulk::{
+    self, BulkError, BulkPosition, CALL_ROWS, CALL_TIME, COUNT_CAP, Done, Operation, STEP_ROWS,
+};
+use crate::bulk::{BulkStep, Step};
+use crate::follow_ups::{self, Effects};
 use crate::ledger::LedgerError;
 use crate::sql::{limit, sqlite_now};
 use crate::state::{State, StoredState};
-use crate::ties::{self, Aftermath};
 
 /// Which jobs to cancel. The default means every job that has not ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -210,28 +212,28 @@ impl Step for Cancel<'_> {
     async fn step(
         &self,
         mut on: LedgerTx<'_>,
-        standing: Standing,
+        position: BulkPosition,
         named: bool,
-    ) -> Result<Stepped, sqlx::Error> {
+    ) -> Result<BulkStep, sqlx::Error> {
         let mut changed = 0;
-        let mut aftermath = Aftermath::default();
+        let mut effects = Effects::default();
         if self.filter.takes_waiting() {
             let batches = self
-                .change(on.reborrow(), standing, named, |all| all.waiting)
+                .change(on.reborrow(), position, named, |all| all.waiting)
                 .await?;
             changed = batches.len() as u64;
             let ends = batches.into_iter().map(|batch| (batch, StoredState::Cancelled));
-            aftermath = ties::count(on.reborrow(), &ties::tallied(ends, 1), named).await?;
+            effects = follow_ups::count(on.reborrow(), &follow_ups::tallied(ends, 1), named).await?;
         }
         if changed == 0 && self.running_too && self.filter.takes_running() {
-            let asked = self.change(on, standing, named, |all| all.running).await?;
+            let asked = self.change(on, position, named, |all| all.running).await?;
             changed = asked.len() as u64;
         }
-        Ok(Stepped {
+        Ok(BulkStep {
             seen: changed,
             affected: changed,
-            aftermath,
-            ..Stepped::default()
+            effects,
+            ..BulkStep::default()
         })
     }
 }
@@ -241,11 +243,11 @@ impl Cancel<'_> {
     async fn change(
         &self,
         on: LedgerTx<'_>,
-        standing: Standing,
+        position: BulkPosition,
         named: bool,
         which: fn(&Statements) -> &'static str,
     ) -> Result<Vec<Option<Uuid>>, sqlx::Error> {
-        let (began, most) = (standing.began_ms, limit(STEP_ROWS));
+        let (began, most) = (position.began_ms, limit(STEP_ROWS));
         match on {
             LedgerTx::Postgres(on) => {
                 let update = bound!(which(&POSTGRES_STEP), self.filter).bind(began).bind(most);

@@ -36,10 +36,10 @@ pub(crate) struct Shares(Option<Arc<Mutex<Book>>>);
 
 /// A place to run one job, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Option<Held>);
+pub(crate) struct Place(Option<HeldPlace>);
 
 #[derive(Debug)]
-struct Held {
+struct HeldPlace {
     book: Arc<Mutex<Book>>,
     lane: usize,
     since: Instant,
@@ -197,7 +197,7 @@ impl Book {
         charge
     }
 
-    fn end(&mut self, held: &Held, took: Duration) {
+    fn end(&mut self, held: &HeldPlace, took: Duration) {
         let account = &mut self.lanes[held.lane];
         let took = took.as_secs_f64().max(LEAST);
         account.running -= 1;
@@ -223,7 +223,7 @@ fn hand_out(book: &Arc<Mutex<Book>>, guard: &mut MutexGuard<'_, Book>) {
             return;
         };
         let charged = guard.start(lane, now);
-        let held = Held {
+        let held = HeldPlace {
             book: Arc::clone(book),
             lane,
             since,

@@ -42,14 +42,14 @@ const KEY_WAIT: Duration = Duration::from_millis(20);
 
 /// An outcome with what follows it.
 #[derive(Debug, Clone)]
-pub struct TiedOutcome {
+pub struct FollowedOutcome {
     pub outcome: Outcome,
     pub batch: Option<BatchId>,
     /// What its completion enqueues.
     pub next: Option<NewJob>,
 }
 
-impl TiedOutcome {
+impl FollowedOutcome {
     /// Whether anything follows this outcome of the job.
     pub(crate) fn is_tied(job: &ClaimedJob, outcome: &Outcome) -> bool {
         let completed = matches!(outcome, Outcome::Completed { .. });
@@ -89,12 +89,12 @@ pub struct Followed {
 
 /// What is to be told once the transaction is committed: [`crate::Jobs::announce`] rings for these jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Aftermath {
+pub struct Effects {
     pub enqueued: Vec<Followed>,
     pub ended: Vec<BatchId>,
 }
 
-impl Aftermath {
+impl Effects {
     fn enqueued(&mut self, job: &NewJob) {
         self.enqueued.push(Followed {
             kind: Arc::clone(&job.kind),
@@ -116,8 +116,8 @@ impl Aftermath {
 pub async fn finish(
     sql: &Sql,
     worker: WorkerId,
-    outcomes: &[TiedOutcome],
-) -> Result<(Vec<JobId>, Aftermath), LedgerError> {
+    outcomes: &[FollowedOutcome],
+) -> Result<(Vec<JobId>, Effects), LedgerError> {
     sql.within("record outcomes and what follows them", async {
         let plain: Vec<&Outcome> = outcomes.iter().map(|tied| &tied.outcome).collect();
         let mut tx = sql.begin().await?;
@@ -125,10 +125,10 @@ pub async fn finish(
             LedgerTx::Postgres(on) => PostgresLedger::finish_in(on, worker, &plain, sql.named).await?,
             LedgerTx::Sqlite(on) => SqliteLedger::finish_in(on, worker, &plain).await?,
         };
-        let aftermath = follow_all(tx.on(), outcomes, &held, sql.named).await?;
+        let effects = follow_all(tx.on(), outcomes, &held, sql.named).await?;
         failpoint::reach("tied");
         tx.commit().await?;
-        Ok((held.into_iter().map(|row| row.id).collect(), aftermath))
+        Ok((held.into_iter().map(|row| row.id).collect(), effects))
     })
     .await
 }
@@ -138,14 +138,14 @@ pub async fn finish(
 pub async fn finish_free(
     sql: &Sql,
     worker: WorkerId,
-    outcomes: &[TiedOutcome],
-) -> Result<(FreeFinish, Aftermath), LedgerError> {
+    outcomes: &[FollowedOutcome],
+) -> Result<(FreeFinish, Effects), LedgerError> {
     let bounds = Bounds::SETTINGS.lock(KEY_WAIT);
     sql.within_bounds("record held outcomes and what follows them", bounds, async {
         let batches: BTreeSet<BatchId> = outcomes.iter().filter_map(|tied| tied.batch).collect();
         let mut tx = sql.begin().await?;
         let locked = batches::store::lock_free(tx.on(), &batches, sql.named).await?;
-        let (left, free): (Vec<&TiedOutcome>, Vec<&TiedOutcome>) = outcomes
+        let (left, free): (Vec<&FollowedOutcome>, Vec<&FollowedOutcome>) = outcomes
             .iter()
             .partition(|tied| tied.batch.is_some_and(|batch| locked.contains(&batch)));
         let plain: Vec<&Outcome> = free.iter().map(|tied| &tied.outcome).collect();
@@ -156,11 +156,11 @@ pub async fn finish_free(
                 locked: Vec::new(),
             },
         };
-        let aftermath = follow_all(tx.on(), outcomes, &rows.written, sql.named).await?;
+        let effects = follow_all(tx.on(), outcomes, &rows.written, sql.named).await?;
         tx.commit().await?;
         rows.locked
             .extend(left.iter().map(|tied| tied.outcome.fence().id));
-        Ok((rows.into(), aftermath))
+        Ok((rows.into(), effects))
     })
     .await
 }
@@ -168,19 +168,19 @@ pub async fn finish_free(
 /// Writes what follows those outcomes whose leases held.
 async fn follow_all(
     mut on: LedgerTx<'_>,
-    outcomes: &[TiedOutcome],
+    outcomes: &[FollowedOutcome],
     held: &[WrittenOutcome],
     named: bool,
-) -> Result<Aftermath, sqlx::Error> {
-    let by_id: HashMap<JobId, &TiedOutcome> = outcomes
+) -> Result<Effects, sqlx::Error> {
+    let by_id: HashMap<JobId, &FollowedOutcome> = outcomes
         .iter()
         .map(|tied| (tied.outcome.fence().id, tied))
         .collect();
-    let ended: Vec<(&TiedOutcome, StoredState)> = held
+    let ended: Vec<(&FollowedOutcome, StoredState)> = held
         .iter()
         .filter_map(|row| Some((*by_id.get(&row.id)?, row.state)))
         .collect();
-    let mut aftermath = follow(on.reborrow(), &ended, named).await?;
+    let mut effects = follow(on.reborrow(), &ended, named).await?;
     // By what the rows became: a job that was asked to cancel does not become available again.
     let mut tallies = BTreeMap::<BatchId, Tally>::new();
     for (tied, state) in ended.iter().filter(|(_, state)| state.is_final()) {
@@ -188,30 +188,30 @@ async fn follow_all(
             tallies.entry(batch).or_default().add(*state, 1);
         }
     }
-    aftermath.merge(count(on, &tallies, named).await?);
-    Ok(aftermath)
+    effects.merge(count(on, &tallies, named).await?);
+    Ok(effects)
 }
 
 /// Enqueues the next job of each chain, and notes with the job before it which that is.
 async fn follow(
     mut on: LedgerTx<'_>,
-    ended: &[(&TiedOutcome, StoredState)],
+    ended: &[(&FollowedOutcome, StoredState)],
     named: bool,
-) -> Result<Aftermath, sqlx::Error> {
+) -> Result<Effects, sqlx::Error> {
     let (parents, children): (Vec<JobId>, Vec<NewJob>) = ended
         .iter()
         .filter(|(_, state)| *state == StoredState::Completed)
         .filter_map(|(tied, _)| Some((tied.outcome.fence().id, tied.next.clone()?)))
         .unzip();
-    let mut aftermath = Aftermath::default();
+    let mut effects = Effects::default();
     if children.is_empty() {
-        return Ok(aftermath);
+        return Ok(effects);
     }
     let accepted = insert(on.reborrow(), &children, named).await?;
     for (child, accepted) in children.iter().zip(&accepted) {
         // Another job has its unique key: that one is what follows.
         if matches!(accepted, Accepted::New(_)) {
-            aftermath.enqueued(child);
+            effects.enqueued(child);
         }
     }
     let ids: Vec<JobId> = accepted.iter().map(Accepted::id).collect();
@@ -219,7 +219,7 @@ async fn follow(
         LedgerTx::Postgres(on) => PostgresLedger::note_children_in(on, &parents, &ids, named).await?,
         LedgerTx::Sqlite(on) => SqliteLedger::note_children_in(on, &parents, &ids).await?,
     }
-    Ok(aftermath)
+    Ok(effects)
 }
 
 async fn insert(on: LedgerTx<'_>, jobs: &[NewJob], named: bool) -> Result<Vec<Accepted>, sqlx::Error> {
@@ -235,13 +235,13 @@ pub(crate) async fn count(
     mut on: LedgerTx<'_>,
     tallies: &BTreeMap<BatchId, Tally>,
     named: bool,
-) -> Result<Aftermath, sqlx::Error> {
-    let mut aftermath = Aftermath::default();
+) -> Result<Effects, sqlx::Error> {
+    let mut effects = Effects::default();
     if tallies.is_empty() {
-        return Ok(aftermath);
+        return Ok(effects);
     }
     for (batch, callback) in batches::store::count(on.reborrow(), tallies, named).await? {
-        aftermath.ended.push(batch.id);
+        effects.ended.push(batch.id);
         let Some(callback) = callback else { continue };
         let job = callback.at_end_of(batch);
         let accepted = insert(on.reborrow(), std::slice::from_ref(&job), named).await?;
@@ -249,11 +249,11 @@ pub(crate) async fn count(
             continue;
         };
         if matches!(accepted, Accepted::New(_)) {
-            aftermath.enqueued(&job);
+            effects.enqueued(&job);
         }
         batches::store::note_callback(on.reborrow(), batch.id, accepted.id(), named).await?;
     }
-    Ok(aftermath)
+    Ok(effects)
 }
 
 /// Tallies rows that an `update … returning` tells of.

@@ -120,8 +120,8 @@ impl Steering<'_> {
                 Ok(done)
             })
             .await?;
-        Ok(done.map(|(reply, aftermath)| {
-            self.jobs.announce(&aftermath);
+        Ok(done.map(|(reply, effects)| {
+            self.jobs.announce(&effects);
             reply
         }))
     }
