@@ -2,18 +2,18 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use holdfast_http::health::{Finding, HealthProbe, hints};
 
-use super::{Finding, HealthProbe, hints};
-use crate::auth::Sessions;
+use crate::sessions::Sessions;
 
 /// Whether Redis answers for sessions. Without it SQL decides, and a logout reaches other processes within ten seconds.
 #[derive(Debug)]
-pub(crate) struct SessionsProbe {
+pub struct SessionsProbe {
     sessions: Sessions,
 }
 
 impl SessionsProbe {
-    pub(crate) fn new(sessions: Sessions) -> Self {
+    pub fn new(sessions: Sessions) -> Self {
         Self { sessions }
     }
 

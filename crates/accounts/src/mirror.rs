@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::sql::StoreError;
+use crate::sql::StoreError;
 
 /// How long a copy is used without a thought.
 const SOFT_LIMIT: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What is kept in memory.
-pub(super) trait Table: Send + Sync + 'static {
+pub(crate) trait Table: Send + Sync + 'static {
     type Rows: Default + Send + Sync + 'static;
 
     /// How log lines call it.
@@ -59,7 +59,7 @@ pub(super) trait Table: Send + Sync + 'static {
 }
 
 /// A table and its copy. Cheap to clone.
-pub(super) struct Mirror<T: Table>(Arc<Inner<T>>);
+pub(crate) struct Mirror<T: Table>(Arc<Inner<T>>);
 
 struct Inner<T: Table> {
     table: T,
@@ -88,13 +88,13 @@ struct Reading {
 }
 
 /// What a copy says after an attempt to renew it.
-pub(super) struct Answer<A> {
+pub(crate) struct Answer<A> {
     /// Nothing, if the table was never read.
-    pub(super) found: Option<A>,
+    pub(crate) found: Option<A>,
     /// The copy is what the table says now.
-    pub(super) is_current: bool,
+    pub(crate) is_current: bool,
     /// The copy may still be relied on.
-    pub(super) is_usable: bool,
+    pub(crate) is_usable: bool,
 }
 
 impl<T: Table> std::fmt::Debug for Mirror<T> {
@@ -111,7 +111,7 @@ impl<T: Table> Clone for Mirror<T> {
 
 impl<T: Table> Mirror<T> {
     /// Call it inside tokio; it reaches nothing yet.
-    pub(super) fn new(table: T) -> Self {
+    pub(crate) fn new(table: T) -> Self {
         let copy = Rows {
             rows: Arc::default(),
             read_at: None,
@@ -127,18 +127,18 @@ impl<T: Table> Mirror<T> {
         }))
     }
 
-    pub(super) fn table(&self) -> &T {
+    pub(crate) fn table(&self) -> &T {
         &self.0.table
     }
 
     /// Whatever was read last.
-    pub(super) fn rows(&self) -> Arc<T::Rows> {
+    pub(crate) fn rows(&self) -> Arc<T::Rows> {
         let copy = self.0.copy.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&copy.rows)
     }
 
     /// Looks at the copy if nobody has to wait for a newer one.
-    pub(super) fn look<A>(&self, look: impl FnOnce(&T::Rows) -> A) -> Option<A> {
+    pub(crate) fn look<A>(&self, look: impl FnOnce(&T::Rows) -> A) -> Option<A> {
         let copy = self.0.copy.read().unwrap_or_else(PoisonError::into_inner);
         if copy.is_within(SOFT_LIMIT) {
             return Some(look(&copy.rows));
@@ -152,7 +152,7 @@ impl<T: Table> Mirror<T> {
     }
 
     /// Reads the table again, unless that was done a moment ago, and looks at what is there then.
-    pub(super) async fn look_again<A>(&self, look: impl FnOnce(&T::Rows) -> A) -> Answer<A> {
+    pub(crate) async fn look_again<A>(&self, look: impl FnOnce(&T::Rows) -> A) -> Answer<A> {
         let inner = Arc::clone(&self.0);
         let reading = AbortOnDropHandle::new(self.0.runtime.spawn(async move { inner.read_once().await }));
         let is_current = reading.await.unwrap_or(false);

@@ -14,7 +14,7 @@ const PREFIX: &str = "hf_";
 const KEY_BYTES: usize = 32;
 
 /// A fresh key: `hf_` and 64 hexadecimal digits. The operating system seeds the generator.
-pub(super) fn generate() -> SecretString {
+pub(crate) fn generate() -> SecretString {
     let bytes: [u8; KEY_BYTES] = rand::random();
     let mut text = String::with_capacity(PREFIX.len() + 2 * KEY_BYTES);
     text.push_str(PREFIX);
@@ -27,28 +27,28 @@ pub(super) fn generate() -> SecretString {
 
 /// The SHA-256 of a key: all that is ever stored, or kept in memory for longer than a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Digest([u8; 32]);
+pub(crate) struct Digest([u8; 32]);
 
 impl Digest {
-    pub(super) fn of(key: &str) -> Self {
+    pub(crate) fn of(key: &str) -> Self {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
-    pub(super) fn of_secret(key: &SecretString) -> Self {
+    pub(crate) fn of_secret(key: &SecretString) -> Self {
         Self::of(key.expose_secret())
     }
 
     /// `None` for a stored value that is none of ours.
-    pub(super) fn from_stored(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_stored(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// Takes as long for a near miss as for a far one.
-    pub(super) fn matches(&self, other: &Self) -> bool {
+    pub(crate) fn matches(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }

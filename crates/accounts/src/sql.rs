@@ -8,11 +8,11 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::sqlite::{Sqlite, SqliteArguments};
 
 /// Why a table could not be asked.
-pub(super) type StoreError = UnitError;
+pub(crate) type StoreError = UnitError;
 
 /// Unnamed and inside a transaction, so that any pooler can carry it. These statements are rare; the round trips are
 /// not missed.
-pub(super) async fn execute(
+pub(crate) async fn execute(
     pool: &PostgresDatabase,
     statement: Query<'_, Postgres, PgArguments>,
 ) -> sqlx::Result<PgQueryResult> {
@@ -22,22 +22,22 @@ pub(super) async fn execute(
     Ok(done)
 }
 
-/// Who does something to keys or users, and what the audit log says of it.
-pub(super) struct Deed<'a> {
-    pub(super) by: &'a By,
-    pub(super) entry: AuditEntry,
+/// A change of keys or users, as the audit log records it.
+pub(crate) struct AuditedAction<'a> {
+    pub(crate) by: &'a By,
+    pub(crate) entry: AuditEntry,
 }
 
 /// A statement for the database in use.
-pub(super) enum Write<'q> {
+pub(crate) enum Write<'q> {
     Postgres(&'q PostgresDatabase, Query<'q, Postgres, PgArguments>),
     Sqlite(&'q SqliteDatabase, Query<'q, Sqlite, SqliteArguments>),
 }
 
 impl Write<'_> {
-    /// Runs the statement and records the deed in one transaction. A statement that changes nothing is no deed. Answers
-    /// how many rows it changed.
-    pub(super) async fn recorded(self, deed: &Deed<'_>) -> sqlx::Result<u64> {
+    /// Runs the statement and records the action in one transaction. A statement that changes nothing records nothing. Returns how many
+    /// rows it changed.
+    pub(crate) async fn recorded(self, action: &AuditedAction<'_>) -> sqlx::Result<u64> {
         match self {
             Self::Postgres(pool, statement) => {
                 let mut tx = pool.begin().await?;
@@ -47,7 +47,7 @@ impl Write<'_> {
                     .await?
                     .rows_affected();
                 if changed > 0 {
-                    deed.entry.record_in(&mut tx, deed.by).await?;
+                    action.entry.record_in(&mut tx, action.by).await?;
                 }
                 tx.commit().await?;
                 Ok(changed)
@@ -56,7 +56,7 @@ impl Write<'_> {
                 let mut tx = pool.begin().await?;
                 let changed = statement.execute(&mut *tx).await?.rows_affected();
                 if changed > 0 {
-                    deed.entry.record_in(&mut tx, deed.by).await?;
+                    action.entry.record_in(&mut tx, action.by).await?;
                 }
                 tx.commit().await?;
                 Ok(changed)
@@ -66,7 +66,7 @@ impl Write<'_> {
 }
 
 /// Like [`execute`], for rows.
-pub(super) async fn fetch_all<T>(
+pub(crate) async fn fetch_all<T>(
     pool: &PostgresDatabase,
     statement: QueryAs<'_, Postgres, T, PgArguments>,
 ) -> sqlx::Result<Vec<T>>
@@ -80,7 +80,7 @@ where
 }
 
 /// One unit of work; `operation` says what it does.
-pub(super) async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     database: &Database,
     operation: &'static str,
     work: impl Future<Output = sqlx::Result<T>>,
@@ -89,7 +89,7 @@ pub(super) async fn bounded<T>(
 }
 
 /// Somebody else wrote to our table.
-pub(super) fn unreadable(column: &'static str) -> StoreError {
+pub(crate) fn unreadable(column: &'static str) -> StoreError {
     StoreError::Sql(sqlx::Error::ColumnDecode {
         index: column.to_owned(),
         source: "not a value that Holdfast wrote".into(),

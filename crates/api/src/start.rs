@@ -10,7 +10,7 @@ use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::{self, Database, SqlError};
+use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::Jobs;
 use tokio::time::timeout;
 
@@ -18,9 +18,6 @@ use crate::app::{Application, Services, StartError};
 
 /// How long the start waits for the database before it goes on without it.
 const FIRST_TRY: Duration = Duration::from_secs(2);
-
-/// One round of waiting for the database in the background.
-const ROUND: Duration = Duration::from_mins(5);
 
 /// Longest wait for connections in use at the end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
@@ -57,86 +54,52 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
     let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
-    let cache = Cache::open(cache_gate, &settings.cache);
-    let first_try = prepare(&settings, &database, FIRST_TRY, &shutdown).await;
-    let registry = holdfast::registry_for(&settings);
-    let jobs = Jobs::new(&settings, registry, &database, &gate);
     let services = Services {
-        jobs,
+        jobs: Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate),
         database: database.clone(),
+        cache: Cache::open(cache_gate, &settings.cache),
         gate,
-        cache,
     };
-    let ended = match first_try {
-        Ok(()) => serve(&settings, services, &shutdown).await,
-        Err(SqlError::Stopped) => Ok(()),
-        Err(error) if error.is_transient() && !error.is_refused() => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the database is away: starting without it"
-            );
-            serve_while_preparing(&settings, services, &shutdown).await
-        }
-        Err(error) => Err(error.into()),
-    };
+    let ended = prepare_and_serve(&settings, services, &database, &shutdown).await;
     database.close(CLOSE_DEADLINE).await;
     ended
 }
 
-async fn serve(settings: &Settings, services: Services, shutdown: &Shutdown) -> Result<(), RunError> {
-    let application = Application::build(settings, services).await?;
-    Ok(application.run_until_stopped(shutdown.clone()).await?)
-}
-
-async fn serve_while_preparing(
+/// Serves once the schema is up to date, or after [`FIRST_TRY`] while it is still waited for.
+async fn prepare_and_serve(
     settings: &Settings,
     services: Services,
+    database: &Database,
     shutdown: &Shutdown,
 ) -> Result<(), RunError> {
-    let database = services.database.clone();
+    let mut preparing = Box::pin(wait_for_schema(database, &settings.database, shutdown));
+    match timeout(FIRST_TRY, &mut preparing).await {
+        Ok(Err(SqlError::Stopped)) => return Ok(()),
+        Ok(Err(error)) => return Err(error.into()),
+        Ok(Ok(())) => return serve(settings, services, shutdown).await,
+        Err(_) => tracing::warn!("the database is not ready: starting without it"),
+    }
     let preparing = async {
-        let prepared = prepare_patiently(settings, &database, shutdown).await;
+        let prepared = preparing.await;
         if prepared.is_err() {
             shutdown.trigger();
         }
         prepared
     };
-    let (prepared, served) = tokio::join!(preparing, serve(settings, services, shutdown));
+    let serving = async {
+        let served = serve(settings, services, shutdown).await;
+        shutdown.trigger();
+        served
+    };
+    let (prepared, served) = tokio::join!(preparing, serving);
     served?;
-    Ok(prepared?)
-}
-
-async fn prepare_patiently(
-    settings: &Settings,
-    database: &Database,
-    shutdown: &Shutdown,
-) -> Result<(), SqlError> {
-    loop {
-        match prepare(settings, database, ROUND, shutdown).await {
-            Err(SqlError::Stopped) => return Ok(()),
-            Err(error) if error.is_transient() && !error.is_refused() => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the database is still away"
-                );
-            }
-            ended => return ended,
-        }
+    match prepared {
+        Ok(()) | Err(SqlError::Stopped) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Waits for the database, and brings its schema up to date if the settings allow.
-async fn prepare(
-    settings: &Settings,
-    database: &Database,
-    patience: Duration,
-    shutdown: &Shutdown,
-) -> Result<(), SqlError> {
-    timeout(patience, database.wait_until_ready(patience, shutdown))
-        .await
-        .unwrap_or(Err(SqlError::Deadline(patience)))?;
-    if settings.database.migrate_at_start {
-        sql::migrate(&settings.database).await?;
-    }
-    Ok(())
+async fn serve(settings: &Settings, services: Services, shutdown: &Shutdown) -> Result<(), RunError> {
+    let application = Application::build(settings, services).await?;
+    Ok(application.run_until_stopped(shutdown.clone()).await?)
 }

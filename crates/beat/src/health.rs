@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use holdfast_api::health::{Finding, HealthProbe};
+use holdfast_http::health::{Finding, HealthProbe};
 
 use crate::progress::Progress;
 

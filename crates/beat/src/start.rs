@@ -1,12 +1,15 @@
 //! The `beat` process from settings to exit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_api::health::{Health, HealthServer, health_server};
+use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
+use holdfast_http::health::{Health, HealthServer, health_server};
+use holdfast_http::server::BindError;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
 use tokio::time::timeout;
@@ -29,7 +32,7 @@ pub enum RunError {
     #[error("the database cannot be used")]
     Database(#[from] SqlError),
     #[error("health cannot be served: choose another PORT")]
-    Health(#[from] holdfast_api::StartError),
+    Health(#[from] BindError),
     #[error(transparent)]
     Beat(#[from] BeatError),
     #[error("the operating system refuses a resource that the service needs")]
@@ -42,7 +45,7 @@ impl RunError {
         match self {
             Self::Redis(_) | Self::Database(SqlError::Configuration { .. }) => 64,
             Self::Beat(BeatError::Configured(_)) => 64,
-            Self::Health(error) => error.exit_code(),
+            Self::Health(_) => BindError::EXIT_CODE,
             Self::Database(_) | Self::Beat(BeatError::Database(_)) => 69,
             Self::Beat(_) | Self::System(_) => 70,
         }
@@ -60,7 +63,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let schedules = Schedules::new(jobs.clone(), &database, &settings.database);
     let progress = Progress::default();
-    let health = Health::of(&settings, &jobs, &database, &gate)
+    let keys = ApiKeys::new(database.clone(), settings.server.api_key.as_ref());
+    let health = Health::of(&settings, &jobs, &database, &gate, Arc::new(keys))
         .probe(BeatProbe::new(&progress, settings.beat.poll))
         .build();
     let server = health_server(&settings.server, health)?;

@@ -3,16 +3,16 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, bad_cursor};
+use holdfast_http::{Admin, Allowed};
 use holdfast_jobs::audit::{AuditFilter, AuditId, AuditRecord};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::view::ProblemBody;
-use crate::auth::{Admin, Allowed};
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::state::ControlState;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -21,26 +21,26 @@ const MAX_LIMIT: usize = 1_000;
 const MAX_NAME: usize = 255;
 
 /// One administrative action.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = AuditEntry)]
-struct AuditView {
+pub struct AuditView {
     #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
-    id: AuditId,
-    at: DateTime<Utc>,
+    pub id: AuditId,
+    pub at: DateTime<Utc>,
     /// `key/<id>`, `user/<name>`, `cli/<login>`, `bootstrap` (HOLDFAST_API_KEY), `local` or `system`.
-    actor: String,
+    pub actor: String,
     #[schema(example = "queue.pause")]
-    action: String,
+    pub action: String,
     /// The queue, job, key, … that it was done to.
-    target: Option<String>,
+    pub target: Option<String>,
     /// How many rows changed, where an action changes many.
-    count: Option<u64>,
+    pub count: Option<u64>,
     /// What the server's log calls the request.
-    request_id: Option<String>,
+    pub request_id: Option<String>,
     #[schema(value_type = Option<Value>)]
-    details: Option<Box<RawValue>>,
+    pub details: Option<Box<RawValue>>,
     /// False: a bulk operation that has more to do.
-    finished: bool,
+    pub finished: bool,
 }
 
 impl From<AuditRecord> for AuditView {
@@ -71,12 +71,12 @@ impl From<AuditRecord> for AuditView {
 }
 
 /// One page of the audit log, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct AuditPage {
-    entries: Vec<AuditView>,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditPage {
+    pub entries: Vec<AuditView>,
     /// Ask for `after=<next>` to read on. Null: this was the last page.
     #[schema(value_type = Option<String>)]
-    next: Option<AuditId>,
+    pub next: Option<AuditId>,
 }
 
 /// List the audit log
@@ -95,23 +95,21 @@ pub(crate) struct AuditPage {
     ),
     responses(
         (status = 200, body = AuditPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-parameter, invalid-cursor"),
+    ))]
 pub(crate) async fn list(
     _: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut filter = filter(&request)?;
     let (audit, wanted) = (state.jobs.audit().clone(), filter.limit);
     // One more than fits tells whether there is a next page.
     filter.limit += 1;
-    let mut records = state.on_runtime(async move { audit.list(&filter).await }).await?;
+    let mut records = state
+        .http
+        .on_runtime(async move { audit.list(&filter).await })
+        .await?;
     let more = records.len() > wanted;
     records.truncate(wanted);
     let next = records.last().filter(|_| more).map(|record| record.id);
@@ -134,12 +132,7 @@ fn filter(request: &HttpRequest) -> Result<AuditFilter, Problem> {
     let cursor = params.text("after").map(ToOwned::to_owned);
     params.finish()?;
     filter.after = cursor
-        .map(|text| {
-            text.parse().map_err(|_| {
-                let reason = format!("{} is no cursor; use the `next` of the page before", quote(&text));
-                Problem::field(ProblemKind::InvalidCursor, "after", reason)
-            })
-        })
+        .map(|text| text.parse().map_err(|_| bad_cursor(&text)))
         .transpose()?;
     Ok(filter)
 }

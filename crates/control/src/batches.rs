@@ -1,29 +1,31 @@
 //! Batches: jobs that belong together, followed and steered as one.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
+use holdfast_http::body::{BodySize, json_body_of};
+use holdfast_http::json;
+use holdfast_http::params::idempotency_key;
+use holdfast_http::params::{Params, path_id, traceparent};
+use holdfast_http::problem::{Problem, ProblemKind, bad_cursor, quote};
+use holdfast_http::{Allowed, Produce, Read};
 use holdfast_jobs::batches::{BatchFilter, BatchRecord, BatchRequest, EnqueuedBatch, Progress};
 use holdfast_jobs::{BatchId, JobId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::enqueue::{JobBody, bounded, idempotency_key};
-use super::view::ProblemBody;
-use crate::auth::{Allowed, Produce, Read};
-use crate::body::{BodySize, json_body_of};
-use crate::params::{Params, batch_id, traceparent};
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::enqueue::{JobBody, bounded};
+use crate::state::ControlState;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
 /// Jobs that belong together.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewGroup, example = json!({
     "name": "import of 2 files",
@@ -33,32 +35,32 @@ const MAX_LIMIT: usize = 1_000;
     ],
     "callback": {"kind": "debug.echo", "payload": {"message": "all done"}}
 }))]
-pub(crate) struct GroupBody {
+pub struct GroupBody {
     /// For people.
     #[schema(max_length = 255)]
-    name: Option<String>,
+    pub name: Option<String>,
     /// Up to 10,000, unless the server is configured otherwise. None of them can have a `unique_key`.
     #[serde(deserialize_with = "bounded")]
     #[schema(min_items = 1)]
-    jobs: Vec<JobBody>,
+    pub jobs: Vec<JobBody>,
     /// A job that is enqueued once, when every other one is completed, discarded or cancelled. It starts at once, or
     /// `delay_seconds` later; there is no `run_at`. Handlers written in Rust are told the counts.
-    callback: Option<JobBody>,
+    pub callback: Option<JobBody>,
 }
 
 /// An accepted batch.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = AcceptedGroup)]
-pub(crate) struct AcceptedView {
+pub struct AcceptedView {
     #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
-    id: BatchId,
+    pub id: BatchId,
     /// How many jobs it has.
-    total: u32,
+    pub total: u32,
     /// In the order of the request's `jobs`; empty for a repeat (`GET /v1/jobs?batch=` lists them).
     #[schema(value_type = Vec<String>)]
-    ids: Vec<JobId>,
+    pub ids: Vec<JobId>,
     /// It stood already, under the same key; `id` is the first one's.
-    duplicate: bool,
+    pub duplicate: bool,
 }
 
 impl From<EnqueuedBatch> for AcceptedView {
@@ -73,52 +75,52 @@ impl From<EnqueuedBatch> for AcceptedView {
 }
 
 /// A batch.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Batch)]
 pub struct BatchView {
     #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
-    id: BatchId,
-    name: Option<String>,
+    pub id: BatchId,
+    pub name: Option<String>,
     /// `running`, or `ended`: once every job is final, and for good.
     #[schema(value_type = String, example = "running")]
-    state: &'static str,
-    total: u32,
+    pub state: Cow<'static, str>,
+    pub total: u32,
     /// Jobs that are not final.
-    pending: u32,
-    completed: u32,
-    discarded: u32,
-    cancelled: u32,
+    pub pending: u32,
+    pub completed: u32,
+    pub discarded: u32,
+    pub cancelled: u32,
     /// The final ones of a hundred, rounded down.
-    percent: u32,
+    pub percent: u32,
     /// The pending ones by state; null in a list.
     #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<ProgressView>,
-    callback: Option<CallbackView>,
+    pub progress: Option<ProgressView>,
+    pub callback: Option<CallbackView>,
     /// Somebody wants what is left of it cancelled.
-    cancel_requested: bool,
-    created_at: DateTime<Utc>,
-    ended_at: Option<DateTime<Utc>>,
+    pub cancel_requested: bool,
+    pub created_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
 }
 
 /// The pending jobs of a batch.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = BatchProgress)]
-struct ProgressView {
-    scheduled: u32,
-    available: u32,
-    running: u32,
-    retryable: u32,
+pub struct ProgressView {
+    pub scheduled: u32,
+    pub available: u32,
+    pub running: u32,
+    pub retryable: u32,
 }
 
 /// The callback of a batch.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = BatchCallback)]
-struct CallbackView {
-    kind: String,
-    queue: String,
+pub struct CallbackView {
+    pub kind: String,
+    pub queue: String,
     /// Once the batch has ended.
     #[schema(value_type = Option<String>)]
-    id: Option<JobId>,
+    pub id: Option<JobId>,
 }
 
 impl BatchView {
@@ -127,9 +129,9 @@ impl BatchView {
         Self {
             id: record.id,
             state: if record.ended_at.is_some() {
-                "ended"
+                "ended".into()
             } else {
-                "running"
+                "running".into()
             },
             total: record.total,
             pending: record.pending(),
@@ -157,12 +159,12 @@ impl BatchView {
 }
 
 /// One page of batches, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct BatchPage {
-    batches: Vec<BatchView>,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct BatchPage {
+    pub batches: Vec<BatchView>,
     /// Ask for `after=<next>` to read on. Null: this was the last page.
     #[schema(value_type = Option<String>)]
-    next: Option<BatchId>,
+    pub next: Option<BatchId>,
 }
 
 /// Enqueue a batch with a callback
@@ -181,29 +183,21 @@ pub(crate) struct BatchPage {
         (status = 202, body = AcceptedView, description = "Accepted; `ids` in the order of `jobs`",
             headers(("Location" = String, description = "The batch's address"))),
         (status = 200, body = AcceptedView, description = "It stood already: `duplicate` is true"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, payload-too-large, batch-too-large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported-media-type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-        (status = 504, body = ProblemBody, content_type = "application/problem+json", description = "timed-out"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 413, description = "body-too-large, payload-too-large, batch-too-large"),
+        (status = 415, description = "unsupported-media-type"),
+        (status = 422, description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
+        (status = 504, description = "timed-out"),
+    ))]
 pub(crate) async fn create(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: GroupBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
+    let body: GroupBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
     let trace = traceparent(&request);
     let members = body.jobs.into_iter();
     let batch = BatchRequest {
@@ -214,6 +208,7 @@ pub(crate) async fn create(
     };
     let jobs = state.jobs.clone();
     let accepted = state
+        .http
         .on_runtime(async move { jobs.enqueue_batch(batch).await })
         .await?;
     let status = if accepted.duplicate {
@@ -239,26 +234,23 @@ pub(crate) async fn create(
     ),
     responses(
         (status = 200, body = BatchView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-id, invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "batch-not-found: unknown, or no longer kept"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-id, invalid-parameter"),
+        (status = 404, description = "batch-not-found: unknown, or no longer kept"),
+    ))]
 pub(crate) async fn show(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let id = batch_id(&request)?;
+    let id = path_id::<BatchId>(&request)?;
     let mut params = Params::of(&request, &["wait"]);
-    let wait = params.seconds("wait", state.max_wait).unwrap_or(Duration::ZERO);
+    let wait = params
+        .seconds("wait", state.http.max_wait)
+        .unwrap_or(Duration::ZERO);
     params.finish()?;
-    let (batches, stopping) = (state.jobs.batches(), state.stopping.clone());
+    let (batches, stopping) = (state.jobs.batches(), state.http.stopping.clone());
     let found = state
+        .http
         .on_runtime(async move {
             if !wait.is_zero() {
                 tokio::select! {
@@ -284,16 +276,11 @@ pub(crate) async fn show(
     ),
     responses(
         (status = 200, body = BatchPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-parameter, invalid-cursor"),
+    ))]
 pub(crate) async fn list(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let filter = filter(&request)?;
@@ -304,6 +291,7 @@ pub(crate) async fn list(
         ..filter
     };
     let mut found = state
+        .http
         .on_runtime(async move { batches.list(&filter).await })
         .await?;
     let more = found.len() > limit;
@@ -332,26 +320,21 @@ fn filter(request: &HttpRequest) -> Result<BatchFilter, Problem> {
     };
     params.finish()?;
     let after = cursor
-        .map(|text| {
-            text.parse::<BatchId>().map_err(|_| {
-                let reason = format!("{} is no cursor; use the `next` of the page before", quote(&text));
-                Problem::field(ProblemKind::InvalidCursor, "after", reason)
-            })
-        })
+        .map(|text| text.parse::<BatchId>().map_err(|_| bad_cursor(&text)))
         .transpose()?;
     Ok(BatchFilter { ended, after, limit })
 }
 
 /// What a cancellation has done.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = CancelledBatch)]
-pub(crate) struct CancelledView {
+pub struct CancelledView {
     /// Jobs that were cancelled, or asked to give way, by this request.
-    affected: u64,
+    pub affected: u64,
     /// False: it took its time; ask again for the rest.
-    finished: bool,
+    pub finished: bool,
     /// The batch as it stands now.
-    batch: BatchView,
+    pub batch: BatchView,
 }
 
 /// Cancel a batch
@@ -363,23 +346,23 @@ pub(crate) struct CancelledView {
     responses(
         (status = 200, body = CancelledView, description = "It has ended"),
         (status = 202, body = CancelledView, description = "Some of its jobs run, and have been asked to give way"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "batch-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "illegal-transition: it had ended before"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "batch-not-found"),
+        (status = 409, description = "illegal-transition: it had ended before"),
+    ))]
 pub(crate) async fn cancel(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (jobs, id, by) = (state.jobs.clone(), batch_id(&request)?, allowed.by(&request));
+    let (jobs, id, by) = (
+        state.jobs.clone(),
+        path_id::<BatchId>(&request)?,
+        allowed.by(&request),
+    );
     let cancelled = state
+        .http
         .on_runtime(async move { jobs.steer(&by).cancel_batch(id).await })
         .await?
         .ok_or_else(|| not_found(id))?;

@@ -2,46 +2,47 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_http::body::fields::Moment;
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::idempotency_key;
+use holdfast_http::params::{Params, path_name};
+use holdfast_http::problem::{Problem, ProblemKind, nothing_matched, quote};
+use holdfast_http::{Admin, Allowed};
 use holdfast_jobs::audit::AuditId;
 use holdfast_jobs::bulk::Done;
 use holdfast_jobs::{CancelFilter, State as JobState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::enqueue::idempotency_key;
-use super::fields::Moment;
-use super::queues::known_queue;
-use super::view::{JobView, ProblemBody};
-use crate::auth::{Admin, Allowed};
-use crate::body::json_body;
-use crate::params::{Params, path_name};
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::job_view::JobView;
+use crate::queues::known_queue;
+use crate::state::ControlState;
 
 /// Longest name in a filter, in bytes.
-pub(super) const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// What a bulk operation has done so far.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = BulkResult)]
-pub(crate) struct BulkView {
+pub struct BulkView {
     /// Its entry in the audit log.
     #[schema(value_type = Option<String>)]
-    pub(super) operation: Option<AuditId>,
+    pub operation: Option<AuditId>,
     /// How many were changed, by all calls under this `Idempotency-Key`.
-    pub(super) affected: u64,
+    pub affected: u64,
     /// How many matched and could not be changed: another job has the dead letter's `unique_key`.
-    pub(super) skipped: u64,
+    pub skipped: u64,
     /// About how many are left, up to 100,000.
-    pub(super) remaining: u64,
+    pub remaining: u64,
     /// False: ask again under the same `Idempotency-Key` to go on.
-    pub(super) finished: bool,
+    pub finished: bool,
     /// It was finished before; this request did nothing.
-    pub(super) duplicate: bool,
+    pub duplicate: bool,
 }
 
 impl BulkView {
-    pub(super) fn new(done: &Done, remaining: u64) -> Self {
+    pub(crate) fn new(done: &Done, remaining: u64) -> Self {
         Self {
             operation: done.operation,
             affected: done.affected,
@@ -54,18 +55,18 @@ impl BulkView {
 }
 
 /// What a bulk operation would do.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct BulkPreview {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct BulkPreview {
     /// Always true: nothing was changed.
-    pub(super) dry_run: bool,
+    pub dry_run: bool,
     /// How many match, up to 100,000.
-    pub(super) matched: u64,
+    pub matched: u64,
     /// Some of them.
-    pub(super) sample: Vec<JobView>,
+    pub sample: Vec<JobView>,
 }
 
 /// A name in a filter.
-pub(super) fn check_name(field: &str, name: Option<&String>) -> Result<(), Problem> {
+pub(crate) fn check_name(field: &str, name: Option<&String>) -> Result<(), Problem> {
     match name {
         Some(name) if name.is_empty() || name.len() > MAX_NAME => Err(Problem::field(
             ProblemKind::InvalidField,
@@ -76,45 +77,36 @@ pub(super) fn check_name(field: &str, name: Option<&String>) -> Result<(), Probl
     }
 }
 
-/// A filter that nothing matches is more often a mistake than a wish.
-pub(super) fn nothing_matched(what: &str) -> Problem {
-    Problem::field(
-        ProblemKind::NothingMatched,
-        "filter",
-        format!("no {what} matches; nothing was changed (ask with dry_run to see what would be)"),
-    )
-}
-
 /// Which jobs to cancel.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = CancelRequest, example = json!({"filter": {"queue": "default", "kind": "debug.sleep"}}))]
-pub(crate) struct CancelBody {
-    filter: Option<CancelFilterBody>,
+pub struct CancelBody {
+    pub filter: Option<CancelFilterBody>,
     /// True, in place of a filter: every job that has not ended.
     #[serde(default)]
-    all: bool,
+    pub all: bool,
     /// Only say how many.
     #[serde(default)]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 /// At least one of these.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = CancelFilter)]
-pub(crate) struct CancelFilterBody {
-    queue: Option<String>,
-    kind: Option<String>,
+pub struct CancelFilterBody {
+    pub queue: Option<String>,
+    pub kind: Option<String>,
     /// scheduled, available, retryable or running; left out: all of these.
     #[schema(value_type = Option<String>)]
-    state: Option<JobState>,
+    pub state: Option<JobState>,
     /// Accepted not before.
     #[schema(value_type = Option<String>, format = DateTime)]
-    from: Option<Moment>,
+    pub from: Option<Moment>,
     /// Accepted before.
     #[schema(value_type = Option<String>, format = DateTime)]
-    to: Option<Moment>,
+    pub to: Option<Moment>,
 }
 
 impl CancelBody {
@@ -164,31 +156,25 @@ impl CancelBody {
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
         (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "nothing-matched"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 404, description = "nothing-matched"),
+        (status = 422, description = "invalid-field, idempotency-key-reused"),
+    ))]
 pub(crate) async fn cancel(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: CancelBody = json_body(&request, payload, &state).await?;
+    let body: CancelBody = json_body(&request, payload, &state.http).await?;
     let dry_run = body.dry_run;
     let filter = body.filter()?;
     let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
     if dry_run {
         let counting = async move { jobs.steer(&by).count_cancellable(&filter).await };
-        let matched = state.on_runtime(counting).await?;
+        let matched = state.http.on_runtime(counting).await?;
         let preview = BulkPreview {
             dry_run,
             matched,
@@ -197,6 +183,7 @@ pub(crate) async fn cancel(
         return json(StatusCode::OK, &preview);
     }
     let (done, remaining) = state
+        .http
         .on_runtime(async move {
             let steering = jobs.steer(&by);
             let done = steering.cancel_many(&filter, key).await?;
@@ -215,28 +202,28 @@ pub(crate) async fn cancel(
 }
 
 /// A purge, and that it is meant.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PurgeRequest, example = json!({"confirm": "default"}))]
-pub(crate) struct PurgeBody {
+pub struct PurgeBody {
     /// The name of the queue, once more.
-    confirm: String,
+    pub confirm: String,
 }
 
 /// What a purge has done.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = PurgedQueue)]
-pub(crate) struct PurgedView {
-    name: String,
+pub struct PurgedView {
+    pub name: String,
     /// The entry in the audit log.
     #[schema(value_type = Option<String>)]
-    operation: Option<AuditId>,
+    pub operation: Option<AuditId>,
     /// Jobs of the ledger that were cancelled, by all calls under this `Idempotency-Key`.
-    cancelled: u64,
+    pub cancelled: u64,
     /// Jobs taken from the broker, by this call.
-    cancelled_on_broker: u64,
+    pub cancelled_on_broker: u64,
     /// False: ask again under the same `Idempotency-Key` to go on.
-    finished: bool,
+    pub finished: bool,
 }
 
 /// Purge a queue
@@ -252,20 +239,14 @@ pub(crate) struct PurgedView {
     ),
     responses(
         (status = 200, body = PurgedView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field: `confirm` does not name the queue; idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "unavailable: the database, or for a `redis` queue Redis"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 404, description = "queue-not-found"),
+        (status = 422, description = "invalid-field: `confirm` does not name the queue; idempotency-key-reused"),
+        (status = 503, description = "unavailable: the database, or for a `redis` queue Redis"),
+    ))]
 pub(crate) async fn purge(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
@@ -273,7 +254,7 @@ pub(crate) async fn purge(
     let name = path_name(&request);
     known_queue(&state, &name)?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: PurgeBody = json_body(&request, payload, &state).await?;
+    let body: PurgeBody = json_body(&request, payload, &state.http).await?;
     if body.confirm != name {
         let reason = format!(
             "must repeat the name of the queue to be purged, {}; it is {}",
@@ -284,6 +265,7 @@ pub(crate) async fn purge(
     }
     let (jobs, by, queue) = (state.jobs.clone(), allowed.by(&request), name.clone());
     let purged = state
+        .http
         .on_runtime(async move { jobs.steer(&by).purge(&queue, key).await })
         .await?;
     let view = PurgedView {

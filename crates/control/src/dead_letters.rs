@@ -3,6 +3,13 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::config::Durability;
+use holdfast_http::body::fields::Moment;
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::idempotency_key;
+use holdfast_http::params::{Params, path_id};
+use holdfast_http::problem::{Problem, ProblemKind, bad_cursor, nothing_matched};
+use holdfast_http::{Admin, Allowed, Read};
 use holdfast_jobs::bulk::Done;
 use holdfast_jobs::dead_letters::{DeadLetterFilter, DeadLetters, MAX_RATE, MIN_RATE, Redrive};
 use holdfast_jobs::ledger::{LedgerError, RetryReply};
@@ -11,15 +18,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::bulk::{BulkPreview, BulkView, MAX_NAME, check_name, nothing_matched};
-use super::enqueue::idempotency_key;
-use super::fields::{Attempts, Moment};
-use super::view::{JobView, ProblemBody};
-use crate::auth::{Admin, Allowed, Read};
-use crate::body::json_body;
-use crate::params::{Params, job_id};
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::bulk::{BulkPreview, BulkView, MAX_NAME, check_name};
+use crate::fields::Attempts;
+use crate::job_view::JobView;
+use crate::state::ControlState;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -40,12 +42,12 @@ const CHUNK: usize = 100;
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 /// One page of dead letters.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeadLetterPage {
-    dead_letters: Vec<JobView>,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterPage {
+    pub dead_letters: Vec<JobView>,
     /// Ask for `after=<next>` to read on. Null: this was the last page.
     #[schema(value_type = Option<String>)]
-    next: Option<JobId>,
+    pub next: Option<JobId>,
 }
 
 /// List dead letters
@@ -64,16 +66,11 @@ pub(crate) struct DeadLetterPage {
     ),
     responses(
         (status = 200, body = DeadLetterPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-parameter, invalid-cursor"),
+    ))]
 pub(crate) async fn list(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     const KNOWN: &[&str] = &["queue", "kind", "error", "from", "to", "after", "limit"];
@@ -89,22 +86,20 @@ pub(crate) async fn list(
     let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
     let cursor = params.text("after").map(ToOwned::to_owned);
     params.finish()?;
-    let after = cursor.map(|text| parse_cursor(&text)).transpose()?;
+    let after = cursor
+        .map(|text| text.parse::<JobId>().map_err(|_| bad_cursor(&text)))
+        .transpose()?;
     let letters = state.jobs.dead_letters();
     let mut page = state
+        .http
         .on_runtime(async move { page(&letters, &filter, after, limit).await })
         .await?;
     if !allowed.sees_secrets() {
-        page.dead_letters.iter_mut().for_each(JobView::redact);
+        page.dead_letters
+            .iter_mut()
+            .for_each(|job| job.redact(state.redactor));
     }
     json(StatusCode::OK, &page)
-}
-
-fn parse_cursor(text: &str) -> Result<JobId, Problem> {
-    text.parse().map_err(|_| {
-        let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
-        Problem::field(ProblemKind::InvalidCursor, "after", reason)
-    })
 }
 
 /// Reads chunks until the page is full of jobs, or of bytes.
@@ -148,25 +143,23 @@ async fn page(
     params(("id" = String, Path, description = "The job's id")),
     responses(
         (status = 200, body = JobView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "job-not-found: no dead letter has this id"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "job-not-found: no dead letter has this id"),
+    ))]
 pub(crate) async fn show(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (id, letters) = (job_id(&request)?, state.jobs.dead_letters());
-    let found = state.on_runtime(async move { letters.get(id).await }).await?;
+    let (id, letters) = (path_id::<JobId>(&request)?, state.jobs.dead_letters());
+    let found = state
+        .http
+        .on_runtime(async move { letters.get(id).await })
+        .await?;
     let mut view = JobView::new(found.ok_or_else(|| not_dead(id))?, Durability::Ledger);
     if !allowed.sees_secrets() {
-        view.redact();
+        view.redact(state.redactor);
     }
     json(StatusCode::OK, &view)
 }
@@ -178,68 +171,68 @@ fn not_dead(id: JobId) -> Problem {
 }
 
 /// Which dead letters to put back, and how. Exactly one of `id`, `ids`, `filter` and `all`.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RedriveRequest, example = json!({"filter": {"kind": "http.request", "error": "503"}, "rate": 50}))]
-pub(crate) struct RedriveBody {
+pub struct RedriveBody {
     #[schema(value_type = Option<String>)]
-    id: Option<JobId>,
+    pub id: Option<JobId>,
     /// Up to 1,000.
     #[schema(value_type = Option<Vec<String>>)]
-    ids: Option<Vec<JobId>>,
-    filter: Option<DeadLetterFilterBody>,
+    pub ids: Option<Vec<JobId>>,
+    pub filter: Option<DeadLetterFilterBody>,
     /// True: every dead letter there is.
     #[serde(default)]
-    all: bool,
+    pub all: bool,
     /// Only say how many, and show some.
     #[serde(default)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Jobs a second: they become due one after another. Left out: all of them now.
     #[schema(minimum = 0.01, maximum = 1_000_000)]
-    rate: Option<f64>,
+    pub rate: Option<f64>,
     /// Further attempts that each gets; 4 if left out.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 100)]
-    attempts: Option<Attempts>,
+    pub attempts: Option<Attempts>,
     /// Another payload, which the kind must accept. Only with `id`.
     #[schema(value_type = Option<Value>)]
-    payload: Option<Box<RawValue>>,
+    pub payload: Option<Box<RawValue>>,
 }
 
 /// Which dead letters to delete. Exactly one of `id`, `ids`, `filter` and `all`.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DeleteRequest, example = json!({"filter": {"queue": "events", "to": "2030-01-01T00:00:00Z"}}))]
-pub(crate) struct DeleteBody {
+pub struct DeleteBody {
     #[schema(value_type = Option<String>)]
-    id: Option<JobId>,
+    pub id: Option<JobId>,
     /// Up to 1,000.
     #[schema(value_type = Option<Vec<String>>)]
-    ids: Option<Vec<JobId>>,
-    filter: Option<DeadLetterFilterBody>,
+    pub ids: Option<Vec<JobId>>,
+    pub filter: Option<DeadLetterFilterBody>,
     /// True: every dead letter there is.
     #[serde(default)]
-    all: bool,
+    pub all: bool,
     /// Only say how many, and show some.
     #[serde(default)]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 /// At least one of these.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DeadLetterFilter)]
-pub(crate) struct DeadLetterFilterBody {
-    queue: Option<String>,
-    kind: Option<String>,
+pub struct DeadLetterFilterBody {
+    pub queue: Option<String>,
+    pub kind: Option<String>,
     /// A piece of any of the errors' messages; case does not matter.
     #[schema(max_length = 500)]
-    error: Option<String>,
+    pub error: Option<String>,
     /// Discarded not before.
     #[schema(value_type = Option<String>, format = DateTime)]
-    from: Option<Moment>,
+    pub from: Option<Moment>,
     /// Discarded before.
     #[schema(value_type = Option<String>, format = DateTime)]
-    to: Option<Moment>,
+    pub to: Option<Moment>,
 }
 
 /// Which dead letters a request means.
@@ -316,28 +309,20 @@ impl DeadLetterFilterBody {
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
         (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "job-not-found (with `id`), nothing-matched"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "illegal-transition: the job is no dead letter, or another one has its unique_key (with `id`)"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, invalid-payload, payload-too-deep, unknown-kind, idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 404, description = "job-not-found (with `id`), nothing-matched"),
+        (status = 409, description = "illegal-transition: the job is no dead letter, or another one has its unique_key (with `id`)"),
+        (status = 422, description = "invalid-field, invalid-payload, payload-too-deep, unknown-kind, idempotency-key-reused"),
+    ))]
 pub(crate) async fn redrive(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: RedriveBody = json_body(&request, payload, &state).await?;
+    let body: RedriveBody = json_body(&request, payload, &state.http).await?;
     let rate = checked_rate(body.rate)?;
     let selection = selection(body.id, body.ids, body.filter, body.all)?;
     if body.payload.is_some() && selection.one.is_none() {
@@ -350,6 +335,7 @@ pub(crate) async fn redrive(
     }
     let (edited, attempts) = (body.payload, body.attempts.map(|attempts| attempts.0));
     let view = state
+        .http
         .on_runtime(async move {
             let steering = jobs.steer(&by);
             let payload = match (edited, selection.one) {
@@ -394,34 +380,27 @@ fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
         (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "job-not-found (with `id`), nothing-matched"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "illegal-transition: the job is no dead letter (with `id`)"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 404, description = "job-not-found (with `id`), nothing-matched"),
+        (status = 409, description = "illegal-transition: the job is no dead letter (with `id`)"),
+        (status = 422, description = "invalid-field, idempotency-key-reused"),
+    ))]
 pub(crate) async fn delete(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: DeleteBody = json_body(&request, payload, &state).await?;
+    let body: DeleteBody = json_body(&request, payload, &state.http).await?;
     let selection = selection(body.id, body.ids, body.filter, body.all)?;
     if body.dry_run {
         return preview(&state, selection.filter).await;
     }
     let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
     let view = state
+        .http
         .on_runtime(async move {
             let done = jobs
                 .steer(&by)
@@ -433,9 +412,10 @@ pub(crate) async fn delete(
     json(StatusCode::OK, &view)
 }
 
-async fn preview(state: &State, filter: DeadLetterFilter) -> Result<HttpResponse, Problem> {
+async fn preview(state: &ControlState, filter: DeadLetterFilter) -> Result<HttpResponse, Problem> {
     let letters = state.jobs.dead_letters();
     let (matched, sample) = state
+        .http
         .on_runtime(
             async move { tokio::try_join!(letters.count(&filter), letters.list(&filter, None, SAMPLE)) },
         )

@@ -1,74 +1,121 @@
 //! Accepting jobs: one by one, or a batch.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_jobs::enqueue::JobRequest;
-use serde::Deserialize;
+use holdfast_http::Problem;
+use holdfast_http::body::fields::{Moment, Seconds};
+use holdfast_http::body::{BodySize, json_body_of};
+use holdfast_http::json;
+use holdfast_http::params::{Params, idempotency_key, traceparent};
+use holdfast_http::{Allowed, Produce};
+use holdfast_jobs::enqueue::{Enqueued, JobRequest};
+use holdfast_jobs::{JobId, State};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::IDEMPOTENCY_KEY;
-use super::fields::{Attempts, Moment, Seconds, Urgency};
-use super::view::{AcceptedBatch, AcceptedJob, ProblemBody};
-use crate::auth::{Allowed, Caller, Produce};
-use crate::body::{BodySize, json_body_of};
-use crate::params::{Params, traceparent};
-use crate::problem::{Problem, ProblemKind};
-use crate::state::{State, json};
-
-/// Longest `Idempotency-Key`, in bytes. It is stored behind the name of the caller.
-const MAX_IDEMPOTENCY_KEY: usize = 200;
+use crate::fields::{Attempts, Urgency};
+use crate::job_view::durability_name;
+use crate::state::ControlState;
 
 /// Most jobs that are even parsed, whatever the configuration allows: memory is bounded before it is asked for.
 const MOST_JOBS: usize = 100_000;
 
+/// An accepted job.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AcceptedJob {
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    pub id: JobId,
+    pub kind: String,
+    pub queue: String,
+    #[schema(value_type = String, example = "available")]
+    pub state: State,
+    /// `ledger`: committed in SQL. `redis`: on the broker.
+    #[schema(value_type = String, example = "ledger")]
+    pub durability: Cow<'static, str>,
+    /// It stood already, under the same key; `id` is the first one's.
+    pub duplicate: bool,
+}
+
+impl From<Enqueued> for AcceptedJob {
+    fn from(job: Enqueued) -> Self {
+        Self {
+            id: job.id,
+            kind: job.kind,
+            queue: job.queue,
+            state: job.state,
+            durability: durability_name(job.durability).into(),
+            duplicate: job.duplicate,
+        }
+    }
+}
+
+/// An accepted batch.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AcceptedBatch {
+    pub accepted: usize,
+    /// In the order of the request's `jobs`.
+    #[schema(value_type = Vec<String>)]
+    pub ids: Vec<JobId>,
+}
+
+impl From<Vec<Enqueued>> for AcceptedBatch {
+    fn from(jobs: Vec<Enqueued>) -> Self {
+        Self {
+            accepted: jobs.len(),
+            ids: jobs.into_iter().map(|job| job.id).collect(),
+        }
+    }
+}
+
 /// A job as its producer words it.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewJob, example = json!({"kind": "debug.echo", "payload": {"message": "hello"}}))]
-pub(crate) struct JobBody {
+pub struct JobBody {
     /// What kind of work it is; the registry of the server names every kind.
-    pub(crate) kind: String,
+    pub kind: String,
     /// What the kind needs to do it. Kept as it was written.
     #[schema(value_type = Value)]
-    pub(crate) payload: Box<RawValue>,
+    pub payload: Box<RawValue>,
     /// Left out: the kind's own queue.
-    pub(crate) queue: Option<String>,
+    pub queue: Option<String>,
     /// Not before this moment (RFC 3339). A time that has passed means now, and is stored so. Not together with
     /// `delay_seconds`.
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub(crate) run_at: Option<Moment>,
+    pub run_at: Option<Moment>,
     /// Not before so many seconds from now, by the database's clock.
     #[schema(value_type = Option<f64>, minimum = 0)]
-    pub(crate) delay_seconds: Option<Seconds>,
+    pub delay_seconds: Option<Seconds>,
     /// Left out: `normal`.
     #[schema(value_type = Option<String>, pattern = "^(high|normal|low)$")]
-    pub(crate) priority: Option<Urgency>,
+    pub priority: Option<Urgency>,
     /// Executions at most, the first included. Left out: the kind's own, or the configured default.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 100)]
-    pub(crate) max_attempts: Option<Attempts>,
+    pub max_attempts: Option<Attempts>,
     /// Longest one attempt may take; above 0, a day at most.
     #[schema(value_type = Option<f64>, minimum = 0, maximum = 86400)]
-    pub(crate) timeout_seconds: Option<Seconds>,
+    pub timeout_seconds: Option<Seconds>,
     /// While a job of this kind with this key waits or runs, another one is answered with the first.
     #[schema(max_length = 255)]
-    pub(crate) unique_key: Option<String>,
+    pub unique_key: Option<String>,
     /// Whose place and tokens it takes in a queue with limits by key: a customer's, say.
     #[schema(max_length = 255)]
-    pub(crate) limit_key: Option<String>,
+    pub limit_key: Option<String>,
     /// What is enqueued when it completes, in the same transaction; it may have a `then` of its own, ten in all. Not if the
     /// job is discarded or cancelled. `delay_seconds` counts from the completion, and there is no `run_at`. Handlers written in Rust are told what the job
     /// before returned.
     #[schema(value_type = Option<Value>)]
-    pub(crate) then: Option<Box<JobBody>>,
+    pub then: Option<Box<JobBody>>,
 }
 
 impl JobBody {
-    pub(super) fn into_request(
+    pub(crate) fn into_request(
         self,
         idempotency_key: Option<String>,
         traceparent: Option<String>,
@@ -91,18 +138,18 @@ impl JobBody {
 }
 
 /// Many jobs, accepted all or not at all.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewBatch)]
-pub(crate) struct BatchBody {
+pub struct BatchBody {
     /// Up to 10,000, unless the server is configured otherwise.
     #[serde(deserialize_with = "bounded")]
     #[schema(min_items = 1)]
-    pub(crate) jobs: Vec<JobBody>,
+    pub jobs: Vec<JobBody>,
 }
 
 /// A list that is refused before it fills the memory.
-pub(super) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JobBody>, D::Error> {
+pub(crate) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JobBody>, D::Error> {
     struct Jobs;
 
     impl<'de> Visitor<'de> for Jobs {
@@ -145,31 +192,23 @@ pub(super) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
         (status = 202, body = AcceptedJob, description = "Accepted",
             headers(("Location" = String, description = "The job's address"))),
         (status = 200, body = AcceptedJob, description = "It stood already: `duplicate` is true"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, payload-too-large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported-media-type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep, \
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 413, description = "body-too-large, payload-too-large"),
+        (status = 415, description = "unsupported-media-type"),
+        (status = 422, description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep, \
                            idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "unavailable: no store can take the job; see Retry-After"),
-        (status = 504, body = ProblemBody, content_type = "application/problem+json", description = "timed-out"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 503, description = "unavailable: no store can take the job; see Retry-After"),
+        (status = 504, description = "timed-out"),
+    ))]
 pub(crate) async fn one(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: JobBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
+    let body: JobBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
     let job = state
         .jobs
         .enqueue_request(body.into_request(key, traceparent(&request)))
@@ -199,29 +238,21 @@ pub(crate) async fn one(
     responses(
         (status = 202, body = AcceptedBatch, description = "All accepted; `ids` in the order of `jobs`"),
         (status = 200, body = AcceptedBatch, description = "They stood already, all of them"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, payload-too-large, batch-too-large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported-media-type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-        (status = 504, body = ProblemBody, content_type = "application/problem+json", description = "timed-out"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 413, description = "body-too-large, payload-too-large, batch-too-large"),
+        (status = 415, description = "unsupported-media-type"),
+        (status = 422, description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
+        (status = 504, description = "timed-out"),
+    ))]
 pub(crate) async fn batch(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?;
-    let body: BatchBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
+    let body: BatchBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
     let trace = traceparent(&request);
     let requests: Vec<JobRequest> = (0..)
         .zip(body.jobs)
@@ -232,6 +263,7 @@ pub(crate) async fn batch(
         .collect();
     let jobs = state.jobs.clone();
     let accepted = state
+        .http
         .on_runtime(async move { jobs.enqueue_requests_under_one_key(requests).await })
         .await?;
     let repeated = accepted.iter().all(|job| job.duplicate);
@@ -241,41 +273,4 @@ pub(crate) async fn batch(
         StatusCode::ACCEPTED
     };
     json(status, &AcceptedBatch::from(accepted))
-}
-
-/// As the client words it.
-pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Problem> {
-    let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        let reason = "given more than once: which of them makes a repetition harmless cannot be told";
-        return Err(Problem::field(
-            ProblemKind::InvalidHeader,
-            IDEMPOTENCY_KEY,
-            reason,
-        ));
-    }
-    value
-        .to_str()
-        .ok()
-        .filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()))
-        .map(Some)
-        .ok_or_else(|| {
-            let reason = format!("must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
-            Problem::field(ProblemKind::InvalidHeader, IDEMPOTENCY_KEY, reason)
-        })
-}
-
-/// Keys are stored behind their caller's name, which holds neither `/` nor `#`: no two callers' keys, and no batch's
-/// and job's, are ever the same.
-impl Caller {
-    pub(super) fn job_key(&self, key: &str) -> String {
-        format!("{self}/{key}")
-    }
-
-    fn batch_key(&self, key: &str, index: usize) -> String {
-        format!("{self}#{index}/{key}")
-    }
 }

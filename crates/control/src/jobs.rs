@@ -5,14 +5,17 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::config::Durability;
+use holdfast_http::json;
+use holdfast_http::params::{Params, path_id};
+use holdfast_http::problem::{Problem, ProblemKind, bad_cursor};
+use holdfast_http::{Allowed, Produce, Read};
 use holdfast_jobs::ledger::{CancelReply, JobFilter, JobRecord, LedgerError, RetryReply};
 use holdfast_jobs::{BatchId, JobId, Jobs, State as JobState};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::view::{JobPage, JobView, ProblemBody, SteeredJob};
-use crate::auth::{Allowed, Produce, Read};
-use crate::params::{Params, job_id};
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::job_view::JobView;
+use crate::state::ControlState;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -26,6 +29,25 @@ const CHUNK: usize = 100;
 /// A page that holds so many bytes of payloads, results and errors ends early; the next one goes on.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
+/// One page of jobs, newest first.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct JobPage {
+    pub jobs: Vec<JobView>,
+    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    #[schema(value_type = Option<String>)]
+    pub next: Option<JobId>,
+}
+
+/// What became of a request to cancel or retry.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SteeredJob {
+    #[schema(value_type = String)]
+    pub id: JobId,
+    /// The job's state now. `running` after a cancellation: it has been asked to give way.
+    #[schema(value_type = String, example = "cancelled")]
+    pub state: JobState,
+}
+
 /// Show a job
 ///
 /// With `wait` the answer comes when the job is final, or as it stands after so many seconds.
@@ -37,26 +59,23 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
     ),
     responses(
         (status = 200, body = JobView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-id, invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "job-not-found: unknown, or no longer kept"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-id, invalid-parameter"),
+        (status = 404, description = "job-not-found: unknown, or no longer kept"),
+    ))]
 pub(crate) async fn show(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let id = job_id(&request)?;
+    let id = path_id::<JobId>(&request)?;
     let mut params = Params::of(&request, &["wait"]);
-    let wait = params.seconds("wait", state.max_wait).unwrap_or(Duration::ZERO);
+    let wait = params
+        .seconds("wait", state.http.max_wait)
+        .unwrap_or(Duration::ZERO);
     params.finish()?;
-    let (jobs, stopping) = (state.jobs.clone(), state.stopping.clone());
+    let (jobs, stopping) = (state.jobs.clone(), state.http.stopping.clone());
     let found = state
+        .http
         .on_runtime(async move {
             let found = tokio::select! {
                 found = look(&jobs, id, wait) => found?,
@@ -70,7 +89,7 @@ pub(crate) async fn show(
         .await?;
     let mut found = found.ok_or_else(|| not_found(id))?;
     if !allowed.sees_secrets() {
-        found.redact();
+        found.redact(state.redactor);
     }
     json(StatusCode::OK, &found)
 }
@@ -113,23 +132,21 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
     ),
     responses(
         (status = 200, body = JobPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-parameter, invalid-cursor"),
+    ))]
 pub(crate) async fn list(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let filter = filter(&request)?;
     let jobs = state.jobs.clone();
-    let mut page = state.on_runtime(async move { page(&jobs, filter).await }).await?;
+    let mut page = state
+        .http
+        .on_runtime(async move { page(&jobs, filter).await })
+        .await?;
     if !allowed.sees_secrets() {
-        page.jobs.iter_mut().for_each(JobView::redact);
+        page.jobs.iter_mut().for_each(|job| job.redact(state.redactor));
     }
     json(StatusCode::OK, &page)
 }
@@ -163,11 +180,6 @@ fn name(params: &mut Params, parameter: &str) -> Option<String> {
         return None;
     }
     Some(text)
-}
-
-fn bad_cursor(text: &str) -> Problem {
-    let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
-    Problem::field(ProblemKind::InvalidCursor, "after", reason)
 }
 
 /// Reads chunks until the page is full of jobs, or of bytes.
@@ -214,23 +226,23 @@ async fn page(jobs: &Jobs, filter: JobFilter) -> Result<JobPage, LedgerError> {
     responses(
         (status = 200, body = SteeredJob, description = "It will never run"),
         (status = 202, body = SteeredJob, description = "It runs, and has been asked to give way"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "job-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "illegal-transition: it has ended"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "job-not-found"),
+        (status = 409, description = "illegal-transition: it has ended"),
+    ))]
 pub(crate) async fn cancel(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (jobs, id, by) = (state.jobs.clone(), job_id(&request)?, allowed.by(&request));
+    let (jobs, id, by) = (
+        state.jobs.clone(),
+        path_id::<JobId>(&request)?,
+        allowed.by(&request),
+    );
     let reply = state
+        .http
         .on_runtime(async move { jobs.steer(&by).cancel(id).await })
         .await?;
     match reply.ok_or_else(|| not_found(id))? {
@@ -263,23 +275,23 @@ pub(crate) async fn cancel(
     params(("id" = String, Path, description = "The job's id")),
     responses(
         (status = 200, body = SteeredJob, description = "It is available"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "job-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "illegal-transition: it is running, completed or cancelled, or its unique key is taken"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "job-not-found"),
+        (status = 409, description = "illegal-transition: it is running, completed or cancelled, or its unique key is taken"),
+    ))]
 pub(crate) async fn retry(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (jobs, id, by) = (state.jobs.clone(), job_id(&request)?, allowed.by(&request));
+    let (jobs, id, by) = (
+        state.jobs.clone(),
+        path_id::<JobId>(&request)?,
+        allowed.by(&request),
+    );
     let reply = state
+        .http
         .on_runtime(async move { jobs.steer(&by).retry(id).await })
         .await?;
     match reply.ok_or_else(|| not_found(id))? {

@@ -1,31 +1,32 @@
 //! The kinds that this server knows, with the retry policy that counts for each.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_http::Problem;
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::{Allowed, Read};
 use holdfast_jobs::{Jobs, Kind, RetryPolicy};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::view::ProblemBody;
-use crate::auth::{Allowed, Read};
-use crate::params::Params;
-use crate::problem::Problem;
-use crate::state::{State, json};
+use crate::state::ControlState;
 
 /// How often a job is tried, and how long it rests in between.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = RetryPolicy)]
-pub(crate) struct PolicyView {
+pub struct PolicyView {
     /// Executions at most, the first included.
-    max_attempts: u32,
+    pub max_attempts: u32,
     /// Longest rest after the first failure, doubled after each further one.
-    base_seconds: f64,
+    pub base_seconds: f64,
     /// Longest rest at all.
-    cap_seconds: f64,
+    pub cap_seconds: f64,
     /// Each rest is drawn evenly from zero to its longest.
-    jitter: bool,
+    pub jitter: bool,
 }
 
 impl From<RetryPolicy> for PolicyView {
@@ -40,18 +41,18 @@ impl From<RetryPolicy> for PolicyView {
 }
 
 /// A kind of job.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Kind)]
-pub(crate) struct KindView {
-    kind: &'static str,
+pub struct KindView {
+    pub kind: Cow<'static, str>,
     /// Where its jobs go unless they say otherwise.
-    queue: &'static str,
+    pub queue: Cow<'static, str>,
     /// Longest one attempt may take, unless a job says otherwise.
-    timeout_seconds: f64,
+    pub timeout_seconds: f64,
     /// What counts for its jobs on its own queue, unless they say otherwise.
-    retry: PolicyView,
+    pub retry: PolicyView,
     /// What counts instead on queues that have a policy of their own.
-    retry_on: BTreeMap<String, PolicyView>,
+    pub retry_on: BTreeMap<String, PolicyView>,
 }
 
 impl KindView {
@@ -62,8 +63,8 @@ impl KindView {
             .keys()
             .filter(|queue| jobs.retries().is_overruled_on(queue) && *queue != kind.queue);
         Self {
-            kind: kind.name,
-            queue: kind.queue,
+            kind: kind.name.into(),
+            queue: kind.queue.into(),
             timeout_seconds: kind.timeout.unwrap_or(jobs.default_timeout()).as_secs_f64(),
             retry: policy(kind.queue),
             retry_on: overruling.map(|queue| (queue.clone(), policy(queue))).collect(),
@@ -72,9 +73,9 @@ impl KindView {
 }
 
 /// Every kind.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct KindList {
-    kinds: Vec<KindView>,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct KindList {
+    pub kinds: Vec<KindView>,
 }
 
 /// List kinds
@@ -84,15 +85,11 @@ pub(crate) struct KindList {
 #[utoipa::path(get, path = "/v1/kinds", tag = "kinds", operation_id = "list_kinds",
     responses(
         (status = 200, body = KindList),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "unavailable: the API key cannot be looked up"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 503, description = "unavailable: the API key cannot be looked up"),
+    ))]
 pub(crate) async fn list(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;

@@ -1,27 +1,33 @@
 //! What bounds a queue over all of its workers, changed while it runs.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::config::{Durability, Rate, check_max_running};
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::{Params, path_name};
+use holdfast_http::{Admin, Allowed};
+use holdfast_http::{Problem, ProblemKind};
 use holdfast_jobs::limits::{LimitsInForce, QueueLimits};
 use serde::de::{Deserializer, Error, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::queues::known_queue;
-use super::view::ProblemBody;
-use crate::auth::{Admin, Allowed};
-use crate::body::json_body;
-use crate::params::{Params, path_name};
-use crate::problem::{Problem, ProblemKind};
-use crate::responses::Cached;
-use crate::state::{State, json};
+use crate::queues::{self, known_queue};
+use crate::state::ControlState;
 
 /// A number of places, never zero.
 #[derive(Debug, Clone, Copy)]
-struct Places(u32);
+pub struct Places(pub u32);
+
+impl Serialize for Places {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
 
 impl<'de> Deserialize<'de> for Places {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -44,23 +50,23 @@ impl<'de> Deserialize<'de> for Places {
 }
 
 /// The limits that shall hold, all of them: what is left out or null is not limited.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewQueueLimits, example = json!({"key_max_running": 1, "rate": "100/60s"}))]
-pub(crate) struct LimitsBody {
+pub struct LimitsBody {
     /// Jobs of the queue that run at once, over all workers.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
-    max_running: Option<Places>,
+    pub max_running: Option<Places>,
     /// Jobs of the queue that start in a time, over all workers: `100/60s` is at most 100 at once, and 100 a minute over a
     /// longer time.
     #[schema(value_type = Option<String>, example = "100/60s")]
-    rate: Option<Rate>,
+    pub rate: Option<Rate>,
     /// Jobs that run at once for each `limit_key`.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
-    key_max_running: Option<Places>,
+    pub key_max_running: Option<Places>,
     /// Jobs that start in a time for each `limit_key`.
     #[schema(value_type = Option<String>, example = "10/1s")]
-    key_rate: Option<Rate>,
+    pub key_rate: Option<Rate>,
 }
 
 impl From<LimitsBody> for QueueLimits {
@@ -75,15 +81,15 @@ impl From<LimitsBody> for QueueLimits {
 }
 
 /// The limits that hold for a queue. Null: no limit.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = QueueLimits)]
-pub(crate) struct LimitsView {
-    max_running: Option<u32>,
-    rate: Option<String>,
-    key_max_running: Option<u32>,
-    key_rate: Option<String>,
+pub struct LimitsView {
+    pub max_running: Option<u32>,
+    pub rate: Option<String>,
+    pub key_max_running: Option<u32>,
+    pub key_rate: Option<String>,
     /// `api`: set over the API, in place of the configured ones. `configuration`: as the workers were configured.
-    source: &'static str,
+    pub source: Cow<'static, str>,
 }
 
 impl From<LimitsInForce> for LimitsView {
@@ -100,19 +106,19 @@ impl From<LimitsInForce> for LimitsView {
             key_max_running,
             key_rate: key_rate.map(|rate| rate.to_string()),
             source: if limits.overridden.is_some() {
-                "api"
+                "api".into()
             } else {
-                "configuration"
+                "configuration".into()
             },
         }
     }
 }
 
 /// What became of a request to limit.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct LimitedQueue {
-    name: String,
-    limits: LimitsView,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct LimitedQueue {
+    pub name: String,
+    pub limits: LimitsView,
 }
 
 /// Limit a queue
@@ -125,26 +131,21 @@ pub(crate) struct LimitedQueue {
     params(("name" = String, Path, description = "A queue that the configuration names")),
     responses(
         (status = 200, body = LimitedQueue),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body-too-large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported-media-type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 404, description = "queue-not-found"),
+        (status = 413, description = "body-too-large"),
+        (status = 415, description = "unsupported-media-type"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn set(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let name = path_name(&request);
-    let body: LimitsBody = json_body(&request, payload, &state).await?;
+    let body: LimitsBody = json_body(&request, payload, &state.http).await?;
     known_queue(&state, &name)?;
     let limits = QueueLimits::from(body);
     check_durability(&state, &name, &limits)?;
@@ -158,15 +159,11 @@ pub(crate) async fn set(
     params(("name" = String, Path, description = "A queue that the configuration names")),
     responses(
         (status = 200, body = LimitedQueue),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "queue-not-found"),
+    ))]
 pub(crate) async fn unset(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
@@ -176,7 +173,7 @@ pub(crate) async fn unset(
 }
 
 /// Jobs on the broker pass by every limit. Where the configuration names limits, new jobs go to the ledger.
-fn check_durability(state: &State, name: &str, limits: &QueueLimits) -> Result<(), Problem> {
+fn check_durability(state: &ControlState, name: &str, limits: &QueueLimits) -> Result<(), Problem> {
     let bypassed = state
         .jobs
         .queues()
@@ -192,20 +189,21 @@ fn check_durability(state: &State, name: &str, limits: &QueueLimits) -> Result<(
 
 async fn apply(
     allowed: &Allowed<Admin>,
-    state: &State,
+    state: &ControlState,
     request: &HttpRequest,
     name: String,
     limits: Option<QueueLimits>,
 ) -> Result<HttpResponse, Problem> {
     let (jobs, by, queue) = (state.jobs.clone(), allowed.by(request), name.clone());
     let in_force = state
+        .http
         .on_runtime(async move {
             jobs.steer(&by).limit(&queue, limits.as_ref()).await?;
             Ok::<_, holdfast_jobs::ledger::LedgerError>(jobs.limits().all().await?.remove(&queue))
         })
         .await?
         .unwrap_or_default();
-    state.responses.forget(Cached::Queues).await;
+    state.http.responses.forget(&queues::CACHED).await;
     json(
         StatusCode::OK,
         &LimitedQueue {

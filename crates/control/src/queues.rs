@@ -1,18 +1,141 @@
-//! Queues and the workers that serve them.
+//! Queues: counted, paused, resumed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_cache::{Class, Namespace};
+use holdfast_core::config::Durability;
+use holdfast_http::json;
+use holdfast_http::params::{Params, path_name};
+use holdfast_http::problem::{Problem, ProblemKind, quote};
+use holdfast_http::responses::{CachedRoute, Lifetime};
+use holdfast_http::{Admin, Allowed, Read};
 use holdfast_jobs::audit::By;
-use holdfast_jobs::ledger::{LedgerError, WorkerRecord};
+use holdfast_jobs::ledger::{LedgerError, QueueStats, WorkerQueueStats};
+use holdfast_jobs::limits::LimitsInForce;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::view::{ProblemBody, QueueList, QueueView, RateView, SteeredQueue, WorkerList, WorkerView};
-use crate::auth::{Admin, Allowed, Read};
-use crate::params::{Params, path_name};
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::responses::Cached;
-use crate::state::{State, json};
+use crate::job_view::durability_name;
+use crate::limits::LimitsView;
+use crate::state::ControlState;
+use crate::workers::is_alive;
+
+/// The cached answers of `GET /v1/queues`.
+pub(crate) const CACHED: CachedRoute = CachedRoute {
+    namespace: Namespace::raw(Class::ApiResponse, "queue-list", 1),
+    lifetime: Lifetime::List,
+};
+
+/// One queue, counted.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Queue)]
+pub struct QueueView {
+    pub name: String,
+    /// `ledger` or `redis`; null: it holds jobs but the configuration no longer names it.
+    #[schema(value_type = Option<String>)]
+    pub durability: Option<Cow<'static, str>>,
+    pub paused: bool,
+    pub depth: DepthView,
+    /// How long the oldest job that is due has waited.
+    pub oldest_age_seconds: f64,
+    /// How long the due jobs would take at the present rate; null while nothing is done. What the limits allow is in it, what is
+    /// yet to come is not.
+    pub drain_seconds: Option<f64>,
+    /// What the workers that are alive do with this queue.
+    pub rates: RateView,
+    pub limits: LimitsView,
+}
+
+/// Jobs by state. Completed and cancelled ones are not counted: there may be millions.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = QueueDepth)]
+pub struct DepthView {
+    pub available: u64,
+    pub scheduled: u64,
+    pub retryable: u64,
+    pub running: u64,
+    pub discarded: u64,
+}
+
+/// Sums over the workers that are alive.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[schema(as = QueueRates)]
+pub struct RateView {
+    pub workers: usize,
+    /// Outcomes a second since the workers' last heartbeats.
+    pub per_second: f64,
+    /// Since the workers started.
+    pub completed: u64,
+    pub failed: u64,
+}
+
+impl RateView {
+    pub(crate) fn add(&mut self, stats: &WorkerQueueStats) {
+        self.workers += 1;
+        self.per_second += stats.per_second;
+        self.completed += stats.completed;
+        self.failed += stats.failed;
+    }
+
+    /// `None`: nothing is done, so nobody can tell.
+    fn drain_seconds(&self, available: u64) -> Option<f64> {
+        if available == 0 {
+            return Some(0.0);
+        }
+        (self.per_second > 0.0).then(|| available as f64 / self.per_second)
+    }
+}
+
+impl QueueView {
+    pub(crate) fn new(
+        stats: QueueStats,
+        durability: Option<Durability>,
+        rates: RateView,
+        limits: LimitsInForce,
+    ) -> Self {
+        let QueueStats {
+            queue,
+            paused,
+            available,
+            scheduled,
+            retryable,
+            running,
+            discarded,
+            oldest_age_seconds,
+        } = stats;
+        Self {
+            name: queue,
+            durability: durability.map(|durability| durability_name(durability).into()),
+            paused,
+            depth: DepthView {
+                available,
+                scheduled,
+                retryable,
+                running,
+                discarded,
+            },
+            oldest_age_seconds,
+            drain_seconds: rates.drain_seconds(available),
+            rates,
+            limits: limits.into(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct QueueList {
+    pub queues: Vec<QueueView>,
+}
+
+/// What became of a request to pause or resume.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SteeredQueue {
+    pub name: String,
+    pub paused: bool,
+}
 
 /// List queues
 ///
@@ -20,14 +143,10 @@ use crate::state::{State, json};
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
     responses(
         (status = 200, body = QueueList),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+    ))]
 pub(crate) async fn list(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
@@ -51,9 +170,7 @@ pub(crate) async fn list(
             queues: queues.collect(),
         })
     };
-    state
-        .cached(&request, allowed.caller(), Cached::Queues, list)
-        .await
+    state.http.cached(&request, allowed.caller(), &CACHED, list).await
 }
 
 /// Pause a queue
@@ -63,15 +180,11 @@ pub(crate) async fn list(
     params(("name" = String, Path, description = "A queue that the configuration names")),
     responses(
         (status = 200, body = SteeredQueue),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "queue-not-found"),
+    ))]
 pub(crate) async fn pause(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
@@ -83,25 +196,22 @@ pub(crate) async fn pause(
     params(("name" = String, Path, description = "A queue that the configuration names")),
     responses(
         (status = 200, body = SteeredQueue),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "queue-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "queue-not-found"),
+    ))]
 pub(crate) async fn resume(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     steer(&state, allowed.by(&request), path_name(&request), false).await
 }
 
-async fn steer(state: &State, by: By, name: String, paused: bool) -> Result<HttpResponse, Problem> {
+async fn steer(state: &ControlState, by: By, name: String, paused: bool) -> Result<HttpResponse, Problem> {
     known_queue(state, &name)?;
     let (jobs, queue) = (state.jobs.clone(), name.clone());
     state
+        .http
         .on_runtime(async move {
             if paused {
                 jobs.steer(&by).pause(&queue).await
@@ -110,12 +220,12 @@ async fn steer(state: &State, by: By, name: String, paused: bool) -> Result<Http
             }
         })
         .await?;
-    state.responses.forget(Cached::Queues).await;
+    state.http.responses.forget(&CACHED).await;
     json(StatusCode::OK, &SteeredQueue { name, paused })
 }
 
 /// Only a queue that the configuration names can be steered.
-pub(super) fn known_queue(state: &State, name: &str) -> Result<(), Problem> {
+pub(crate) fn known_queue(state: &ControlState, name: &str) -> Result<(), Problem> {
     if !state.jobs.queues().contains_key(name) {
         let known: Vec<_> = state.jobs.queues().keys().map(String::as_str).collect();
         let reason = format!(
@@ -126,40 +236,4 @@ pub(super) fn known_queue(state: &State, name: &str) -> Result<(), Problem> {
         return Err(Problem::field(ProblemKind::QueueNotFound, "name", reason));
     }
     Ok(())
-}
-
-/// List workers
-///
-/// Who is alive and what it runs. A worker that was lost stays listed until its jobs are rescued.
-#[utoipa::path(get, path = "/v1/workers", tag = "workers", operation_id = "list_workers",
-    responses(
-        (status = 200, body = WorkerList),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
-pub(crate) async fn workers(
-    allowed: Allowed<Read>,
-    state: web::Data<State>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
-    let list = async move {
-        let workers = jobs.workers().await?.into_iter().map(|record| {
-            let alive = is_alive(&record, lost_after);
-            WorkerView::new(record, alive)
-        });
-        Ok::<_, LedgerError>(WorkerList {
-            workers: workers.collect(),
-        })
-    };
-    state
-        .cached(&request, allowed.caller(), Cached::Workers, list)
-        .await
-}
-
-fn is_alive(worker: &WorkerRecord, lost_after: std::time::Duration) -> bool {
-    worker.seen_seconds_ago < lost_after.as_secs_f64()
 }

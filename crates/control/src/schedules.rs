@@ -1,10 +1,17 @@
 //! Schedules: jobs that come by the clock.
 
+use std::borrow::Cow;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::redacted;
+use holdfast_http::body::fields::Seconds;
+use holdfast_http::body::{BodySize, json_body_of};
+use holdfast_http::json;
+use holdfast_http::params::{Params, path_name};
+use holdfast_http::{Admin, Allowed, Produce, Read};
+use holdfast_http::{Problem, ProblemKind};
 use holdfast_jobs::JobId;
 use holdfast_jobs::audit::By;
 use holdfast_jobs::schedules::{CatchUp, Definition, MAX_NAME, NEXT_TICKS, Rhythm, ScheduleRecord, Stored};
@@ -12,49 +19,44 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::fields::Seconds;
-use super::view::{AcceptedJob, ProblemBody};
-use crate::auth::{Admin, Allowed, Produce, Read};
-use crate::body::{BodySize, json_body_of};
-use crate::params::{Params, path_name};
-use crate::problem::{Problem, ProblemKind};
-use crate::state::{State, json};
+use crate::enqueue::AcceptedJob;
+use crate::state::{ControlState, Redactor};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
 /// A schedule as its author words it.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewSchedule, example = json!({"name": "nightly", "cron": "30 2 * * *", "time_zone": "Europe/Berlin",
     "kind": "http.request", "payload": {"url": "https://example.com/report"}}))]
 pub struct ScheduleBody {
     /// 1 to 63 of a-z, 0-9, _, - and . (in a PUT the path says it).
-    name: Option<String>,
+    pub name: Option<String>,
     /// Five fields (minute, hour, day of month, month, day of week), or six with a second first.
-    cron: Option<String>,
+    pub cron: Option<String>,
     /// In place of `cron`: a whole number of seconds, 1 or more.
     #[schema(value_type = Option<u64>, minimum = 1)]
-    every_seconds: Option<Seconds>,
+    pub every_seconds: Option<Seconds>,
     /// An IANA name such as `Europe/Berlin`. Left out: UTC.
-    time_zone: Option<String>,
+    pub time_zone: Option<String>,
     /// The kind of the job that each tick makes.
-    kind: String,
+    pub kind: String,
     #[schema(value_type = Value)]
-    payload: Box<RawValue>,
+    pub payload: Box<RawValue>,
     /// Left out: the kind's own queue.
-    queue: Option<String>,
+    pub queue: Option<String>,
     /// What becomes of ticks that no beat was there for: `skip`, `latest` (if left out) or `all`.
     #[schema(pattern = "^(skip|latest|all)$")]
-    catch_up: Option<String>,
+    pub catch_up: Option<String>,
     /// Of `all`: the most missed ticks that are run. Left out: 100.
     #[schema(minimum = 1, maximum = 1000)]
-    catch_up_max: Option<u32>,
+    pub catch_up_max: Option<u32>,
     /// Each tick's job runs up to so much later; less than from one tick to the next.
     #[schema(value_type = Option<f64>, minimum = 0)]
-    jitter_seconds: Option<Seconds>,
+    pub jitter_seconds: Option<Seconds>,
     /// Left out: true.
-    enabled: Option<bool>,
+    pub enabled: Option<bool>,
 }
 
 impl ScheduleBody {
@@ -77,42 +79,42 @@ impl ScheduleBody {
 }
 
 /// A schedule.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Schedule)]
 pub struct ScheduleView {
-    name: String,
+    pub name: String,
     /// `api`, or `config`: then it is changed in `holdfast.toml` alone.
-    source: &'static str,
-    enabled: bool,
-    cron: Option<String>,
-    every_seconds: Option<u32>,
-    time_zone: Option<String>,
-    kind: String,
+    pub source: Cow<'static, str>,
+    pub enabled: bool,
+    pub cron: Option<String>,
+    pub every_seconds: Option<u32>,
+    pub time_zone: Option<String>,
+    pub kind: String,
     #[schema(value_type = Value)]
-    payload: Box<RawValue>,
-    queue: Option<String>,
-    catch_up: &'static str,
-    catch_up_max: Option<u32>,
-    jitter_seconds: f64,
+    pub payload: Box<RawValue>,
+    pub queue: Option<String>,
+    pub catch_up: Cow<'static, str>,
+    pub catch_up_max: Option<u32>,
+    pub jitter_seconds: f64,
     /// The next five, in UTC; none of a disabled schedule.
-    next_ticks: Vec<DateTime<Utc>>,
+    pub next_ticks: Vec<DateTime<Utc>>,
     /// The newest tick that became a job.
-    last_tick: Option<DateTime<Utc>>,
+    pub last_tick: Option<DateTime<Utc>>,
     /// When its last job was made, by a tick or by hand.
-    last_run_at: Option<DateTime<Utc>>,
+    pub last_run_at: Option<DateTime<Utc>>,
     #[schema(value_type = Option<String>)]
-    last_job: Option<JobId>,
+    pub last_job: Option<JobId>,
     /// Why the tick that is due cannot become a job.
-    last_error: Option<String>,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
+    pub last_error: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
 }
 
 impl ScheduleView {
     /// Without what its kind marks as secret, where the caller may not see that.
-    fn shown_to<N>(mut self, allowed: &Allowed<N>) -> Self {
+    fn shown_to<N>(mut self, allowed: &Allowed<N>, redactor: Redactor) -> Self {
         if !allowed.sees_secrets()
-            && let Some(shown) = redacted(&self.kind, &self.payload)
+            && let Some(shown) = redactor(&self.kind, &self.payload)
         {
             self.payload = shown;
         }
@@ -133,7 +135,7 @@ impl From<ScheduleRecord> for ScheduleView {
         };
         Self {
             name: schedule.name,
-            source: record.source.name(),
+            source: record.source.name().into(),
             enabled: schedule.enabled,
             cron,
             every_seconds,
@@ -141,7 +143,7 @@ impl From<ScheduleRecord> for ScheduleView {
             kind: schedule.kind,
             payload: (*schedule.payload).to_owned(),
             queue: schedule.queue,
-            catch_up: schedule.catch_up.name(),
+            catch_up: schedule.catch_up.name().into(),
             catch_up_max: match schedule.catch_up {
                 CatchUp::All { max } => Some(max),
                 CatchUp::Skip | CatchUp::Latest => None,
@@ -159,19 +161,19 @@ impl From<ScheduleRecord> for ScheduleView {
 }
 
 /// A page of schedules, by name.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ScheduleList {
-    schedules: Vec<ScheduleView>,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleList {
+    pub schedules: Vec<ScheduleView>,
     /// For `after` of the next page; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
+    pub next: Option<String>,
 }
 
 /// A schedule that is gone.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeletedSchedule {
-    name: String,
-    deleted: bool,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeletedSchedule {
+    pub name: String,
+    pub deleted: bool,
 }
 
 /// List schedules
@@ -184,16 +186,11 @@ pub(crate) struct DeletedSchedule {
     ),
     responses(
         (status = 200, body = ScheduleList),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-parameter"),
+    ))]
 pub(crate) async fn list(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request, &["after", "limit"]);
@@ -205,6 +202,7 @@ pub(crate) async fn list(
     params.finish()?;
     let schedules = state.schedules.clone();
     let mut found = state
+        .http
         .on_runtime(async move { schedules.list(after.as_deref(), limit + 1).await })
         .await?;
     let more = found.len() > limit;
@@ -213,7 +211,7 @@ pub(crate) async fn list(
         .last()
         .filter(|_| more)
         .map(|record| record.schedule.name.clone());
-    let view = |record| ScheduleView::from(record).shown_to(&allowed);
+    let view = |record| ScheduleView::from(record).shown_to(&allowed, state.redactor);
     let schedules = found.into_iter().map(view).collect();
     json(StatusCode::OK, &ScheduleList { schedules, next })
 }
@@ -226,26 +224,19 @@ pub(crate) async fn list(
     responses(
         (status = 201, body = ScheduleView, description = "It ticks from now on",
             headers(("Location" = String, description = "The schedule's address"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-exists, too-many-schedules"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, payload-too-large"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 409, description = "schedule-exists, too-many-schedules"),
+        (status = 413, description = "body-too-large, payload-too-large"),
+        (status = 422, description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
+    ))]
 pub(crate) async fn create(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let mut body: ScheduleBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
+    let mut body: ScheduleBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
     let name = body.name.take().ok_or_else(|| {
         Problem::field(
             ProblemKind::InvalidField,
@@ -256,6 +247,7 @@ pub(crate) async fn create(
     let (schedules, by) = (state.schedules.clone(), allowed.by(&request));
     let definition = body.into_definition(name);
     let record = state
+        .http
         .on_runtime(async move { schedules.create(&by, definition).await })
         .await?;
     created(record)
@@ -276,24 +268,23 @@ fn created(record: ScheduleRecord) -> Result<HttpResponse, Problem> {
     params(("name" = String, Path, description = "The schedule's name")),
     responses(
         (status = 200, body = ScheduleView),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 404, description = "schedule-not-found"),
+    ))]
 pub(crate) async fn show(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (schedules, name) = (state.schedules.clone(), path_name(&request));
     let record = state
+        .http
         .on_runtime(async move { schedules.get(&name).await })
         .await?;
-    json(StatusCode::OK, &ScheduleView::from(record).shown_to(&allowed))
+    json(
+        StatusCode::OK,
+        &ScheduleView::from(record).shown_to(&allowed, state.redactor),
+    )
 }
 
 /// Make or replace a schedule
@@ -305,27 +296,20 @@ pub(crate) async fn show(
     responses(
         (status = 200, body = ScheduleView, description = "It was replaced"),
         (status = 201, body = ScheduleView, description = "It is new"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-configured, too-many-schedules"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, payload-too-large"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 409, description = "schedule-configured, too-many-schedules"),
+        (status = 413, description = "body-too-large, payload-too-large"),
+        (status = 422, description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
+    ))]
 pub(crate) async fn put(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let name = path_name(&request);
-    let mut body: ScheduleBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
+    let mut body: ScheduleBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
     if body.name.take().is_some_and(|said| said != name) {
         let reason = "is not the name in the path; a schedule cannot be renamed, make a new one";
         return Err(Problem::field(ProblemKind::InvalidField, "name", reason));
@@ -333,6 +317,7 @@ pub(crate) async fn put(
     let (schedules, by) = (state.schedules.clone(), allowed.by(&request));
     let definition = body.into_definition(name);
     match state
+        .http
         .on_runtime(async move { schedules.put(&by, definition).await })
         .await?
     {
@@ -348,24 +333,19 @@ pub(crate) async fn put(
     params(("name" = String, Path, description = "The schedule's name")),
     responses(
         (status = 200, body = DeletedSchedule),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-configured"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "schedule-not-found"),
+        (status = 409, description = "schedule-configured"),
+    ))]
 pub(crate) async fn delete(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (schedules, name) = (state.schedules.clone(), path_name(&request));
     let (by, gone) = (allowed.by(&request), name.clone());
     state
+        .http
         .on_runtime(async move { schedules.delete(&by, &gone).await })
         .await?;
     json(StatusCode::OK, &DeletedSchedule { name, deleted: true })
@@ -379,24 +359,19 @@ pub(crate) async fn delete(
     responses(
         (status = 202, body = AcceptedJob, description = "The job",
             headers(("Location" = String, description = "The job's address"))),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-not-found"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "unknown-kind, unknown-queue, invalid-payload: the configuration has changed since"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 404, description = "schedule-not-found"),
+        (status = 422, description = "unknown-kind, unknown-queue, invalid-payload: the configuration has changed since"),
+    ))]
 pub(crate) async fn run(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (schedules, name) = (state.schedules.clone(), path_name(&request));
     let by = allowed.by(&request);
     let job = state
+        .http
         .on_runtime(async move { schedules.run(&by, &name).await })
         .await?;
     let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;
@@ -412,18 +387,12 @@ pub(crate) async fn run(
     params(("name" = String, Path, description = "The schedule's name")),
     responses(
         (status = 200, body = ScheduleView),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-configured"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "schedule-not-found"),
+        (status = 409, description = "schedule-configured"),
+    ))]
 pub(crate) async fn enable(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     switch(&state, allowed.by(&request), &request, true).await
@@ -436,25 +405,19 @@ pub(crate) async fn enable(
     params(("name" = String, Path, description = "The schedule's name")),
     responses(
         (status = 200, body = ScheduleView),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "schedule-configured"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "schedule-not-found"),
+        (status = 409, description = "schedule-configured"),
+    ))]
 pub(crate) async fn disable(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<ControlState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     switch(&state, allowed.by(&request), &request, false).await
 }
 
 async fn switch(
-    state: &State,
+    state: &ControlState,
     by: By,
     request: &HttpRequest,
     enabled: bool,
@@ -462,6 +425,7 @@ async fn switch(
     Params::of(request, &[]).finish()?;
     let (schedules, name) = (state.schedules.clone(), path_name(request));
     let record = state
+        .http
         .on_runtime(async move { schedules.set_enabled(&by, &name, enabled).await })
         .await?;
     json(StatusCode::OK, &ScheduleView::from(record))

@@ -11,12 +11,17 @@ pub mod discovery;
 pub mod interactions;
 mod personal_data;
 mod place;
+mod problems;
 mod product;
 pub mod recommend;
+mod routes;
+mod state;
 mod store;
 mod words;
 
 pub use product::{EventsProduct, action};
+pub use routes::ROUTES;
+pub use state::EventsState;
 pub use store::{
     ANSWERS, BATCH, Event, EventFault, Events, Filter, MAX_DESCRIPTION, MAX_SEARCH_WORDS, MAX_TITLE, MAX_UID,
     Near, NewEvent, Outcome, SearchFault, Upserted, Witness, search_words,

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use holdfast_cache::Cache;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_outbound::Outbound;
-use holdfast_product::{Duty, MessengerResource, PersonalData, Process, Product, WorkerProcess};
+use holdfast_product::{
+    Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, WorkerProcess, handler_state,
+};
 
-use crate::discovery::{Announcer, Discoverer, EventsDiscover, NewsAnnouncer, Sources};
+use crate::EventsState;
+use crate::discovery::{Announcer, Discoverer, EventsDiscover, NewsAnnouncer, Sources, Subscriptions};
 use crate::personal_data::EventsData;
 use crate::recommend::{MlRecommend, MlTrain, Recommender};
 
@@ -46,6 +49,26 @@ impl Product for EventsProduct {
         let sources = Sources::new(beat.settings, beat.database, beat.jobs.clone());
         let period = beat.settings.beat.poll;
         vec![Box::pin(async move { sources.sweep(period).await })]
+    }
+
+    fn routes(&self) -> Option<ProductRoutes> {
+        Some(ProductRoutes {
+            table: crate::ROUTES,
+            state: |api| {
+                let Process {
+                    settings,
+                    database,
+                    jobs,
+                } = api.process;
+                let sources = Sources::new(settings, database, jobs.clone());
+                handler_state(EventsState {
+                    http: Arc::clone(api.http),
+                    subscriptions: Subscriptions::of(&sources),
+                    sources,
+                    recommender: Recommender::new(settings, database, api.cache),
+                })
+            },
+        })
     }
 
     fn audit_verbs(&self) -> &'static [&'static str] {

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_jobs::{Registry, Resources};
-use holdfast_product::{Duty, PersonalData, Process, ProductError, SecretFields, WorkerProcess};
+use holdfast_product::{
+    Duty, PersonalData, Process, ProductError, ProductRoutes, SecretFields, WorkerProcess,
+};
 use serde_json::value::RawValue;
 
 pub use holdfast_events as events;
@@ -23,7 +25,9 @@ pub use holdfast_points as points;
 pub use holdfast_product as product;
 
 pub use products::PRODUCTS;
-pub use users::{DeleteOptions, Deleted, Export, MadeKey, UserData, UserDataError};
+pub use users::{
+    DeleteOptions, Deleted, Export, MadeKey, ROUTES as USER_ROUTES, UserData, UserDataError, UsersState,
+};
 
 /// Every kind that Holdfast brings along, the `debug.*` ones included.
 pub fn registry() -> Registry {
@@ -83,6 +87,11 @@ pub fn beat_duties(beat: Process<'_>) -> Vec<Duty> {
 pub async fn perform(duties: Vec<Duty>) {
     futures::future::join_all(duties).await;
     std::future::pending::<()>().await;
+}
+
+/// The routes of every product that has some.
+pub fn product_routes() -> impl Iterator<Item = ProductRoutes> {
+    PRODUCTS.iter().filter_map(|product| product.routes())
 }
 
 /// Every action that a product writes into the audit log.

@@ -1,6 +1,6 @@
 //! Routes for `holdfast-bench http`: one answer, as a constant, from the copy in the process, and from Redis.
 //!
-//! They are served only where [`Application::with_measuring_routes`](crate::Application::with_measuring_routes) was
+//! They are served only where `Application::with_measuring_routes` of `holdfast-api` was
 //! called, which no service does, and never in production.
 
 use std::sync::LazyLock;
@@ -10,10 +10,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use holdfast_cache::{Class, Namespace};
 
-use crate::auth::{Allowed, Read};
+use crate::access::{Allowed, Read};
+use crate::context::ServerContext;
 use crate::problem::Problem;
 use crate::responses::{constant, respond, tag_of, tagged};
-use crate::state::State;
 
 const COPIED: Namespace<Bytes> = Namespace::raw(Class::Static, "measured-copied", 1);
 const UNCOPIED: Namespace<Bytes> = Namespace::raw(Class::Static, "measured", 1).not_copied();
@@ -25,7 +25,7 @@ static BODY: LazyLock<Bytes> = LazyLock::new(|| {
 });
 static TAG: LazyLock<String> = LazyLock::new(|| tag_of(&BODY));
 
-pub(crate) fn configure(config: &mut ServiceConfig) {
+pub fn configure(config: &mut ServiceConfig) {
     config
         .route("/measure/constant", web::get().to(unchanging))
         .route("/measure/local", web::get().to(local))
@@ -38,29 +38,29 @@ async fn unchanging(_: Allowed<Read>, request: HttpRequest) -> HttpResponse {
 
 async fn local(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    context: web::Data<ServerContext>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    measured(&allowed, &state, &request, COPIED).await
+    measured(&allowed, &context, &request, COPIED).await
 }
 
 async fn redis(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    context: web::Data<ServerContext>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    measured(&allowed, &state, &request, UNCOPIED).await
+    measured(&allowed, &context, &request, UNCOPIED).await
 }
 
 async fn measured(
     allowed: &Allowed<Read>,
-    state: &State,
+    context: &ServerContext,
     request: &HttpRequest,
     namespace: Namespace<Bytes>,
 ) -> Result<HttpResponse, Problem> {
     let key = namespace.key(&["GET", request.path(), &allowed.caller().to_string()]);
     let load = || async { Ok::<_, std::convert::Infallible>(tagged(&BODY)) };
-    let found = state.responses.cache().get_or_load(&key, load).await;
+    let found = context.responses.cache().get_or_load(&key, load).await;
     found
         .map(|found| respond(request, &found))
         .map_err(|error| Problem::internal(error.to_string()))

@@ -1,7 +1,7 @@
 //! Swagger UI at `/docs`, from files compiled in. Not served in production.
 //!
 //! It may load nothing from elsewhere, and nobody may frame it. The only other HTML is the page that links in mails lead to
-//! (`unsubscribe.rs`).
+//! (`holdfast-notify`).
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,6 +14,13 @@ use crate::problem::{Problem, ProblemKind};
 static CONFIG: LazyLock<Arc<Config<'static>>> =
     LazyLock::new(|| Arc::new(Config::from("/openapi.json").persist_authorization(false)));
 
+crate::routes! {
+    /// The page and its files.
+    undocumented pub ROUTES:
+    "/docs" => { GET redirect }
+    "/docs/{file:.*}" => { GET file }
+}
+
 /// What the page may do: its own files and this server's routes. Swagger UI sets styles in the page; its scripts are all
 /// files.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
@@ -21,13 +28,13 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
      frame-ancestors 'none'";
 
 /// The page's own links are relative to the folder.
-pub(crate) async fn redirect() -> HttpResponse {
+async fn redirect() -> HttpResponse {
     HttpResponse::PermanentRedirect()
         .insert_header((header::LOCATION, "/docs/"))
         .finish()
 }
 
-pub(crate) async fn file(request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn file(request: HttpRequest) -> Result<HttpResponse, Problem> {
     let path = request.match_info().get("file").unwrap_or_default();
     let file = utoipa_swagger_ui::serve(path, Arc::clone(&CONFIG))
         .map_err(|error| Problem::internal(error.to_string()))?

@@ -1,4 +1,4 @@
-//! The border of the process: every request enters and leaves through here.
+//! The middleware around all routes.
 //!
 //! It gives the request an id (the client's `X-Request-Id` if that is sane), bounds its time, turns every error,
 //! whoever raised it, into a problem that carries the id, and logs what must be logged, once: a failure of ours with
@@ -17,9 +17,9 @@ use holdfast_core::telemetry::traces::{self, Kind, Span};
 use tracing::{Instrument, Level};
 use ulid::Ulid;
 
-use crate::measure::Measured;
 use crate::problem::{PROBLEM_JSON, Problem, ProblemKind, of_status};
-use crate::rate::Standing;
+use crate::rate::BucketStatus;
+use crate::request_metrics::RequestMeter;
 
 /// The header that carries a request's id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -64,8 +64,8 @@ impl Limits {
     }
 }
 
-/// The middleware around all routes.
-pub(crate) async fn border<B: MessageBody + 'static>(
+/// Every request enters and leaves through here.
+pub(crate) async fn around_all<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -86,7 +86,7 @@ pub(crate) async fn border<B: MessageBody + 'static>(
     let span = tracing::debug_span!("request", request.id = id.to_str().unwrap_or_default());
     request.extensions_mut().insert(RequestId(id.clone()));
     let limit = limits.of(&request);
-    let measured = Measured::begin(&request, started);
+    let measured = RequestMeter::begin(&request, started);
     let mut trace = begin_trace(&mut request, &measured, &id);
     let handled = next.call(request).instrument(span);
     let Ok(response) = tokio::time::timeout(limit, handled).await else {
@@ -108,7 +108,7 @@ pub(crate) async fn border<B: MessageBody + 'static>(
 #[derive(Debug)]
 struct RequestId(HeaderValue);
 
-/// The id of a request that has passed the border.
+/// The id of a request that has passed the middleware.
 pub(crate) fn id_of(request: &HttpRequest) -> Option<String> {
     let extensions = request.extensions();
     let RequestId(id) = extensions.get::<RequestId>()?;
@@ -116,7 +116,7 @@ pub(crate) fn id_of(request: &HttpRequest) -> Option<String> {
 }
 
 /// The request's span. Handlers hand on the context of the `traceparent` header, so it takes the client's place there.
-fn begin_trace(request: &mut ServiceRequest, measured: &Measured, id: &HeaderValue) -> Span {
+fn begin_trace(request: &mut ServiceRequest, measured: &RequestMeter, id: &HeaderValue) -> Span {
     if !traces::is_on() || !measured.is_traced() {
         return Span::none();
     }
@@ -195,10 +195,10 @@ fn finish(
             "answered"
         );
     }
-    let limited = response.request().extensions().get::<Standing>().copied();
+    let limited = response.request().extensions().get::<BucketStatus>().copied();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    for (name, value) in limited.iter().flat_map(Standing::headers) {
+    for (name, value) in limited.iter().flat_map(BucketStatus::headers) {
         if let Some(value) = value {
             headers.insert(name, value);
         }

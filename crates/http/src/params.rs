@@ -1,11 +1,11 @@
 //! What a request says outside its body: path, query and headers, each parsed by hand so that every fault is named.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
 use chrono::{DateTime, Utc};
-use holdfast_jobs::{BatchId, JobId};
 use url::form_urlencoded;
 
 use crate::problem::{FieldFault, Problem, ProblemKind, quote};
@@ -13,20 +13,14 @@ use crate::problem::{FieldFault, Problem, ProblemKind, quote};
 /// Most faults of one query that are told.
 const MAX_FAULTS: usize = 20;
 
-/// The job that the path names.
-pub(crate) fn job_id(request: &HttpRequest) -> Result<JobId, Problem> {
-    let text = request.match_info().get("id").unwrap_or_default();
-    text.parse().map_err(|error| {
-        Problem::field(
-            ProblemKind::InvalidId,
-            "id",
-            format!("{} is {error}", quote(text)),
-        )
-    })
-}
+/// The header that makes a repeated enqueue harmless.
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
-/// The batch that the path names.
-pub(crate) fn batch_id(request: &HttpRequest) -> Result<BatchId, Problem> {
+/// Longest `Idempotency-Key`, in bytes. It is stored behind the name of the caller.
+const MAX_IDEMPOTENCY_KEY: usize = 200;
+
+/// The id that the path names.
+pub fn path_id<T: FromStr<Err: fmt::Display>>(request: &HttpRequest) -> Result<T, Problem> {
     let text = request.match_info().get("id").unwrap_or_default();
     text.parse().map_err(|error| {
         Problem::field(
@@ -38,20 +32,20 @@ pub(crate) fn batch_id(request: &HttpRequest) -> Result<BatchId, Problem> {
 }
 
 /// The queue or the schedule that the path names.
-pub(crate) fn path_name(request: &HttpRequest) -> String {
+pub fn path_name(request: &HttpRequest) -> String {
     request.match_info().get("name").unwrap_or_default().to_owned()
 }
 
 /// The parameters of a query, and every fault found in them so far.
 #[derive(Debug)]
-pub(crate) struct Params {
+pub struct Params {
     given: Vec<(String, String)>,
     known: &'static [&'static str],
     faults: Vec<FieldFault>,
 }
 
 impl Params {
-    pub(crate) fn of(request: &HttpRequest, known: &'static [&'static str]) -> Self {
+    pub fn of(request: &HttpRequest, known: &'static [&'static str]) -> Self {
         let given: Vec<_> = form_urlencoded::parse(request.query_string().as_bytes())
             .into_owned()
             .collect();
@@ -84,7 +78,7 @@ impl Params {
     }
 
     /// A parameter's text; an empty one counts as left out.
-    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+    pub fn text(&self, name: &str) -> Option<&str> {
         debug_assert!(self.known.contains(&name), "{name} is not declared");
         self.given
             .iter()
@@ -94,7 +88,7 @@ impl Params {
     }
 
     /// A parameter as a value; a fault if it is not one.
-    pub(crate) fn parsed<T>(&mut self, name: &str) -> Option<T>
+    pub fn parsed<T>(&mut self, name: &str) -> Option<T>
     where
         T: FromStr,
         T::Err: std::fmt::Display,
@@ -104,7 +98,7 @@ impl Params {
     }
 
     /// Seconds, perhaps with a fraction, up to `most`.
-    pub(crate) fn seconds(&mut self, name: &str, most: Duration) -> Option<Duration> {
+    pub fn seconds(&mut self, name: &str, most: Duration) -> Option<Duration> {
         let text = self.text(name)?;
         let seconds = text
             .parse()
@@ -123,7 +117,7 @@ impl Params {
     }
 
     /// A whole number within bounds.
-    pub(crate) fn count(&mut self, name: &str, least: usize, most: usize) -> Option<usize> {
+    pub fn count(&mut self, name: &str, least: usize, most: usize) -> Option<usize> {
         let text = self.text(name)?;
         let within = text.parse().ok().filter(|number| (least..=most).contains(number));
         if within.is_none() {
@@ -134,7 +128,7 @@ impl Params {
     }
 
     /// A number within bounds.
-    pub(crate) fn number(&mut self, name: &str, least: f64, most: f64) -> Option<f64> {
+    pub fn number(&mut self, name: &str, least: f64, most: f64) -> Option<f64> {
         let text = self.text(name)?;
         // A NaN is in no range.
         let within = text
@@ -149,7 +143,7 @@ impl Params {
     }
 
     /// A moment as RFC 3339 writes it.
-    pub(crate) fn moment(&mut self, name: &str) -> Option<DateTime<Utc>> {
+    pub fn moment(&mut self, name: &str) -> Option<DateTime<Utc>> {
         let text = self.text(name)?;
         let moment = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc());
         if moment.is_err() {
@@ -163,7 +157,7 @@ impl Params {
     }
 
     /// A text of bounded length.
-    pub(crate) fn short_text(&mut self, name: &str, most: usize) -> Option<String> {
+    pub fn short_text(&mut self, name: &str, most: usize) -> Option<String> {
         let text = self.text(name)?.to_owned();
         if text.len() > most {
             self.fault(name, format!("longer than {most} bytes"));
@@ -172,14 +166,14 @@ impl Params {
         Some(text)
     }
 
-    pub(crate) fn fault(&mut self, name: &str, reason: String) {
+    pub fn fault(&mut self, name: &str, reason: String) {
         if self.faults.len() < MAX_FAULTS {
             self.faults.push(FieldFault::new(name, reason));
         }
     }
 
     /// Every fault at once.
-    pub(crate) fn finish(self) -> Result<(), Problem> {
+    pub fn finish(self) -> Result<(), Problem> {
         if self.faults.is_empty() {
             return Ok(());
         }
@@ -187,8 +181,33 @@ impl Params {
     }
 }
 
+/// The `Idempotency-Key` of a request, as the client words it.
+pub fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+    let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        let reason = "given more than once: which of them makes a repetition harmless cannot be told";
+        return Err(Problem::field(
+            ProblemKind::InvalidHeader,
+            IDEMPOTENCY_KEY,
+            reason,
+        ));
+    }
+    value
+        .to_str()
+        .ok()
+        .filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()))
+        .map(Some)
+        .ok_or_else(|| {
+            let reason = format!("must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
+            Problem::field(ProblemKind::InvalidHeader, IDEMPOTENCY_KEY, reason)
+        })
+}
+
 /// The W3C trace context of a request, if it is one. What is not must be ignored, says the recommendation.
-pub(crate) fn traceparent(request: &HttpRequest) -> Option<String> {
+pub fn traceparent(request: &HttpRequest) -> Option<String> {
     let text = request.headers().get("traceparent")?.to_str().ok()?;
     is_traceparent(text).then(|| text.to_owned())
 }

@@ -14,13 +14,13 @@ use metrics::{Counter, Histogram};
 
 /// What is known of a request before it is routed.
 #[derive(Debug)]
-pub(crate) struct Measured {
+pub(crate) struct RequestMeter {
     method: &'static str,
     route: String,
     started: Instant,
 }
 
-impl Measured {
+impl RequestMeter {
     pub(crate) fn begin(request: &ServiceRequest, started: Instant) -> Self {
         Self {
             method: method_of(request.method()),

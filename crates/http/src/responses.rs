@@ -17,6 +17,7 @@
 //!
 //! `/openapi.json` is a constant: it has an `ETag` and a time to be kept by clients, and needs no cache here.
 
+use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -25,48 +26,49 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
-use holdfast::events::ANSWERS;
-use holdfast_cache::{Cache, Class, Found, Key, LoadError, Namespace, Source};
+use holdfast_cache::{Cache, Found, Key, LoadError, Namespace, Source};
 use holdfast_core::config::Settings;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
-use crate::auth::Caller;
+use crate::caller::Caller;
+use crate::context::{ServerContext, json};
 use crate::problem::{Problem, ProblemKind};
-use crate::state::{State, json};
 
 /// How an answer came about: `hit`, `stale`, `miss` or `bypass`.
-pub(crate) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-
-const QUEUES: Namespace<Bytes> = Namespace::raw(Class::ApiResponse, "queue-list", 1);
-const WORKERS: Namespace<Bytes> = Namespace::raw(Class::ApiResponse, "worker-list", 1);
+pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// An ETag without its quotes: 16 bytes of SHA-256 as base64url.
 const TAG: usize = 22;
 
 /// A route that opts in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cached {
-    Queues,
-    Workers,
-    Events,
+pub struct CachedRoute {
+    pub namespace: Namespace<Bytes>,
+    pub lifetime: Lifetime,
 }
 
-impl Cached {
-    const fn namespace(self) -> Namespace<Bytes> {
-        match self {
-            Self::Queues => QUEUES,
-            Self::Workers => WORKERS,
-            Self::Events => ANSWERS,
-        }
+/// How long the answers of a route are fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// `cache.lists_ttl_seconds`.
+    List,
+    /// `cache.api_response_ttl_seconds`.
+    Answer,
+}
+
+impl fmt::Debug for CachedRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedRoute")
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
     }
 }
 
 /// The cached answers of one server.
 #[derive(Debug)]
-pub(crate) struct Responses {
+pub struct Responses {
     cache: Cache,
     /// Tells deployments on different databases apart.
     deployment: String,
@@ -76,7 +78,7 @@ pub(crate) struct Responses {
 }
 
 impl Responses {
-    pub(crate) fn new(cache: Cache, settings: &Settings) -> Self {
+    pub fn new(cache: Cache, settings: &Settings) -> Self {
         let digest = Sha256::digest(settings.database.url.expose_secret());
         Self {
             cache,
@@ -87,29 +89,29 @@ impl Responses {
         }
     }
 
-    pub(crate) fn cache(&self) -> &Cache {
+    pub fn cache(&self) -> &Cache {
         &self.cache
     }
 
     /// How long its answers are fresh; zero: they are not kept.
-    fn fresh(&self, route: Cached) -> Duration {
-        match route {
-            Cached::Queues | Cached::Workers => self.lists,
-            Cached::Events => self.answers,
+    fn fresh(&self, route: &CachedRoute) -> Duration {
+        match route.lifetime {
+            Lifetime::List => self.lists,
+            Lifetime::Answer => self.answers,
         }
     }
 
     /// Forgets every answer of a route, on every server.
-    pub(crate) async fn forget(&self, route: Cached) {
+    pub async fn forget(&self, route: &CachedRoute) {
         if !self.fresh(route).is_zero() {
-            self.cache.bump(&route.namespace()).await;
+            self.cache.bump(&route.namespace).await;
         }
     }
 
-    fn key(&self, request: &HttpRequest, caller: &Caller, route: Cached) -> Key<Bytes> {
+    fn key(&self, request: &HttpRequest, caller: &Caller, route: &CachedRoute) -> Key<Bytes> {
         let query = canonical(request.query_string());
         let namespace = route
-            .namespace()
+            .namespace
             .ttl(self.fresh(route))
             .stale(Duration::ZERO, self.stale_if_error);
         // HEAD has no answer of its own.
@@ -123,13 +125,13 @@ impl Responses {
     }
 }
 
-impl State {
+impl ServerContext {
     /// Answers from the cache, or with what `build` brings. `build` runs where pooled connections outlive it.
-    pub(crate) async fn cached<T, E>(
+    pub async fn cached<T, E>(
         &self,
         request: &HttpRequest,
         caller: &Caller,
-        route: Cached,
+        route: &CachedRoute,
         build: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<HttpResponse, Problem>
     where
@@ -154,19 +156,19 @@ impl State {
 }
 
 /// An answer of which only the client keeps a copy.
-pub(crate) fn constant(request: &HttpRequest, tag: &str, body: &Bytes, kept: &'static str) -> HttpResponse {
+pub fn constant(request: &HttpRequest, tag: &str, body: &Bytes, kept: &'static str) -> HttpResponse {
     let mut response = unless_known(request, tag);
     response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static(kept)));
     finish(response, body)
 }
 
 /// The ETag of a body, without its quotes.
-pub(crate) fn tag_of(body: &[u8]) -> String {
+pub fn tag_of(body: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(&Sha256::digest(body)[..16])
 }
 
 /// What is cached: the ETag, and the body behind it.
-pub(crate) fn tagged(body: &[u8]) -> Bytes {
+pub fn tagged(body: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(TAG + body.len());
     bytes.put_slice(tag_of(body).as_bytes());
     bytes.put_slice(body);
@@ -179,7 +181,7 @@ fn tagged_json(body: &impl Serialize) -> Result<Bytes, Problem> {
 }
 
 /// The answer to this request from what is cached.
-pub(crate) fn respond(request: &HttpRequest, found: &Found<Bytes>) -> HttpResponse {
+pub fn respond(request: &HttpRequest, found: &Found<Bytes>) -> HttpResponse {
     let tag = found
         .value
         .get(..TAG)

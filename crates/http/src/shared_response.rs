@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Whoever asks while one is being made gets that one: a thousand callers cost one look. It is made on the process' own
 /// runtime: each HTTP thread has one of its own, which no pooled connection may belong to.
-pub(crate) struct Kept<T> {
+pub(crate) struct SharedResponse<T> {
     period: Duration,
     runtime: Handle,
     state: Mutex<Option<Making<T>>>,
@@ -24,7 +24,7 @@ struct Making<T> {
     answer: Answer<T>,
 }
 
-impl<T: Send + Sync + 'static> Kept<T> {
+impl<T: Send + Sync + 'static> SharedResponse<T> {
     /// Call it inside tokio.
     pub(crate) fn new(period: Duration) -> Self {
         Self {
@@ -56,9 +56,9 @@ impl<T: Send + Sync + 'static> Kept<T> {
     }
 }
 
-impl<T> fmt::Debug for Kept<T> {
+impl<T> fmt::Debug for SharedResponse<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept")
+        f.debug_struct("SharedResponse")
             .field("period", &self.period)
             .finish_non_exhaustive()
     }

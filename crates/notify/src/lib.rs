@@ -11,11 +11,16 @@ pub mod notifications;
 mod personal_data;
 mod preference_store;
 pub mod preferences;
+mod problems;
 mod product;
+mod routes;
 mod secrets;
+mod state;
 pub mod webhooks;
 
 pub use preference_store::{
     AccountPreferences, AddressState, ConfirmedAddress, PreferenceError, PreferenceStore,
 };
 pub use product::{NotifyProduct, action};
+pub use routes::ROUTES;
+pub use state::NotifyState;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use holdfast_cache::Cache;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{
-    Duty, MessengerResource, PersonalData, Process, Product, SecretFields, SecretPart, WorkerProcess,
+    Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, SecretFields, SecretPart,
+    WorkerProcess, handler_state,
 };
 
 use crate::mail::{Mail, NotifyDigest, NotifyEmail};
 use crate::notifications::Notices;
 use crate::personal_data::NotifyData;
 use crate::webhooks::NotifyWebhook;
+use crate::{NotifyState, PreferenceStore};
 
 /// The actions of the audit log.
 pub mod action {
@@ -62,6 +64,24 @@ impl Product for NotifyProduct {
         let mail = Mail::new(beat.settings, beat.database, beat.jobs.clone());
         let period = beat.settings.beat.poll;
         vec![Box::pin(async move { mail.sweep_digests(period).await })]
+    }
+
+    fn routes(&self) -> Option<ProductRoutes> {
+        Some(ProductRoutes {
+            table: crate::ROUTES,
+            state: |api| {
+                let Process {
+                    settings,
+                    database,
+                    jobs,
+                } = api.process;
+                handler_state(NotifyState {
+                    http: Arc::clone(api.http),
+                    notices: Notices::new(settings, database, jobs.clone()),
+                    preferences: PreferenceStore::new(settings, database, jobs.clone()),
+                })
+            },
+        })
     }
 
     fn audit_verbs(&self) -> &'static [&'static str] {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 
 use holdfast::UserDataError;
-use holdfast_api::auth::{KeyError, UserError};
+use holdfast_accounts::{KeyError, UserError};
 use holdfast_core::config::ConfigFaults;
 use holdfast_core::redis::OpenError;
 use holdfast_core::sql::SqlError;

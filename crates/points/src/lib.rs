@@ -28,7 +28,10 @@ mod buffer;
 mod flush;
 mod letters;
 mod packed;
+mod problems;
 mod product;
+mod routes;
+mod state;
 mod store;
 mod tracks;
 
@@ -50,6 +53,8 @@ use ulid::Ulid;
 pub use self::flush::{Flushed, PointsFlush};
 pub use self::letters::{LetterFilter, PointLetter};
 pub use self::product::{PointsProduct, action};
+pub use self::routes::ROUTES;
+pub use self::state::PointsState;
 pub use self::tracks::{Track, TrackMade};
 
 /// Most points that are written by one ZADD or one SQL statement.

@@ -1,9 +1,11 @@
 //! Points as a product.
 
-use holdfast_jobs::{Registry, Resources};
-use holdfast_product::{Duty, Product, WorkerProcess};
+use std::sync::Arc;
 
-use crate::{Points, PointsFlush};
+use holdfast_jobs::{Registry, Resources};
+use holdfast_product::{Duty, Product, ProductRoutes, WorkerProcess, handler_state};
+
+use crate::{Points, PointsFlush, PointsState};
 
 /// The actions of the audit log.
 pub mod action {
@@ -34,6 +36,19 @@ impl Product for PointsProduct {
         let watching = points.clone();
         let duty: Duty = Box::pin(async move { watching.watch().await });
         (resources.with(points), vec![duty])
+    }
+
+    fn routes(&self) -> Option<ProductRoutes> {
+        Some(ProductRoutes {
+            table: crate::ROUTES,
+            state: |api| {
+                let process = api.process;
+                handler_state(PointsState {
+                    http: Arc::clone(api.http),
+                    points: Points::new(process.settings, process.database, api.gate, process.jobs.clone()),
+                })
+            },
+        })
     }
 
     fn audit_verbs(&self) -> &'static [&'static str] {

@@ -8,20 +8,25 @@
 
 pub mod mail_address;
 mod messenger;
+mod path_user;
 mod personal_data;
 pub mod redaction;
 mod user;
 
+use std::fmt;
 use std::sync::Arc;
 
+use actix_web::web::{Data, ServiceConfig};
 use futures::future::BoxFuture;
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::RedisGate;
 use holdfast_core::sql::Database;
+use holdfast_http::{RouteTable, ServerContext};
 use holdfast_jobs::{Jobs, Registry, Resources};
 
 pub use messenger::{ANNOUNCEMENT_FRAME, Announcement, AnnouncementMail, Messenger, MessengerResource};
+pub use path_user::{own_account, own_user};
 pub use personal_data::{DeletionCounts, ExportPage, Person, PersonalData};
 pub use redaction::{SecretFields, SecretPart};
 pub use user::{
@@ -55,6 +60,44 @@ pub struct WorkerProcess<'a> {
     /// Of the queue role.
     pub gate: &'a RedisGate,
     pub cache: &'a Cache,
+}
+
+/// The process of an API.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiProcess<'a> {
+    pub process: Process<'a>,
+    /// Of the queue role.
+    pub gate: &'a RedisGate,
+    pub cache: &'a Cache,
+    /// What all handlers of the server share.
+    pub http: &'a Arc<ServerContext>,
+}
+
+/// Registers the state of a product's handlers with one HTTP thread.
+pub type HandlerState = Box<dyn Fn(&mut ServiceConfig) + Send + Sync>;
+
+/// The routes of a product.
+#[derive(Clone, Copy)]
+pub struct ProductRoutes {
+    pub table: RouteTable,
+    /// Makes what the handlers share. Called once for each server, inside tokio.
+    pub state: fn(ApiProcess<'_>) -> HandlerState,
+}
+
+impl fmt::Debug for ProductRoutes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProductRoutes")
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The state of handlers that take `web::Data<T>`.
+pub fn handler_state<T: Send + Sync + 'static>(state: T) -> HandlerState {
+    let state = Data::new(state);
+    Box::new(move |config| {
+        config.app_data(state.clone());
+    })
 }
 
 /// One product. Everything but its name may be left out.
@@ -92,6 +135,11 @@ pub trait Product: Send + Sync {
     fn beat_duties(&self, beat: Process<'_>) -> Vec<Duty> {
         let _ = beat;
         Vec::new()
+    }
+
+    /// The routes of the product; `None`: it has none.
+    fn routes(&self) -> Option<ProductRoutes> {
+        None
     }
 
     /// The actions that the product writes into the audit log.

@@ -8,7 +8,11 @@
 //! its [`spellings`].
 
 use lettre::Address;
+use lettre::message::Mailbox;
 use unicode_normalization::UnicodeNormalization as _;
+
+/// Longest address with its display name, in bytes.
+const MAX_ADDRESS: usize = 512;
 
 /// Reads an address, or one with a display name, in whichever way its letters are composed.
 ///
@@ -39,6 +43,29 @@ pub fn spellings(address: &Address) -> [String; 3] {
         format!("{user}@{unicode}"),
         as_given.to_lowercase(),
     ]
+}
+
+/// One address, perhaps with a display name.
+///
+/// # Errors
+/// Why no mail could be sent to it.
+pub fn mailbox(text: &str) -> Result<Mailbox, String> {
+    if text.len() > MAX_ADDRESS {
+        return Err(format!("is longer than {MAX_ADDRESS} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("holds a line break or another control character".to_owned());
+    }
+    composed(text)
+        .map_err(|error: lettre::address::AddressError| format!("is not a single mail address: {error}"))
+}
+
+/// Whether a mail could be sent to it: one address, `ada@example.com` or `Ada <ada@example.com>`.
+///
+/// # Errors
+/// Why not.
+pub fn check_address(text: &str) -> Result<(), String> {
+    mailbox(text).map(drop)
 }
 
 #[cfg(test)]

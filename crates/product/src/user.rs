@@ -128,6 +128,13 @@ pub enum AddressAuthority {
     User,
 }
 
+impl AddressAuthority {
+    /// Of a caller who may do everything, or not.
+    pub fn of(is_admin: bool) -> Self {
+        if is_admin { Self::Admin } else { Self::User }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use holdfast_api::health::{Finding, HealthProbe, hints};
 use holdfast_core::telemetry::catalogue;
+use holdfast_http::health::{Finding, HealthProbe, hints};
 
 use crate::progress::Progress;
 

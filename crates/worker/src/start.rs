@@ -1,13 +1,16 @@
 //! The `worker` process from settings to exit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast::product::ProductError;
-use holdfast_api::health::{Health, HealthServer, health_server};
+use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
+use holdfast_http::health::{Health, HealthServer, health_server};
+use holdfast_http::server::BindError;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::worker::WorkerParts;
 use tokio::time::timeout;
@@ -32,7 +35,7 @@ pub enum RunError {
     #[error(transparent)]
     Resources(#[from] ProductError),
     #[error("health cannot be served: choose another PORT")]
-    Health(#[from] holdfast_api::StartError),
+    Health(#[from] BindError),
     #[error("the worker failed")]
     Work(#[from] WorkError),
     #[error("the operating system refuses a resource that the service needs")]
@@ -46,7 +49,7 @@ impl RunError {
             Self::Redis(_)
             | Self::Work(WorkError::Redis(_))
             | Self::Database(SqlError::Configuration { .. }) => 64,
-            Self::Health(error) => error.exit_code(),
+            Self::Health(_) => BindError::EXIT_CODE,
             Self::Database(_) | Self::Work(WorkError::Database(_)) => 69,
             Self::Resources(_) | Self::Work(_) | Self::System(_) => 70,
         }
@@ -77,10 +80,17 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
 
 fn health_of(parts: &WorkerParts, database: &Database, progress: &Progress) -> Health {
     let working = progress.clone();
-    Health::of(&parts.settings, &parts.jobs, database, &parts.gate)
-        .probe(WorkerProbe::new(progress))
-        .gauges(move || measure(&working))
-        .build()
+    let keys = ApiKeys::new(database.clone(), parts.settings.server.api_key.as_ref());
+    Health::of(
+        &parts.settings,
+        &parts.jobs,
+        database,
+        &parts.gate,
+        Arc::new(keys),
+    )
+    .probe(WorkerProbe::new(progress))
+    .gauges(move || measure(&working))
+    .build()
 }
 
 /// Health is answered until the last job has ended: a worker that drains is alive. Whichever ends, ends the other.

@@ -10,6 +10,8 @@
 //! When a key was used last is noted in memory, and written once a minute at most, after a reading that some request
 //! caused anyhow: no request waits for it.
 
+mod store;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -18,20 +20,18 @@ use std::time::Duration;
 
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
-use holdfast_jobs::audit::Actor;
+use holdfast_http::{Caller, Scopes};
 use holdfast_jobs::audit::By;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::mirror::{Mirror, Table};
-use super::scope::{Scope, Scopes};
-use super::secret::{self, Digest};
-use super::sql::StoreError;
-use super::store::{ActiveKey, KeyId, MAX_KEYS, Store, StoredKey};
-use super::users::UserId;
-
-pub use super::mirror::HARD_LIMIT;
+use self::store::{ActiveKey, MAX_KEYS, Store};
+pub use self::store::{KeyId, StoredKey};
+pub use crate::mirror::HARD_LIMIT;
+use crate::mirror::{Mirror, Table};
+use crate::secret::{self, Digest};
+use crate::sql::StoreError;
 
 /// Between two writings of `last_used_at`.
 const TOUCH_PERIOD: Duration = Duration::from_mins(1);
@@ -41,57 +41,6 @@ const MAX_NAME: usize = 100;
 
 /// Longest period of grace after a rotation: whoever needs longer has not rotated.
 pub const MAX_GRACE: Duration = Duration::from_hours(30 * 24);
-
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
-    /// `HOLDFAST_API_KEY`.
-    Bootstrap,
-    Key {
-        id: KeyId,
-        scopes: Scopes,
-    },
-    /// Somebody who logged in.
-    User {
-        id: UserId,
-        scopes: Scopes,
-    },
-    /// This machine, while there is no key at all.
-    Local,
-}
-
-impl Caller {
-    pub fn may(&self, scope: Scope) -> bool {
-        match self {
-            Self::Bootstrap | Self::Local => true,
-            Self::Key { scopes, .. } | Self::User { scopes, .. } => scopes.allow(scope),
-        }
-    }
-}
-
-impl Caller {
-    /// As the audit log names it.
-    pub fn actor(&self) -> Actor {
-        match self {
-            Self::Bootstrap => Actor::bootstrap(),
-            Self::Key { id, .. } => Actor::key(id),
-            Self::User { id, .. } => Actor::user(id),
-            Self::Local => Actor::local(),
-        }
-    }
-}
-
-/// The name under which a caller's idempotency keys are kept apart from everybody else's.
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bootstrap => f.write_str("bootstrap"),
-            Self::Key { id, .. } => id.fmt(f),
-            Self::User { id, .. } => write!(f, "user-{id}"),
-            Self::Local => f.write_str("local"),
-        }
-    }
-}
 
 /// Why a token was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -169,9 +118,9 @@ struct KeyTable {
 
 /// By the digest of each text that works.
 #[derive(Default)]
-struct KnownKeys(HashMap<Digest, Known>);
+struct KnownKeys(HashMap<Digest, ListedKey>);
 
-struct Known {
+struct ListedKey {
     id: KeyId,
     digest: Digest,
     scopes: Scopes,
@@ -372,7 +321,7 @@ impl KnownKeys {
     fn add(&mut self, key: &ActiveKey) {
         let used = Arc::new(AtomicBool::new(false));
         for digest in [Some(key.digest), key.previous].into_iter().flatten() {
-            let known = Known {
+            let known = ListedKey {
                 id: key.id,
                 digest,
                 scopes: key.scopes,
@@ -389,7 +338,7 @@ impl KnownKeys {
             known.used.store(true, Ordering::Relaxed);
         }
         Some(Caller::Key {
-            id: known.id,
+            id: known.id.ulid(),
             scopes: known.scopes,
         })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
+use holdfast_http::Scopes;
 use holdfast_jobs::audit::{AuditEntry, By, action};
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -17,9 +18,8 @@ use sqlx::Row;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::scope::Scopes;
-use super::secret::Digest;
-use super::sql::{Deed, StoreError, Write, bounded, execute, fetch_all, unreadable};
+use crate::secret::Digest;
+use crate::sql::{AuditedAction, StoreError, Write, bounded, execute, fetch_all, unreadable};
 
 /// Most keys one installation may have in force: all of them are held in memory.
 pub(super) const MAX_KEYS: usize = 10_000;
@@ -139,7 +139,7 @@ impl Store {
         scopes: Scopes,
         by: &By,
     ) -> Result<(), StoreError> {
-        let deed = Deed {
+        let deed = AuditedAction {
             by,
             entry: entry(action::KEY_CREATE, id).details(json!({ "name": name, "scopes": scopes })),
         };
@@ -255,7 +255,7 @@ impl Store {
                 .bind(clock::now().timestamp_millis()),
             ),
         };
-        let deed = Deed {
+        let deed = AuditedAction {
             by,
             entry: entry(action::KEY_REVOKE, id),
         };
@@ -296,7 +296,7 @@ impl Store {
                 .bind(grace_ms),
             ),
         };
-        let deed = Deed {
+        let deed = AuditedAction {
             by,
             entry: entry(action::KEY_ROTATE, id).details(json!({ "grace_seconds": grace.as_secs() })),
         };

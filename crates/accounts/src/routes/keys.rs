@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_http::body::fields::Seconds;
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, ProblemKind, quote};
+use holdfast_http::{Admin, Allowed, Scope, Scopes};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::fields::Seconds;
-use super::view::ProblemBody;
-use crate::auth::{Admin, Allowed, KeyId, NewKey, Scope, Scopes, StoredKey};
-use crate::body::json_body;
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::keys::{KeyId, NewKey, StoredKey};
+use crate::state::AccountsState;
 
 /// How long the text before works after a rotation that does not say: an hour is enough to deploy the new one.
 const DEFAULT_GRACE: Duration = Duration::from_hours(1);
@@ -51,7 +52,7 @@ pub(crate) struct RotationBody {
 /// A key with its text, which is shown once.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ApiKeyWithText)]
-pub(crate) struct MadeKey {
+pub(crate) struct KeyWithText {
     #[schema(value_type = String)]
     id: KeyId,
     name: String,
@@ -61,7 +62,7 @@ pub(crate) struct MadeKey {
     key: String,
 }
 
-impl From<NewKey> for MadeKey {
+impl From<NewKey> for KeyWithText {
     fn from(key: NewKey) -> Self {
         Self {
             id: key.id,
@@ -79,19 +80,15 @@ impl From<NewKey> for MadeKey {
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", operation_id = "list_keys",
     responses(
         (status = 200, body = KeyList),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+    ))]
 pub(crate) async fn list(
     _: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<AccountsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let keys = state.keys.clone();
-    let keys = state.on_runtime(async move { keys.list().await }).await?;
+    let keys = state.http.on_runtime(async move { keys.list().await }).await?;
     json(StatusCode::OK, &KeyList { keys })
 }
 
@@ -100,26 +97,24 @@ pub(crate) async fn list(
 /// The key is valid immediately. It is shown only in this response.
 #[utoipa::path(post, path = "/v1/keys", tag = "keys", operation_id = "create_key", request_body = KeyBody,
     responses(
-        (status = 201, body = MadeKey),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "name-taken"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 201, body = KeyWithText),
+        (status = 409, description = "name-taken"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn create(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<AccountsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: KeyBody = json_body(&request, payload, &state).await?;
+    let body: KeyBody = json_body(&request, payload, &state.http).await?;
     let scopes = scopes(&body.scopes)?;
     let (keys, by) = (state.keys.clone(), allowed.by(&request));
-    let made = state.on_runtime(async move { keys.create(&body.name, scopes, &by).await });
-    json(StatusCode::CREATED, &MadeKey::from(made.await?))
+    let made = state
+        .http
+        .on_runtime(async move { keys.create(&body.name, scopes, &by).await });
+    json(StatusCode::CREATED, &KeyWithText::from(made.await?))
 }
 
 /// Rotate an API key
@@ -130,29 +125,27 @@ pub(crate) async fn create(
     params(("id" = String, Path, description = "The key's id or name")),
     request_body = RotationBody,
     responses(
-        (status = 200, body = MadeKey),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "key-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "key-revoked"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 200, body = KeyWithText),
+        (status = 404, description = "key-not-found"),
+        (status = 409, description = "key-revoked"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn rotate(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<AccountsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: RotationBody = json_body(&request, payload, &state).await?;
+    let body: RotationBody = json_body(&request, payload, &state.http).await?;
     let grace = body.grace_seconds.map_or(DEFAULT_GRACE, |seconds| seconds.0);
     let (keys, name, by) = (state.keys.clone(), key_name(&request), allowed.by(&request));
     let wanted = name.clone();
-    let rotated = state.on_runtime(async move { keys.rotate(&wanted, grace, &by).await });
+    let rotated = state
+        .http
+        .on_runtime(async move { keys.rotate(&wanted, grace, &by).await });
     match rotated.await? {
-        Some(key) => json(StatusCode::OK, &MadeKey::from(key)),
+        Some(key) => json(StatusCode::OK, &KeyWithText::from(key)),
         None => Err(unknown(&name)),
     }
 }
@@ -164,21 +157,19 @@ pub(crate) async fn rotate(
     params(("id" = String, Path, description = "The key's id or name")),
     responses(
         (status = 200, body = StoredKey),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "key-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "key-not-found"),
+    ))]
 pub(crate) async fn revoke(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<AccountsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (keys, name, by) = (state.keys.clone(), key_name(&request), allowed.by(&request));
     let wanted = name.clone();
-    let revoked = state.on_runtime(async move { keys.revoke(&wanted, &by).await });
+    let revoked = state
+        .http
+        .on_runtime(async move { keys.revoke(&wanted, &by).await });
     match revoked.await? {
         Some(key) => json(StatusCode::OK, &key),
         None => Err(unknown(&name)),

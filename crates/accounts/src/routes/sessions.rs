@@ -4,19 +4,22 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
+use holdfast_http::authentication::{bearer, unauthenticated};
+use holdfast_http::body::fields::secret;
+use holdfast_http::body::{BodySize, json_body_of};
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, ProblemKind};
+use holdfast_http::rate::{Class, Subject};
+use holdfast_http::{Allowed, Anyone, Caller, Scopes};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::view::ProblemBody;
-use crate::auth::users::{MAX_PASSWORD, MAX_USER_NAME, folded};
-use crate::auth::{Allowed, Anyone, Caller, Opened, Role, Scopes, UserId, bearer, is_token};
-use crate::body::{BodySize, json_body_of};
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind};
-use crate::rate::{Class, Subject};
-use crate::state::{State, json};
+use crate::sessions::{NewSession, is_token};
+use crate::state::AccountsState;
+use crate::users::{MAX_PASSWORD, MAX_USER_NAME, folded};
+use crate::users::{Role, UserId};
 
 /// A name and a password.
 #[derive(Deserialize, ToSchema)]
@@ -29,13 +32,6 @@ pub(crate) struct LoginBody {
     #[serde(deserialize_with = "secret")]
     #[schema(value_type = String, max_length = 1024, format = Password)]
     password: SecretString,
-}
-
-/// A text that is repeated in no message, not even where it is none.
-pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
-    let text = String::deserialize(deserializer);
-    text.map(SecretString::from)
-        .map_err(|_| D::Error::custom("expected a text"))
 }
 
 /// A token, shown once.
@@ -63,9 +59,9 @@ pub(crate) struct UserView {
     scopes: Scopes,
 }
 
-impl From<Opened> for TokenView {
-    fn from(opened: Opened) -> Self {
-        let Opened {
+impl From<NewSession> for TokenView {
+    fn from(opened: NewSession) -> Self {
+        let NewSession {
             user,
             token,
             lifetime,
@@ -108,35 +104,39 @@ pub(crate) struct MeView {
 #[utoipa::path(post, path = "/v1/auth/login", tag = "sessions", operation_id = "login", request_body = LoginBody,
     responses(
         (status = 200, body = TokenView),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "login-failed"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 429, body = ProblemBody, content_type = "application/problem+json", description = "too-many-requests"),
-        (status = 501, body = ProblemBody, content_type = "application/problem+json", description = "login-off"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+        (status = 401, description = "login-failed"),
+        (status = 422, description = "invalid-field"),
+        (status = 429, description = "too-many-requests"),
+        (status = 501, description = "login-off"),
+        (status = 503, description = "unavailable"),
     ))]
 pub(crate) async fn login(
-    state: web::Data<State>,
+    state: web::Data<AccountsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let address = state.rates.address_of(&request);
+    let address = state.http.rates.address_of(&request);
     state
+        .http
         .rates
         .take(Class::LoginAddress, address)
         .await
         .enforce(&request)?;
-    let LoginBody { name, password } = json_body_of(&request, payload, &state, BodySize::Login).await?;
+    let LoginBody { name, password } = json_body_of(&request, payload, &state.http, BodySize::Login).await?;
     check_lengths(&name, &password)?;
     // What this bucket holds is told to nobody: others may be trying the same name.
     let account = Subject::account(&folded(&name));
     state
+        .http
         .rates
         .take(Class::LoginAccount, account)
         .await
         .enforce_silently()?;
     let sessions = state.sessions.clone();
-    let opened = state.on_runtime(async move { sessions.login(&name, &password).await });
+    let opened = state
+        .http
+        .on_runtime(async move { sessions.login(&name, &password).await });
     json(StatusCode::OK, &TokenView::from(opened.await?))
 }
 
@@ -147,24 +147,30 @@ pub(crate) async fn login(
 #[utoipa::path(post, path = "/v1/auth/refresh", tag = "sessions", operation_id = "refresh_session",
     responses(
         (status = 200, body = TokenView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "not-a-session"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "untrusted-origin"),
-        (status = 429, body = ProblemBody, content_type = "application/problem+json", description = "too-many-requests"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+        (status = 400, description = "not-a-session"),
+        (status = 401, description = "unauthenticated"),
+        (status = 403, description = "untrusted-origin"),
+        (status = 429, description = "too-many-requests"),
+        (status = 503, description = "unavailable"),
     ),
     security(("api_key" = ["any"])))]
-pub(crate) async fn refresh(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(crate) async fn refresh(
+    state: web::Data<AccountsState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let address = state.rates.address_of(&request);
+    let address = state.http.rates.address_of(&request);
     state
+        .http
         .rates
         .take(Class::Anonymous, address)
         .await
         .enforce(&request)?;
     let token = session_token(&request)?;
     let sessions = state.sessions.clone();
-    let opened = state.on_runtime(async move { sessions.refresh(&token).await });
+    let opened = state
+        .http
+        .on_runtime(async move { sessions.refresh(&token).await });
     json(StatusCode::OK, &TokenView::from(opened.await?))
 }
 
@@ -175,21 +181,19 @@ pub(crate) async fn refresh(state: web::Data<State>, request: HttpRequest) -> Re
 #[utoipa::path(post, path = "/v1/auth/logout", tag = "sessions", operation_id = "logout",
     responses(
         (status = 204, description = "the session has ended"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "not-a-session"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "untrusted-origin"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["any"])))]
+        (status = 400, description = "not-a-session"),
+        (status = 403, description = "untrusted-origin"),
+    ))]
 pub(crate) async fn logout(
     _: Allowed<Anyone>,
-    state: web::Data<State>,
+    state: web::Data<AccountsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let token = session_token(&request)?;
     let sessions = state.sessions.clone();
     state
+        .http
         .on_runtime(async move { sessions.logout(&token).await })
         .await?;
     Ok(HttpResponse::NoContent().finish())
@@ -199,14 +203,11 @@ pub(crate) async fn logout(
 #[utoipa::path(get, path = "/v1/auth/me", tag = "sessions", operation_id = "me",
     responses(
         (status = 200, body = MeView),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "untrusted-origin"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["any"])))]
+        (status = 403, description = "untrusted-origin"),
+    ))]
 pub(crate) async fn me(
     allowed: Allowed<Anyone>,
-    state: web::Data<State>,
+    state: web::Data<AccountsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
@@ -214,7 +215,11 @@ pub(crate) async fn me(
         Caller::User { id, scopes } => MeView {
             kind: "user",
             id: Some(id.to_string()),
-            name: state.sessions.name_of(id).await.map(|name| name.to_string()),
+            name: state
+                .sessions
+                .name_of(UserId::of(id))
+                .await
+                .map(|name| name.to_string()),
             scopes,
         },
         Caller::Key { id, scopes } => MeView {
@@ -261,7 +266,7 @@ fn session_token(request: &HttpRequest) -> Result<String, Problem> {
             ProblemKind::NotASession,
             "this is an API key, which is not logged in: `holdfast keys revoke` ends it",
         )),
-        None => Err(crate::auth::unauthenticated(
+        None => Err(unauthenticated(
             "send `Authorization: Bearer <access_token>`",
             false,
         )),

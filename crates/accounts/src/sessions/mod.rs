@@ -17,7 +17,7 @@
 //!
 //! # What a logout and a refresh promise
 //! They are committed to SQL. The process that did it refuses the token from then on; other processes do immediately with Redis, and
-//! within [`HARD_LIMIT`](super::mirror::HARD_LIMIT) (ten seconds) without, also after a restart. A refresh reads SQL and never the
+//! within [`HARD_LIMIT`](crate::mirror::HARD_LIMIT) (ten seconds) without, also after a restart. A refresh reads SQL and never the
 //! mirror. Refreshing a token a second time ends the session: one of the two callers stole it.
 //!
 //! # When things fail
@@ -45,24 +45,24 @@ use holdfast_cache::sessions::{Checked, Reach, SessionId, SessionStore};
 use holdfast_core::clock;
 use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
+use holdfast_http::Caller;
 use secrecy::SecretString;
 
 use self::recent::RecentChanges;
 use self::store::{RefreshOutcome, SessionChange, SessionHash, SessionTable};
 
-pub(crate) use self::token::{Claims, is_token};
-use self::token::{TokenError, Tokens};
-use super::keys::Caller;
-use super::mirror::Mirror;
-use super::sql::StoreError;
-use super::users::{Standing, User, UserError, Users};
+pub use self::token::is_token;
+use self::token::{Claims, TokenError, Tokens};
+use crate::mirror::Mirror;
+use crate::sql::StoreError;
+use crate::users::{User, UserError, UserId, UserStatus, Users};
 
 /// Between two attempts to write a logout to SQL.
 const END_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a token does not let in, or a login does not give one.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
+pub enum SessionError {
     /// No `JWT_SECRET_KEY` in production.
     #[error("logins are off")]
     Off,
@@ -92,15 +92,15 @@ impl From<TokenError> for SessionError {
 
 /// A token that was just made: the only time its text is to be had.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) user: User,
-    pub(crate) token: SecretString,
-    pub(crate) lifetime: Duration,
+pub struct NewSession {
+    pub user: User,
+    pub token: SecretString,
+    pub lifetime: Duration,
 }
 
 /// Logging in, out, and being known in between. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Sessions {
+pub struct Sessions {
     tokens: Option<std::sync::Arc<Tokens>>,
     users: Users,
     store: SessionStore,
@@ -117,7 +117,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     /// Off in production without a secret. In development one is made up, so sessions end with the process.
     /// Call it inside tokio.
-    pub(crate) fn new(settings: &Settings, database: &Database, users: Users, store: SessionStore) -> Self {
+    pub fn new(settings: &Settings, database: &Database, users: Users, store: SessionStore) -> Self {
         let made_up = || {
             tracing::debug!("JWT_SECRET_KEY is not set: sessions end with this process");
             let bytes: [u8; 32] = rand::random();
@@ -140,17 +140,17 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn is_on(&self) -> bool {
+    pub fn is_on(&self) -> bool {
         self.tokens.is_some()
     }
 
     /// Redis is meant to be there and is not.
-    pub(crate) fn is_degraded(&self) -> bool {
+    pub fn is_degraded(&self) -> bool {
         self.store.is_degraded()
     }
 
     /// A session for whoever knows this user's password. Limit it before it is called.
-    pub(crate) async fn login(&self, name: &str, password: &SecretString) -> Result<Opened, SessionError> {
+    pub async fn login(&self, name: &str, password: &SecretString) -> Result<NewSession, SessionError> {
         let tokens = self.tokens()?;
         let user = self.users.verify(name, password).await?;
         let user = user.ok_or(SessionError::WrongLogin)?;
@@ -171,13 +171,13 @@ impl Sessions {
     }
 
     /// Who presents this token.
-    pub(crate) async fn authenticate(&self, token: &str) -> Result<Caller, SessionError> {
+    pub async fn authenticate(&self, token: &str) -> Result<Caller, SessionError> {
         let claims = self.tokens()?.read(token)?;
         self.admit(&claims).await
     }
 
     /// The next token of a session; the given one is refused from then on.
-    pub(crate) async fn refresh(&self, token: &str) -> Result<Opened, SessionError> {
+    pub async fn refresh(&self, token: &str) -> Result<NewSession, SessionError> {
         let tokens = self.tokens()?;
         let claims = tokens.read_expired(token, self.idle)?;
         let id = claims.user().ok_or(SessionError::Invalid)?;
@@ -210,7 +210,7 @@ impl Sessions {
     ///
     /// # Errors
     /// Neither SQL nor Redis took the logout: the session goes on. The caller should try again.
-    pub(crate) async fn logout(&self, token: &str) -> Result<Reach, SessionError> {
+    pub async fn logout(&self, token: &str) -> Result<Reach, SessionError> {
         let claims = self.tokens()?.read(token)?;
         self.admit(&claims).await?;
         let session = session_id(&claims)?;
@@ -256,28 +256,28 @@ impl Sessions {
 
     /// Ends every session of a user: here at once, and in every other process within what a deletion or a change takes to
     /// be seen.
-    pub(crate) async fn end_all(&self, user: &str) -> Reach {
+    pub async fn end_all(&self, user: &str) -> Reach {
         self.store.revoke_all(user).await
     }
 
     /// The user's name, as far as it is known now.
-    pub(crate) async fn name_of(&self, user: super::UserId) -> Option<std::sync::Arc<str>> {
-        match self.users.standing(user).await {
-            Standing::Enabled { name, .. } => Some(name),
-            Standing::Out | Standing::Unknown => None,
+    pub async fn name_of(&self, user: UserId) -> Option<std::sync::Arc<str>> {
+        match self.users.status(user).await {
+            UserStatus::Enabled { name, .. } => Some(name),
+            UserStatus::Out | UserStatus::Unknown => None,
         }
     }
 
     async fn admit(&self, claims: &Claims) -> Result<Caller, SessionError> {
         let id = claims.user().ok_or(SessionError::Invalid)?;
-        let role = match self.users.standing(id).await {
-            Standing::Enabled { version, role, .. } if version == claims.ver => role,
-            Standing::Enabled { .. } | Standing::Out => return Err(SessionError::Ended),
-            Standing::Unknown => claims.role,
+        let role = match self.users.status(id).await {
+            UserStatus::Enabled { version, role, .. } if version == claims.ver => role,
+            UserStatus::Enabled { .. } | UserStatus::Out => return Err(SessionError::Ended),
+            UserStatus::Unknown => claims.role,
         };
         self.check_session(claims).await?;
         Ok(Caller::User {
-            id,
+            id: id.ulid(),
             scopes: role.scopes(),
         })
     }
@@ -346,12 +346,12 @@ fn open(
     session: &SessionId,
     generation: i64,
     left: Duration,
-) -> Result<Opened, SessionError> {
+) -> Result<NewSession, SessionError> {
     let lifetime = tokens.lifetime().min(left);
     let (token, _) = tokens
         .sign(&user, &session.to_string(), generation, lifetime)
         .map_err(|error| SessionError::Failed(error.into()))?;
-    Ok(Opened {
+    Ok(NewSession {
         user,
         token,
         lifetime,

@@ -7,9 +7,9 @@ use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use uuid::Uuid;
 
-use crate::auth::UserId;
-use crate::auth::mirror::Table;
-use crate::auth::sql::{StoreError, bounded, execute, fetch_all};
+use crate::UserId;
+use crate::mirror::Table;
+use crate::sql::{StoreError, bounded, execute, fetch_all};
 
 /// SHA-256 of a session's id: a dump of the table contains no usable session.
 pub(super) type SessionHash = [u8; 32];

@@ -2,7 +2,7 @@
 //!
 //! A user is *enabled* or *disabled*, and has one role. `token_version` is part of every session's token; a change of
 //! password, of role, or of being enabled raises it, which ends the user's sessions. Every process keeps the versions in
-//! memory ([`Mirror`]), so that happens within [`HARD_LIMIT`](super::mirror::HARD_LIMIT) whether Redis is there or not.
+//! memory ([`Mirror`]), so that happens within [`HARD_LIMIT`](crate::mirror::HARD_LIMIT) whether Redis is there or not.
 //!
 //! # Invariants
 //! - A password exists as an argon2id hash in the table and nowhere else.
@@ -34,8 +34,8 @@ pub use self::password::{MAX_PASSWORD, MIN_PASSWORD};
 pub use self::role::{Role, UnknownRole};
 use self::store::{Change, UserStore};
 pub use self::store::{User, UserId};
-use super::mirror::{Mirror, Table};
-use super::sql::StoreError;
+use crate::mirror::{Mirror, Table};
+use crate::sql::StoreError;
 
 /// Most users one installation may have: all of them are held in memory.
 pub const MAX_USERS: usize = 10_000;
@@ -90,7 +90,7 @@ impl From<Busy> for UserError {
 
 /// What is known of a user at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum UserStatus {
     Enabled {
         version: i64,
         role: Role,
@@ -120,9 +120,9 @@ struct UserTable {
 }
 
 #[derive(Default)]
-struct KnownUsers(HashMap<UserId, Known>);
+struct KnownUsers(HashMap<UserId, ListedUser>);
 
-struct Known {
+struct ListedUser {
     name: Arc<str>,
     role: Role,
     version: i64,
@@ -238,16 +238,16 @@ impl Users {
         Ok(user.filter(|user| is_right && user.disabled_at.is_none()))
     }
 
-    /// How a user stands now; no older than a session may outlive its end.
-    pub(super) async fn standing(&self, id: UserId) -> Standing {
-        if let Some(Some(standing)) = self.mirror.look(|users| users.standing(id)) {
-            return standing;
+    /// The user's status now; no older than a session may outlive its end.
+    pub(super) async fn status(&self, id: UserId) -> UserStatus {
+        if let Some(Some(status)) = self.mirror.look(|users| users.status(id)) {
+            return status;
         }
-        let answer = self.mirror.look_again(|users| users.standing(id)).await;
+        let answer = self.mirror.look_again(|users| users.status(id)).await;
         match answer.found.flatten() {
-            Some(standing) if answer.is_usable => standing,
-            None if answer.is_current => Standing::Out,
-            _ => Standing::Unknown,
+            Some(status) if answer.is_usable => status,
+            None if answer.is_current => UserStatus::Out,
+            _ => UserStatus::Unknown,
         }
     }
 
@@ -270,7 +270,7 @@ impl Table for UserTable {
     async fn read(&self) -> Result<KnownUsers, StoreError> {
         let users = self.store.list(MAX_USERS).await?;
         let known = users.into_iter().map(|user| {
-            let known = Known {
+            let known = ListedUser {
                 name: user.name.into(),
                 role: user.role,
                 version: user.token_version,
@@ -283,12 +283,12 @@ impl Table for UserTable {
 }
 
 impl KnownUsers {
-    fn standing(&self, id: UserId) -> Option<Standing> {
+    fn status(&self, id: UserId) -> Option<UserStatus> {
         let user = self.0.get(&id)?;
         if !user.is_enabled {
-            return Some(Standing::Out);
+            return Some(UserStatus::Out);
         }
-        Some(Standing::Enabled {
+        Some(UserStatus::Enabled {
             version: user.version,
             role: user.role,
             name: Arc::clone(&user.name),
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(user.unwrap().token_version, 2);
         let user = users.set_enabled("ada", false, &by()).await.unwrap().unwrap();
         assert_eq!((user.token_version, user.disabled_at.is_some()), (3, true));
-        assert_eq!(users.standing(user.id).await, Standing::Out);
+        assert_eq!(users.status(user.id).await, UserStatus::Out);
         let user = users.set_role("ada", Role::Admin, &by()).await.unwrap().unwrap();
         assert_eq!((user.token_version, user.role), (4, Role::Admin));
         assert!(

@@ -14,13 +14,18 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Role;
-use crate::auth::sql::{Deed, StoreError, Write, bounded, fetch_all, unreadable};
+use crate::sql::{AuditedAction, StoreError, Write, bounded, fetch_all, unreadable};
 
 /// Names a user in tokens and logs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Ulid);
 
 impl UserId {
+    /// Of a [`Caller`](holdfast_http::Caller).
+    pub fn of(id: Ulid) -> Self {
+        Self(id)
+    }
+
     pub(super) fn generate() -> Self {
         Self(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()))
     }
@@ -154,7 +159,7 @@ impl UserStore {
             ),
         };
         let details = json!({ "role": role });
-        let deed = Deed {
+        let deed = AuditedAction {
             by,
             entry: AuditEntry::new(action::USER_CREATE).target(name).details(details),
         };
@@ -240,7 +245,7 @@ impl UserStore {
                 Write::Sqlite(database, update!("$5").bind(clock::now().timestamp_millis()))
             }
         };
-        let deed = Deed {
+        let deed = AuditedAction {
             by,
             entry: AuditEntry::new(action::USER_UPDATE)
                 .target(name)

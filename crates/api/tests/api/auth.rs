@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use holdfast_accounts::{KeyError, Scopes};
 use holdfast_api::API_ROUTES;
-use holdfast_api::auth::{KeyError, Scopes};
 use secrecy::ExposeSecret;
 use serde_json::json;
 

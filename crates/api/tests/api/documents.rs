@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_api::{API_ROUTES, HEALTH_ROUTES};
+use holdfast_api::{API_ROUTES, HEALTH_ROUTES, Route};
 
 use crate::support::{TestApp, TestSettings, body_of, problem};
 
@@ -55,7 +55,7 @@ async fn every_secured_route_is_documented_with_its_scope() {
         "/v1/confirm-address/{token}",
         "/v1/unsubscribe/{token}",
     ];
-    let secured = |route: &&holdfast_api::Route| route.path.starts_with("/v1") && !open.contains(&route.path);
+    let secured = |route: &&Route| route.path.starts_with("/v1") && !open.contains(&route.path);
     for route in API_ROUTES.iter().filter(secured) {
         let operation = &document["paths"][route.path][route.method.to_lowercase()];
         assert!(operation["security"][0]["api_key"][0].is_string(), "{route:?}");

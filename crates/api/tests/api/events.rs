@@ -1,7 +1,7 @@
 //! Events, interactions and recommendations, over HTTP.
 
 use holdfast::events::recommend::{Recommender, TrainedWhat};
-use holdfast_api::auth::Role;
+use holdfast_accounts::Role;
 use holdfast_cache::Cache;
 use holdfast_core::redis::{RedisGate, Role as GateRole};
 use holdfast_testkit::http::Client;

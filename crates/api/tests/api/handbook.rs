@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use holdfast_api::AdviceCode;
-use holdfast_api::health::hints;
 use holdfast_core::mode::DegradedReason;
 use holdfast_core::telemetry::catalogue;
+use holdfast_http::health::hints;
+use holdfast_http::monitor::AdviceCode;
 use holdfast_jobs::diagnosis::FaultKind;
 use holdfast_testkit::{FaultProxy, Mode, PostgresServer, RedisOptions, RedisServer};
 use serde_json::Value;

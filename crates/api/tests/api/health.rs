@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_api::health::{DatabaseProbe, Health};
-use holdfast_api::health_server;
 use holdfast_core::shutdown::Shutdown;
+use holdfast_http::health::{DatabaseProbe, Health, health_server};
 use holdfast_testkit::http;
 use holdfast_testkit::{RedisOptions, RedisServer};
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_api::auth::Role;
+use holdfast_accounts::Role;
 use holdfast_testkit::PostgresServer;
 use holdfast_testkit::http::Client;
 use serde_json::{Value, json};

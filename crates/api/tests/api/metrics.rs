@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use holdfast_api::auth::Role;
+use holdfast_accounts::Role;
 use holdfast_core::telemetry::catalogue;
 use holdfast_testkit::{Eviction, Persistence, RedisOptions, RedisServer};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_api::auth::Role;
+use holdfast_accounts::Role;
 use holdfast_testkit::http::{Client, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_api::auth::Role;
+use holdfast_accounts::Role;
 use holdfast_core::redis::{RedisGate, Role as GateRole};
 use holdfast_testkit::{PostgresServer, RedisOptions, RedisServer};
 use secrecy::SecretString;

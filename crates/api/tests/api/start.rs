@@ -1,7 +1,7 @@
 //! What a server needs to start, and where it listens.
 
+use holdfast_accounts::{AdmissionError, ApiKeys};
 use holdfast_api::StartError;
-use holdfast_api::auth::ApiKeys;
 use holdfast_core::sql::{self, Database};
 use holdfast_testkit::http;
 
@@ -13,7 +13,7 @@ async fn a_production_server_without_any_key_does_not_start_and_says_what_to_set
         .with("HOLDFAST_ENV", "production")
         .without("HOLDFAST_API_KEY");
     let error = settings.try_start().await.err().expect("it must not start");
-    assert!(matches!(error, StartError::NoKey));
+    assert!(matches!(error, StartError::Admission(AdmissionError::NoKey)));
     assert_eq!(error.exit_code(), 64);
     let text = error.to_string();
     assert!(

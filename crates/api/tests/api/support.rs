@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_api::auth::{ApiKeys, Role as UserRole, Scopes, User, Users};
+use holdfast_accounts::{ApiKeys, Role as UserRole, Scopes, User, Users};
 use holdfast_api::{Application, Services, StartError};
 use holdfast_cache::Cache;
 use holdfast_core::config::{Settings, Sources, load_from};

@@ -1,6 +1,6 @@
 //! Preferences, export and deletion, by the user's own session or with the scope `admin`.
 
-use holdfast_api::auth::Role;
+use holdfast_accounts::Role;
 use holdfast_testkit::http::{Client, Response};
 use serde_json::{Value, json};
 

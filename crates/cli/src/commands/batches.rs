@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use holdfast_api::batches::BatchView;
+use holdfast_control::batches::BatchView;
 use holdfast_jobs::BatchId;
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::batches::{BatchFilter, BatchRecord, Progress};

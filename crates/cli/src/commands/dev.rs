@@ -7,7 +7,7 @@
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use holdfast_api::auth::ApiKeys;
+use holdfast_accounts::ApiKeys;
 use holdfast_api::{Application, Services, StartError};
 use holdfast_beat::{BeatError, run_beat};
 use holdfast_cache::Cache;

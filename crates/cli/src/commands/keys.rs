@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_api::auth::{ApiKeys, NewKey, Scopes, StoredKey};
+use holdfast_accounts::{ApiKeys, NewKey, Scopes, StoredKey};
 use holdfast_jobs::audit::{Actor, By};
 use secrecy::ExposeSecret;
 use serde_json::json;

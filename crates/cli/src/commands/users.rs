@@ -5,8 +5,8 @@ mod data;
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 
-use holdfast_api::auth::users::{MAX_PASSWORD, MIN_PASSWORD};
-use holdfast_api::auth::{Role, User, Users};
+use holdfast_accounts::users::{MAX_PASSWORD, MIN_PASSWORD};
+use holdfast_accounts::{Role, User, Users};
 use holdfast_jobs::audit::{Actor, By};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;

@@ -7,33 +7,57 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-/// Who may depend on whom, build dependencies included. The worker takes its health routes from the API.
+/// Who may depend on whom, build dependencies included.
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("cache", &["core"]),
     ("jobs", &["core"]),
+    ("http", &["core", "cache", "jobs"]),
+    ("accounts", &["core", "cache", "jobs", "http"]),
+    ("control", &["core", "cache", "jobs", "http"]),
     ("outbound", &["core", "jobs"]),
-    ("product", &["core", "cache", "jobs", "outbound"]),
-    // No product depends on another one.
+    ("product", &["core", "cache", "jobs", "http", "outbound"]),
+    // No product depends on another one. Those that make jobs answer with documents of `control`.
     ("kinds", &["core", "cache", "jobs", "outbound", "product"]),
-    ("points", &["core", "cache", "jobs", "outbound", "product"]),
-    ("events", &["core", "cache", "jobs", "outbound", "product"]),
-    ("notify", &["core", "cache", "jobs", "outbound", "product"]),
+    (
+        "points",
+        &["core", "cache", "jobs", "http", "outbound", "product"],
+    ),
+    (
+        "events",
+        &["core", "cache", "jobs", "http", "control", "outbound", "product"],
+    ),
+    (
+        "notify",
+        &["core", "cache", "jobs", "http", "control", "outbound", "product"],
+    ),
     (
         "holdfast",
         &[
-            "core", "cache", "jobs", "outbound", "product", "kinds", "points", "events", "notify",
+            "core", "cache", "jobs", "http", "accounts", "outbound", "product", "kinds", "points", "events",
+            "notify",
         ],
     ),
     // Everything above reaches products through `holdfast` alone.
-    ("api", &["core", "cache", "jobs", "holdfast"]),
-    ("worker", &["core", "cache", "jobs", "holdfast", "api"]),
-    ("beat", &["core", "cache", "jobs", "holdfast", "api"]),
-    ("ops", &["core", "cache", "jobs", "holdfast", "api", "worker"]),
+    (
+        "api",
+        &["core", "cache", "jobs", "http", "accounts", "control", "holdfast"],
+    ),
+    (
+        "worker",
+        &["core", "cache", "jobs", "http", "accounts", "holdfast"],
+    ),
+    ("beat", &["core", "cache", "jobs", "http", "accounts", "holdfast"]),
+    (
+        "ops",
+        &[
+            "core", "cache", "jobs", "http", "accounts", "holdfast", "api", "worker",
+        ],
+    ),
     (
         "cli",
         &[
-            "core", "cache", "jobs", "holdfast", "api", "worker", "beat", "ops",
+            "core", "cache", "jobs", "accounts", "control", "holdfast", "api", "worker", "beat", "ops",
         ],
     ),
     ("bench", &["core", "cache", "jobs", "holdfast", "api"]),

@@ -6,21 +6,27 @@ use std::collections::hash_map::Entry;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::events::{Event, Filter, Near, NewEvent, Outcome, Upserted, search_words};
 use holdfast_core::clock;
+use holdfast_http::body::items::{Names, RejectedItem, moment, none_good, read_items};
+use holdfast_http::body::{BodySize, body_bytes, parse_off_thread};
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, ProblemKind, quote};
+use holdfast_http::responses::{CachedRoute, Lifetime};
+use holdfast_http::{Allowed, Produce, Read};
 use holdfast_jobs::ledger::LedgerError;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;
 
-use super::items::{Names, RejectedItem, moment, none_good, read_items};
-use super::view::ProblemBody;
-use crate::auth::{Allowed, Produce, Read};
-use crate::body::{BodySize, body_bytes, parse_off_thread};
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::responses::Cached;
-use crate::state::{State, json};
+use crate::state::EventsState;
+use crate::{ANSWERS, Event, Filter, Near, NewEvent, Outcome, Upserted, search_words};
+
+/// The cached answers of `GET /v1/events`.
+const CACHED: CachedRoute = CachedRoute {
+    namespace: ANSWERS,
+    lifetime: Lifetime::Answer,
+};
 
 const NAMES: Names = Names {
     one: "event",
@@ -141,28 +147,21 @@ pub(crate) struct StoredEvent {
     request_body(content = Vec<EventBody>, description = "A list, or `{\"events\": […]}`"),
     responses(
         (status = 200, body = StoredEvents, description = "Stored, all or some"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, batch-too-large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported-media-type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, batch-empty: no event is good"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 413, description = "body-too-large, batch-too-large"),
+        (status = 415, description = "unsupported-media-type"),
+        (status = 422, description = "invalid-field, batch-empty: no event is good"),
+    ))]
 pub(crate) async fn store(
     _: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let bytes = body_bytes(&request, payload, &state, BodySize::Bulk, &[]).await?;
+    let bytes = body_bytes(&request, payload, &state.http, BodySize::Bulk, &[]).await?;
     let (read, mut rejected) =
-        parse_off_thread(&state, bytes, |bytes| read_items::<EventBody>(bytes, NAMES)).await?;
+        parse_off_thread(&state.http, bytes, |bytes| read_items::<EventBody>(bytes, NAMES)).await?;
     let (mut places, mut events) = (Vec::new(), Vec::new());
     let mut named: HashMap<(Option<String>, String), usize> = HashMap::new();
     for (index, body) in read {
@@ -190,6 +189,7 @@ pub(crate) async fn store(
     }
     let recommender = state.recommender.clone();
     let stored = state
+        .http
         .on_runtime(async move { recommender.events().upsert(&events).await })
         .await?;
     rejected.sort_by_key(|one| one.index);
@@ -305,16 +305,11 @@ pub(crate) struct EventPage {
     ),
     responses(
         (status = 200, body = EventPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-cursor, invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-cursor, invalid-parameter"),
+    ))]
 pub(crate) async fn list(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(
@@ -352,9 +347,7 @@ pub(crate) async fn list(
             next,
         })
     };
-    state
-        .cached(&request, allowed.caller(), Cached::Events, page)
-        .await
+    state.http.cached(&request, allowed.caller(), &CACHED, page).await
 }
 
 fn filter(params: &mut Params) -> Filter {

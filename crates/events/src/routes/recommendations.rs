@@ -4,23 +4,23 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::events::interactions::Interaction;
-use holdfast::events::recommend::{Item, List, ListSource, MAX_LISTED, RecommendError, Why};
-use holdfast::product::UserName;
 use holdfast_cache::{LoadError, Source};
 use holdfast_core::clock;
+use holdfast_http::body::items::{Names, RejectedItem, moment, none_good, read_items};
+use holdfast_http::body::{BodySize, body_bytes, parse_off_thread};
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, ProblemKind, RETRY_AFTER, quote};
+use holdfast_http::responses::X_CACHE;
+use holdfast_http::{Allowed, Anyone, Produce};
+use holdfast_product::UserName;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;
 
-use super::items::{Names, RejectedItem, moment, none_good, read_items};
-use super::view::ProblemBody;
-use crate::auth::{Allowed, Anyone, Produce};
-use crate::body::{BodySize, body_bytes, parse_off_thread};
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind, RETRY_AFTER, quote};
-use crate::responses::X_CACHE;
-use crate::state::{State, json};
+use crate::interactions::Interaction;
+use crate::recommend::{Item, List, ListSource, MAX_LISTED, RecommendError, Why};
+use crate::state::EventsState;
 
 const NAMES: Names = Names {
     one: "interaction",
@@ -75,9 +75,8 @@ impl InteractionBody {
         Ok(Interaction {
             user: user.map_err(|fault| ("user", fault.to_string()))?,
             event,
-            action: action.map_err(|fault: holdfast::events::interactions::UnknownAction| {
-                ("action", fault.to_string())
-            })?,
+            action: action
+                .map_err(|fault: crate::interactions::UnknownAction| ("action", fault.to_string()))?,
             at,
         })
     }
@@ -103,28 +102,23 @@ pub(crate) struct AcceptedInteractions {
     request_body(content = Vec<InteractionBody>, description = "A list, or `{\"interactions\": […]}`"),
     responses(
         (status = 202, body = AcceptedInteractions, description = "Stored, all or some"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, batch-too-large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported-media-type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, batch-empty: no interaction is good"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 413, description = "body-too-large, batch-too-large"),
+        (status = 415, description = "unsupported-media-type"),
+        (status = 422, description = "invalid-field, batch-empty: no interaction is good"),
+    ))]
 pub(crate) async fn interact(
     _: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let bytes = body_bytes(&request, payload, &state, BodySize::Bulk, &[]).await?;
-    let (read, mut rejected) =
-        parse_off_thread(&state, bytes, |bytes| read_items::<InteractionBody>(bytes, NAMES)).await?;
+    let bytes = body_bytes(&request, payload, &state.http, BodySize::Bulk, &[]).await?;
+    let (read, mut rejected) = parse_off_thread(&state.http, bytes, |bytes| {
+        read_items::<InteractionBody>(bytes, NAMES)
+    })
+    .await?;
     let now = clock::now();
     let mut good = Vec::with_capacity(read.len());
     for (index, body) in read {
@@ -139,6 +133,7 @@ pub(crate) async fn interact(
     let given: Vec<_> = good.iter().map(|(_, interaction)| interaction.clone()).collect();
     let recommender = state.recommender.clone();
     let stored = state
+        .http
         .on_runtime(async move { recommender.accept(&given).await })
         .await?;
     for (index, interaction) in &good {
@@ -245,16 +240,12 @@ impl From<Item> for RecommendationView {
     ),
     responses(
         (status = 200, body = Recommendations),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-id, invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+        (status = 400, description = "invalid-id, invalid-parameter"),
     ),
     security(("api_key" = ["read"])))]
 pub(crate) async fn recommend(
     allowed: Allowed<Anyone>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let id = request.match_info().get("id").unwrap_or_default();

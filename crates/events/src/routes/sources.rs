@@ -4,20 +4,19 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::events::discovery::parse::Mapping;
-use holdfast::events::discovery::{
-    Definition, Listing, NewSource, Report, SourceId, SourceKind, SourceRecord,
-};
-use holdfast::product::redaction::redacted_feed;
+use holdfast_control::enqueue::AcceptedJob;
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, ProblemKind, quote};
+use holdfast_http::{Admin, Allowed, Produce, Read};
+use holdfast_product::redaction::redacted_feed;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::view::{AcceptedJob, ProblemBody};
-use crate::auth::{Admin, Allowed, Produce, Read};
-use crate::body::json_body;
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::discovery::parse::Mapping;
+use crate::discovery::{Definition, Listing, NewSource, Report, SourceId, SourceKind, SourceRecord};
+use crate::state::EventsState;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -179,16 +178,11 @@ fn source_id(request: &HttpRequest) -> Result<SourceId, Problem> {
     ),
     responses(
         (status = 200, body = SourceList),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-parameter"),
+    ))]
 pub(crate) async fn list(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request, &["after", "limit"]);
@@ -197,6 +191,7 @@ pub(crate) async fn list(
     params.finish()?;
     let sources = state.sources.clone();
     let mut found = state
+        .http
         .on_runtime(async move { sources.list(after, limit + 1).await })
         .await?;
     let more = found.len() > limit;
@@ -215,27 +210,23 @@ pub(crate) async fn list(
     request_body = SourceBody,
     responses(
         (status = 201, body = SourceView, headers(("Location" = String, description = "The source's address"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "name-taken, too-many-sources"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body-too-large"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 409, description = "name-taken, too-many-sources"),
+        (status = 413, description = "body-too-large"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn create(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: SourceBody = json_body(&request, payload, &state).await?;
+    let body: SourceBody = json_body(&request, payload, &state.http).await?;
     let (sources, source) = (state.sources.clone(), body.into_source());
     let by = allowed.by(&request);
     let record = state
+        .http
         .on_runtime(async move { sources.create(&by, &source).await })
         .await?;
     let location = HeaderValue::from_str(&format!("/v1/sources/{}", record.id)).map_err(Problem::internal)?;
@@ -249,21 +240,20 @@ pub(crate) async fn create(
     params(("id" = String, Path, description = "The source's id")),
     responses(
         (status = 200, body = SourceView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "source-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "source-not-found"),
+    ))]
 pub(crate) async fn show(
     allowed: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (sources, id) = (state.sources.clone(), source_id(&request)?);
-    let record = state.on_runtime(async move { sources.get(id).await }).await?;
+    let record = state
+        .http
+        .on_runtime(async move { sources.get(id).await })
+        .await?;
     json(StatusCode::OK, &SourceView::from(record).shown_to(&allowed))
 }
 
@@ -275,29 +265,25 @@ pub(crate) async fn show(
     request_body = SourceBody,
     responses(
         (status = 200, body = SourceView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "source-not-found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "name-taken"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body-too-large"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-id"),
+        (status = 404, description = "source-not-found"),
+        (status = 409, description = "name-taken"),
+        (status = 413, description = "body-too-large"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn put(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let id = source_id(&request)?;
-    let body: SourceBody = json_body(&request, payload, &state).await?;
+    let body: SourceBody = json_body(&request, payload, &state.http).await?;
     let (sources, source) = (state.sources.clone(), body.into_source());
     let by = allowed.by(&request);
     let record = state
+        .http
         .on_runtime(async move { sources.replace(&by, id, &source).await })
         .await?;
     json(StatusCode::OK, &SourceView::from(record))
@@ -310,22 +296,19 @@ pub(crate) async fn put(
     params(("id" = String, Path, description = "The source's id")),
     responses(
         (status = 200, body = DeletedSource),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "source-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "source-not-found"),
+    ))]
 pub(crate) async fn delete(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (sources, id) = (state.sources.clone(), source_id(&request)?);
     let by = allowed.by(&request);
     state
+        .http
         .on_runtime(async move { sources.delete(&by, id).await })
         .await?;
     let gone = DeletedSource {
@@ -343,21 +326,18 @@ pub(crate) async fn delete(
     params(("id" = String, Path, description = "The source's id")),
     responses(
         (status = 202, body = AcceptedJob, headers(("Location" = String, description = "The job's address"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "source-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "source-not-found"),
+    ))]
 pub(crate) async fn discover(
     _: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (sources, id) = (state.sources.clone(), source_id(&request)?);
     let job = state
+        .http
         .on_runtime(async move { sources.discover_now(id).await })
         .await?;
     let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;

@@ -3,19 +3,19 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::events::discovery::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId};
-use holdfast::notify::mail::check_address;
-use holdfast::product::MAX_USER;
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{FieldFault, Problem, ProblemKind, quote};
+use holdfast_http::{Allowed, Produce, Read};
+use holdfast_product::mail_address::check_address;
+use holdfast_product::{AddressAuthority, MAX_USER};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;
 
-use super::view::ProblemBody;
-use crate::auth::{Allowed, Produce, Read};
-use crate::body::json_body;
-use crate::params::Params;
-use crate::problem::{FieldFault, Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::discovery::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId};
+use crate::state::EventsState;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -90,16 +90,11 @@ pub(crate) struct DeletedSubscription {
     ),
     responses(
         (status = 200, body = SubscriptionList),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-parameter"),
+    ))]
 pub(crate) async fn list(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request, &["user", "after", "limit"]);
@@ -109,6 +104,7 @@ pub(crate) async fn list(
     params.finish()?;
     let subscriptions = state.subscriptions.clone();
     let mut found = state
+        .http
         .on_runtime(async move { subscriptions.list(user.as_deref(), after, limit + 1).await })
         .await?;
     let more = found.len() > limit;
@@ -127,27 +123,26 @@ pub(crate) async fn list(
     request_body = SubscriptionBody,
     responses(
         (status = 201, body = SubscriptionView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "too-many-subscriptions"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body-too-large"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 409, description = "too-many-subscriptions"),
+        (status = 413, description = "body-too-large"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn create(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: SubscriptionBody = json_body(&request, payload, &state).await?;
+    let body: SubscriptionBody = json_body(&request, payload, &state.http).await?;
     let (user, email, filter) = checked(body)?;
-    let (subscriptions, authority) = (state.subscriptions.clone(), allowed.address_authority());
+    let (subscriptions, authority) = (
+        state.subscriptions.clone(),
+        AddressAuthority::of(allowed.is_admin()),
+    );
     let made = state
+        .http
         .on_runtime(async move {
             subscriptions
                 .create(&user, email.as_deref(), authority, &filter)
@@ -193,17 +188,12 @@ fn checked(body: SubscriptionBody) -> Result<(String, Option<String>, Filter), P
     params(("id" = String, Path, description = "The subscription's id")),
     responses(
         (status = 200, body = DeletedSubscription),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "subscription-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "subscription-not-found"),
+    ))]
 pub(crate) async fn delete(
     _: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
@@ -214,6 +204,7 @@ pub(crate) async fn delete(
     })?;
     let subscriptions = state.subscriptions.clone();
     let gone = state
+        .http
         .on_runtime(async move { subscriptions.delete(id).await })
         .await?;
     if !gone {

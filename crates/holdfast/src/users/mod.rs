@@ -25,6 +25,7 @@
 mod account;
 mod delete;
 mod export;
+mod routes;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -41,6 +42,7 @@ use lettre::message::Mailbox;
 pub use self::account::MadeKey;
 pub use self::delete::{DeleteOptions, Deleted};
 pub use self::export::Export;
+pub use self::routes::{ROUTES, UsersState};
 
 /// Why a user was not exported or deleted.
 #[derive(Debug, thiserror::Error)]

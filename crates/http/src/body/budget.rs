@@ -26,14 +26,14 @@ const UNIT: usize = 1_024;
 
 /// The budget of one process. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct BodyBudget {
+pub struct BodyBudget {
     heads: Arc<Semaphore>,
     rest: Arc<Semaphore>,
 }
 
 /// The bytes that one body has taken, returned on drop.
 #[derive(Debug, Default)]
-pub(crate) struct BodyPermit {
+pub(super) struct BodyPermit {
     bytes: usize,
     units: [usize; 2],
     permits: [Option<OwnedSemaphorePermit>; 2],
@@ -58,7 +58,7 @@ impl BodyBudget {
     ///
     /// # Errors
     /// The budget is exhausted: 503.
-    pub(crate) fn take(&self, taken: &mut BodyPermit, further: usize) -> Result<(), Problem> {
+    pub(super) fn take(&self, taken: &mut BodyPermit, further: usize) -> Result<(), Problem> {
         taken.bytes += further;
         let shares = [taken.bytes.min(HEAD), taken.bytes.saturating_sub(HEAD)];
         for (place, (share, budget)) in shares.into_iter().zip([&self.heads, &self.rest]).enumerate() {
@@ -82,7 +82,7 @@ impl BodyBudget {
 
 impl BodyPermit {
     /// Holds the bytes until the request ends.
-    pub(crate) fn hold_with(self, request: &HttpRequest) {
+    pub(super) fn hold_with(self, request: &HttpRequest) {
         request.extensions_mut().insert(HeldBody { _taken: self });
     }
 }

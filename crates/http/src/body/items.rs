@@ -22,19 +22,19 @@ const MAX_FAULTS: usize = 100;
 
 /// An item that was not accepted.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct RejectedItem {
+pub struct RejectedItem {
     /// Its place in the request, from 0.
-    pub(super) index: usize,
+    pub index: usize,
     #[schema(value_type = String, example = "starts_at")]
-    pub(super) field: Cow<'static, str>,
-    pub(super) reason: String,
+    pub field: Cow<'static, str>,
+    pub reason: String,
     /// Its line in a body of lines (NDJSON), from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) line: Option<usize>,
+    pub line: Option<usize>,
 }
 
 impl RejectedItem {
-    pub(super) fn new(index: usize, field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
+    pub fn new(index: usize, field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
         Self {
             index,
             field: field.into(),
@@ -46,15 +46,15 @@ impl RejectedItem {
 
 /// What items are called.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Names {
-    pub(super) one: &'static str,
-    pub(super) many: &'static str,
+pub struct Names {
+    pub one: &'static str,
+    pub many: &'static str,
     /// Most of them in a request.
-    pub(super) most: usize,
+    pub most: usize,
 }
 
 impl Names {
-    pub(super) fn within(self, count: usize) -> Result<(), Problem> {
+    pub fn within(self, count: usize) -> Result<(), Problem> {
         if count <= self.most {
             return Ok(());
         }
@@ -67,20 +67,20 @@ impl Names {
     }
 
     /// The answer to a list without items.
-    pub(super) fn nothing(self) -> Problem {
+    pub fn nothing(self) -> Problem {
         let detail = format!("send 1 to {} {}", self.most, self.many);
         Problem::new(ProblemKind::BatchEmpty, detail)
     }
 }
 
 /// The field of an item, and what is wrong with it.
-pub(super) type Fault = (Cow<'static, str>, String);
+pub type Fault = (Cow<'static, str>, String);
 
 /// Items with their places in the request.
-pub(super) type Placed<T> = Vec<(usize, T)>;
+pub type Placed<T> = Vec<(usize, T)>;
 
 /// The items that can be read, with their places; and those that cannot.
-pub(super) fn read_items<T: for<'de> Deserialize<'de>>(
+pub fn read_items<T: for<'de> Deserialize<'de>>(
     bytes: &Bytes,
     names: Names,
 ) -> Result<(Placed<T>, Vec<RejectedItem>), Problem> {
@@ -103,12 +103,12 @@ pub(super) fn read_items<T: for<'de> Deserialize<'de>>(
 }
 
 /// Whether a body is a bare list.
-pub(super) fn is_list(bytes: &[u8]) -> bool {
+pub fn is_list(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
 }
 
 /// The items of a body, unparsed. A list that is too long is refused at its first surplus item.
-pub(super) fn pieces(bytes: &[u8], names: Names) -> Result<Vec<Box<RawValue>>, Problem> {
+pub fn pieces(bytes: &[u8], names: Names) -> Result<Vec<Box<RawValue>>, Problem> {
     let mut is_too_long = false;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let read = if is_list(bytes) {
@@ -223,7 +223,7 @@ impl<'de> Visitor<'de> for WrappedPieces<'_> {
 
 /// A list whose parsing ends at the first surplus item.
 #[derive(Debug)]
-pub(super) struct AtMost<T, const N: usize>(pub(super) Vec<T>);
+pub struct AtMost<T, const N: usize>(pub Vec<T>);
 
 impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for AtMost<T, N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -253,7 +253,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for AtMost<T, N>
 }
 
 /// The answer where no item is good.
-pub(super) fn none_good(mut rejected: Vec<RejectedItem>, names: Names) -> Problem {
+pub fn none_good(mut rejected: Vec<RejectedItem>, names: Names) -> Problem {
     rejected.sort_by_key(|one| one.index);
     let faults = rejected.into_iter().take(MAX_FAULTS).map(|one| FieldFault {
         index: Some(one.index),
@@ -274,14 +274,14 @@ fn path_of(one: &RejectedItem, names: Names) -> String {
 }
 
 /// A moment as RFC 3339 writes it.
-pub(super) fn moment(text: &str) -> Result<chrono::DateTime<chrono::Utc>, String> {
+pub fn moment(text: &str) -> Result<chrono::DateTime<chrono::Utc>, String> {
     chrono::DateTime::parse_from_rfc3339(text)
         .map(|at| at.to_utc())
         .map_err(|_| "is not an RFC 3339 time with an offset, such as 2030-01-31T12:00:00Z".to_owned())
 }
 
 /// Which field serde stumbled over, where its words tell; `whole` where they do not.
-pub(super) fn shape_fault(error: &serde_json::Error, whole: &'static str) -> Fault {
+pub fn shape_fault(error: &serde_json::Error, whole: &'static str) -> Fault {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text).to_owned();
     let named = reason.split('`').nth(1).filter(|_| reason.contains("field `"));

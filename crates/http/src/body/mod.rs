@@ -3,7 +3,11 @@
 //! A good body is parsed once, without a trace of where the parser is. A bad one is parsed again with one, so that
 //! the answer can name the field's path; only senders of bad bodies pay for that.
 //!
-//! Bytes count against the process' [budget](crate::body_budget) as they arrive.
+//! Bytes count against the process' [budget](BodyBudget) as they arrive.
+
+mod budget;
+pub mod fields;
+pub mod items;
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
@@ -14,14 +18,15 @@ use futures::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_path_to_error::{Path, Segment};
 
-use crate::body_budget::BodyPermit;
+pub use self::budget::BodyBudget;
+use self::budget::BodyPermit;
+use crate::context::ServerContext;
 use crate::nul;
 use crate::problem::{FieldFault, Problem, ProblemKind};
-use crate::state::State;
 
 /// How large a body may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodySize {
+pub enum BodySize {
     /// A name and a password.
     Login,
     /// One document about one thing.
@@ -40,34 +45,34 @@ const DOCUMENT_BYTES: usize = 1_048_576;
 const OFF_THREAD_BYTES: usize = 262_144;
 
 impl BodySize {
-    fn bytes(self, state: &State) -> usize {
+    fn bytes(self, context: &ServerContext) -> usize {
         match self {
-            Self::Login => LOGIN_BYTES.min(state.max_body),
-            Self::Document => DOCUMENT_BYTES.min(state.max_body),
-            Self::Bulk => state.max_body,
+            Self::Login => LOGIN_BYTES.min(context.max_body),
+            Self::Document => DOCUMENT_BYTES.min(context.max_body),
+            Self::Bulk => context.max_body,
         }
     }
 }
 
 /// Reads and parses the body of one document. Called by handlers, not extracted beside the caller: actix runs extractors side by
 /// side, and nobody's body is looked at before it is known who sends it.
-pub(crate) async fn json_body<T: DeserializeOwned + Send + 'static>(
+pub async fn json_body<T: DeserializeOwned + Send + 'static>(
     request: &HttpRequest,
     payload: web::Payload,
-    state: &State,
+    context: &ServerContext,
 ) -> Result<T, Problem> {
-    json_body_of(request, payload, state, BodySize::Document).await
+    json_body_of(request, payload, context, BodySize::Document).await
 }
 
 /// The same, of this size.
-pub(crate) async fn json_body_of<T: DeserializeOwned + Send + 'static>(
+pub async fn json_body_of<T: DeserializeOwned + Send + 'static>(
     request: &HttpRequest,
     payload: web::Payload,
-    state: &State,
+    context: &ServerContext,
     size: BodySize,
 ) -> Result<T, Problem> {
-    let bytes = body_bytes(request, payload, state, size, &[]).await?;
-    parse_off_thread(state, bytes, |bytes| {
+    let bytes = body_bytes(request, payload, context, size, &[]).await?;
+    parse_off_thread(context, bytes, |bytes| {
         nul::check_json(bytes, "body")?;
         parse(bytes)
     })
@@ -75,31 +80,31 @@ pub(crate) async fn json_body_of<T: DeserializeOwned + Send + 'static>(
 }
 
 /// Reads a body of JSON, or of one of the `other` media types, and leaves the parsing to the caller.
-pub(crate) async fn body_bytes(
+pub async fn body_bytes(
     request: &HttpRequest,
     payload: web::Payload,
-    state: &State,
+    context: &ServerContext,
     size: BodySize,
     other: &[&str],
 ) -> Result<Bytes, Problem> {
     let declared = check_head(request, other)?;
     let mut taken = BodyPermit::default();
-    let limit = size.bytes(state);
-    let bytes = read(payload.into_inner(), declared, limit, state, &mut taken).await?;
+    let limit = size.bytes(context);
+    let bytes = read(payload.into_inner(), declared, limit, context, &mut taken).await?;
     taken.hold_with(request);
     Ok(bytes)
 }
 
 /// Parses on this thread, or on a blocking thread if the body is long.
-pub(crate) async fn parse_off_thread<T: Send + 'static>(
-    state: &State,
+pub async fn parse_off_thread<T: Send + 'static>(
+    context: &ServerContext,
     bytes: Bytes,
     parse: impl FnOnce(&Bytes) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     if bytes.len() <= OFF_THREAD_BYTES {
         return parse(&bytes);
     }
-    let parsing = state.runtime.spawn_blocking(move || parse(&bytes));
+    let parsing = context.runtime.spawn_blocking(move || parse(&bytes));
     parsing.await.map_err(Problem::internal)?
 }
 
@@ -135,13 +140,13 @@ async fn read(
     mut payload: Payload,
     declared: Option<usize>,
     limit: usize,
-    state: &State,
+    context: &ServerContext,
     taken: &mut BodyPermit,
 ) -> Result<Bytes, Problem> {
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
-    let (budget, deadline) = (&state.body_budget, state.body_deadline);
+    let (budget, deadline) = (&context.body_budget, context.body_deadline);
     let reading = async {
         let first = match payload.next().await {
             None => return Ok(Bytes::new()),
@@ -191,7 +196,7 @@ fn broken_off(error: &PayloadError) -> Problem {
 }
 
 /// Parses a body, or says what is wrong with it and where.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             let detail = "the body is empty; a JSON object is needed";
@@ -281,9 +286,9 @@ fn without_position(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
+    use serde_json::value::RawValue;
 
     use super::*;
-    use crate::routes::enqueue::{BatchBody, JobBody};
 
     fn fault<T: DeserializeOwned>(text: &str) -> (ProblemKind, serde_json::Value) {
         let problem = parse::<T>(text.as_bytes()).err().expect("a fault");
@@ -291,6 +296,22 @@ mod tests {
             .map_err(drop)
             .unwrap();
         (problem.kind(), serde_json::from_slice(&body).unwrap())
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct JobBody {
+        kind: String,
+        payload: Box<RawValue>,
+        max_attempts: Option<u32>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct BatchBody {
+        jobs: Vec<JobBody>,
     }
 
     #[derive(Debug, Deserialize)]

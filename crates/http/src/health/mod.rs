@@ -16,8 +16,8 @@ pub mod hints;
 mod ledger;
 mod probe;
 mod probes;
+mod routes;
 mod server;
-mod sessions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,12 +41,12 @@ pub use self::beats::BeatsProbe;
 pub use self::ledger::LedgerProbe;
 pub use self::probe::{Finding, HealthProbe, ServiceStatus};
 pub use self::probes::{DatabaseProbe, QueueProbe, RedisProbe, WorkersProbe};
+pub use self::routes::ROUTES;
 pub use self::server::{HealthServer, health_server};
-pub(crate) use self::sessions::SessionsProbe;
-use crate::auth::Sessions;
-use crate::kept::Kept;
+use crate::authentication::Authenticator;
 use crate::monitor::{self, Monitor};
 use crate::problem::{Problem, ProblemKind};
+use crate::shared_response::SharedResponse;
 
 /// Longest one probe may take.
 pub const PROBE_DEADLINE: Duration = Duration::from_millis(800);
@@ -116,7 +116,7 @@ struct Inner {
     probes: Vec<Arc<dyn HealthProbe>>,
     version: &'static str,
     started: Instant,
-    kept: Kept<Report>,
+    shared: SharedResponse<Report>,
     monitor: Option<Arc<Monitor>>,
     /// Set by the server: not ready any more.
     stopping: Mutex<Option<Shutdown>>,
@@ -154,15 +154,6 @@ impl HealthBuilder {
             .probe(RedisProbe::new(gate))
     }
 
-    /// The sessions of a service where people log in: reported as `sessions`, and good for the figures.
-    #[must_use]
-    pub(crate) fn sessions(mut self, sessions: &Sessions) -> Self {
-        self.monitor = self
-            .monitor
-            .map(|monitor| monitor.with_sessions(sessions.clone()));
-        self.probe(SessionsProbe::new(sessions.clone()))
-    }
-
     /// Sets gauges that only this process knows, whenever `/metrics` is asked.
     #[must_use]
     pub fn gauges(mut self, source: impl Fn() + Send + Sync + 'static) -> Self {
@@ -178,7 +169,7 @@ impl HealthBuilder {
             probes: self.probes,
             version: holdfast_core::build::version(),
             started: Instant::now(),
-            kept: Kept::new(KEPT_FOR),
+            shared: SharedResponse::new(KEPT_FOR),
             monitor: self.monitor.map(Arc::new),
             stopping: Mutex::new(None),
         }))
@@ -191,11 +182,19 @@ impl Health {
         HealthBuilder::default()
     }
 
-    /// What every service reports and measures. The process adds what is its own. Call it inside tokio.
-    pub fn of(settings: &Settings, jobs: &Jobs, database: &Database, gate: &RedisGate) -> HealthBuilder {
+    /// What every service reports and measures. The process adds what is its own. `authenticator` decides who may read the details and
+    /// the metrics. Call it inside tokio.
+    pub fn of(
+        settings: &Settings,
+        jobs: &Jobs,
+        database: &Database,
+        gate: &RedisGate,
+        authenticator: Arc<dyn Authenticator>,
+    ) -> HealthBuilder {
         let diagnosis = Diagnosis::new(settings, jobs, database);
         diagnosis.watch();
-        let monitor = Monitor::new(settings, jobs, database, gate).with_diagnosis(diagnosis.clone());
+        let monitor =
+            Monitor::new(settings, jobs, database, gate, authenticator).with_diagnosis(diagnosis.clone());
         let schedules = Schedules::new(jobs.clone(), database, &settings.database);
         let builder = HealthBuilder {
             probes: Vec::new(),
@@ -213,7 +212,7 @@ impl Health {
     /// The report, a second old at most.
     pub async fn report(&self) -> Arc<Report> {
         let inner = Arc::clone(&self.0);
-        let report = self.0.kept.get(|| async move { inner.look().await }).await;
+        let report = self.0.shared.get(|| async move { inner.look().await }).await;
         report.unwrap_or_else(|| Arc::new(self.0.blind()))
     }
 
@@ -227,7 +226,7 @@ impl Health {
     }
 
     /// From this switch on the process is not ready.
-    pub(crate) fn obey(&self, shutdown: Shutdown) {
+    pub fn obey(&self, shutdown: Shutdown) {
         *self.0.stopping.lock().unwrap_or_else(PoisonError::into_inner) = Some(shutdown);
     }
 

@@ -1,13 +1,24 @@
-//! The health routes; see [`crate::health`].
+//! The routes that every service serves; see [`health`](super) and [`monitor`](crate::monitor).
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::health::{Health, Report, Verdict};
+use super::{Health, Report, Verdict};
+use crate::context::json;
+use crate::monitor::routes as monitor;
 use crate::problem::Problem;
-use crate::state::json;
+
+crate::routes! {
+    /// The routes that every service serves. Their state is [`Health`].
+    pub ROUTES:
+    "/health" => { GET report }
+    "/health/live" => { GET live }
+    "/health/ready" => { GET ready }
+    "/metrics" => { GET monitor::prometheus }
+    "/metrics/redis" => { GET monitor::redis }
+}
 
 /// A status for a platform's health check.
 #[derive(Debug, Serialize, ToSchema)]

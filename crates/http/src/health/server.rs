@@ -7,9 +7,7 @@ use holdfast_core::config::ServerSettings;
 use holdfast_core::shutdown::Shutdown;
 
 use super::Health;
-use crate::app::StartError;
-use crate::listen::{Listeners, Reach};
-use crate::{listen, routes, serve};
+use crate::server::{self, BindError, Listeners, Reach};
 
 /// Serves `/health`, `/health/live` and `/health/ready`, and nothing else.
 #[derive(Debug)]
@@ -20,13 +18,13 @@ pub struct HealthServer {
 }
 
 /// Binds the address of the settings. It answers once it is run.
-pub fn health_server(settings: &ServerSettings, health: Health) -> Result<HealthServer, StartError> {
+pub fn health_server(settings: &ServerSettings, health: Health) -> Result<HealthServer, BindError> {
     let reach = if settings.health_on_loopback {
         Reach::Loopback
     } else {
         Reach::Configured
     };
-    let listeners = listen::bind(settings, reach)?;
+    let listeners = server::bind(settings, reach)?;
     tracing::info!(address = %listeners.address(), "listening for health checks");
     // One thread is plenty.
     let settings = ServerSettings {
@@ -54,8 +52,8 @@ impl HealthServer {
         self.health.obey(shutdown.clone());
         let health = Data::new(self.health);
         let configure = move |config: &mut ServiceConfig| {
-            config.app_data(health.clone()).configure(routes::health);
+            config.app_data(health.clone()).configure(super::ROUTES.configure);
         };
-        serve::run(self.listeners, &self.settings, shutdown, configure).await
+        server::run(self.listeners, &self.settings, shutdown, configure).await
     }
 }

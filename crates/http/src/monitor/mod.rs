@@ -15,6 +15,7 @@ mod advice;
 mod faults;
 mod info;
 mod redis;
+pub(crate) mod routes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,9 +37,9 @@ use tokio::time::timeout;
 
 pub use self::advice::{Advice, AdviceCode, Severity};
 pub use self::redis::RedisReport;
-use crate::auth::{ApiKeys, Sessions, may_read};
-use crate::kept::Kept;
+use crate::authentication::{Authenticator, may_read};
 use crate::problem::Problem;
+use crate::shared_response::SharedResponse;
 
 /// Longest that a scrape waits for the database.
 const FIGURES_DEADLINE: Duration = Duration::from_millis(700);
@@ -58,9 +59,7 @@ pub(crate) struct Monitor {
     cache_gate: Option<RedisGate>,
     /// Both roles are on one server.
     shared_server: bool,
-    keys: ApiKeys,
-    /// Of a service where people log in.
-    sessions: Option<Sessions>,
+    authenticator: Arc<dyn Authenticator>,
     public: bool,
     /// Development without the bootstrap key: while there is no other, everybody may ask.
     keyless: bool,
@@ -68,8 +67,8 @@ pub(crate) struct Monitor {
     lost_after: Duration,
     /// What keeps jobs from ending.
     diagnosis: Option<Diagnosis>,
-    figures: Kept<Option<Figures>>,
-    redis: Kept<RedisReport>,
+    figures: SharedResponse<Option<Figures>>,
+    redis: SharedResponse<RedisReport>,
     sources: Vec<Source>,
 }
 
@@ -81,22 +80,27 @@ struct Figures {
 
 impl Monitor {
     /// Call it inside tokio.
-    pub(crate) fn new(settings: &Settings, jobs: &Jobs, database: &Database, gate: &RedisGate) -> Self {
+    pub(crate) fn new(
+        settings: &Settings,
+        jobs: &Jobs,
+        database: &Database,
+        gate: &RedisGate,
+        authenticator: Arc<dyn Authenticator>,
+    ) -> Self {
         Self {
             jobs: jobs.clone(),
             database: database.clone(),
             queue_gate: gate.clone(),
             cache_gate: None,
             shared_server: settings.redis.shares_server(),
-            keys: ApiKeys::new(database.clone(), settings.server.api_key.as_ref()),
-            sessions: None,
+            authenticator,
             public: settings.metrics.public,
             production: settings.is_production(),
             keyless: !settings.is_production() && settings.server.api_key.is_none(),
             lost_after: settings.worker.lost_after,
             diagnosis: None,
-            figures: Kept::new(settings.metrics.queue_refresh),
-            redis: Kept::new(REDIS_KEPT_FOR),
+            figures: SharedResponse::new(settings.metrics.queue_refresh),
+            redis: SharedResponse::new(REDIS_KEPT_FOR),
             sources: Vec::new(),
         }
     }
@@ -111,11 +115,6 @@ impl Monitor {
         self
     }
 
-    pub(crate) fn with_sessions(mut self, sessions: Sessions) -> Self {
-        self.sessions = Some(sessions);
-        self
-    }
-
     pub(crate) fn add_source(&mut self, source: Source) {
         self.sources.push(source);
     }
@@ -125,17 +124,13 @@ impl Monitor {
         if self.public {
             return Ok(());
         }
-        may_read(request, &self.keys, self.sessions.as_ref(), self.keyless).await
+        may_read(request, &*self.authenticator, self.keyless).await
     }
 
     /// Whether a health report is shown to this request with names, figures and causes.
     pub(crate) async fn shows_details(&self, request: &HttpRequest) -> bool {
         let is_named = request.headers().contains_key(AUTHORIZATION);
-        !self.production
-            || (is_named
-                && may_read(request, &self.keys, self.sessions.as_ref(), false)
-                    .await
-                    .is_ok())
+        !self.production || (is_named && may_read(request, &*self.authenticator, false).await.is_ok())
     }
 
     /// The Prometheus text.

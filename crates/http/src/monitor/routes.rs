@@ -1,16 +1,15 @@
-//! The routes of machines that watch; see [`crate::monitor`].
+//! The routes of machines that watch; see [`monitor`](super).
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::telemetry::metrics::CONTENT_TYPE;
 
-use super::view::ProblemBody;
-use crate::auth::count_anonymous;
+use super::{Monitor, RedisReport};
+use crate::authentication::count_anonymous;
+use crate::context::{ServerContext, json};
 use crate::health::Health;
-use crate::monitor::{Monitor, RedisReport};
 use crate::params::Params;
 use crate::problem::Problem;
-use crate::state::{State, json};
 
 /// Prometheus metrics
 ///
@@ -19,9 +18,9 @@ use crate::state::{State, json};
 #[utoipa::path(get, path = "/metrics", tag = "health", operation_id = "metrics",
     responses(
         (status = 200, description = "Prometheus text, version 0.0.4", content_type = "text/plain"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+        (status = 401, description = "unauthenticated"),
+        (status = 403, description = "missing-scope"),
+        (status = 503, description = "unavailable"),
     ),
     security((), ("api_key" = ["read"])))]
 pub(crate) async fn prometheus(
@@ -41,8 +40,8 @@ async fn authorize(request: &HttpRequest, monitor: &Monitor) -> Result<(), Probl
     let Err(refused) = monitor.authorize(request).await else {
         return Ok(());
     };
-    if let Some(state) = request.app_data::<web::Data<State>>() {
-        count_anonymous(state, request).await?;
+    if let Some(context) = request.app_data::<web::Data<ServerContext>>() {
+        count_anonymous(context, request).await?;
     }
     Err(refused)
 }
@@ -53,9 +52,9 @@ async fn authorize(request: &HttpRequest, monitor: &Monitor) -> Result<(), Probl
 #[utoipa::path(get, path = "/metrics/redis", tag = "health", operation_id = "redis_metrics",
     responses(
         (status = 200, body = RedisReport),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
+        (status = 401, description = "unauthenticated"),
+        (status = 403, description = "missing-scope"),
+        (status = 503, description = "unavailable"),
     ),
     security((), ("api_key" = ["read"])))]
 pub(crate) async fn redis(request: HttpRequest, health: web::Data<Health>) -> Result<HttpResponse, Problem> {

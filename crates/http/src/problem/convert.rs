@@ -1,24 +1,18 @@
-//! From the errors of the crates below to what a client is told.
+//! From the errors of the engine to problems. The crates above convert their own errors.
 
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use holdfast::events::discovery::SourceError;
-use holdfast::notify::mail::MailError;
-use holdfast::notify::notifications::NoticeError;
-use holdfast::notify::webhooks::WebhookError;
-use holdfast::points::PointsError;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::schedules::ScheduleError;
 
-use crate::auth::KeyError;
-
 use super::{FieldFault, Problem, ProblemKind};
+use crate::params::IDEMPOTENCY_KEY;
 
 /// What a client is told to wait for a store that does not answer: an outage is rarely over sooner.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
@@ -51,13 +45,13 @@ impl From<EnqueueError> for Problem {
             EnqueueError::Invalid(fault) => fault.into(),
             EnqueueError::KeyReused { id } => Self::field(
                 ProblemKind::IdempotencyKeyReused,
-                crate::routes::IDEMPOTENCY_KEY,
+                IDEMPOTENCY_KEY,
                 format!("it was used for job {id}, which has another kind or payload; use a new key"),
             )
             .about(id),
             EnqueueError::BatchKeyReused { id } => Self::field(
                 ProblemKind::IdempotencyKeyReused,
-                crate::routes::IDEMPOTENCY_KEY,
+                IDEMPOTENCY_KEY,
                 format!(
                     "it was used for batch {id}, which has other jobs, another name or another callback; use a new key"
                 ),
@@ -99,7 +93,7 @@ impl From<BulkError> for Problem {
         match error {
             BulkError::KeyReused { operation } => Self::field(
                 ProblemKind::IdempotencyKeyReused,
-                crate::routes::IDEMPOTENCY_KEY,
+                IDEMPOTENCY_KEY,
                 format!("the operation {operation} was asked for under this key, and it was another one"),
             ),
             BulkError::Ledger(error) => error.into(),
@@ -138,107 +132,12 @@ impl From<ScheduleError> for Problem {
     }
 }
 
-impl From<SourceError> for Problem {
-    fn from(error: SourceError) -> Self {
-        let text = error.to_string();
-        match error {
-            SourceError::Invalid(faults) => {
-                let faults = faults
-                    .into_iter()
-                    .map(|fault| FieldFault::new(fault.field, fault.reason));
-                Self::faults(ProblemKind::InvalidField, faults.collect())
-            }
-            SourceError::Unknown(_) => Self::field(ProblemKind::SourceNotFound, "id", text),
-            SourceError::NameTaken(_) => {
-                let reason = format!("{text}; PUT replaces it, or choose another name");
-                Self::field(ProblemKind::NameTaken, "name", reason)
-            }
-            SourceError::TooMany => Self::new(ProblemKind::TooManySources, text),
-            SourceError::Enqueue(error) => error.into(),
-            SourceError::Ledger(error) => error.into(),
-        }
-    }
-}
-
-impl From<PointsError> for Problem {
-    fn from(PointsError::Sql(error): PointsError) -> Self {
-        if error.is_transient() {
-            let detail = "neither Redis nor the database can take the points now; some may have been taken: send all of \
-                          them again, which doubles none";
-            return Self::unavailable(detail, RETRY_AFTER).caused_by(error);
-        }
-        error.into()
-    }
-}
-
-impl From<WebhookError> for Problem {
-    fn from(error: WebhookError) -> Self {
-        let text = error.to_string();
-        match error {
-            WebhookError::Invalid(fault) => Self::field(ProblemKind::InvalidField, fault.field, fault.reason),
-            WebhookError::Unknown(_) => Self::field(ProblemKind::WebhookNotFound, "id", text),
-            WebhookError::TooMany => Self::new(ProblemKind::TooManyWebhooks, text),
-            WebhookError::Enqueue(error) => error.into(),
-            WebhookError::Sql(error) => error.into(),
-        }
-    }
-}
-
-impl From<MailError> for Problem {
-    fn from(error: MailError) -> Self {
-        let text = error.to_string();
-        match error {
-            MailError::Invalid { field, reason } => Self::field(ProblemKind::InvalidField, field, reason),
-            MailError::UnknownTemplate(_) => Self::field(ProblemKind::MailTemplateNotFound, "name", text),
-            MailError::TooManyTemplates => Self::new(ProblemKind::TooManyMailTemplates, text),
-            MailError::NotSuppressed(_) => Self::field(ProblemKind::NothingMatched, "address", text),
-            MailError::Enqueue(error) => error.into(),
-            MailError::Sql(error) => error.into(),
-        }
-    }
-}
-
-impl From<NoticeError> for Problem {
-    fn from(error: NoticeError) -> Self {
-        let text = error.to_string();
-        match error {
-            NoticeError::InvalidData(reason) => Self::field(ProblemKind::InvalidField, "data", reason),
-            NoticeError::TooLarge { .. } => Self::field(ProblemKind::PayloadTooLarge, "data", text),
-            NoticeError::KeyReused(_) => Self::field(
-                ProblemKind::IdempotencyKeyReused,
-                crate::routes::IDEMPOTENCY_KEY,
-                format!("{text}; use a new key"),
-            ),
-            NoticeError::Enqueue(error) => error.into(),
-            NoticeError::Sql(error) => error.into(),
-        }
-    }
-}
-
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         if error.is_transient() {
             Self::unavailable("the database does not answer now; try again", RETRY_AFTER).caused_by(error)
         } else {
             Self::internal(error)
-        }
-    }
-}
-
-impl From<KeyError> for Problem {
-    fn from(error: KeyError) -> Self {
-        let reason = error.to_string();
-        match error {
-            KeyError::InvalidName => Self::field(ProblemKind::InvalidField, "name", reason),
-            KeyError::NameTaken => Self::field(ProblemKind::NameTaken, "name", reason),
-            KeyError::GraceTooLong => Self::field(ProblemKind::InvalidField, "grace_seconds", reason),
-            KeyError::Revoked => Self::new(ProblemKind::KeyRevoked, reason),
-            KeyError::TooMany => Self::new(ProblemKind::InvalidField, reason),
-            KeyError::Unavailable(source) => {
-                Self::unavailable("the database does not answer now; try again", RETRY_AFTER)
-                    .caused_by(source)
-            }
-            KeyError::Failed(source) => Self::internal(source),
         }
     }
 }

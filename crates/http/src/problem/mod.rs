@@ -14,9 +14,10 @@
 //! is away; nothing was accepted unless `detail` says so. 504: no answer in time. 500: our fault.
 //!
 //! # Invariants
-//! No text of a database, a URL or a secret is in an answer: causes go to the log, once, at the border, under the
+//! No text of a database, a URL or a secret is in an answer: causes go to the log, once, in the middleware, under the
 //! request's id. `detail` may quote what the client itself sent, shortened.
 
+mod body;
 mod convert;
 mod kind;
 
@@ -30,7 +31,9 @@ use actix_web::{HttpResponse, ResponseError};
 use holdfast_jobs::JobId;
 use serde::Serialize;
 
-pub(crate) use self::convert::{RETRY_AFTER, of_status};
+pub use self::body::{FaultBody, ProblemBody};
+pub use self::convert::RETRY_AFTER;
+pub(crate) use self::convert::of_status;
 pub use self::kind::ProblemKind;
 
 /// The media type of every error.
@@ -56,7 +59,7 @@ pub struct FieldFault {
     pub line: Option<usize>,
     /// The field is a path from the document on, and not from the item that `index` names.
     #[serde(skip)]
-    pub(crate) names_item: bool,
+    pub names_item: bool,
 }
 
 impl FieldFault {
@@ -71,7 +74,7 @@ impl FieldFault {
     }
 }
 
-/// An error as its client is told. Built once, where it is found, and rendered at the border. Boxed, because every
+/// An error as its client is told. Built once, where it is found, and rendered by the middleware. Boxed, because every
 /// handler's `Result` carries it and hardly any uses it.
 #[derive(Debug)]
 pub struct Problem(Box<Content>);
@@ -155,7 +158,7 @@ impl Problem {
     }
 
     /// The same, for one more request that ran into it. The causes go along as text.
-    pub(crate) fn for_another(&self) -> Self {
+    pub fn for_another(&self) -> Self {
         let content = &*self.0;
         Self(Box::new(Content {
             kind: content.kind,
@@ -177,8 +180,8 @@ impl Problem {
         self
     }
 
-    /// For an answer that does not pass the border, which would add it.
-    pub(crate) fn with_request_id(mut self, id: HeaderValue) -> Self {
+    /// For an answer that does not pass the middleware, which would add it.
+    pub fn with_request_id(mut self, id: HeaderValue) -> Self {
         self.0.request_id = Some(id);
         self
     }
@@ -188,7 +191,7 @@ impl Problem {
     }
 
     /// What happened, for the log.
-    pub(crate) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+    pub fn cause(&self) -> Option<&(dyn StdError + 'static)> {
         self.0
             .cause
             .as_ref()
@@ -196,7 +199,7 @@ impl Problem {
     }
 
     /// The answer, for the request that was asked under this id at this path.
-    pub(crate) fn response(&self, request_id: Option<&HeaderValue>, instance: Option<&str>) -> HttpResponse {
+    pub fn response(&self, request_id: Option<&HeaderValue>, instance: Option<&str>) -> HttpResponse {
         let content = &*self.0;
         let body = Body {
             kind: format!("{TYPE_PREFIX}{}", content.kind.slug()),
@@ -222,7 +225,7 @@ impl Problem {
             response.insert_header((header::RETRY_AFTER, seconds.max(1)));
         }
         if let Some(id) = request_id {
-            response.insert_header((crate::border::REQUEST_ID, id.clone()));
+            response.insert_header((crate::middleware::REQUEST_ID, id.clone()));
         }
         response.body(serde_json::to_vec(&body).unwrap_or_default())
     }
@@ -238,8 +241,23 @@ fn described(fault: &FieldFault) -> String {
     }
 }
 
+/// A filter that matches nothing is more often a mistake than intended.
+pub fn nothing_matched(what: &str) -> Problem {
+    Problem::field(
+        ProblemKind::NothingMatched,
+        "filter",
+        format!("no {what} matches; nothing was changed (ask with dry_run to see what would be)"),
+    )
+}
+
+/// The text of an `after` parameter is not the `next` of another page.
+pub fn bad_cursor(text: &str) -> Problem {
+    let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
+    Problem::field(ProblemKind::InvalidCursor, "after", reason)
+}
+
 /// A client's own text, short enough to be repeated to it.
-pub(crate) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let mut short: String = text.chars().take(QUOTE_LIMIT).collect();
     if short.len() < text.len() {
         short.push('…');
@@ -289,7 +307,7 @@ impl ResponseError for Problem {
         self.0.kind.status()
     }
 
-    /// The border renders it again with what only it knows.
+    /// The middleware renders it again with what only it knows.
     fn error_response(&self) -> HttpResponse {
         self.response(self.0.request_id.as_ref(), None)
     }

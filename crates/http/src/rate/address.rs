@@ -7,7 +7,7 @@ use actix_web::HttpRequest;
 /// The client's address: the connection's, or what the outermost trusted proxy saw. Every proxy adds the address that it
 /// sees behind what the client itself may have written, so it is counted from the end. Of an IPv6 address the network
 /// counts: whoever has one has all of its addresses.
-pub(crate) fn client_address(request: &HttpRequest, trusted_proxies: usize) -> IpAddr {
+pub fn client_address(request: &HttpRequest, trusted_proxies: usize) -> IpAddr {
     let peer = request
         .peer_addr()
         .map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
@@ -36,7 +36,7 @@ fn parse(entry: &str) -> Option<IpAddr> {
 }
 
 /// Of an IPv6 address its /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -10,7 +10,7 @@ use super::{LEASE, Policy};
 
 /// What became of one try.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Granted {
+pub(super) struct Grant {
     /// Tokens left, as far as this process knows.
     pub(super) left: f64,
     /// `None`: a token was there.
@@ -60,32 +60,32 @@ impl Bucket {
     }
 
     /// `None`: Redis must be asked.
-    pub(super) fn take_leased(&self, now: Instant) -> Option<Granted> {
+    pub(super) fn take_leased(&self, now: Instant) -> Option<Grant> {
         let mut tokens = self.tokens();
         tokens.used_at = now;
         if tokens.leased > 0 && now < tokens.leased_until {
             tokens.leased -= 1;
-            return Some(Granted {
+            return Some(Grant {
                 left: (tokens.shared + tokens.leased) as f64,
                 retry_after: None,
             });
         }
         let retry_after = tokens.refused_until?.checked_duration_since(now)?;
-        (!retry_after.is_zero()).then_some(Granted {
+        (!retry_after.is_zero()).then_some(Grant {
             left: 0.0,
             retry_after: Some(retry_after),
         })
     }
 
     /// Takes what `take.lua` answered, and one token of it.
-    pub(super) fn receive(&self, [given, left, wait_ms]: [u64; 3], now: Instant) -> Granted {
+    pub(super) fn receive(&self, [given, left, wait_ms]: [u64; 3], now: Instant) -> Grant {
         let mut tokens = self.tokens();
         tokens.used_at = now;
         tokens.shared = left;
         if given == 0 {
             let retry_after = Duration::from_millis(wait_ms);
             tokens.refused_until = Some(now + retry_after);
-            return Granted {
+            return Grant {
                 left: 0.0,
                 retry_after: Some(retry_after),
             };
@@ -93,14 +93,14 @@ impl Bucket {
         tokens.refused_until = None;
         tokens.leased = given - 1;
         tokens.leased_until = now + LEASE;
-        Granted {
+        Grant {
             left: (left + tokens.leased) as f64,
             retry_after: None,
         }
     }
 
     /// Out of this process' own count.
-    pub(super) fn take_share(&self, share: Policy, now: Instant) -> Granted {
+    pub(super) fn take_share(&self, share: Policy, now: Instant) -> Grant {
         let mut tokens = self.tokens();
         let elapsed = now.saturating_duration_since(tokens.own_at).as_secs_f64();
         tokens.own = (tokens.own + elapsed * share.rate).min(share.burst);
@@ -108,12 +108,12 @@ impl Bucket {
         tokens.used_at = now;
         if tokens.own >= 1.0 {
             tokens.own -= 1.0;
-            return Granted {
+            return Grant {
                 left: tokens.own,
                 retry_after: None,
             };
         }
-        Granted {
+        Grant {
             left: 0.0,
             retry_after: Some(Duration::from_secs_f64((1.0 - tokens.own) / share.rate)),
         }

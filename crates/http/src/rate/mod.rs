@@ -39,11 +39,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use ulid::Ulid;
 
-pub(crate) use self::address::client_address;
-pub(crate) use self::address::network;
-use self::bucket::{Bucket, Granted};
-use crate::auth::Scope;
+pub use self::address::client_address;
+pub use self::address::network;
+use self::bucket::{Bucket, Grant};
 use crate::problem::{Problem, ProblemKind};
+use crate::scope::Scope;
 
 /// Most buckets one process keeps, some 200 bytes each.
 const MAX_BUCKETS: usize = 50_000;
@@ -66,7 +66,7 @@ const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Class {
+pub enum Class {
     Produce,
     Read,
     Admin,
@@ -110,7 +110,7 @@ impl From<Scope> for Class {
 
 /// Whom a bucket belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Subject {
+pub enum Subject {
     Bootstrap,
     Key(Ulid),
     User(Ulid),
@@ -122,7 +122,7 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    pub(crate) fn account(name: &str) -> Self {
+    pub fn account(name: &str) -> Self {
         let digest = Sha256::digest(name.as_bytes());
         let head = digest.first_chunk().copied().unwrap_or_default();
         Self::Account(u128::from_be_bytes(head))
@@ -181,20 +181,20 @@ impl Policy {
 
 /// What became of one request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// The class has no limit.
     Unlimited,
-    Granted(Standing),
+    Granted(BucketStatus),
     Refused {
-        standing: Standing,
+        status: BucketStatus,
         /// Until a token is there again.
         retry_after: Duration,
     },
 }
 
-/// How a bucket stands after a request.
+/// The state of a bucket after a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Standing {
+pub struct BucketStatus {
     class: Class,
     quota: u64,
     window_seconds: u64,
@@ -204,7 +204,7 @@ pub(crate) struct Standing {
 
 /// Every limit of this process. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct RateLimits(Arc<Inner>);
+pub struct RateLimits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -224,7 +224,7 @@ struct Buckets {
 
 impl RateLimits {
     /// Counts over this gate. Call it inside tokio.
-    pub(crate) fn new(settings: &Settings, gate: RedisGate) -> Self {
+    pub fn new(settings: &Settings, gate: RedisGate) -> Self {
         let (limits, auth) = (&settings.rate_limit, &settings.auth);
         let minute = Duration::from_mins(1);
         let policies = Class::ALL.map(|class| match class {
@@ -249,12 +249,12 @@ impl RateLimits {
     }
 
     /// Who asks, as far as an address tells.
-    pub(crate) fn address_of(&self, request: &HttpRequest) -> Subject {
+    pub fn address_of(&self, request: &HttpRequest) -> Subject {
         Subject::Address(client_address(request, self.0.trusted_proxies))
     }
 
     /// Takes a token if that can be decided at once.
-    pub(crate) fn try_take(&self, class: Class, subject: Subject) -> Option<Verdict> {
+    pub fn try_take(&self, class: Class, subject: Subject) -> Option<Verdict> {
         let Some(policy) = self.0.policy(class) else {
             return Some(Verdict::Unlimited);
         };
@@ -263,7 +263,7 @@ impl RateLimits {
     }
 
     /// Takes a token, or says when there is one.
-    pub(crate) async fn take(&self, class: Class, subject: Subject) -> Verdict {
+    pub async fn take(&self, class: Class, subject: Subject) -> Verdict {
         let Some(policy) = self.0.policy(class) else {
             return Verdict::Unlimited;
         };
@@ -345,9 +345,9 @@ impl Inner {
     }
 }
 
-fn verdict(class: Class, policy: Policy, granted: Granted) -> Verdict {
+fn verdict(class: Class, policy: Policy, granted: Grant) -> Verdict {
     let left = granted.left.clamp(0.0, policy.burst);
-    let standing = Standing {
+    let status = BucketStatus {
         class,
         quota: policy.burst as u64,
         window_seconds: policy.window_seconds(),
@@ -355,47 +355,38 @@ fn verdict(class: Class, policy: Policy, granted: Granted) -> Verdict {
         whole_in_seconds: ((policy.burst - left) / policy.rate).ceil() as u64,
     };
     match granted.retry_after {
-        None => Verdict::Granted(standing),
-        Some(retry_after) => Verdict::Refused {
-            standing,
-            retry_after,
-        },
+        None => Verdict::Granted(status),
+        Some(retry_after) => Verdict::Refused { status, retry_after },
     }
 }
 
 impl Verdict {
-    /// Notes the headers on the request, from where the border takes them to the answer; refuses where that is the
+    /// Notes the headers on the request, from where the middleware takes them to the answer; refuses where that is the
     /// verdict.
-    pub(crate) fn enforce(self, request: &HttpRequest) -> Result<(), Problem> {
+    pub fn enforce(self, request: &HttpRequest) -> Result<(), Problem> {
         match self {
             Self::Unlimited => Ok(()),
-            Self::Granted(standing) => {
-                request.extensions_mut().insert(standing);
+            Self::Granted(status) => {
+                request.extensions_mut().insert(status);
                 Ok(())
             }
-            Self::Refused {
-                standing,
-                retry_after,
-            } => {
-                request.extensions_mut().insert(standing);
-                Err(standing.problem(retry_after))
+            Self::Refused { status, retry_after } => {
+                request.extensions_mut().insert(status);
+                Err(status.problem(retry_after))
             }
         }
     }
 
-    /// The same without a word about how the bucket stands: it may be somebody else's.
-    pub(crate) fn enforce_silently(self) -> Result<(), Problem> {
+    /// The same without the headers: the bucket may be that of another caller.
+    pub fn enforce_silently(self) -> Result<(), Problem> {
         match self {
             Self::Unlimited | Self::Granted(_) => Ok(()),
-            Self::Refused {
-                standing,
-                retry_after,
-            } => Err(standing.problem(retry_after)),
+            Self::Refused { status, retry_after } => Err(status.problem(retry_after)),
         }
     }
 }
 
-impl Standing {
+impl BucketStatus {
     fn problem(&self, retry_after: Duration) -> Problem {
         let detail = match self.class {
             Class::LoginAccount | Class::LoginAddress => {
@@ -414,7 +405,7 @@ impl Standing {
         Problem::new(ProblemKind::TooManyRequests, detail).retry_after(retry_after)
     }
 
-    pub(crate) fn headers(&self) -> [(HeaderName, Option<HeaderValue>); 2] {
+    pub fn headers(&self) -> [(HeaderName, Option<HeaderValue>); 2] {
         let Self {
             class,
             quota,

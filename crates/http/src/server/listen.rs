@@ -14,7 +14,7 @@ const BACKLOG: i32 = 1_024;
 
 /// Who may reach a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// Whoever reaches the configured address.
     Configured,
     /// This machine alone.
@@ -23,7 +23,7 @@ pub(crate) enum Reach {
 
 /// Bound sockets, at least one, all on one port.
 #[derive(Debug)]
-pub(crate) struct Listeners {
+pub struct Listeners {
     sockets: Vec<TcpListener>,
     address: SocketAddr,
 }
@@ -36,19 +36,24 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    /// 69 (`EX_UNAVAILABLE`): of a process that ends because of it.
+    pub const EXIT_CODE: u8 = 69;
+}
+
 impl Listeners {
     /// The first one's.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) fn into_sockets(self) -> Vec<TcpListener> {
+    pub fn into_sockets(self) -> Vec<TcpListener> {
         self.sockets
     }
 }
 
 /// Binds and listens: connections wait in the backlog until the server runs.
-pub(crate) fn bind(settings: &ServerSettings, reach: Reach) -> Result<Listeners, BindError> {
+pub fn bind(settings: &ServerSettings, reach: Reach) -> Result<Listeners, BindError> {
     let port = settings.port;
     let failed = |source| BindError {
         address: format!("{}:{port}", settings.host),

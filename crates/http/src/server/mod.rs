@@ -1,5 +1,8 @@
 //! Running actix over bound sockets: the limits of every connection, and an orderly stop.
 
+mod connections;
+mod listen;
+
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
@@ -13,9 +16,9 @@ use holdfast_core::config::ServerSettings;
 use holdfast_core::shutdown::Shutdown;
 use tokio::net::TcpStream;
 
-use crate::border::{Limits, border};
-use crate::connections::Connections;
-use crate::listen::Listeners;
+use self::connections::Connections;
+pub use self::listen::{BindError, Listeners, Reach, bind};
+use crate::middleware::{Limits, around_all};
 use crate::routes;
 
 /// How long an idle connection is kept. Above the 60 s of the usual proxies: a server that closes first makes them fail.
@@ -29,7 +32,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Serves until the switch is thrown; then no connection is accepted, idle ones are closed, and requests under way may
 /// go on for the grace period.
-pub(crate) async fn run<F>(
+pub async fn run<F>(
     listeners: Listeners,
     settings: &ServerSettings,
     shutdown: Shutdown,
@@ -77,8 +80,8 @@ where
             let app = App::new()
                 .app_data(limits.clone())
                 .configure(configure.clone())
-                .default_service(web::to(routes::nowhere))
-                .wrap(from_fn(border));
+                .default_service(web::to(routes::not_found))
+                .wrap(from_fn(around_all));
             let app = IntoServiceFactory::<_, Request>::into_factory(app)
                 .map_err(|error: actix_web::Error| error.error_response());
             let (connections, shutdown) = (connections.clone(), shutdown.clone());

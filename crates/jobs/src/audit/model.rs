@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use ulid::Ulid;
@@ -95,6 +96,13 @@ impl FromStr for AuditId {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         Ulid::from_string(text).map(Self).map_err(|_| InvalidId)
+    }
+}
+
+impl<'de> Deserialize<'de> for AuditId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 

@@ -46,7 +46,7 @@ pub use self::built_in::{CONFIRM_TEMPLATE, DIGEST_TEMPLATE, NEWS_TEMPLATE};
 pub use self::digest::{Digested, NotifyDigest};
 pub use self::digest_queue::{DigestItem, MAX_DIGEST_ITEMS};
 pub(crate) use self::digest_queue::{ITEM, ItemRow, item};
-pub use self::send::{Mailed, NotifyEmail, check_address};
+pub use self::send::{Mailed, NotifyEmail};
 pub use self::suppress::{Suppression, Unsubscribed};
 pub use self::templates::{MailTemplate, MailTemplateRecord};
 use self::transport::Transport;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy};
+use holdfast_product::AccountId;
+use holdfast_product::mail_address::{mailbox, normalised};
 use lettre::Message;
 use lettre::message::Mailbox;
 use serde::{Deserialize, Serialize};
@@ -20,8 +22,6 @@ use super::transport::SendFault;
 use super::{Mail, MailError};
 use crate::names::is_name;
 use crate::preferences::{self, Mode, Preferences};
-use holdfast_product::AccountId;
-use holdfast_product::mail_address::{composed, normalised};
 
 /// Longest attempt: the server's time and the database's. Below [`LEASE`].
 const TIMEOUT: Duration = Duration::from_secs(150);
@@ -31,9 +31,6 @@ const ASIDE: Duration = Duration::from_secs(30);
 
 /// Longest key of a payload, in bytes.
 const MAX_KEY: usize = 255;
-
-/// Longest address with its display name, in bytes.
-const MAX_ADDRESS: usize = 512;
 
 /// Why nothing was sent.
 const NOBODY: &str = "it says neither to whom it goes nor for which user it is";
@@ -251,25 +248,6 @@ pub(super) fn sent_by_another() -> JobError {
 /// The address of a field.
 fn mailbox_of(field: &str, text: &str) -> Result<Mailbox, PayloadFault> {
     mailbox(text).map_err(|reason| PayloadFault::new(field, reason))
-}
-
-fn mailbox(text: &str) -> Result<Mailbox, String> {
-    if text.len() > MAX_ADDRESS {
-        return Err(format!("is longer than {MAX_ADDRESS} bytes"));
-    }
-    if text.chars().any(char::is_control) {
-        return Err("holds a line break or another control character".to_owned());
-    }
-    composed(text)
-        .map_err(|error: lettre::address::AddressError| format!("is not a single mail address: {error}"))
-}
-
-/// Whether a mail could be sent to it: one address, `ada@example.com` or `Ada <ada@example.com>`.
-///
-/// # Errors
-/// Why not.
-pub fn check_address(text: &str) -> Result<(), String> {
-    mailbox(text).map(drop)
 }
 
 impl Mail {

@@ -4,11 +4,12 @@
 //! address for a stranger.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_http::authentication::count_anonymous;
+use holdfast_http::params::Params;
+use holdfast_http::problem::Problem;
 
-use super::unsubscribe::{count, no_such_link, page, token_of};
-use crate::params::Params;
-use crate::problem::Problem;
-use crate::state::State;
+use super::unsubscribe::{no_such_link, page, token_of};
+use crate::state::NotifyState;
 
 /// Ask whether an address is a user's
 ///
@@ -17,18 +18,19 @@ use crate::state::State;
     params(("token" = String, Path, description = "As the mail's link says it")),
     responses(
         (status = 200, description = "A page", content_type = "text/html"),
-        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "link-not-found"),
-        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "too-many-requests"),
-        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "unavailable"),
+        (status = 404, description = "link-not-found"),
+        (status = 429, description = "too-many-requests"),
+        (status = 503, description = "unavailable"),
     ))]
-pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(crate) async fn ask(
+    state: web::Data<NotifyState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    count(&state, &request).await?;
+    count_anonymous(&state.http, &request).await?;
     let (preferences, token) = (state.preferences.clone(), token_of(&request)?);
     let asked = state
+        .http
         .on_runtime(async move { preferences.confirmation(&token).await })
         .await?
         .ok_or_else(no_such_link)?;
@@ -49,18 +51,19 @@ pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result
     params(("token" = String, Path, description = "As the mail's link says it")),
     responses(
         (status = 200, description = "Confirmed", content_type = "text/html"),
-        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "link-not-found"),
-        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "too-many-requests"),
-        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "unavailable"),
+        (status = 404, description = "link-not-found"),
+        (status = 429, description = "too-many-requests"),
+        (status = 503, description = "unavailable"),
     ))]
-pub(crate) async fn confirm(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(crate) async fn confirm(
+    state: web::Data<NotifyState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    count(&state, &request).await?;
+    count_anonymous(&state.http, &request).await?;
     let (preferences, token) = (state.preferences.clone(), token_of(&request)?);
     let done = state
+        .http
         .on_runtime(async move { preferences.confirm(&token).await })
         .await?
         .ok_or_else(no_such_link)?;

@@ -3,16 +3,16 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::notify::mail::{MailTemplate, MailTemplateRecord, Suppression};
+use holdfast_http::body::{BodySize, json_body, json_body_of};
+use holdfast_http::json;
+use holdfast_http::params::{Params, path_name};
+use holdfast_http::problem::{Problem, ProblemKind, quote};
+use holdfast_http::{Admin, Allowed, Read};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::view::ProblemBody;
-use crate::auth::{Admin, Allowed, Read};
-use crate::body::{BodySize, json_body, json_body_of};
-use crate::params::{Params, path_name};
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::mail::{MailTemplate, MailTemplateRecord, Suppression};
+use crate::state::NotifyState;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -153,17 +153,11 @@ pub(crate) struct Suppressed {
     ),
     responses(
         (status = 200, body = MailTemplatePage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-parameter"),
+    ))]
 pub(crate) async fn list_templates(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request, &["after", "limit"]);
@@ -172,6 +166,7 @@ pub(crate) async fn list_templates(
     params.finish()?;
     let notices = state.notices.clone();
     let found = state
+        .http
         .on_runtime(async move { notices.mail().templates(after.as_deref(), limit + 1).await })
         .await?;
     let more = found.len() > limit;
@@ -190,22 +185,17 @@ pub(crate) async fn list_templates(
    params(("name" = String, Path, description = "The template's name")),
     responses(
         (status = 200, body = TemplateView),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "mail-template-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 404, description = "mail-template-not-found"),
+    ))]
 pub(crate) async fn show_template(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (notices, name) = (state.notices.clone(), path_name(&request));
     let record = state
+        .http
         .on_runtime(async move { notices.mail().template(&name).await })
         .await?;
     json(StatusCode::OK, &TemplateView::from(record))
@@ -219,29 +209,23 @@ pub(crate) async fn show_template(
    params(("name" = String, Path, description = "The template's name")),
     responses(
         (status = 200, body = TemplateView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "too-many-mail-templates"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field: a part that is no template says in which line"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 409, description = "too-many-mail-templates"),
+        (status = 422, description = "invalid-field: a part that is no template says in which line"),
+    ))]
 pub(crate) async fn put_template(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let TemplateBody { subject, text, html } =
-        json_body_of(&request, payload, &state, BodySize::Bulk).await?;
+        json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
     let template = MailTemplate { subject, text, html };
     let (notices, name, by) = (state.notices.clone(), path_name(&request), allowed.by(&request));
     let record = state
+        .http
         .on_runtime(async move { notices.mail().put_template(&by, &name, &template).await })
         .await?;
     json(StatusCode::OK, &TemplateView::from(record))
@@ -254,23 +238,18 @@ pub(crate) async fn put_template(
    params(("name" = String, Path, description = "The template's name")),
     responses(
         (status = 200, body = DeletedMailTemplate),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "mail-template-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 404, description = "mail-template-not-found"),
+    ))]
 pub(crate) async fn delete_template(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (notices, name, by) = (state.notices.clone(), path_name(&request), allowed.by(&request));
     let gone = name.clone();
     state
+        .http
         .on_runtime(async move { notices.mail().delete_template(&by, &gone).await })
         .await?;
     json(StatusCode::OK, &DeletedMailTemplate { name, deleted: true })
@@ -286,17 +265,11 @@ pub(crate) async fn delete_template(
     ),
     responses(
         (status = 200, body = SuppressionPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-parameter, invalid-cursor"),
+    ))]
 pub(crate) async fn list_suppressions(
     _: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request, &["after", "limit"]);
@@ -306,6 +279,7 @@ pub(crate) async fn list_suppressions(
     let after = after.map(|text| cursor(&text)).transpose()?;
     let notices = state.notices.clone();
     let found = state
+        .http
         .on_runtime(async move {
             let after = after
                 .as_ref()
@@ -341,24 +315,20 @@ fn cursor(text: &str) -> Result<(String, String), Problem> {
     request_body = SuppressBody,
     responses(
         (status = 200, body = Suppressed),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn suppress(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: SuppressBody = json_body(&request, payload, &state).await?;
+    let body: SuppressBody = json_body(&request, payload, &state.http).await?;
     let (notices, by, address) = (state.notices.clone(), allowed.by(&request), body.address.clone());
     state
+        .http
         .on_runtime(async move {
             let reason = body.reason.as_deref().unwrap_or(BY_HAND);
             notices
@@ -378,26 +348,21 @@ pub(crate) async fn suppress(
     request_body = ReleaseBody,
     responses(
         (status = 200, body = Suppressed),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "nothing-matched"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 404, description = "nothing-matched"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn release(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: ReleaseBody = json_body(&request, payload, &state).await?;
+    let body: ReleaseBody = json_body(&request, payload, &state.http).await?;
     let (notices, by, address) = (state.notices.clone(), allowed.by(&request), body.address.clone());
     state
+        .http
         .on_runtime(async move {
             notices
                 .mail()

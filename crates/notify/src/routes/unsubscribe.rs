@@ -6,11 +6,11 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_http::authentication::count_anonymous;
+use holdfast_http::params::Params;
+use holdfast_http::{Problem, ProblemKind};
 
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind};
-use crate::rate::Class;
-use crate::state::State;
+use crate::state::NotifyState;
 
 /// Longest token that is looked at, in bytes: that of a confirmation has 96.
 const MAX_TOKEN: usize = 128;
@@ -27,18 +27,19 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     params(("token" = String, Path, description = "The token of a mail's link")),
     responses(
         (status = 200, description = "A page", content_type = "text/html"),
-        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "link-not-found"),
-        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "too-many-requests"),
-        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "unavailable"),
+        (status = 404, description = "link-not-found"),
+        (status = 429, description = "too-many-requests"),
+        (status = 503, description = "unavailable"),
     ))]
-pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(crate) async fn ask(
+    state: web::Data<NotifyState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    count(&state, &request).await?;
+    count_anonymous(&state.http, &request).await?;
     let (notices, token) = (state.notices.clone(), token_of(&request)?);
     let list = state
+        .http
         .on_runtime(async move { notices.mail().token_list(&token).await })
         .await?;
     let list = list.ok_or_else(no_such_link)?;
@@ -59,21 +60,19 @@ pub(crate) async fn ask(state: web::Data<State>, request: HttpRequest) -> Result
     params(("token" = String, Path, description = "The token of a mail's link")),
     responses(
         (status = 200, description = "Unsubscribed", content_type = "text/html"),
-        (status = 404, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "link-not-found"),
-        (status = 429, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "too-many-requests"),
-        (status = 503, body = super::view::ProblemBody, content_type = "application/problem+json",
-            description = "unavailable"),
+        (status = 404, description = "link-not-found"),
+        (status = 429, description = "too-many-requests"),
+        (status = 503, description = "unavailable"),
     ))]
 pub(crate) async fn unsubscribe(
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    count(&state, &request).await?;
+    count_anonymous(&state.http, &request).await?;
     let (notices, token) = (state.notices.clone(), token_of(&request)?);
     let done = state
+        .http
         .on_runtime(async move { notices.mail().unsubscribe(&token).await })
         .await?;
     let list = done.ok_or_else(no_such_link)?.list;
@@ -81,11 +80,6 @@ pub(crate) async fn unsubscribe(
         "Unsubscribe",
         &format!("<p>You get no more mail of the list <b>{list}</b>.</p>"),
     ))
-}
-
-pub(super) async fn count(state: &State, request: &HttpRequest) -> Result<(), Problem> {
-    let address = state.rates.address_of(request);
-    state.rates.take(Class::Anonymous, address).await.enforce(request)
 }
 
 pub(super) fn token_of(request: &HttpRequest) -> Result<String, Problem> {

@@ -3,17 +3,17 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::notify::webhooks::{Delivery, DeliveryFilter, DeliveryId};
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::Problem;
+use holdfast_http::{Admin, Allowed};
 use holdfast_jobs::JobId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::view::ProblemBody;
 use super::webhooks::{DEFAULT_LIMIT, MAX_LIMIT, cursor, webhook_id};
-use crate::auth::{Admin, Allowed};
-use crate::params::Params;
-use crate::problem::Problem;
-use crate::state::{State, json};
+use crate::state::NotifyState;
+use crate::webhooks::{Delivery, DeliveryFilter, DeliveryId};
 
 /// One attempt to deliver a notification.
 #[derive(Debug, Serialize, ToSchema)]
@@ -95,19 +95,12 @@ pub(crate) struct DeliveryPage {
     ),
     responses(
         (status = 200, body = DeliveryPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-id, invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhook-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-id, invalid-parameter, invalid-cursor"),
+        (status = 404, description = "webhook-not-found"),
+    ))]
 pub(crate) async fn list(
     _: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let id = webhook_id(&request)?;
@@ -124,6 +117,7 @@ pub(crate) async fn list(
     };
     let notices = state.notices.clone();
     let found = state
+        .http
         .on_runtime(async move { notices.webhooks().deliveries(id, filter).await })
         .await?;
     let more = found.len() > limit;

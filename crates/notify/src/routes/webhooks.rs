@@ -6,21 +6,22 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast::notify::webhooks::{
-    MadeWebhook, RotatedSecret, WebhookDraft, WebhookError, WebhookFault, WebhookId, WebhookRecord,
-};
+use holdfast_control::enqueue::AcceptedJob;
+use holdfast_http::body::fields::Seconds;
+use holdfast_http::body::fields::secret;
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, ProblemKind, quote};
+use holdfast_http::{Admin, Allowed};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::account::secret;
-use super::fields::Seconds;
-use super::view::{AcceptedJob, ProblemBody};
-use crate::auth::{Admin, Allowed};
-use crate::body::json_body;
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use crate::state::NotifyState;
+use crate::webhooks::{
+    MadeWebhook, RotatedSecret, WebhookDraft, WebhookError, WebhookFault, WebhookId, WebhookRecord,
+};
 
 pub(super) const DEFAULT_LIMIT: usize = 100;
 pub(super) const MAX_LIMIT: usize = 1_000;
@@ -170,17 +171,11 @@ pub(super) fn webhook_id(request: &HttpRequest) -> Result<WebhookId, Problem> {
     ),
     responses(
         (status = 200, body = WebhookPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-parameter, invalid-cursor"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-parameter, invalid-cursor"),
+    ))]
 pub(crate) async fn list(
     _: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request, &["after", "limit"]);
@@ -190,6 +185,7 @@ pub(crate) async fn list(
     let after = after.map(|text| cursor::<WebhookId>(&text)).transpose()?;
     let notices = state.notices.clone();
     let found = state
+        .http
         .on_runtime(async move { notices.webhooks().list(after, limit + 1).await })
         .await?;
     let more = found.len() > limit;
@@ -214,27 +210,22 @@ pub(super) fn cursor<T: std::str::FromStr>(text: &str) -> Result<T, Problem> {
     responses(
         (status = 201, body = SecretView, description = "Made",
             headers(("Location" = String, description = "The webhook's address"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "too-many-webhooks"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 409, description = "too-many-webhooks"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn create(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: CreateBody = json_body(&request, payload, &state).await?;
+    let body: CreateBody = json_body(&request, payload, &state.http).await?;
     let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?;
     let (notices, by) = (state.notices.clone(), allowed.by(&request));
     let made = state
+        .http
         .on_runtime(async move { notices.webhooks().create(&by, &draft, body.secret.as_ref()).await })
         .await?;
     let MadeWebhook { webhook, secret } = made;
@@ -266,23 +257,18 @@ fn draft(
    params(("id" = String, Path, description = "The webhook's id")),
     responses(
         (status = 200, body = WebhookView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhook-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "webhook-not-found"),
+    ))]
 pub(crate) async fn show(
     _: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (notices, id) = (state.notices.clone(), webhook_id(&request)?);
     let record = state
+        .http
         .on_runtime(async move { notices.webhooks().get(id).await })
         .await?;
     json(StatusCode::OK, &WebhookView::from(record))
@@ -297,29 +283,23 @@ pub(crate) async fn show(
    params(("id" = String, Path, description = "The webhook's id")),
     responses(
         (status = 200, body = WebhookView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhook-not-found"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-id"),
+        (status = 404, description = "webhook-not-found"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn put(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let id = webhook_id(&request)?;
-    let body: PutBody = json_body(&request, payload, &state).await?;
+    let body: PutBody = json_body(&request, payload, &state.http).await?;
     let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?;
     let (notices, by) = (state.notices.clone(), allowed.by(&request));
     let record = state
+        .http
         .on_runtime(async move { notices.webhooks().put(&by, id, &draft).await })
         .await?;
     json(StatusCode::OK, &WebhookView::from(record))
@@ -332,24 +312,19 @@ pub(crate) async fn put(
    params(("id" = String, Path, description = "The webhook's id")),
     responses(
         (status = 200, body = DeletedWebhook),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhook-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "webhook-not-found"),
+    ))]
 pub(crate) async fn delete(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (notices, id) = (state.notices.clone(), webhook_id(&request)?);
     let by = allowed.by(&request);
     state
+        .http
         .on_runtime(async move { notices.webhooks().delete(&by, id).await })
         .await?;
     json(StatusCode::OK, &DeletedWebhook { id, deleted: true })
@@ -364,29 +339,23 @@ pub(crate) async fn delete(
    params(("id" = String, Path, description = "The webhook's id")),
     responses(
         (status = 200, body = SecretView),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhook-not-found"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-id"),
+        (status = 404, description = "webhook-not-found"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn rotate(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let id = webhook_id(&request)?;
-    let body: RotateBody = json_body(&request, payload, &state).await?;
+    let body: RotateBody = json_body(&request, payload, &state.http).await?;
     let grace = body.grace_seconds.map_or(DEFAULT_GRACE, |seconds| seconds.0);
     let (notices, by) = (state.notices.clone(), allowed.by(&request));
     let rotated = state
+        .http
         .on_runtime(async move {
             notices
                 .webhooks()
@@ -411,23 +380,18 @@ pub(crate) async fn rotate(
     responses(
         (status = 202, body = AcceptedJob, description = "The job",
             headers(("Location" = String, description = "The job's address"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhook-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "webhook-not-found"),
+    ))]
 pub(crate) async fn test(
     _: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let (notices, id) = (state.notices.clone(), webhook_id(&request)?);
     let job = state
+        .http
         .on_runtime(async move { notices.webhooks().test(id).await })
         .await?;
     let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;

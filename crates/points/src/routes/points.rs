@@ -4,20 +4,19 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Datelike as _, Utc};
-use holdfast::points::{LetterFilter, Point, PointLetter, Track, TrackId, TrackMade};
+use holdfast_http::body::items::{RejectedItem, none_good};
+use holdfast_http::body::json_body;
+use holdfast_http::json;
+use holdfast_http::params::Params;
+use holdfast_http::problem::{Problem, ProblemKind, nothing_matched, quote};
+use holdfast_http::{Admin, Allowed, Produce, Read};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;
 
-use super::bulk::nothing_matched;
-use super::items::{RejectedItem, none_good};
-use super::points_body::{NAMES, read_points};
-use super::view::ProblemBody;
-use crate::auth::{Admin, Allowed, Produce, Read};
-use crate::body::json_body;
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind, quote};
-use crate::state::{State, json};
+use super::body::{NAMES, read_points};
+use crate::state::PointsState;
+use crate::{LetterFilter, Point, PointLetter, Track, TrackId, TrackMade};
 
 const DEFAULT_LIMIT: usize = 1_000;
 const MAX_LIMIT: usize = 10_000;
@@ -67,24 +66,18 @@ fn track_id(text: &str, field: &str) -> Result<TrackId, Problem> {
     responses(
         (status = 201, body = TrackView, description = "Made"),
         (status = 200, body = TrackView, description = "It was there, by this name"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "track-exists: another track has this id"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json, invalid-id"),
+        (status = 409, description = "track-exists: another track has this id"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn make_track(
     _: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<PointsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: TrackBody = json_body(&request, payload, &state).await?;
+    let body: TrackBody = json_body(&request, payload, &state.http).await?;
     let sound = (1..=MAX_NAME).contains(&body.name.len()) && !body.name.chars().any(char::is_control);
     if !sound {
         let reason = format!("must have 1 to {MAX_NAME} bytes, and no control characters");
@@ -93,6 +86,7 @@ pub(crate) async fn make_track(
     let id = body.id.as_deref().map(|text| track_id(text, "id")).transpose()?;
     let (points, name) = (state.points.clone(), body.name);
     let made = state
+        .http
         .on_runtime(async move { points.make_track(id, &name).await })
         .await?;
     match made {
@@ -131,26 +125,19 @@ pub(crate) struct AcceptedPoints {
     request_body(content = Vec<PointBody>, description = "A list, `{\"points\": […]}`, or NDJSON"),
     responses(
         (status = 202, body = AcceptedPoints, description = "Accepted, all or some"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed-json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, batch-too-large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported-media-type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, batch-empty: no point is good"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json"),
+        (status = 413, description = "body-too-large, batch-too-large"),
+        (status = 415, description = "unsupported-media-type"),
+        (status = 422, description = "invalid-field, batch-empty: no point is good"),
+    ))]
 pub(crate) async fn accept(
     _: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<PointsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let (good, rejected) = read_points(&request, payload, &state).await?;
+    let (good, rejected) = read_points(&request, payload, &state.http).await?;
     if rejected.is_empty() && good.is_empty() {
         return Err(NAMES.nothing());
     }
@@ -160,6 +147,7 @@ pub(crate) async fn accept(
     let accepted = good.len();
     let points = state.points.clone();
     state
+        .http
         .on_runtime(async move { points.accept(&good).await })
         .await?;
     json(StatusCode::ACCEPTED, &AcceptedPoints { accepted, rejected })
@@ -220,17 +208,12 @@ pub(crate) struct PointPage {
     ),
     responses(
         (status = 200, body = PointPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-id, invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "track-not-found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-id, invalid-parameter"),
+        (status = 404, description = "track-not-found"),
+    ))]
 pub(crate) async fn list(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<PointsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let id = track_id(request.match_info().get("id").unwrap_or_default(), "id")?;
@@ -240,6 +223,7 @@ pub(crate) async fn list(
     params.finish()?;
     let points = state.points.clone();
     let found = state
+        .http
         .on_runtime(async move {
             // One more than fits tells whether there is a next page.
             let found = points.list(id, from, to, after, limit + 1).await?;
@@ -298,16 +282,11 @@ pub(crate) struct LetterPage {
     ),
     responses(
         (status = 200, body = LetterPage),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-id, invalid-cursor, invalid-parameter"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["read"])))]
+        (status = 400, description = "invalid-id, invalid-cursor, invalid-parameter"),
+    ))]
 pub(crate) async fn letters(
     _: Allowed<Read>,
-    state: web::Data<State>,
+    state: web::Data<PointsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request, &["track_id", "after", "limit"]);
@@ -319,6 +298,7 @@ pub(crate) async fn letters(
     let after = cursor.map(|text| letter_cursor(&text)).transpose()?;
     let points = state.points.clone();
     let found = state
+        .http
         .on_runtime(async move { points.letters(LetterFilter { track }, after, limit + 1).await })
         .await?;
     let more = found.len() > limit;
@@ -388,26 +368,21 @@ impl LetterBody {
     request_body = LetterBody,
     responses(
         (status = 200, body = ChangedLetters),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "nothing-matched: no letter, or none whose track exists"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-id"),
+        (status = 404, description = "nothing-matched: no letter, or none whose track exists"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn redrive_letters(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<PointsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: LetterBody = json_body(&request, payload, &state).await?;
+    let body: LetterBody = json_body(&request, payload, &state.http).await?;
     let (filter, by, points) = (body.filter()?, allowed.by(&request), state.points.clone());
     let affected = state
+        .http
         .on_runtime(async move { points.redrive_letters(filter, &by).await })
         .await?;
     changed(affected, "point letter whose track exists")
@@ -420,25 +395,21 @@ pub(crate) async fn redrive_letters(
     request_body = LetterBody,
     responses(
         (status = 200, body = ChangedLetters),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-id"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "nothing-matched"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid-field"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["admin"])))]
+        (status = 400, description = "malformed-json, invalid-id"),
+        (status = 404, description = "nothing-matched"),
+        (status = 422, description = "invalid-field"),
+    ))]
 pub(crate) async fn delete_letters(
     allowed: Allowed<Admin>,
-    state: web::Data<State>,
+    state: web::Data<PointsState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
-    let body: LetterBody = json_body(&request, payload, &state).await?;
+    let body: LetterBody = json_body(&request, payload, &state.http).await?;
     let (filter, by, points) = (body.filter()?, allowed.by(&request), state.points.clone());
     let affected = state
+        .http
         .on_runtime(async move { points.delete_letters(filter, &by).await })
         .await?;
     changed(affected, "point letter")

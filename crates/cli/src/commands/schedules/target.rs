@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_api::schedules::{ScheduleBody, ScheduleView};
+use holdfast_control::schedules::{ScheduleBody, ScheduleView};
 use holdfast_core::redis::RedisGate;
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::schedules::{ScheduleRecord, Schedules};

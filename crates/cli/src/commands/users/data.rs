@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use holdfast::product::{Process, UserName};
 use holdfast::{DeleteOptions, UserData};
-use holdfast_api::auth::Users;
+use holdfast_accounts::Users;
 use holdfast_cache::Cache;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::audit::By;

@@ -1,6 +1,6 @@
 //! The health documents: are they what monitors expect, and what do they say?
 
-use holdfast_api::health::KEPT_FOR;
+use holdfast_http::health::KEPT_FOR;
 use serde_json::Value;
 
 use super::HealthSubject;

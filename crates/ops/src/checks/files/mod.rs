@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_api::HEALTH_ROUTES;
+use holdfast_http::health;
 
 use super::{Check, Checked, Finding, check};
 
@@ -125,7 +125,7 @@ impl Faults {
     }
 
     fn health_route(&mut self, place: &str, path: &str) {
-        if !HEALTH_ROUTES.iter().any(|route| route.path == path) {
+        if !health::ROUTES.routes.iter().any(|route| route.path == path) {
             self.add(format!("{place}: {path} is not a health route"));
         }
     }

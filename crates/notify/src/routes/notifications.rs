@@ -2,18 +2,17 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast::notify::notifications::{Notice, NoticeId, Published};
+use holdfast_http::body::{BodySize, json_body_of};
+use holdfast_http::json;
+use holdfast_http::params::{Params, idempotency_key};
+use holdfast_http::{Allowed, Produce};
+use holdfast_http::{Problem, ProblemKind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::enqueue::idempotency_key;
-use super::view::ProblemBody;
-use crate::auth::{Allowed, Produce};
-use crate::body::{BodySize, json_body_of};
-use crate::params::Params;
-use crate::problem::{Problem, ProblemKind};
-use crate::state::{State, json};
+use crate::notifications::{Notice, NoticeId, Published};
+use crate::state::NotifyState;
 
 /// What happened.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -67,26 +66,19 @@ impl From<Published> for NoticeView {
     responses(
         (status = 202, body = NoticeView, description = "Published"),
         (status = 200, body = NoticeView, description = "It was, under this key"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed-json, invalid-header"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json", description = "unauthenticated"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "missing-scope"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "body-too-large, payload-too-large"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid-field, idempotency-key-reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
-    ),
-    security(("api_key" = ["produce"])))]
+        (status = 400, description = "malformed-json, invalid-header"),
+        (status = 413, description = "body-too-large, payload-too-large"),
+        (status = 422, description = "invalid-field, idempotency-key-reused"),
+    ))]
 pub(crate) async fn publish(
     allowed: Allowed<Produce>,
-    state: web::Data<State>,
+    state: web::Data<NotifyState>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     Params::of(&request, &[]).finish()?;
     let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: NoticeBody = json_body_of(&request, payload, &state, BodySize::Bulk).await?;
+    let body: NoticeBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
     let notice = Notice {
         event_type: body
             .event_type
@@ -97,6 +89,7 @@ pub(crate) async fn publish(
     };
     let notices = state.notices.clone();
     let published = state
+        .http
         .on_runtime(async move { notices.publish(&notice).await })
         .await?;
     let status = if published.duplicate {

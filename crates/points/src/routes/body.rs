@@ -3,17 +3,17 @@
 //! A good body is parsed once, straight into points. Only if that fails is it taken apart again, so that every bad
 //! point is told by its index and field and the good ones are kept: senders of bad points pay for that.
 
+use std::borrow::Cow;
+
 use actix_web::{HttpMessage, HttpRequest, web};
 use chrono::{DateTime, Utc};
-use holdfast::points::{Point, TrackId};
+use holdfast_http::body::items::{AtMost, Fault, Names, RejectedItem, is_list, moment, pieces, shape_fault};
+use holdfast_http::body::{BodySize, body_bytes, parse_off_thread};
+use holdfast_http::{Problem, ServerContext};
 use serde::Deserialize;
-use std::borrow::Cow;
 use ulid::Ulid;
 
-use super::items::{AtMost, Fault, Names, RejectedItem, is_list, moment, pieces, shape_fault};
-use crate::body::{BodySize, body_bytes, parse_off_thread};
-use crate::problem::Problem;
-use crate::state::State;
+use crate::{Point, TrackId};
 
 pub(super) const NAMES: Names = Names {
     one: "point",
@@ -35,7 +35,7 @@ const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 /// A point as its producer words it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Worded<'a> {
+struct PointText<'a> {
     #[serde(borrow)]
     track_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -49,9 +49,9 @@ struct Worded<'a> {
 /// The other form of a JSON body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wrapped<'a> {
+struct PointList<'a> {
     #[serde(borrow)]
-    points: AtMost<Worded<'a>, MOST>,
+    points: AtMost<PointText<'a>, MOST>,
 }
 
 type Read = (Vec<Point>, Vec<RejectedItem>);
@@ -59,12 +59,12 @@ type Read = (Vec<Point>, Vec<RejectedItem>);
 pub(super) async fn read_points(
     request: &HttpRequest,
     payload: web::Payload,
-    state: &State,
+    http: &ServerContext,
 ) -> Result<Read, Problem> {
     let lines = NDJSON.contains(&request.content_type());
-    let bytes = body_bytes(request, payload, state, BodySize::Bulk, &NDJSON).await?;
+    let bytes = body_bytes(request, payload, http, BodySize::Bulk, &NDJSON).await?;
     let latest = holdfast_core::clock::now() + MAX_AHEAD;
-    parse_off_thread(state, bytes, move |bytes| {
+    parse_off_thread(http, bytes, move |bytes| {
         if lines {
             return from_lines(bytes, latest);
         }
@@ -77,12 +77,12 @@ pub(super) async fn read_points(
 }
 
 /// All of them, if all are well-formed and no more than there may be.
-fn worded(bytes: &[u8]) -> Option<Vec<Worded<'_>>> {
+fn worded(bytes: &[u8]) -> Option<Vec<PointText<'_>>> {
     if is_list(bytes) {
-        let list: AtMost<Worded<'_>, MOST> = serde_json::from_slice(bytes).ok()?;
+        let list: AtMost<PointText<'_>, MOST> = serde_json::from_slice(bytes).ok()?;
         return Some(list.0);
     }
-    let wrapped: Wrapped<'_> = serde_json::from_slice(bytes).ok()?;
+    let wrapped: PointList<'_> = serde_json::from_slice(bytes).ok()?;
     Some(wrapped.points.0)
 }
 
@@ -108,7 +108,10 @@ fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
     Ok((good, rejected))
 }
 
-fn checked<'a>(pieces: impl Iterator<Item = serde_json::Result<Worded<'a>>>, latest: DateTime<Utc>) -> Read {
+fn checked<'a>(
+    pieces: impl Iterator<Item = serde_json::Result<PointText<'a>>>,
+    latest: DateTime<Utc>,
+) -> Read {
     let (mut good, mut rejected) = (Vec::with_capacity(pieces.size_hint().0), Vec::new());
     for (index, piece) in pieces.enumerate() {
         let point = match piece {
@@ -123,7 +126,7 @@ fn checked<'a>(pieces: impl Iterator<Item = serde_json::Result<Worded<'a>>>, lat
     (good, rejected)
 }
 
-fn check(worded: &Worded<'_>, latest: DateTime<Utc>) -> Result<Point, Fault> {
+fn check(worded: &PointText<'_>, latest: DateTime<Utc>) -> Result<Point, Fault> {
     let track = Ulid::from_string(&worded.track_id)
         .map_err(|_| fault("track_id", "is not an id: expected a ULID, 26 characters"))?;
     Ok(Point {

@@ -1,0 +1,203 @@
+//! A job as answers show it. This is the wire format: the engine may change its types without changing it.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use holdfast_core::config::Durability;
+use holdfast_jobs::ledger::{ErrorRecord, JobRecord, Priority};
+use holdfast_jobs::link::Link;
+use holdfast_jobs::{BatchId, JobId, State, WorkerId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::enqueue::JobBody;
+use crate::state::Redactor;
+
+pub(crate) const fn durability_name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Ledger => "ledger",
+        Durability::Redis => "redis",
+    }
+}
+
+/// A job.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Job)]
+pub struct JobView {
+    #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
+    pub id: JobId,
+    pub kind: String,
+    pub queue: String,
+    /// scheduled, available, running, retryable, completed, discarded or cancelled.
+    #[schema(value_type = String, example = "completed")]
+    pub state: State,
+    #[schema(value_type = String, example = "normal")]
+    pub priority: Priority,
+    #[schema(value_type = String, example = "ledger")]
+    pub durability: Cow<'static, str>,
+    #[schema(value_type = Value)]
+    pub payload: Box<RawValue>,
+    /// Executions that came to an outcome.
+    pub attempt: u32,
+    pub max_attempts: u32,
+    /// Executions that ended with their worker.
+    pub crashes: u32,
+    pub timeout_seconds: f64,
+    pub unique_key: Option<String>,
+    pub limit_key: Option<String>,
+    /// When it may run, or might have first.
+    pub run_at: DateTime<Utc>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What the handler returned.
+    #[schema(value_type = Option<Value>)]
+    pub result: Option<Box<RawValue>>,
+    /// What the running handler reported last.
+    #[schema(value_type = Option<Value>)]
+    pub progress: Option<Box<RawValue>>,
+    /// One for each failed attempt and crash.
+    pub errors: Vec<ErrorView>,
+    /// Who runs it, or ran it last.
+    #[schema(value_type = Option<String>)]
+    pub worker: Option<WorkerId>,
+    pub cancel_requested: bool,
+    /// The batch that it is part of.
+    #[schema(value_type = Option<String>)]
+    pub batch: Option<BatchId>,
+    /// What its completion enqueues, or has enqueued.
+    #[schema(value_type = Option<JobBody>)]
+    pub then: Option<Box<Link>>,
+    /// The job that its completion has enqueued.
+    #[schema(value_type = Option<String>)]
+    pub child: Option<JobId>,
+    /// The job whose completion enqueued it.
+    #[schema(value_type = Option<String>)]
+    pub parent: Option<JobId>,
+    /// The batch whose callback it is.
+    #[schema(value_type = Option<String>)]
+    pub callback_of: Option<BatchId>,
+}
+
+impl JobView {
+    pub(crate) fn new(record: JobRecord, durability: Durability) -> Self {
+        // Taken apart by name, so that a new field cannot be forgotten here.
+        let JobRecord {
+            id,
+            kind,
+            queue,
+            state,
+            priority,
+            payload,
+            attempt,
+            max_attempts,
+            crashes,
+            timeout_seconds,
+            unique_key,
+            limit_key,
+            run_at,
+            created_at,
+            started_at,
+            finished_at,
+            result,
+            progress,
+            errors,
+            worker,
+            cancel_requested,
+            batch,
+            then,
+            child,
+            parent,
+            callback_of,
+        } = record;
+        Self {
+            id,
+            kind,
+            queue,
+            state,
+            priority,
+            durability: durability_name(durability).into(),
+            payload,
+            attempt,
+            max_attempts,
+            crashes,
+            timeout_seconds,
+            unique_key,
+            limit_key,
+            run_at,
+            created_at,
+            started_at,
+            finished_at,
+            result,
+            progress,
+            errors: errors.into_iter().map(ErrorView::from).collect(),
+            worker,
+            cancel_requested,
+            batch,
+            then,
+            child,
+            parent,
+            callback_of,
+        }
+    }
+
+    /// As it is shown to a caller who does not see secrets.
+    pub(crate) fn redact(&mut self, redactor: Redactor) {
+        if let Some(shown) = redactor(&self.kind, &self.payload) {
+            self.payload = shown;
+        }
+        let mut next = self.then.as_deref_mut();
+        while let Some(link) = next {
+            if let Some(shown) = redactor(&link.kind, &link.payload) {
+                link.payload = shown;
+            }
+            next = link.then.as_deref_mut();
+        }
+    }
+
+    /// About how many bytes it takes: what it holds of its producer's and its handler's own.
+    pub(crate) fn weight(&self) -> usize {
+        let raw = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
+        let errors: usize = self.errors.iter().map(|error| error.message.len()).sum();
+        let then = self.then.as_ref().map_or(0, |then| then.payload_bytes());
+        self.payload.get().len() + then + raw(&self.result) + raw(&self.progress) + errors
+    }
+
+    pub(crate) fn id(&self) -> JobId {
+        self.id
+    }
+}
+
+/// One failed attempt, or crash.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = JobFailure)]
+pub struct ErrorView {
+    pub at: DateTime<Utc>,
+    pub attempt: u32,
+    /// transient, permanent, timeout, panic, crash, …
+    #[schema(value_type = String)]
+    pub class: Cow<'static, str>,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+}
+
+impl From<ErrorRecord> for ErrorView {
+    fn from(record: ErrorRecord) -> Self {
+        let ErrorRecord {
+            at,
+            attempt,
+            class,
+            message,
+            worker,
+        } = record;
+        Self {
+            at,
+            attempt,
+            class,
+            message,
+            worker,
+        }
+    }
+}

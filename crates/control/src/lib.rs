@@ -1,0 +1,55 @@
+//! The engine over HTTP: jobs, batches, queues, schedules, dead letters, workers, kinds and the audit log.
+//!
+//! Each module has its routes and their documents. The documents are the wire format, written and read by the same types, so that a
+//! client in Rust (the command line) needs no others.
+//!
+//! # Invariants
+//! A 202 is given after the job is committed (or taken by the broker), never before.
+
+pub mod audit;
+pub mod batches;
+pub mod bulk;
+pub mod dead_letters;
+pub mod enqueue;
+pub mod fields;
+pub mod job_view;
+pub mod jobs;
+pub mod kinds;
+pub mod limits;
+pub mod queues;
+pub mod schedules;
+mod state;
+pub mod workers;
+
+pub use state::{ControlState, Redactor};
+
+holdfast_http::routes! {
+    /// The routes of this crate. Their state is [`ControlState`].
+    pub ROUTES:
+    "/v1/jobs" => { GET jobs::list, POST enqueue::one }
+    "/v1/jobs/cancel" => { POST bulk::cancel }
+    "/v1/jobs/batch" => { POST enqueue::batch }
+    "/v1/jobs/{id}" => { GET jobs::show }
+    "/v1/jobs/{id}/cancel" => { POST jobs::cancel }
+    "/v1/jobs/{id}/retry" => { POST jobs::retry }
+    "/v1/batches" => { GET batches::list, POST batches::create }
+    "/v1/batches/{id}" => { GET batches::show }
+    "/v1/batches/{id}/cancel" => { POST batches::cancel }
+    "/v1/kinds" => { GET kinds::list }
+    "/v1/queues" => { GET queues::list }
+    "/v1/queues/{name}/pause" => { POST queues::pause }
+    "/v1/queues/{name}/resume" => { POST queues::resume }
+    "/v1/queues/{name}/purge" => { POST bulk::purge }
+    "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
+    "/v1/workers" => { GET workers::list }
+    "/v1/dead-letters" => { GET dead_letters::list }
+    "/v1/dead-letters/redrive" => { POST dead_letters::redrive }
+    "/v1/dead-letters/delete" => { POST dead_letters::delete }
+    "/v1/dead-letters/{id}" => { GET dead_letters::show }
+    "/v1/audit" => { GET audit::list }
+    "/v1/schedules" => { GET schedules::list, POST schedules::create }
+    "/v1/schedules/{name}" => { GET schedules::show, PUT schedules::put, DELETE schedules::delete }
+    "/v1/schedules/{name}/run" => { POST schedules::run }
+    "/v1/schedules/{name}/enable" => { POST schedules::enable }
+    "/v1/schedules/{name}/disable" => { POST schedules::disable }
+}

@@ -1,0 +1,128 @@
+//! The workers that serve the queues.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use holdfast_cache::{Class, Namespace};
+use holdfast_http::params::Params;
+use holdfast_http::responses::{CachedRoute, Lifetime};
+use holdfast_http::{Allowed, Problem, Read};
+use holdfast_jobs::WorkerId;
+use holdfast_jobs::ledger::{LedgerError, WorkerQueueStats, WorkerRecord};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::state::ControlState;
+
+/// The cached answers of `GET /v1/workers`.
+const CACHED: CachedRoute = CachedRoute {
+    namespace: Namespace::raw(Class::ApiResponse, "worker-list", 1),
+    lifetime: Lifetime::List,
+};
+
+/// A worker process.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Worker)]
+pub struct WorkerView {
+    #[schema(value_type = String)]
+    pub id: WorkerId,
+    /// For people: host, process and boot.
+    pub name: String,
+    /// Heard of recently. One that is not is lost: its jobs are, or will soon be, rescued.
+    pub alive: bool,
+    pub queues: Vec<String>,
+    pub started_at: DateTime<Utc>,
+    pub seen_at: DateTime<Utc>,
+    pub seen_seconds_ago: f64,
+    /// By queue.
+    pub stats: BTreeMap<String, WorkerQueueView>,
+}
+
+/// What a worker does with one queue.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = WorkerQueue)]
+pub struct WorkerQueueView {
+    pub running: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub per_second: f64,
+}
+
+impl WorkerView {
+    pub(crate) fn new(record: WorkerRecord, alive: bool) -> Self {
+        let WorkerRecord {
+            id,
+            name,
+            queues,
+            started_at,
+            seen_at,
+            seen_seconds_ago,
+            stats,
+        } = record;
+        let view = |stats: WorkerQueueStats| {
+            let WorkerQueueStats {
+                running,
+                completed,
+                failed,
+                per_second,
+            } = stats;
+            WorkerQueueView {
+                running,
+                completed,
+                failed,
+                per_second,
+            }
+        };
+        Self {
+            id,
+            name,
+            alive,
+            queues,
+            started_at,
+            seen_at,
+            seen_seconds_ago,
+            stats: stats
+                .into_iter()
+                .map(|(queue, stats)| (queue, view(stats)))
+                .collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct WorkerList {
+    pub workers: Vec<WorkerView>,
+}
+
+/// List workers
+///
+/// Who is alive and what it runs. A worker that was lost stays listed until its jobs are rescued.
+#[utoipa::path(get, path = "/v1/workers", tag = "workers", operation_id = "list_workers",
+    responses(
+        (status = 200, body = WorkerList),
+    ))]
+pub(crate) async fn list(
+    allowed: Allowed<Read>,
+    state: web::Data<ControlState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
+    let list = async move {
+        let workers = jobs.workers().await?.into_iter().map(|record| {
+            let alive = is_alive(&record, lost_after);
+            WorkerView::new(record, alive)
+        });
+        Ok::<_, LedgerError>(WorkerList {
+            workers: workers.collect(),
+        })
+    };
+    state.http.cached(&request, allowed.caller(), &CACHED, list).await
+}
+
+/// Whether a worker was heard of recently.
+pub(crate) fn is_alive(worker: &WorkerRecord, lost_after: Duration) -> bool {
+    worker.seen_seconds_ago < lost_after.as_secs_f64()
+}

@@ -1,0 +1,48 @@
+//! What every service of Holdfast serves over HTTP, and what the crates with routes share.
+//!
+//! A request enters through the [`middleware`] (id, time limit, errors, log). The extractor [`Allowed`](access::Allowed) admits its
+//! caller, whom an [`Authenticator`](authentication::Authenticator) knows; [`body`] and [`params`] parse it. One handler of a
+//! [route table](routes::RouteTable) answers it. Every error is a [`problem`]. [`health`] and [`monitor`] are for every service, also for
+//! those that serve nothing else.
+//!
+//! A crate with routes has a state of its own, which holds the [`ServerContext`](context::ServerContext), and one table of routes. The
+//! process that serves them registers the states and the tables, and makes one OpenAPI [document](openapi) of all tables.
+//!
+//! # Invariants
+//! - Everything a client sends is bounded: head, body, query, names, nesting, batches, waits, connections, time.
+//! - HTTP threads open no pooled connections: each thread has a runtime that ends before the process does. What may open one runs by
+//!   [`ServerContext::on_runtime`](context::ServerContext::on_runtime).
+//!
+//! # When things fail
+//! While the database is unavailable, requests that need it are answered 503 with `Retry-After`, and `/health` says unhealthy. While
+//! Redis is unavailable, each process counts rate limits by itself. Nothing needs a restart.
+
+pub mod access;
+pub mod authentication;
+pub mod bench_routes;
+pub mod body;
+pub mod caller;
+mod context;
+pub mod docs;
+pub mod health;
+mod local_machine;
+mod middleware;
+pub mod monitor;
+mod nul;
+pub mod openapi;
+pub mod params;
+pub mod problem;
+pub mod rate;
+mod request_metrics;
+pub mod responses;
+pub mod routes;
+mod scope;
+pub mod server;
+mod shared_response;
+
+pub use access::{Admin, Allowed, Anyone, Produce, Read};
+pub use caller::Caller;
+pub use context::{ServerContext, json};
+pub use problem::{FieldFault, Problem, ProblemKind};
+pub use routes::{Access, Route, RouteTable};
+pub use scope::{Scope, Scopes, UnknownScope};

@@ -1,0 +1,39 @@
+//! The body of every error, for the OpenAPI document; [`Problem`](super::Problem) writes it.
+
+use utoipa::ToSchema;
+
+/// Every error (RFC 9457).
+#[derive(Debug, ToSchema)]
+#[schema(as = Problem)]
+#[allow(dead_code, reason = "the schema is what it is for")]
+pub struct ProblemBody {
+    /// Never changes for a kind of problem.
+    #[schema(rename = "type", example = "urn:holdfast:problem:unknown-kind")]
+    kind: String,
+    title: String,
+    status: u16,
+    detail: String,
+    /// The path that was asked for.
+    instance: Option<String>,
+    /// What is wrong: the path of a field, or the name of a header or parameter.
+    field: Option<String>,
+    /// Which job of a batch, from 0.
+    index: Option<usize>,
+    /// Every fault that was found.
+    errors: Option<Vec<FaultBody>>,
+    /// Of malformed JSON.
+    line: Option<usize>,
+    column: Option<usize>,
+    job_id: Option<String>,
+    /// What the server's log calls this request; also in `X-Request-Id`.
+    request_id: Option<String>,
+}
+
+#[derive(Debug, ToSchema)]
+#[schema(as = Fault)]
+#[allow(dead_code, reason = "the schema is what it is for")]
+pub struct FaultBody {
+    field: String,
+    reason: String,
+    index: Option<usize>,
+}

@@ -1,0 +1,70 @@
+//! From the errors of this crate to problems.
+
+use holdfast_http::params::IDEMPOTENCY_KEY;
+use holdfast_http::problem::{FieldFault, Problem, ProblemKind};
+
+use crate::PreferenceError;
+use crate::mail::MailError;
+use crate::notifications::NoticeError;
+use crate::webhooks::WebhookError;
+
+impl From<WebhookError> for Problem {
+    fn from(error: WebhookError) -> Self {
+        let text = error.to_string();
+        match error {
+            WebhookError::Invalid(fault) => Self::field(ProblemKind::InvalidField, fault.field, fault.reason),
+            WebhookError::Unknown(_) => Self::field(ProblemKind::WebhookNotFound, "id", text),
+            WebhookError::TooMany => Self::new(ProblemKind::TooManyWebhooks, text),
+            WebhookError::Enqueue(error) => error.into(),
+            WebhookError::Sql(error) => error.into(),
+        }
+    }
+}
+
+impl From<MailError> for Problem {
+    fn from(error: MailError) -> Self {
+        let text = error.to_string();
+        match error {
+            MailError::Invalid { field, reason } => Self::field(ProblemKind::InvalidField, field, reason),
+            MailError::UnknownTemplate(_) => Self::field(ProblemKind::MailTemplateNotFound, "name", text),
+            MailError::TooManyTemplates => Self::new(ProblemKind::TooManyMailTemplates, text),
+            MailError::NotSuppressed(_) => Self::field(ProblemKind::NothingMatched, "address", text),
+            MailError::Enqueue(error) => error.into(),
+            MailError::Sql(error) => error.into(),
+        }
+    }
+}
+
+impl From<NoticeError> for Problem {
+    fn from(error: NoticeError) -> Self {
+        let text = error.to_string();
+        match error {
+            NoticeError::InvalidData(reason) => Self::field(ProblemKind::InvalidField, "data", reason),
+            NoticeError::TooLarge { .. } => Self::field(ProblemKind::PayloadTooLarge, "data", text),
+            NoticeError::KeyReused(_) => Self::field(
+                ProblemKind::IdempotencyKeyReused,
+                IDEMPOTENCY_KEY,
+                format!("{text}; use a new key"),
+            ),
+            NoticeError::Enqueue(error) => error.into(),
+            NoticeError::Sql(error) => error.into(),
+        }
+    }
+}
+
+impl From<PreferenceError> for Problem {
+    fn from(error: PreferenceError) -> Self {
+        let text = error.to_string();
+        match error {
+            PreferenceError::Unknown(_) => Self::field(ProblemKind::UserNotFound, "id", text),
+            PreferenceError::Invalid(faults) => {
+                let faults = faults
+                    .into_iter()
+                    .map(|fault| FieldFault::new(fault.field, fault.reason));
+                Self::faults(ProblemKind::InvalidField, faults.collect())
+            }
+            PreferenceError::Sql(error) => error.into(),
+            PreferenceError::Enqueue(error) => error.into(),
+        }
+    }
+}

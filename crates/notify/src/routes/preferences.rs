@@ -1,0 +1,175 @@
+//! What a user wants to be sent.
+
+use std::collections::BTreeMap;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_http::body::json_body;
+use holdfast_http::params::Params;
+use holdfast_http::{Allowed, Anyone, Problem, json};
+use holdfast_product::{AddressAuthority, own_account};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::preferences::{Channels, Mode, Preferences, PreferencesText, Quiet, Switch};
+use crate::state::NotifyState;
+use crate::{AddressState, PreferenceError};
+
+/// What a user wants to be sent. What is left out is as it is for a user who has said nothing.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Preferences, example = json!({"language": "de-at", "time_zone": "Europe/Vienna",
+    "address": "ada@example.com", "quiet_hours": {"from": "22:00", "until": "07:00"}, "digest_at": "08:00",
+    "email": "on", "webhook": "on", "topics": {"news": {"email": "digest"}}}))]
+pub(crate) struct PreferencesBody {
+    /// `en`, `de-at`. With it the mail template `hello.de-at` or `hello.de` is taken for `hello`, where there is one.
+    language: Option<String>,
+    /// An IANA time zone; UTC if left out.
+    time_zone: Option<String>,
+    /// Where mail goes; the user's name if left out, where that is an address. An address that an admin sets is confirmed
+    /// immediately. Any other receives a mail with a link that confirms it, and nothing else until then.
+    address: Option<String>,
+    /// `confirmed`; `unconfirmed`: a mail with a link was sent, or only an admin can confirm it (`notifications.public_url`
+    /// is not set); `earlier`: set before confirmations existed, it receives mail. Null: there is no address. Read-only:
+    /// ignored in requests.
+    #[serde(default)]
+    #[schema(read_only)]
+    address_state: Option<String>,
+    /// When no mail of a list is sent: it waits until they are over.
+    quiet_hours: Option<QuietBody>,
+    /// When a digest is due, `HH:MM`; 08:00 if left out.
+    digest_at: Option<String>,
+    /// Of every topic that says nothing else: `on`, `off`, or `digest`, which puts mail aside and sends it as one.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "on")]
+    email: Mode,
+    /// Whether news of events (`event.news`) tell webhooks of the user's subscriptions: `on` or `off`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "on")]
+    webhook: Switch,
+    /// By topic, which is the `list` of a mail: `{"email": "on|off|digest", "webhook": "on|off"}`; a hundred at most.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    topics: BTreeMap<String, Channels>,
+}
+
+/// In the user's own time zone; over midnight where `until` is the earlier.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = QuietHours)]
+pub(crate) struct QuietBody {
+    #[schema(example = "22:00")]
+    from: String,
+    #[schema(example = "07:00")]
+    until: String,
+}
+
+impl From<PreferencesBody> for PreferencesText {
+    fn from(body: PreferencesBody) -> Self {
+        Self {
+            language: body.language,
+            time_zone: body.time_zone,
+            address: body.address,
+            quiet_hours: body.quiet_hours.map(|quiet| Quiet {
+                from: quiet.from,
+                until: quiet.until,
+            }),
+            digest_at: body.digest_at,
+            email: body.email,
+            webhook: body.webhook,
+            topics: body.topics,
+        }
+    }
+}
+
+impl PreferencesBody {
+    fn new(preferences: &Preferences, state: Option<AddressState>) -> Self {
+        let text = preferences.text();
+        let state = state.map(|state| match state {
+            AddressState::Confirmed => "confirmed",
+            AddressState::Unconfirmed => "unconfirmed",
+            AddressState::Earlier => "earlier",
+        });
+        Self {
+            address_state: state.map(str::to_owned),
+            language: text.language,
+            time_zone: text.time_zone,
+            address: text.address,
+            quiet_hours: text.quiet_hours.map(|quiet| QuietBody {
+                from: quiet.from,
+                until: quiet.until,
+            }),
+            digest_at: text.digest_at,
+            email: text.email,
+            webhook: text.webhook,
+            topics: text.topics,
+        }
+    }
+}
+
+/// What does a user want to be sent?
+///
+/// A session reads its own user's; a key with `admin` reads anybody's.
+#[utoipa::path(get, path = "/v1/users/{id}/preferences", tag = "users", operation_id = "get_preferences",
+    params(("id" = String, Path, description = "The user's id")),
+    responses(
+        (status = 200, body = PreferencesBody),
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "user-not-found"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn show(
+    allowed: Allowed<Anyone>,
+    state: web::Data<NotifyState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let account = own_account(&allowed, &request)?;
+    Params::of(&request, &[]).finish()?;
+    let store = state.preferences.clone();
+    let found = state
+        .http
+        .on_runtime(async move { store.preferences(account).await })
+        .await?;
+    let view = PreferencesBody::new(&found.preferences, found.address_state);
+    json(StatusCode::OK, &view)
+}
+
+/// Say what a user wants to be sent
+///
+/// Replaces all of it. Mail that names a `list` and a `user` obeys; mail of no list (a receipt, a new password) is sent
+/// whatever it says. A session writes its own user's; a key with `admin` writes anybody's.
+#[utoipa::path(put, path = "/v1/users/{id}/preferences", tag = "users", operation_id = "put_preferences",
+    request_body = PreferencesBody,
+    params(("id" = String, Path, description = "The user's id")),
+    responses(
+        (status = 200, body = PreferencesBody),
+        (status = 400, description = "invalid-id, malformed-json"),
+        (status = 404, description = "user-not-found"),
+        (status = 413, description = "body-too-large"),
+        (status = 422, description = "invalid-field"),
+    ),
+    security(("api_key" = ["admin"])))]
+pub(crate) async fn put(
+    allowed: Allowed<Anyone>,
+    state: web::Data<NotifyState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let account = own_account(&allowed, &request)?;
+    Params::of(&request, &[]).finish()?;
+    let body: PreferencesBody = json_body(&request, payload, &state.http).await?;
+    let preferences = Preferences::parse(body.into()).map_err(PreferenceError::Invalid)?;
+    let (store, by, authority) = (
+        state.preferences.clone(),
+        allowed.by(&request),
+        AddressAuthority::of(allowed.is_admin()),
+    );
+    let view = state
+        .http
+        .on_runtime(async move {
+            let set = store.set_preferences(&by, account, &preferences, authority).await;
+            set.map(|state| PreferencesBody::new(&preferences, state))
+        })
+        .await?;
+    json(StatusCode::OK, &view)
+}

@@ -1,0 +1,16 @@
+//! From the errors of this crate to problems.
+
+use holdfast_http::problem::{Problem, RETRY_AFTER};
+
+use crate::PointsError;
+
+impl From<PointsError> for Problem {
+    fn from(PointsError::Sql(error): PointsError) -> Self {
+        if error.is_transient() {
+            let detail = "neither Redis nor the database can take the points now; some may have been taken: send all of \
+                          them again, which doubles none";
+            return Self::unavailable(detail, RETRY_AFTER).caused_by(error);
+        }
+        error.into()
+    }
+}
