@@ -20,8 +20,6 @@ const MAX_PROVEN: usize = 20;
 const DELIVERABLE: &str = "select address from holdfast_addresses
     where user_id = $1 and proof is not null order by proven_at desc, address limit $2";
 
-/// Most proven MAX_PROVEN: usize = 20;
-
 /// An account as one who sends it something sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
