@@ -1,5 +1,7 @@
 //! Deleting a user: all of it, in one transaction.
 
+use std::collections::BTreeSet;
+
 use std::collections::BTreeMap;
 
 use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
@@ -104,7 +106,7 @@ impl UserData {
             name: user.clone(),
             // A user whose account is gone is still named by its id, wherever that is.
             account: user.as_str().parse().ok(),
-            addresses: Default::default(),
+            addresses: BTreeSet::default(),
         };
         let account_name = account.as_ref().map(|account| account.name.as_str());
         person.addresses = self.addresses(tx, &person, account_name).await?;
