@@ -135,7 +135,9 @@ impl Application {
         let configure = move |config: &mut ServiceConfig| {
             states.iter().for_each(|register| register(config));
             (health::ROUTES.configure)(config);
-            tables().iter().for_each(|table| (table.configure)(config));
+            for table in tables() {
+                (table.configure)(config);
+            }
             if with_docs {
                 (docs::ROUTES.configure)(config);
             }

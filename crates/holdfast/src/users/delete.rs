@@ -1,8 +1,6 @@
 //! Deleting a user: all of it, in one transaction.
 
-use std::collections::BTreeSet;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
 use holdfast_jobs::sql::OwnTx;
