@@ -133,16 +133,20 @@ impl Dev {
 
     /// What a route answers, with `curl`'s arguments for the request; an error fails the test.
     pub(crate) async fn ask(&self, path: &str, arguments: &[&str]) -> Value {
+        // Into a file: a line that a child prints is cut at 16 KiB, and the OpenAPI document is one line of 200 KiB.
+        let body = tempfile::NamedTempFile::new().unwrap();
         let mut curl = Child::program("curl")
-            .args(["--silent", "--show-error", "--fail-with-body"])
+            .args(["--silent", "--show-error", "--fail-with-body", "--output"])
+            .arg(body.path())
             .args(arguments)
             .arg(format!("http://127.0.0.1:{}{path}", self.port))
             .start()
             .unwrap();
         let status = curl.wait_exit(DEADLINE).await.unwrap();
         let printed = curl.printed(DEADLINE).await.unwrap().text;
-        assert!(status.success(), "{path} {arguments:?}: {printed}");
-        parsed(&printed)
+        let answer = std::fs::read_to_string(body.path()).unwrap();
+        assert!(status.success(), "{path} {arguments:?}: {printed}{answer}");
+        parsed(&answer)
     }
 
     pub(crate) async fn stop(mut self) {
