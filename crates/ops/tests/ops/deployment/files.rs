@@ -7,7 +7,7 @@ use serde_json::Value;
 /// The programs of the image.
 pub(crate) const SERVICES: [&str; 3] = ["api", "worker", "beat"];
 
-/// Where they answer. `crates/api/src/routes/mod.rs` has them; `commands.rs` asks for them.
+/// Where they answer. `crates/http/src/health/routes.rs` has them; `commands.rs` asks for them.
 pub(crate) const LIVE: &str = "/health/live";
 pub(crate) const READY: &str = "/health/ready";
 
