@@ -261,7 +261,7 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
         jobs: 8,
         audit: done.audit,
         keys: 0,
-        others: Default::default(),
+        others: std::collections::BTreeMap::new(),
     };
     assert_eq!(done, expected);
     assert!(done.mail >= 8 && done.audit >= 3, "{done:?}");

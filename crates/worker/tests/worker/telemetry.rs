@@ -158,7 +158,7 @@ async fn a_collector_that_is_away_costs_nothing_but_one_line() {
         assert_eq!(status, 202, "{job}");
         pair.completed(job["id"].as_str().unwrap()).await;
         pair.api
-            .wait_for_line("the trace collector is away", DEADLINE)
+            .wait_for_line("the trace collector is unavailable", DEADLINE)
             .await
             .unwrap();
     }
