@@ -162,12 +162,17 @@ async fn with_the_database_away_the_last_list_is_served_as_stale() {
 #[tokio::test]
 async fn with_caching_off_every_answer_is_made_anew() {
     let app = TestSettings::new().with(LISTS_TTL, "0").start().await;
-    for expected in 0..3 {
-        let response = app.admin().get("/v1/queues").await.unwrap();
-        came(&response, "bypass");
-        assert_eq!(available(&response), json!(expected));
+    for _ in 0..3 {
+        came(&app.admin().get("/v1/queues").await.unwrap(), "bypass");
         app.admin().post_json("/v1/jobs", &echo(json!(1))).await.unwrap();
     }
+    // The counts of a busy database are shared for a moment: only no answer may be kept for longer.
+    until("the last job is counted", LIMIT, async || {
+        let response = app.admin().get("/v1/queues").await.unwrap();
+        came(&response, "bypass");
+        (available(&response) == json!(3)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
