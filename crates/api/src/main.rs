@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use holdfast_core::{config, telemetry};
+use holdfast_core::{arguments, config, telemetry};
 
 fn main() -> ExitCode {
+    if let Some(code) = arguments::answered("api", "Serves the HTTP API of Holdfast.") {
+        return code;
+    }
     let settings = match config::load() {
         Ok(settings) => settings,
         Err(faults) => {

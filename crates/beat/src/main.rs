@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use holdfast_core::{config, telemetry};
+use holdfast_core::{arguments, config, telemetry};
 use tokio::runtime::Builder;
 
 /// One loop and a health server: a second thread keeps one from waiting for the other.
 const THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    if let Some(code) = arguments::answered("beat", "Enqueues the jobs of Holdfast's schedules.") {
+        return code;
+    }
     let settings = match config::load() {
         Ok(settings) => settings,
         Err(faults) => {

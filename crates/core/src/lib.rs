@@ -1,6 +1,7 @@
 //! What every Holdfast crate stands on: configuration, the Redis gate, SQL pools, the failure table, backoff,
 //! the clock, shutdown and telemetry. Nothing here knows what a job is.
 
+pub mod arguments;
 pub mod backoff;
 mod breaker;
 pub mod build;

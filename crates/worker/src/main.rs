@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use holdfast_core::{config, telemetry};
+use holdfast_core::{arguments, config, telemetry};
 use tokio::runtime::Builder;
 
 /// Handlers wait more than they compute, and every thread costs memory.
 const MOST_THREADS: usize = 4;
 
 fn main() -> ExitCode {
+    if let Some(code) = arguments::answered("worker", "Runs the jobs of Holdfast.") {
+        return code;
+    }
     let settings = match config::load() {
         Ok(settings) => settings,
         Err(faults) => {

@@ -1,5 +1,6 @@
 //! The integration tests of this crate, in one binary: linking takes longer than running most of them.
 
+mod attacks;
 mod batches_and_chains;
 mod chaos_processes;
 mod chaos_redis;

@@ -14,5 +14,6 @@ mod env_text;
 mod example;
 mod readme;
 mod reference;
+mod services;
 mod snippets;
 mod users;

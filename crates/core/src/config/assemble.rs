@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use config::{Map, Value};
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -140,7 +141,26 @@ fn server(reader: &mut Reader<'_>) -> ServerSettings {
         max_connections: reader.count("server.max_connections", 0..=1_000_000),
         max_connections_per_address: reader.count("server.max_connections_per_address", 0..=1_000_000),
         trusted_proxies: reader.count("server.trusted_proxies", 0..=10),
+        trusted_proxy_networks: networks(reader, "server.trusted_proxy_networks"),
     }
+}
+
+/// Networks in CIDR notation, or single addresses.
+fn networks(reader: &mut Reader<'_>, path: &str) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in reader.list(path) {
+        let address = || text.parse::<IpAddr>().map(IpNet::from);
+        match text.parse::<IpNet>().or_else(|_| address()) {
+            Ok(network) => networks.push(network),
+            Err(_) => reader.fault_once(path, || {
+                (
+                    format!("{text:?} is no network"),
+                    "give addresses or networks such as [\"10.0.0.0/8\"]".to_owned(),
+                )
+            }),
+        }
+    }
+    networks
 }
 
 fn host(reader: &mut Reader<'_>) -> String {

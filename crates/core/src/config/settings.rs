@@ -5,10 +5,12 @@
 //! file; no default is repeated here.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::SecretString;
 use url::Url;
 
@@ -82,8 +84,35 @@ pub struct ServerSettings {
     pub max_connections: usize,
     /// Most connections of one address; 0: derived from the number of all.
     pub max_connections_per_address: usize,
-    /// Proxies in front of it whose `X-Forwarded-For` is believed.
+    /// Proxies in front of it that each add an entry to `X-Forwarded-For`.
     pub trusted_proxies: usize,
+    /// Networks from which they connect. Empty: private networks and this machine.
+    pub trusted_proxy_networks: Vec<IpNet>,
+}
+
+impl ServerSettings {
+    /// Whether a connection from this address is a trusted proxy's, so that its `X-Forwarded-For` is believed.
+    pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        let networks = &self.trusted_proxy_networks;
+        self.trusted_proxies > 0
+            && (networks.iter().any(|network| network.contains(&peer))
+                || (networks.is_empty() && is_internal(peer)))
+    }
+}
+
+/// Addresses that no client on the Internet connects from.
+fn is_internal(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            let is_shared = first == 100 && (64..128).contains(&second);
+            address.is_loopback() || address.is_private() || address.is_link_local() || is_shared
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+    }
 }
 
 /// The SQL side. `postgres://…` or `sqlite://path`.

@@ -1,13 +1,14 @@
-//! Whose request it is, as far as an address tells.
+//! The address of the client that sent a request.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use actix_web::HttpRequest;
+use holdfast_core::config::ServerSettings;
 
-/// The client's address: the connection's, or what the outermost trusted proxy saw. Every proxy adds the address that it
-/// sees behind what the client itself may have written, so it is counted from the end. Of an IPv6 address the network
-/// counts: whoever has one has all of its addresses.
-pub fn client_address(request: &HttpRequest, trusted_proxies: usize) -> IpAddr {
+/// The client's address: the connection's or, where a trusted proxy connects, the one that the outermost trusted proxy saw. Every
+/// proxy appends the address that it sees to what the client may have written, so entries are counted from the end. Of an IPv6
+/// address it is the /64 network, because a client has all addresses of its network.
+pub fn client_address(request: &HttpRequest, server: &ServerSettings) -> IpAddr {
     let peer = request
         .peer_addr()
         .map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
@@ -18,12 +19,13 @@ pub fn client_address(request: &HttpRequest, trusted_proxies: usize) -> IpAddr {
             .flat_map(|value| value.split(','))
             .map(str::trim)
             .collect();
-        let entry = entries.get(entries.len().saturating_sub(trusted_proxies))?;
+        let entry = entries.get(entries.len().saturating_sub(server.trusted_proxies))?;
         parse(entry)
     };
-    let address = match trusted_proxies {
-        0 => peer,
-        _ => forwarded().unwrap_or(peer),
+    let address = if server.is_trusted_proxy(peer) {
+        forwarded().unwrap_or(peer)
+    } else {
+        peer
     };
     network(address)
 }
@@ -49,15 +51,42 @@ pub fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
+    use holdfast_core::config::{Sources, load_from};
 
     use super::*;
 
     fn seen(forwarded: &str, trusted_proxies: usize) -> String {
+        seen_by("10.0.0.1:1234", forwarded, trusted_proxies, &[])
+    }
+
+    fn seen_by(peer: &str, forwarded: &str, trusted_proxies: usize, networks: &[&str]) -> String {
+        let mut server = load_from(Sources::default()).unwrap().server;
+        server.trusted_proxies = trusted_proxies;
+        server.trusted_proxy_networks = networks.iter().map(|network| network.parse().unwrap()).collect();
         let request = TestRequest::default()
-            .peer_addr("10.0.0.1:1234".parse().unwrap())
+            .peer_addr(peer.parse().unwrap())
             .insert_header(("x-forwarded-for", forwarded))
             .to_http_request();
-        client_address(&request, trusted_proxies).to_string()
+        client_address(&request, &server).to_string()
+    }
+
+    #[test]
+    fn who_connects_from_elsewhere_is_believed_nothing() {
+        for (peer, networks, is_believed) in [
+            ("10.0.0.1:1", &[][..], true),
+            ("100.64.0.7:1", &[], true),
+            ("[fd12::1]:1", &[], true),
+            ("[::ffff:10.0.0.1]:1", &[], true),
+            ("198.51.100.7:1", &[], false),
+            ("100.128.0.1:1", &[], false),
+            ("[2001:db8::1]:1", &[], false),
+            ("198.51.100.7:1", &["198.51.100.0/24"], true),
+            ("[2001:db8::1]:1", &["2001:db8::/32"], true),
+            ("10.0.0.1:1", &["198.51.100.0/24"], false),
+        ] {
+            let seen = seen_by(peer, "203.0.113.9", 1, networks);
+            assert_eq!(seen == "203.0.113.9", is_believed, "{peer} {networks:?}: {seen}");
+        }
     }
 
     #[test]

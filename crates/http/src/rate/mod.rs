@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
-use holdfast_core::config::Settings;
+use holdfast_core::config::{ServerSettings, Settings};
 use holdfast_core::redis::{GateError, RedisGate};
 use redis::Script;
 use sha2::{Digest as _, Sha256};
@@ -212,7 +212,7 @@ struct Inner {
     instances: u32,
     gate: RedisGate,
     buckets: Mutex<Buckets>,
-    trusted_proxies: usize,
+    server: ServerSettings,
     runtime: Handle,
 }
 
@@ -243,14 +243,14 @@ impl RateLimits {
                 held: HashMap::new(),
                 swept_at: Instant::now(),
             }),
-            trusted_proxies: settings.server.trusted_proxies,
+            server: settings.server.clone(),
             runtime: Handle::current(),
         }))
     }
 
     /// Who asks, as far as an address tells.
     pub fn address_of(&self, request: &HttpRequest) -> Subject {
-        Subject::Address(client_address(request, self.0.trusted_proxies))
+        Subject::Address(client_address(request, &self.0.server))
     }
 
     /// Takes a token if that can be decided at once.

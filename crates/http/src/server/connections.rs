@@ -9,7 +9,7 @@
 //! - When all are taken, the connection that was inactive longest, and at least for [`IDLE`], is closed for a new one: idle
 //!   connections and clients that do not read block nobody. A new connection is refused only where all are active.
 //! - One address (a /64 network with IPv6) has a share; beyond it, one of its own connections is closed. Loopback addresses are not
-//!   counted, and no address is behind trusted proxies, whose connections carry all clients.
+//!   counted, nor are those of trusted proxies, whose connections carry all clients.
 //! - A write without progress for [`STALLED`] closes its connection: answers that wait for a slow reader take memory.
 
 use std::collections::HashMap;
@@ -58,8 +58,9 @@ pub(crate) struct Connections(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     most: usize,
-    /// `None`: addresses are not counted.
-    per_address: Option<usize>,
+    per_address: usize,
+    /// Tells which addresses are trusted proxies'.
+    server: ServerSettings,
     begun: Instant,
     table: Mutex<Table>,
 }
@@ -106,13 +107,14 @@ impl Connections {
                 "the limit of open files allows fewer connections than server.max_connections: raise it (ulimit -n)"
             );
         }
-        Self::of(most, (settings.trusted_proxies == 0).then_some(per_address))
+        Self::of(most, per_address, settings.clone())
     }
 
-    fn of(most: usize, per_address: Option<usize>) -> Self {
+    fn of(most: usize, per_address: usize, server: ServerSettings) -> Self {
         Self(Arc::new(Inner {
             most,
             per_address,
+            server,
             begun: Instant::now(),
             table: Mutex::default(),
         }))
@@ -132,12 +134,13 @@ impl Connections {
         let now_ms = inner.now_ms();
         let counted = peer
             .map(|peer| peer.ip().to_canonical())
-            .filter(|ip| !ip.is_loopback());
-        let address = counted.filter(|_| inner.per_address.is_some()).map(network);
+            .filter(|ip| !ip.is_loopback() && !inner.server.is_trusted_proxy(*ip));
+        let address = counted.map(network);
         let mut table = inner.lock();
         let is_full = |count: usize, most: usize| count >= most;
         let of_address = address.map_or(0, |address| table.by_address.get(&address).copied().unwrap_or(0));
-        if inner.per_address.is_some_and(|most| is_full(of_address, most))
+        if address.is_some()
+            && is_full(of_address, inner.per_address)
             && !table.close_longest_idle(now_ms, address)
         {
             return Err(refused("its address has as many connections as it may"));
@@ -350,6 +353,7 @@ impl Drop for Connection {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_core::config::{Sources, load_from};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -373,8 +377,9 @@ mod tests {
         }
     }
 
-    fn aged(most: usize, per_address: Option<usize>) -> Connections {
-        let Connections(inner) = Connections::of(most, per_address);
+    fn aged(most: usize, per_address: usize) -> Connections {
+        let server = load_from(Sources::default()).unwrap().server;
+        let Connections(inner) = Connections::of(most, per_address, server);
         let mut inner = Arc::into_inner(inner).unwrap();
         inner.begun = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         Connections(Arc::new(inner))
@@ -383,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_connection_replaces_the_longest_idle_one_and_never_an_active_one() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connections = aged(2, None);
+        let connections = aged(2, 1_000);
         let mut held = Vec::new();
         for last in 1..=2 {
             let (client, server) = pair(&listener).await;
@@ -408,7 +413,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_has_a_share_and_this_machine_is_not_counted() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connections = aged(10, Some(1));
+        let connections = aged(10, 1);
         let (_one, server) = pair(&listener).await;
         let _first = connections.admit(server, Some(peer(1))).unwrap();
         let (_two, server) = pair(&listener).await;
@@ -428,7 +433,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_that_makes_no_progress_ends_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connections = aged(2, None);
+        let connections = aged(2, 1_000);
         let (_client, server) = pair(&listener).await;
         let mut connection = connections.admit(server, Some(peer(1))).unwrap();
         let piece = vec![0; 1 << 20];

@@ -1,0 +1,46 @@
+//! The command lines of `api`, `worker` and `beat`: asking them something has no effect.
+
+use holdfast_testkit::Child;
+use holdfast_testkit::place::DEADLINE;
+use tempfile::TempDir;
+
+const SERVICES: [&str; 3] = ["api", "worker", "beat"];
+
+/// Exit code and output. The directory is empty before and after.
+async fn ask(service: &str, argument: &str) -> (Option<i32>, String) {
+    let directory = TempDir::new().unwrap();
+    let mut child = Child::binary(service)
+        .arg(argument)
+        .current_dir(directory.path())
+        .start()
+        .unwrap();
+    let status = child.wait_exit(DEADLINE).await.unwrap();
+    let printed = child.printed(DEADLINE).await.unwrap().text;
+    let files = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(files, 0, "{service} {argument} made files");
+    (status.code(), printed)
+}
+
+#[tokio::test]
+async fn every_service_prints_its_help_and_version_and_does_nothing_else() {
+    for service in SERVICES {
+        let (code, help) = ask(service, "--help").await;
+        assert_eq!(code, Some(0), "{help}");
+        assert!(help.contains(&format!("Usage: {service} ")), "{help}");
+        let (code, version) = ask(service, "--version").await;
+        assert_eq!(code, Some(0), "{version}");
+        assert!(version.starts_with(&format!("{service} 0.")), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_refuses_an_argument_that_it_does_not_know() {
+    for service in SERVICES {
+        let (code, printed) = ask(service, "--prot=8080").await;
+        assert_eq!(code, Some(2), "{printed}");
+        assert!(
+            printed.contains("--prot=8080") && printed.contains("--help"),
+            "{printed}"
+        );
+    }
+}
