@@ -45,7 +45,8 @@ fn request(service: &str, about: &str, mut arguments: impl Iterator<Item = OsStr
         Some("--help" | "-h") => Request::Print(help(service, about)),
         Some("--version" | "-V") => Request::Print(format!("{service} {}", build::version())),
         _ => Request::Refuse(format!(
-            "error: unexpected argument {first:?}\n\n{}\n\nFor more information, try `{service} --help`.",
+            "error: unexpected argument '{}'\n\n{}\n\nFor more information, try `{service} --help`.",
+            first.display(),
             usage(service)
         )),
     }
@@ -103,7 +104,7 @@ mod tests {
             let Request::Refuse(text) = of(&[argument, "--help"]) else {
                 panic!("{argument}")
             };
-            assert!(text.contains(&format!("{argument:?}")), "{text}");
+            assert!(text.contains(&format!("'{argument}'")), "{text}");
         }
     }
 }

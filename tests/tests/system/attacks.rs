@@ -3,10 +3,11 @@
 //! Each test starts processes of its own on an SQLite file, sends one kind of attack, and then demands three things: the attack is
 //! refused or fails with the right status, the service still answers, and the peak of its resident memory (`VmHWM`) stays below
 //! [`LIMIT_KIB`], the smallest limit of `deploy/` for a service.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,14 +151,8 @@ fn peak_kib(child: &Child) -> u64 {
 
 /// So many bytes of zeros, compressed.
 fn gzip_of_zeros(bytes: usize) -> Vec<u8> {
-    let zeros = Command::new("head")
-        .args(["-c", &bytes.to_string(), "/dev/zero"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let packed = Command::new("gzip")
-        .arg("-9")
-        .stdin(zeros.stdout.unwrap())
+    let packed = Command::new("sh")
+        .args(["-c", &format!("head -c {bytes} /dev/zero | gzip -9")])
         .output()
         .unwrap();
     packed.stdout

@@ -1,4 +1,9 @@
 //! The integration tests of this crate, in one binary: linking takes longer than running most of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: what is not as expected must stop the test at once"
+)]
 
 mod attacks;
 mod batches_and_chains;
