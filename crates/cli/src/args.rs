@@ -21,12 +21,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run API, worker and beat in this one process, on an embedded database (the default)
     Dev,
-    /// Bring the database's schema up to date
+    /// Migrate the database's schema
     Migrate(migrate::Args),
     /// Create, list, rotate and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Add, disable, enable and list people who log in, and set their passwords
+    /// Add, disable, enable and list users, and set their passwords
     #[command(subcommand)]
     Users(users::Command),
     /// Enqueue, show, list, cancel and retry jobs
@@ -37,26 +37,26 @@ pub(crate) enum Command {
     DeadLetters(Box<dead_letters::Args>),
     /// List, pause, resume, limit and purge queues
     Queues(queues::Args),
-    /// List who did what: pauses, purges, redrives, keys and the like, newest first
+    /// List the audit log, newest first: pauses, purges, redrives, changes of keys and so on
     Audit(audit::Args),
-    /// Make, show, steer and run schedules
+    /// Create, show, change and run schedules
     Schedules(Box<schedules::Args>),
-    /// Ask the service on this machine's PORT whether it is alive
+    /// Check that the service on this machine's PORT is alive
     Healthcheck(healthcheck::Args),
-    /// Check a Redis server: can it be used, and how well?
+    /// Check a Redis server: connection, version, settings, speed
     RedisCheck(redis_check::Args),
     /// Check a whole system: configuration, database, Redis, API, workers, queues
     Validate(Box<validate::Args>),
-    /// Watch an API: dashboard or JSON lines, alerts, report
+    /// Monitor an API: dashboard or JSON lines, alerts, report
     Monitor(Box<monitor::Args>),
-    /// Bring this version onto Railway: migrate, deploy each service, follow, check, roll back if asked
+    /// Deploy this version to Railway: migrate, deploy each service, wait, check, roll back on request
     Deploy(Box<deploy::Args>),
 }
 
 /// Where a command about jobs goes: through the HTTP API, or straight to the database.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TargetArgs {
-    /// Address of an API, such as http://127.0.0.1:8080. Without it the database is used, as the configuration says
+    /// URL of an API, such as http://127.0.0.1:8080. Without it the configured database is used
     #[arg(long, env = "HOLDFAST_URL", global = true, value_parser = api_url)]
     pub(crate) url: Option<Url>,
     /// API key for --url

@@ -31,15 +31,15 @@ pub struct AuditView {
     pub actor: String,
     #[schema(example = "queue.pause")]
     pub action: String,
-    /// The queue, job, key, … that it was done to.
+    /// The queue, job, key, … that the action changed.
     pub target: Option<String>,
-    /// How many rows changed, where an action changes many.
+    /// Number of changed rows, for actions that change many.
     pub count: Option<u64>,
-    /// What the server's log calls the request.
+    /// The request's id in the server's log.
     pub request_id: Option<String>,
     #[schema(value_type = Option<Value>)]
     pub details: Option<Box<RawValue>>,
-    /// False: a bulk operation that has more to do.
+    /// False if a bulk operation has more to do.
     pub finished: bool,
 }
 
@@ -74,24 +74,25 @@ impl From<AuditRecord> for AuditView {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditPage {
     pub entries: Vec<AuditView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     #[schema(value_type = Option<String>)]
     pub next: Option<AuditId>,
 }
 
 /// List the audit log
 ///
-/// Who paused, purged, cancelled, retried, redrove, deleted, or changed keys, users and schedules; newest first.
+/// Administrative actions with their actors, newest first: pauses, purges, cancellations, retries, redrives,
+/// deletions, changes of keys, users and schedules.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "list_audit",
     params(
         ("actor" = Option<String>, Query, description = "Only this actor, such as `bootstrap` or `key/01J…`"),
         ("action" = Option<String>, Query,
-            description = "Only this action; with a dot at the end (`queue.`) all that begin so"),
-        ("target" = Option<String>, Query, description = "Only what was done to this queue, job, key, …"),
-        ("from" = Option<String>, Query, description = "Not before this moment (RFC 3339)"),
-        ("to" = Option<String>, Query, description = "Before this moment (RFC 3339)"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+            description = "Only this action; with a dot at the end (`queue.`) every action with this prefix"),
+        ("target" = Option<String>, Query, description = "Only actions on this queue, job, key, …"),
+        ("from" = Option<String>, Query, description = "At or after this time (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "Before this time (RFC 3339)"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = AuditPage),

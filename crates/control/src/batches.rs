@@ -24,7 +24,7 @@ use crate::state::ControlState;
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
-/// Jobs that belong together.
+/// Jobs that are accepted atomically and tracked together.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewGroup, example = json!({
@@ -36,15 +36,15 @@ const MAX_LIMIT: usize = 1_000;
     "callback": {"kind": "debug.echo", "payload": {"message": "all done"}}
 }))]
 pub struct GroupBody {
-    /// For people.
+    /// A readable description.
     #[schema(max_length = 255)]
     pub name: Option<String>,
     /// Up to 10,000, unless the server is configured otherwise. None of them can have a `unique_key`.
     #[serde(deserialize_with = "bounded")]
     #[schema(min_items = 1)]
     pub jobs: Vec<JobBody>,
-    /// A job that is enqueued once, when every other one is completed, discarded or cancelled. It starts at once, or
-    /// `delay_seconds` later; there is no `run_at`. Handlers written in Rust are told the counts.
+    /// A job that is enqueued once, when every job of the batch is completed, discarded or cancelled. It is due
+    /// immediately, or after `delay_seconds`; `run_at` is not allowed. Handlers in Rust can read the counts.
     pub callback: Option<JobBody>,
 }
 
@@ -54,12 +54,12 @@ pub struct GroupBody {
 pub struct AcceptedView {
     #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
     pub id: BatchId,
-    /// How many jobs it has.
+    /// Number of jobs.
     pub total: u32,
     /// In the order of the request's `jobs`; empty for a repeat (`GET /v1/jobs?batch=` lists them).
     #[schema(value_type = Vec<String>)]
     pub ids: Vec<JobId>,
-    /// It stood already, under the same key; `id` is the first one's.
+    /// It already existed under this key; `id` is that of the first one.
     pub duplicate: bool,
 }
 
@@ -81,7 +81,7 @@ pub struct BatchView {
     #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
     pub id: BatchId,
     pub name: Option<String>,
-    /// `running`, or `ended`: once every job is final, and for good.
+    /// `running`, or `ended`: every job is final.
     #[schema(value_type = String, example = "running")]
     pub state: Cow<'static, str>,
     pub total: u32,
@@ -90,13 +90,13 @@ pub struct BatchView {
     pub completed: u32,
     pub discarded: u32,
     pub cancelled: u32,
-    /// The final ones of a hundred, rounded down.
+    /// Percentage of final jobs, rounded down.
     pub percent: u32,
-    /// The pending ones by state; null in a list.
+    /// The pending jobs by state; null in a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressView>,
     pub callback: Option<CallbackView>,
-    /// Somebody wants what is left of it cancelled.
+    /// Whether its cancellation was requested.
     pub cancel_requested: bool,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -162,16 +162,16 @@ impl BatchView {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct BatchPage {
     pub batches: Vec<BatchView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     #[schema(value_type = Option<String>)]
     pub next: Option<BatchId>,
 }
 
 /// Enqueue a batch with a callback
 ///
-/// All or nothing: one bad job refuses the batch, and `index` says which. Jobs of a batch live in the ledger whatever the
-/// durability of their queues. What follows one of them (`then`) is not part of the batch. A repeat under the same
-/// `Idempotency-Key` enqueues nothing and is answered 200 with the first batch.
+/// Atomic: one invalid job refuses the batch, and `index` names it. Jobs of a batch are stored in the ledger
+/// whatever the durability of their queues. Follow-up jobs (`then`) are not part of the batch. A repeat with
+/// the same `Idempotency-Key` enqueues nothing and is answered 200 with the first batch.
 #[utoipa::path(post, path = "/v1/batches", tag = "batches", operation_id = "create_batch",
     request_body = GroupBody,
     params(
@@ -182,7 +182,7 @@ pub struct BatchPage {
     responses(
         (status = 202, body = AcceptedView, description = "Accepted; `ids` in the order of `jobs`",
             headers(("Location" = String, description = "The batch's address"))),
-        (status = 200, body = AcceptedView, description = "It stood already: `duplicate` is true"),
+        (status = 200, body = AcceptedView, description = "It already existed: `duplicate` is true"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 413, description = "body-too-large, payload-too-large, batch-too-large"),
         (status = 415, description = "unsupported-media-type"),
@@ -225,7 +225,7 @@ pub(crate) async fn create(
 
 /// Show a batch
 ///
-/// With `wait` the answer comes when the batch has ended, or as it stands after so many seconds.
+/// With `wait` the response is sent when the batch has ended, or after that many seconds.
 #[utoipa::path(get, path = "/v1/batches/{id}", tag = "batches", operation_id = "show_batch",
     params(
         ("id" = String, Path, description = "The batch's id"),
@@ -235,7 +235,7 @@ pub(crate) async fn create(
     responses(
         (status = 200, body = BatchView),
         (status = 400, description = "invalid-id, invalid-parameter"),
-        (status = 404, description = "batch-not-found: unknown, or no longer kept"),
+        (status = 404, description = "batch-not-found: unknown, or already deleted"),
     ))]
 pub(crate) async fn show(
     _: Allowed<Read>,
@@ -267,12 +267,12 @@ pub(crate) async fn show(
 
 /// List batches
 ///
-/// Newest first, in pages.
+/// In pages, newest first.
 #[utoipa::path(get, path = "/v1/batches", tag = "batches", operation_id = "list_batches",
     params(
         ("state" = Option<String>, Query, description = "`running` or `ended`"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = BatchPage),
@@ -325,27 +325,27 @@ fn filter(request: &HttpRequest) -> Result<BatchFilter, Problem> {
     Ok(BatchFilter { ended, after, limit })
 }
 
-/// What a cancellation has done.
+/// The result of a cancellation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = CancelledBatch)]
 pub struct CancelledView {
-    /// Jobs that were cancelled, or asked to give way, by this request.
+    /// Jobs that this request cancelled or asked to stop.
     pub affected: u64,
-    /// False: it took its time; ask again for the rest.
+    /// False: there may be more; repeat the request.
     pub finished: bool,
-    /// The batch as it stands now.
+    /// The current batch.
     pub batch: BatchView,
 }
 
 /// Cancel a batch
 ///
-/// Its jobs that wait will never run; those that run are asked to give way. The batch ends when they have, and then its
-/// callback is enqueued as ever. Asking again changes nothing.
+/// Cancels the waiting jobs of the batch and asks the running ones to stop. The batch ends when they have
+/// stopped, and its callback is then enqueued as usual. Repeating it changes nothing.
 #[utoipa::path(post, path = "/v1/batches/{id}/cancel", tag = "batches", operation_id = "cancel_batch",
     params(("id" = String, Path, description = "The batch's id")),
     responses(
         (status = 200, body = CancelledView, description = "It has ended"),
-        (status = 202, body = CancelledView, description = "Some of its jobs run, and have been asked to give way"),
+        (status = 202, body = CancelledView, description = "Some of its jobs are running and were asked to stop"),
         (status = 400, description = "invalid-id"),
         (status = 404, description = "batch-not-found"),
         (status = 409, description = "illegal-transition: it had ended before"),

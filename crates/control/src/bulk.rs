@@ -22,22 +22,22 @@ use crate::state::ControlState;
 /// Longest name in a filter, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
 
-/// What a bulk operation has done so far.
+/// The progress of a bulk operation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = BulkResult)]
 pub struct BulkView {
     /// Its entry in the audit log.
     #[schema(value_type = Option<String>)]
     pub operation: Option<AuditId>,
-    /// How many were changed, by all calls under this `Idempotency-Key`.
+    /// Number of changed jobs, by all calls with this `Idempotency-Key`.
     pub affected: u64,
-    /// How many matched and could not be changed: another job has the dead letter's `unique_key`.
+    /// Number of matches that could not be changed, because another job has the dead letter's `unique_key`.
     pub skipped: u64,
     /// About how many are left, up to 100,000.
     pub remaining: u64,
-    /// False: ask again under the same `Idempotency-Key` to go on.
+    /// False: repeat the request with the same `Idempotency-Key` to continue.
     pub finished: bool,
-    /// It was finished before; this request did nothing.
+    /// The operation had finished before; this request did nothing.
     pub duplicate: bool,
 }
 
@@ -83,10 +83,10 @@ pub(crate) fn check_name(field: &str, name: Option<&String>) -> Result<(), Probl
 #[schema(as = CancelRequest, example = json!({"filter": {"queue": "default", "kind": "debug.sleep"}}))]
 pub struct CancelBody {
     pub filter: Option<CancelFilterBody>,
-    /// True, in place of a filter: every job that has not ended.
+    /// True, instead of a filter: every job that is not final.
     #[serde(default)]
     pub all: bool,
-    /// Only say how many.
+    /// Only count the matches.
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -98,10 +98,10 @@ pub struct CancelBody {
 pub struct CancelFilterBody {
     pub queue: Option<String>,
     pub kind: Option<String>,
-    /// scheduled, available, retryable or running; left out: all of these.
+    /// scheduled, available, retryable or running; default: all of these.
     #[schema(value_type = Option<String>)]
     pub state: Option<JobState>,
-    /// Accepted not before.
+    /// Accepted at or after.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub from: Option<Moment>,
     /// Accepted before.
@@ -147,15 +147,15 @@ impl CancelBody {
 
 /// Cancel many jobs
 ///
-/// Jobs of the ledger that match: those that wait are cancelled, those that run are asked to give way. Works in steps of
-/// 1,000 and ends a call after 20,000; `finished` tells whether there may be more, and a repeat under the same
-/// `Idempotency-Key` goes on. Only jobs accepted before the operation began are reached. Jobs that wait on the broker
-/// cannot be searched: purge their queue, or cancel them one by one.
+/// Cancels matching jobs of the ledger that wait, and asks the running ones to stop. Works in steps of 1,000
+/// and ends a call after 20,000; `finished` is false if there may be more, and a repeat with the same
+/// `Idempotency-Key` continues. Only jobs accepted before the operation began are changed. Jobs that wait on
+/// the broker cannot be searched: purge their queue, or cancel them one by one.
 #[utoipa::path(post, path = "/v1/jobs/cancel", tag = "jobs", operation_id = "cancel_jobs",
     request_body = CancelBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
-        (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
+        (status = 200, body = BulkView, description = "The result"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "nothing-matched"),
         (status = 422, description = "invalid-field, idempotency-key-reused"),
@@ -201,16 +201,16 @@ pub(crate) async fn cancel(
     json(StatusCode::OK, &BulkView::new(&done, remaining))
 }
 
-/// A purge, and that it is meant.
+/// A purge with its confirmation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PurgeRequest, example = json!({"confirm": "default"}))]
 pub struct PurgeBody {
-    /// The name of the queue, once more.
+    /// The name of the queue, as a confirmation.
     pub confirm: String,
 }
 
-/// What a purge has done.
+/// The result of a purge.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = PurgedQueue)]
 pub struct PurgedView {
@@ -218,19 +218,20 @@ pub struct PurgedView {
     /// The entry in the audit log.
     #[schema(value_type = Option<String>)]
     pub operation: Option<AuditId>,
-    /// Jobs of the ledger that were cancelled, by all calls under this `Idempotency-Key`.
+    /// Cancelled jobs of the ledger, by all calls with this `Idempotency-Key`.
     pub cancelled: u64,
     /// Jobs taken from the broker, by this call.
     pub cancelled_on_broker: u64,
-    /// False: ask again under the same `Idempotency-Key` to go on.
+    /// False: repeat the request with the same `Idempotency-Key` to continue.
     pub finished: bool,
 }
 
 /// Purge a queue
 ///
-/// Cancels everything that waits in it, in the ledger and on the broker: due now or later, retries included. What runs
-/// goes on; pause the queue first to keep workers away. Nothing is deleted: cancelled jobs of the ledger stay on record
-/// for `jobs.retain_completed_seconds`. Works in bounded steps; a repeat under the same `Idempotency-Key` goes on.
+/// Cancels every waiting job of the queue, in the ledger and on the broker: due and delayed ones, and retries.
+/// Running jobs continue; pause the queue first to stop new ones. Cancelled jobs of the ledger are stored for
+/// `jobs.retain_completed_seconds`. The purge works in bounded steps; a repeat with the same `Idempotency-Key`
+/// continues it.
 #[utoipa::path(post, path = "/v1/queues/{name}/purge", tag = "queues", operation_id = "purge_queue",
     request_body = PurgeBody,
     params(

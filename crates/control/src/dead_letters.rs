@@ -45,24 +45,24 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterPage {
     pub dead_letters: Vec<JobView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     #[schema(value_type = Option<String>)]
     pub next: Option<JobId>,
 }
 
 /// List dead letters
 ///
-/// Discarded jobs of either durability with their payloads and all their errors; the youngest jobs first. A page may be
-/// shorter than `limit` if its jobs are large; `next` tells whether there are more.
+/// Discarded jobs of either durability with their payloads and all their errors, newest first. A page may be
+/// shorter than `limit` if its jobs are large; `next` is set if there are more.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead letters", operation_id = "list_dead_letters",
     params(
         ("queue" = Option<String>, Query, description = "Only this queue"),
         ("kind" = Option<String>, Query, description = "Only this kind"),
-        ("error" = Option<String>, Query, description = "A piece of any of the errors' messages; case does not matter"),
-        ("from" = Option<String>, Query, description = "Discarded not before this moment (RFC 3339)"),
-        ("to" = Option<String>, Query, description = "Discarded before this moment (RFC 3339)"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("error" = Option<String>, Query, description = "Text that occurs in one of the errors; case-insensitive"),
+        ("from" = Option<String>, Query, description = "Discarded at or after this time (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "Discarded before this time (RFC 3339)"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = DeadLetterPage),
@@ -170,7 +170,7 @@ fn not_dead(id: JobId) -> Problem {
     Problem::field(ProblemKind::JobNotFound, "id", reason)
 }
 
-/// Which dead letters to put back, and how. Exactly one of `id`, `ids`, `filter` and `all`.
+/// Which dead letters to redrive, and how. Exactly one of `id`, `ids`, `filter` and `all`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RedriveRequest, example = json!({"filter": {"kind": "http.request", "error": "503"}, "rate": 50}))]
@@ -181,16 +181,16 @@ pub struct RedriveBody {
     #[schema(value_type = Option<Vec<String>>)]
     pub ids: Option<Vec<JobId>>,
     pub filter: Option<DeadLetterFilterBody>,
-    /// True: every dead letter there is.
+    /// True: every dead letter.
     #[serde(default)]
     pub all: bool,
-    /// Only say how many, and show some.
+    /// Only count the matches, and show some.
     #[serde(default)]
     pub dry_run: bool,
-    /// Jobs a second: they become due one after another. Left out: all of them now.
+    /// Jobs a second that become due. Default: all of them now.
     #[schema(minimum = 0.01, maximum = 1_000_000)]
     pub rate: Option<f64>,
-    /// Further attempts that each gets; 4 if left out.
+    /// Further attempts of each job; default 4.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 100)]
     pub attempts: Option<Attempts>,
     /// Another payload, which the kind must accept. Only with `id`.
@@ -209,10 +209,10 @@ pub struct DeleteBody {
     #[schema(value_type = Option<Vec<String>>)]
     pub ids: Option<Vec<JobId>>,
     pub filter: Option<DeadLetterFilterBody>,
-    /// True: every dead letter there is.
+    /// True: every dead letter.
     #[serde(default)]
     pub all: bool,
-    /// Only say how many, and show some.
+    /// Only count the matches, and show some.
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -224,10 +224,10 @@ pub struct DeleteBody {
 pub struct DeadLetterFilterBody {
     pub queue: Option<String>,
     pub kind: Option<String>,
-    /// A piece of any of the errors' messages; case does not matter.
+    /// Text that occurs in one of the errors; case-insensitive.
     #[schema(max_length = 500)]
     pub error: Option<String>,
-    /// Discarded not before.
+    /// Discarded at or after.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub from: Option<Moment>,
     /// Discarded before.
@@ -299,19 +299,19 @@ impl DeadLetterFilterBody {
 
 /// Redrive dead letters
 ///
-/// Makes them available again: one by `id`, some by `ids`, many by `filter`. Each keeps its id and its errors, and gets
-/// further attempts. With a `rate` they become due one after another. Works in steps of 1,000 and ends a call after
-/// 20,000; `finished` tells whether there may be more, and a repeat under the same `Idempotency-Key` goes on. A finished
-/// operation is answered again under its key without doing anything. Only what was dead when the operation began is put
-/// back, so that a job which fails again at once is not put back twice.
+/// Makes dead letters available again: one by `id`, some by `ids`, many by `filter`. Each keeps its id and its
+/// errors, and gets further attempts. With a `rate` they become due one after another. Works in steps of 1,000
+/// and ends a call after 20,000; `finished` is false if there may be more, and a repeat with the same
+/// `Idempotency-Key` continues. A repeat after the end changes nothing. Only jobs that were discarded before
+/// the operation began are changed, so a job that fails again immediately is not redriven twice.
 #[utoipa::path(post, path = "/v1/dead-letters/redrive", tag = "dead letters", operation_id = "redrive_dead_letters",
     request_body = RedriveBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
-        (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
+        (status = 200, body = BulkView, description = "The result"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "job-not-found (with `id`), nothing-matched"),
-        (status = 409, description = "illegal-transition: the job is no dead letter, or another one has its unique_key (with `id`)"),
+        (status = 409, description = "illegal-transition: the job is not discarded, or another one has its unique_key (with `id`)"),
         (status = 422, description = "invalid-field, invalid-payload, payload-too-deep, unknown-kind, idempotency-key-reused"),
     ))]
 pub(crate) async fn redrive(
@@ -374,15 +374,15 @@ fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
 
 /// Delete dead letters
 ///
-/// For good. Works in bounded steps as a redrive does.
+/// Deletes permanently, in bounded steps like a redrive.
 #[utoipa::path(post, path = "/v1/dead-letters/delete", tag = "dead letters", operation_id = "delete_dead_letters",
     request_body = DeleteBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
-        (status = 200, body = BulkView, description = "What was done; with `dry_run` a BulkPreview"),
+        (status = 200, body = BulkView, description = "The result"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "job-not-found (with `id`), nothing-matched"),
-        (status = 409, description = "illegal-transition: the job is no dead letter (with `id`)"),
+        (status = 409, description = "illegal-transition: the job is not discarded (with `id`)"),
         (status = 422, description = "invalid-field, idempotency-key-reused"),
     ))]
 pub(crate) async fn delete(

@@ -38,7 +38,7 @@ pub struct AcceptedJob {
     /// `ledger`: committed in SQL. `redis`: on the broker.
     #[schema(value_type = String, example = "ledger")]
     pub durability: Cow<'static, str>,
-    /// It stood already, under the same key; `id` is the first one's.
+    /// It already existed under this key; `id` is that of the first one.
     pub duplicate: bool,
 }
 
@@ -73,43 +73,43 @@ impl From<Vec<Enqueued>> for AcceptedBatch {
     }
 }
 
-/// A job as its producer words it.
+/// A job to be enqueued.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewJob, example = json!({"kind": "debug.echo", "payload": {"message": "hello"}}))]
 pub struct JobBody {
-    /// What kind of work it is; the registry of the server names every kind.
+    /// The kind of job; `GET /v1/kinds` lists them.
     pub kind: String,
-    /// What the kind needs to do it. Kept as it was written.
+    /// The payload, as the kind requires it. Stored byte for byte.
     #[schema(value_type = Value)]
     pub payload: Box<RawValue>,
-    /// Left out: the kind's own queue.
+    /// Default: the kind's queue.
     pub queue: Option<String>,
-    /// Not before this moment (RFC 3339). A time that has passed means now, and is stored so. Not together with
+    /// At or after this time (RFC 3339). A time that has passed means now, and is stored so. Not together with
     /// `delay_seconds`.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub run_at: Option<Moment>,
-    /// Not before so many seconds from now, by the database's clock.
+    /// The earliest start, in seconds from now, by the database's clock.
     #[schema(value_type = Option<f64>, minimum = 0)]
     pub delay_seconds: Option<Seconds>,
-    /// Left out: `normal`.
+    /// Default: `normal`.
     #[schema(value_type = Option<String>, pattern = "^(high|normal|low)$")]
     pub priority: Option<Urgency>,
-    /// Executions at most, the first included. Left out: the kind's own, or the configured default.
+    /// Largest number of attempts, the first included. Default: the kind's, or the configured one.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 100)]
     pub max_attempts: Option<Attempts>,
-    /// Longest one attempt may take; above 0, a day at most.
+    /// Longest duration of one attempt, in seconds; above 0, at most a day.
     #[schema(value_type = Option<f64>, minimum = 0, maximum = 86400)]
     pub timeout_seconds: Option<Seconds>,
-    /// While a job of this kind with this key waits or runs, another one is answered with the first.
+    /// At most one job of this kind with this key waits or runs; a further request returns the first.
     #[schema(max_length = 255)]
     pub unique_key: Option<String>,
-    /// Whose place and tokens it takes in a queue with limits by key: a customer's, say.
+    /// The key for per-key limits of concurrency and rate, e.g. a customer's id.
     #[schema(max_length = 255)]
     pub limit_key: Option<String>,
-    /// What is enqueued when it completes, in the same transaction; it may have a `then` of its own, ten in all. Not if the
-    /// job is discarded or cancelled. `delay_seconds` counts from the completion, and there is no `run_at`. Handlers written in Rust are told what the job
-    /// before returned.
+    /// The job that is enqueued when this one completes, in the same transaction. It may have its own `then`,
+    /// ten jobs in all. It is not enqueued if the job is discarded or cancelled. `delay_seconds` counts from
+    /// the completion; `run_at` is not allowed. Handlers in Rust can read the previous result.
     #[schema(value_type = Option<Value>)]
     pub then: Option<Box<JobBody>>,
 }
@@ -137,7 +137,7 @@ impl JobBody {
     }
 }
 
-/// Many jobs, accepted all or not at all.
+/// Many jobs, accepted atomically.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewBatch)]
@@ -178,8 +178,8 @@ pub(crate) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
 
 /// Enqueue a job
 ///
-/// Accepted means committed: once this answers 202, the job will run. A repeat under the same `Idempotency-Key`, or
-/// under a `unique_key` whose job still waits or runs, is answered 200 with the first job's id. After a 503 or 504
+/// Accepted means committed: after a 202 the job will run. A repeat with the same `Idempotency-Key`, or with a
+/// `unique_key` whose job still waits or runs, is answered 200 with the first job's id. After a 503 or 504
 /// repeat the request with the same `Idempotency-Key`.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", operation_id = "enqueue_job",
     request_body = JobBody,
@@ -191,7 +191,7 @@ pub(crate) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     responses(
         (status = 202, body = AcceptedJob, description = "Accepted",
             headers(("Location" = String, description = "The job's address"))),
-        (status = 200, body = AcceptedJob, description = "It stood already: `duplicate` is true"),
+        (status = 200, body = AcceptedJob, description = "It already existed: `duplicate` is true"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 413, description = "body-too-large, payload-too-large"),
         (status = 415, description = "unsupported-media-type"),
@@ -226,7 +226,7 @@ pub(crate) async fn one(
 
 /// Enqueue a batch
 ///
-/// All or nothing: one bad job refuses the batch, and `index` says which. A repeat under the same `Idempotency-Key`
+/// Atomic: one invalid job refuses the batch, and `index` names it. A repeat with the same `Idempotency-Key`
 /// enqueues nothing and is answered 200 with the first ids.
 #[utoipa::path(post, path = "/v1/jobs/batch", tag = "jobs", operation_id = "enqueue_batch",
     request_body = BatchBody,
@@ -237,7 +237,7 @@ pub(crate) async fn one(
     ),
     responses(
         (status = 202, body = AcceptedBatch, description = "All accepted; `ids` in the order of `jobs`"),
-        (status = 200, body = AcceptedBatch, description = "They stood already, all of them"),
+        (status = 200, body = AcceptedBatch, description = "All of them already existed"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 413, description = "body-too-large, payload-too-large, batch-too-large"),
         (status = 415, description = "unsupported-media-type"),

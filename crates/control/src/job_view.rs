@@ -38,15 +38,15 @@ pub struct JobView {
     pub durability: Cow<'static, str>,
     #[schema(value_type = Value)]
     pub payload: Box<RawValue>,
-    /// Executions that came to an outcome.
+    /// Attempts with an outcome.
     pub attempt: u32,
     pub max_attempts: u32,
-    /// Executions that ended with their worker.
+    /// Executions whose worker died.
     pub crashes: u32,
     pub timeout_seconds: f64,
     pub unique_key: Option<String>,
     pub limit_key: Option<String>,
-    /// When it may run, or might have first.
+    /// The earliest start.
     pub run_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -54,28 +54,28 @@ pub struct JobView {
     /// What the handler returned.
     #[schema(value_type = Option<Value>)]
     pub result: Option<Box<RawValue>>,
-    /// What the running handler reported last.
+    /// The progress that the running handler reported last.
     #[schema(value_type = Option<Value>)]
     pub progress: Option<Box<RawValue>>,
     /// One for each failed attempt and crash.
     pub errors: Vec<ErrorView>,
-    /// Who runs it, or ran it last.
+    /// The worker that runs it, or ran it last.
     #[schema(value_type = Option<String>)]
     pub worker: Option<WorkerId>,
     pub cancel_requested: bool,
-    /// The batch that it is part of.
+    /// The batch that the job is part of.
     #[schema(value_type = Option<String>)]
     pub batch: Option<BatchId>,
-    /// What its completion enqueues, or has enqueued.
+    /// The follow-up job that its completion enqueues or enqueued.
     #[schema(value_type = Option<JobBody>)]
     pub then: Option<Box<Link>>,
-    /// The job that its completion has enqueued.
+    /// The job that its completion enqueued.
     #[schema(value_type = Option<String>)]
     pub child: Option<JobId>,
     /// The job whose completion enqueued it.
     #[schema(value_type = Option<String>)]
     pub parent: Option<JobId>,
-    /// The batch whose callback it is.
+    /// The batch whose callback the job is.
     #[schema(value_type = Option<String>)]
     pub callback_of: Option<BatchId>,
 }

@@ -33,24 +33,24 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct JobPage {
     pub jobs: Vec<JobView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     #[schema(value_type = Option<String>)]
     pub next: Option<JobId>,
 }
 
-/// What became of a request to cancel or retry.
+/// The result of a request to cancel or retry.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct SteeredJob {
     #[schema(value_type = String)]
     pub id: JobId,
-    /// The job's state now. `running` after a cancellation: it has been asked to give way.
+    /// The job's current state. `running` after a cancellation: it was asked to stop.
     #[schema(value_type = String, example = "cancelled")]
     pub state: JobState,
 }
 
 /// Show a job
 ///
-/// With `wait` the answer comes when the job is final, or as it stands after so many seconds.
+/// With `wait` the response is sent when the job is final, or after that many seconds.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "show_job",
     params(
         ("id" = String, Path, description = "The job's id"),
@@ -60,7 +60,7 @@ pub struct SteeredJob {
     responses(
         (status = 200, body = JobView),
         (status = 400, description = "invalid-id, invalid-parameter"),
-        (status = 404, description = "job-not-found: unknown, or no longer kept"),
+        (status = 404, description = "job-not-found: unknown, or already deleted"),
     ))]
 pub(crate) async fn show(
     allowed: Allowed<Read>,
@@ -118,8 +118,8 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
 
 /// List jobs
 ///
-/// Newest first, in pages. Jobs that live on the broker are not listed. A page may be shorter than `limit` if its jobs
-/// are large; `next` tells whether there are more.
+/// In pages, newest first. Jobs that are stored on the broker are not listed. A page may be shorter than
+/// `limit` if its jobs are large; `next` is set if there are more.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs",
     params(
         ("queue" = Option<String>, Query, description = "Only this queue"),
@@ -127,8 +127,8 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
             description = "scheduled, available, running, retryable, completed, discarded or cancelled"),
         ("kind" = Option<String>, Query, description = "Only this kind"),
         ("batch" = Option<String>, Query, description = "Only jobs of the batch with this id"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = JobPage),
@@ -219,13 +219,13 @@ async fn page(jobs: &Jobs, filter: JobFilter) -> Result<JobPage, LedgerError> {
 
 /// Cancel a job
 ///
-/// One that waits will never run; one that runs is asked to give way, and its state stays `running` until it does.
+/// A waiting job never runs; a running one is asked to stop, and its state stays `running` until it does.
 /// Cancelling a cancelled job again changes nothing.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job",
     params(("id" = String, Path, description = "The job's id")),
     responses(
         (status = 200, body = SteeredJob, description = "It will never run"),
-        (status = 202, body = SteeredJob, description = "It runs, and has been asked to give way"),
+        (status = 202, body = SteeredJob, description = "It is running and was asked to stop"),
         (status = 400, description = "invalid-id"),
         (status = 404, description = "job-not-found"),
         (status = 409, description = "illegal-transition: it has ended"),
@@ -270,7 +270,7 @@ pub(crate) async fn cancel(
 
 /// Retry a job
 ///
-/// Makes a discarded job, or one that waits for a later time, available now.
+/// Makes a discarded or delayed job available now.
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
     params(("id" = String, Path, description = "The job's id")),
     responses(

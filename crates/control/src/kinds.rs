@@ -15,17 +15,17 @@ use utoipa::ToSchema;
 
 use crate::state::ControlState;
 
-/// How often a job is tried, and how long it rests in between.
+/// How often a job is tried, and the delays in between.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = RetryPolicy)]
 pub struct PolicyView {
-    /// Executions at most, the first included.
+    /// Largest number of attempts, the first included.
     pub max_attempts: u32,
-    /// Longest rest after the first failure, doubled after each further one.
+    /// Longest delay after the first failure, in seconds, doubled after each further one.
     pub base_seconds: f64,
-    /// Longest rest at all.
+    /// Longest delay, in seconds.
     pub cap_seconds: f64,
-    /// Each rest is drawn evenly from zero to its longest.
+    /// Whether each delay is drawn uniformly between zero and its maximum.
     pub jitter: bool,
 }
 
@@ -45,13 +45,13 @@ impl From<RetryPolicy> for PolicyView {
 #[schema(as = Kind)]
 pub struct KindView {
     pub kind: Cow<'static, str>,
-    /// Where its jobs go unless they say otherwise.
+    /// The queue of its jobs, unless a job sets another.
     pub queue: Cow<'static, str>,
-    /// Longest one attempt may take, unless a job says otherwise.
+    /// Longest duration of one attempt, unless a job sets another.
     pub timeout_seconds: f64,
-    /// What counts for its jobs on its own queue, unless they say otherwise.
+    /// The policy of its jobs on the kind's queue, unless a job sets another.
     pub retry: PolicyView,
-    /// What counts instead on queues that have a policy of their own.
+    /// The policies on queues that have their own.
     pub retry_on: BTreeMap<String, PolicyView>,
 }
 
@@ -80,8 +80,8 @@ pub struct KindList {
 
 /// List kinds
 ///
-/// What this server can enqueue, with the retry policy that counts: of the kind's configuration, its queue's, the kind's
-/// code, or the default, part by part.
+/// The kinds that this server can enqueue, with the retry policy in force. Each part of it comes from the
+/// kind's configuration, the queue's, the kind's code, or the default.
 #[utoipa::path(get, path = "/v1/kinds", tag = "kinds", operation_id = "list_kinds",
     responses(
         (status = 200, body = KindList),

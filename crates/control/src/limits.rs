@@ -49,22 +49,22 @@ impl<'de> Deserialize<'de> for Places {
     }
 }
 
-/// The limits that shall hold, all of them: what is left out or null is not limited.
+/// The complete limits: what is absent or null is not limited.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewQueueLimits, example = json!({"key_max_running": 1, "rate": "100/60s"}))]
 pub struct LimitsBody {
-    /// Jobs of the queue that run at once, over all workers.
+    /// Jobs of the queue that run concurrently, over all workers.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     pub max_running: Option<Places>,
-    /// Jobs of the queue that start in a time, over all workers: `100/60s` is at most 100 at once, and 100 a minute over a
-    /// longer time.
+    /// Jobs of the queue that start in a period, over all workers: `100/60s` allows 100 immediately, and 100 a
+    /// minute over a longer time.
     #[schema(value_type = Option<String>, example = "100/60s")]
     pub rate: Option<Rate>,
-    /// Jobs that run at once for each `limit_key`.
+    /// Jobs that run concurrently for each `limit_key`.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     pub key_max_running: Option<Places>,
-    /// Jobs that start in a time for each `limit_key`.
+    /// Jobs that start in a period for each `limit_key`.
     #[schema(value_type = Option<String>, example = "10/1s")]
     pub key_rate: Option<Rate>,
 }
@@ -80,7 +80,7 @@ impl From<LimitsBody> for QueueLimits {
     }
 }
 
-/// The limits that hold for a queue. Null: no limit.
+/// The limits in force. Null: no limit.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = QueueLimits)]
 pub struct LimitsView {
@@ -88,7 +88,7 @@ pub struct LimitsView {
     pub rate: Option<String>,
     pub key_max_running: Option<u32>,
     pub key_rate: Option<String>,
-    /// `api`: set over the API, in place of the configured ones. `configuration`: as the workers were configured.
+    /// `api`: set over the API. `configuration`: the workers' configuration.
     pub source: Cow<'static, str>,
 }
 
@@ -114,7 +114,7 @@ impl From<LimitsInForce> for LimitsView {
     }
 }
 
-/// What became of a request to limit.
+/// The result of a request to limit.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct LimitedQueue {
     pub name: String,
@@ -123,9 +123,9 @@ pub struct LimitedQueue {
 
 /// Limit a queue
 ///
-/// Sets what bounds the queue over all of its workers, in place of the configured limits. Every worker keeps to it from its next
-/// claim on; what runs goes on. It survives restarts. A queue of `redis` durability takes limits this way only if its
-/// configuration names some: the broker, where its jobs live otherwise, knows none.
+/// Sets the queue's limits over all workers, in place of the configured ones. They apply from each worker's
+/// next claim on; running jobs continue. They survive restarts. A `redis` queue takes limits only if its
+/// configuration names some, because the broker supports none.
 #[utoipa::path(put, path = "/v1/queues/{name}/limits", tag = "queues", operation_id = "limit_queue",
     request_body = LimitsBody,
     params(("name" = String, Path, description = "A queue that the configuration names")),
@@ -152,9 +152,9 @@ pub(crate) async fn set(
     apply(&allowed, &state, &request, name, Some(limits)).await
 }
 
-/// Unlimit a queue
+/// Restore a queue's configured limits
 ///
-/// Returns to the configured limits.
+/// Removes the limits that were set over the API; the configured ones apply again.
 #[utoipa::path(delete, path = "/v1/queues/{name}/limits", tag = "queues", operation_id = "unlimit_queue",
     params(("name" = String, Path, description = "A queue that the configuration names")),
     responses(

@@ -34,17 +34,17 @@ pub(crate) const CACHED: CachedRoute = CachedRoute {
 #[schema(as = Queue)]
 pub struct QueueView {
     pub name: String,
-    /// `ledger` or `redis`; null: it holds jobs but the configuration no longer names it.
+    /// `ledger` or `redis`; null: the queue has jobs, but the configuration does not name it.
     #[schema(value_type = Option<String>)]
     pub durability: Option<Cow<'static, str>>,
     pub paused: bool,
     pub depth: DepthView,
-    /// How long the oldest job that is due has waited.
+    /// How long the oldest due job has waited, in seconds.
     pub oldest_age_seconds: f64,
-    /// How long the due jobs would take at the present rate; null while nothing is done. What the limits allow is in it, what is
-    /// yet to come is not.
+    /// Seconds that the due jobs would take at the current rate; null while no job finishes. Limits are taken
+    /// into account, jobs that are enqueued later are not.
     pub drain_seconds: Option<f64>,
-    /// What the workers that are alive do with this queue.
+    /// The figures of the living workers for this queue.
     pub rates: RateView,
     pub limits: LimitsView,
 }
@@ -60,12 +60,12 @@ pub struct DepthView {
     pub discarded: u64,
 }
 
-/// Sums over the workers that are alive.
+/// Sums over the living workers.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[schema(as = QueueRates)]
 pub struct RateView {
     pub workers: usize,
-    /// Outcomes a second since the workers' last heartbeats.
+    /// Outcomes a second, from the workers' last heartbeats.
     pub per_second: f64,
     /// Since the workers started.
     pub completed: u64,
@@ -130,7 +130,7 @@ pub struct QueueList {
     pub queues: Vec<QueueView>,
 }
 
-/// What became of a request to pause or resume.
+/// The result of a request to pause or resume.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct SteeredQueue {
     pub name: String,
@@ -139,7 +139,8 @@ pub struct SteeredQueue {
 
 /// List queues
 ///
-/// Every configured queue, and every other one that holds jobs: depth by state, oldest age, rates, limits, paused or not.
+/// Every configured queue and every other queue with jobs: depth by state, age of the oldest job, rates,
+/// limits, and whether it is paused.
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
     responses(
         (status = 200, body = QueueList),
@@ -175,7 +176,8 @@ pub(crate) async fn list(
 
 /// Pause a queue
 ///
-/// No worker takes a job from it any more; what runs goes on, and jobs are still accepted. It survives restarts.
+/// Workers claim no more jobs of the queue. Running jobs continue, and jobs are still accepted. A pause
+/// survives restarts.
 #[utoipa::path(post, path = "/v1/queues/{name}/pause", tag = "queues", operation_id = "pause_queue",
     params(("name" = String, Path, description = "A queue that the configuration names")),
     responses(

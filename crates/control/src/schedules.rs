@@ -25,7 +25,7 @@ use crate::state::{ControlState, Redactor};
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
-/// A schedule as its author words it.
+/// A schedule to be stored.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewSchedule, example = json!({"name": "nightly", "cron": "30 2 * * *", "time_zone": "Europe/Berlin",
@@ -38,24 +38,24 @@ pub struct ScheduleBody {
     /// In place of `cron`: a whole number of seconds, 1 or more.
     #[schema(value_type = Option<u64>, minimum = 1)]
     pub every_seconds: Option<Seconds>,
-    /// An IANA name such as `Europe/Berlin`. Left out: UTC.
+    /// An IANA name such as `Europe/Berlin`. Default: UTC.
     pub time_zone: Option<String>,
-    /// The kind of the job that each tick makes.
+    /// The kind of each tick's job.
     pub kind: String,
     #[schema(value_type = Value)]
     pub payload: Box<RawValue>,
-    /// Left out: the kind's own queue.
+    /// Default: the kind's queue.
     pub queue: Option<String>,
-    /// What becomes of ticks that no beat was there for: `skip`, `latest` (if left out) or `all`.
+    /// What happens to ticks that were missed while no beat ran: `skip`, `latest` (default) or `all`.
     #[schema(pattern = "^(skip|latest|all)$")]
     pub catch_up: Option<String>,
-    /// Of `all`: the most missed ticks that are run. Left out: 100.
+    /// With `all`: the largest number of missed ticks that become jobs. Default: 100.
     #[schema(minimum = 1, maximum = 1000)]
     pub catch_up_max: Option<u32>,
-    /// Each tick's job runs up to so much later; less than from one tick to the next.
+    /// The longest random delay of each tick's job, in seconds; less than the time between two ticks.
     #[schema(value_type = Option<f64>, minimum = 0)]
     pub jitter_seconds: Option<Seconds>,
-    /// Left out: true.
+    /// Default: true.
     pub enabled: Option<bool>,
 }
 
@@ -83,7 +83,7 @@ impl ScheduleBody {
 #[schema(as = Schedule)]
 pub struct ScheduleView {
     pub name: String,
-    /// `api`, or `config`: then it is changed in `holdfast.toml` alone.
+    /// `api`, or `config`: a schedule of `holdfast.toml`, which is read-only here.
     pub source: Cow<'static, str>,
     pub enabled: bool,
     pub cron: Option<String>,
@@ -96,11 +96,11 @@ pub struct ScheduleView {
     pub catch_up: Cow<'static, str>,
     pub catch_up_max: Option<u32>,
     pub jitter_seconds: f64,
-    /// The next five, in UTC; none of a disabled schedule.
+    /// The next five ticks, in UTC; empty for a disabled schedule.
     pub next_ticks: Vec<DateTime<Utc>>,
     /// The newest tick that became a job.
     pub last_tick: Option<DateTime<Utc>>,
-    /// When its last job was made, by a tick or by hand.
+    /// When its last job was enqueued, by a tick or by a request.
     pub last_run_at: Option<DateTime<Utc>>,
     #[schema(value_type = Option<String>)]
     pub last_job: Option<JobId>,
@@ -164,12 +164,12 @@ impl From<ScheduleRecord> for ScheduleView {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ScheduleList {
     pub schedules: Vec<ScheduleView>,
-    /// For `after` of the next page; absent on the last one.
+    /// Pass it as `after` to get the next page. Absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 
-/// A schedule that is gone.
+/// A deleted schedule.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeletedSchedule {
     pub name: String,
@@ -178,11 +178,11 @@ pub struct DeletedSchedule {
 
 /// List schedules
 ///
-/// By name, in pages, those of the configuration included.
+/// In pages, by name, including those of the configuration.
 #[utoipa::path(get, path = "/v1/schedules", tag = "schedules", operation_id = "list_schedules",
     params(
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = ScheduleList),
@@ -216,13 +216,13 @@ pub(crate) async fn list(
     json(StatusCode::OK, &ScheduleList { schedules, next })
 }
 
-/// Make a schedule
+/// Create a schedule
 ///
-/// Whatever is wrong with it is told at once. Its first tick is the first one from now on.
+/// All errors in the definition are reported together. The first tick is the next one from now on.
 #[utoipa::path(post, path = "/v1/schedules", tag = "schedules", operation_id = "create_schedule",
     request_body = ScheduleBody,
     responses(
-        (status = 201, body = ScheduleView, description = "It ticks from now on",
+        (status = 201, body = ScheduleView, description = "Created",
             headers(("Location" = String, description = "The schedule's address"))),
         (status = 400, description = "malformed-json"),
         (status = 409, description = "schedule-exists, too-many-schedules"),
@@ -287,9 +287,10 @@ pub(crate) async fn show(
     )
 }
 
-/// Make or replace a schedule
+/// Create or replace a schedule
 ///
-/// A tick that is due is not lost by it, unless the rhythm changes: then the next tick is the first one from now on.
+/// A due tick is not lost, unless the cron expression or the interval changes: then the next tick is the first
+/// one from now on.
 #[utoipa::path(put, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "put_schedule",
     request_body = ScheduleBody,
     params(("name" = String, Path, description = "The schedule's name; one in the body must be the same")),
@@ -328,7 +329,7 @@ pub(crate) async fn put(
 
 /// Delete a schedule
 ///
-/// Jobs that its ticks have made go on.
+/// Jobs of its ticks continue.
 #[utoipa::path(delete, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "delete_schedule",
     params(("name" = String, Path, description = "The schedule's name")),
     responses(
@@ -353,7 +354,7 @@ pub(crate) async fn delete(
 
 /// Run a schedule now
 ///
-/// Makes its job now, beside its ticks, whether it is enabled or not.
+/// Enqueues the schedule's job now, in addition to its ticks, whether or not it is enabled.
 #[utoipa::path(post, path = "/v1/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule",
     params(("name" = String, Path, description = "The schedule's name")),
     responses(
@@ -382,7 +383,8 @@ pub(crate) async fn run(
 
 /// Enable a schedule
 ///
-/// Its next tick is the first one from now on: what was missed while it was disabled is not caught up with.
+/// The next tick is the first one from now on: ticks that were missed while the schedule was disabled are not
+/// caught up.
 #[utoipa::path(post, path = "/v1/schedules/{name}/enable", tag = "schedules", operation_id = "enable_schedule",
     params(("name" = String, Path, description = "The schedule's name")),
     responses(
@@ -400,7 +402,7 @@ pub(crate) async fn enable(
 
 /// Disable a schedule
 ///
-/// It does not tick until it is enabled again. Jobs that its ticks have made go on.
+/// The schedule does not tick until it is enabled again. Jobs of earlier ticks continue.
 #[utoipa::path(post, path = "/v1/schedules/{name}/disable", tag = "schedules", operation_id = "disable_schedule",
     params(("name" = String, Path, description = "The schedule's name")),
     responses(

@@ -28,9 +28,9 @@ const CACHED: CachedRoute = CachedRoute {
 pub struct WorkerView {
     #[schema(value_type = String)]
     pub id: WorkerId,
-    /// For people: host, process and boot.
+    /// A readable name: host, process and boot.
     pub name: String,
-    /// Heard of recently. One that is not is lost: its jobs are, or will soon be, rescued.
+    /// Whether a recent heartbeat is stored. The jobs of a lost worker are rescued soon.
     pub alive: bool,
     pub queues: Vec<String>,
     pub started_at: DateTime<Utc>,
@@ -40,7 +40,7 @@ pub struct WorkerView {
     pub stats: BTreeMap<String, WorkerQueueView>,
 }
 
-/// What a worker does with one queue.
+/// A worker's figures for one queue.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = WorkerQueue)]
 pub struct WorkerQueueView {
@@ -98,7 +98,7 @@ pub struct WorkerList {
 
 /// List workers
 ///
-/// Who is alive and what it runs. A worker that was lost stays listed until its jobs are rescued.
+/// Workers, their queues and running jobs. A lost worker stays listed until its jobs are rescued.
 #[utoipa::path(get, path = "/v1/workers", tag = "workers", operation_id = "list_workers",
     responses(
         (status = 200, body = WorkerList),

@@ -67,7 +67,7 @@ pub enum KeyError {
     #[error("{MAX_KEYS} keys are in force already: revoke some")]
     TooMany,
     /// Transient: try again.
-    #[error("the database is away")]
+    #[error("the database is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the database failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),

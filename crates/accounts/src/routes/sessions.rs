@@ -81,7 +81,7 @@ impl From<NewSession> for TokenView {
     }
 }
 
-/// Who asks.
+/// The caller.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Me)]
 pub(crate) struct MeView {

@@ -63,7 +63,7 @@ pub enum UserError {
     #[error("too many passwords are being checked")]
     Busy,
     /// Transient: try again.
-    #[error("the database is away")]
+    #[error("the database is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the database failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -14,9 +14,9 @@ use holdfast_ops::local::Local;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make a key and print it, once
+    /// Create a key and print it, once
     Create {
-        /// Whom the key is for; logs call it by this name
+        /// The owner's name, shown in logs
         #[arg(long)]
         name: String,
         /// What it may do: produce (enqueue, cancel, retry), read, admin (everything)

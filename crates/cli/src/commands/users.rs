@@ -18,9 +18,9 @@ use holdfast_ops::local::Local;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make a user; the password comes from a prompt, or from stdin's first line
+    /// Add a user; the password comes from a prompt, or from stdin's first line
     Add {
-        /// A name or an e-mail address; large and small letters are the same
+        /// A name or an e-mail address; case-insensitive
         name: String,
         /// What the user may do: viewer (read), operator (produce, read), admin (everything)
         #[arg(long, default_value = "viewer")]

@@ -53,9 +53,9 @@ const MAX_CATEGORY: usize = 64;
     "starts_at": "2030-06-01T18:00:00Z", "ends_at": "2030-06-01T21:00:00Z", "time_zone": "Europe/Vienna",
     "lat": 47.27, "lon": 11.4, "place": "Market square"}))]
 pub(crate) struct EventBody {
-    /// What its source calls it, 1 to 512 bytes: source and uid name an event.
+    /// The source's id of the event, 1 to 512 bytes: source and uid identify an event.
     uid: String,
-    /// Where it was found, up to 128 bytes.
+    /// The source's name, up to 128 bytes.
     source: Option<String>,
     /// 1 to 500 bytes.
     title: String,
@@ -63,23 +63,23 @@ pub(crate) struct EventBody {
     description: Option<String>,
     /// http or https.
     url: Option<String>,
-    /// Up to 64 bytes; kept in lower case.
+    /// Up to 64 bytes; stored in lower case.
     category: Option<String>,
-    /// RFC 3339, kept to the millisecond.
+    /// RFC 3339, stored to the millisecond.
     #[schema(format = DateTime)]
     starts_at: String,
     #[schema(format = DateTime)]
     ends_at: Option<String>,
     /// An IANA name, such as Europe/Vienna.
     time_zone: Option<String>,
-    /// Degrees; with `lon` or not at all.
+    /// Degrees; only together with `lon`.
     #[schema(minimum = -90, maximum = 90)]
     lat: Option<f64>,
     #[schema(minimum = -180, maximum = 180)]
     lon: Option<f64>,
-    /// What the place is called.
+    /// The name of the place.
     place: Option<String>,
-    /// It does not take place. It is kept, and not found any more unless asked for.
+    /// The event does not take place. It stays stored, and is found only with `cancelled=true`.
     #[serde(default)]
     cancelled: bool,
 }
@@ -113,20 +113,20 @@ impl EventBody {
     }
 }
 
-/// What became of events.
+/// The result of storing events.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StoredEvents {
     inserted: usize,
-    /// They say something else than before, or were cancelled or revived.
+    /// Events whose content changed, or that were cancelled or revived.
     changed: usize,
     unchanged: usize,
-    /// Each that was accepted.
+    /// The accepted events.
     events: Vec<StoredEvent>,
-    /// What was not accepted, and why.
+    /// The rejected items, with reasons.
     rejected: Vec<RejectedItem>,
 }
 
-/// What became of one event.
+/// The result for one event.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StoredEvent {
     /// Its place in the request, from 0.
@@ -140,9 +140,9 @@ pub(crate) struct StoredEvent {
 
 /// Store events
 ///
-/// Up to 1,000 of them, `{"events": […]}` or a bare list. An event is its source and its uid: the same again changes it if it
-/// says something else, and keeps its id. Each is checked by itself: the good ones are stored, the others listed with their
-/// index, field and reason. Where none is good the answer is 422.
+/// Up to 1,000 events, `{"events": […]}` or a bare list. An event is identified by its source and its uid:
+/// storing it again updates it and keeps its id. Each is checked by itself: the valid ones are stored, the
+/// others are listed with their index, field and reason. If none is valid the response is 422.
 #[utoipa::path(post, path = "/v1/events", tag = "events", operation_id = "store_events",
     request_body(content = Vec<EventBody>, description = "A list, or `{\"events\": […]}`"),
     responses(
@@ -150,7 +150,7 @@ pub(crate) struct StoredEvent {
         (status = 400, description = "malformed-json"),
         (status = 413, description = "body-too-large, batch-too-large"),
         (status = 415, description = "unsupported-media-type"),
-        (status = 422, description = "invalid-field, batch-empty: no event is good"),
+        (status = 422, description = "invalid-field, batch-empty: no event is valid"),
     ))]
 pub(crate) async fn store(
     _: Allowed<Produce>,
@@ -283,25 +283,25 @@ impl From<Event> for EventView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventPage {
     events: Vec<EventView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     next: Option<String>,
 }
 
 /// Find events
 ///
-/// By their start, in pages. Answers are cached for some minutes, and forgotten when an event changes.
+/// In pages, by start. Responses are cached for some minutes; a change of an event invalidates them.
 #[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "find_events",
     params(
-        ("from" = Option<String>, Query, description = "Begins not before this moment (RFC 3339); now if left out"),
-        ("to" = Option<String>, Query, description = "Begins before this moment (RFC 3339)"),
-        ("category" = Option<String>, Query, description = "Only this category; large and small letters are the same"),
+        ("from" = Option<String>, Query, description = "Begins at or after this time (RFC 3339); default: now"),
+        ("to" = Option<String>, Query, description = "Begins before this time (RFC 3339)"),
+        ("category" = Option<String>, Query, description = "Only this category; case-insensitive"),
         ("lat" = Option<f64>, Query, description = "With `lon` and `within_km`: around this place, in degrees"),
         ("lon" = Option<f64>, Query, description = "See `lat`"),
         ("within_km" = Option<f64>, Query, description = "See `lat`; up to 20000 kilometres"),
-        ("q" = Option<String>, Query, description = "All of these words are in the title, category, place or description; 10 at most"),
+        ("q" = Option<String>, Query, description = "Words that all occur in the title, category, place or description; 10 at most"),
         ("cancelled" = Option<bool>, Query, description = "`true`: cancelled ones too"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 200; 50 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 200; default 50"),
     ),
     responses(
         (status = 200, body = EventPage),

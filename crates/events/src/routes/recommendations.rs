@@ -42,16 +42,16 @@ const EARLIEST: i64 = 946_684_800;
 #[schema(as = NewInteraction, example = json!({"user": "user-17", "event": "01JD3V0S7W8Q4M2XKZC5T9R6BH", "action": "save",
     "at": "2030-05-01T09:30:00Z"}))]
 pub(crate) struct InteractionBody {
-    /// The application's own name of the user, 1 to 128 bytes. The id of a user of Holdfast lets that user's sessions read
-    /// the recommendations.
+    /// The application's id of the user, 1 to 128 bytes. If it is the id of a user of Holdfast, that user's
+    /// sessions can read the recommendations.
     user: String,
     /// The event's id.
     event: String,
     /// `view`, `save`, `attend` or `dismiss`.
     #[schema(example = "save")]
     action: String,
-    /// RFC 3339, kept to the millisecond; 2000 at the earliest, a day ahead at the latest. Now if left out; but then the same
-    /// again is another one.
+    /// RFC 3339, stored to the millisecond; 2000 at the earliest, a day ahead at the latest. Default: now; then
+    /// a repeat is another interaction.
     #[schema(format = DateTime)]
     at: Option<String>,
 }
@@ -82,22 +82,23 @@ impl InteractionBody {
     }
 }
 
-/// What became of interactions.
+/// The result of storing interactions.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AcceptedInteractions {
     /// Stored, now or before.
     accepted: usize,
-    /// Those of them that were there already.
+    /// Jobs that already existed.
     duplicates: usize,
-    /// What was not accepted, and why.
+    /// The rejected items, with reasons.
     rejected: Vec<RejectedItem>,
 }
 
 /// Store interactions
 ///
-/// Up to 1,000 of them, `{"interactions": […]}` or a bare list: what users did with events, from which recommendations are
-/// learned. An interaction is its user, event, action and time: sending it again changes nothing. Each is checked by itself:
-/// the good ones are stored, the others listed with their index, field and reason. Where none is good the answer is 422.
+/// Up to 1,000 interactions, `{"interactions": […]}` or a bare list: what users did with events, from which
+/// recommendations are learned. An interaction is identified by user, event, action and time: sending it again
+/// changes nothing. Each is checked by itself: the valid ones are stored, the others are listed with their
+/// index, field and reason. If none is valid the response is 422.
 #[utoipa::path(post, path = "/v1/interactions", tag = "recommendations", operation_id = "store_interactions",
     request_body(content = Vec<InteractionBody>, description = "A list, or `{\"interactions\": […]}`"),
     responses(
@@ -105,7 +106,7 @@ pub(crate) struct AcceptedInteractions {
         (status = 400, description = "malformed-json"),
         (status = 413, description = "body-too-large, batch-too-large"),
         (status = 415, description = "unsupported-media-type"),
-        (status = 422, description = "invalid-field, batch-empty: no interaction is good"),
+        (status = 422, description = "invalid-field, batch-empty: no interaction is valid"),
     ))]
 pub(crate) async fn interact(
     _: Allowed<Produce>,
@@ -158,12 +159,13 @@ pub(crate) async fn interact(
     json(StatusCode::ACCEPTED, &view)
 }
 
-/// What is recommended to a user.
+/// A user's recommendations.
 #[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the name that a client reads")]
 pub(crate) struct Recommendations {
     user: String,
-    /// `personal`: made of what the user did. `popular`: nothing is known of the user, or nothing was known in time.
+    /// `personal`: based on the user's interactions. `popular`: there are none, or the list was not ready in
+    /// time.
     #[schema(value_type = String, example = "personal")]
     source: ListSource,
     made_at: DateTime<Utc>,
@@ -196,14 +198,14 @@ pub(crate) struct RecommendedEvent {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RecommendationReason)]
 pub(crate) struct ReasonView {
-    /// `similar`: those who like that event like this one. `words`: it is about the same as that event. `near`: it takes
-    /// place near to that event. `category`, `popular`, `soon`.
+    /// `similar`: users who like that event like this one. `words`: a similar description. `near`: a nearby
+    /// place. `category`, `popular`, `soon`.
     #[schema(value_type = String, example = "similar")]
     kind: Why,
     /// That event.
     #[schema(value_type = Option<String>)]
     event: Option<Ulid>,
-    /// For people.
+    /// A readable description.
     text: String,
 }
 
@@ -230,13 +232,14 @@ impl From<Item> for RecommendationView {
 
 /// Recommend events to a user
 ///
-/// Upcoming events, best first, each with a reason. The answer is kept for an hour, and served while a newer one is made;
-/// what a user saves, attends or dismisses drops it. Where none can be made in time the answer is what is popular, and says so.
-/// A session reads its own user's; a key with `read` reads anybody's.
+/// Upcoming events, best first, each with a reason. The list is cached for an hour, and served while a newer
+/// one is computed; saving, attending or dismissing an event invalidates it. If none can be computed in time,
+/// the response is the list of popular events, marked as such. A session reads its own user's list; a key with
+/// `read` reads every user's.
 #[utoipa::path(get, path = "/v1/users/{id}/recommendations", tag = "recommendations", operation_id = "recommend",
     params(
-        ("id" = String, Path, description = "The user, as interactions name it"),
-        ("limit" = Option<usize>, Query, description = "1 to 50; 20 if left out"),
+        ("id" = String, Path, description = "The application's id of the user"),
+        ("limit" = Option<usize>, Query, description = "1 to 50; default 20"),
     ),
     responses(
         (status = 200, body = Recommendations),

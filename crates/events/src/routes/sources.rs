@@ -63,7 +63,7 @@ pub(crate) struct SourceBody {
     lat: Option<f64>,
     #[schema(minimum = -180, maximum = 180)]
     lon: Option<f64>,
-    /// Left out: true.
+    /// Default: true.
     enabled: Option<bool>,
 }
 
@@ -173,8 +173,8 @@ fn source_id(request: &HttpRequest) -> Result<SourceId, Problem> {
 /// In the order of creation, each with the report of its last run.
 #[utoipa::path(get, path = "/v1/sources", tag = "sources", operation_id = "list_sources",
     params(
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = SourceList),

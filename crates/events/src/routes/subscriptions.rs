@@ -85,8 +85,8 @@ pub(crate) struct DeletedSubscription {
 #[utoipa::path(get, path = "/v1/subscriptions", tag = "sources", operation_id = "list_subscriptions",
     params(
         ("user" = Option<String>, Query, description = "Only of this user"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = SubscriptionList),

@@ -48,22 +48,22 @@ impl UsersState {
 /// Pieces of an export that are read ahead of a slow reader.
 const AHEAD: usize = 2;
 
-/// What a deletion has removed, or left under no name.
+/// What a deletion removed or anonymised.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeletedUser {
     id: String,
     deleted: bool,
-    /// There was an account: it is gone with its preferences, its digest and its sessions.
+    /// Whether there was an account; it was deleted with its preferences, its digest and its sessions.
     account: bool,
     interactions: u64,
     subscriptions: u64,
     /// Rows about mail: what was sent, suppressions, links.
     mail: u64,
-    /// Attempts of webhooks that told of the user, and say now that it was somebody.
+    /// Webhook attempts that named the user, now anonymised.
     deliveries: u64,
-    /// That name the user no more. Those that have not run will do nothing.
+    /// Jobs that no longer name the user. Those that have not run will do nothing.
     jobs: u64,
-    /// Entries of the audit log that say now that somebody did it.
+    /// Audit log entries whose actor was the user, now anonymised.
     audit: u64,
     /// The API keys in force that the user made.
     keys: Vec<DeletedUsersKey>,
@@ -101,13 +101,14 @@ impl DeletedUsersKey {
     }
 }
 
-/// Export all that is kept about a user
+/// Export a user's data
 ///
-/// One JSON object: `account`, `preferences`, `recommendations`, and the lists `subscriptions`, `interactions`, `mails`,
-/// `suppressions` and `digest`. It is sent while it is read: an answer that breaks off is no whole document. A session reads
-/// its own user's; a key with `admin` reads anybody's, also of a name of the application's own.
+/// One JSON object: `account`, `preferences`, `recommendations`, and the lists `subscriptions`, `interactions`,
+/// `mails`, `suppressions` and `digest`. It is sent while it is read: a response that breaks off is incomplete.
+/// A session reads its own user's data; a key with `admin` reads every user's, also that of user ids of the
+/// application.
 #[utoipa::path(get, path = "/v1/users/{id}/export", tag = "users", operation_id = "export_user",
-    params(("id" = String, Path, description = "The user's id, or the name that interactions give the user")),
+    params(("id" = String, Path, description = "The user's id, or the application's id of the user")),
     responses(
         (status = 200, body = Object, content_type = "application/json"),
         (status = 400, description = "invalid-id"),
@@ -163,7 +164,7 @@ async fn send_pieces(mut export: Export, sender: mpsc::Sender<Result<Bytes, Ledg
 /// are revoked with `revoke_keys=true`. A session deletes its own user; a key with `admin` deletes any, also an application's own name.
 #[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", operation_id = "delete_user",
     params(
-        ("id" = String, Path, description = "The user's id, or the name that interactions give the user"),
+        ("id" = String, Path, description = "The user's id, or the application's id of the user"),
         ("revoke_keys" = Option<bool>, Query, description = "true: revokes the API keys that the user made"),
     ),
     responses(

@@ -13,19 +13,19 @@ pub struct ProblemBody {
     title: String,
     status: u16,
     detail: String,
-    /// The path that was asked for.
+    /// The requested path.
     instance: Option<String>,
-    /// What is wrong: the path of a field, or the name of a header or parameter.
+    /// The path of the invalid field, or the name of a header or parameter.
     field: Option<String>,
     /// Which job of a batch, from 0.
     index: Option<usize>,
-    /// Every fault that was found.
+    /// Every invalid field.
     errors: Option<Vec<FaultBody>>,
-    /// Of malformed JSON.
+    /// For malformed JSON.
     line: Option<usize>,
     column: Option<usize>,
     job_id: Option<String>,
-    /// What the server's log calls this request; also in `X-Request-Id`.
+    /// The request's id in the server's log; also in `X-Request-Id`.
     request_id: Option<String>,
 }
 

@@ -23,16 +23,16 @@ const MAX_CURSOR: usize = 1_024;
 /// Why an operator suppresses an address who does not say.
 const BY_HAND: &str = "suppressed by an operator";
 
-/// A template as its author words it.
+/// A template to be stored.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewMailTemplate, example = json!({"subject": "Hello {{ name }}", "text": "Dear {{ name }}, …"}))]
 pub(crate) struct TemplateBody {
-    /// Jinja: `{{ name }}` is the `name` of a job's `data`. What is undefined is an error.
+    /// Jinja: `{{ name }}` is the `name` of a job's `data`. An undefined variable is an error.
     subject: String,
     /// The plain text.
     text: String,
-    /// What is filled in is escaped.
+    /// Values are escaped.
     html: Option<String>,
 }
 
@@ -66,7 +66,7 @@ impl From<MailTemplateRecord> for TemplateView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct MailTemplatePage {
     templates: Vec<TemplateView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     next: Option<String>,
 }
 
@@ -77,34 +77,34 @@ pub(crate) struct DeletedMailTemplate {
     deleted: bool,
 }
 
-/// An address that is to get no mail.
+/// An address that shall receive no mail.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewSuppression, example = json!({"address": "ada@example.com", "reason": "asked by phone"}))]
 pub(crate) struct SuppressBody {
     address: String,
-    /// Of this list; left out: none at all.
+    /// The list; default: every list.
     list: Option<String>,
     #[schema(max_length = 512)]
     reason: Option<String>,
 }
 
-/// An address that is to get mail again.
+/// An address that shall receive mail again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ReleasedSuppression, example = json!({"address": "ada@example.com"}))]
 pub(crate) struct ReleaseBody {
     address: String,
-    /// Of this list; left out: what was suppressed altogether.
+    /// The list; default: the suppression of every list.
     list: Option<String>,
 }
 
-/// An address that gets no mail.
+/// An address that receives no mail.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Suppression)]
 pub(crate) struct SuppressionView {
     address: String,
-    /// Null: of any list.
+    /// Null: every list.
     list: Option<String>,
     #[schema(example = "unsubscribed")]
     reason: String,
@@ -132,11 +132,11 @@ impl From<Suppression> for SuppressionView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SuppressionPage {
     suppressions: Vec<SuppressionView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     next: Option<String>,
 }
 
-/// Whether an address gets mail now.
+/// Whether an address receives mail.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Suppressed {
     address: String,
@@ -145,11 +145,11 @@ pub(crate) struct Suppressed {
 
 /// List mail templates
 ///
-/// By name, in pages.
+/// In pages, by name.
 #[utoipa::path(get, path = "/v1/mail-templates", tag = "mail", operation_id = "list_mail_templates",
    params(
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = MailTemplatePage),
@@ -180,7 +180,7 @@ pub(crate) async fn list_templates(
 
 /// Show a mail template
 ///
-/// As it was put.
+/// The stored template.
 #[utoipa::path(get, path = "/v1/mail-templates/{name}", tag = "mail", operation_id = "show_mail_template",
    params(("name" = String, Path, description = "The template's name")),
     responses(
@@ -201,9 +201,9 @@ pub(crate) async fn show_template(
     json(StatusCode::OK, &TemplateView::from(record))
 }
 
-/// Put a mail template
+/// Create or replace a mail template
 ///
-/// Makes it, or replaces it. Mails that are sent from now on are written from it.
+/// Creates or replaces the template. Mails that are sent from now on use it.
 #[utoipa::path(put, path = "/v1/mail-templates/{name}", tag = "mail", operation_id = "put_mail_template",
     request_body = TemplateBody,
    params(("name" = String, Path, description = "The template's name")),
@@ -211,7 +211,7 @@ pub(crate) async fn show_template(
         (status = 200, body = TemplateView),
         (status = 400, description = "malformed-json"),
         (status = 409, description = "too-many-mail-templates"),
-        (status = 422, description = "invalid-field: a part that is no template says in which line"),
+        (status = 422, description = "invalid-field: an invalid template, with the line"),
     ))]
 pub(crate) async fn put_template(
     allowed: Allowed<Admin>,
@@ -233,7 +233,7 @@ pub(crate) async fn put_template(
 
 /// Delete a mail template
 ///
-/// Mails that wait to be written from it are given up.
+/// Waiting mails that use the template are discarded.
 #[utoipa::path(delete, path = "/v1/mail-templates/{name}", tag = "mail", operation_id = "delete_mail_template",
    params(("name" = String, Path, description = "The template's name")),
     responses(
@@ -257,11 +257,11 @@ pub(crate) async fn delete_template(
 
 /// List suppressed addresses
 ///
-/// Addresses that get no mail: of one list, because their owners unsubscribed, or of any.
+/// Addresses that receive no mail: of one list, because their owners unsubscribed, or of any list.
 #[utoipa::path(get, path = "/v1/mail-suppressions", tag = "mail", operation_id = "list_mail_suppressions",
    params(
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = SuppressionPage),
@@ -310,7 +310,7 @@ fn cursor(text: &str) -> Result<(String, String), Problem> {
 
 /// Suppress an address
 ///
-/// It gets no mail any more: of one list, or at all. Doing it again changes nothing.
+/// The address receives no more mail: of one list, or of any. Repeating it changes nothing.
 #[utoipa::path(post, path = "/v1/mail-suppressions", tag = "mail", operation_id = "suppress_mail",
     request_body = SuppressBody,
     responses(
@@ -343,7 +343,7 @@ pub(crate) async fn suppress(
 
 /// Release a suppressed address
 ///
-/// It gets mail again. Do it for an address that exists again, or whose owner asks for it.
+/// The address receives mail again. Use it for an address that exists again, or whose owner asks for it.
 #[utoipa::path(post, path = "/v1/mail-suppressions/release", tag = "mail", operation_id = "release_mail",
     request_body = ReleaseBody,
     responses(

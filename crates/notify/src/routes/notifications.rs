@@ -23,21 +23,21 @@ pub(crate) struct NoticeBody {
     #[serde(rename = "type")]
     #[schema(max_length = 255, example = "order.paid")]
     event_type: String,
-    /// Any JSON; it is sent as it is.
+    /// Any JSON, sent unchanged.
     #[schema(value_type = Value)]
     data: Box<RawValue>,
 }
 
-/// What became of it.
+/// The result.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Notification)]
 pub(crate) struct NoticeView {
     /// The `webhook-id` of its deliveries is `msg_` and this.
     #[schema(value_type = String, example = "01JD3V0S7W8Q4M2XKZC5T9R6BH")]
     id: NoticeId,
-    /// How many endpoints it goes to: those that are enabled and listen to it.
+    /// Number of endpoints that receive it: the enabled ones that subscribe to its type.
     webhooks: u64,
-    /// It stood already, under the same key; `id` is the first one's.
+    /// It already existed under this key; `id` is that of the first one.
     duplicate: bool,
 }
 
@@ -58,14 +58,15 @@ impl From<Published> for NoticeView {
 
 /// Publish a notification
 ///
-/// Every enabled webhook that listens to its type gets a signed delivery: a job of the kind `notify.webhook`, all of them
-/// in one transaction. With an `Idempotency-Key` a repetition publishes nothing, and is answered 200.
+/// Enqueues a signed delivery (a job of the kind `notify.webhook`) for every enabled webhook that subscribes to
+/// the type, in one transaction. A repeat with the same `Idempotency-Key` publishes nothing and is answered
+/// 200.
 #[utoipa::path(post, path = "/v1/notifications", tag = "notifications", operation_id = "publish_notification",
     request_body = NoticeBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
         (status = 202, body = NoticeView, description = "Published"),
-        (status = 200, body = NoticeView, description = "It was, under this key"),
+        (status = 200, body = NoticeView, description = "It was published before, under this key"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 413, description = "body-too-large, payload-too-large"),
         (status = 422, description = "invalid-field, idempotency-key-reused"),

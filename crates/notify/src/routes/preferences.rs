@@ -15,19 +15,20 @@ use crate::preferences::{Channels, Mode, Preferences, PreferencesText, Quiet, Sw
 use crate::state::NotifyState;
 use crate::{AddressState, PreferenceError};
 
-/// What a user wants to be sent. What is left out is as it is for a user who has said nothing.
+/// A user's preferences for mail and webhooks. Absent fields have the defaults.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Preferences, example = json!({"language": "de-at", "time_zone": "Europe/Vienna",
     "address": "ada@example.com", "quiet_hours": {"from": "22:00", "until": "07:00"}, "digest_at": "08:00",
     "email": "on", "webhook": "on", "topics": {"news": {"email": "digest"}}}))]
 pub(crate) struct PreferencesBody {
-    /// `en`, `de-at`. With it the mail template `hello.de-at` or `hello.de` is taken for `hello`, where there is one.
+    /// `en`, `de-at`. The mail template `hello.de-at` or `hello.de` is then used for `hello`, if it exists.
     language: Option<String>,
-    /// An IANA time zone; UTC if left out.
+    /// An IANA time zone; default UTC.
     time_zone: Option<String>,
-    /// Where mail goes; the user's name if left out, where that is an address. An address that an admin sets is confirmed
-    /// immediately. Any other receives a mail with a link that confirms it, and nothing else until then.
+    /// The address for mail; default: the user's name, if it is an address. An address that an admin sets is
+    /// confirmed immediately. Any other receives a mail with a link that confirms it, and nothing else until
+    /// then.
     address: Option<String>,
     /// `confirmed`; `unconfirmed`: a mail with a link was sent, or only an admin can confirm it (`notifications.public_url`
     /// is not set); `earlier`: set before confirmations existed, it receives mail. Null: there is no address. Read-only:
@@ -35,25 +36,26 @@ pub(crate) struct PreferencesBody {
     #[serde(default)]
     #[schema(read_only)]
     address_state: Option<String>,
-    /// When no mail of a list is sent: it waits until they are over.
+    /// When no mail of a list is sent; it waits for their end.
     quiet_hours: Option<QuietBody>,
-    /// When a digest is due, `HH:MM`; 08:00 if left out.
+    /// The time of the digest, `HH:MM`; default 08:00.
     digest_at: Option<String>,
-    /// Of every topic that says nothing else: `on`, `off`, or `digest`, which puts mail aside and sends it as one.
+    /// The default of every topic: `on`, `off`, or `digest`, which queues mail and sends it as one.
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "on")]
     email: Mode,
-    /// Whether news of events (`event.news`) tell webhooks of the user's subscriptions: `on` or `off`.
+    /// Whether webhooks receive the user's subscriptions (`event.news`): `on` or `off`.
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "on")]
     webhook: Switch,
-    /// By topic, which is the `list` of a mail: `{"email": "on|off|digest", "webhook": "on|off"}`; a hundred at most.
+    /// Preferences by topic, which is the `list` of a mail: `{"email": "on|off|digest", "webhook": "on|off"}`;
+    /// 100 topics at most.
     #[serde(default)]
     #[schema(value_type = Object)]
     topics: BTreeMap<String, Channels>,
 }
 
-/// In the user's own time zone; over midnight where `until` is the earlier.
+/// In the user's time zone; past midnight if `until` is the earlier one.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = QuietHours)]
@@ -107,9 +109,9 @@ impl PreferencesBody {
     }
 }
 
-/// What does a user want to be sent?
+/// Show a user's preferences
 ///
-/// A session reads its own user's; a key with `admin` reads anybody's.
+/// A session reads its own user's preferences; a key with `admin` reads every user's.
 #[utoipa::path(get, path = "/v1/users/{id}/preferences", tag = "users", operation_id = "get_preferences",
     params(("id" = String, Path, description = "The user's id")),
     responses(
@@ -134,10 +136,11 @@ pub(crate) async fn show(
     json(StatusCode::OK, &view)
 }
 
-/// Say what a user wants to be sent
+/// Replace a user's preferences
 ///
-/// Replaces all of it. Mail that names a `list` and a `user` obeys; mail of no list (a receipt, a new password) is sent
-/// whatever it says. A session writes its own user's; a key with `admin` writes anybody's.
+/// Replaces all preferences. They apply to mail with a `list` and a `user`; mail without a list (a receipt, a
+/// new password) is always sent. A session writes its own user's preferences; a key with `admin` writes every
+/// user's.
 #[utoipa::path(put, path = "/v1/users/{id}/preferences", tag = "users", operation_id = "put_preferences",
     request_body = PreferencesBody,
     params(("id" = String, Path, description = "The user's id")),

@@ -78,7 +78,7 @@ impl From<Delivery> for DeliveryView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeliveryPage {
     deliveries: Vec<DeliveryView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     #[schema(value_type = Option<String>)]
     next: Option<DeliveryId>,
 }
@@ -90,8 +90,8 @@ pub(crate) struct DeliveryPage {
    params(
         ("id" = String, Path, description = "The webhook's id"),
         ("delivered" = Option<bool>, Query, description = "Only those that were delivered, or that failed"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = DeliveryPage),

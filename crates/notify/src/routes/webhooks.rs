@@ -45,7 +45,7 @@ pub(crate) struct CreateBody {
     #[serde(default, deserialize_with = "optional_secret")]
     #[schema(value_type = Option<String>, format = Password)]
     secret: Option<SecretString>,
-    /// Left out: true.
+    /// Default: true.
     enabled: Option<bool>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct PutBody {
     events: Vec<String>,
     #[schema(max_length = 255)]
     description: Option<String>,
-    /// Left out: true.
+    /// Default: true.
     enabled: Option<bool>,
 }
 
@@ -137,7 +137,7 @@ pub(crate) struct SecretView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WebhookPage {
     webhooks: Vec<WebhookView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     #[schema(value_type = Option<String>)]
     next: Option<WebhookId>,
 }
@@ -166,8 +166,8 @@ pub(super) fn webhook_id(request: &HttpRequest) -> Result<WebhookId, Problem> {
 /// In pages, in the order of creation, without their secrets.
 #[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
    params(
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
     ),
     responses(
         (status = 200, body = WebhookPage),

@@ -24,14 +24,14 @@ const MAX_LIMIT: usize = 10_000;
 /// Longest name of a track, in bytes.
 const MAX_NAME: usize = 255;
 
-/// A track to be made.
+/// A track to be created.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewTrack, example = json!({"name": "pilot 12, task 3"}))]
 pub(crate) struct TrackBody {
     /// 1 to 255 bytes.
     name: String,
-    /// A ULID of the caller's own, such as that of points which came before their track. Left out: a new one.
+    /// A ULID chosen by the caller, such as the one that early points already used. Default: a new one.
     id: Option<String>,
 }
 
@@ -58,14 +58,14 @@ fn track_id(text: &str, field: &str) -> Result<TrackId, Problem> {
     })
 }
 
-/// Make a track
+/// Create a track
 ///
 /// Repeating it with the same `id` and `name` is answered 200.
 #[utoipa::path(post, path = "/v1/tracks", tag = "points", operation_id = "make_track",
     request_body = TrackBody,
     responses(
         (status = 201, body = TrackView, description = "Made"),
-        (status = 200, body = TrackView, description = "It was there, by this name"),
+        (status = 200, body = TrackView, description = "It already existed, with this name"),
         (status = 400, description = "malformed-json, invalid-id"),
         (status = 409, description = "track-exists: another track has this id"),
         (status = 422, description = "invalid-field"),
@@ -106,21 +106,22 @@ pub(crate) async fn make_track(
     }
 }
 
-/// What became of points.
+/// The result of accepting points.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AcceptedPoints {
     /// In the buffer on Redis, or in the database.
     accepted: usize,
-    /// What was not accepted, and why.
+    /// The rejected items, with reasons.
     rejected: Vec<RejectedItem>,
 }
 
 /// Accept points
 ///
-/// Up to 10,000 of them: `{"points": […]}` or a bare list as JSON, or one point a line as `application/x-ndjson`. Each
-/// is checked by itself: the good ones are accepted, the others listed with their index (a line's number from 0), field and
-/// reason. Where none is good the answer is 422. A point is its track and its time: sending it again changes nothing.
-/// Points of a track that does not exist are kept as point letters, and can be redriven once it does.
+/// Up to 10,000 points: `{"points": […]}` or a bare list as JSON, or one point a line as
+/// `application/x-ndjson`. Each is checked by itself: the valid ones are accepted, the others are listed with
+/// their index (a line's number from 0), field and reason. If none is valid the response is 422. A point is
+/// identified by its track and its time: sending it again changes nothing. Points of a track that does not
+/// exist are stored as point letters, and can be redriven once it exists.
 #[utoipa::path(post, path = "/v1/points", tag = "points", operation_id = "accept_points",
     request_body(content = Vec<PointBody>, description = "A list, `{\"points\": […]}`, or NDJSON"),
     responses(
@@ -128,7 +129,7 @@ pub(crate) struct AcceptedPoints {
         (status = 400, description = "malformed-json"),
         (status = 413, description = "body-too-large, batch-too-large"),
         (status = 415, description = "unsupported-media-type"),
-        (status = 422, description = "invalid-field, batch-empty: no point is good"),
+        (status = 422, description = "invalid-field, batch-empty: no point is valid"),
     ))]
 pub(crate) async fn accept(
     _: Allowed<Produce>,
@@ -191,20 +192,20 @@ impl From<Point> for PointView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PointPage {
     points: Vec<PointView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     next: Option<DateTime<Utc>>,
 }
 
 /// List the points of a track
 ///
-/// Oldest first, in pages. What is still in the buffer is not listed yet.
+/// In pages, oldest first. Points that are still in the buffer are not listed.
 #[utoipa::path(get, path = "/v1/tracks/{id}/points", tag = "points", operation_id = "list_points",
     params(
         ("id" = String, Path, description = "The track's id"),
-        ("from" = Option<String>, Query, description = "Recorded not before this moment (RFC 3339)"),
-        ("to" = Option<String>, Query, description = "Recorded before this moment (RFC 3339)"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 10000; 1000 if left out"),
+        ("from" = Option<String>, Query, description = "Recorded at or after this time (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "Recorded before this time (RFC 3339)"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 10000; default 1000"),
     ),
     responses(
         (status = 200, body = PointPage),
@@ -243,7 +244,7 @@ pub(crate) async fn list(
     json(StatusCode::OK, &PointPage { points, next })
 }
 
-/// A point that has no place yet.
+/// A point whose track does not exist.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PointLetter)]
 pub(crate) struct LetterView {
@@ -267,18 +268,18 @@ impl From<PointLetter> for LetterView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LetterPage {
     letters: Vec<LetterView>,
-    /// Ask for `after=<next>` to read on. Null: this was the last page.
+    /// Pass it as `after` to get the next page. Null on the last page.
     next: Option<String>,
 }
 
 /// List point letters
 ///
-/// Points that were accepted and could not be stored, with the reason; by track and time.
+/// Points that were accepted and could not be stored, with the reason, by track and time.
 #[utoipa::path(get, path = "/v1/points/dead-letters", tag = "points", operation_id = "list_point_letters",
     params(
         ("track_id" = Option<String>, Query, description = "Only this track"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 10000; 1000 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
+        ("limit" = Option<usize>, Query, description = "1 to 10000; default 1000"),
     ),
     responses(
         (status = 200, body = LetterPage),
@@ -333,15 +334,15 @@ fn letter_cursor(text: &str) -> Result<(TrackId, DateTime<Utc>), Problem> {
 #[schema(as = PointLetterRequest, example = json!({"track_id": "01JD3V0S7W8Q4M2XKZC5T9R6BH"}))]
 pub(crate) struct LetterBody {
     track_id: Option<String>,
-    /// True, in place of a track: every one.
+    /// True, instead of a track: every point.
     #[serde(default)]
     all: bool,
 }
 
-/// What became of point letters.
+/// The result of an operation on point letters.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChangedLetters {
-    /// 10,000 at most; ask again until nothing matches.
+    /// 10,000 at most; repeat until nothing matches.
     affected: u64,
 }
 
@@ -363,7 +364,7 @@ impl LetterBody {
 
 /// Redrive point letters
 ///
-/// Stores those whose track exists by now, up to 10,000 a request.
+/// Stores the points whose track now exists, up to 10,000 a request.
 #[utoipa::path(post, path = "/v1/points/dead-letters/redrive", tag = "points", operation_id = "redrive_point_letters",
     request_body = LetterBody,
     responses(
@@ -390,7 +391,7 @@ pub(crate) async fn redrive_letters(
 
 /// Delete point letters
 ///
-/// For good, up to 10,000 a request.
+/// Deletes up to 10,000 a request, permanently.
 #[utoipa::path(post, path = "/v1/points/dead-letters/delete", tag = "points", operation_id = "delete_point_letters",
     request_body = LetterBody,
     responses(
@@ -429,7 +430,7 @@ fn changed(affected: u64, what: &str) -> Result<HttpResponse, Problem> {
 #[allow(dead_code, reason = "the schema is what it is for")]
 pub(crate) struct PointBody {
     track_id: String,
-    /// RFC 3339, kept to the microsecond; 2000 at the earliest, a day ahead at the latest.
+    /// RFC 3339, stored to the microsecond; 2000 at the earliest, a day ahead at the latest.
     #[schema(format = DateTime)]
     recorded_at: String,
     #[schema(minimum = -90, maximum = 90)]

@@ -14,7 +14,7 @@ use holdfast_ops::time;
 pub(super) struct Args {
     /// The job's id
     id: JobId,
-    /// Wait for the job's end, this long at most; exit with 1 unless it completed
+    /// Wait until the job has finished, at most this long; exit with 1 unless it completed
     #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "30", value_parser = time::duration)]
     wait: Option<Duration>,
 }

@@ -123,12 +123,12 @@ fn agreed(args: &DeleteArgs) -> Result<(), Failure> {
     }
     if !io::stdin().is_terminal() {
         return Err(Failure::Misused(
-            "nobody is here to agree: give --yes to delete the user and all that is kept about the user"
+            "there is no terminal to confirm: give --yes to delete the user and all stored data about the user"
                 .to_owned(),
         ));
     }
     let name = &args.whom.user;
-    eprint!("Delete {name} and all that is kept about {name}? It cannot be undone. Type the name again: ");
+    eprint!("Delete {name} and all stored data about {name}? This cannot be undone. Type the name again: ");
     io::stderr().flush()?;
     let unreadable = |source| Failure::Input {
         file: "the answer".to_owned(),

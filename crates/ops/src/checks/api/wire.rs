@@ -27,7 +27,7 @@ pub(crate) struct Wire {
     public: bool,
 }
 
-/// Who asks.
+/// The caller.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum As<'a> {
     Nobody,
