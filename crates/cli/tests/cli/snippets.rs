@@ -169,6 +169,10 @@ fn session(snippets: &[Snippet], port: u16) -> String {
 }
 
 /// The `holdfast` that cargo has built comes first.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the programs of the machine, no setting of ours"
+)]
 fn path_with_binaries() -> String {
     let binaries = binary("holdfast").unwrap();
     let path = std::env::var("PATH").unwrap_or_default();

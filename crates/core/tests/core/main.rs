@@ -1,4 +1,9 @@
 //! The integration tests of this crate, in one binary: linking takes longer than running most of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first surprise"
+)]
 
 mod config;
 mod redis_gate;

@@ -238,10 +238,10 @@ impl Operation {
             }
             Self::BatchInsert => return self.enqueue_batch(side).await,
             Self::Redrive | Self::DeleteDeadLetters | Self::CancelMany | Self::Purge => {
-                self.bulk(side).await?
+                self.bulk(side).await?;
             }
             Self::Finish | Self::FinishFree | Self::FinishTied | Self::FinishTiedFree => {
-                self.finish(side).await?
+                self.finish(side).await?;
             }
             Self::SetLimits | Self::DeclareLimits | Self::LimitedClaim => self.limits(side).await?,
             Self::PruneBatches => {
