@@ -1,6 +1,6 @@
 //! What a handler asks of its caller: with `Allowed<Read>` as its first argument it runs only for callers who may read.
 //!
-//! The argument says it once: the [route table](crate::routes) and the OpenAPI [document](crate::openapi) read it from the handler.
+//! The argument says it once: the [route table](mod@crate::routes) and the OpenAPI [document](crate::openapi) read it from the handler.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,11 +1,11 @@
 //! What every service of Holdfast serves over HTTP, and what the crates with routes share.
 //!
-//! A request enters through the [`middleware`] (id, time limit, errors, log). The extractor [`Allowed`](access::Allowed) admits its
+//! A request enters through the [`middleware`] (id, time limit, errors, log). The extractor [`Allowed`] admits its
 //! caller, whom an [`Authenticator`](authentication::Authenticator) knows; [`body`] and [`params`] parse it. One handler of a
 //! [route table](routes::RouteTable) answers it. Every error is a [`problem`]. [`health`] and [`monitor`] are for every service, also for
 //! those that serve nothing else.
 //!
-//! A crate with routes has a state of its own, which holds the [`ServerContext`](context::ServerContext), and one table of routes. The
+//! A crate with routes has a state of its own, which holds the [`ServerContext`], and one table of routes. The
 //! process that serves them registers the states and the tables, and makes one OpenAPI [document](openapi) of all tables.
 //!
 //! # Invariants

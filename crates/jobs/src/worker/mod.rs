@@ -3,7 +3,7 @@
 //! # Parts
 //! One [`lane`] for each queue. Its [`fetcher`]s claim from the ledger, and from the broker for a `redis` queue; its
 //! apalis worker ([`crate::backend`]) runs them ([`runner`]); the [`finisher`]s store outcomes in batches. The
-//! [`shares`] hands out the places that the lanes share, if they do. The
+//! [`weighted_permits`] hands out the places that the lanes share, if they do. The
 //! [`listener`] hears the bell and looks at the ledger when there is none. [`last_chances`] holds jobs whose next crash would
 //! be their last. [`heartbeat`] keeps the leases, [`control`] brings cancellations and takes progress away, [`watchdog`] ends
 //! a process that has gone deaf.

@@ -60,7 +60,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The whole run. The text form is the closing line alone: each check's [`line`] is printed as the check ends.
+    /// The whole run. The text form is the closing line alone: each check's [`line`](fn@line) is printed as the check ends.
     pub fn render(&self, form: Form) -> serde_json::Result<String> {
         Ok(match form {
             Form::Text => self.closing_line(),
