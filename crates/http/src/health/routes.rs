@@ -70,7 +70,7 @@ pub(crate) async fn live(health: web::Data<Health>) -> Result<HttpResponse, Prob
 #[utoipa::path(get, path = "/health/ready", tag = "health", operation_id = "ready",
     responses(
         (status = 200, body = Word),
-        (status = 503, body = Word, description = "a vital service is away, or the process is stopping"),
+        (status = 503, body = Word, description = "a required dependency is unavailable, or the process is stopping"),
     ))]
 pub(crate) async fn ready(health: web::Data<Health>) -> Result<HttpResponse, Problem> {
     if health.is_ready().await {
