@@ -9,6 +9,7 @@ use std::time::Duration;
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
+use holdfast_core::service::{Service, ServiceError};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::Jobs;
@@ -21,6 +22,13 @@ const FIRST_TRY: Duration = Duration::from_secs(2);
 
 /// Longest wait for connections in use at the end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// The process of this service.
+pub const SERVICE: Service = Service {
+    name: "api",
+    about: "Serves the HTTP API of Holdfast.",
+    most_threads: usize::MAX,
+};
 
 /// Why the process ended otherwise than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +43,8 @@ pub enum RunError {
     Server(#[from] std::io::Error),
 }
 
-impl RunError {
-    /// 64: the settings are to be changed. 69: something outside is. 70: a fault of ours.
-    pub fn exit_code(&self) -> u8 {
+impl ServiceError for RunError {
+    fn exit_code(&self) -> u8 {
         match self {
             Self::Start(error) => error.exit_code(),
             Self::Redis(_) => 64,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
+use holdfast_core::service::{Service, ServiceError};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
 use holdfast_http::health::{Health, HealthServer, health_server};
@@ -24,6 +25,14 @@ const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// Longest wait for connections in use at the end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
+/// The process of this service.
+pub const SERVICE: Service = Service {
+    name: "beat",
+    about: "Enqueues the jobs of Holdfast's schedules.",
+    // One loop and a health server: a second thread keeps one from waiting for the other.
+    most_threads: 2,
+};
+
 /// Why the process ended otherwise than by being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -39,9 +48,8 @@ pub enum RunError {
     System(#[from] std::io::Error),
 }
 
-impl RunError {
-    /// 64: the settings are to be changed. 69: something outside is. 70: a fault of ours.
-    pub fn exit_code(&self) -> u8 {
+impl ServiceError for RunError {
+    fn exit_code(&self) -> u8 {
         match self {
             Self::Redis(_) | Self::Database(SqlError::Configuration { .. }) => 64,
             Self::Beat(BeatError::Configured(_)) => 64,

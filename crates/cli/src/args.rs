@@ -21,6 +21,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run API, worker and beat in this one process, on an embedded database (the default)
     Dev,
+    /// Run the API alone, as the binary `api` does
+    Api,
+    /// Run a worker alone, as the binary `worker` does
+    Worker,
+    /// Run the scheduler alone, as the binary `beat` does
+    Beat,
     /// Migrate the database's schema
     Migrate(migrate::Args),
     /// Create, list, rotate and revoke API keys

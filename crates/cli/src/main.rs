@@ -16,7 +16,7 @@ use crate::args::Cli;
 
 fn main() -> ExitCode {
     match commands::run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             for (depth, text) in failure.chain().iter().enumerate() {
                 let lead = if depth == 0 { "holdfast:" } else { "  because:" };

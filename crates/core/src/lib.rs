@@ -12,6 +12,7 @@ pub mod failure;
 pub mod mode;
 mod outage;
 pub mod redis;
+pub mod service;
 pub mod shutdown;
 pub mod sql;
 pub mod telemetry;

@@ -146,7 +146,7 @@ fn no_calendar_takes_more_than_its_share_of_memory_or_goes_on_when_it_is_not_wan
                     &format!("DTSTART:20300601T180000Z\r\n{}", dates(100_000, "RDATE")),
                 ))
             },
-            366,
+            365,
         ),
         (
             "exceptions",

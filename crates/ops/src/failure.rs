@@ -83,7 +83,7 @@ impl Failure {
         match self {
             Self::Misused(_) => 64,
             Self::Verdict(code) => *code,
-            Self::Config(faults) => u8::try_from(faults.exit_code()).unwrap_or(64),
+            Self::Config(faults) => faults.exit_code(),
             _ if self.is_closed_pipe() => 0,
             _ => 1,
         }

@@ -17,12 +17,17 @@ pub(crate) mod schedules;
 pub(crate) mod users;
 pub(crate) mod validate;
 
+use std::process::ExitCode;
+
 use crate::args::{Cli, Command};
 use holdfast_ops::Failure;
 
 /// Runs what the command line says; `holdfast dev` if it says nothing.
-pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command.unwrap_or(Command::Dev) {
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let done = match cli.command.unwrap_or(Command::Dev) {
+        Command::Api => return Ok(holdfast_api::SERVICE.main(holdfast_api::run)),
+        Command::Worker => return Ok(holdfast_worker::SERVICE.main(holdfast_worker::run)),
+        Command::Beat => return Ok(holdfast_beat::SERVICE.main(holdfast_beat::run)),
         Command::Dev => dev::run(),
         Command::Migrate(args) => briefly(migrate::run(args)),
         Command::Keys(command) => briefly(keys::run(command)),
@@ -38,7 +43,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Validate(args) => at_length(validate::run(*args)),
         Command::Monitor(args) => at_length(monitor::run(*args)),
         Command::Deploy(args) => briefly(deploy::run(*args)),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Runs a command that asks a server or two and ends: one thread is enough.

@@ -1,7 +1,7 @@
 //! The command lines of `api`, `worker` and `beat`: asking them something has no effect.
 
-use holdfast_testkit::Child;
 use holdfast_testkit::place::DEADLINE;
+use holdfast_testkit::{Child, http};
 use tempfile::TempDir;
 
 const SERVICES: [&str; 3] = ["api", "worker", "beat"];
@@ -30,6 +30,33 @@ async fn every_service_prints_its_help_and_version_and_does_nothing_else() {
         let (code, version) = ask(service, "--version").await;
         assert_eq!(code, Some(0), "{version}");
         assert!(version.starts_with(&format!("{service} 0.")), "{version}");
+    }
+}
+
+/// One binary is enough: `holdfast api` is `api`, and so on.
+#[tokio::test]
+async fn every_service_is_a_command_of_holdfast_too() {
+    let directory = TempDir::new().unwrap();
+    let database = format!("sqlite://{}", directory.path().join("jobs.db").display());
+    for service in SERVICES {
+        let mut child = Child::binary("holdfast")
+            .arg(service)
+            .current_dir(directory.path())
+            .env("DATABASE_URL", &database)
+            .env("PORT", "0")
+            .env("HOLDFAST__SERVER__HOST", "127.0.0.1")
+            .env("HOLDFAST__LOG__FORMAT", "json")
+            .start()
+            .unwrap();
+        let address = child.listening_addr(DEADLINE).await.unwrap();
+        let live = http::get(address, "/health/live").await.unwrap();
+        assert_eq!(live.status, 200, "{service}");
+        child.sigterm().unwrap();
+        let status = child.wait_exit(DEADLINE).await.unwrap();
+        assert_eq!(status.code(), Some(0), "{service}");
+        let log = child.printed(DEADLINE).await.unwrap().text;
+        let named = format!(r#""service":"{service}""#);
+        assert!(log.lines().all(|line| line.contains(&named)), "{log}");
     }
 }
 

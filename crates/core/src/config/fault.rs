@@ -41,7 +41,7 @@ impl ConfigFaults {
     }
 
     /// 64, `EX_USAGE` of sysexits.h: trying again does not help.
-    pub fn exit_code(&self) -> i32 {
+    pub fn exit_code(&self) -> u8 {
         64
     }
 }

@@ -415,7 +415,9 @@ fn moment(value: &Value, pointer: &str, zone: Tz) -> Result<Option<DateTime<Utc>
             .and_then(dates::of_epoch)
             .map(Some)
             .ok_or_else(|| fault(number)),
-        Some(_) => Err(fault(&"no text")),
+        Some(_) => Err(format!(
+            "has neither a text nor a number at {pointer}, where a time is expected"
+        )),
     }
 }
 

@@ -51,7 +51,7 @@ fn entries_of_no_use_are_skipped_with_the_place_that_is_wrong() {
     for (at, reason) in [
         ("entry 4", "/when/from"),
         ("entry 5", "no title at /name"),
-        ("entry 6", "no time"),
+        ("entry 6", "where a time is expected"),
         ("entry 7", "Mars/Base"),
         ("entry 9", "is not an object"),
     ] {
@@ -108,7 +108,7 @@ fn what_is_not_the_mapped_json_is_a_fault() {
     assert!(matches!(mapped("<html>").unwrap_err(), ParseFault::Html(_)));
     for (body, reason) in [
         ("{\"result\":1}", "nothing at /result/events"),
-        ("{\"result\":{\"events\":{}}}", "no list"),
+        ("{\"result\":{\"events\":{}}}", "is not a list"),
         ("{\"result\":{\"events\":[{}", "EOF"),
         ("[]", "nothing at"),
         ("nonsense", "expected"),
