@@ -126,9 +126,10 @@ from unnest($1::text[]) as q(name) left join holdfast_queues as h on h.name = q.
 const WORKERS: &str = "
 select queues::text, stats::text from holdfast_workers where seen_at >= now() - $1 * interval '1 millisecond' limit 1000";
 
-/// For the rest of the transaction only indexes are walked: a table may be large.
+/// For the rest of the transaction only indexes are walked: a table may be large. What has no index costs so much by this setting
+/// that the server would compile the statement (`jit`), which takes longer than the statement may.
 pub(super) async fn walk_indexes(on: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("set local enable_seqscan = off; set local enable_bitmapscan = off")
+    sqlx::raw_sql("set local enable_seqscan = off; set local enable_bitmapscan = off; set local jit = off")
         .execute(on)
         .await?;
     Ok(())

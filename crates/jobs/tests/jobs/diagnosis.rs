@@ -14,6 +14,7 @@ use holdfast_core::sql::Database;
 use holdfast_jobs::diagnosis::{Diagnosis, Fault, FaultKind, Thresholds};
 use holdfast_jobs::ledger::ClaimedJob;
 use holdfast_jobs::{Jobs, Registry, WorkerId};
+use holdfast_testkit::PostgresOptions;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
 use support::{Fixture, Host, LOST_AFTER, new_job, postgres, sqlite};
@@ -300,4 +301,26 @@ async fn a_locked_table_hides_the_jobs_and_not_who_locks_it() {
         "{}",
         fault.message
     );
+}
+
+/// Its statements walk indexes alone, by a setting that makes the server take what has none for very expensive: compiling that
+/// (PostgreSQL's JIT) takes longer than a look may.
+#[tokio::test]
+async fn no_statement_of_a_look_is_compiled_by_the_server() {
+    let options = PostgresOptions::fast().setting("shared_preload_libraries", "pg_stat_statements");
+    let fixture = support::postgres_with(options).await;
+    let Host::Postgres(host) = &fixture.host else {
+        unreachable!()
+    };
+    host.0.psql("create extension pg_stat_statements").await.unwrap();
+    assert_sound(&diagnosis(&fixture, Thresholds::default())).await;
+    let statements = host
+        .0
+        .psql(
+            "select count(*) filter (where query like '%holdfast_workers%') > 0, coalesce(sum(jit_functions), 0)
+             from pg_stat_statements where userid = 'holdfast'::regrole and ltrim(query, e'\\n ') like 'select%'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(statements, "t|0");
 }

@@ -412,8 +412,9 @@ async fn a_frozen_worker_does_not_stop_a_limited_queue() {
             .collect();
     assert_eq!(ran.len() as i64, enqueued, "every job ran");
     assert!(most_running <= AT_ONCE, "{most_running} jobs ran at once");
+    // Each pool has one connection more, which asks whether the server is there and ends what was given up.
     assert!(
-        most_connections <= 3 * i64::from(CONNECTIONS),
+        most_connections <= 3 * (i64::from(CONNECTIONS) + 1),
         "{most_connections} connections of three pools of {CONNECTIONS}"
     );
     for worker in &mut workers {

@@ -36,7 +36,11 @@ pub(crate) struct Fixture {
 }
 
 pub(crate) async fn postgres() -> Fixture {
-    let server = PostgresServer::start_with(PostgresOptions::fast())
+    postgres_with(PostgresOptions::fast()).await
+}
+
+pub(crate) async fn postgres_with(options: PostgresOptions) -> Fixture {
+    let server = PostgresServer::start_with(options)
         .await
         .expect("a PostgreSQL server");
     let url = server.url();
