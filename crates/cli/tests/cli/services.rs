@@ -48,7 +48,12 @@ async fn every_service_is_a_command_of_holdfast_too() {
             .env("HOLDFAST__LOG__FORMAT", "json")
             .start()
             .unwrap();
-        let address = child.listening_addr(DEADLINE).await.unwrap();
+        let line = child
+            .wait_for_line(r#""message":"listening"#, DEADLINE)
+            .await
+            .unwrap();
+        let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = entry["address"].as_str().unwrap().parse().unwrap();
         let live = http::get(address, "/health/live").await.unwrap();
         assert_eq!(live.status, 200, "{service}");
         child.sigterm().unwrap();

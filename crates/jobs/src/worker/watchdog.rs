@@ -2,14 +2,14 @@
 //!
 //! The watchdog runs on a thread and a runtime of its own, so that a blocked worker cannot block it. When for
 //! `worker.watchdog` no heartbeat was stored, or no claim and no poll came to an end, it asks the dependencies over
-//! connections of its own. If they do not answer, the worker is not to blame. If they do, twice in a row, the process ends
-//! with [`DEAF_EXIT_CODE`], and the platform starts a new one.
+//! connections of its own. If they do not answer, the worker is not to blame. If they do, at least twice and for [`RECOVERY`]
+//! without a break, the process ends with [`DEAF_EXIT_CODE`], and the platform starts a new one.
 //!
 //! A claim that the database ends because it takes too long is an end too: the worker asks, the database is slow, and another
 //! process would wait as long. What matters is that the fetchers go on, and that the database takes heartbeats.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_core::config::Durability;
 
@@ -17,6 +17,10 @@ use super::Shared;
 
 /// EX_SOFTWARE of sysexits.h.
 pub const DEAF_EXIT_CODE: i32 = 70;
+
+/// A worker takes work again this long after its dependency does, at the latest: one claim may still have to time out, and the
+/// next poll follows. Until then it is not deaf.
+const RECOVERY: Duration = Duration::from_secs(5);
 
 /// Asks one dependency, over a connection that nothing else uses, whether it answers.
 pub trait DependencyProbe: Send + 'static {
@@ -89,20 +93,16 @@ impl Watchdog {
         std::thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
-                let (mut sql_strikes, mut redis_strikes) = (0, 0);
+                let (mut sql, mut redis) = (Answers::default(), Answers::default());
                 while !self.shared.stop.is_triggered() {
                     std::thread::sleep(step);
-                    sql_strikes = if self.silence() > limit && probe_sql.answers() {
-                        sql_strikes + 1
-                    } else {
-                        0
-                    };
+                    let deaf_to_sql_for = sql.note(self.silence() > limit && probe_sql.answers());
                     let broker_silent = self.broker_silence().is_some_and(|silence| silence > limit);
                     let answers = broker_silent && probe_redis.as_mut().is_some_and(|probe| probe.answers());
-                    redis_strikes = if answers { redis_strikes + 1 } else { 0 };
-                    let deaf_to = if sql_strikes >= 2 {
+                    let deaf_to_redis_for = redis.note(answers);
+                    let deaf_to = if deaf_to_sql_for >= RECOVERY {
                         probe_sql.name()
-                    } else if redis_strikes >= 2 {
+                    } else if deaf_to_redis_for >= RECOVERY {
                         probe_redis.as_ref().map_or("redis", |probe| probe.name())
                     } else {
                         continue;
@@ -114,5 +114,22 @@ impl Watchdog {
                 }
             })?;
         Ok(())
+    }
+}
+
+/// Since when a dependency has answered, time after time, while the worker was silent.
+#[derive(Debug, Default)]
+struct Answers {
+    since: Option<Instant>,
+}
+
+impl Answers {
+    /// Notes the latest answer, and tells for how long there have been answers; zero at the first one.
+    fn note(&mut self, answers: bool) -> Duration {
+        if !answers {
+            self.since = None;
+            return Duration::ZERO;
+        }
+        self.since.get_or_insert_with(Instant::now).elapsed()
     }
 }
