@@ -151,6 +151,8 @@ async fn a_collector_that_is_away_costs_nothing_but_one_line() {
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             format!("http://127.0.0.1:{}", free_port().unwrap()),
         ),
+        // A machine that is a platform is warned of where this is not said.
+        ("HOLDFAST_ENV", "development".to_owned()),
     ];
     let pair = Pair::start(&env).await;
     for _ in 0..5 {
