@@ -606,6 +606,7 @@ async fn pieces_that_no_model_names_are_swept_once_they_are_old(f: Fixture) {
     assert!(f.another().model().await.unwrap().is_some());
 }
 
+/// The one thread for computation is busy, so that no list is made within the deadline, however fast the machine is.
 async fn a_list_that_is_late_is_popular_first_and_personal_next(f: Fixture) {
     let ids = circles(&f).await;
     train(&f, false).await;
@@ -616,12 +617,41 @@ async fn a_list_that_is_late_is_popular_first_and_personal_next(f: Fixture) {
     let mut hasty = f.settings.clone();
     hasty.recommend.deadline = Duration::ZERO;
     let hasty = Recommender::new(&hasty, &f.database, &f.cache);
+    let (release, busy) = std::sync::mpsc::channel::<()>();
+    let computing = tokio::task::spawn_blocking(move || busy.recv());
     let first = hasty.list(&user("ada")).await.unwrap().value;
     assert_eq!(first.source, ListSource::Popular);
     assert!(!first.items.is_empty());
-    // It was begun all the same: whoever waits for it gets it without beginning another.
+    drop(release);
+    assert!(computing.await.unwrap().is_err(), "it was released");
+    // The list was begun all the same: the next caller gets it without beginning another.
     let next = f.recommender.list(&user("ada")).await.unwrap().value;
     assert_eq!(next.source, ListSource::Personal);
+}
+
+fn with_one_thread_for_computation(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(test);
+}
+
+#[test]
+fn a_list_that_is_late_is_popular_first_and_personal_next_on_sqlite() {
+    with_one_thread_for_computation(async {
+        a_list_that_is_late_is_popular_first_and_personal_next(Fixture::start(None, &[]).await).await;
+    });
+}
+
+#[test]
+fn a_list_that_is_late_is_popular_first_and_personal_next_on_postgres() {
+    with_one_thread_for_computation(async {
+        let server = PostgresServer::start().await.unwrap();
+        a_list_that_is_late_is_popular_first_and_personal_next(Fixture::start(Some(&server), &[]).await)
+            .await;
+    });
 }
 
 macro_rules! on_both {
@@ -654,5 +684,4 @@ on_both! {
     a_training_does_what_has_changed_and_no_more
     a_damaged_or_foreign_model_is_replaced_and_meanwhile_the_popular_serves
     pieces_that_no_model_names_are_swept_once_they_are_old
-    a_list_that_is_late_is_popular_first_and_personal_next
 }

@@ -15,9 +15,50 @@ use super::{moment, read};
 const FROM: &str = "2030-05-01T00:00:00+00:00";
 const UNTIL: &str = "2031-05-01T00:00:00+00:00";
 
-/// Where another implementation goes its own way: which, in which calendar, and what it does.
+/// Where another implementation goes its own way: which, in which calendar, and what it does. Apart from `clocks-back` the two
+/// others do not share any of these: the second one reads those calendars as we do.
 const DIFFERENT: &[(&str, &str, &str)] = &[
+    // RFC 5545 3.3.6: of a duration only weeks and days follow the clock.
+    (
+        "ical",
+        "clocks-back",
+        "adds the hours of a duration to the time that the clock shows",
+    ),
+    (
+        "recurring",
+        "clocks-back",
+        "adds the hours of a duration to the time that the clock shows",
+    ),
+    // RFC 5545 3.8.5.3: DTSTART is the first instance of the set.
+    ("ical", "added-alone", "leaves DTSTART out beside RDATE"),
+    (
+        "ical",
+        "daily-months",
+        "leaves DTSTART out where the rule does not yield it",
+    ),
+    (
+        "ical",
+        "daily-positions",
+        "leaves DTSTART out where the rule does not yield it",
+    ),
+    (
+        "ical",
+        "weekly-months",
+        "leaves DTSTART out where the rule does not yield it",
+    ),
     ("ical", "added-periods", "does not read RDATE;VALUE=PERIOD"),
+    ("ical", "future", "does not know RANGE=THISANDFUTURE"),
+    ("ical", "future-back", "does not know RANGE=THISANDFUTURE"),
+    (
+        "ical",
+        "moved-away",
+        "keeps the occurrence that was moved a month ahead",
+    ),
+    (
+        "ical",
+        "sequence",
+        "keeps a component beside the one that revises it",
+    ),
     ("ical", "windows-zone", "does not know the names of Windows"),
 ];
 
