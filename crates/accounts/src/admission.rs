@@ -1,4 +1,5 @@
-//! Whom a server that starts may serve: whoever has a key; or, where there is no key, this machine, and in production nobody.
+//! Which clients a server may serve. With an API key in the database or the settings: clients that present one. Without a key: this
+//! machine alone; in production the server does not start.
 
 use holdfast_core::config::Settings;
 use holdfast_http::server::Reach;
@@ -24,7 +25,7 @@ pub enum AdmissionError {
     ShortKey,
 }
 
-/// Whom a server may serve.
+/// Which clients a server may serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
     /// Where it may listen.

@@ -8,7 +8,7 @@ use holdfast_http::{Caller, Problem};
 use crate::keys::ApiKeys;
 use crate::sessions::{Sessions, is_token};
 
-/// API keys alone: a service where nobody logs in.
+/// API keys alone, for services without sessions.
 impl Authenticator for ApiKeys {
     fn known_key(&self, token: &str) -> Option<Caller> {
         self.known(token)

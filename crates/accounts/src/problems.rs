@@ -24,7 +24,7 @@ impl From<SessionError> for Problem {
         match error {
             SessionError::Off => Self::new(
                 ProblemKind::LoginOff,
-                "nobody can log in: set JWT_SECRET_KEY to a long random text (openssl rand -hex 32), the same for \
+                "logins are disabled: set JWT_SECRET_KEY to a long random text (openssl rand -hex 32), the same for \
                  every API process; API keys work without",
             ),
             SessionError::WrongLogin => Self::new(

@@ -65,6 +65,14 @@ pub struct BulkPreview {
     pub sample: Vec<JobView>,
 }
 
+/// The progress of a bulk operation, or with `dry_run` what it would do.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum BulkAnswer {
+    Done(BulkView),
+    Preview(BulkPreview),
+}
+
 /// A name in a filter.
 pub(crate) fn check_name(field: &str, name: Option<&String>) -> Result<(), Problem> {
     match name {
@@ -155,7 +163,7 @@ impl CancelBody {
     request_body = CancelBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
-        (status = 200, body = BulkView, description = "The result"),
+        (status = 200, body = BulkAnswer, description = "The result, or with `dry_run` a preview"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "nothing-matched"),
         (status = 422, description = "invalid-field, idempotency-key-reused"),
@@ -180,7 +188,7 @@ pub(crate) async fn cancel(
             matched,
             sample: Vec::new(),
         };
-        return json(StatusCode::OK, &preview);
+        return json(StatusCode::OK, &BulkAnswer::Preview(preview));
     }
     let (done, remaining) = state
         .http
@@ -198,7 +206,7 @@ pub(crate) async fn cancel(
     if done.operation.is_none() {
         return Err(nothing_matched("job"));
     }
-    json(StatusCode::OK, &BulkView::new(&done, remaining))
+    json(StatusCode::OK, &BulkAnswer::Done(BulkView::new(&done, remaining)))
 }
 
 /// A purge with its confirmation.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::bulk::{BulkPreview, BulkView, MAX_NAME, check_name};
+use crate::bulk::{BulkAnswer, BulkPreview, BulkView, MAX_NAME, check_name};
 use crate::fields::Attempts;
 use crate::job_view::JobView;
 use crate::state::ControlState;
@@ -308,7 +308,7 @@ impl DeadLetterFilterBody {
     request_body = RedriveBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
-        (status = 200, body = BulkView, description = "The result"),
+        (status = 200, body = BulkAnswer, description = "The result, or with `dry_run` a preview"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "job-not-found (with `id`), nothing-matched"),
         (status = 409, description = "illegal-transition: the job is not discarded, or another one has its unique_key (with `id`)"),
@@ -356,7 +356,7 @@ pub(crate) async fn redrive(
             answer(&jobs, &redrive.filter, selection.one, &done).await
         })
         .await?;
-    json(StatusCode::OK, &view)
+    json(StatusCode::OK, &BulkAnswer::Done(view))
 }
 
 fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
@@ -379,7 +379,7 @@ fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
     request_body = DeleteBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters")),
     responses(
-        (status = 200, body = BulkView, description = "The result"),
+        (status = 200, body = BulkAnswer, description = "The result, or with `dry_run` a preview"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "job-not-found (with `id`), nothing-matched"),
         (status = 409, description = "illegal-transition: the job is not discarded (with `id`)"),
@@ -409,7 +409,7 @@ pub(crate) async fn delete(
             answer(&jobs, &selection.filter, selection.one, &done).await
         })
         .await?;
-    json(StatusCode::OK, &view)
+    json(StatusCode::OK, &BulkAnswer::Done(view))
 }
 
 async fn preview(state: &ControlState, filter: DeadLetterFilter) -> Result<HttpResponse, Problem> {
@@ -426,7 +426,7 @@ async fn preview(state: &ControlState, filter: DeadLetterFilter) -> Result<HttpR
         matched,
         sample: sample.into_iter().map(view).collect(),
     };
-    json(StatusCode::OK, &preview)
+    json(StatusCode::OK, &BulkAnswer::Preview(preview))
 }
 
 /// What was done, or why nothing was.

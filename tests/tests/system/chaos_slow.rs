@@ -314,7 +314,10 @@ async fn a_worker_frozen_between_count_and_commit_stops_no_queue_and_counts_once
 #[tokio::test]
 async fn a_worker_frozen_with_the_places_of_a_limited_queue_stops_it_no_longer_than_a_lease() {
     let scenario = "SIGSTOP after a limited claim";
-    let builder = three_queues().env("HOLDFAST__QUEUES__SECOND__MAX_RUNNING", "12");
+    // One worker cannot take all places: that both hold jobs shows at the end that neither is deaf.
+    let builder = three_queues()
+        .env("HOLDFAST__QUEUES__SECOND__MAX_RUNNING", "12")
+        .env("HOLDFAST__QUEUES__SECOND__CONCURRENCY", "8");
     let mut cluster = a_worker_stops_itself(scenario, "claim:20", builder, async |_| {}).await;
     conclude(&mut cluster, scenario, &Expect::new().lease_loss()).await;
     // Those of the final burst too.

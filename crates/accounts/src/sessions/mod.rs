@@ -149,7 +149,7 @@ impl Sessions {
         self.store.is_degraded()
     }
 
-    /// A session for whoever knows this user's password. Limit it before it is called.
+    /// Checks the password and opens a session. The caller applies the rate limit first.
     pub async fn login(&self, name: &str, password: &SecretString) -> Result<NewSession, SessionError> {
         let tokens = self.tokens()?;
         let user = self.users.verify(name, password).await?;

@@ -1,4 +1,4 @@
-//! `holdfast validate`: is this system as it should be? `--files` looks at deployment files alone.
+//! `holdfast validate`: checks a whole system; with `--files` only deployment files.
 //!
 //! Exit codes: 0; 1 a check failed; 2 a check warned, with `--strict`; 64 the command line is invalid.
 

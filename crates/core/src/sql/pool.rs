@@ -18,28 +18,29 @@
 //! out when the first connection reads its bounds back. Behind a pooler nothing can be cancelled by process id: the pooler
 //! ends what its client left, or `statement_timeout` does.
 
+mod session;
+
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, Postgres};
-use sqlx::{AssertSqlSafe, Connection, Row, SqlSafeStr};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection, Row};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use self::session::{Condition, Manager};
+pub use self::session::{PgSession, PgTx};
 use super::bounds::{Bounds, ServerBounds};
 use super::gate::Gate;
 use super::unit::{self, UnitError};
 use super::{SqlError, SqlPoolStats, attendant, measure, postgres};
 use crate::config::DatabaseSettings;
-use crate::failure::{ended_session, sql_outage};
+use crate::failure::sql_outage;
 use crate::mode::{DegradedReason, Mode};
-
-type Manager = <Postgres as sqlx::Database>::TransactionManager;
 
 /// A connection that rested for less is handed out untested.
 const TRUSTED_REST: Duration = Duration::from_secs(1);
@@ -193,9 +194,8 @@ impl PostgresDatabase {
 
     /// A transaction with the bounds of the unit of work that this task is in.
     pub async fn begin(&self) -> Result<PgTx, sqlx::Error> {
-        let mut session = self.acquire().await?;
-        session.begin().await?;
-        Ok(PgTx(session))
+        let session = self.acquire().await?;
+        PgTx::begin(session).await
     }
 
     /// The statements that set these bounds in a message of several statements, which is a transaction of its own. Empty
@@ -600,155 +600,6 @@ impl Drop for Untested<'_> {
         if let Some(backend) = self.backend {
             self.pool.ask_to_end(backend, false, None);
         }
-    }
-}
-
-/// What is known about a session that is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Condition {
-    /// It may be in the middle of a statement or a transaction.
-    Unknown,
-    /// Its last statement was answered.
-    Resting,
-    /// The server ended it, or its wire broke.
-    Broken,
-}
-
-/// A connection in use. What happens when it is dropped: see the module.
-pub struct PgSession {
-    link: Option<Link>,
-    permit: Option<OwnedSemaphorePermit>,
-    pool: Arc<Pool>,
-    operation: &'static str,
-    bounds: Bounds,
-    state: Condition,
-}
-
-impl PgSession {
-    /// Begins a transaction with the bounds of its unit of work.
-    async fn begin(&mut self) -> Result<(), sqlx::Error> {
-        let in_session = !self.pool.is_pooled.load(Ordering::Relaxed);
-        let begin = self.pool.bounds.begin(self.bounds, in_session);
-        let begun = Manager::begin(self, Some(AssertSqlSafe(begin).into_sql_str())).await;
-        self.note(begun)
-    }
-
-    async fn in_transaction<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, sqlx::Error> {
-        self.begin().await?;
-        match work(self).await {
-            Ok(done) => {
-                Manager::commit(self).await?;
-                Ok(done)
-            }
-            Err(error) => {
-                if !ended_session(&error) {
-                    Manager::rollback(self).await?;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// The work on it has ended, so that nothing is under way.
-    pub(super) fn ended(&mut self, error: Option<&sqlx::Error>) {
-        self.state = match error {
-            Some(error) if ended_session(error) => Condition::Broken,
-            _ if Manager::get_transaction_depth(self) > 0 => Condition::Unknown,
-            _ => Condition::Resting,
-        };
-    }
-
-    fn note<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        if let Err(error) = &result {
-            self.ended(Some(error));
-        }
-        result
-    }
-}
-
-impl Deref for PgSession {
-    type Target = PgConnection;
-
-    #[expect(clippy::expect_used, reason = "it is taken in `drop` alone")]
-    fn deref(&self) -> &PgConnection {
-        &self
-            .link
-            .as_ref()
-            .expect("a session in use has its connection")
-            .raw
-    }
-}
-
-impl DerefMut for PgSession {
-    #[expect(clippy::expect_used, reason = "it is taken in `drop` alone")]
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self
-            .link
-            .as_mut()
-            .expect("a session in use has its connection")
-            .raw
-    }
-}
-
-impl fmt::Debug for PgSession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PgSession")
-            .field("operation", &self.operation)
-            .field("state", &self.state)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for PgSession {
-    fn drop(&mut self) {
-        let (Some(link), Some(permit)) = (self.link.take(), self.permit.take()) else {
-            return;
-        };
-        let pool = &self.pool;
-        match (self.state, tokio::runtime::Handle::try_current()) {
-            (Condition::Broken, _) => pool.leave_behind(link, Some(permit)),
-            (Condition::Resting, Ok(_)) => pool.put_back(link, permit),
-            (Condition::Unknown, Ok(runtime)) => {
-                runtime.spawn(Arc::clone(pool).settle(link, permit, self.operation));
-            }
-            // The runtime is gone, and the process with it.
-            (_, Err(_)) => {}
-        }
-    }
-}
-
-/// A transaction of our own; rolled back when it is dropped.
-#[derive(Debug)]
-pub struct PgTx(PgSession);
-
-impl PgTx {
-    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
-        let done = Manager::commit(&mut self.0).await;
-        self.0.ended(done.as_ref().err());
-        done
-    }
-
-    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        let done = Manager::rollback(&mut self.0).await;
-        self.0.ended(done.as_ref().err());
-        done
-    }
-}
-
-impl Deref for PgTx {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.0
-    }
-}
-
-impl DerefMut for PgTx {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
     }
 }
 

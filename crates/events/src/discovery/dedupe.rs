@@ -15,13 +15,13 @@ use crate::store::NewEvent;
 
 /// What this run has brought already.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct KnownEntries {
     hashes: HashSet<Uuid>,
     /// Names of this source that stand for what was brought under others.
     standing: HashSet<String>,
 }
 
-impl Seen {
+impl KnownEntries {
     /// Whether what is stored under a name was brought under another one.
     pub(super) fn stands(&self, name: &str) -> bool {
         self.standing.contains(name)
@@ -45,7 +45,7 @@ impl Discoverer {
         &self,
         source: &str,
         events: Vec<NewEvent>,
-        seen: &mut Seen,
+        seen: &mut KnownEntries,
     ) -> Result<(Vec<NewEvent>, u64), LedgerError> {
         if events.is_empty() {
             return Ok((events, 0));

@@ -8,7 +8,7 @@
 //! - Only a whole calendar proves anything: none that failed, was cut off, has more entries than are read, or has an event
 //!   that does not end ([`Survey`]). An event that was not read to its end is left alone, with all of its occurrences.
 //! - Only what is to come: not what has begun, and of what repeats nothing beyond the horizon of this run.
-//! - What says the same as an entry of this run, under an older name, stands for it, and is not gone ([`Seen`]).
+//! - What says the same as an entry of this run, under an older name, stands for it, and is not gone ([`KnownEntries`]).
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Discoverer;
-use super::dedupe::Seen;
+use super::dedupe::KnownEntries;
 use super::parse::{Survey, is_occurrence};
 use super::run::Report;
 use super::source::SourceRecord;
@@ -41,7 +41,7 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
-    fn lacks(&self, name: &str, starts: i64, seen: &Seen) -> bool {
+    fn lacks(&self, name: &str, starts: i64, seen: &KnownEntries) -> bool {
         let in_view = !is_occurrence(name) || starts <= self.until.timestamp_millis();
         in_view && !self.names.contains(name) && !seen.stands(name) && self.survey.vouches_for(name)
     }
@@ -53,7 +53,7 @@ impl Discoverer {
         &self,
         source: &SourceRecord,
         inventory: &Inventory,
-        seen: &Seen,
+        seen: &KnownEntries,
         report: &mut Report,
     ) -> Result<(), LedgerError> {
         let name = source.id.to_string();

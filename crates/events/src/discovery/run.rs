@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::Discoverer;
-use super::dedupe::Seen;
+use super::dedupe::KnownEntries;
 use super::fetch::{Body, Failure, Fetched, fetch, unpacked};
 use super::horizon::KeptBody;
 use super::missing::Inventory;
@@ -303,7 +303,7 @@ impl Discoverer {
 
     /// Fetches, reads and stores. What a server says of its answer's age, if there was a whole one.
     async fn read(&self, source: &SourceRecord, report: &mut Report) -> Result<Option<Validators>, Broken> {
-        let mut seen = Seen::default();
+        let mut seen = KnownEntries::default();
         if source.definition.kind == SourceKind::Reddit {
             self.read_reddit(source, report, &mut seen).await?;
             return Ok(None);
@@ -325,7 +325,7 @@ impl Discoverer {
         source: &SourceRecord,
         body: Body,
         report: &mut Report,
-        seen: &mut Seen,
+        seen: &mut KnownEntries,
     ) -> Result<Validators, Broken> {
         let validators = (body.etag.clone(), body.last_modified.clone());
         let taken = self.take(source, body, report, seen).await?;
@@ -343,7 +343,7 @@ impl Discoverer {
         &self,
         source: &SourceRecord,
         report: &mut Report,
-        seen: &mut Seen,
+        seen: &mut KnownEntries,
     ) -> Result<Option<Validators>, Broken> {
         report.status = Status::Unchanged;
         if source.definition.kind != SourceKind::Ical {
@@ -393,7 +393,7 @@ impl Discoverer {
         &self,
         source: &SourceRecord,
         report: &mut Report,
-        seen: &mut Seen,
+        seen: &mut KnownEntries,
     ) -> Result<(), Broken> {
         let settings = &self.0.sources.0.settings;
         let mut after: Option<String> = None;
@@ -417,7 +417,7 @@ impl Discoverer {
         source: &SourceRecord,
         body: Body,
         report: &mut Report,
-        seen: &mut Seen,
+        seen: &mut KnownEntries,
     ) -> Result<Taken, Broken> {
         report.bytes += body.bytes.len() as u64;
         let settings = &self.0.sources.0.settings;

@@ -3,7 +3,7 @@
 use holdfast_jobs::ledger::LedgerError;
 
 use super::Discoverer;
-use super::dedupe::Seen;
+use super::dedupe::KnownEntries;
 use super::news::{Announcer, AnnouncingWitness, piece};
 use super::parse::{Entry, Note};
 use super::run::{Change, Report};
@@ -19,7 +19,7 @@ impl Discoverer {
         source: &SourceRecord,
         batch: Vec<Entry>,
         report: &mut Report,
-        seen: &mut Seen,
+        seen: &mut KnownEntries,
     ) -> Result<(), LedgerError> {
         report.entries += batch.len() as u64;
         let mut events = Vec::with_capacity(batch.len());

@@ -9,7 +9,7 @@ use super::fault::age;
 use super::figures::{HolderKey, QueueLook, ServerFigures, WorkerLook};
 use super::postgres::HOLDER_AFTER;
 use super::{
-    ABANDONED_AFTER, Fault, FaultKind, Inner, LeaseFigures, OVER_AFTER, Report, Seen, UNREADABLE_AFTER,
+    ABANDONED_AFTER, Fault, FaultKind, Inner, LeaseFigures, OVER_AFTER, Readings, Report, UNREADABLE_AFTER,
 };
 
 /// With limits, no outcome for this many times as long may be right: a rate may be one job in an hour.
@@ -34,7 +34,7 @@ pub(super) struct Memory {
 }
 
 impl Inner {
-    pub(super) fn judge(&self, memory: &mut Memory, seen: Seen) -> Report {
+    pub(super) fn judge(&self, memory: &mut Memory, seen: Readings) -> Report {
         let mut faults = Vec::new();
         if let Some(leases) = &seen.leases {
             judge_leases(leases, &mut faults);

@@ -151,7 +151,7 @@ struct Last {
 
 /// How the three units came out.
 #[derive(Debug, Default)]
-struct Seen {
+struct Readings {
     server: Option<ServerFigures>,
     file: Option<FileFigures>,
     leases: Option<LeaseFigures>,
@@ -259,8 +259,8 @@ impl Inner {
     }
 
     /// The server's own views first: they answer though a table is locked.
-    async fn look(&self) -> Seen {
-        let mut seen = Seen::default();
+    async fn look(&self) -> Readings {
+        let mut seen = Readings::default();
         let looking = async {
             let (server, file) = self
                 .read("look for faults of the server", &mut seen.is_slow, Self::server)

@@ -4,11 +4,9 @@
 //! address for a stranger.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_http::authentication::count_anonymous;
-use holdfast_http::params::Params;
 use holdfast_http::problem::Problem;
 
-use super::unsubscribe::{no_such_link, page, token_of};
+use super::unsubscribe::{behind_link, page};
 use crate::state::NotifyState;
 
 /// Ask whether an address is a user's
@@ -26,14 +24,9 @@ pub(crate) async fn ask(
     state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    count_anonymous(&state.http, &request).await?;
-    let (preferences, token) = (state.preferences.clone(), token_of(&request)?);
-    let asked = state
-        .http
-        .on_runtime(async move { preferences.confirmation(&token).await })
-        .await?
-        .ok_or_else(no_such_link)?;
+    let preferences = state.preferences.clone();
+    let follow = |token: String| async move { preferences.confirmation(&token).await };
+    let asked = behind_link(&state, &request, follow).await?;
     let (address, user) = (escaped(&asked.address), escaped(&asked.user));
     Ok(page(
         "Confirm an address",
@@ -59,14 +52,9 @@ pub(crate) async fn confirm(
     state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    count_anonymous(&state.http, &request).await?;
-    let (preferences, token) = (state.preferences.clone(), token_of(&request)?);
-    let done = state
-        .http
-        .on_runtime(async move { preferences.confirm(&token).await })
-        .await?
-        .ok_or_else(no_such_link)?;
+    let preferences = state.preferences.clone();
+    let follow = |token: String| async move { preferences.confirm(&token).await };
+    let done = behind_link(&state, &request, follow).await?;
     let address = escaped(&done.address);
     Ok(page(
         "Confirm an address",

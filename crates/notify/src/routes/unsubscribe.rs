@@ -35,14 +35,11 @@ pub(crate) async fn ask(
     state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    count_anonymous(&state.http, &request).await?;
-    let (notices, token) = (state.notices.clone(), token_of(&request)?);
-    let list = state
-        .http
-        .on_runtime(async move { notices.mail().token_list(&token).await })
-        .await?;
-    let list = list.ok_or_else(no_such_link)?;
+    let notices = state.notices.clone();
+    let list = behind_link(&state, &request, |token| async move {
+        notices.mail().token_list(&token).await
+    })
+    .await?;
     Ok(page(
         "Unsubscribe",
         &format!(
@@ -68,21 +65,37 @@ pub(crate) async fn unsubscribe(
     state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    count_anonymous(&state.http, &request).await?;
-    let (notices, token) = (state.notices.clone(), token_of(&request)?);
-    let done = state
-        .http
-        .on_runtime(async move { notices.mail().unsubscribe(&token).await })
-        .await?;
-    let list = done.ok_or_else(no_such_link)?.list;
+    let notices = state.notices.clone();
+    let done = behind_link(&state, &request, |token| async move {
+        notices.mail().unsubscribe(&token).await
+    })
+    .await?;
+    let list = done.list;
     Ok(page(
         "Unsubscribe",
         &format!("<p>You get no more mail of the list <b>{list}</b>.</p>"),
     ))
 }
 
-pub(super) fn token_of(request: &HttpRequest) -> Result<String, Problem> {
+/// What the token of a mail's link leads to. Requests count against the address that they come from, because they name no caller.
+pub(super) async fn behind_link<T, E, F>(
+    state: &NotifyState,
+    request: &HttpRequest,
+    follow: impl FnOnce(String) -> F,
+) -> Result<T, Problem>
+where
+    F: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
+    Problem: From<E>,
+{
+    Params::of(request, &[]).finish()?;
+    count_anonymous(&state.http, request).await?;
+    let followed = state.http.on_runtime(follow(token_of(request)?)).await?;
+    followed.ok_or_else(no_such_link)
+}
+
+fn token_of(request: &HttpRequest) -> Result<String, Problem> {
     let token = request.match_info().get("token").unwrap_or_default();
     let is_token = |text: &str| {
         let mut bytes = text.bytes();
@@ -94,7 +107,7 @@ pub(super) fn token_of(request: &HttpRequest) -> Result<String, Problem> {
     Err(no_such_link())
 }
 
-pub(super) fn no_such_link() -> Problem {
+fn no_such_link() -> Problem {
     let detail = "the link is not one of ours, or is too old; use the one in the mail, whole";
     Problem::new(ProblemKind::LinkNotFound, detail)
 }

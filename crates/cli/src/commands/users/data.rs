@@ -77,7 +77,7 @@ pub(super) async fn delete(local: &Local, users: &Users, by: &By, args: DeleteAr
         };
         format!(
             "deleted {}: {} interactions, {} subscriptions, {} rows of mail, {} deliveries; {} jobs and {} audit entries \
-             name nobody now{left}",
+             no longer name the user{left}",
             args.whom.user,
             done.interactions,
             done.subscriptions,
