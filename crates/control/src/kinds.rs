@@ -9,7 +9,7 @@ use holdfast_http::Problem;
 use holdfast_http::json;
 use holdfast_http::params::Params;
 use holdfast_http::{Allowed, Read};
-use holdfast_jobs::{Jobs, Kind, RetryPolicy};
+use holdfast_jobs::{Jitter, Jobs, Kind, RetryPolicy};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,8 +25,10 @@ pub struct PolicyView {
     pub base_seconds: f64,
     /// Longest delay, in seconds.
     pub cap_seconds: f64,
-    /// Whether each delay is drawn uniformly between zero and its maximum.
+    /// Whether each delay is random.
     pub jitter: bool,
+    /// The shortest delay, as a share of the longest after the same failure: 0 (full jitter), 0.5 (equal jitter) or 1 (none).
+    pub shortest_share: f64,
 }
 
 impl From<RetryPolicy> for PolicyView {
@@ -35,7 +37,12 @@ impl From<RetryPolicy> for PolicyView {
             max_attempts: policy.max_attempts,
             base_seconds: policy.backoff.base.as_secs_f64(),
             cap_seconds: policy.backoff.cap.as_secs_f64(),
-            jitter: policy.backoff.jitter,
+            jitter: policy.backoff.jitter != Jitter::Off,
+            shortest_share: match policy.backoff.jitter {
+                Jitter::Off => 1.0,
+                Jitter::Full => 0.0,
+                Jitter::Equal => 0.5,
+            },
         }
     }
 }

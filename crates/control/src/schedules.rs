@@ -83,9 +83,13 @@ impl ScheduleBody {
 #[schema(as = Schedule)]
 pub struct ScheduleView {
     pub name: String,
-    /// `api`, or `config`: a schedule of `holdfast.toml`, which is read-only here.
+    /// `api`, or `config`: a schedule of `holdfast.toml`, which can be disabled, enabled and run here, and not changed.
     pub source: Cow<'static, str>,
+    /// Whether it ticks.
     pub enabled: bool,
+    /// Disabled by a request, though the configuration enables it. Absent: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     pub cron: Option<String>,
     pub every_seconds: Option<u32>,
     pub time_zone: Option<String>,
@@ -126,6 +130,7 @@ impl From<ScheduleRecord> for ScheduleView {
     fn from(record: ScheduleRecord) -> Self {
         let next_ticks = record.next_ticks(NEXT_TICKS);
         let schedule = record.schedule;
+        let enabled = schedule.ticks();
         let (cron, time_zone, every_seconds) = match schedule.rhythm {
             Rhythm::Cron {
                 expression,
@@ -136,7 +141,8 @@ impl From<ScheduleRecord> for ScheduleView {
         Self {
             name: schedule.name,
             source: record.source.name().into(),
-            enabled: schedule.enabled,
+            enabled,
+            paused: schedule.paused,
             cron,
             every_seconds,
             time_zone,
@@ -402,7 +408,8 @@ pub(crate) async fn enable(
 
 /// Disable a schedule
 ///
-/// The schedule does not tick until it is enabled again. Jobs of earlier ticks continue.
+/// The schedule does not tick until it is enabled again. Jobs of earlier ticks continue. A schedule of the configuration stays
+/// disabled however often services restart.
 #[utoipa::path(post, path = "/v1/schedules/{name}/disable", tag = "schedules", operation_id = "disable_schedule",
     params(("name" = String, Path, description = "The schedule's name")),
     responses(

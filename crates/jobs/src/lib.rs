@@ -42,5 +42,5 @@ pub use holdfast_core::sql::Tx as LedgerTx;
 pub use id::{BatchId, InvalidId, JobId, WorkerId};
 pub use job::{Job, JobContext, JobError, PayloadFault, Resources};
 pub use registry::{Kind, Registry};
-pub use retry::{Backoff, RetryPolicy};
+pub use retry::{Backoff, Jitter, RetryPolicy};
 pub use state::{State, StoredState, Transition, UnknownState};

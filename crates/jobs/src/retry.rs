@@ -23,20 +23,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use holdfast_core::backoff::{Backoff, Jitter};
 use holdfast_core::config::{RetryOverride, RetrySettings, Settings};
-use serde::{Deserialize, Serialize};
 
 use crate::job::JobError;
-
-/// Exponential backoff of one kind or one job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backoff {
-    #[serde(with = "millis")]
-    pub base: Duration,
-    #[serde(with = "millis")]
-    pub cap: Duration,
-    pub jitter: bool,
-}
 
 /// How often a job is tried, and the delays in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +46,7 @@ impl From<RetrySettings> for RetryPolicy {
             backoff: Backoff {
                 base: settings.base,
                 cap: settings.cap,
-                jitter: settings.jitter,
+                jitter: Jitter::Full.switched(settings.jitter),
             },
         }
     }
@@ -70,7 +60,7 @@ impl RetryPolicy {
             backoff: Backoff {
                 base: Duration::ZERO,
                 cap: Duration::ZERO,
-                jitter: false,
+                jitter: Jitter::Off,
             },
         }
     }
@@ -134,21 +124,11 @@ impl RetryPolicy {
             backoff: Backoff {
                 base,
                 cap: by.cap.unwrap_or(self.backoff.cap).max(base),
-                jitter: by.jitter.unwrap_or(self.backoff.jitter),
+                jitter: by
+                    .jitter
+                    .map_or(self.backoff.jitter, |on| self.backoff.jitter.switched(on)),
             },
         }
-    }
-}
-
-impl Backoff {
-    /// The rest before the attempt after the `attempt`-th (1-based).
-    pub fn delay(&self, attempt: u32) -> Duration {
-        let core = holdfast_core::backoff::Backoff {
-            base: self.base,
-            cap: self.cap,
-            jitter: self.jitter,
-        };
-        core.delay(attempt)
     }
 }
 
@@ -181,24 +161,13 @@ pub fn verdict(
         JobError::Snooze(delay) if snoozes < MAX_SNOOZES => Verdict::SnoozeFor((*delay).min(MAX_REST)),
         JobError::Permanent(_) => Verdict::Discard,
         _ if attempt >= max_attempts => Verdict::Discard,
-        JobError::RetryAfter(delay, _) => Verdict::RetryIn((*delay).min(MAX_REST)),
+        // A server that always answers "Retry-After: 1" must not use up the attempts in seconds.
+        JobError::RetryAfter(delay, _) => {
+            Verdict::RetryIn((*delay).max(backoff.floor(attempt)).min(MAX_REST))
+        }
         JobError::Transient(_) | JobError::TimedOut(_) | JobError::Panicked(_) | JobError::Snooze(_) => {
             Verdict::RetryIn(backoff.delay(attempt))
         }
-    }
-}
-
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
 
@@ -209,13 +178,24 @@ mod tests {
     const BACKOFF: Backoff = Backoff {
         base: Duration::from_secs(60),
         cap: Duration::from_secs(600),
-        jitter: false,
+        jitter: Jitter::Off,
     };
 
     #[test]
     fn the_default_policy_rests_1_2_4_minutes() {
         let rests: Vec<u64> = (1..=6).map(|attempt| BACKOFF.delay(attempt).as_secs()).collect();
         assert_eq!(rests, [60, 120, 240, 480, 600, 600]);
+    }
+
+    #[test]
+    fn a_short_wish_to_retry_is_no_way_around_the_floor() {
+        let soon = JobError::retry_after(Duration::from_secs(1), "busy");
+        let verdict = |backoff| verdict(&soon, 3, 9, 0, &backoff, false);
+        let (base, cap) = (BACKOFF.base, BACKOFF.cap);
+        let floor = Duration::from_secs(120);
+        assert_eq!(verdict(Backoff::with_floor(base, cap)), Verdict::RetryIn(floor));
+        let asked = Duration::from_secs(1);
+        assert_eq!(verdict(Backoff::new(base, cap)), Verdict::RetryIn(asked));
     }
 
     #[test]
@@ -308,7 +288,8 @@ mod tests {
             (both.base, both.cap),
             (Duration::from_secs(700), Duration::from_secs(700))
         );
-        assert!(!both.jitter && policies.of("other", None, "events").backoff.jitter);
+        assert_eq!(both.jitter, Jitter::Off);
+        assert_eq!(policies.of("other", None, "events").backoff.jitter, Jitter::Full);
         assert!(policies.is_overruled_on("events") && !policies.is_overruled_on("default"));
     }
 }

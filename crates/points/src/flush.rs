@@ -50,11 +50,7 @@ impl Job for PointsFlush {
     fn retry() -> Option<RetryPolicy> {
         Some(RetryPolicy {
             max_attempts: 20,
-            backoff: Backoff {
-                base: Duration::from_secs(1),
-                cap: Duration::from_secs(10),
-                jitter: true,
-            },
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(10)),
         })
     }
 

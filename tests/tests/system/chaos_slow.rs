@@ -13,13 +13,15 @@
 use crate::chaos_support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chaos_support::{
-    LIMIT, SLACK, WARM, assert_fetching_again, figure, figures, millis, probe, repeated, until,
+    HEALTH_ANSWERS, LIMIT, SLACK, WARM, assert_fetching_again, figure, figures, millis, probe, repeated,
+    until,
 };
 use holdfast_testkit::{PostgresOptions, PostgresServer};
 use holdfast_tests::{
@@ -27,6 +29,7 @@ use holdfast_tests::{
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// Queues of the ledger.
@@ -258,6 +261,13 @@ async fn a_foreign_transaction_on_one_job_and_one_batch_delays_these_alone() {
 
 // --- frozen -----------------------------------------------------------------------------------------------------------
 
+/// A folder that the server can read, which runs as another user.
+fn readable_dir() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    dir
+}
+
 /// The state letter of a process, as the kernel tells it.
 fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -371,6 +381,68 @@ async fn claims_that_take_longer_than_their_client_waits_lose_no_job() {
     watch.assert(scenario);
 }
 
+// --- stalled ----------------------------------------------------------------------------------------------------------
+
+/// What the stalled disk loads into the server, in the language that exports symbols without unsafe Rust.
+const STALLED_DISK: &str = include_str!("stalled_disk.c");
+
+/// Compiles [`STALLED_DISK`] into `dir` with the compiler that links Rust programs.
+fn stalled_disk(dir: &Path) -> PathBuf {
+    let (source, library) = (dir.join("stalled_disk.c"), dir.join("stalled_disk.so"));
+    std::fs::write(&source, STALLED_DISK).unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+        .args([&library, &source])
+        .arg("-ldl")
+        .output()
+        .expect("a C compiler: Rust links with it, too");
+    let printed = String::from_utf8_lossy(&compiled.stderr);
+    assert!(compiled.status.success(), "{printed}");
+    library
+}
+
+/// The disk of the database stalls: whatever is to be read is read, and every commit waits in the kernel, where no bound and
+/// no cancellation of the server ends it. Requests are answered 503 in time, `/health` answers, and once the disk goes on
+/// all goes on; what committed late is neither lost nor run twice.
+#[tokio::test]
+async fn a_disk_that_stalls_under_the_commits_loses_and_repeats_no_job() {
+    let scenario = "the disk stalls";
+    let dir = readable_dir();
+    let stalled = dir.path().join("stalled");
+    let options = PostgresOptions::default()
+        .env("LD_PRELOAD", stalled_disk(dir.path()).to_string_lossy())
+        .env("STALLED_DISK", stalled.to_string_lossy());
+    let mut cluster = three_queues().postgres_options(options).start().await.unwrap();
+    let watch = ConnectionWatch::start(cluster.postgres()).await;
+    let load = cluster.load(on_three_queues());
+    load.wait_for_accepted(WARM, LIMIT).await.unwrap();
+    cluster.fault_begins(scenario, Dependency::Sql);
+    std::fs::write(&stalled, "").unwrap();
+    let began = Instant::now();
+    let waiting = "select count(*) from pg_stat_activity where wait_event in ('WALSync', 'WALWrite')";
+    until("a commit to wait for the disk", LIMIT, async || {
+        ask(&cluster, waiting).await != "0"
+    })
+    .await
+    .unwrap();
+    let mut refused = 0;
+    while began.elapsed() < WHILE || refused == 0 {
+        assert!(began.elapsed() < LIMIT, "no request was refused");
+        let job = json!({"kind": "debug.echo", "queue": "second", "payload": {}});
+        let answer = cluster.client(0).post_json("/v1/jobs", &job).await.unwrap();
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        refused += 1;
+    }
+    std::fs::remove_file(&stalled).unwrap();
+    cluster.fault_ends();
+    assert_fetching_again(&cluster, scenario, &THREE).await;
+    load.stop().await.unwrap();
+    conclude(&mut cluster, scenario, &Expect::new()).await;
+    assert_eq!(repeated(&cluster), [], "no lease was lost");
+    assert!(cluster.health().longest() <= HEALTH_ANSWERS + SLACK);
+    watch.assert(scenario);
+}
+
 // --- used up ----------------------------------------------------------------------------------------------------------
 
 /// Somebody takes every connection that is free. What cannot be taken is refused with 503, and all goes on once they
@@ -418,9 +490,7 @@ async fn a_clock_of_the_database_that_steps_back_ten_minutes_stops_no_queue() {
     let library = FAKETIME.into_iter().find(|path| Path::new(path).exists());
     let library = library
         .expect("libfaketime is not installed: run scripts/test once, or install the package libfaketime");
-    let dir = tempfile::tempdir().unwrap();
-    // The server runs as another user.
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let dir = readable_dir();
     let clock = dir.path().join("clock");
     std::fs::write(&clock, "+0\n").unwrap();
     let options = PostgresOptions::fast()

@@ -174,13 +174,22 @@ async fn a_schedule_of_the_configuration_is_shown_and_not_changed() {
     for (method, path) in [
         ("PUT", "/v1/schedules/nightly"),
         ("DELETE", "/v1/schedules/nightly"),
-        ("POST", "/v1/schedules/nightly/disable"),
     ] {
         let refused = send(&app, method, path, &nightly()).await;
         let body = problem_of(&refused, 409, "schedule-configured", "name");
         assert!(
             body["detail"].as_str().unwrap().contains("holdfast.toml"),
             "{body}"
+        );
+    }
+    for (change, enabled) in [("disable", false), ("enable", true)] {
+        let path = format!("/v1/schedules/nightly/{change}");
+        let switched = body_of(&send(&app, "POST", &path, &json!({})).await);
+        assert_eq!(switched["enabled"], enabled, "{switched}");
+        assert_eq!(
+            switched["paused"].as_bool().unwrap_or(false),
+            !enabled,
+            "{switched}"
         );
     }
     let run = send(&app, "POST", "/v1/schedules/nightly/run", &json!({})).await;
@@ -212,7 +221,7 @@ async fn kinds_show_the_policy_that_counts() {
     let http = kinds.iter().find(|kind| kind["kind"] == "http.request").unwrap();
     assert_eq!(
         http["retry"],
-        json!({"max_attempts": 4, "base_seconds": 60.0, "cap_seconds": 600.0, "jitter": true})
+        json!({"max_attempts": 4, "base_seconds": 60.0, "cap_seconds": 600.0, "jitter": true, "shortest_share": 0.0})
     );
     assert_eq!(http["retry_on"], json!({}));
 }

@@ -180,3 +180,21 @@ async fn paste(line: &str) -> Value {
     let printed = shell.printed(DEADLINE).await.unwrap().text;
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {line}: {printed}"))
 }
+
+#[tokio::test]
+async fn a_developers_variables_are_read_from_a_file_and_the_service_says_where_they_are_wrong() {
+    let file = "HOLDFAST__WORKER__BATCH_SIZE=0\nPORT=http # a comment\n";
+    let place = Place::new().with_env("HOLDFAST_ENV", "development");
+    std::fs::write(place.path().join(".env"), file).unwrap();
+    let ended = place.run(&["migrate"]).await;
+    assert_eq!(ended.code, Some(64));
+    for told in [
+        "worker.batch_size (from HOLDFAST__WORKER__BATCH_SIZE in .env)",
+        "server.port (from PORT in .env)",
+    ] {
+        assert!(ended.text.contains(told), "{}", ended.text);
+    }
+    std::fs::write(place.path().join(".env"), "HOLDFAST__WORKER__BATCH_SIZE=10\n").unwrap();
+    let ended = place.run(&["migrate"]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+}

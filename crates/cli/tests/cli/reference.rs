@@ -337,10 +337,10 @@ fn kind(kind: &Value, payload: &[Field]) -> String {
         retry["max_attempts"],
         duration(&retry["base_seconds"]),
         duration(&retry["cap_seconds"]),
-        if retry["jitter"] == true {
-            ", with jitter"
-        } else {
-            ""
+        match retry["shortest_share"].as_f64() {
+            Some(0.0) => ", with full jitter",
+            Some(0.5) => ", with equal jitter",
+            _ => "",
         }
     );
     let rows: Vec<String> = payload

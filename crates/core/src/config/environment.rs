@@ -5,13 +5,16 @@
 //! - Pieces that a platform offers (`PGHOST`, `REDISHOST`, `RAILWAY_ENVIRONMENT_NAME`) only fill in what nobody
 //!   else says: they are there whether or not somebody meant them.
 //!
+//! In development, `.env` adds variables that the process does not have (`dotenv.rs`).
+//!
 //! A variable that is set but empty counts as not set: that is what a reference to a missing service becomes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use config::ValueKind;
 use url::Url;
 
+use super::dotenv;
 use super::fault::{ConfigFault, nearest};
 use super::layers::{Layer, misnamed};
 use super::schema::{Schema, misnamed_queue, template_path};
@@ -81,11 +84,32 @@ fn generic_variable(path: &str) -> String {
 /// The variables of one process.
 pub(super) struct Variables<'a> {
     variables: &'a BTreeMap<String, String>,
+    from_dotenv: &'a BTreeSet<String>,
 }
 
 impl<'a> Variables<'a> {
-    pub(super) fn new(variables: &'a BTreeMap<String, String>) -> Self {
-        Self { variables }
+    pub(super) fn new(variables: &'a BTreeMap<String, String>, from_dotenv: &'a BTreeSet<String>) -> Self {
+        Self {
+            variables,
+            from_dotenv,
+        }
+    }
+
+    /// A variable, as faults name it.
+    fn origin(&self, name: &str) -> String {
+        match self.place(name) {
+            dotenv::FILE => format!("{name} in {}", dotenv::FILE),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// Where a variable is set, as faults name it.
+    fn place(&self, name: &str) -> &'static str {
+        if self.from_dotenv.contains(name) {
+            dotenv::FILE
+        } else {
+            "the environment"
+        }
     }
 
     /// The value without surrounding blanks; `None` if there is nothing else in it.
@@ -102,14 +126,14 @@ impl<'a> Variables<'a> {
         // Later entries win, so the strongest name of a setting comes last.
         for (name, path) in CONVENTIONAL.iter().rev() {
             if let Some(text) = self.get(name) {
-                read_into(&mut layer, path, name, text, schema, faults);
+                read_into(&mut layer, path, &self.origin(name), text, schema, faults);
             }
         }
         for name in self.variables.keys().filter(|name| name.starts_with("HOLDFAST_")) {
             let Some(text) = self.get(name) else { continue };
             match path_of(name).filter(|path| schema.default_of(path).is_some()) {
-                Some(path) => read_into(&mut layer, &path, name, text, schema, faults),
-                None => faults.extend(misspelt(name, schema)),
+                Some(path) => read_into(&mut layer, &path, &self.origin(name), text, schema, faults),
+                None => faults.extend(misspelt(name, self.place(name), schema)),
             }
         }
         layer
@@ -196,7 +220,7 @@ fn path_of(name: &str) -> Option<String> {
 }
 
 /// A `HOLDFAST_…` variable that sets nothing. Those that are not near any name may belong to somebody else.
-fn misspelt(name: &str, schema: &Schema) -> Option<ConfigFault> {
+fn misspelt(name: &str, place: &str, schema: &Schema) -> Option<ConfigFault> {
     let known = CONVENTIONAL
         .iter()
         .map(|(known, _)| *known)
@@ -225,7 +249,7 @@ fn misspelt(name: &str, schema: &Schema) -> Option<ConfigFault> {
     }
     Some(ConfigFault {
         setting: name.to_owned(),
-        source: "the environment".to_owned(),
+        source: place.to_owned(),
         problem: "this variable sets nothing".to_owned(),
         fix: match meant {
             Some(meant) => format!("did you mean {meant}?"),

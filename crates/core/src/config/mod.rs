@@ -1,4 +1,4 @@
-//! Configuration: annotated defaults, then `holdfast.toml`, then the environment.
+//! Configuration: annotated defaults, then `holdfast.toml`, then the environment, which `.env` completes in development.
 //!
 //! The only place that reads the environment. A process loads its [`Settings`] once, before anything else; they
 //! never change. If anything is wrong nothing starts: [`ConfigFaults`] tells every fault at once, each with the
@@ -9,6 +9,7 @@ mod assemble;
 mod authorities;
 mod conflicts;
 mod docs;
+mod dotenv;
 mod environment;
 mod fault;
 mod layers;
@@ -20,9 +21,9 @@ mod schema;
 mod settings;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use docs::{SettingDoc, settings_table};
 pub use fault::{ConfigFault, ConfigFaults};
@@ -67,15 +68,21 @@ pub fn login_name() -> String {
         .map_or_else(|| "unknown".to_owned(), Clone::clone)
 }
 
-/// Reads this process' environment and the configuration file of its working directory.
+/// Reads this process' environment, and `.env` and the configuration file of its working directory.
 pub fn load() -> Result<Settings, ConfigFaults> {
     let mut env = process_environment();
     platform::note_process(&mut env);
-    let (file, faults) = match read_file(&env) {
-        Ok(file) => (file, Vec::new()),
-        Err(fault) => (None, vec![fault]),
-    };
-    assemble_from(Sources { env, file }, faults)
+    let mut faults = Vec::new();
+    let from_dotenv = dotenv::complete(&mut env, Path::new(dotenv::FILE));
+    let from_dotenv = from_dotenv.unwrap_or_else(|fault| {
+        faults.push(fault);
+        BTreeSet::new()
+    });
+    let file = read_file(&env).unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
+    assemble_from(Sources { env, file }, &from_dotenv, faults)
 }
 
 /// One section as this process' environment words it (`HOLDFAST__SECTION__…`), and the defaults for the rest: for who asks
@@ -89,13 +96,18 @@ pub fn load_section(section: &str) -> Result<Settings, ConfigFaults> {
 
 /// The same from given sources.
 pub fn load_from(sources: Sources) -> Result<Settings, ConfigFaults> {
-    assemble_from(sources, Vec::new())
+    assemble_from(sources, &BTreeSet::new(), Vec::new())
 }
 
-fn assemble_from(sources: Sources, mut faults: Vec<ConfigFault>) -> Result<Settings, ConfigFaults> {
+/// `from_dotenv`: the variables that the process' own environment does not have.
+fn assemble_from(
+    sources: Sources,
+    from_dotenv: &BTreeSet<String>,
+    mut faults: Vec<ConfigFault>,
+) -> Result<Settings, ConfigFaults> {
     let defaults = schema::parse_toml(DEFAULTS).map_err(|problem| broken(DEFAULTS_ORIGIN, problem))?;
     let schema = Schema::of(&defaults);
-    let variables = Variables::new(&sources.env);
+    let variables = Variables::new(&sources.env, from_dotenv);
     let mut stack = vec![
         Layer::of_table(&defaults, DEFAULTS_ORIGIN),
         variables.platform_layer(),

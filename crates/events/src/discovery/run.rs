@@ -180,11 +180,7 @@ impl Job for EventsDiscover {
     fn retry() -> Option<RetryPolicy> {
         Some(RetryPolicy {
             max_attempts: 5,
-            backoff: Backoff {
-                base: Duration::from_secs(5),
-                cap: Duration::from_mins(5),
-                jitter: true,
-            },
+            backoff: Backoff::new(Duration::from_secs(5), Duration::from_mins(5)),
         })
     }
 

@@ -55,6 +55,7 @@ pub(super) fn check(definition: Definition, jobs: &Jobs, now: DateTime<Utc>) -> 
             catch_up,
             jitter,
             enabled: definition.enabled,
+            paused: false,
         }),
         _ => Err(faults),
     }

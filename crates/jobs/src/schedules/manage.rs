@@ -114,22 +114,34 @@ impl Schedules {
     /// Makes a schedule, or replaces the one of that name.
     pub async fn put(&self, by: &By, definition: Definition) -> Result<Stored, ScheduleError> {
         let schedule = self.checked(definition).await?;
-        match self.edit(by, &schedule.name, |_| schedule.clone()).await {
+        let with = |standing: &ScheduleRecord| match standing.source {
+            Source::Api => Ok(schedule.clone()),
+            Source::Config => Err(ScheduleError::Configured(schedule.name.clone())),
+        };
+        match self.edit(by, &schedule.name, with).await {
             Ok(record) => Ok(Stored::Replaced(record)),
             Err(ScheduleError::Unknown(_)) => self.insert(by, &schedule).await.map(Stored::New),
             Err(error) => Err(error),
         }
     }
 
+    /// A schedule of the configuration is paused, or goes on; one that the configuration disables stays disabled.
     pub async fn set_enabled(
         &self,
         by: &By,
         name: &str,
         enabled: bool,
     ) -> Result<ScheduleRecord, ScheduleError> {
-        let with = |schedule: &Schedule| Schedule {
-            enabled,
-            ..schedule.clone()
+        let with = |standing: &ScheduleRecord| {
+            let schedule = standing.schedule.clone();
+            match standing.source {
+                Source::Api => Ok(Schedule { enabled, ..schedule }),
+                Source::Config if schedule.enabled => Ok(Schedule {
+                    paused: !enabled,
+                    ..schedule
+                }),
+                Source::Config => Err(ScheduleError::Configured(name.to_owned())),
+            }
         };
         self.edit(by, name, with).await
     }
@@ -222,6 +234,10 @@ impl Schedules {
                 }
                 continue;
             };
+            let schedule = &Schedule {
+                paused: standing.schedule.paused && schedule.enabled,
+                ..schedule.clone()
+            };
             if standing.source == Source::Config && same(&standing.schedule, schedule) {
                 return Ok(false);
             }
@@ -261,24 +277,21 @@ impl Schedules {
         self.get(&schedule.name).await
     }
 
-    /// Changes a schedule of the API's, at the revision that was read.
+    /// Changes a schedule at the revision that was read.
     async fn edit(
         &self,
         by: &By,
         name: &str,
-        change: impl Fn(&Schedule) -> Schedule,
+        change: impl Fn(&ScheduleRecord) -> Result<Schedule, ScheduleError>,
     ) -> Result<ScheduleRecord, ScheduleError> {
         for _ in 0..EDITS {
             let standing = self.get(name).await?;
-            if standing.source == Source::Config {
-                return Err(ScheduleError::Configured(name.to_owned()));
-            }
-            let schedule = change(&standing.schedule);
+            let schedule = change(&standing)?;
             let next = self.next_tick(&standing, &schedule);
             let note = self.note_of(by, action::SCHEDULE_UPDATE, &schedule);
             if self
                 .store
-                .replace(standing.revision, &schedule, Source::Api, next, &note)
+                .replace(standing.revision, &schedule, standing.source, next, &note)
                 .await?
             {
                 return self.get(name).await;
@@ -305,7 +318,7 @@ impl Schedules {
             } => format!("{expression} ({time_zone})"),
             Rhythm::Every { seconds } => format!("every {seconds} s"),
         };
-        let details = json!({ "when": when, "kind": schedule.kind, "enabled": schedule.enabled });
+        let details = json!({ "when": when, "kind": schedule.kind, "enabled": schedule.ticks() });
         Note {
             details: Some(details),
             ..self.note(by, action)
@@ -314,7 +327,7 @@ impl Schedules {
 
     /// An edit that leaves the rhythm alone takes no tick away, not even one that is due right now.
     fn next_tick(&self, standing: &ScheduleRecord, schedule: &Schedule) -> Option<DateTime<Utc>> {
-        let goes_on = standing.schedule.enabled && schedule.enabled;
+        let goes_on = standing.schedule.ticks() && schedule.ticks();
         if goes_on && standing.schedule.rhythm == schedule.rhythm {
             return standing.next_tick;
         }
@@ -326,7 +339,7 @@ impl Schedules {
         reason = "reads as what it is: the first tick of a schedule kept here"
     )]
     fn first_tick(&self, schedule: &Schedule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        if !schedule.enabled {
+        if !schedule.ticks() {
             return None;
         }
         schedule.rhythm.timing().ok()?.next_after(now)
@@ -339,7 +352,7 @@ fn same(standing: &Schedule, new: &Schedule) -> bool {
         && standing.queue == new.queue
         && standing.catch_up == new.catch_up
         && standing.jitter == new.jitter
-        && standing.enabled == new.enabled
+        && (standing.enabled, standing.paused) == (new.enabled, new.paused)
         && json_text::same(standing.payload.get(), new.payload.get())
 }
 

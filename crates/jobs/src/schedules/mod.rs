@@ -17,8 +17,9 @@
 //! # States
 //! A schedule waits for `next_tick`, or is disabled. Enabling it, or changing its rhythm, sets `next_tick` to the first
 //! one from then on: there is nothing to catch up with. Any other edit keeps `next_tick`.
-//! The configuration's schedules are put back by every beat at its start, belong to it alone (the API answers 409), and
-//! go when they are not configured any more.
+//! The configuration's schedules are restored by every beat at its start, belong to it alone (the API answers 409), and are
+//! deleted when they are not configured any more. One that the configuration enables can be *paused*: it is disabled until it
+//! is enabled again, whatever beats start meanwhile. The pause ends where the configuration disables the schedule itself.
 //!
 //! # When things fail
 //! - *The database is away*: beats stay, try again with backoff, and catch up. A commit whose answer is lost is found

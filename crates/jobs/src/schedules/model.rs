@@ -42,7 +42,16 @@ pub struct Schedule {
     pub queue: Option<String>,
     pub catch_up: CatchUp,
     pub jitter: Duration,
+    /// What its owner says.
     pub enabled: bool,
+    /// Disabled by an administrator, though the configuration enables it.
+    pub paused: bool,
+}
+
+impl Schedule {
+    pub fn ticks(&self) -> bool {
+        self.enabled && !self.paused
+    }
 }
 
 /// When it ticks, as it was written.
@@ -107,7 +116,7 @@ impl CatchUp {
 pub enum Source {
     /// Whoever may use the API.
     Api,
-    /// `holdfast.toml`: every beat puts it back at its start, and nobody else may change it.
+    /// `holdfast.toml`: every beat restores it at its start. Over the API it can be paused, and not changed.
     Config,
 }
 
@@ -154,7 +163,7 @@ impl ScheduleRecord {
     /// The first ticks from now on; none of a disabled schedule.
     pub fn next_ticks(&self, count: usize) -> Vec<DateTime<Utc>> {
         match self.schedule.rhythm.timing() {
-            Ok(timing) if self.schedule.enabled => timing.next_ticks(self.read_at, count),
+            Ok(timing) if self.schedule.ticks() => timing.next_ticks(self.read_at, count),
             _ => Vec::new(),
         }
     }

@@ -21,7 +21,7 @@ use crate::id::{JobId, WorkerId};
 use crate::ledger::{LedgerError, NewJob, PostgresLedger};
 
 const RECORD: &str = "
-select name, source, enabled, cron, every_seconds, time_zone, kind, payload::text as payload, queue, catch_up,
+select name, source, enabled, paused, cron, every_seconds, time_zone, kind, payload::text as payload, queue, catch_up,
        catch_up_max, jitter_ms, revision, next_tick, last_tick, last_run_at, last_job, last_error, created_at,
        updated_at, now() as read_at
 from holdfast_schedules ";
@@ -29,16 +29,16 @@ from holdfast_schedules ";
 const INSERT: &str = "
 insert into holdfast_schedules
     (name, source, enabled, cron, every_seconds, time_zone, kind, payload, queue, catch_up, catch_up_max, jitter_ms,
-     next_tick)
-values ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10, $11, $12, $13)
+     next_tick, paused)
+values ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10, $11, $12, $13, $14)
 on conflict (name) do nothing";
 
 const REPLACE: &str = "
 update holdfast_schedules
 set source = $2, enabled = $3, cron = $4, every_seconds = $5, time_zone = $6, kind = $7, payload = $8::json,
-    queue = $9, catch_up = $10, catch_up_max = $11, jitter_ms = $12, next_tick = $13, revision = revision + 1,
+    queue = $9, catch_up = $10, catch_up_max = $11, jitter_ms = $12, next_tick = $13, paused = $14, revision = revision + 1,
     last_error = null, updated_at = now()
-where name = $1 and revision = $14";
+where name = $1 and revision = $15";
 
 /// The steps that are this call's to take.
 const LOCK: &str = "
@@ -100,7 +100,8 @@ impl PostgresSchedules {
                     .bind(row.catch_up)
                     .bind(i32::try_from(row.catch_up_max).unwrap_or(i32::MAX))
                     .bind(row.jitter_ms)
-                    .bind(row.next_tick);
+                    .bind(row.next_tick)
+                    .bind(row.paused);
                 let query = match revision {
                     Some(revision) => query.bind(revision),
                     None => query,
@@ -124,6 +125,7 @@ impl FromRow<'_, PgRow> for ScheduleRecord {
             name: row.try_get("name")?,
             source: row.try_get("source")?,
             enabled: row.try_get("enabled")?,
+            paused: row.try_get("paused")?,
             cron: row.try_get("cron")?,
             every_seconds: row.try_get("every_seconds")?,
             time_zone: row.try_get("time_zone")?,

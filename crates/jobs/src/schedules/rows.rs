@@ -14,7 +14,9 @@ use crate::id::JobId;
 pub(super) struct Columns<'a> {
     pub name: &'a str,
     pub source: &'static str,
+    /// Whether it ticks.
     pub enabled: bool,
+    pub paused: bool,
     pub cron: Option<&'a str>,
     pub every_seconds: Option<i64>,
     pub time_zone: &'a str,
@@ -39,7 +41,8 @@ impl<'a> Columns<'a> {
         Self {
             name: &schedule.name,
             source: source.name(),
-            enabled: schedule.enabled,
+            enabled: schedule.ticks(),
+            paused: schedule.paused,
             cron,
             every_seconds,
             time_zone,
@@ -59,6 +62,7 @@ pub(super) struct StoredSchedule {
     pub name: String,
     pub source: String,
     pub enabled: bool,
+    pub paused: bool,
     pub cron: Option<String>,
     pub every_seconds: Option<i64>,
     pub time_zone: String,
@@ -94,7 +98,9 @@ impl StoredSchedule {
             queue: self.queue,
             catch_up: CatchUp::stored(&self.catch_up, max).ok_or_else(|| odd("catch_up"))?,
             jitter: Duration::from_millis(self.jitter_ms.unsigned_abs()),
-            enabled: self.enabled,
+            // Only an enabled schedule is paused.
+            enabled: self.enabled || self.paused,
+            paused: self.paused,
         };
         let source = Source::stored(&self.source).ok_or_else(|| odd("source"))?;
         Ok((schedule, source))

@@ -26,7 +26,7 @@ macro_rules! now {
 }
 
 const RECORD: &str = concat!(
-    "select name, source, enabled, cron, every_seconds, time_zone, kind, payload, queue, catch_up, catch_up_max,
+    "select name, source, enabled, paused, cron, every_seconds, time_zone, kind, payload, queue, catch_up, catch_up_max,
             jitter_ms, revision, next_tick, last_tick, last_run_at, last_job, last_error, created_at, updated_at, ",
     now!(),
     " as read_at from holdfast_schedules "
@@ -35,8 +35,8 @@ const RECORD: &str = concat!(
 const INSERT: &str = concat!(
     "insert into holdfast_schedules
          (name, source, enabled, cron, every_seconds, time_zone, kind, payload, queue, catch_up, catch_up_max, jitter_ms,
-          next_tick, created_at, updated_at)
-     values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ",
+          next_tick, paused, created_at, updated_at)
+     values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ",
     now!(),
     ", ",
     now!(),
@@ -46,10 +46,10 @@ const INSERT: &str = concat!(
 const REPLACE: &str = concat!(
     "update holdfast_schedules
      set source = ?2, enabled = ?3, cron = ?4, every_seconds = ?5, time_zone = ?6, kind = ?7, payload = ?8, queue = ?9,
-         catch_up = ?10, catch_up_max = ?11, jitter_ms = ?12, next_tick = ?13, revision = revision + 1,
+         catch_up = ?10, catch_up_max = ?11, jitter_ms = ?12, next_tick = ?13, paused = ?14, revision = revision + 1,
          last_error = null, updated_at = ",
     now!(),
-    " where name = ?1 and revision = ?14"
+    " where name = ?1 and revision = ?15"
 );
 
 /// The steps that are this call's to take.
@@ -106,7 +106,8 @@ impl SqliteSchedules {
             .bind(row.catch_up)
             .bind(row.catch_up_max)
             .bind(row.jitter_ms)
-            .bind(row.next_tick.map(|tick| tick.timestamp_millis()));
+            .bind(row.next_tick.map(|tick| tick.timestamp_millis()))
+            .bind(row.paused);
         let query = match revision {
             Some(revision) => query.bind(revision),
             None => query,
@@ -143,6 +144,7 @@ impl FromRow<'_, SqliteRow> for ScheduleRecord {
             name: row.try_get("name")?,
             source: row.try_get("source")?,
             enabled: row.try_get("enabled")?,
+            paused: row.try_get("paused")?,
             cron: row.try_get("cron")?,
             every_seconds: row.try_get("every_seconds")?,
             time_zone: row.try_get("time_zone")?,

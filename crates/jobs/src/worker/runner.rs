@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use holdfast_core::backoff::Backoff as CoreBackoff;
+use holdfast_core::backoff::Backoff;
 use holdfast_core::clock;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
@@ -44,7 +44,7 @@ const UNKNOWN_KIND_REST: Duration = Duration::from_secs(15);
 /// How long a job may take to give way once the grace period is over.
 const ABORT_GRACE: Duration = Duration::from_millis(500);
 
-const MARK_BACKOFF: CoreBackoff = CoreBackoff::new(Duration::from_millis(50), Duration::from_secs(1));
+const MARK_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// A leased job on its way to the runner.
 #[derive(Debug)]

@@ -50,6 +50,7 @@ contract!(
     an_edit_keeps_the_tick_unless_the_rhythm_changes,
     a_disabled_schedule_does_not_tick_and_has_nothing_to_catch_up_with,
     the_configuration_owns_its_schedules,
+    a_schedule_of_the_configuration_stays_paused_however_often_beats_start,
     a_tick_that_cannot_become_a_job_waits_for_a_beat_that_can_make_it,
     a_run_by_hand_is_shown_and_is_no_tick,
     every_fault_of_a_definition_is_told_with_its_field,
@@ -447,7 +448,6 @@ async fn the_configuration_owns_its_schedules(f: Fixture) {
     assert_eq!(schedules.get("taken-over").await.unwrap().source, Source::Config);
     for refused in [
         schedules.put(&by(), hourly("nightly")).await.map(drop),
-        schedules.set_enabled(&by(), "nightly", false).await.map(drop),
         schedules.delete(&by(), "nightly").await,
     ] {
         assert!(
@@ -464,6 +464,39 @@ async fn the_configuration_owns_its_schedules(f: Fixture) {
     let bad = BTreeMap::from([("bad".to_owned(), configured("61 * * * *"))]);
     let faults = schedules.faults_of_config(&bad);
     assert_eq!(faults[0].field, "schedules.bad.cron");
+}
+
+async fn a_schedule_of_the_configuration_stays_paused_however_often_beats_start(f: Fixture) {
+    let schedules = schedules(&f);
+    let mut config = BTreeMap::from([("nightly".to_owned(), configured("0 3 * * *"))]);
+    schedules.sync(&config).await.unwrap();
+    let paused = schedules.set_enabled(&by(), "nightly", false).await.unwrap();
+    assert!(paused.schedule.paused && !paused.schedule.ticks());
+    assert_eq!((paused.source, paused.next_tick), (Source::Config, None));
+    let restarted = async |config: &BTreeMap<String, ScheduleSettings>| {
+        schedules.sync(config).await.unwrap();
+        schedules.get("nightly").await.unwrap()
+    };
+    assert_eq!(restarted(&config).await.revision, paused.revision);
+    // An edit of the configuration changes what is paused and does not end the pause.
+    config.insert("nightly".to_owned(), configured("0 4 * * *"));
+    assert_eq!(restarted(&config).await.next_tick, None);
+    let enabled = schedules.set_enabled(&by(), "nightly", true).await.unwrap();
+    assert_eq!(enabled.next_tick.unwrap().format("%H:%M").to_string(), "04:00");
+    // What the configuration disables is not enabled here, also if it was paused before.
+    schedules.set_enabled(&by(), "nightly", false).await.unwrap();
+    let disabled = ScheduleSettings {
+        enabled: false,
+        ..configured("0 4 * * *")
+    };
+    let off = BTreeMap::from([("nightly".to_owned(), disabled)]);
+    assert!(!restarted(&off).await.schedule.paused);
+    let refused = schedules.set_enabled(&by(), "nightly", true).await;
+    assert!(
+        matches!(refused, Err(ScheduleError::Configured(_))),
+        "{refused:?}"
+    );
+    assert!(restarted(&config).await.next_tick.is_some());
 }
 
 async fn a_tick_that_cannot_become_a_job_waits_for_a_beat_that_can_make_it(f: Fixture) {

@@ -19,7 +19,7 @@ use holdfast_jobs::enqueue::JobRequest;
 use holdfast_jobs::ledger::{CancelReply, JobRecord, Priority};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{
-    Backoff, Job, JobContext, JobError, JobId, Jobs, Registry, Resources, RetryPolicy, State,
+    Backoff, Jitter, Job, JobContext, JobError, JobId, Jobs, Registry, Resources, RetryPolicy, State,
 };
 use holdfast_testkit::{PostgresOptions, PostgresServer, RedisOptions, RedisServer, eventually};
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ impl Job for Probe {
         let backoff = Backoff {
             base: Duration::from_millis(20),
             cap: Duration::from_millis(50),
-            jitter: false,
+            jitter: Jitter::Off,
         };
         Some(RetryPolicy {
             max_attempts: 4,

@@ -84,12 +84,8 @@ impl Job for NotifyDigest {
     /// As `notify.email`.
     fn retry() -> Option<RetryPolicy> {
         Some(RetryPolicy {
-            max_attempts: 10,
-            backoff: Backoff {
-                base: Duration::from_secs(60),
-                cap: Duration::from_hours(2),
-                jitter: true,
-            },
+            max_attempts: 16,
+            backoff: Backoff::with_floor(Duration::from_secs(60), Duration::from_hours(2)),
         })
     }
 

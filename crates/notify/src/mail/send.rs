@@ -97,15 +97,11 @@ impl Job for NotifyEmail {
         Some(TIMEOUT)
     }
 
-    /// Greylisting servers want minutes, and one that is down some hours.
+    /// Over at least nine hours: greylisting servers ask for minutes, and a server may be down for a night.
     fn retry() -> Option<RetryPolicy> {
         Some(RetryPolicy {
-            max_attempts: 10,
-            backoff: Backoff {
-                base: Duration::from_secs(60),
-                cap: Duration::from_hours(2),
-                jitter: true,
-            },
+            max_attempts: 16,
+            backoff: Backoff::with_floor(Duration::from_secs(60), Duration::from_hours(2)),
         })
     }
 

@@ -81,15 +81,11 @@ impl Job for NotifyWebhook {
         Some(TIMEOUT)
     }
 
-    /// Over about a day: a receiver that is down for a night hears of everything in the morning.
+    /// Over at least a day, and at most two: a receiver that is down for a night receives everything in the morning.
     fn retry() -> Option<RetryPolicy> {
         Some(RetryPolicy {
-            max_attempts: 14,
-            backoff: Backoff {
-                base: Duration::from_secs(30),
-                cap: Duration::from_hours(6),
-                jitter: true,
-            },
+            max_attempts: 18,
+            backoff: Backoff::with_floor(Duration::from_secs(30), Duration::from_hours(6)),
         })
     }
 

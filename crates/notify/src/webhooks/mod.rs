@@ -21,7 +21,7 @@
 //!
 //! # When things fail
 //! - *The receiver is away, slow, or answers anything but 2xx*: the attempt has failed, and is repeated with growing rests
-//!   over about a day (after `Retry-After`, if it asks for one). 410 ends the delivery and disables the endpoint.
+//!   over at least a day (after `Retry-After`, if it asks for one). 410 ends the delivery and disables the endpoint.
 //! - *The endpoint is deleted or disabled while a job waits*: the job is discarded, and says so; it may be redriven.
 //! - *SQL is away*: nothing is published. A delivery under way is made; its row in the log may be missing.
 

@@ -11,6 +11,8 @@ mod official;
 mod support;
 mod webhooks;
 
+use std::time::Duration;
+
 use holdfast_core::config::Settings;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_notify::NotifyProduct;
@@ -44,3 +46,16 @@ macro_rules! on_both {
     };
 }
 pub(crate) use on_both;
+
+/// What docs/webhooks-and-mail.md promises: with the worst luck at every draw, deliveries and mail are tried for so long.
+#[test]
+fn deliveries_are_tried_for_a_day_and_mail_for_nine_hours_at_least() {
+    let promised = [("notify.webhook", 24), ("notify.email", 9), ("notify.digest", 9)];
+    for (kind, hours) in promised {
+        let policy = registry().get(kind).unwrap().retry.unwrap();
+        let shortest: Duration = (1..policy.max_attempts)
+            .map(|attempt| policy.backoff.floor(attempt))
+            .sum();
+        assert!(shortest >= Duration::from_hours(hours), "{kind}: {shortest:?}");
+    }
+}

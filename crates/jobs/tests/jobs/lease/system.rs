@@ -10,7 +10,9 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::ledger::JobRecord;
 use holdfast_jobs::worker::{Watchdog, Worker, WorkerError, WorkerParts};
-use holdfast_jobs::{Backoff, Job, JobContext, JobError, JobId, Jobs, Registry, Resources, RetryPolicy};
+use holdfast_jobs::{
+    Backoff, Jitter, Job, JobContext, JobError, JobId, Jobs, Registry, Resources, RetryPolicy,
+};
 use holdfast_testkit::{PostgresOptions, PostgresServer, eventually};
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
@@ -96,7 +98,7 @@ impl Job for Probe {
         let backoff = Backoff {
             base: Duration::from_millis(20),
             cap: Duration::from_millis(50),
-            jitter: false,
+            jitter: Jitter::Off,
         };
         Some(RetryPolicy {
             max_attempts: 4,

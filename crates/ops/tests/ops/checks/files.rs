@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::support::{Checks, Place};
 
 /// Every file that a check reads.
-const FILES: [&str; 25] = [
+const FILES: [&str; 26] = [
     ".railway/railway.ts",
     "railway.json",
     "deploy/railway/worker.json",
@@ -16,6 +16,7 @@ const FILES: [&str; 25] = [
     "deploy/compose.yaml",
     "deploy/kubernetes/namespace.yaml",
     "deploy/kubernetes/config.yaml",
+    "deploy/kubernetes/network.yaml",
     "deploy/kubernetes/secret.example.yaml",
     "deploy/kubernetes/migrate.yaml",
     "deploy/kubernetes/api.yaml",

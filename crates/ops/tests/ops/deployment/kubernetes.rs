@@ -22,7 +22,7 @@ fn find<'a>(manifests: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 #[test]
 fn every_manifest_is_of_a_known_kind_in_our_namespace() {
-    const KINDS: [(&str, &str); 7] = [
+    const KINDS: [(&str, &str); 8] = [
         ("Namespace", "v1"),
         ("ConfigMap", "v1"),
         ("Secret", "v1"),
@@ -30,6 +30,7 @@ fn every_manifest_is_of_a_known_kind_in_our_namespace() {
         ("Job", "batch/v1"),
         ("Deployment", "apps/v1"),
         ("PodDisruptionBudget", "policy/v1"),
+        ("NetworkPolicy", "networking.k8s.io/v1"),
     ];
     for manifest in manifests() {
         let kind = manifest["kind"].as_str().unwrap();

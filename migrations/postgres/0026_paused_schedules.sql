@@ -1,0 +1,3 @@
+-- Schedules of the configuration that an administrator disabled: crates/jobs/src/schedules. `enabled` says whether it ticks.
+
+alter table holdfast_schedules add column paused boolean not null default false;
