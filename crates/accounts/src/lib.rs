@@ -31,12 +31,20 @@ mod sql;
 mod state;
 pub mod users;
 
+/// The documents of the routes, for clients in Rust.
+pub mod wire {
+    pub use crate::routes::keys::{KeyBody, KeyList, KeyWithText, RotationBody};
+    pub use crate::routes::users::{PasswordBody, RoleBody, UserBody, UserList};
+}
+
 pub use admission::{Admission, AdmissionError, admit};
 pub use authenticator::KeysAndSessions;
 pub use health::SessionsProbe;
 pub use holdfast_http::{Caller, Scope, Scopes, UnknownScope};
 pub use keys::{ApiKeys, AuthError, KeyError, KeyId, NewKey, StoredKey};
 pub use routes::ROUTES;
+pub use routes::users::unknown_user;
+pub use secret::generate as generate_key;
 pub use sessions::Sessions;
 pub use state::AccountsState;
 pub use users::{Role, User, UserError, UserId, Users};

@@ -54,7 +54,13 @@ impl From<UserError> for Problem {
                 Self::unavailable("the database does not answer now; try again", RETRY_AFTER)
                     .caused_by(source)
             }
-            error => Self::internal(error),
+            UserError::InvalidName => Self::field(ProblemKind::InvalidField, "name", error.to_string()),
+            UserError::InvalidPassword => {
+                Self::field(ProblemKind::InvalidField, "password", error.to_string())
+            }
+            UserError::NameTaken => Self::field(ProblemKind::NameTaken, "name", error.to_string()),
+            UserError::TooMany => Self::new(ProblemKind::InvalidField, error.to_string()),
+            UserError::Failed(source) => Self::internal(source),
         }
     }
 }

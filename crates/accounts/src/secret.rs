@@ -14,7 +14,7 @@ const PREFIX: &str = "hf_";
 const KEY_BYTES: usize = 32;
 
 /// A fresh key: `hf_` and 64 hexadecimal digits. The operating system seeds the generator.
-pub(crate) fn generate() -> SecretString {
+pub fn generate() -> SecretString {
     let bytes: [u8; KEY_BYTES] = rand::random();
     let mut text = String::with_capacity(PREFIX.len() + 2 * KEY_BYTES);
     text.push_str(PREFIX);

@@ -7,6 +7,7 @@ use holdfast_http::ServerContext;
 use crate::authenticator::KeysAndSessions;
 use crate::keys::ApiKeys;
 use crate::sessions::Sessions;
+use crate::users::Users;
 
 /// The state of [`ROUTES`](crate::ROUTES).
 #[derive(Debug, Clone)]
@@ -14,6 +15,7 @@ pub struct AccountsState {
     pub http: Arc<ServerContext>,
     pub keys: ApiKeys,
     pub sessions: Sessions,
+    pub users: Users,
 }
 
 impl AccountsState {
@@ -22,6 +24,7 @@ impl AccountsState {
             http: Arc::clone(http),
             keys: callers.keys.clone(),
             sessions: callers.sessions.clone(),
+            users: callers.sessions.users().clone(),
         }
     }
 }

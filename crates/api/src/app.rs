@@ -2,14 +2,15 @@
 //!
 //! It joins what the crates with routes have: their tables, their states, their parts of the OpenAPI document.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
 use actix_web::web::ServiceConfig;
 use holdfast::UsersState;
 use holdfast::product::{ApiProcess, HandlerState, Process, handler_state};
 use holdfast_accounts::{
-    AccountsState, AdmissionError, ApiKeys, KeysAndSessions, Sessions, SessionsProbe, Users, admit,
+    AccountsState, Admission, AdmissionError, ApiKeys, KeysAndSessions, Sessions, SessionsProbe, Users, admit,
+    generate_key,
 };
 use holdfast_cache::Cache;
 use holdfast_control::ControlState;
@@ -19,9 +20,10 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_http::health::{self, Health};
 use holdfast_http::openapi::{self, ServedDocument};
-use holdfast_http::server::{self, BindError, Listeners};
+use holdfast_http::server::{self, BindError, Listeners, Reach};
 use holdfast_http::{Route, RouteTable, ServerContext, bench_routes, docs};
 use holdfast_jobs::Jobs;
+use secrecy::SecretString;
 
 /// What the API needs. Opened by the process that embeds it, which may share it with a worker.
 #[derive(Debug, Clone)]
@@ -90,6 +92,34 @@ impl Application {
     pub async fn build(settings: &Settings, services: Services) -> Result<Self, StartError> {
         let keys = ApiKeys::new(services.database.clone(), settings.server.api_key.as_ref());
         let admission = admit(settings, &keys).await?;
+        Ok(Self::bind(settings, services, keys, admission)?)
+    }
+
+    /// For the command line, in its own process: listens on a free port of 127.0.0.1, and accepts only the key that is made here. The
+    /// audit log names the login of the operating system.
+    pub fn build_for_operator(
+        settings: &Settings,
+        services: Services,
+    ) -> Result<(Self, SecretString), StartError> {
+        let mut settings = settings.clone();
+        settings.server.host = Ipv4Addr::LOCALHOST.to_string();
+        settings.server.port = 0;
+        settings.server.http_workers = 1;
+        let key = generate_key();
+        let keys = ApiKeys::new(services.database.clone(), None).with_operator(&key);
+        let admission = Admission {
+            reach: Reach::Configured,
+            is_keyless: false,
+        };
+        Ok((Self::bind(&settings, services, keys, admission)?, key))
+    }
+
+    fn bind(
+        settings: &Settings,
+        services: Services,
+        keys: ApiKeys,
+        admission: Admission,
+    ) -> Result<Self, BindError> {
         let listeners = server::bind(&settings.server, admission.reach)?;
         let users = Users::new(services.database.clone(), settings.auth.max_concurrent_hashes);
         let sessions = Sessions::new(settings, &services.database, users, services.cache.sessions());

@@ -1,6 +1,8 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use holdfast_ops::Failure;
+use holdfast_ops::client::Api;
 use secrecy::SecretString;
 use url::Url;
 
@@ -30,11 +32,9 @@ pub(crate) enum Command {
     /// Migrate the database's schema
     Migrate(migrate::Args),
     /// Create, list, rotate and revoke API keys
-    #[command(subcommand)]
-    Keys(keys::Command),
+    Keys(keys::Args),
     /// Add, disable, enable and list users, and set their passwords
-    #[command(subcommand)]
-    Users(users::Command),
+    Users(users::Args),
     /// Enqueue, show, list, cancel and retry jobs
     Jobs(Box<jobs::Args>),
     /// List, show and cancel batches
@@ -59,15 +59,31 @@ pub(crate) enum Command {
     Deploy(Box<deploy::Args>),
 }
 
-/// Where a command about jobs goes: through the HTTP API, or straight to the database.
+/// Which API a command speaks to.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TargetArgs {
-    /// URL of an API, such as http://127.0.0.1:8080. Without it the configured database is used
+    /// URL of an API, such as http://127.0.0.1:8080. Without it an API is started in this process, with the configured database
     #[arg(long, env = "HOLDFAST_URL", global = true, value_parser = api_url)]
     pub(crate) url: Option<Url>,
     /// API key for --url
     #[arg(long, env = "HOLDFAST_API_KEY", hide_env_values = true, global = true)]
     pub(crate) key: Option<SecretString>,
+}
+
+impl TargetArgs {
+    pub(crate) async fn open(self) -> Result<Api, Failure> {
+        Api::open(self.url, self.key.as_ref()).await
+    }
+}
+
+/// The parameters that were given.
+pub(crate) fn query<const N: usize>(
+    given: [(&'static str, Option<String>); N],
+) -> Vec<(&'static str, String)> {
+    given
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }
 
 /// How the answer is printed.

@@ -2,17 +2,18 @@
 
 use std::io::{self, Write as _};
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use chrono::{DateTime, SecondsFormat, Utc};
+use holdfast_control::wire::{ErrorView, JobView};
+use holdfast_ops::Failure;
+use serde::Serialize;
 
 use crate::args::OutputArgs;
-use holdfast_ops::Failure;
 
 impl OutputArgs {
     /// Prints `value` as JSON where that was asked for, else the text.
     pub(crate) fn print(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         let mut shown = if self.json {
-            serde_json::to_string_pretty(value).map_err(io::Error::from)?
+            indented(&serde_json::to_string(value).map_err(io::Error::from)?)
         } else {
             text()
         };
@@ -26,94 +27,113 @@ impl OutputArgs {
     }
 }
 
-/// What the text form of a job shows. The JSON form shows everything that the server says.
-#[derive(Debug, Deserialize)]
-pub(crate) struct JobView {
-    pub(crate) id: String,
-    pub(crate) kind: String,
-    pub(crate) queue: String,
-    pub(crate) state: String,
-    pub(crate) attempt: u32,
-    pub(crate) max_attempts: u32,
-    #[serde(default)]
-    pub(crate) crashes: u32,
-    #[serde(default)]
-    pub(crate) run_at: Option<String>,
-    #[serde(default)]
-    pub(crate) created_at: Option<String>,
-    #[serde(default)]
-    pub(crate) started_at: Option<String>,
-    #[serde(default)]
-    pub(crate) finished_at: Option<String>,
-    #[serde(default)]
-    pub(crate) worker: Option<String>,
-    #[serde(default)]
-    pub(crate) progress: Option<Value>,
-    #[serde(default)]
-    pub(crate) result: Option<Value>,
-    #[serde(default)]
-    pub(crate) errors: Vec<ErrorView>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(crate) struct ErrorView {
-    pub(crate) at: String,
-    pub(crate) attempt: u32,
-    pub(crate) class: String,
-    pub(crate) message: String,
-}
-
-impl JobView {
-    pub(crate) fn of(job: &Value) -> Result<Self, Failure> {
-        // Anything but a job here is a fault of the other side, which the JSON form would still show.
-        Self::deserialize(job).map_err(|error| Failure::no(format!("the answer is not a job: {error}")))
-    }
-
-    pub(crate) fn text(&self) -> String {
-        let mut lines = vec![
-            line("id", &self.id),
-            line("kind", &self.kind),
-            line("queue", &self.queue),
-            line("state", &self.state),
-            line("attempt", format!("{} of {}", self.attempt, self.max_attempts)),
-        ];
-        if self.crashes > 0 {
-            lines.push(line("crashes", self.crashes));
+/// A JSON text with a line for each value. Numbers and strings stay as they are written, byte for byte.
+fn indented(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() * 2);
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    let mut rest = json.char_indices().peekable();
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth));
+    };
+    while let Some((at, c)) = rest.next() {
+        if in_string {
+            out.push(c);
+            in_string = is_escaped || c != '"';
+            is_escaped = !is_escaped && c == '\\';
+            continue;
         }
-        let times = [
-            ("created", &self.created_at),
-            ("run at", &self.run_at),
-            ("started", &self.started_at),
-            ("finished", &self.finished_at),
-            ("worker", &self.worker),
-        ];
-        lines.extend(
-            times
-                .iter()
-                .filter_map(|(name, value)| Some(line(name, value.as_ref()?))),
-        );
-        let values = [("progress", &self.progress), ("result", &self.result)];
-        lines.extend(
-            values
-                .iter()
-                .filter_map(|(name, value)| Some(line(name, value.as_ref()?))),
-        );
-        lines.extend(self.errors.iter().map(|error| line("error", error.text())));
-        lines.join("\n")
+        match c {
+            '"' => {
+                in_string = true;
+                out.push(c);
+            }
+            '{' | '[' => {
+                out.push(c);
+                let inner = json[at + 1..].trim_start();
+                if inner.starts_with(['}', ']']) {
+                    while rest.peek().is_some_and(|(_, c)| c.is_ascii_whitespace()) {
+                        rest.next();
+                    }
+                    out.extend(rest.next().map(|(_, c)| c));
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            c if c.is_ascii_whitespace() => {}
+            c => out.push(c),
+        }
     }
+    out
 }
 
-impl ErrorView {
-    fn text(&self) -> String {
-        format!(
-            "{} attempt {} ({}): {}",
-            self.at, self.attempt, self.class, self.message
-        )
+/// The text form of a job. The JSON form shows everything that the server says.
+pub(crate) fn job_text(job: &JobView) -> String {
+    let mut lines = vec![
+        line("id", job.id),
+        line("kind", &job.kind),
+        line("queue", &job.queue),
+        line("state", job.state),
+        line("attempt", format!("{} of {}", job.attempt, job.max_attempts)),
+    ];
+    if job.crashes > 0 {
+        lines.push(line("crashes", job.crashes));
     }
+    let times = [
+        ("created", Some(job.created_at)),
+        ("run at", Some(job.run_at)),
+        ("started", job.started_at),
+        ("finished", job.finished_at),
+    ];
+    lines.extend(
+        times
+            .iter()
+            .filter_map(|(name, at)| Some(line(name, shown((*at)?)))),
+    );
+    lines.extend(job.worker.map(|worker| line("worker", worker)));
+    let values = [("progress", &job.progress), ("result", &job.result)];
+    lines.extend(
+        values
+            .iter()
+            .filter_map(|(name, value)| Some(line(name, value.as_ref()?.get()))),
+    );
+    lines.extend(job.errors.iter().map(|error| line("error", error_text(error))));
+    lines.join("\n")
 }
 
-fn line(name: &str, value: impl std::fmt::Display) -> String {
+fn error_text(error: &ErrorView) -> String {
+    format!(
+        "{} attempt {} ({}): {}",
+        shown(error.at),
+        error.attempt,
+        error.class,
+        error.message
+    )
+}
+
+pub(crate) fn line(name: &str, value: impl std::fmt::Display) -> String {
     format!("{name:<10}{value}")
+}
+
+/// RFC 3339, in UTC.
+pub(crate) fn shown(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// To the minute; `-` for no time.
+pub(crate) fn minute(at: Option<DateTime<Utc>>) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%d %H:%M").to_string())
 }
 
 /// Rows under a header, each column as wide as its widest cell.
@@ -146,5 +166,20 @@ mod tests {
             ["22".to_owned(), "ok".to_owned()],
         ];
         assert_eq!(table(["ID", "STATE"], &rows), "ID  STATE\n1   completed\n22  ok");
+    }
+
+    #[test]
+    fn json_is_indented_without_a_change_of_its_values() {
+        let text = r#"{"a":12345678901234567890.10, "b":[],"c":{ },"d":["x{,:\"\\", 1e400]}"#;
+        let expected = r#"{
+  "a": 12345678901234567890.10,
+  "b": [],
+  "c": {},
+  "d": [
+    "x{,:\"\\",
+    1e400
+  ]
+}"#;
+        assert_eq!(indented(text), expected);
     }
 }

@@ -115,6 +115,23 @@ pub struct JobBody {
 }
 
 impl JobBody {
+    /// With the defaults for everything else.
+    pub fn new(kind: String, payload: Box<RawValue>) -> Self {
+        Self {
+            kind,
+            payload,
+            queue: None,
+            run_at: None,
+            delay_seconds: None,
+            priority: None,
+            max_attempts: None,
+            timeout_seconds: None,
+            unique_key: None,
+            limit_key: None,
+            then: None,
+        }
+    }
+
     pub(crate) fn into_request(
         self,
         idempotency_key: Option<String>,

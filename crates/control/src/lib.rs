@@ -21,6 +21,22 @@ pub mod schedules;
 mod state;
 pub mod workers;
 
+/// The documents of the routes, for clients in Rust.
+pub mod wire {
+    pub use crate::audit::{AuditPage, AuditView};
+    pub use crate::batches::{BatchPage, BatchView, CallbackView, CancelledView, ProgressView};
+    pub use crate::bulk::{BulkPreview, BulkView, CancelBody, CancelFilterBody, PurgeBody, PurgedView};
+    pub use crate::dead_letters::{DeadLetterFilterBody, DeadLetterPage, DeleteBody, RedriveBody};
+    pub use crate::enqueue::{AcceptedJob, JobBody};
+    pub use crate::fields::{Attempts, Urgency};
+    pub use crate::job_view::{ErrorView, JobView};
+    pub use crate::jobs::{JobPage, SteeredJob};
+    pub use crate::limits::{LimitedQueue, LimitsBody, LimitsView, Places};
+    pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue};
+    pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};
+    pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
+}
+
 pub use state::{ControlState, Redactor};
 
 holdfast_http::routes! {

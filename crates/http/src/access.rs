@@ -146,13 +146,13 @@ fn take_at_once(context: &ServerContext, class: Class, caller: Caller) -> Option
     }
 }
 
-/// Whose requests are counted together; `None`: this machine's own are not counted.
+/// Whose requests are counted together; `None`: those of this machine and of the command line's own process are not counted.
 fn subject(caller: Caller) -> Option<Subject> {
     match caller {
         Caller::Bootstrap => Some(Subject::Bootstrap),
         Caller::Key { id, .. } => Some(Subject::Key(id)),
         Caller::User { id, .. } => Some(Subject::User(id)),
-        Caller::Local => None,
+        Caller::Operator | Caller::Local => None,
     }
 }
 

@@ -12,6 +12,8 @@ use crate::scope::{Scope, Scopes};
 pub enum Caller {
     /// The holder of `HOLDFAST_API_KEY`.
     Bootstrap,
+    /// The command line, which runs the API in its own process with a key of that run.
+    Operator,
     /// An API key, by its id.
     Key { id: Ulid, scopes: Scopes },
     /// A user who has logged in, by the user's id.
@@ -28,7 +30,7 @@ impl Caller {
 
     pub fn scopes(&self) -> Scopes {
         match self {
-            Self::Bootstrap | Self::Local => Scopes::ADMIN,
+            Self::Bootstrap | Self::Operator | Self::Local => Scopes::ADMIN,
             Self::Key { scopes, .. } | Self::User { scopes, .. } => *scopes,
         }
     }
@@ -37,6 +39,7 @@ impl Caller {
     pub fn actor(&self) -> Actor {
         match self {
             Self::Bootstrap => Actor::bootstrap(),
+            Self::Operator => Actor::cli(),
             Self::Key { id, .. } => Actor::key(id),
             Self::User { id, .. } => Actor::user(id),
             Self::Local => Actor::local(),
@@ -60,6 +63,7 @@ impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bootstrap => f.write_str("bootstrap"),
+            Self::Operator => f.write_str("operator"),
             Self::Key { id, .. } => id.fmt(f),
             Self::User { id, .. } => write!(f, "user-{id}"),
             Self::Local => f.write_str("local"),

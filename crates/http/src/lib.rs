@@ -40,6 +40,11 @@ mod scope;
 pub mod server;
 mod shared_response;
 
+/// Values of request bodies, for clients in Rust.
+pub mod wire {
+    pub use crate::body::fields::{Moment, Seconds};
+}
+
 pub use access::{Admin, Allowed, Anyone, Produce, Read};
 pub use caller::Caller;
 pub use context::{ServerContext, json};

@@ -1,11 +1,13 @@
 //! What a request says outside its body: path, query and headers, each parsed by hand so that every fault is named.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
 use chrono::{DateTime, Utc};
+use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
 use crate::problem::{FieldFault, Problem, ProblemKind, quote};
@@ -21,19 +23,26 @@ const MAX_IDEMPOTENCY_KEY: usize = 200;
 
 /// The id that the path names.
 pub fn path_id<T: FromStr<Err: fmt::Display>>(request: &HttpRequest) -> Result<T, Problem> {
-    let text = request.match_info().get("id").unwrap_or_default();
+    let text = path_text(request, "id");
     text.parse().map_err(|error| {
         Problem::field(
             ProblemKind::InvalidId,
             "id",
-            format!("{} is {error}", quote(text)),
+            format!("{} is {error}", quote(&text)),
         )
     })
 }
 
 /// The queue or the schedule that the path names.
 pub fn path_name(request: &HttpRequest) -> String {
-    request.match_info().get("name").unwrap_or_default().to_owned()
+    path_text(request, "name").into_owned()
+}
+
+/// A parameter of the path. The router decodes it except for `%`, `/` and `+`, so that a name with a slash is one segment: these are
+/// decoded here.
+pub fn path_text<'a>(request: &'a HttpRequest, parameter: &str) -> Cow<'a, str> {
+    let text = request.match_info().get(parameter).unwrap_or_default();
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 /// The parameters of a query, and every fault found in them so far.

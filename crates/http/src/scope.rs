@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One permission. `Admin` includes the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +111,14 @@ impl FromStr for Scopes {
             .map(|name| name.trim().parse())
             .collect::<Result<Vec<Scope>, _>>()?;
         Self::of(scopes).ok_or_else(|| UnknownScope(String::new()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Scopes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        let scopes: Result<Vec<Scope>, _> = names.iter().map(|name| name.parse()).collect();
+        Self::of(scopes.map_err(D::Error::custom)?).ok_or_else(|| D::Error::custom("expected at least one scope"))
     }
 }
 

@@ -1,14 +1,19 @@
-//! A Holdfast API, spoken to over HTTP.
+//! A Holdfast API, spoken to over HTTP: the one that an address names, or one in this process ([`InProcess`]).
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
 use url::Url;
+
+use crate::failure::Failure;
+use crate::in_process::InProcess;
 
 /// Longest wait for an answer; a long poll adds its own.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -17,8 +22,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest answer that is read: a page of jobs with the largest payloads that the default configuration takes.
 const LONGEST: usize = 256 * 1024 * 1024;
 
-/// Problems that say no more than that what was asked for is not there.
-const NOT_THERE: [&str; 3] = [":job-not-found", ":batch-not-found", ":schedule-not-found"];
+/// One long poll; longer waits are several. Below the idle limit of common proxies.
+const LONGEST_POLL: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -29,7 +34,7 @@ pub enum ApiError {
     #[error("the API at {address} cannot be reached")]
     Unreachable { address: String, source: reqwest::Error },
     /// The API's own words.
-    #[error("the API refused ({status}): {problem}")]
+    #[error("{problem} (HTTP {})", status.as_u16())]
     Refused { status: StatusCode, problem: String },
     #[error("the API at {address} accepts the connection and gives no answer in time")]
     Silent { address: String },
@@ -43,32 +48,71 @@ pub enum ApiError {
     },
     #[error("the answer of {address} has more than {} MiB", LONGEST / (1024 * 1024))]
     TooLong { address: String },
-    #[error("it is not there")]
-    NotThere,
+    #[error("the answer of {address} is not as documented")]
+    Unread {
+        address: String,
+        source: serde_json::Error,
+    },
 }
 
 /// RFC 9457, as far as it is shown.
 #[derive(Debug, Deserialize)]
 struct Problem {
-    #[serde(rename = "type")]
-    kind: String,
     title: String,
     #[serde(default)]
     detail: Option<String>,
+}
+
+impl ApiError {
+    /// The API answered 404.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
 }
 
 #[derive(Debug)]
 pub struct Api {
     client: Client,
     base: Url,
+    in_process: Option<InProcess>,
+}
+
+/// A JSON document, as the server worded it: numbers, the order of fields, and fields that this version does not know
+/// stay what they are.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Document(Box<RawValue>);
+
+impl Document {
+    /// What of it this version knows.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.0.get())
+    }
 }
 
 impl Api {
+    /// The API at `url`; without one, an API in this process, over what the configuration names.
+    pub async fn open(url: Option<Url>, key: Option<&SecretString>) -> Result<Self, Failure> {
+        match url {
+            Some(url) => Ok(Self::new(url, key)?),
+            None => Self::in_process(InProcess::open().await?),
+        }
+    }
+
+    /// The API of this process.
+    pub fn in_process(server: InProcess) -> Result<Self, Failure> {
+        let mut api = Self::new(server.address().clone(), Some(server.key()))?;
+        api.in_process = Some(server);
+        Ok(api)
+    }
+
     pub fn new(base: Url, key: Option<&SecretString>) -> Result<Self, ApiError> {
         // One provider of cryptography for the process; it is there already if another part has installed it.
         rustls::crypto::ring::default_provider().install_default().ok();
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        // A change through another process is seen at once.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         if let Some(key) = key {
             let bearer = format!("Bearer {}", key.expose_secret());
             let mut bearer = HeaderValue::try_from(bearer).map_err(|_| ApiError::InvalidKey)?;
@@ -83,50 +127,104 @@ impl Api {
             .user_agent(concat!("holdfast-cli/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(ApiError::Client)?;
-        Ok(Self { client, base })
+        Ok(Self {
+            client,
+            base,
+            in_process: None,
+        })
     }
 
-    /// The JSON at a path; `None` if there is no such job, batch or schedule.
-    pub async fn get(
+    /// The document at a path.
+    pub async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Document, ApiError> {
+        self.send(self.request(Method::GET, path, query).timeout(DEADLINE))
+            .await
+    }
+
+    /// Long-polls the document at a path until `is_over` says so of it, or `limit` has passed.
+    pub async fn wait<T: DeserializeOwned>(
         &self,
         path: &[&str],
-        query: &[(&str, String)],
-        wait: Duration,
-    ) -> Result<Option<Value>, ApiError> {
-        self.send(self.request(Method::GET, path, query).timeout(DEADLINE + wait))
-            .await
+        limit: Duration,
+        is_over: impl Fn(&T) -> bool,
+    ) -> Result<(Document, T), ApiError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = left.min(LONGEST_POLL);
+            let query = (!wait.is_zero()).then(|| ("wait", wait.as_secs_f64().to_string()));
+            let request = self.request(Method::GET, path, query.as_slice());
+            let document = self.send(request.timeout(DEADLINE + wait)).await?;
+            let read: T = self.read(&document)?;
+            if is_over(&read) || wait.is_zero() {
+                return Ok((document, read));
+            }
+        }
     }
 
-    /// What a POST without a body answers; `None` if there is no such job, batch or schedule.
-    pub async fn post(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
-        self.send(self.request(Method::POST, path, &[]).timeout(DEADLINE))
-            .await
+    /// A list of any length, as it comes: `piece` gets the bytes.
+    pub async fn copy(
+        &self,
+        path: &[&str],
+        mut piece: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), Failure> {
+        let request = self.request(Method::GET, path, &[]);
+        let mut response = request.send().await.map_err(|error| self.unreachable(error))?;
+        if !response.status().is_success() {
+            return Err(self
+                .answer(response)
+                .await
+                .err()
+                .map_or_else(|| Failure::no("no answer"), Failure::from));
+        }
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
+            piece(&chunk)?;
+        }
+        Ok(())
+    }
+
+    /// What a POST without a body answers.
+    pub async fn post(&self, path: &[&str]) -> Result<Document, ApiError> {
+        self.change(self.request(Method::POST, path, &[])).await
     }
 
     /// What a POST with a JSON body answers.
     pub async fn post_json(
         &self,
         path: &[&str],
-        body: &Value,
+        body: &impl Serialize,
         idempotency_key: Option<&str>,
-    ) -> Result<Value, ApiError> {
-        let mut request = self.request(Method::POST, path, &[]).timeout(DEADLINE).json(body);
+    ) -> Result<Document, ApiError> {
+        let mut request = self.request(Method::POST, path, &[]).json(body);
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
-        self.send(request).await?.ok_or(ApiError::NotThere)
+        self.change(request).await
     }
 
     /// What a PUT with a JSON body answers.
-    pub async fn put_json(&self, path: &[&str], body: &Value) -> Result<Value, ApiError> {
-        let request = self.request(Method::PUT, path, &[]).timeout(DEADLINE).json(body);
-        self.send(request).await?.ok_or(ApiError::NotThere)
+    pub async fn put_json(&self, path: &[&str], body: &impl Serialize) -> Result<Document, ApiError> {
+        self.change(self.request(Method::PUT, path, &[]).json(body)).await
     }
 
-    /// What a DELETE answers; `None` if there is no such thing.
-    pub async fn delete(&self, path: &[&str]) -> Result<Option<Value>, ApiError> {
-        self.send(self.request(Method::DELETE, path, &[]).timeout(DEADLINE))
-            .await
+    /// What a DELETE answers.
+    pub async fn delete(&self, path: &[&str], query: &[(&str, String)]) -> Result<Document, ApiError> {
+        self.change(self.request(Method::DELETE, path, query)).await
+    }
+
+    /// What this version knows of a document.
+    pub fn read<T: DeserializeOwned>(&self, document: &Document) -> Result<T, ApiError> {
+        document.read().map_err(|source| ApiError::Unread {
+            address: self.address(),
+            source,
+        })
+    }
+
+    async fn change(&self, request: RequestBuilder) -> Result<Document, ApiError> {
+        let document = self.send(request.timeout(DEADLINE)).await?;
+        if let Some(server) = &self.in_process {
+            server.let_the_bell_ring().await;
+        }
+        Ok(document)
     }
 
     fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> RequestBuilder {
@@ -141,8 +239,12 @@ impl Api {
         self.client.request(method, url)
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Option<Value>, ApiError> {
+    async fn send(&self, request: RequestBuilder) -> Result<Document, ApiError> {
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        self.answer(response).await
+    }
+
+    async fn answer(&self, response: Response) -> Result<Document, ApiError> {
         let status = response.status();
         if let Some(location) = response
             .headers()
@@ -156,12 +258,11 @@ impl Api {
         }
         let body = self.body(response).await?;
         if status.is_success() {
-            let read = serde_json::from_slice(&body).map(Some);
+            let read = serde_json::from_slice(&body).map(Document);
             return read.map_err(|error| self.foreign(status, &body, &error));
         }
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) if NOT_THERE.iter().any(|slug| problem.kind.ends_with(slug)) => Ok(None),
-            Ok(Problem { title, detail, .. }) => {
+            Ok(Problem { title, detail }) => {
                 let problem = detail.map_or_else(|| title.clone(), |detail| format!("{title}: {detail}"));
                 Err(ApiError::Refused { status, problem })
             }

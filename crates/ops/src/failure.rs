@@ -3,15 +3,10 @@
 use std::error::Error;
 use std::io;
 
-use holdfast::UserDataError;
-use holdfast_accounts::{KeyError, UserError};
+use holdfast_accounts::KeyError;
 use holdfast_core::config::ConfigFaults;
 use holdfast_core::redis::OpenError;
 use holdfast_core::sql::SqlError;
-use holdfast_jobs::bulk::BulkError;
-use holdfast_jobs::enqueue::EnqueueError;
-use holdfast_jobs::ledger::LedgerError;
-use holdfast_jobs::schedules::ScheduleError;
 
 use crate::client::ApiError;
 
@@ -34,19 +29,7 @@ pub enum Failure {
     #[error(transparent)]
     Redis(#[from] OpenError),
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Bulk(#[from] BulkError),
-    #[error(transparent)]
-    Enqueue(#[from] EnqueueError),
-    #[error(transparent)]
-    Schedule(#[from] ScheduleError),
-    #[error(transparent)]
     Keys(#[from] KeyError),
-    #[error(transparent)]
-    Users(#[from] UserError),
-    #[error(transparent)]
-    UserData(#[from] UserDataError),
     #[error(transparent)]
     Api(#[from] ApiError),
     /// Everything is said already, on stdout; this is the exit code.

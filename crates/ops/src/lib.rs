@@ -8,9 +8,8 @@ pub mod checks;
 pub mod client;
 pub mod deploy;
 pub mod failure;
-pub mod local;
+pub mod in_process;
 pub mod monitor;
-pub mod target;
 pub mod time;
 pub mod validate;
 

@@ -29,7 +29,7 @@ use crate::checks::system::{self, SystemSubject};
 use crate::checks::{Run, Verdict, drill};
 use crate::client::Api;
 use crate::failure::Failure;
-use crate::target::Target;
+use crate::in_process::InProcess;
 
 /// What is checked beside what the configuration names.
 #[derive(Debug, Default)]
@@ -70,10 +70,6 @@ pub async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(
 /// Everything that the configuration and the options name.
 pub async fn check_system(run: &mut Run, options: &Options) -> Result<(), Failure> {
     let loaded = config::load();
-    let settings = match &loaded {
-        Ok(settings) => settings.clone(),
-        Err(_) => config::load_from(Sources::default())?,
-    };
     check_configuration(run, loaded.clone()).await;
     let database = check_database(run, loaded.as_ref().ok(), options).await?;
     let processes = match &database {
@@ -82,9 +78,13 @@ pub async fn check_system(run: &mut Run, options: &Options) -> Result<(), Failur
     };
     check_redis(run, loaded.as_ref().ok(), processes).await;
     let api = check_api(run, loaded.as_ref().ok(), options).await?;
-    check_jobs(run, settings.worker.lost_after, api.as_ref(), database.as_ref()).await?;
+    check_jobs(run, api.as_ref(), database.as_ref()).await?;
     check_answers(run, api.as_ref()).await;
     if options.drill {
+        let settings = match loaded {
+            Ok(settings) => settings,
+            Err(_) => config::load_from(Sources::default())?,
+        };
         run.all("drill", &settings, drill::CHECKS).await;
     } else {
         run.skip("drill", drill::CHECKS, "ask for it with --drill");
@@ -104,9 +104,8 @@ pub(crate) async fn check_deployed(
         wire: Arc::new(wire.taken_for_public()),
         settings: None,
     };
-    let settings = config::load_from(Sources::default())?;
     run.all("api", &subject, api::API).await;
-    check_jobs(run, settings.worker.lost_after, Some(&subject), None).await?;
+    check_jobs(run, Some(&subject), None).await?;
     check_answers(run, Some(&subject)).await;
     Ok(())
 }
@@ -215,29 +214,28 @@ async fn check_api(
 const NO_URL: &str = "no API was named: give --url";
 const NO_CLIENT: &str = "the HTTP client cannot be built";
 
-/// Workers and queues: through the API if one was named, else straight from the database.
+/// Workers and queues: through the API if one was named, else through an API of this process.
 async fn check_jobs(
     run: &mut Run,
-    lost_after: Duration,
     api: Option<&ApiSubject>,
     database: Option<&DatabaseSubject>,
 ) -> Result<(), Failure> {
     let way = match (api, database) {
         (Some(api), _) if passed(run, "api.key") => {
-            let api = Api::new(api.wire.base.clone(), api.wire.key.as_ref())?;
-            Ok(Target::Api(api))
+            Ok(Api::new(api.wire.base.clone(), api.wire.key.as_ref())?)
         }
         (Some(_), _) => Err("the API does not let us ask (api.key)"),
-        (None, Some(database)) if passed(run, "database.schema") => Ok(Target::Database {
-            jobs: database.jobs.clone(),
-            gate: database.gate.clone(),
-        }),
+        (None, Some(database)) if passed(run, "database.schema") => {
+            let (jobs, gate) = (database.jobs.clone(), database.gate.clone());
+            let server = InProcess::start(&database.settings, database.database.clone(), jobs, gate).await?;
+            Ok(Api::in_process(server)?)
+        }
         (None, Some(_)) => Err("the database cannot be asked"),
         (None, None) => Err("neither an API (--url) nor a database is configured here"),
     };
     match way {
-        Ok(target) => {
-            let subject = SystemSubject::new(target, lost_after);
+        Ok(api) => {
+            let subject = SystemSubject::new(api);
             run.all("workers", &subject, system::WORKERS).await;
             run.all("queue", &subject, system::QUEUE).await;
         }

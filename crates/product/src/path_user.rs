@@ -1,6 +1,7 @@
 //! The user that a path names.
 
 use actix_web::HttpRequest;
+use holdfast_http::params::path_text;
 use holdfast_http::problem::{Problem, ProblemKind, quote};
 use holdfast_http::{Allowed, Anyone};
 
@@ -8,10 +9,10 @@ use crate::user::{AccountId, UserName};
 
 /// The user that the path names, if the caller may do as that user.
 pub fn own_user(allowed: &Allowed<Anyone>, request: &HttpRequest) -> Result<UserName, Problem> {
-    let id = request.match_info().get("id").unwrap_or_default();
-    allowed.acts_for_user(id)?;
+    let id = path_text(request, "id");
+    allowed.acts_for_user(&id)?;
     id.parse()
-        .map_err(|fault| Problem::field(ProblemKind::InvalidId, "id", format!("{} {fault}", quote(id))))
+        .map_err(|fault| Problem::field(ProblemKind::InvalidId, "id", format!("{} {fault}", quote(&id))))
 }
 
 /// The same, where it must have an account.

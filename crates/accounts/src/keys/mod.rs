@@ -99,6 +99,7 @@ pub struct NewKey {
 #[derive(Clone)]
 pub struct ApiKeys {
     bootstrap: Option<Digest>,
+    operator: Option<Digest>,
     mirror: Mirror<KeyTable>,
 }
 
@@ -133,11 +134,19 @@ impl ApiKeys {
     pub fn new(database: Database, bootstrap: Option<&SecretString>) -> Self {
         Self {
             bootstrap: bootstrap.map(Digest::of_secret),
+            operator: None,
             mirror: Mirror::new(KeyTable {
                 store: Store::new(database),
                 touched_at: Mutex::new(None),
             }),
         }
+    }
+
+    /// Accepts this key too, as the operator's.
+    #[must_use]
+    pub fn with_operator(mut self, key: &SecretString) -> Self {
+        self.operator = Some(Digest::of_secret(key));
+        self
     }
 
     /// Makes a key. Its text is in the answer and nowhere else.
@@ -228,6 +237,9 @@ impl ApiKeys {
         let is_bootstrap = |bootstrap: &Digest| bootstrap.matches(&digest);
         if self.bootstrap.as_ref().is_some_and(is_bootstrap) {
             return Some(Caller::Bootstrap);
+        }
+        if self.operator.is_some_and(|operator| operator.matches(&digest)) {
+            return Some(Caller::Operator);
         }
         self.mirror.look(|keys| keys.find(&digest)).flatten()
     }

@@ -12,7 +12,7 @@ use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use holdfast_http::Scopes;
 use holdfast_jobs::audit::{AuditEntry, By, action};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 use sqlx::Row;
 use ulid::Ulid;
@@ -68,6 +68,13 @@ impl FromStr for KeyId {
     }
 }
 
+impl<'de> Deserialize<'de> for KeyId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl Serialize for KeyId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
@@ -75,7 +82,7 @@ impl Serialize for KeyId {
 }
 
 /// A key without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = ApiKeyInfo)]
 pub struct StoredKey {
     #[schema(value_type = String)]

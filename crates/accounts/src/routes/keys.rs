@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_http::body::fields::Seconds;
 use holdfast_http::body::json_body;
 use holdfast_http::json;
-use holdfast_http::params::Params;
+use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind, quote};
 use holdfast_http::{Admin, Allowed, Scope, Scopes};
 use secrecy::ExposeSecret;
@@ -21,45 +21,53 @@ use crate::state::AccountsState;
 const DEFAULT_GRACE: Duration = Duration::from_hours(1);
 
 /// Every key, revoked ones included.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = ApiKeyList)]
-pub(crate) struct KeyList {
-    keys: Vec<StoredKey>,
+pub struct KeyList {
+    pub keys: Vec<StoredKey>,
 }
 
 /// A key to be created.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewApiKey, example = json!({"name": "shop", "scopes": ["produce", "read"]}))]
-pub(crate) struct KeyBody {
+pub struct KeyBody {
     /// The owner's name, shown in logs. Never used twice.
     #[schema(max_length = 100)]
-    name: String,
+    pub name: String,
     /// `produce`, `read`, `admin`; at least one.
-    scopes: Vec<String>,
+    pub scopes: Vec<String>,
 }
 
 /// How a key is rotated.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyRotation)]
-pub(crate) struct RotationBody {
+pub struct RotationBody {
     /// How long the previous key stays valid, in seconds, 0 to 2592000; default: an hour.
     #[schema(value_type = Option<f64>, minimum = 0, maximum = 2_592_000)]
-    grace_seconds: Option<Seconds>,
+    pub grace_seconds: Option<Seconds>,
 }
 
 /// A key with its text, which is shown once.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[schema(as = ApiKeyWithText)]
-pub(crate) struct KeyWithText {
+pub struct KeyWithText {
     #[schema(value_type = String)]
-    id: KeyId,
-    name: String,
+    pub id: KeyId,
+    pub name: String,
     #[schema(value_type = Vec<String>)]
-    scopes: Scopes,
+    pub scopes: Scopes,
     /// Send it as `Authorization: Bearer <key>`.
-    key: String,
+    pub key: String,
+}
+
+impl std::fmt::Debug for KeyWithText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyWithText")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl From<NewKey> for KeyWithText {
@@ -188,7 +196,7 @@ fn scopes(names: &[String]) -> Result<Scopes, Problem> {
 
 /// As the path names it: an id, or a name.
 fn key_name(request: &HttpRequest) -> String {
-    request.match_info().get("id").unwrap_or_default().to_owned()
+    path_text(request, "id").into_owned()
 }
 
 fn unknown(name: &str) -> Problem {

@@ -229,6 +229,7 @@ pub(crate) async fn me(
             scopes,
         },
         Caller::Bootstrap => all_powerful("bootstrap"),
+        Caller::Operator => all_powerful("operator"),
         Caller::Local => all_powerful("local"),
     };
     json(StatusCode::OK, &view)

@@ -140,6 +140,11 @@ impl Sessions {
         }
     }
 
+    /// The users who have the sessions.
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
     pub fn is_on(&self) -> bool {
         self.tokens.is_some()
     }

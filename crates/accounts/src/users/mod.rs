@@ -202,9 +202,19 @@ impl Users {
         self.change(name, Change::Role(role), by).await
     }
 
-    async fn change(&self, name: &str, change: Change, by: &By) -> Result<Option<User>, UserError> {
-        match self.find(name).await? {
-            Some((user, _)) => Ok(self.store().change(&user.name, &change, by).await?),
+    /// The user with this id, or else with this name. `None`: there is no such user.
+    pub async fn named(&self, name_or_id: &str) -> Result<Option<User>, UserError> {
+        if let Ok(id) = name_or_id.parse::<UserId>()
+            && let Some(user) = self.store().get(id).await?
+        {
+            return Ok(Some(user));
+        }
+        Ok(self.find(name_or_id).await?.map(|(user, _)| user))
+    }
+
+    async fn change(&self, name_or_id: &str, change: Change, by: &By) -> Result<Option<User>, UserError> {
+        match self.named(name_or_id).await? {
+            Some(user) => Ok(self.store().change(&user.name, &change, by).await?),
             None => Ok(None),
         }
     }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use holdfast_jobs::audit::{AuditEntry, By, action};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 use sqlx::Row;
 use ulid::Ulid;
@@ -60,6 +60,13 @@ impl FromStr for UserId {
     }
 }
 
+impl<'de> Deserialize<'de> for UserId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl Serialize for UserId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
@@ -67,10 +74,14 @@ impl Serialize for UserId {
 }
 
 /// A user as one is listed: everything but the password's hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = UserInfo)]
 pub struct User {
+    #[schema(value_type = String)]
     pub id: UserId,
     pub name: String,
+    /// viewer, operator or admin.
+    #[schema(value_type = String, example = "operator")]
     pub role: Role,
     /// Raised by every change; a session of another version has ended.
     #[serde(skip)]

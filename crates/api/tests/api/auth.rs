@@ -11,6 +11,13 @@ use crate::support::{TestApp, TestSettings, by, echo, problem, problem_of, until
 
 /// Every route under `/v1` with the scope that its documentation names.
 const SCOPES: &[(&str, &str, &str)] = &[
+    ("GET", "/v1/users", "admin"),
+    ("POST", "/v1/users", "admin"),
+    ("GET", "/v1/users/{id}", "admin"),
+    ("PUT", "/v1/users/{id}/password", "admin"),
+    ("PUT", "/v1/users/{id}/role", "admin"),
+    ("POST", "/v1/users/{id}/enable", "admin"),
+    ("POST", "/v1/users/{id}/disable", "admin"),
     ("GET", "/v1/jobs", "read"),
     ("POST", "/v1/jobs", "produce"),
     ("POST", "/v1/jobs/batch", "produce"),

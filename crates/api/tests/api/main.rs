@@ -13,6 +13,7 @@ mod happy;
 mod health;
 mod keys;
 mod limits;
+mod logins;
 mod metrics;
 mod notifications;
 mod operations;

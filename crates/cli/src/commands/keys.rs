@@ -1,19 +1,28 @@
-//! `holdfast keys`: API keys, straight in the database. A key's text is shown once, when it is made.
+//! `holdfast keys`: API keys. A key's text is shown once, when it is made.
 
 use std::time::Duration;
 
-use holdfast_accounts::{ApiKeys, NewKey, Scopes, StoredKey};
-use holdfast_jobs::audit::{Actor, By};
-use secrecy::ExposeSecret;
-use serde_json::json;
-
-use crate::args::OutputArgs;
-use crate::output::table;
+use holdfast_accounts::wire::{KeyBody, KeyList, KeyWithText, RotationBody};
+use holdfast_accounts::{Scopes, StoredKey};
+use holdfast_http::wire::Seconds;
 use holdfast_ops::Failure;
-use holdfast_ops::local::Local;
+use holdfast_ops::client::{Api, Document};
+
+use crate::args::{OutputArgs, TargetArgs};
+use crate::output::{minute, table};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(subcommand)]
+    command: Command,
+}
 
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Create a key and print it, once
     Create {
         /// The owner's name, shown in logs
@@ -22,113 +31,82 @@ pub(crate) enum Command {
         /// What it may do: produce (enqueue, cancel, retry), read, admin (everything)
         #[arg(long, default_value = "produce,read")]
         scopes: Scopes,
-        #[command(flatten)]
-        output: OutputArgs,
     },
     /// List every key that was ever made, without its text
-    List {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    List,
     /// Give a key another text and print it, once; the one before works for a while yet
     Rotate {
         /// The key's name or id
-        key: String,
+        #[arg(value_name = "KEY")]
+        name: String,
         /// How long the text before works yet, in seconds; 2592000 (30 days) at most
         #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
         grace: u64,
-        #[command(flatten)]
-        output: OutputArgs,
     },
     /// End a key; servers refuse it within ten seconds
     Revoke {
         /// The key's name or id
-        key: String,
-        #[command(flatten)]
-        output: OutputArgs,
+        #[arg(value_name = "KEY")]
+        name: String,
     },
 }
 
-pub(crate) async fn run(command: Command) -> Result<(), Failure> {
-    let local = Local::open().await?;
-    let keys = ApiKeys::new(local.database, None);
-    match command {
-        Command::Create { name, scopes, output } => create(&keys, &name, scopes, output).await,
-        Command::List { output } => list(&keys, output).await,
-        Command::Rotate { key, grace, output } => {
-            rotate(&keys, &key, Duration::from_secs(grace), output).await
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let output = args.output;
+    let api = args.target.open().await?;
+    match args.command {
+        Command::Create { name, scopes } => {
+            let scopes = scopes.iter().map(|scope| scope.to_string()).collect();
+            let body = KeyBody { name, scopes };
+            let document = api.post_json(&["v1", "keys"], &body, None).await?;
+            show_once(&api, &document, "made", output)
         }
-        Command::Revoke { key, output } => revoke(&keys, &key, output).await,
-    }
-}
-
-async fn create(keys: &ApiKeys, name: &str, scopes: Scopes, output: OutputArgs) -> Result<(), Failure> {
-    let key = keys.create(name, scopes, &by()).await?;
-    show_once(&key, "made", output)
-}
-
-async fn rotate(
-    keys: &ApiKeys,
-    name_or_id: &str,
-    grace: Duration,
-    output: OutputArgs,
-) -> Result<(), Failure> {
-    match keys.rotate(name_or_id, grace, &by()).await? {
-        Some(key) => show_once(&key, "rotated", output),
-        None => Err(unknown(name_or_id)),
+        Command::List => list(&api, output).await,
+        Command::Rotate { name, grace } => {
+            let grace_seconds = Some(Seconds(Duration::from_secs(grace)));
+            let path = ["v1", "keys", &name, "rotate"];
+            let document = api
+                .post_json(&path, &RotationBody { grace_seconds }, None)
+                .await?;
+            show_once(&api, &document, "rotated", output)
+        }
+        Command::Revoke { name } => {
+            let document = api.post(&["v1", "keys", &name, "revoke"]).await?;
+            let key: StoredKey = api.read(&document)?;
+            output.print(&document, || format!("revoked {} ({})", key.name, key.id))
+        }
     }
 }
 
 /// The text alone on stdout, so that it can be piped.
-fn show_once(key: &NewKey, done: &str, output: OutputArgs) -> Result<(), Failure> {
-    let secret = key.secret.expose_secret();
-    let document = json!({ "id": key.id, "name": key.name, "scopes": key.scopes, "key": secret });
-    output.print(&document, || secret.to_owned())?;
+fn show_once(api: &Api, document: &Document, done: &str, output: OutputArgs) -> Result<(), Failure> {
+    let made: KeyWithText = api.read(document)?;
+    output.print(document, || made.key.clone())?;
     if !output.json {
         eprintln!(
             "{done} {} for {} ({}); it is not shown again",
-            key.id, key.name, key.scopes
+            made.id, made.name, made.scopes
         );
     }
     Ok(())
 }
 
-async fn list(keys: &ApiKeys, output: OutputArgs) -> Result<(), Failure> {
-    let keys = keys.list().await?;
-    output.print(&json!({ "keys": keys }), || {
-        let rows: Vec<_> = keys.iter().map(row).collect();
+async fn list(api: &Api, output: OutputArgs) -> Result<(), Failure> {
+    let document = api.get(&["v1", "keys"], &[]).await?;
+    let list: KeyList = api.read(&document)?;
+    output.print(&document, || {
+        let rows: Vec<_> = list.keys.into_iter().map(row).collect();
         table(["ID", "NAME", "SCOPES", "CREATED", "LAST USED", "REVOKED"], &rows)
     })
 }
 
-fn row(key: &StoredKey) -> [String; 6] {
-    const TIME: &str = "%Y-%m-%d %H:%M";
-    let or_dash = |at: Option<chrono::DateTime<chrono::Utc>>| {
-        at.map_or_else(|| "-".to_owned(), |at| at.format(TIME).to_string())
-    };
+fn row(key: StoredKey) -> [String; 6] {
     [
         key.id.to_string(),
-        key.name.clone(),
+        key.name,
         key.scopes.to_string(),
-        key.created_at.format(TIME).to_string(),
-        or_dash(key.last_used_at),
-        or_dash(key.revoked_at),
+        minute(Some(key.created_at)),
+        minute(key.last_used_at),
+        minute(key.revoked_at),
     ]
-}
-
-async fn revoke(keys: &ApiKeys, name_or_id: &str, output: OutputArgs) -> Result<(), Failure> {
-    let Some(key) = keys.revoke(name_or_id, &by()).await? else {
-        return Err(unknown(name_or_id));
-    };
-    output.print(&json!({ "revoked": key.id, "name": key.name }), || {
-        format!("revoked {} ({})", key.name, key.id)
-    })
-}
-
-fn by() -> By {
-    By::new(Actor::cli())
-}
-
-fn unknown(name_or_id: &str) -> Failure {
-    Failure::no(format!("there is no key with the name or id {name_or_id}"))
 }

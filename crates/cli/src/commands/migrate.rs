@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::args::OutputArgs;
 use holdfast_ops::Failure;
-use holdfast_ops::local;
+use holdfast_ops::in_process;
 use holdfast_ops::time;
 
 /// Longest look at what is pending.
@@ -29,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let settings = local::settings_with_progress()?;
+    let settings = in_process::settings_with_progress()?;
     if !args.check {
         let report = migrate_within(&settings.database, args.timeout).await?;
         return print_report(args.output, &report);

@@ -1,19 +1,15 @@
 //! `holdfast queues`: seen, paused, resumed, limited and purged.
 
-use std::time::Duration;
-
 use clap::Subcommand;
-use holdfast_core::config::{Durability, Rate, check_max_running};
-use holdfast_jobs::audit::{Actor, By};
-use holdfast_jobs::limits::QueueLimits;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use holdfast_control::wire::{DepthView, LimitedQueue, LimitsBody, Places, PurgeBody, PurgedView, QueueList, QueueView};
+use holdfast_core::config::{Rate, check_max_running};
+use holdfast_ops::Failure;
+use holdfast_ops::client::Api;
+use serde_json::json;
 
 use crate::args::{OutputArgs, TargetArgs};
 use crate::commands::bulk;
 use crate::output::table;
-use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -50,127 +46,63 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
+    let api = target.open().await?;
     match command {
-        Command::List => list(&target, output).await,
-        Command::Pause { name } => steer(&target, &name, true, output).await,
-        Command::Resume { name } => steer(&target, &name, false, output).await,
-        Command::Limit(limit) => limit.run(&target, output).await,
-        Command::Purge { name, confirm } => purge(&target, &name, &confirm, output).await,
+        Command::List => list(&api, output).await,
+        Command::Pause { name } => steer(&api, &name, true, output).await,
+        Command::Resume { name } => steer(&api, &name, false, output).await,
+        Command::Limit(limit) => limit.run(&api, output).await,
+        Command::Purge { name, confirm } => purge(&api, &name, confirm, output).await,
     }
 }
 
-#[derive(Debug, Deserialize)]
-struct QueueView {
-    name: String,
-    paused: bool,
-    depth: Depth,
-    oldest_age_seconds: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Depth {
-    available: u64,
-    scheduled: u64,
-    retryable: u64,
-    running: u64,
-    discarded: u64,
-}
-
-async fn list(target: &Target, output: OutputArgs) -> Result<(), Failure> {
-    let document = match target {
-        Target::Api(api) => api
-            .get(&["v1", "queues"], &[], Duration::ZERO)
-            .await?
-            .ok_or_else(|| Failure::no("the answer names no queues"))?,
-        Target::Database { jobs, .. } => {
-            let queues: Vec<Value> = jobs
-                .queue_stats()
-                .await?
-                .into_iter()
-                .map(|queue| {
-                    json!({
-                        "name": queue.queue, "paused": queue.paused,
-                        "oldest_age_seconds": queue.oldest_age_seconds,
-                        "depth": {
-                            "available": queue.available, "scheduled": queue.scheduled,
-                            "retryable": queue.retryable, "running": queue.running, "discarded": queue.discarded,
-                        },
-                    })
-                })
-                .collect();
-            json!({ "queues": queues })
-        }
-    };
-    let queues = Vec::<QueueView>::deserialize(&document["queues"])
-        .map_err(|error| Failure::no(format!("the answer is not a list of queues: {error}")))?;
-    let rows: Vec<[String; 8]> = queues.into_iter().map(row).collect();
+async fn list(api: &Api, output: OutputArgs) -> Result<(), Failure> {
+    const HEADER: [&str; 8] = [
+        "NAME",
+        "PAUSED",
+        "AVAILABLE",
+        "SCHEDULED",
+        "RETRYABLE",
+        "RUNNING",
+        "DEAD",
+        "OLDEST",
+    ];
+    let document = api.get(&["v1", "queues"], &[]).await?;
+    let list: QueueList = api.read(&document)?;
     output.print(&document, || {
-        let header = [
-            "NAME",
-            "PAUSED",
-            "AVAILABLE",
-            "SCHEDULED",
-            "RETRYABLE",
-            "RUNNING",
-            "DEAD",
-            "OLDEST",
-        ];
-        table(header, &rows)
+        let rows: Vec<_> = list.queues.into_iter().map(row).collect();
+        table(HEADER, &rows)
     })
 }
 
 fn row(queue: QueueView) -> [String; 8] {
-    let QueueView {
-        name,
-        paused,
-        depth,
-        oldest_age_seconds,
-    } = queue;
+    let DepthView {
+        available,
+        scheduled,
+        retryable,
+        running,
+        discarded,
+    } = queue.depth;
     [
-        name,
-        if paused { "yes" } else { "-" }.to_owned(),
-        depth.available.to_string(),
-        depth.scheduled.to_string(),
-        depth.retryable.to_string(),
-        depth.running.to_string(),
-        depth.discarded.to_string(),
-        format!("{oldest_age_seconds:.1} s"),
+        queue.name,
+        if queue.paused { "yes" } else { "-" }.to_owned(),
+        available.to_string(),
+        scheduled.to_string(),
+        retryable.to_string(),
+        running.to_string(),
+        discarded.to_string(),
+        format!("{:.1} s", queue.oldest_age_seconds),
     ]
 }
 
-fn known(jobs: &holdfast_jobs::Jobs, name: &str) -> Result<(), Failure> {
-    if jobs.queues().contains_key(name) {
-        return Ok(());
-    }
-    let known: Vec<_> = jobs.queues().keys().map(String::as_str).collect();
-    Err(Failure::no(format!(
-        "{name:?} is not among the configured queues: {}",
-        known.join(", ")
-    )))
-}
-
-async fn steer(target: &Target, name: &str, paused: bool, output: OutputArgs) -> Result<(), Failure> {
-    match target {
-        Target::Api(api) => {
-            let verb = if paused { "pause" } else { "resume" };
-            api.post(&["v1", "queues", name, verb]).await?;
-        }
-        Target::Database { jobs, gate } => {
-            known(jobs, name)?;
-            let by = By::new(Actor::cli());
-            if paused {
-                jobs.steer(&by).pause(name).await?;
-            } else {
-                jobs.steer(&by).resume(name).await?;
-                holdfast_ops::local::let_the_bell_ring(gate).await;
-            }
-        }
-    }
-    let state = if paused { "paused" } else { "resumed" };
-    output.print(&json!({ "name": name, "paused": paused }), || {
-        format!("{name} is {state}")
-    })
+async fn steer(api: &Api, name: &str, paused: bool, output: OutputArgs) -> Result<(), Failure> {
+    let (verb, state) = if paused {
+        ("pause", "paused")
+    } else {
+        ("resume", "resumed")
+    };
+    let document = api.post(&["v1", "queues", name, verb]).await?;
+    output.print(&document, || format!("{name} is {state}"))
 }
 
 /// What shall hold, all of it.
@@ -204,87 +136,37 @@ fn places(text: &str) -> Result<u32, String> {
 }
 
 impl Limit {
-    /// `None`: the configured ones.
-    fn limits(&self) -> Option<QueueLimits> {
-        (!self.configured).then_some(QueueLimits {
-            max_running: self.max_running,
-            rate: self.rate,
-            key_max_running: self.key_max_running,
-            key_rate: self.key_rate,
-        })
-    }
-
-    async fn run(self, target: &Target, output: OutputArgs) -> Result<(), Failure> {
-        let (name, limits) = (self.name.as_str(), self.limits());
-        match target {
-            Target::Api(api) => {
-                let path = ["v1", "queues", name, "limits"];
-                match &limits {
-                    Some(limits) => drop(api.put_json(&path, &json!(limits)).await?),
-                    None => drop(api.delete(&path).await?),
-                }
-            }
-            Target::Database { jobs, gate } => {
-                known(jobs, name)?;
-                let queue = jobs.queues().get(name);
-                let bypassed = queue
-                    .is_some_and(|queue| queue.durability == Durability::Redis && queue.limits.is_empty());
-                if bypassed && limits.is_some_and(|limits| !limits.is_empty()) {
-                    return Err(Failure::no(
-                        "the jobs of this queue live on the broker, which knows no limits; name some in its \
-                         configuration, or make its durability \"ledger\"",
-                    ));
-                }
-                let by = By::new(Actor::cli());
-                jobs.steer(&by).limit(name, limits.as_ref()).await?;
-                holdfast_ops::local::let_the_bell_ring(gate).await;
-            }
-        }
-        let document = json!({ "name": name, "limits": limits });
-        output.print(&document, || match limits {
-            None => format!("{name} has its configured limits"),
-            Some(limits) if limits.is_empty() => format!("{name} has no limits"),
-            Some(_) => format!("{name} is limited"),
+    async fn run(self, api: &Api, output: OutputArgs) -> Result<(), Failure> {
+        let path = ["v1", "queues", &self.name, "limits"];
+        let document = if self.configured {
+            api.delete(&path, &[]).await?
+        } else {
+            let body = LimitsBody {
+                max_running: self.max_running.map(Places),
+                rate: self.rate,
+                key_max_running: self.key_max_running.map(Places),
+                key_rate: self.key_rate,
+            };
+            api.put_json(&path, &body).await?
+        };
+        let LimitedQueue { name, .. } = api.read(&document)?;
+        output.print(&document, || match (self.configured, self.unlimited) {
+            (true, _) => format!("{name} has its configured limits"),
+            (_, true) => format!("{name} has no limits"),
+            _ => format!("{name} is limited"),
         })
     }
 }
 
-#[derive(Debug, Deserialize)]
-struct PurgedView {
-    cancelled: u64,
-    cancelled_on_broker: u64,
-    finished: bool,
-}
-
-async fn purge(target: &Target, name: &str, confirm: &str, output: OutputArgs) -> Result<(), Failure> {
-    let key = bulk::fresh_key();
+/// Asks again under one key until the queue is empty.
+async fn purge(api: &Api, name: &str, confirm: String, output: OutputArgs) -> Result<(), Failure> {
+    let (key, body) = (bulk::fresh_key(), PurgeBody { confirm });
     let mut on_broker = 0;
     loop {
-        let purged = match target {
-            Target::Api(api) => {
-                let body = json!({ "confirm": confirm });
-                let answer = api
-                    .post_json(&["v1", "queues", name, "purge"], &body, Some(&key))
-                    .await?;
-                PurgedView::deserialize(answer)
-                    .map_err(|error| Failure::no(format!("the answer is of no use: {error}")))?
-            }
-            Target::Database { jobs, .. } => {
-                known(jobs, name)?;
-                if confirm != name {
-                    return Err(Failure::no(format!(
-                        "--confirm must repeat the name of the queue to be purged, {name}"
-                    )));
-                }
-                let by = By::new(Actor::cli());
-                let purged = jobs.steer(&by).purge(name, Some(key.clone())).await?;
-                PurgedView {
-                    cancelled: purged.ledger.affected,
-                    cancelled_on_broker: purged.broker,
-                    finished: purged.ledger.finished && purged.broker_finished,
-                }
-            }
-        };
+        let document = api
+            .post_json(&["v1", "queues", name, "purge"], &body, Some(&key))
+            .await?;
+        let purged: PurgedView = api.read(&document)?;
         on_broker += purged.cancelled_on_broker;
         if purged.finished {
             let document = json!({

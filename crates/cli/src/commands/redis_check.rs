@@ -5,7 +5,7 @@
 use holdfast_core::config::{self, RedisEndpoint, RedisSettings};
 use holdfast_core::redis::Role;
 use holdfast_ops::checks::report::Form;
-use holdfast_ops::{Failure, local, validate as checks};
+use holdfast_ops::{Failure, in_process, validate as checks};
 use secrecy::SecretString;
 
 use crate::commands::validate;
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 /// What the configuration names, where platforms spell a URL in parts (`REDISHOST`, …).
 fn configured() -> Result<(SecretString, RedisSettings), Failure> {
-    let settings = local::settings()?.redis;
+    let settings = in_process::settings()?.redis;
     let endpoint = settings.queue.clone().ok_or_else(|| {
         Failure::Misused("there is no Redis to check: set REDIS_URL, or give --url".to_owned())
     })?;

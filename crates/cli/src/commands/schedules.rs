@@ -1,19 +1,16 @@
-//! `holdfast schedules`: through the HTTP API where `--url` is given, else straight to the database.
-
-mod target;
+//! `holdfast schedules`: made, seen, switched, run and removed.
 
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use holdfast_control::wire::{AcceptedJob, ScheduleBody, ScheduleList, ScheduleView};
+use holdfast_http::wire::Seconds;
+use holdfast_ops::client::{Api, Document};
+use holdfast_ops::{Failure, time};
 
-use self::target::Target;
-use crate::args::{OutputArgs, TargetArgs};
-use crate::commands::jobs::payload;
-use crate::output::table;
-use holdfast_ops::Failure;
-use holdfast_ops::time;
+use crate::args::{OutputArgs, TargetArgs, query};
+use crate::commands::jobs::{accepted_text, payload};
+use crate::output::{line, shown, table};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -101,144 +98,109 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(&target).await?;
-    match command {
-        Command::List { after, limit } => list(&target, after.as_deref(), usize::from(limit), output).await,
-        Command::Show(One { name }) => print(&target.show(&name).await?, output),
-        Command::Add(add) => {
-            let (name, replace) = (add.name.clone(), add.replace);
-            print(&target.add(&name, (*add).into_body()?, replace).await?, output)
+    let api = target.open().await?;
+    let verb = async |name: &str, verb: &str| api.post(&["v1", "schedules", name, verb]).await;
+    let document = match command {
+        Command::List { after, limit } => {
+            let query = query([("limit", Some(limit.to_string())), ("after", after)]);
+            return list(&api, &query, output).await;
         }
+        Command::Show(One { name }) => api.get(&["v1", "schedules", &name], &[]).await?,
+        Command::Add(add) => add.run(&api).await?,
         Command::Remove(One { name }) => {
-            target.remove(&name).await?;
-            output.print(&json!({"name": name, "deleted": true}), || {
-                format!("{name} is deleted")
-            })
+            let document = api.delete(&["v1", "schedules", &name], &[]).await?;
+            return output.print(&document, || format!("{name} is deleted"));
         }
-        Command::Enable(One { name }) => print(&target.switch(&name, true).await?, output),
-        Command::Disable(One { name }) => print(&target.switch(&name, false).await?, output),
+        Command::Enable(One { name }) => verb(&name, "enable").await?,
+        Command::Disable(One { name }) => verb(&name, "disable").await?,
         Command::Run(One { name }) => {
-            let accepted = target.run(&name).await?;
-            output.print(&accepted.document, || accepted.text())
+            let document = verb(&name, "run").await?;
+            let job: AcceptedJob = api.read(&document)?;
+            return output.print(&document, || accepted_text(&job));
         }
-    }
+    };
+    let schedule: ScheduleView = api.read(&document)?;
+    output.print(&document, || text(&schedule))
 }
 
 impl Add {
-    /// As the API reads it.
-    fn into_body(self) -> Result<Value, Failure> {
-        let seconds = |span: Option<Duration>| match span {
-            Some(span) if span.subsec_nanos() == 0 => json!(span.as_secs()),
-            Some(span) => json!(span.as_secs_f64()),
-            None => Value::Null,
+    async fn run(self, api: &Api) -> Result<Document, Failure> {
+        let body = ScheduleBody {
+            name: Some(self.name),
+            cron: self.cron,
+            every_seconds: self.every.map(Seconds),
+            time_zone: self.time_zone,
+            kind: self.kind,
+            payload: payload(&self.payload)?,
+            queue: self.queue,
+            catch_up: self.catch_up,
+            catch_up_max: self.catch_up_max,
+            jitter_seconds: self.jitter.map(Seconds),
+            enabled: Some(!self.disabled),
         };
-        let fields = [
-            ("name", json!(self.name)),
-            ("kind", json!(self.kind)),
-            ("cron", json!(self.cron)),
-            ("every_seconds", seconds(self.every)),
-            ("time_zone", json!(self.time_zone)),
-            ("queue", json!(self.queue)),
-            ("catch_up", json!(self.catch_up)),
-            ("catch_up_max", json!(self.catch_up_max)),
-            ("jitter_seconds", seconds(self.jitter)),
-            ("enabled", json!(!self.disabled)),
-        ];
-        let mut body: Map<String, Value> = fields
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
-        body.insert("payload".to_owned(), json!(payload(&self.payload)?));
-        Ok(Value::Object(body))
+        let name = body.name.as_deref().unwrap_or_default();
+        Ok(if self.replace {
+            api.put_json(&["v1", "schedules", name], &body).await?
+        } else {
+            api.post_json(&["v1", "schedules"], &body, None).await?
+        })
     }
 }
 
-async fn list(target: &Target, after: Option<&str>, limit: usize, output: OutputArgs) -> Result<(), Failure> {
-    let schedules = target.list(after, limit).await?;
-    let rows = schedules
-        .iter()
-        .map(|schedule| Ok(View::of(schedule)?.row()))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    output.print(&json!({ "schedules": schedules }), || {
+async fn list(api: &Api, query: &[(&str, String)], output: OutputArgs) -> Result<(), Failure> {
+    let document = api.get(&["v1", "schedules"], query).await?;
+    let page: ScheduleList = api.read(&document)?;
+    output.print(&document, || {
+        let rows: Vec<_> = page.schedules.into_iter().map(row).collect();
         table(["NAME", "WHEN", "KIND", "SOURCE", "NEXT TICK", "LAST JOB"], &rows)
     })
 }
 
-fn print(schedule: &Value, output: OutputArgs) -> Result<(), Failure> {
-    let view = View::of(schedule)?;
-    output.print(schedule, || view.text())
+fn when(schedule: &ScheduleView) -> String {
+    match (&schedule.cron, &schedule.time_zone, schedule.every_seconds) {
+        (Some(cron), zone, _) => format!("{cron} ({})", zone.as_deref().unwrap_or("UTC")),
+        (None, _, seconds) => format!("every {} s", seconds.unwrap_or_default()),
+    }
 }
 
-/// What the text form of a schedule shows. The JSON form shows everything that the server says.
-#[derive(Debug, Deserialize)]
-struct View {
-    name: String,
-    source: String,
-    enabled: bool,
-    cron: Option<String>,
-    every_seconds: Option<u32>,
-    time_zone: Option<String>,
-    kind: String,
-    payload: Value,
-    queue: Option<String>,
-    catch_up: String,
-    next_ticks: Vec<String>,
-    last_run_at: Option<String>,
-    last_job: Option<String>,
-    last_error: Option<String>,
+fn row(schedule: ScheduleView) -> [String; 6] {
+    let next = match schedule.next_ticks.first() {
+        Some(tick) => shown(*tick),
+        None if schedule.enabled => "never".to_owned(),
+        None => "disabled".to_owned(),
+    };
+    let last = schedule
+        .last_job
+        .map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let when = when(&schedule);
+    [
+        schedule.name,
+        when,
+        schedule.kind,
+        schedule.source.into_owned(),
+        next,
+        last,
+    ]
 }
 
-impl View {
-    fn of(schedule: &Value) -> Result<Self, Failure> {
-        Self::deserialize(schedule)
-            .map_err(|error| Failure::no(format!("the answer is not a schedule: {error}")))
-    }
-
-    fn when(&self) -> String {
-        match (&self.cron, &self.time_zone, self.every_seconds) {
-            (Some(cron), zone, _) => format!("{cron} ({})", zone.as_deref().unwrap_or("UTC")),
-            (None, _, seconds) => format!("every {} s", seconds.unwrap_or_default()),
-        }
-    }
-
-    fn row(self) -> [String; 6] {
-        let when = self.when();
-        let next = match self.next_ticks.into_iter().next() {
-            Some(tick) => tick,
-            None if self.enabled => "never".to_owned(),
-            None => "disabled".to_owned(),
-        };
-        let last = self.last_job.unwrap_or_else(|| "-".to_owned());
-        [self.name, when, self.kind, self.source, next, last]
-    }
-
-    fn text(&self) -> String {
-        let line = |name: &str, value: &str| format!("{name:<10}{value}");
-        let owner = match self.source.as_str() {
-            "config" => "the configuration",
-            _ => "the API",
-        };
-        let mut lines = vec![
-            line("name", &self.name),
-            line("when", &self.when()),
-            line("kind", &self.kind),
-            line("queue", self.queue.as_deref().unwrap_or("the kind's own")),
-            line("payload", &self.payload.to_string()),
-            line("catch up", &self.catch_up),
-            line("source", owner),
-            line("enabled", if self.enabled { "yes" } else { "no" }),
-        ];
-        lines.extend(self.next_ticks.iter().map(|tick| line("next", tick)));
-        let last = [
-            ("last run", &self.last_run_at),
-            ("last job", &self.last_job),
-            ("error", &self.last_error),
-        ];
-        lines.extend(
-            last.iter()
-                .filter_map(|(name, value)| Some(line(name, value.as_ref()?))),
-        );
-        lines.join("\n")
-    }
+fn text(schedule: &ScheduleView) -> String {
+    let owner = match schedule.source.as_ref() {
+        "config" => "the configuration",
+        _ => "the API",
+    };
+    let mut lines = vec![
+        line("name", &schedule.name),
+        line("when", when(schedule)),
+        line("kind", &schedule.kind),
+        line("queue", schedule.queue.as_deref().unwrap_or("the kind's own")),
+        line("payload", schedule.payload.get()),
+        line("catch up", &schedule.catch_up),
+        line("source", owner),
+        line("enabled", if schedule.enabled { "yes" } else { "no" }),
+    ];
+    lines.extend(schedule.next_ticks.iter().map(|tick| line("next", shown(*tick))));
+    lines.extend(schedule.last_run_at.map(|at| line("last run", shown(at))));
+    lines.extend(schedule.last_job.map(|id| line("last job", id)));
+    lines.extend(schedule.last_error.as_ref().map(|error| line("error", error)));
+    lines.join("\n")
 }

@@ -1,23 +1,32 @@
-//! `holdfast users`: people who log in with a password, straight in the database. A password comes from a prompt or
-//! from stdin, never from an argument, which every process of the machine could read.
+//! `holdfast users`: people who log in with a password. A password comes from a prompt or from stdin, never from an
+//! argument, which every process of the machine could read.
 
 mod data;
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 
 use holdfast_accounts::users::{MAX_PASSWORD, MIN_PASSWORD};
-use holdfast_accounts::{Role, User, Users};
-use holdfast_jobs::audit::{Actor, By};
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
-
-use crate::args::OutputArgs;
-use crate::output::table;
+use holdfast_accounts::wire::{PasswordBody, RoleBody, UserBody, UserList};
+use holdfast_accounts::{Role, User};
 use holdfast_ops::Failure;
-use holdfast_ops::local::Local;
+use holdfast_ops::client::Api;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::args::{OutputArgs, TargetArgs};
+use crate::output::{minute, table};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(subcommand)]
+    command: Command,
+}
 
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Add a user; the password comes from a prompt, or from stdin's first line
     Add {
         /// A name or an e-mail address; case-insensitive
@@ -25,8 +34,6 @@ pub(crate) enum Command {
         /// What the user may do: viewer (read), operator (produce, read), admin (everything)
         #[arg(long, default_value = "viewer")]
         role: Role,
-        #[command(flatten)]
-        output: OutputArgs,
     },
     /// Lock a user out; sessions end within ten seconds
     Disable(One),
@@ -40,97 +47,74 @@ pub(crate) enum Command {
         name: String,
         /// viewer, operator or admin
         role: Role,
-        #[command(flatten)]
-        output: OutputArgs,
     },
     /// Print all that is kept about a user, as JSON
     Export(data::Whom),
     /// Delete a user and all that is kept about the user; sessions end within ten seconds
     Delete(data::DeleteArgs),
     /// List every user
-    List {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    List,
 }
 
 /// One user.
 #[derive(Debug, clap::Args)]
-pub(crate) struct One {
+struct One {
     /// The user's name
     name: String,
-    #[command(flatten)]
-    output: OutputArgs,
 }
 
-pub(crate) async fn run(command: Command) -> Result<(), Failure> {
-    let local = Local::open().await?;
-    let users = Users::new(local.database.clone(), local.settings.auth.max_concurrent_hashes);
-    let by = By::new(Actor::cli());
-    match command {
-        Command::Add { name, role, output } => {
-            let user = users.create(&name, role, &password()?, &by).await?;
-            print(&user, "made", output)
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let output = args.output;
+    let api = args.target.open().await?;
+    let (document, done) = match args.command {
+        Command::Add { name, role } => {
+            let password = password()?;
+            let body = UserBody { name, role, password };
+            (api.post_json(&["v1", "users"], &body, None).await?, "made")
         }
-        Command::Disable(One { name, output }) => changed(
-            &name,
-            users.set_enabled(&name, false, &by).await?,
-            "disabled",
-            output,
-        ),
-        Command::Enable(One { name, output }) => changed(
-            &name,
-            users.set_enabled(&name, true, &by).await?,
-            "enabled",
-            output,
-        ),
-        Command::Passwd(One { name, output }) => {
-            let set = users.set_password(&name, &password()?, &by).await?;
-            changed(&name, set, "set the password of", output)
+        Command::Disable(One { name }) => (api.post(&["v1", "users", &name, "disable"]).await?, "disabled"),
+        Command::Enable(One { name }) => (api.post(&["v1", "users", &name, "enable"]).await?, "enabled"),
+        Command::Passwd(One { name }) => {
+            let password = password()?;
+            let path = ["v1", "users", &name, "password"];
+            let document = api.put_json(&path, &PasswordBody { password }).await?;
+            (document, "set the password of")
         }
-        Command::Role { name, role, output } => {
-            changed(&name, users.set_role(&name, role, &by).await?, "changed", output)
+        Command::Role { name, role } => {
+            let path = ["v1", "users", &name, "role"];
+            (api.put_json(&path, &RoleBody { role }).await?, "changed")
         }
-        Command::Export(whom) => data::export(&local, &users, &whom).await,
-        Command::Delete(args) => data::delete(&local, &users, &by, args).await,
-        Command::List { output } => list(&users, output).await,
-    }
-}
-
-fn changed(name: &str, user: Option<User>, done: &str, output: OutputArgs) -> Result<(), Failure> {
-    let user = user.ok_or_else(|| Failure::no(format!("there is no user {name}")))?;
-    print(&user, done, output)
-}
-
-fn print(user: &User, done: &str, output: OutputArgs) -> Result<(), Failure> {
-    output.print(user, || {
+        Command::Export(whom) => return data::export(&api, &whom).await,
+        Command::Delete(args) => return data::delete(&api, &args, output).await,
+        Command::List => return list(&api, output).await,
+    };
+    let user: User = api.read(&document)?;
+    output.print(&document, || {
         format!("{done} {} ({}, {})", user.name, user.role, user.id)
     })
 }
 
-async fn list(users: &Users, output: OutputArgs) -> Result<(), Failure> {
-    const TIME: &str = "%Y-%m-%d %H:%M";
-    let users = users.list().await?;
-    output.print(&json!({ "users": users }), || {
-        let rows: Vec<_> = users
-            .iter()
-            .map(|user| {
-                let state = match user.disabled_at {
-                    Some(at) => format!("disabled {}", at.format(TIME)),
-                    None => "enabled".to_owned(),
-                };
-                let created = user.created_at.format(TIME).to_string();
-                [
-                    user.id.to_string(),
-                    user.name.clone(),
-                    user.role.to_string(),
-                    state,
-                    created,
-                ]
-            })
-            .collect();
+async fn list(api: &Api, output: OutputArgs) -> Result<(), Failure> {
+    let document = api.get(&["v1", "users"], &[]).await?;
+    let list: UserList = api.read(&document)?;
+    output.print(&document, || {
+        let rows: Vec<_> = list.users.into_iter().map(row).collect();
         table(["ID", "NAME", "ROLE", "STATE", "CREATED"], &rows)
     })
+}
+
+fn row(user: User) -> [String; 5] {
+    let state = match user.disabled_at {
+        Some(at) => format!("disabled {}", minute(Some(at))),
+        None => "enabled".to_owned(),
+    };
+    [
+        user.id.to_string(),
+        user.name,
+        user.role.to_string(),
+        state,
+        minute(Some(user.created_at)),
+    ]
 }
 
 /// From a terminal twice, unseen; else the first line of stdin.

@@ -1,4 +1,4 @@
-//! The operator's commands, straight to the database and through an API.
+//! The operator's commands, with the API of their own process and with one at a URL.
 
 use holdfast_testkit::http::Client;
 use holdfast_testkit::place::{Dev, Place};
@@ -73,7 +73,7 @@ async fn a_database_that_is_not_there_or_not_migrated_is_an_error_that_says_what
 }
 
 #[tokio::test]
-async fn jobs_are_steered_alike_in_the_database_and_through_an_api() {
+async fn jobs_are_controlled_alike_with_and_without_a_url() {
     let mut place = Place::new();
     let dev = Dev::start(&mut place).await;
     let url = dev.url();
@@ -178,7 +178,7 @@ async fn steer(place: &Place, target: &[&str]) {
         let unknown = run(&[verb, UNKNOWN]).await;
         assert_eq!(unknown.code, Some(1));
         assert!(
-            unknown.text.contains(&format!("there is no job {UNKNOWN}")),
+            unknown.text.contains(&format!("no job {UNKNOWN} is known")),
             "{verb}: {}",
             unknown.text
         );
@@ -190,6 +190,37 @@ async fn steer(place: &Place, target: &[&str]) {
         "{}",
         bad.text
     );
+}
+
+#[tokio::test]
+async fn a_payload_is_printed_byte_for_byte() {
+    const PAYLOAD: &str =
+        r#"{"n":12345678901234567890.10,"big":123456789012345678901234567890,"e":1e400,"z":1,"a":1}"#;
+    let mut place = Place::new();
+    let dev = Dev::start(&mut place).await;
+    let url = dev.url();
+    for target in [&[][..], &["--url", &url]] {
+        let jobs = async |args: &[&str]| place.run(&[&["jobs"], target, args].concat()).await;
+        let accepted = jobs(&["enqueue", "debug.echo", PAYLOAD, "--delay", "1h", "--json"]).await;
+        assert_eq!(accepted.code, Some(0), "{}", accepted.text);
+        let listed = jobs(&["list", "--limit", "1", "--json"]).await.stdout;
+        let dense: String = listed.split_whitespace().collect();
+        assert!(dense.contains(&format!("\"payload\":{PAYLOAD}")), "{dense}");
+    }
+    dev.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_without_a_url_is_audited_under_the_login_and_leaves_no_key() {
+    let place = Place::new();
+    assert_eq!(place.run(&["migrate"]).await.code, Some(0));
+    let made = place.run(&["keys", "create", "--name", "shop"]).await;
+    assert_eq!(made.code, Some(0), "{}", made.text);
+    let listed = place.json(&["keys", "list"]).await;
+    assert_eq!(listed["keys"].as_array().unwrap().len(), 1, "{listed}");
+    let log = place.json(&["audit"]).await;
+    let actor = log["entries"][0]["actor"].as_str().unwrap();
+    assert!(actor.starts_with("cli/"), "{log}");
 }
 
 #[tokio::test]
@@ -324,7 +355,7 @@ async fn an_api_that_is_away_is_named() {
 }
 
 #[tokio::test]
-async fn dead_letters_and_queues_are_steered_alike_in_the_database_and_through_an_api() {
+async fn dead_letters_and_queues_are_controlled_alike_with_and_without_a_url() {
     let mut place = Place::new();
     let dev = Dev::start(&mut place).await;
     let url = dev.url();
@@ -347,7 +378,7 @@ async fn dead_letters_and_queues_are_steered_alike_in_the_database_and_through_a
 }
 
 #[tokio::test]
-async fn batches_and_limits_are_steered_alike_in_the_database_and_through_an_api() {
+async fn batches_and_limits_are_controlled_alike_with_and_without_a_url() {
     let mut place = Place::new();
     let dev = Dev::start(&mut place).await;
     let url = dev.url();
@@ -385,7 +416,13 @@ async fn batches_and_limits_are_steered_alike_in_the_database_and_through_an_api
         );
         assert_eq!(run(&["batches", "cancel", &id]).await.code, Some(1));
         let unknown = run(&["batches", "show", "01JD3V0S7W8Q4M2XKZC5T9R6BH"]).await;
-        assert!(unknown.text.contains("there is no batch"), "{}", unknown.text);
+        assert!(
+            unknown
+                .text
+                .contains("no batch 01JD3V0S7W8Q4M2XKZC5T9R6BH is known"),
+            "{}",
+            unknown.text
+        );
 
         let limited = json(&[
             "queues",

@@ -51,13 +51,14 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     (
         "ops",
         &[
-            "core", "cache", "jobs", "http", "accounts", "holdfast", "api", "worker",
+            "core", "cache", "jobs", "http", "accounts", "control", "holdfast", "api", "worker",
         ],
     ),
     (
         "cli",
         &[
-            "core", "cache", "jobs", "accounts", "control", "holdfast", "api", "worker", "beat", "ops",
+            "core", "cache", "jobs", "http", "accounts", "control", "holdfast", "api", "worker", "beat",
+            "ops",
         ],
     ),
     ("bench", &["core", "cache", "jobs", "holdfast", "api"]),

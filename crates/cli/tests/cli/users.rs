@@ -114,10 +114,7 @@ async fn a_user_is_exported_and_deleted_once_that_is_agreed_to() {
     let asked = with_password(&place, &["users", "delete", "ada@example.com"], "").await;
     assert!(asked.0 == Some(64) && asked.1.contains("--yes"), "{}", asked.1);
     let deleted = place.json(&["users", "delete", "ada@example.com", "--yes"]).await;
-    assert_eq!(
-        (&deleted["id"], &deleted["removed"]["account"]),
-        (&json!(id), &json!(true))
-    );
+    assert_eq!((&deleted["id"], &deleted["account"]), (&json!(id), &json!(true)));
     assert!(
         place.json(&["users", "list"]).await["users"]
             .as_array()
@@ -140,6 +137,32 @@ async fn a_user_is_exported_and_deleted_once_that_is_agreed_to() {
         audit.contains("user.delete") && !audit.contains("ada@example.com"),
         "{audit}"
     );
+    dev.stop().await;
+}
+
+#[tokio::test]
+async fn users_and_keys_are_managed_alike_with_and_without_a_url() {
+    const KEY: &str = "a-bootstrap-key-of-a-test";
+    let mut place = Place::new().with_env("HOLDFAST_API_KEY", KEY);
+    let dev = Dev::start(&mut place).await;
+    let url = dev.url();
+    for (name, target) in [
+        ("team/a+b", &[][..]),
+        ("team/50%", &["--url", &url, "--key", KEY]),
+    ] {
+        let json = async |args: &[&str]| place.json(&[args, target].concat()).await;
+        let add = [&["users", "add", name, "--json"], target].concat();
+        let (code, made) = with_password(&place, &add, PASSWORD).await;
+        assert_eq!(code, Some(0), "{made}");
+        let disabled = json(&["users", "disable", name]).await;
+        assert!(disabled["disabled_at"].is_string(), "{disabled}");
+        let deleted = json(&["users", "delete", name, "--yes"]).await;
+        assert_eq!(deleted["account"], true, "{deleted}");
+        assert_eq!(json(&["users", "list"]).await, json!({"users": []}));
+        let key = json(&["keys", "create", "--name", name]).await;
+        let revoked = json(&["keys", "revoke", name]).await;
+        assert_eq!((&revoked["id"], &revoked["name"]), (&key["id"], &json!(name)));
+    }
     dev.stop().await;
 }
 

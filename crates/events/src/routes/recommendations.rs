@@ -9,7 +9,7 @@ use holdfast_core::clock;
 use holdfast_http::body::items::{Names, RejectedItem, moment, none_good, read_items};
 use holdfast_http::body::{BodySize, body_bytes, parse_off_thread};
 use holdfast_http::json;
-use holdfast_http::params::Params;
+use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind, RETRY_AFTER, quote};
 use holdfast_http::responses::X_CACHE;
 use holdfast_http::{Allowed, Anyone, Produce};
@@ -251,14 +251,14 @@ pub(crate) async fn recommend(
     state: web::Data<EventsState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let id = request.match_info().get("id").unwrap_or_default();
-    allowed.reads_user(id)?;
+    let id = path_text(&request, "id");
+    allowed.reads_user(&id)?;
     let mut params = Params::of(&request, &["limit"]);
     let limit = params.count("limit", 1, MAX_LISTED).unwrap_or(DEFAULT_LIMIT);
     params.finish()?;
     let user = id
         .parse::<UserName>()
-        .map_err(|fault| Problem::field(ProblemKind::InvalidId, "id", format!("{} {fault}", quote(id))))?;
+        .map_err(|fault| Problem::field(ProblemKind::InvalidId, "id", format!("{} {fault}", quote(&id))))?;
     let found = state
         .recommender
         .list(&user)

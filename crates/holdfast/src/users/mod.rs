@@ -42,7 +42,7 @@ use lettre::message::Mailbox;
 pub use self::account::MadeKey;
 pub use self::delete::{DeleteOptions, Deleted};
 pub use self::export::Export;
-pub use self::routes::{ROUTES, UsersState};
+pub use self::routes::{DeletedUser, DeletedUsersKey, ROUTES, UsersState};
 
 /// Why a user was not exported or deleted.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Exporting all that is stored about a user, and deleting it.
+//! Showing one user, exporting all that is stored about a user, and deleting it.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::stream;
-use holdfast_accounts::Sessions;
-use holdfast_http::params::Params;
+use holdfast_accounts::{Sessions, User, unknown_user};
+use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind};
-use holdfast_http::{Allowed, Anyone, ServerContext, json};
+use holdfast_http::{Admin, Allowed, Anyone, ServerContext, json};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_product::{ApiProcess, own_user};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::{DeleteOptions, Deleted, Export, MadeKey, UserData, UserDataError};
 
 holdfast_http::routes! {
-    /// The export and the deletion of users. Their state is [`UsersState`].
+    /// One user, the export and the deletion. Their state is [`UsersState`].
     pub ROUTES:
-    "/v1/users/{id}" => { DELETE delete }
+    "/v1/users/{id}" => { GET show, DELETE delete }
     "/v1/users/{id}/export" => { GET export }
 }
 
@@ -49,24 +49,24 @@ impl UsersState {
 const AHEAD: usize = 2;
 
 /// What a deletion removed or anonymised.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeletedUser {
-    id: String,
-    deleted: bool,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeletedUser {
+    pub id: String,
+    pub deleted: bool,
     /// Whether there was an account; it was deleted with its preferences, its digest and its sessions.
-    account: bool,
-    interactions: u64,
-    subscriptions: u64,
+    pub account: bool,
+    pub interactions: u64,
+    pub subscriptions: u64,
     /// Rows about mail: what was sent, suppressions, links.
-    mail: u64,
+    pub mail: u64,
     /// Webhook attempts that named the user, now anonymised.
-    deliveries: u64,
+    pub deliveries: u64,
     /// Jobs that no longer name the user. Those that have not run will do nothing.
-    jobs: u64,
+    pub jobs: u64,
     /// Audit log entries whose actor was the user, now anonymised.
-    audit: u64,
+    pub audit: u64,
     /// The API keys in force that the user made.
-    keys: Vec<DeletedUsersKey>,
+    pub keys: Vec<DeletedUsersKey>,
 }
 
 impl From<UserDataError> for Problem {
@@ -80,14 +80,14 @@ impl From<UserDataError> for Problem {
 }
 
 /// An API key that a deleted user had made.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeletedUsersKey {
-    id: String,
-    name: String,
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeletedUsersKey {
+    pub id: String,
+    pub name: String,
     #[schema(example = "produce,read")]
-    scopes: String,
+    pub scopes: String,
     /// Revoked with the user. False: it is still in force.
-    revoked: bool,
+    pub revoked: bool,
 }
 
 impl DeletedUsersKey {
@@ -98,6 +98,31 @@ impl DeletedUsersKey {
             scopes: key.scopes,
             revoked: options.revoke_keys,
         }
+    }
+}
+
+/// Show a user
+#[utoipa::path(get, path = "/v1/users/{id}", tag = "users", operation_id = "get_user",
+    params(("id" = String, Path, description = "The user's id or name")),
+    responses(
+        (status = 200, body = User),
+        (status = 404, description = "user-not-found"),
+    ))]
+pub(crate) async fn show(
+    _: Allowed<Admin>,
+    state: web::Data<UsersState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Params::of(&request, &[]).finish()?;
+    let (users, name) = (
+        state.sessions.users().clone(),
+        path_text(&request, "id").into_owned(),
+    );
+    let wanted = name.clone();
+    let found = state.http.on_runtime(async move { users.named(&wanted).await });
+    match found.await? {
+        Some(user) => json(StatusCode::OK, &user),
+        None => Err(unknown_user(&name)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use serde::{Serialize, Serializer};
 
@@ -13,8 +13,12 @@ use serde::{Serialize, Serializer};
 pub struct Seconds(pub Duration);
 
 impl Serialize for Seconds {
+    /// Whole seconds as a whole number.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.0.as_secs_f64())
+        match self.0.subsec_nanos() {
+            0 => serializer.serialize_u64(self.0.as_secs()),
+            _ => serializer.serialize_f64(self.0.as_secs_f64()),
+        }
     }
 }
 
@@ -87,6 +91,11 @@ pub fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString
     let text = String::deserialize(deserializer);
     text.map(SecretString::from)
         .map_err(|_| D::Error::custom("expected a text"))
+}
+
+/// The same, as a client sends it.
+pub fn exposed<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose_secret())
 }
 
 /// A client's own text, short enough to be repeated to it.

@@ -1,21 +1,22 @@
-//! Queues and workers, through the API or straight from the database.
+//! Queues and workers, through the API.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use holdfast_control::wire::{
+    AcceptedJob, Attempts, JobBody, JobView, QueueList, QueueView, Urgency, WorkerList, WorkerView,
+};
+use holdfast_http::wire::Seconds;
 use holdfast_jobs::State;
-use holdfast_jobs::enqueue::JobRequest;
 use holdfast_jobs::ledger::Priority;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 
 use super::timing::{millis, shown};
 use super::{Check, Checked, Finding, check, either};
-use crate::failure::Failure;
-use crate::target::Target;
+use crate::client::{Api, ApiError};
 
 /// Longest way of a probe job through its queue. An idle worker that hears no bell looks every five seconds.
 const ROUND_TRIP: Duration = Duration::from_secs(20);
@@ -27,34 +28,9 @@ const LONG_LINE: u64 = 100;
 
 #[derive(Debug)]
 pub(crate) struct SystemSubject {
-    target: Target,
-    /// A worker that was silent for longer is not alive.
-    lost_after: Duration,
-    queues: OnceCell<Vec<QueueFacts>>,
-    workers: OnceCell<Vec<WorkerFacts>>,
-}
-
-/// As `GET /v1/queues` words them.
-#[derive(Debug, Deserialize)]
-struct QueueFacts {
-    name: String,
-    /// Present for a configured queue.
-    #[serde(default)]
-    durability: Option<String>,
-    paused: bool,
-    depth: DepthFacts,
-}
-
-#[derive(Debug, Deserialize)]
-struct DepthFacts {
-    available: u64,
-}
-
-/// As `GET /v1/workers` words them.
-#[derive(Debug, Deserialize)]
-struct WorkerFacts {
-    alive: bool,
-    queues: Vec<String>,
+    api: Api,
+    queues: OnceCell<Vec<QueueView>>,
+    workers: OnceCell<Vec<WorkerView>>,
 }
 
 pub(crate) const WORKERS: &[Check<SystemSubject>] = &[
@@ -69,59 +45,39 @@ pub(crate) const QUEUE: &[Check<SystemSubject>] = &[
 ];
 
 impl SystemSubject {
-    pub(crate) fn new(target: Target, lost_after: Duration) -> Self {
+    pub(crate) fn new(api: Api) -> Self {
         Self {
-            target,
-            lost_after,
+            api,
             queues: OnceCell::new(),
             workers: OnceCell::new(),
         }
     }
 
-    async fn queues(&self) -> Checked<&[QueueFacts]> {
+    async fn queues(&self) -> Checked<&[QueueView]> {
         let asking = self.queues.get_or_try_init(|| async {
-            match &self.target {
-                Target::Api(api) => {
-                    let answer = api.get(&["v1", "queues"], &[], Duration::ZERO).await;
-                    list(answer.map_err(|error| unread(&error.into()))?.as_ref(), "queues")
-                }
-                Target::Database { jobs, .. } => {
-                    let stats = jobs.queue_stats().await.map_err(|error| unread(&error.into()))?;
-                    let configured =
-                        |name: &str| jobs.queues().contains_key(name).then(|| "configured".to_owned());
-                    let facts = stats.into_iter().map(|stats| QueueFacts {
-                        durability: configured(&stats.queue),
-                        name: stats.queue,
-                        paused: stats.paused,
-                        depth: DepthFacts {
-                            available: stats.available,
-                        },
-                    });
-                    Ok(facts.collect())
-                }
-            }
+            let list: QueueList = self.list("queues").await?;
+            Ok(list.queues)
         });
         asking.await.map(Vec::as_slice)
     }
 
-    async fn workers(&self) -> Checked<&[WorkerFacts]> {
+    async fn workers(&self) -> Checked<&[WorkerView]> {
         let asking = self.workers.get_or_try_init(|| async {
-            match &self.target {
-                Target::Api(api) => {
-                    let answer = api.get(&["v1", "workers"], &[], Duration::ZERO).await;
-                    list(answer.map_err(|error| unread(&error.into()))?.as_ref(), "workers")
-                }
-                Target::Database { jobs, .. } => {
-                    let workers = jobs.workers().await.map_err(|error| unread(&error.into()))?;
-                    let facts = workers.into_iter().map(|worker| WorkerFacts {
-                        alive: worker.seen_seconds_ago < self.lost_after.as_secs_f64(),
-                        queues: worker.queues,
-                    });
-                    Ok(facts.collect())
-                }
-            }
+            let list: WorkerList = self.list("workers").await?;
+            Ok(list.workers)
         });
         asking.await.map(Vec::as_slice)
+    }
+
+    async fn list<T: DeserializeOwned>(&self, name: &str) -> Checked<T> {
+        let answer = self.api.get(&["v1", name], &[]).await;
+        let document = answer.map_err(|error| unread(&error))?;
+        document.read().map_err(|_| {
+            Finding::fail(
+                format!("/v1/{name} is not as documented"),
+                "Another version answers: check what is deployed.",
+            )
+        })
     }
 
     async fn served(&self) -> Checked<BTreeSet<&str>> {
@@ -133,21 +89,8 @@ impl SystemSubject {
     }
 }
 
-fn list<T: for<'de> Deserialize<'de>>(answer: Option<&Value>, name: &str) -> Checked<Vec<T>> {
-    let list = answer.and_then(|answer| answer.get(name));
-    list.and_then(|list| Vec::deserialize(list).ok()).ok_or_else(|| {
-        Finding::fail(
-            format!("/v1/{name} is not as documented"),
-            "Another version answers: check what is deployed.",
-        )
-    })
-}
-
-fn unread(failure: &Failure) -> Finding {
-    Finding::fail(
-        failure.to_string(),
-        "See the checks above, and the log of the API.",
-    )
+fn unread(error: &ApiError) -> Finding {
+    Finding::fail(error.to_string(), "See the checks above, and the log of the API.")
 }
 
 async fn alive(subject: &SystemSubject) -> Finding {
@@ -190,7 +133,7 @@ async fn find_unserved(subject: &SystemSubject) -> Checked<Finding> {
     ))
 }
 
-async fn configured(subject: &SystemSubject) -> Checked<impl Iterator<Item = &QueueFacts>> {
+async fn configured(subject: &SystemSubject) -> Checked<impl Iterator<Item = &QueueView>> {
     Ok(subject
         .queues()
         .await?
@@ -225,7 +168,7 @@ async fn depth(subject: &SystemSubject) -> Finding {
 
 async fn find_long_lines(subject: &SystemSubject) -> Checked<Finding> {
     let queues = subject.queues().await?;
-    let shown = |queue: &QueueFacts| format!("{} {}", queue.name, queue.depth.available);
+    let shown = |queue: &QueueView| format!("{} {}", queue.name, queue.depth.available);
     let long: Vec<String> = queues
         .iter()
         .filter(|queue| queue.depth.available > LONG_LINE)
@@ -249,8 +192,8 @@ async fn round_trip(subject: &SystemSubject) -> Finding {
 /// A real job through each queue that somebody serves, and back.
 async fn probe_queues(subject: &SystemSubject) -> Checked<Finding> {
     let served = subject.served().await?;
-    let queues: Vec<&QueueFacts> = configured(subject).await?.collect();
-    let (probed, passed_over): (Vec<&QueueFacts>, Vec<&QueueFacts>) = queues
+    let queues: Vec<&QueueView> = configured(subject).await?.collect();
+    let (probed, passed_over): (Vec<&QueueView>, Vec<&QueueView>) = queues
         .into_iter()
         .partition(|queue| !queue.paused && served.contains(queue.name.as_str()));
     if probed.is_empty() {
@@ -283,34 +226,38 @@ async fn probe_queues(subject: &SystemSubject) -> Checked<Finding> {
 /// How long it took, in milliseconds.
 async fn probe(subject: &SystemSubject, queue: &str) -> Result<f64, String> {
     let started = Instant::now();
-    let payload = RawValue::from_string("{}".to_owned()).map_err(|error| error.to_string())?;
-    let mut request = JobRequest::new("holdfast.probe", payload);
-    request.queue = Some(queue.to_owned());
-    request.priority = Priority::High;
-    request.max_attempts = Some(1);
-    request.timeout = Some(EXECUTION);
     let accepted = subject
-        .target
-        .enqueue(request)
+        .api
+        .post_json(&["v1", "jobs"], &probe_of(queue)?, None)
         .await
-        .map_err(|failure| format!("{queue} does not accept: {failure}"))?;
-    let job = subject
-        .target
-        .show(accepted.id, Some(ROUND_TRIP))
+        .map_err(|error| format!("{queue} does not accept: {error}"))?;
+    let job: AcceptedJob = accepted.read().map_err(|error| format!("{queue}: {error}"))?;
+    let id = job.id.to_string();
+    let (_, job) = subject
+        .api
+        .wait(&["v1", "jobs", &id], ROUND_TRIP, |job: &JobView| {
+            job.state.is_final()
+        })
         .await
-        .map_err(|failure| format!("{queue}: {failure}"))?;
-    let state = job
-        .as_ref()
-        .and_then(|job| job.get("state"))
-        .map(State::deserialize);
-    match state {
-        Some(Ok(State::Completed)) => Ok(millis(started.elapsed())),
-        Some(Ok(state)) if state.is_final() => Err(format!("{queue}: the probe job was {state}")),
-        Some(Ok(state)) => {
-            subject.target.cancel(accepted.id).await.ok();
+        .map_err(|error| format!("{queue}: {error}"))?;
+    match job.state {
+        State::Completed => Ok(millis(started.elapsed())),
+        state if state.is_final() => Err(format!("{queue}: the probe job was {state}")),
+        state => {
+            subject.api.post(&["v1", "jobs", &id, "cancel"]).await.ok();
             let waited = ROUND_TRIP.as_secs();
             Err(format!("{queue}: accepted, and still {state} after {waited} s"))
         }
-        _ => Err(format!("{queue}: the accepted job is not there")),
     }
+}
+
+fn probe_of(queue: &str) -> Result<JobBody, String> {
+    let payload = RawValue::from_string("{}".to_owned()).map_err(|error| error.to_string())?;
+    Ok(JobBody {
+        queue: Some(queue.to_owned()),
+        priority: Some(Urgency(Priority::High)),
+        max_attempts: Some(Attempts(1)),
+        timeout_seconds: Some(Seconds(EXECUTION)),
+        ..JobBody::new("holdfast.probe".to_owned(), payload)
+    })
 }

@@ -1,16 +1,15 @@
 //! `holdfast dead-letters redrive` and `delete`.
 
+use holdfast_control::wire::{Attempts, DeadLetterFilterBody, DeleteBody, RedriveBody};
 use holdfast_jobs::JobId;
-use holdfast_jobs::audit::{Actor, By};
-use holdfast_jobs::dead_letters::{self, DeadLetterFilter, MAX_RATE, MIN_RATE};
+use holdfast_jobs::dead_letters::{self, MAX_RATE, MIN_RATE};
+use holdfast_ops::Failure;
+use holdfast_ops::client::Api;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
 use super::FilterArgs;
 use crate::args::OutputArgs;
-use crate::commands::bulk::{self, Answer};
-use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
+use crate::commands::bulk;
 
 /// Which dead letters to change: by id, by filter, or all.
 #[derive(Debug, clap::Args)]
@@ -56,83 +55,50 @@ fn rate(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("expected jobs a second, from {MIN_RATE} to {MAX_RATE}"))
 }
 
+/// One of the four ways to say which.
+struct Selection {
+    id: Option<JobId>,
+    ids: Option<Vec<JobId>>,
+    filter: Option<DeadLetterFilterBody>,
+}
+
 impl SelectArgs {
-    fn filter(&self) -> Result<DeadLetterFilter, Failure> {
-        if !self.ids.is_empty() {
-            return Ok(DeadLetterFilter::of_ids(self.ids.iter().copied()));
-        }
-        if self.filter.given().is_empty() && !self.all {
+    fn selection(&mut self) -> Result<Selection, Failure> {
+        let ids = std::mem::take(&mut self.ids);
+        let filter = self.filter.clone().body();
+        if ids.is_empty() && filter.is_none() && !self.all {
             return Err(Failure::no(
                 "say which dead letters: ids, --queue, --kind, --error, --from, --to, or --all",
             ));
         }
-        Ok(self.filter.filter())
-    }
-
-    /// As the API reads it.
-    fn body(&self) -> Value {
-        match self.ids.as_slice() {
-            [id] => json!({ "id": id }),
-            [] if self.all => json!({ "all": true }),
-            [] => {
-                let given = self.filter.given().into_iter();
-                let filter: Map<_, _> = given
-                    .map(|(name, value)| (name.to_owned(), json!(value)))
-                    .collect();
-                json!({ "filter": filter })
-            }
-            ids => json!({ "ids": ids }),
-        }
+        let (id, ids) = match ids.as_slice() {
+            [] => (None, None),
+            [id] => (Some(*id), None),
+            _ => (None, Some(ids)),
+        };
+        Ok(Selection { id, ids, filter })
     }
 }
 
-pub(super) async fn redrive(target: &Target, args: Redrive, output: OutputArgs) -> Result<(), Failure> {
+pub(super) async fn redrive(api: &Api, mut args: Redrive, output: OutputArgs) -> Result<(), Failure> {
     const PATH: &[&str] = &["v1", "dead-letters", "redrive"];
-    let filter = args.select.filter()?;
     let payload = parsed_payload(&args)?;
-    if args.select.dry_run {
-        return preview(target, PATH, &args.select, &filter, output).await;
-    }
-    let answer = match target {
-        Target::Api(api) => {
-            let mut body = args.select.body();
-            body["attempts"] = json!(args.attempts);
-            if let Some(rate) = args.rate {
-                body["rate"] = json!(rate);
-            }
-            if let Some(payload) = payload {
-                body["payload"] = json!(payload);
-            }
-            bulk::until_finished(async |key| bulk::post(api, PATH, &body, key).await).await?
-        }
-        Target::Database { jobs, gate } => {
-            let by = By::new(Actor::cli());
-            let steering = jobs.steer(&by);
-            let payload = match (payload, args.select.ids.first()) {
-                (Some(payload), Some(id)) => {
-                    let job = jobs.get(*id).await?;
-                    let job = job.ok_or_else(|| Failure::no(format!("there is no dead letter {id}")))?;
-                    Some(steering.check_payload(&job.kind, payload)?)
-                }
-                _ => None,
-            };
-            let mut redrive = dead_letters::Redrive {
-                filter,
-                attempts: Some(args.attempts),
-                rate: args.rate,
-                payload,
-                key: None,
-            };
-            let answer = bulk::until_finished(async |key| {
-                redrive.key = Some(key.to_owned());
-                Ok(Answer::from(&steering.redrive(&redrive).await?))
-            })
-            .await?;
-            holdfast_ops::local::let_the_bell_ring(gate).await;
-            answer
-        }
+    let Selection { id, ids, filter } = args.select.selection()?;
+    let dry_run = args.select.dry_run;
+    let body = RedriveBody {
+        id,
+        ids,
+        filter,
+        all: args.select.all,
+        dry_run,
+        rate: args.rate,
+        attempts: Some(Attempts(args.attempts)),
+        payload,
     };
-    bulk::print(&answer, "redriven", output)
+    if dry_run {
+        return bulk::preview(api, PATH, &body, output).await;
+    }
+    bulk::run(api, PATH, &body, "redriven", output).await
 }
 
 fn parsed_payload(args: &Redrive) -> Result<Option<Box<RawValue>>, Failure> {
@@ -149,44 +115,19 @@ fn parsed_payload(args: &Redrive) -> Result<Option<Box<RawValue>>, Failure> {
         .map_err(|error| Failure::no(format!("the payload is not JSON: {error}")))
 }
 
-pub(super) async fn delete(target: &Target, args: Delete, output: OutputArgs) -> Result<(), Failure> {
+pub(super) async fn delete(api: &Api, mut args: Delete, output: OutputArgs) -> Result<(), Failure> {
     const PATH: &[&str] = &["v1", "dead-letters", "delete"];
-    let filter = args.select.filter()?;
-    if args.select.dry_run {
-        return preview(target, PATH, &args.select, &filter, output).await;
+    let Selection { id, ids, filter } = args.select.selection()?;
+    let dry_run = args.select.dry_run;
+    let body = DeleteBody {
+        id,
+        ids,
+        filter,
+        all: args.select.all,
+        dry_run,
+    };
+    if dry_run {
+        return bulk::preview(api, PATH, &body, output).await;
     }
-    let answer = match target {
-        Target::Api(api) => {
-            let body = args.select.body();
-            bulk::until_finished(async |key| bulk::post(api, PATH, &body, key).await).await?
-        }
-        Target::Database { jobs, .. } => {
-            let by = By::new(Actor::cli());
-            bulk::until_finished(async |key| {
-                let steering = jobs.steer(&by);
-                let done = steering
-                    .delete_dead_letters(&filter, Some(key.to_owned()))
-                    .await?;
-                Ok(Answer::from(&done))
-            })
-            .await?
-        }
-    };
-    bulk::print(&answer, "deleted", output)
-}
-
-async fn preview(
-    target: &Target,
-    path: &[&str],
-    select: &SelectArgs,
-    filter: &DeadLetterFilter,
-    output: OutputArgs,
-) -> Result<(), Failure> {
-    let document = match target {
-        Target::Api(api) => bulk::preview(api, path, select.body()).await?,
-        Target::Database { jobs, .. } => {
-            json!({ "dry_run": true, "matched": jobs.dead_letters().count(filter).await? })
-        }
-    };
-    bulk::print_preview(&document, output)
+    bulk::run(api, PATH, &body, "deleted", output).await
 }

@@ -1,17 +1,16 @@
-//! `holdfast dead-letters`: through the HTTP API where `--url` is given, else straight to the database.
+//! `holdfast dead-letters`: searched, shown, redriven and deleted.
 
 mod change;
 mod read;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use holdfast_control::wire::DeadLetterFilterBody;
+use holdfast_http::wire::Moment;
 use holdfast_jobs::JobId;
-use holdfast_jobs::dead_letters::DeadLetterFilter;
 
 use crate::args::{OutputArgs, TargetArgs};
-use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
-use holdfast_ops::time;
+use holdfast_ops::{Failure, time};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -59,29 +58,20 @@ struct FilterArgs {
 }
 
 impl FilterArgs {
-    fn filter(&self) -> DeadLetterFilter {
-        DeadLetterFilter {
-            queue: self.queue.clone(),
-            kind: self.kind.clone(),
-            error: self.error.clone(),
-            from: self.from,
-            to: self.to,
-            ids: None,
-        }
-    }
-
-    fn given(&self) -> Vec<(&'static str, String)> {
-        let given = [
-            ("queue", self.queue.clone()),
-            ("kind", self.kind.clone()),
-            ("error", self.error.clone()),
-            ("from", self.from.map(|at| at.to_rfc3339())),
-            ("to", self.to.map(|at| at.to_rfc3339())),
-        ];
-        given
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect()
+    /// `None`: no filter was given.
+    fn body(self) -> Option<DeadLetterFilterBody> {
+        let is_given = self.queue.is_some()
+            || self.kind.is_some()
+            || self.error.is_some()
+            || self.from.is_some()
+            || self.to.is_some();
+        is_given.then_some(DeadLetterFilterBody {
+            queue: self.queue,
+            kind: self.kind,
+            error: self.error,
+            from: self.from.map(Moment),
+            to: self.to.map(Moment),
+        })
     }
 }
 
@@ -91,11 +81,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
+    let api = target.open().await?;
     match command {
-        Command::List(args) => read::list(&target, &args, output).await,
-        Command::Show { id } => read::show(&target, id, output).await,
-        Command::Redrive(args) => change::redrive(&target, args, output).await,
-        Command::Delete(args) => change::delete(&target, args, output).await,
+        Command::List(args) => read::list(&api, args, output).await,
+        Command::Show { id } => read::show(&api, id, output).await,
+        Command::Redrive(args) => change::redrive(&api, args, output).await,
+        Command::Delete(args) => change::delete(&api, args, output).await,
     }
 }

@@ -1,15 +1,13 @@
 //! `holdfast dead-letters list` and `show`.
 
-use std::time::Duration;
-
+use holdfast_control::wire::{DeadLetterPage, JobView};
 use holdfast_jobs::JobId;
-use serde_json::{Value, json};
+use holdfast_ops::Failure;
+use holdfast_ops::client::Api;
 
 use super::FilterArgs;
-use crate::args::OutputArgs;
-use crate::output::{JobView, table};
-use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
+use crate::args::{OutputArgs, query};
+use crate::output::{job_text, line, shown, table};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
@@ -23,66 +21,32 @@ pub(super) struct List {
     limit: u16,
 }
 
-pub(super) async fn list(target: &Target, args: &List, output: OutputArgs) -> Result<(), Failure> {
-    let letters = letters(target, args).await?;
-    let rows = letters
-        .iter()
-        .map(|letter| Ok(row(JobView::of(letter)?)))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    output.print(&json!({ "dead_letters": letters }), || {
-        table(
-            ["ID", "KIND", "QUEUE", "ATTEMPTS", "DISCARDED", "LAST ERROR"],
-            &rows,
-        )
+pub(super) async fn list(api: &Api, args: List, output: OutputArgs) -> Result<(), Failure> {
+    const HEADER: [&str; 6] = ["ID", "KIND", "QUEUE", "ATTEMPTS", "DISCARDED", "LAST ERROR"];
+    let filter = args.filter;
+    let query = query([
+        ("queue", filter.queue),
+        ("kind", filter.kind),
+        ("error", filter.error),
+        ("from", filter.from.map(|at| at.to_rfc3339())),
+        ("to", filter.to.map(|at| at.to_rfc3339())),
+        ("limit", Some(args.limit.to_string())),
+        ("after", args.after.map(|id| id.to_string())),
+    ]);
+    let document = api.get(&["v1", "dead-letters"], &query).await?;
+    let page: DeadLetterPage = api.read(&document)?;
+    output.print(&document, || {
+        let rows: Vec<_> = page.dead_letters.into_iter().map(row).collect();
+        table(HEADER, &rows)
     })
 }
 
-async fn letters(target: &Target, args: &List) -> Result<Vec<Value>, Failure> {
-    match target {
-        Target::Api(api) => {
-            let mut query = args.filter.given();
-            query.push(("limit", args.limit.to_string()));
-            query.extend(args.after.map(|id| ("after", id.to_string())));
-            let page = api.get(&["v1", "dead-letters"], &query, Duration::ZERO).await?;
-            match page.and_then(|mut page| page.get_mut("dead_letters").map(Value::take)) {
-                Some(Value::Array(letters)) => Ok(letters),
-                _ => Err(Failure::no("the answer is not a page of dead letters")),
-            }
-        }
-        Target::Database { jobs, .. } => {
-            let limit = usize::from(args.limit);
-            let records = jobs
-                .dead_letters()
-                .list(&args.filter.filter(), args.after, limit)
-                .await?;
-            records.iter().map(document).collect()
-        }
-    }
-}
-
-pub(super) async fn show(target: &Target, id: JobId, output: OutputArgs) -> Result<(), Failure> {
-    let letter = match target {
-        Target::Api(api) => {
-            let path = ["v1", "dead-letters", &id.to_string()];
-            api.get(&path, &[], Duration::ZERO).await?
-        }
-        Target::Database { jobs, .. } => jobs
-            .dead_letters()
-            .get(id)
-            .await?
-            .as_ref()
-            .map(document)
-            .transpose()?,
-    };
-    let letter = letter.ok_or_else(|| Failure::no(format!("there is no dead letter {id}")))?;
-    let view = JobView::of(&letter)?;
-    output.print(&letter, || {
-        format!("{}\npayload   {}", view.text(), letter["payload"])
+pub(super) async fn show(api: &Api, id: JobId, output: OutputArgs) -> Result<(), Failure> {
+    let document = api.get(&["v1", "dead-letters", &id.to_string()], &[]).await?;
+    let job: JobView = api.read(&document)?;
+    output.print(&document, || {
+        format!("{}\n{}", job_text(&job), line("payload", job.payload.get()))
     })
-}
-
-fn document(record: &holdfast_jobs::ledger::JobRecord) -> Result<Value, Failure> {
-    serde_json::to_value(record).map_err(|error| Failure::no(format!("the job cannot be shown: {error}")))
 }
 
 fn row(job: JobView) -> [String; 6] {
@@ -92,11 +56,11 @@ fn row(job: JobView) -> [String; 6] {
         line.chars().take(WIDTH).collect()
     });
     [
-        job.id,
+        job.id.to_string(),
         job.kind,
         job.queue,
         job.attempt.to_string(),
-        job.finished_at.unwrap_or_default(),
+        job.finished_at.map(shown).unwrap_or_default(),
         error.unwrap_or_default(),
     ]
 }

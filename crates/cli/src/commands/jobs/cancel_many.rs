@@ -1,15 +1,14 @@
 //! `holdfast jobs cancel-many`.
 
 use chrono::{DateTime, Utc};
-use holdfast_jobs::audit::{Actor, By};
-use holdfast_jobs::{CancelFilter, State};
-use serde_json::{Map, Value, json};
+use holdfast_control::wire::{CancelBody, CancelFilterBody};
+use holdfast_http::wire::Moment;
+use holdfast_jobs::State;
+use holdfast_ops::client::Api;
+use holdfast_ops::{Failure, time};
 
 use crate::args::OutputArgs;
-use crate::commands::bulk::{self, Answer};
-use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
-use holdfast_ops::time;
+use crate::commands::bulk;
 
 const PATH: &[&str] = &["v1", "jobs", "cancel"];
 
@@ -38,58 +37,30 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-pub(super) async fn run(target: &Target, args: Args, output: OutputArgs) -> Result<(), Failure> {
-    let body = body(&args);
-    let filter = CancelFilter {
-        queue: args.queue,
-        kind: args.kind,
-        state: args.state,
-        from: args.from,
-        to: args.to,
-    };
-    if filter == CancelFilter::default() && !args.all {
+pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(), Failure> {
+    let is_filtered = args.queue.is_some()
+        || args.kind.is_some()
+        || args.state.is_some()
+        || args.from.is_some()
+        || args.to.is_some();
+    if !is_filtered && !args.all {
         return Err(Failure::no(
             "say which jobs: --queue, --kind, --state, --from, --to, or --all",
         ));
     }
-    if filter.state.is_some_and(State::is_final) {
-        return Err(Failure::no("only jobs that have not ended can be cancelled"));
-    }
-    let by = By::new(Actor::cli());
+    let body = CancelBody {
+        filter: is_filtered.then_some(CancelFilterBody {
+            queue: args.queue,
+            kind: args.kind,
+            state: args.state,
+            from: args.from.map(Moment),
+            to: args.to.map(Moment),
+        }),
+        all: args.all,
+        dry_run: args.dry_run,
+    };
     if args.dry_run {
-        let document = match target {
-            Target::Api(api) => bulk::preview(api, PATH, body).await?,
-            Target::Database { jobs, .. } => {
-                json!({ "dry_run": true, "matched": jobs.steer(&by).count_cancellable(&filter).await? })
-            }
-        };
-        return bulk::print_preview(&document, output);
+        return bulk::preview(api, PATH, &body, output).await;
     }
-    let answer = bulk::until_finished(async |key| match target {
-        Target::Api(api) => bulk::post(api, PATH, &body, key).await,
-        Target::Database { jobs, .. } => {
-            let steering = jobs.steer(&by);
-            Ok(Answer::from(
-                &steering.cancel_many(&filter, Some(key.to_owned())).await?,
-            ))
-        }
-    })
-    .await?;
-    bulk::print(&answer, "cancelled", output)
-}
-
-fn body(args: &Args) -> Value {
-    if args.all {
-        return json!({ "all": true });
-    }
-    let given = [
-        ("queue", json!(args.queue)),
-        ("kind", json!(args.kind)),
-        ("state", json!(args.state)),
-        ("from", json!(args.from)),
-        ("to", json!(args.to)),
-    ];
-    let given = given.into_iter().filter(|(_, value)| !value.is_null());
-    let filter: Map<_, _> = given.map(|(name, value)| (name.to_owned(), value)).collect();
-    json!({ "filter": filter })
+    bulk::run(api, PATH, &body, "cancelled", output).await
 }

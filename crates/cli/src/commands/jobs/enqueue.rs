@@ -4,15 +4,15 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_jobs::enqueue::JobRequest;
+use holdfast_control::wire::{AcceptedJob, Attempts, JobBody, Urgency};
+use holdfast_http::wire::{Moment, Seconds};
 use holdfast_jobs::ledger::Priority;
+use holdfast_ops::client::Api;
+use holdfast_ops::{Failure, time};
 use serde_json::value::RawValue;
 
-use super::{print_job, unknown};
+use super::show;
 use crate::args::OutputArgs;
-use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
-use holdfast_ops::time;
 
 /// More is more than any configuration of `jobs.max_payload_bytes` accepts.
 const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
@@ -53,32 +53,42 @@ pub(super) struct Args {
     wait: Option<Duration>,
 }
 
-pub(super) async fn run(target: &Target, args: Args, output: OutputArgs) -> Result<(), Failure> {
-    let wait = args.wait;
-    let accepted = target.enqueue(args.into_request()?).await?;
-    if let Some(limit) = wait {
-        let job = target
-            .show(accepted.id, Some(limit))
-            .await?
-            .ok_or_else(|| unknown(accepted.id))?;
-        return print_job(&job, true, output);
+pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(), Failure> {
+    let (wait, key) = (args.wait, args.idempotency_key.clone());
+    let body = args.into_body()?;
+    let document = api.post_json(&["v1", "jobs"], &body, key.as_deref()).await?;
+    let accepted: AcceptedJob = api.read(&document)?;
+    if wait.is_some() {
+        return show(api, accepted.id, wait, output).await;
     }
-    output.print(&accepted.document, || accepted.text())
+    output.print(&document, || accepted_text(&accepted))
+}
+
+/// One line.
+pub(crate) fn accepted_text(job: &AcceptedJob) -> String {
+    let accepted = if job.duplicate {
+        "already exists"
+    } else {
+        "accepted"
+    };
+    format!(
+        "{} {accepted}: {} on {}, {} ({})",
+        job.id, job.kind, job.queue, job.state, job.durability
+    )
 }
 
 impl Args {
-    fn into_request(self) -> Result<JobRequest, Failure> {
+    fn into_body(self) -> Result<JobBody, Failure> {
         let payload = payload(&self.payload)?;
-        Ok(JobRequest {
+        Ok(JobBody {
             queue: self.queue,
-            run_at: self.run_at,
-            delay: self.delay,
-            priority: self.priority,
-            max_attempts: self.max_attempts,
-            timeout: self.timeout,
+            run_at: self.run_at.map(Moment),
+            delay_seconds: self.delay.map(Seconds),
+            priority: Some(Urgency(self.priority)),
+            max_attempts: self.max_attempts.map(Attempts),
+            timeout_seconds: self.timeout.map(Seconds),
             unique_key: self.unique_key,
-            idempotency_key: self.idempotency_key,
-            ..JobRequest::new(self.kind, payload)
+            ..JobBody::new(self.kind, payload)
         })
     }
 }

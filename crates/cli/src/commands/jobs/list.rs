@@ -1,13 +1,12 @@
 //! `holdfast jobs list`.
 
-use holdfast_jobs::ledger::JobFilter;
+use holdfast_control::wire::{JobPage, JobView};
 use holdfast_jobs::{BatchId, JobId, State};
-use serde_json::json;
-
-use crate::args::OutputArgs;
-use crate::output::{JobView, table};
 use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
+use holdfast_ops::client::Api;
+
+use crate::args::{OutputArgs, query};
+use crate::output::{shown, table};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -31,33 +30,30 @@ pub(super) struct Args {
     limit: u16,
 }
 
-pub(super) async fn run(target: &Target, args: Args, output: OutputArgs) -> Result<(), Failure> {
-    let filter = JobFilter {
-        queue: args.queue,
-        state: args.state,
-        kind: args.kind,
-        batch: args.batch,
-        after: args.after,
-        limit: usize::from(args.limit),
-    };
-    let jobs = target.list(&filter).await?;
-    let rows = jobs
-        .iter()
-        .map(|job| Ok(row(JobView::of(job)?)))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    output.print(&json!({ "jobs": jobs }), || {
+pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(), Failure> {
+    let query = query([
+        ("queue", args.queue),
+        ("state", args.state.map(|state| state.to_string())),
+        ("kind", args.kind),
+        ("batch", args.batch.map(|id| id.to_string())),
+        ("after", args.after.map(|id| id.to_string())),
+        ("limit", Some(args.limit.to_string())),
+    ]);
+    let document = api.get(&["v1", "jobs"], &query).await?;
+    let page: JobPage = api.read(&document)?;
+    output.print(&document, || {
+        let rows: Vec<_> = page.jobs.into_iter().map(row).collect();
         table(["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "RUN AT"], &rows)
     })
 }
 
 fn row(job: JobView) -> [String; 6] {
-    let attempt = format!("{}/{}", job.attempt, job.max_attempts);
     [
-        job.id,
-        job.state,
+        job.id.to_string(),
+        job.state.to_string(),
         job.kind,
         job.queue,
-        attempt,
-        job.run_at.unwrap_or_default(),
+        format!("{}/{}", job.attempt, job.max_attempts),
+        shown(job.run_at),
     ]
 }

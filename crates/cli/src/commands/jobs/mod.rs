@@ -1,22 +1,21 @@
-//! `holdfast jobs`: through the HTTP API where `--url` is given, else straight to the database.
+//! `holdfast jobs`: enqueued, seen, cancelled and retried.
 
-mod cancel;
 mod cancel_many;
 mod enqueue;
 mod list;
-mod retry;
-mod show;
 
-pub(crate) use enqueue::payload;
+pub(crate) use enqueue::{accepted_text, payload};
+
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
+use holdfast_control::wire::{JobView, SteeredJob};
 use holdfast_jobs::{JobId, State};
-use serde_json::Value;
+use holdfast_ops::client::Api;
+use holdfast_ops::{Failure, time};
 
 use crate::args::{OutputArgs, TargetArgs};
-use crate::output::JobView;
-use holdfast_ops::Failure;
-use holdfast_ops::target::Target;
+use crate::output::job_text;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -33,7 +32,7 @@ enum Command {
     /// Enqueue one job
     Enqueue(enqueue::Args),
     /// Show one job
-    Show(show::Args),
+    Show(Show),
     /// List jobs, newest first
     List(list::Args),
     /// Cancel a waiting job, or ask a running one to stop
@@ -42,6 +41,15 @@ enum Command {
     CancelMany(cancel_many::Args),
     /// Make a discarded or delayed job available now
     Retry(One),
+}
+
+#[derive(Debug, ClapArgs)]
+struct Show {
+    /// The job's id
+    id: JobId,
+    /// Wait until the job has finished, at most this long; exit with 1 unless it completed
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "30", value_parser = time::duration)]
+    wait: Option<Duration>,
 }
 
 /// One job.
@@ -57,30 +65,37 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         output,
         command,
     } = args;
-    let target = Target::open(target.url.as_ref(), target.key.as_ref()).await?;
+    let api = target.open().await?;
     match command {
-        Command::Enqueue(args) => enqueue::run(&target, args, output).await,
-        Command::Show(args) => show::run(&target, args, output).await,
-        Command::List(args) => list::run(&target, args, output).await,
-        Command::Cancel(One { id }) => cancel::run(&target, id, output).await,
-        Command::CancelMany(args) => cancel_many::run(&target, args, output).await,
-        Command::Retry(One { id }) => retry::run(&target, id, output).await,
+        Command::Enqueue(args) => enqueue::run(&api, args, output).await,
+        Command::Show(Show { id, wait }) => show(&api, id, wait, output).await,
+        Command::List(args) => list::run(&api, args, output).await,
+        Command::Cancel(One { id }) => steer(&api, id, "cancel", output).await,
+        Command::CancelMany(args) => cancel_many::run(&api, args, output).await,
+        Command::Retry(One { id }) => steer(&api, id, "retry", output).await,
     }
+}
+
+async fn steer(api: &Api, id: JobId, verb: &str, output: OutputArgs) -> Result<(), Failure> {
+    let document = api.post(&["v1", "jobs", &id.to_string(), verb]).await?;
+    let steered: SteeredJob = api.read(&document)?;
+    output.print(&document, || match steered.state {
+        State::Running => format!("{id} is running; it was asked to stop"),
+        state => format!("{id} is {state}"),
+    })
 }
 
 /// Prints a job. After a wait, a job that did not complete is a failure of the command too, so that scripts may rely
 /// on the exit code.
-fn print_job(job: &Value, waited: bool, output: OutputArgs) -> Result<(), Failure> {
-    let view = JobView::of(job)?;
-    output.print(job, || view.text())?;
-    match view.state.parse::<State>() {
-        Ok(State::Completed) => Ok(()),
-        Ok(state) if waited && state.is_final() => Err(Failure::no(format!("job {} was {state}", view.id))),
-        _ if waited => Err(Failure::no(format!("job {} is still {}", view.id, view.state))),
-        _ => Ok(()),
+async fn show(api: &Api, id: JobId, wait: Option<Duration>, output: OutputArgs) -> Result<(), Failure> {
+    let path = ["v1", "jobs", &id.to_string()];
+    let is_final = |job: &JobView| job.state.is_final();
+    let (document, job) = api.wait(&path, wait.unwrap_or_default(), is_final).await?;
+    output.print(&document, || job_text(&job))?;
+    match job.state {
+        State::Completed => Ok(()),
+        _ if wait.is_none() => Ok(()),
+        state if state.is_final() => Err(Failure::no(format!("job {id} was {state}"))),
+        state => Err(Failure::no(format!("job {id} is still {state}"))),
     }
-}
-
-fn unknown(id: JobId) -> Failure {
-    Failure::no(format!("there is no job {id}"))
 }

@@ -2,17 +2,12 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use holdfast::product::{Process, UserName};
-use holdfast::{DeleteOptions, UserData};
-use holdfast_accounts::Users;
-use holdfast_cache::Cache;
-use holdfast_core::redis::{RedisGate, Role};
-use holdfast_jobs::audit::By;
-use serde_json::json;
-
-use crate::args::OutputArgs;
+use holdfast::DeletedUser;
+use holdfast_accounts::User;
 use holdfast_ops::Failure;
-use holdfast_ops::local::Local;
+use holdfast_ops::client::Api;
+
+use crate::args::{OutputArgs, query};
 
 /// Somebody about whom something is kept.
 #[derive(Debug, clap::Args)]
@@ -31,48 +26,34 @@ pub(crate) struct DeleteArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    #[command(flatten)]
-    output: OutputArgs,
 }
 
 /// Prints one JSON object, piece by piece.
-pub(super) async fn export(local: &Local, users: &Users, whom: &Whom) -> Result<(), Failure> {
-    let user = resolved(users, &whom.user).await?;
-    let (user_data, _) = user_data(local).await?;
-    let mut export = user_data.export(&user).await?;
-    while let Some(piece) = export.next().await? {
-        // Each piece by itself: nothing holds the terminal while the database is read.
-        io::stdout().lock().write_all(&piece)?;
-    }
+pub(super) async fn export(api: &Api, whom: &Whom) -> Result<(), Failure> {
+    let id = resolved(api, &whom.user).await?;
+    // Each piece by itself: nothing holds the terminal while the database is read.
+    let print = |piece: &[u8]| io::stdout().lock().write_all(piece);
+    api.copy(&["v1", "users", &id, "export"], print).await?;
     let mut stdout = io::stdout().lock();
     writeln!(stdout)?;
     stdout.flush()?;
     Ok(())
 }
 
-pub(super) async fn delete(local: &Local, users: &Users, by: &By, args: DeleteArgs) -> Result<(), Failure> {
-    let user = resolved(users, &args.whom.user).await?;
-    agreed(&args)?;
-    let (user_data, cache) = user_data(local).await?;
-    let keys = user_data.made_keys(&user).await?;
-    let done = user_data
-        .delete(
-            by,
-            &user,
-            DeleteOptions {
-                revoke_keys: args.revoke_keys,
-            },
-        )
-        .await?;
-    cache.sessions().revoke_all(user.as_str()).await;
-    let shown = json!({ "id": user, "deleted": true, "removed": done, "keys": keys });
-    args.output.print(&shown, || {
-        let left = match (keys.len(), args.revoke_keys) {
+pub(super) async fn delete(api: &Api, args: &DeleteArgs, output: OutputArgs) -> Result<(), Failure> {
+    let id = resolved(api, &args.whom.user).await?;
+    agreed(args)?;
+    let query = query([("revoke_keys", args.revoke_keys.then(|| "true".to_owned()))]);
+    let document = api.delete(&["v1", "users", &id], &query).await?;
+    let done: DeletedUser = api.read(&document)?;
+    output.print(&document, || {
+        let names: Vec<_> = done.keys.iter().map(|key| key.name.as_str()).collect();
+        let left = match (names.len(), args.revoke_keys) {
             (0, _) => String::new(),
             (made, true) => format!("; {made} API keys that the user made are revoked"),
             (made, false) => format!(
                 "; {made} API keys that the user made are in force: {}",
-                keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ")
+                names.join(", ")
             ),
         };
         format!(
@@ -89,31 +70,13 @@ pub(super) async fn delete(local: &Local, users: &Users, by: &By, args: DeleteAr
     })
 }
 
-/// The id of the account of this name; what is no account's name stands for itself.
-async fn resolved(users: &Users, given: &str) -> Result<UserName, Failure> {
-    let name = given.to_lowercase();
-    let known = users.list().await?;
-    let id = known
-        .iter()
-        .find(|user| user.name == name)
-        .map_or_else(|| given.to_owned(), |user| user.id.to_string());
-    id.parse()
-        .map_err(|fault| Failure::no(format!("a user's name {fault}")))
-}
-
-/// With the cache, in which lists and sessions are.
-async fn user_data(local: &Local) -> Result<(UserData, Cache), Failure> {
-    let (jobs, _) = local.jobs().await?;
-    let redis = &local.settings.redis;
-    let gate = RedisGate::open(Role::Cache, redis.cache.as_ref(), redis)?;
-    gate.wait_ready(holdfast_ops::local::REDIS_DEADLINE).await;
-    let cache = Cache::open(gate, &local.settings.cache);
-    let process = Process {
-        settings: &local.settings,
-        database: &local.database,
-        jobs: &jobs,
-    };
-    Ok((UserData::new(process, &cache), cache))
+/// The id of the account with this name or id; anything else is a user id of the application.
+async fn resolved(api: &Api, given: &str) -> Result<String, Failure> {
+    match api.get(&["v1", "users", given], &[]).await {
+        Ok(document) => Ok(api.read::<User>(&document)?.id.to_string()),
+        Err(error) if error.is_not_found() => Ok(given.to_owned()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Asks on the terminal; without one, `--yes` must have been given.
