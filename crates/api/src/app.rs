@@ -9,8 +9,8 @@ use actix_web::web::ServiceConfig;
 use holdfast::UsersState;
 use holdfast::product::{ApiProcess, HandlerState, Process, handler_state};
 use holdfast_accounts::{
-    AccountsState, Admission, AdmissionError, ApiKeys, KeysAndSessions, Sessions, SessionsProbe, Users, admit,
-    generate_key,
+    AccountsState, Admission, AdmissionError, ApiKeys, KeysAndSessions, Sessions, SessionsProbe, Users,
+    admit, generate_key,
 };
 use holdfast_cache::Cache;
 use holdfast_control::ControlState;

@@ -26,7 +26,8 @@ pub use holdfast_product as product;
 
 pub use products::PRODUCTS;
 pub use users::{
-    DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, MadeKey, ROUTES as USER_ROUTES, UserData, UserDataError, UsersState,
+    DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, MadeKey, ROUTES as USER_ROUTES, UserData,
+    UserDataError, UsersState,
 };
 
 /// Every kind that Holdfast brings along, the `debug.*` ones included.

@@ -118,7 +118,8 @@ impl<'de> Deserialize<'de> for Scopes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let names = Vec::<String>::deserialize(deserializer)?;
         let scopes: Result<Vec<Scope>, _> = names.iter().map(|name| name.parse()).collect();
-        Self::of(scopes.map_err(D::Error::custom)?).ok_or_else(|| D::Error::custom("expected at least one scope"))
+        Self::of(scopes.map_err(D::Error::custom)?)
+            .ok_or_else(|| D::Error::custom("expected at least one scope"))
     }
 }
 

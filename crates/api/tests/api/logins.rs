@@ -115,7 +115,11 @@ async fn a_refused_user_is_answered_with_the_field() {
         let response = admin.request(method, &path, &headers, &body).await.unwrap();
         problem(&response, 404, "user-not-found");
     }
-    problem(&admin.get("/v1/users/nobody").await.unwrap(), 404, "user-not-found");
+    problem(
+        &admin.get("/v1/users/nobody").await.unwrap(),
+        404,
+        "user-not-found",
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! `holdfast queues`: seen, paused, resumed, limited and purged.
 
 use clap::Subcommand;
-use holdfast_control::wire::{DepthView, LimitedQueue, LimitsBody, Places, PurgeBody, PurgedView, QueueList, QueueView};
+use holdfast_control::wire::{
+    DepthView, LimitedQueue, LimitsBody, Places, PurgeBody, PurgedView, QueueList, QueueView,
+};
 use holdfast_core::config::{Rate, check_max_running};
 use holdfast_ops::Failure;
 use holdfast_ops::client::Api;
