@@ -7,8 +7,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, batches, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues, redis_check,
-    schedules, users, validate,
+    audit, backup, batches, copy, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues,
+    redis_check, schedules, users, validate,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -31,6 +31,10 @@ pub(crate) enum Command {
     Beat,
     /// Migrate the database's schema
     Migrate(migrate::Args),
+    /// Write the embedded SQLite database into a new file, beside running services
+    Backup(backup::Args),
+    /// Copy an installation from SQLite to PostgreSQL, and compare both row by row
+    Copy(copy::Args),
     /// Create, list, rotate and revoke API keys
     Keys(keys::Args),
     /// Add, disable, enable and list users, and set their passwords

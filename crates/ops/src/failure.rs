@@ -8,7 +8,9 @@ use holdfast_core::config::ConfigFaults;
 use holdfast_core::redis::OpenError;
 use holdfast_core::sql::SqlError;
 
+use crate::backup::BackupError;
 use crate::client::ApiError;
+use crate::copy::CopyError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -30,6 +32,10 @@ pub enum Failure {
     Redis(#[from] OpenError),
     #[error(transparent)]
     Keys(#[from] KeyError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     #[error(transparent)]
     Api(#[from] ApiError),
     /// Everything is said already, on stdout; this is the exit code.

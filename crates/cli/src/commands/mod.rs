@@ -1,8 +1,10 @@
 //! One file for each command.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod batches;
 pub(crate) mod bulk;
+pub(crate) mod copy;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod dev;
@@ -30,6 +32,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Beat => return Ok(holdfast_beat::SERVICE.main(holdfast_beat::run)),
         Command::Dev => dev::run(),
         Command::Migrate(args) => briefly(migrate::run(args)),
+        Command::Backup(args) => briefly(backup::run(args)),
+        Command::Copy(args) => briefly(copy::run(args)),
         Command::Keys(args) => briefly(keys::run(args)),
         Command::Users(args) => briefly(users::run(args)),
         Command::Jobs(args) => briefly(jobs::run(*args)),

@@ -1,0 +1,23 @@
+//! `holdfast backup`: the embedded database into one file, beside running services.
+
+use std::path::PathBuf;
+
+use holdfast_ops::{Failure, backup, local};
+
+use crate::args::OutputArgs;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The file to write. It must not exist
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let report = backup::backup(&local::settings()?, &args.to).await?;
+    args.output.print(&report, || {
+        format!("wrote {} ({} bytes)", report.file.display(), report.bytes)
+    })
+}
