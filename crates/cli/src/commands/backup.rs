@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use holdfast_ops::{Failure, backup, local};
+use holdfast_ops::{Failure, backup, in_process};
 
 use crate::args::OutputArgs;
 
@@ -16,7 +16,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let report = backup::backup(&local::settings()?, &args.to).await?;
+    let report = backup::backup(&in_process::settings()?, &args.to).await?;
     args.output.print(&report, || {
         format!("wrote {} ({} bytes)", report.file.display(), report.bytes)
     })

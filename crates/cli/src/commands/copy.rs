@@ -1,7 +1,7 @@
 //! `holdfast copy`: an installation from SQLite to PostgreSQL. Progress goes to stderr.
 
 use holdfast_ops::copy::{self, Report};
-use holdfast_ops::{Failure, local};
+use holdfast_ops::{Failure, in_process};
 use secrecy::SecretString;
 
 use crate::args::OutputArgs;
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let settings = local::settings_with_progress()?;
+    let settings = in_process::settings_with_progress()?;
     let options = copy::Options {
         from: args.from,
         to: args.to,
