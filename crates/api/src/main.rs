@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use holdfast_api::SERVICE;
 use holdfast_core::arguments;
+use holdfast_services::api::{SERVICE, run};
 
 fn main() -> ExitCode {
-    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| SERVICE.main(holdfast_api::run))
+    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| SERVICE.main(run))
 }

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use holdfast_beat::SERVICE;
 use holdfast_core::arguments;
+use holdfast_services::beat::{SERVICE, run};
 
 fn main() -> ExitCode {
-    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| SERVICE.main(holdfast_beat::run))
+    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| SERVICE.main(run))
 }

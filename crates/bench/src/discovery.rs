@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
-use holdfast::events::Events;
-use holdfast::events::discovery::parse::{Form, Found, Reading, parse};
-use holdfast::events::discovery::{Definition, Discoverer, NewSource, SourceId, SourceKind, Sources};
-use holdfast::outbound::{AddressPolicy, Call, Outbound};
 use holdfast_cache::Cache;
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::audit::{Actor, By};
+use holdfast_services::events::Events;
+use holdfast_services::events::discovery::parse::{Form, Found, Reading, parse};
+use holdfast_services::events::discovery::{
+    Definition, Discoverer, NewSource, SourceId, SourceKind, Sources,
+};
+use holdfast_services::outbound::{AddressPolicy, Call, Outbound};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
-use holdfast_api::{Application, Services};
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::shutdown::Shutdown;
+use holdfast_services::api::{Application, Services};
 use tokio::task::JoinSet;
 
 use super::failed;

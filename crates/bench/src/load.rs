@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
-use holdfast_api::{Application, Services};
 use holdfast_core::config::Settings;
 use holdfast_core::shutdown::Shutdown;
+use holdfast_services::api::{Application, Services};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

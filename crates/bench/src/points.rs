@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
 use chrono::{DateTime, Utc};
-use holdfast::points::{Point, Points, PointsFlush, TrackId, TrackMade};
 use holdfast_core::sql::Database;
 use holdfast_jobs::{Job, JobContext, JobId, Resources};
+use holdfast_services::points::{Point, Points, PointsFlush, TrackId, TrackMade};
 use serde_json::json;
 use tokio::task::JoinSet;
 

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error as Failure};
 use chrono::{DateTime, Utc};
-use holdfast::events::interactions::{Action, Interaction};
-use holdfast::events::recommend::evaluate::{DataSet, Evaluation, Shape, Visit, read_csv};
-use holdfast::events::recommend::{Recommender, TrainedWhat};
-use holdfast::events::{Filter, NewEvent};
-use holdfast::product::UserName;
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
+use holdfast_services::events::interactions::{Action, Interaction};
+use holdfast_services::events::recommend::evaluate::{DataSet, Evaluation, Shape, Visit, read_csv};
+use holdfast_services::events::recommend::{Recommender, TrainedWhat};
+use holdfast_services::events::{Filter, NewEvent};
+use holdfast_services::product::UserName;
 use ulid::Ulid;
 
 use super::failed;

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
-use holdfast::notify::webhooks::NotifyWebhook;
 use holdfast_cache::Cache;
 use holdfast_core::config::{Settings, Sources, load, load_from};
 use holdfast_core::redis::{RedisGate, Role};
@@ -15,6 +14,7 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources};
+use holdfast_services::notify::webhooks::NotifyWebhook;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
 use futures::StreamExt;
-use holdfast::notify::notifications::Notices;
-use holdfast::notify::webhooks::{EXCERPT, NotifyWebhook, WebhookDraft, WebhookId};
-use holdfast::outbound::{Call, Outbound};
 use holdfast_jobs::Resources;
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::enqueue::JobRequest;
+use holdfast_services::notify::notifications::Notices;
+use holdfast_services::notify::webhooks::{EXCERPT, NotifyWebhook, WebhookDraft, WebhookId};
+use holdfast_services::outbound::{Call, Outbound};
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

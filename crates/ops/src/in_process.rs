@@ -11,13 +11,13 @@
 use std::io;
 use std::time::Duration;
 
-use holdfast_api::{Application, Services};
 use holdfast_cache::Cache;
 use holdfast_core::config::{self, Settings};
 use holdfast_core::redis::{MultiplexedConnection, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
 use holdfast_jobs::Jobs;
+use holdfast_services::api::{Application, Services};
 use secrecy::SecretString;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -84,7 +84,12 @@ impl InProcess {
         }
         let redis = &settings.redis;
         let gate = RedisGate::open(Role::Queue, redis.queue.as_ref(), redis)?;
-        let jobs = Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate);
+        let jobs = Jobs::new(
+            &settings,
+            holdfast_services::registry_for(&settings),
+            &database,
+            &gate,
+        );
         Self::start(&settings, database, jobs, gate).await
     }
 

@@ -152,7 +152,12 @@ async fn check_database(
     }
     let opened = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let jobs = Jobs::new(settings, holdfast::registry_for(settings), &opened, &gate);
+    let jobs = Jobs::new(
+        settings,
+        holdfast_services::registry_for(settings),
+        &opened,
+        &gate,
+    );
     let subject = DatabaseSubject {
         settings: settings.clone(),
         database: opened,

@@ -1,7 +1,7 @@
 //! What a product of Holdfast is, and what products share.
 //!
 //! A product (points, events, notifications, …) is a crate over the engine of `holdfast-jobs`. It tells what it has through
-//! one trait, [`Product`]; `crates/holdfast/src/products.rs` lists all of them, and the services run what that list gives
+//! one trait, [`Product`]; `crates/services/src/products.rs` lists all of them, and the services run what that list gives
 //! them. Neither the engine nor a service names a product, and no product names another one. Where two of them meet, a
 //! trait of this crate stands between: [`Messenger`], by which one product has messages sent by another, and
 //! [`PersonalData`], by which a user is exported and deleted across all of them.

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use holdfast_core::arguments;
-use holdfast_worker::SERVICE;
+use holdfast_services::worker::{SERVICE, run};
 
 fn main() -> ExitCode {
-    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| SERVICE.main(holdfast_worker::run))
+    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| SERVICE.main(run))
 }

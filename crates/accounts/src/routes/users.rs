@@ -1,6 +1,6 @@
 //! Users over HTTP, for callers with the scope `admin`. A password is in a request and in no answer.
 //!
-//! One user is shown and deleted by `holdfast::USER_ROUTES`, which has all of `/v1/users/{id}`.
+//! One user is shown and deleted by `holdfast_services::USER_ROUTES`, which has all of `/v1/users/{id}`.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};

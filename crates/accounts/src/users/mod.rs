@@ -8,7 +8,7 @@
 //! - A password exists as an argon2id hash in the table and nowhere else.
 //! - A login takes one hash and gives one answer for an unknown name, a disabled user and a wrong password.
 //! - A name is unique without regard to case. A user who is only to be kept out is disabled, which keeps the name taken; one
-//!   who is deleted (`holdfast::UserData`) leaves it free, and every entry of the audit log under another name, so that
+//!   who is deleted (`UserData`) leaves it free, and every entry of the audit log under another name, so that
 //!   an entry never names two.
 //!
 //! # When things fail

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
 use holdfast_accounts::Role;
-use holdfast_api::API_ROUTES;
+use holdfast_services::api::API_ROUTES;
 use serde_json::{Value, json};
 use sha2::{Sha256, Sha512};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_accounts::{KeyError, Scopes};
-use holdfast_api::API_ROUTES;
+use holdfast_services::api::API_ROUTES;
 use secrecy::ExposeSecret;
 use serde_json::json;
 

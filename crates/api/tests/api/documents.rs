@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_api::{API_ROUTES, HEALTH_ROUTES, Route};
+use holdfast_services::api::{API_ROUTES, HEALTH_ROUTES, Route};
 
 use crate::support::{TestApp, TestSettings, body_of, problem};
 

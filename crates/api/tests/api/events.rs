@@ -1,9 +1,9 @@
 //! Events, interactions and recommendations, over HTTP.
 
-use holdfast::events::recommend::{Recommender, TrainedWhat};
 use holdfast_accounts::Role;
 use holdfast_cache::Cache;
 use holdfast_core::redis::{RedisGate, Role as GateRole};
+use holdfast_services::events::recommend::{Recommender, TrainedWhat};
 use holdfast_testkit::http::Client;
 use holdfast_testkit::{RedisOptions, RedisServer};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! Webhooks, notifications, mail templates and links of mails, over HTTP.
 
-use holdfast::notify::mail::Mail;
+use holdfast_services::notify::mail::Mail;
 use holdfast_testkit::http::Client;
 use serde_json::{Value, json};
 

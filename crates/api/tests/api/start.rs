@@ -1,8 +1,8 @@
 //! What a server needs to start, and where it listens.
 
 use holdfast_accounts::{AdmissionError, ApiKeys};
-use holdfast_api::StartError;
 use holdfast_core::sql::{self, Database};
+use holdfast_services::api::StartError;
 use holdfast_testkit::http;
 
 use crate::support::{TestSettings, by, problem};

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_accounts::{ApiKeys, Role as UserRole, Scopes, User, Users};
-use holdfast_api::{Application, Services, StartError};
 use holdfast_cache::Cache;
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
@@ -15,6 +14,7 @@ use holdfast_core::sql::{self, Database};
 use holdfast_jobs::audit::{Actor, By};
 use holdfast_jobs::ledger::{Fence, Outcome, WorkerReport};
 use holdfast_jobs::{JobId, Jobs, WorkerId};
+use holdfast_services::api::{Application, Services, StartError};
 use holdfast_testkit::http::{Client, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -115,7 +115,12 @@ impl TestSettings {
             RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis).unwrap();
         cache_gate.wait_ready(Duration::from_secs(10)).await;
         let cache = Cache::open(cache_gate, &settings.cache);
-        let jobs = Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate);
+        let jobs = Jobs::new(
+            &settings,
+            holdfast_services::registry_for(&settings),
+            &database,
+            &gate,
+        );
         let services = Services {
             jobs: jobs.clone(),
             database: database.clone(),

@@ -8,8 +8,6 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use holdfast_accounts::ApiKeys;
-use holdfast_api::{Application, Services, StartError};
-use holdfast_beat::{BeatError, run_beat};
 use holdfast_cache::Cache;
 use holdfast_core::config::{self, Settings};
 use holdfast_core::redis::{RedisGate, Role};
@@ -19,7 +17,9 @@ use holdfast_core::telemetry;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
 use holdfast_jobs::worker::WorkerParts;
-use holdfast_worker::{Progress, run_worker};
+use holdfast_services::api::{Application, Services, StartError};
+use holdfast_services::beat::{self, BeatError, run_beat};
+use holdfast_services::worker::{Progress, run_worker};
 
 use holdfast_ops::Failure;
 
@@ -59,8 +59,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
     let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
     let cache = Cache::open(cache_gate, &settings.cache);
-    let registry = holdfast::registry_for(&settings);
-    let resources = holdfast::resources(&settings)
+    let registry = holdfast_services::registry_for(&settings);
+    let resources = holdfast_services::resources(&settings)
         .map_err(|error| Failure::service("what the jobs share cannot be built", error))?;
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     // One cache: what jobs put there the API finds, and what they change it forgets, with Redis or without.
@@ -122,7 +122,7 @@ async fn run_all(
         ended.map_err(|error| Failure::service("the worker failed", error))
     };
     let ticking = async {
-        let begun = holdfast_beat::Progress::default();
+        let begun = beat::Progress::default();
         let ended = run_beat(schedules, &settings, database, &begun, stop.clone()).await;
         stop.trigger();
         ended.map_err(|error| match error {

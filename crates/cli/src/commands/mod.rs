@@ -23,13 +23,14 @@ use std::process::ExitCode;
 
 use crate::args::{Cli, Command};
 use holdfast_ops::Failure;
+use holdfast_services::{api, beat, worker};
 
 /// Runs what the command line says; `holdfast dev` if it says nothing.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let done = match cli.command.unwrap_or(Command::Dev) {
-        Command::Api => return Ok(holdfast_api::SERVICE.main(holdfast_api::run)),
-        Command::Worker => return Ok(holdfast_worker::SERVICE.main(holdfast_worker::run)),
-        Command::Beat => return Ok(holdfast_beat::SERVICE.main(holdfast_beat::run)),
+        Command::Api => return Ok(api::SERVICE.main(api::run)),
+        Command::Worker => return Ok(worker::SERVICE.main(worker::run)),
+        Command::Beat => return Ok(beat::SERVICE.main(beat::run)),
         Command::Dev => dev::run(),
         Command::Migrate(args) => briefly(migrate::run(args)),
         Command::Backup(args) => briefly(backup::run(args)),

@@ -15,7 +15,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The page with the example, and the file that it prints.
 const JOBS: &str = "docs/jobs.md";
-const EXAMPLE: &str = "crates/holdfast/examples/send_invite.rs";
+const EXAMPLE: &str = "crates/services/examples/send_invite.rs";
 const CONFIGURATION: &str = "docs/configuration.md";
 const SETTINGS: (&str, &str) = ("<!-- settings -->\n", "<!-- /settings -->");
 
@@ -163,7 +163,7 @@ fn every_setting_and_variable_in_backticks_exists() {
         .collect();
     let variables: BTreeSet<&str> = table.iter().map(|setting| setting.env.as_str()).collect();
     // A kind's name may begin like a setting's.
-    let kinds = holdfast::registry();
+    let kinds = holdfast_services::registry();
     let mut unknown = Vec::new();
     for (document, text) in documents() {
         for span in code_spans(&text) {

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use holdfast::points::{Point, Points, TrackId, TrackMade};
 use holdfast_core::config::{Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::Jobs;
+use holdfast_services::points::{Point, Points, TrackId, TrackMade};
 use holdfast_testkit::{Child, PostgresServer, RedisOptions, RedisServer, eventually, free_port};
 use tempfile::TempDir;
 
@@ -57,7 +57,7 @@ async fn no_point_is_lost_when_the_flusher_is_killed() {
             .await
             .is_ok()
     );
-    let jobs = Jobs::new(&settings, holdfast::registry(), &database, &gate);
+    let jobs = Jobs::new(&settings, holdfast_services::registry(), &database, &gate);
     let points = Points::new(&settings, &database, &gate, jobs);
     let TrackMade::New(track) = points.make_track(None, "test").await.unwrap() else {
         panic!("a fresh track was there already")

@@ -6,15 +6,15 @@
 
 use std::time::Duration;
 
-use holdfast::events::NewEvent;
-use holdfast::events::interactions::{Action, Interaction};
-use holdfast::events::recommend::{ListSource, MlRecommend, MlTrain, Recommender};
-use holdfast::product::UserName;
 use holdfast_cache::{Cache, Source};
 use holdfast_core::config::{Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::{Jobs, State};
+use holdfast_services::events::NewEvent;
+use holdfast_services::events::interactions::{Action, Interaction};
+use holdfast_services::events::recommend::{ListSource, MlRecommend, MlTrain, Recommender};
+use holdfast_services::product::UserName;
 use holdfast_testkit::{Child, PostgresServer, RedisOptions, RedisServer, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -77,7 +77,7 @@ async fn a_worker_trains_and_caches_a_list_that_another_process_serves() {
         .current_dir(directory.path())
         .start()
         .unwrap();
-    let jobs = Jobs::new(&settings, holdfast::registry(), &database, &gate);
+    let jobs = Jobs::new(&settings, holdfast_services::registry(), &database, &gate);
     let ended = async |id| -> Value {
         let job = jobs.wait(id, DEADLINE).await.unwrap().unwrap();
         assert_eq!(job.state, State::Completed, "{job:?}");

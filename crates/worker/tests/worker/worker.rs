@@ -7,11 +7,11 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use holdfast::kinds::{DebugEcho, DebugSleep};
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::{Jobs, State};
+use holdfast_services::kinds::{DebugEcho, DebugSleep};
 use holdfast_testkit::{Child, PostgresServer, RedisOptions, RedisServer, eventually, free_port, http};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -67,7 +67,12 @@ impl Bench {
         let settings = self.settings();
         let database = Database::open(&settings.database).unwrap();
         let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
-        Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate)
+        Jobs::new(
+            &settings,
+            holdfast_services::registry_for(&settings),
+            &database,
+            &gate,
+        )
     }
 
     async fn status_of(&self, path: &str) -> Option<u16> {

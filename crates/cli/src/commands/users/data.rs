@@ -2,10 +2,10 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use holdfast::DeletedUser;
 use holdfast_accounts::User;
 use holdfast_ops::Failure;
 use holdfast_ops::client::Api;
+use holdfast_services::DeletedUser;
 
 use crate::args::{OutputArgs, query};
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_api::{Application, Services};
 use holdfast_cache::Cache;
 use holdfast_core::config::{
     Durability, Environment, QueueLimits, QueueSettings, RedisEndpoint, RetryOverride, Settings,
@@ -13,7 +12,8 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{self, Database};
 use holdfast_jobs::Jobs;
 use holdfast_jobs::worker::WorkerParts;
-use holdfast_worker::{Progress, run_worker};
+use holdfast_services::api::{Application, Services};
+use holdfast_services::worker::{Progress, run_worker};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use url::Url;
@@ -48,8 +48,13 @@ impl System {
             .map_err(|error| fault(&error))?;
         let cache_gate =
             RedisGate::open(Role::Cache, None, &settings.redis).map_err(|error| fault(&error))?;
-        let resources = holdfast::resources(&settings).map_err(|error| fault(&error))?;
-        let jobs = Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate);
+        let resources = holdfast_services::resources(&settings).map_err(|error| fault(&error))?;
+        let jobs = Jobs::new(
+            &settings,
+            holdfast_services::registry_for(&settings),
+            &database,
+            &gate,
+        );
         let services = Services {
             jobs: jobs.clone(),
             database: database.clone(),

@@ -15,7 +15,7 @@ use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::Jobs;
 use tokio::time::timeout;
 
-use crate::app::{Application, Services, StartError};
+use super::app::{Application, Services, StartError};
 
 /// How long the start waits for the database before it goes on without it.
 const FIRST_TRY: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
     let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
     let services = Services {
-        jobs: Jobs::new(&settings, holdfast::registry_for(&settings), &database, &gate),
+        jobs: Jobs::new(&settings, crate::registry_for(&settings), &database, &gate),
         database: database.clone(),
         cache: Cache::open(cache_gate, &settings.cache),
         gate,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use holdfast::{DeleteOptions, UserData};
 use holdfast_cache::Cache;
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
@@ -24,6 +23,7 @@ use holdfast_notify::mail::{
 use holdfast_notify::preferences::{Preferences, PreferencesText};
 use holdfast_notify::{AddressState, PreferenceError, PreferenceStore};
 use holdfast_product::{AccountId, AddressAuthority, Process};
+use holdfast_services::{DeleteOptions, UserData};
 use holdfast_testkit::{SmtpServer, eventually};
 use serde_json::{Value, json};
 use ulid::Ulid;

@@ -1,4 +1,4 @@
-//! Your own kind of job, from its type to its result: `cargo run -p holdfast --example send_invite`
+//! Your own kind of job, from its type to its result: `cargo run -p holdfast-services --example send_invite`
 
 use std::error::Error;
 use std::time::Duration;
@@ -55,10 +55,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     sql::migrate(&settings.database).await?;
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let registry = holdfast::registry_for(&settings).register::<SendInvite>();
+    let registry = holdfast_services::registry_for(&settings).register::<SendInvite>();
     let jobs = Jobs::new(&settings, registry, &database, &gate);
 
-    let resources = holdfast::resources(&settings)?;
+    let resources = holdfast_services::resources(&settings)?;
     let stop = Shutdown::new();
     let worker = Worker::new(
         WorkerParts {

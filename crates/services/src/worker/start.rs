@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast::product::ProductError;
+use crate::product::ProductError;
 use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
@@ -16,9 +16,9 @@ use holdfast_jobs::Jobs;
 use holdfast_jobs::worker::WorkerParts;
 use tokio::time::timeout;
 
-use crate::health::{WorkerProbe, measure};
-use crate::progress::Progress;
-use crate::service::{WorkError, run_worker};
+use super::health::{WorkerProbe, measure};
+use super::progress::Progress;
+use super::service::{WorkError, run_worker};
 
 /// How long health checks wait for the worker to begin. They could only say "not yet", and would for a second.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -70,8 +70,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     stop.on_signals()?;
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let resources = holdfast::resources(&settings)?;
-    let registry = holdfast::registry_for(&settings);
+    let resources = crate::resources(&settings)?;
+    let registry = crate::registry_for(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let parts = WorkerParts {
         settings,

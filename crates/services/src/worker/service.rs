@@ -6,10 +6,10 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
-use holdfast::product::{Process, WorkerProcess};
+use crate::product::{Process, WorkerProcess};
 
-use crate::probes::{RedisProbe, SqlProbe};
-use crate::progress::Progress;
+use super::probes::{RedisProbe, SqlProbe};
+use super::progress::Progress;
 
 /// Why a worker ended otherwise than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub async fn run_worker(
         gate: &parts.gate,
         cache: &cache,
     };
-    let (resources, duties) = holdfast::worker_duties(worker, parts.resources.clone());
+    let (resources, duties) = crate::worker_duties(worker, parts.resources.clone());
     parts.resources = resources;
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
@@ -60,7 +60,7 @@ pub async fn run_worker(
     tokio::select! {
         ended = worker.run() => Ok(ended?),
         // They never end by themselves.
-        () = holdfast::perform(duties) => Ok(()),
+        () = crate::perform(duties) => Ok(()),
     }
 }
 

@@ -44,10 +44,13 @@ fn a_production_process_knows_no_debug_kinds() {
         "notify.webhook",
         "points.flush",
     ];
-    assert_eq!(names(&holdfast::registry()), all);
-    assert_eq!(names(&holdfast::registry_for(&settings("development"))), all);
+    assert_eq!(names(&holdfast_services::registry()), all);
     assert_eq!(
-        names(&holdfast::registry_for(&settings("production"))),
+        names(&holdfast_services::registry_for(&settings("development"))),
+        all
+    );
+    assert_eq!(
+        names(&holdfast_services::registry_for(&settings("production"))),
         [
             "events.discover",
             "holdfast.probe",
@@ -64,6 +67,6 @@ fn a_production_process_knows_no_debug_kinds() {
 
 #[test]
 fn handlers_share_one_http_client() {
-    let resources = holdfast::resources(&settings("production")).unwrap();
+    let resources = holdfast_services::resources(&settings("production")).unwrap();
     assert!(resources.get::<Outbound>().is_some());
 }

@@ -15,9 +15,9 @@ use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
 use tokio::time::timeout;
 
-use crate::health::BeatProbe;
-use crate::progress::Progress;
-use crate::service::{BeatError, run_beat};
+use super::health::BeatProbe;
+use super::progress::Progress;
+use super::service::{BeatError, run_beat};
 
 /// How long health checks wait for the beat to begin. They could only say "not yet", and would for a second.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -67,7 +67,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let database = Database::open(&settings.database)?;
     // For ringing alone: no tick needs Redis.
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let registry = holdfast::registry_for(&settings);
+    let registry = crate::registry_for(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let schedules = Schedules::new(jobs.clone(), &database, &settings.database);
     let progress = Progress::default();

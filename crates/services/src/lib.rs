@@ -1,11 +1,16 @@
-//! The products of Holdfast, composed: what `api`, `worker`, `beat` and the command line run.
+//! The products of Holdfast, composed, and the services that run them: [`api`], [`worker`] and [`beat`].
 //!
 //! [`products`](products::PRODUCTS) lists the products, one line each. This crate asks each of them for what it has, and puts it
 //! together: the kinds that a process knows, what its handlers share, the duties of workers and beats, the personal data of
 //! a user. A service names no product.
+//!
+//! The binaries of the services, the command line and the crate `holdfast`, on which applications depend, are built on this crate.
 
+pub mod api;
+pub mod beat;
 mod products;
 mod users;
+pub mod worker;
 
 use std::sync::Arc;
 

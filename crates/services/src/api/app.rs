@@ -5,9 +5,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
+use crate::UsersState;
+use crate::product::{ApiProcess, HandlerState, Process, handler_state};
 use actix_web::web::ServiceConfig;
-use holdfast::UsersState;
-use holdfast::product::{ApiProcess, HandlerState, Process, handler_state};
 use holdfast_accounts::{
     AccountsState, Admission, AdmissionError, ApiKeys, KeysAndSessions, Sessions, SessionsProbe, Users,
     admit, generate_key,
@@ -60,9 +60,9 @@ fn tables() -> Vec<RouteTable> {
         openapi::ROUTES,
         holdfast_accounts::ROUTES,
         holdfast_control::ROUTES,
-        holdfast::USER_ROUTES,
+        crate::USER_ROUTES,
     ];
-    let products = holdfast::product_routes().map(|routes| routes.table);
+    let products = crate::product_routes().map(|routes| routes.table);
     own.into_iter().chain(products).collect()
 }
 
@@ -214,11 +214,11 @@ impl Application {
                 settings,
                 jobs,
                 database,
-                holdfast::redacted,
+                crate::redacted,
             )),
             handler_state(UsersState::new(api, callers.sessions.clone())),
         ];
-        let products = holdfast::product_routes().map(|routes| (routes.state)(api));
+        let products = crate::product_routes().map(|routes| (routes.state)(api));
         own.into_iter().chain(products).collect()
     }
 }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use holdfast_core::telemetry::catalogue;
 use holdfast_http::health::{Finding, HealthProbe, hints};
 
-use crate::progress::Progress;
+use super::progress::Progress;
 
 /// Outcomes that are held for this long are trouble: a lock, or a database that is slow.
 const HELD_AFTER: Duration = Duration::from_secs(10);

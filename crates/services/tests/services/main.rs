@@ -15,10 +15,10 @@ mod kinds;
 #[allow(dead_code, reason = "the tests of webhooks and mail use all of it")]
 mod support;
 
-use holdfast::registry;
 use holdfast_core::config::Settings;
 use holdfast_jobs::Resources;
+use holdfast_services::registry;
 
 fn resources(settings: &Settings) -> Resources {
-    holdfast::resources(settings).unwrap()
+    holdfast_services::resources(settings).unwrap()
 }

@@ -1,7 +1,6 @@
 //! A user goes: what was kept is exported, and nothing of it is left in any row of any table.
 
 use chrono::TimeDelta;
-use holdfast::{DeleteOptions, Deleted, UserDataError};
 use holdfast_core::clock;
 use holdfast_core::sql::{self, Database};
 use holdfast_events::NewEvent;
@@ -15,6 +14,7 @@ use holdfast_notify::notifications::Notice;
 use holdfast_notify::{AddressState, PreferenceError};
 use holdfast_product::UserName;
 use holdfast_product::{AccountId, AddressAuthority};
+use holdfast_services::{DeleteOptions, Deleted, UserDataError};
 use holdfast_testkit::Receiver;
 use serde_json::{Value, json};
 use ulid::Ulid;

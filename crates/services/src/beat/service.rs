@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast::product::Process;
+use crate::product::Process;
 use holdfast_core::backoff::Backoff;
 use holdfast_core::config::Settings;
 use holdfast_core::shutdown::Shutdown;
@@ -11,7 +11,7 @@ use holdfast_jobs::enqueue::Fault;
 use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
 use tokio::time::sleep;
 
-use crate::progress::Progress;
+use super::progress::Progress;
 
 /// Between tries to store the configuration's schedules.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
@@ -54,7 +54,7 @@ pub async fn run_beat(
         return Ok(());
     };
     stored?;
-    let duties = holdfast::beat_duties(Process {
+    let duties = crate::beat_duties(Process {
         settings,
         database,
         jobs: schedules.jobs(),
@@ -64,7 +64,7 @@ pub async fn run_beat(
     tokio::select! {
         () = ticker.run() => {}
         // They never end by themselves.
-        () = holdfast::perform(duties) => {}
+        () = crate::perform(duties) => {}
     }
     Ok(())
 }

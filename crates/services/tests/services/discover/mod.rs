@@ -108,7 +108,12 @@ impl Fixture {
         let database = Database::open(&settings.database).unwrap();
         let gate = |role| RedisGate::open(role, None, &settings.redis).unwrap();
         let cache = Cache::open(gate(Role::Cache), &settings.cache);
-        let jobs = Jobs::new(&settings, holdfast::registry(), &database, &gate(Role::Queue));
+        let jobs = Jobs::new(
+            &settings,
+            holdfast_services::registry(),
+            &database,
+            &gate(Role::Queue),
+        );
         let sources = Sources::new(&settings, &database, jobs.clone());
         let ear = Arc::new(Ear::default());
         let discoverer = Discoverer::new(

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_http::health::{Finding, HealthProbe};
 
-use crate::progress::Progress;
+use super::progress::Progress;
 
 /// A round takes a statement or two. Longer than this without one means that it waits for the database, or hangs.
 const SILENT: Duration = Duration::from_secs(15);
