@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use holdfast_core::arguments;
-use holdfast_services::beat::{SERVICE, run};
+use holdfast_services::Program;
+use holdfast_services::beat::{self, SERVICE};
 
 fn main() -> ExitCode {
-    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| SERVICE.main(run))
+    arguments::answered(SERVICE.name, SERVICE.about).unwrap_or_else(|| beat::main(&Program::default()))
 }

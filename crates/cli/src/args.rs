@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run API, worker and beat in this one process, on an embedded database (the default)
+    /// Run API, worker and beat in this one process, on an embedded database (the default; HOLDFAST_ROLE names another)
     Dev,
     /// Run the API alone, as the binary `api` does
     Api,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::Builder;
 
-use crate::config::{self, Settings};
+use crate::config::{ConfigFaults, Settings};
 use crate::telemetry;
 
 /// The runtime cannot be started: a fault of the system that only another start may mend.
@@ -34,12 +34,16 @@ const FEWEST_THREADS: usize = 2;
 
 impl Service {
     /// Runs the service until it is told to stop. Faults of the configuration go to stderr, everything else to the log.
-    pub fn main<F, E>(self, run: impl FnOnce(Settings) -> F) -> ExitCode
+    pub fn main<F, E>(
+        self,
+        settings: Result<Settings, ConfigFaults>,
+        run: impl FnOnce(Settings) -> F,
+    ) -> ExitCode
     where
         F: Future<Output = Result<(), E>>,
         E: ServiceError,
     {
-        let settings = match config::load() {
+        let settings = match settings {
             Ok(settings) => settings,
             Err(faults) => {
                 eprintln!("{faults}");

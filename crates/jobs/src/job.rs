@@ -183,6 +183,15 @@ impl Resources {
         Self(Arc::new(map))
     }
 
+    /// Adds every value of `other`, replacing those of the same types.
+    #[must_use]
+    pub fn with_all(self, other: &Self) -> Self {
+        let mut map = Arc::unwrap_or_clone(self.0);
+        let values = other.0.iter().map(|(kind, value)| (*kind, Arc::clone(value)));
+        map.extend(values);
+        Self(Arc::new(map))
+    }
+
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.0
             .get(&TypeId::of::<T>())

@@ -9,6 +9,8 @@
 pub mod api;
 pub mod beat;
 mod products;
+mod program;
+mod role;
 mod users;
 pub mod worker;
 
@@ -30,6 +32,8 @@ pub use holdfast_points as points;
 pub use holdfast_product as product;
 
 pub use products::PRODUCTS;
+pub use program::Program;
+pub use role::{Role, UnknownRole};
 pub use users::{
     DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, MadeKey, ROUTES as USER_ROUTES, UserData,
     UserDataError, UsersState,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_accounts::ApiKeys;
 use holdfast_cache::Cache;
-use holdfast_core::config::{self, Settings};
+use holdfast_core::config::Settings;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
@@ -17,6 +17,7 @@ use holdfast_core::telemetry;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
 use holdfast_jobs::worker::WorkerParts;
+use holdfast_services::Program;
 use holdfast_services::api::{Application, Services, StartError};
 use holdfast_services::beat::{self, BeatError, run_beat};
 use holdfast_services::worker::{Progress, run_worker};
@@ -26,11 +27,11 @@ use holdfast_ops::Failure;
 /// Longest wait for connections in use at the end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
-pub(crate) fn run() -> Result<(), Failure> {
-    let settings = for_development(config::load()?)?;
+pub(crate) fn run(program: &Program) -> Result<(), Failure> {
+    let settings = for_development(program.settings()?)?;
     telemetry::start(&settings, "dev");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(settings));
+    let ended = runtime.block_on(serve(settings, program));
     telemetry::finish();
     ended
 }
@@ -41,7 +42,8 @@ const DATABASE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30
 fn for_development(mut settings: Settings) -> Result<Settings, Failure> {
     if settings.is_production() {
         return Err(Failure::Misused(
-            "`holdfast dev` is not for production: run `api` and `worker`, or set HOLDFAST_ENV=development"
+            "`holdfast dev` is not for production: run `api`, `worker` and `beat`, each by its command or \
+             HOLDFAST_ROLE, or set HOLDFAST_ENV=development"
                 .to_owned(),
         ));
     }
@@ -49,7 +51,7 @@ fn for_development(mut settings: Settings) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-async fn serve(settings: Settings) -> Result<(), Failure> {
+async fn serve(settings: Settings, program: &Program) -> Result<(), Failure> {
     let stop = Shutdown::new();
     stop.on_signals()?;
     let database = Database::open(&settings.database)?;
@@ -59,8 +61,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
     let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
     let cache = Cache::open(cache_gate, &settings.cache);
-    let registry = holdfast_services::registry_for(&settings);
-    let resources = holdfast_services::resources(&settings)
+    let registry = program.registry(&settings);
+    let resources = program
+        .resources(&settings)
         .map_err(|error| Failure::service("what the jobs share cannot be built", error))?;
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     // One cache: what jobs put there the API finds, and what they change it forgets, with Redis or without.

@@ -23,15 +23,15 @@ use std::process::ExitCode;
 
 use crate::args::{Cli, Command};
 use holdfast_ops::Failure;
-use holdfast_services::{api, beat, worker};
+use holdfast_services::{Program, Role, api, beat, worker};
 
-/// Runs what the command line says; `holdfast dev` if it says nothing.
-pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let done = match cli.command.unwrap_or(Command::Dev) {
-        Command::Api => return Ok(api::SERVICE.main(api::run)),
-        Command::Worker => return Ok(worker::SERVICE.main(worker::run)),
-        Command::Beat => return Ok(beat::SERVICE.main(beat::run)),
-        Command::Dev => dev::run(),
+/// Runs what the command line says; if it says nothing, `role`, or else `dev`.
+pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<ExitCode, Failure> {
+    let done = match cli.command.unwrap_or_else(|| command_of(role)) {
+        Command::Api => return Ok(api::main(program)),
+        Command::Worker => return Ok(worker::main(program)),
+        Command::Beat => return Ok(beat::main(program)),
+        Command::Dev => dev::run(program),
         Command::Migrate(args) => briefly(migrate::run(args)),
         Command::Backup(args) => briefly(backup::run(args)),
         Command::Copy(args) => briefly(copy::run(args)),
@@ -50,6 +50,15 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Deploy(args) => briefly(deploy::run(*args)),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+fn command_of(role: Option<Role>) -> Command {
+    match role {
+        Some(Role::Api) => Command::Api,
+        Some(Role::Worker) => Command::Worker,
+        Some(Role::Beat) => Command::Beat,
+        Some(Role::Dev) | None => Command::Dev,
+    }
 }
 
 /// Runs a command that asks a server or two and ends: one thread is enough.

@@ -52,6 +52,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "core", "cache", "jobs", "http", "accounts", "control", "services", "ops",
         ],
     ),
+    // What applications depend on: their binaries are services and the command line.
+    ("holdfast", &["core", "jobs", "services", "cli"]),
     ("bench", &["core", "cache", "jobs", "services"]),
     ("testkit", &[]),
     // The black-box suite depends on nothing that ships.

@@ -25,6 +25,9 @@ pub(super) const PREFIX: &str = "HOLDFAST__";
 /// The path of the configuration file, which is no setting.
 pub(super) const CONFIG_FILE_VARIABLE: &str = "HOLDFAST_CONFIG";
 
+/// Which service a process runs when its command line names none, which is no setting of a service.
+pub(super) const ROLE_VARIABLE: &str = "HOLDFAST_ROLE";
+
 /// Which API the command line talks to, which is no setting of a service.
 const CLI_TARGET_VARIABLE: &str = "HOLDFAST_URL";
 
@@ -226,7 +229,12 @@ fn misspelt(name: &str, place: &str, schema: &Schema) -> Option<ConfigFault> {
         .map(|(known, _)| *known)
         .filter(|known| known.starts_with("HOLDFAST_"));
     let known: Vec<&str> = known
-        .chain([CONFIG_FILE_VARIABLE, FAILPOINT_VARIABLE, CLI_TARGET_VARIABLE])
+        .chain([
+            CONFIG_FILE_VARIABLE,
+            FAILPOINT_VARIABLE,
+            CLI_TARGET_VARIABLE,
+            ROLE_VARIABLE,
+        ])
         .collect();
     if known.contains(&name) {
         return None;

@@ -23,7 +23,7 @@ pub struct ConfigFaults {
 
 impl ConfigFaults {
     /// `Err` unless the list is empty; sorted by setting.
-    pub(super) fn check(mut faults: Vec<ConfigFault>) -> Result<(), Self> {
+    pub fn check(mut faults: Vec<ConfigFault>) -> Result<(), Self> {
         faults.sort_by(|a, b| a.setting.cmp(&b.setting));
         if faults.is_empty() {
             Ok(())

@@ -43,6 +43,16 @@ impl Layer {
         layer
     }
 
+    /// Queues that exist with the defaults.
+    pub(super) fn of_queues(names: &[&str], origin: &str) -> Self {
+        let mut layer = Self::default();
+        for name in names {
+            let defaults = ValueKind::Table(Map::new());
+            layer.insert(&format!("queues.{name}"), defaults, origin);
+        }
+        layer
+    }
+
     fn adopt(&mut self, prefix: &str, table: &Map<String, Value>, origin: &str) {
         for (key, value) in table {
             let path = join(prefix, key);

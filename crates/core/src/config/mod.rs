@@ -32,12 +32,17 @@ pub use settings::*;
 
 #[cfg(debug_assertions)]
 use environment::FAILPOINT_VARIABLE;
-use environment::{CONFIG_FILE_VARIABLE, Variables};
+use environment::{CONFIG_FILE_VARIABLE, ROLE_VARIABLE, Variables};
 use layers::Layer;
+pub use schema::is_queue_name;
 use schema::{DEFAULTS, DEFAULTS_ORIGIN, Schema};
+pub use tables::MAX_KIND_NAME;
 
 /// The file that is read when [`CONFIG_FILE_VARIABLE`] names no other.
 const CONFIG_FILE: &str = "holdfast.toml";
+
+/// Names the origin of the queues that a program's kinds name.
+const PROGRAM_ORIGIN: &str = "the program";
 
 /// Where settings come from, apart from the defaults.
 #[derive(Clone, Default)]
@@ -68,8 +73,20 @@ pub fn login_name() -> String {
         .map_or_else(|| "unknown".to_owned(), Clone::clone)
 }
 
+/// The service that this process is to run, in the words of `HOLDFAST_ROLE`; `None`: the variable is not set, or empty.
+pub fn role() -> Option<String> {
+    let role = process_environment().remove(ROLE_VARIABLE)?;
+    let role = role.trim();
+    (!role.is_empty()).then(|| role.to_owned())
+}
+
 /// Reads this process' environment, and `.env` and the configuration file of its working directory.
 pub fn load() -> Result<Settings, ConfigFaults> {
+    load_with_queues(&[])
+}
+
+/// The same for a program whose kinds name these queues. A queue that no setting mentions exists with the defaults.
+pub fn load_with_queues(queues: &[&str]) -> Result<Settings, ConfigFaults> {
     let mut env = process_environment();
     platform::note_process(&mut env);
     let mut faults = Vec::new();
@@ -82,7 +99,7 @@ pub fn load() -> Result<Settings, ConfigFaults> {
         faults.push(fault);
         None
     });
-    assemble_from(Sources { env, file }, &from_dotenv, faults)
+    assemble_from(Sources { env, file }, queues, &from_dotenv, faults)
 }
 
 /// One section as this process' environment words it (`HOLDFAST__SECTION__…`), and the defaults for the rest: for who asks
@@ -94,14 +111,20 @@ pub fn load_section(section: &str) -> Result<Settings, ConfigFaults> {
     load_from(Sources { env, file: None })
 }
 
-/// The same from given sources.
+/// Reads given sources.
 pub fn load_from(sources: Sources) -> Result<Settings, ConfigFaults> {
-    assemble_from(sources, &BTreeSet::new(), Vec::new())
+    load_from_with_queues(sources, &[])
+}
+
+/// Reads given sources for a program whose kinds name these queues: see [`load_with_queues`].
+pub fn load_from_with_queues(sources: Sources, queues: &[&str]) -> Result<Settings, ConfigFaults> {
+    assemble_from(sources, queues, &BTreeSet::new(), Vec::new())
 }
 
 /// `from_dotenv`: the variables that the process' own environment does not have.
 fn assemble_from(
     sources: Sources,
+    queues: &[&str],
     from_dotenv: &BTreeSet<String>,
     mut faults: Vec<ConfigFault>,
 ) -> Result<Settings, ConfigFaults> {
@@ -110,6 +133,7 @@ fn assemble_from(
     let variables = Variables::new(&sources.env, from_dotenv);
     let mut stack = vec![
         Layer::of_table(&defaults, DEFAULTS_ORIGIN),
+        Layer::of_queues(queues, PROGRAM_ORIGIN),
         variables.platform_layer(),
     ];
     if let Some((path, text)) = sources.file {

@@ -115,7 +115,8 @@ pub(super) fn misnamed_queue(path: &str) -> Option<&str> {
     (!is_queue_name(queue)).then_some(queue)
 }
 
-fn is_queue_name(name: &str) -> bool {
+/// Whether a queue may have this name: a lower-case letter, then up to 62 of a-z, 0-9, _ and -.
+pub fn is_queue_name(name: &str) -> bool {
     name.len() <= MAX_QUEUE_NAME
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name

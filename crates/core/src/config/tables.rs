@@ -13,8 +13,8 @@ use super::fault::nearest;
 use super::reader::Reader;
 use super::settings::{KindSettings, RetryOverride, ScheduleSettings};
 
-/// Longest name of a kind that is configured.
-const MAX_KIND_NAME: usize = 255;
+/// Longest name of a kind, in bytes.
+pub const MAX_KIND_NAME: usize = 255;
 
 const SCHEDULE: [&str; 10] = [
     "cron",

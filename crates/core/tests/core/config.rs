@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use holdfast_core::config::{
     ConfigFault, ConfigFaults, Durability, Environment, LogFormat, Settings, Sources, load_from,
-    settings_table,
+    load_from_with_queues, settings_table,
 };
 use secrecy::ExposeSecret;
 
@@ -498,4 +498,36 @@ fn behind_railways_edge_one_proxy_is_trusted_unless_told_otherwise() {
     assert_eq!(loaded("", &railway).server.trusted_proxies, 1);
     let told = [&railway[..], &[("HOLDFAST__SERVER__TRUSTED_PROXIES", "2")]].concat();
     assert_eq!(loaded("", &told).server.trusted_proxies, 2);
+}
+
+#[test]
+fn a_queue_that_only_a_kind_names_exists_with_the_defaults_and_can_be_set_and_served() {
+    let load = |file: &str, env: &[(&str, &str)]| {
+        load_from_with_queues(sources(file, env), &["reports", "bulk-2", "default"]).unwrap()
+    };
+    let settings = load("[queue_defaults]\nconcurrency = 7\n", &[]);
+    let names: Vec<&str> = settings.queues.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        ["bulk-2", "default", "events", "ml", "notifications", "reports"]
+    );
+    assert_eq!(settings.queues["reports"].concurrency, 7);
+    let settings = load(
+        "[queues.bulk-2]\ndurability = \"redis\"\n",
+        &[
+            ("HOLDFAST__QUEUES__REPORTS__CONCURRENCY", "3"),
+            ("HOLDFAST__WORKER__QUEUES", "reports"),
+        ],
+    );
+    assert_eq!(settings.queues["reports"].concurrency, 3);
+    assert_eq!(settings.queues["bulk-2"].durability, Durability::Redis);
+    let served: Vec<&String> = settings.served_queues().map(|(name, _)| name).collect();
+    assert_eq!(served, ["reports"]);
+}
+
+#[test]
+fn the_role_of_a_process_is_no_setting_and_a_misspelt_one_is_found() {
+    loaded("", &[("HOLDFAST_ROLE", "worker")]);
+    let fault = only_fault("", &[("HOLDFAST_ROLL", "worker")]);
+    assert_eq!(fault.fix, "did you mean HOLDFAST_ROLE?");
 }

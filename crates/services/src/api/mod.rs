@@ -8,4 +8,4 @@ mod start;
 
 pub use app::{API_ROUTES, Application, HEALTH_ROUTES, Services, StartError};
 pub use holdfast_http::Route;
-pub use start::{RunError, SERVICE, run};
+pub use start::{RunError, SERVICE, main, run};

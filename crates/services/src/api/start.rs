@@ -4,6 +4,7 @@
 //! where the database is needed), and the schema is brought up to date as soon as it can be. What waiting does not
 //! mend (a wrong password, an edited migration) ends the process with the cause.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use holdfast_cache::Cache;
@@ -16,6 +17,7 @@ use holdfast_jobs::Jobs;
 use tokio::time::timeout;
 
 use super::app::{Application, Services, StartError};
+use crate::Program;
 
 /// How long the start waits for the database before it goes on without it.
 const FIRST_TRY: Duration = Duration::from_secs(2);
@@ -54,15 +56,20 @@ impl ServiceError for RunError {
     }
 }
 
+/// The `main` of a process that runs this service alone.
+pub fn main(program: &Program) -> ExitCode {
+    SERVICE.main(program.settings(), |settings| run(settings, program))
+}
+
 /// Serves the API until SIGTERM or SIGINT.
-pub async fn run(settings: Settings) -> Result<(), RunError> {
+pub async fn run(settings: Settings, program: &Program) -> Result<(), RunError> {
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
     let cache_gate = RedisGate::open(Role::Cache, settings.redis.cache.as_ref(), &settings.redis)?;
     let services = Services {
-        jobs: Jobs::new(&settings, crate::registry_for(&settings), &database, &gate),
+        jobs: Jobs::new(&settings, program.registry(&settings), &database, &gate),
         database: database.clone(),
         cache: Cache::open(cache_gate, &settings.cache),
         gate,

@@ -19,4 +19,4 @@ mod start;
 pub use health::BeatProbe;
 pub use progress::Progress;
 pub use service::{BeatError, run_beat};
-pub use start::{RunError, SERVICE, run};
+pub use start::{RunError, SERVICE, main, run};

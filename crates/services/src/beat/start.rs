@@ -1,5 +1,6 @@
 //! The `beat` process from settings to exit.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use super::health::BeatProbe;
 use super::progress::Progress;
 use super::service::{BeatError, run_beat};
+use crate::Program;
 
 /// How long health checks wait for the beat to begin. They could only say "not yet", and would for a second.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -60,14 +62,19 @@ impl ServiceError for RunError {
     }
 }
 
+/// The `main` of a process that runs this service alone.
+pub fn main(program: &Program) -> ExitCode {
+    SERVICE.main(program.settings(), |settings| run(settings, program))
+}
+
 /// Ticks until SIGTERM or SIGINT.
-pub async fn run(settings: Settings) -> Result<(), RunError> {
+pub async fn run(settings: Settings, program: &Program) -> Result<(), RunError> {
     let stop = Shutdown::new();
     stop.on_signals()?;
     let database = Database::open(&settings.database)?;
     // For ringing alone: no tick needs Redis.
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let registry = crate::registry_for(&settings);
+    let registry = program.registry(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let schedules = Schedules::new(jobs.clone(), &database, &settings.database);
     let progress = Progress::default();

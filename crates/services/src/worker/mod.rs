@@ -20,4 +20,4 @@ mod start;
 pub use health::WorkerProbe;
 pub use progress::Progress;
 pub use service::{WorkError, run_worker};
-pub use start::{RunError, SERVICE, run};
+pub use start::{RunError, SERVICE, main, run};

@@ -53,7 +53,8 @@ pub async fn run_worker(
         cache: &cache,
     };
     let (resources, duties) = crate::worker_duties(worker, parts.resources.clone());
-    parts.resources = resources;
+    // Handlers enqueue jobs too.
+    parts.resources = resources.with(parts.jobs.clone());
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());

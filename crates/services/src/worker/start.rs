@@ -1,8 +1,10 @@
 //! The `worker` process from settings to exit.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Program;
 use crate::product::ProductError;
 use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
@@ -64,14 +66,19 @@ impl ServiceError for RunError {
     }
 }
 
+/// The `main` of a process that runs this service alone.
+pub fn main(program: &Program) -> ExitCode {
+    SERVICE.main(program.settings(), |settings| run(settings, program))
+}
+
 /// Works until SIGTERM or SIGINT.
-pub async fn run(settings: Settings) -> Result<(), RunError> {
+pub async fn run(settings: Settings, program: &Program) -> Result<(), RunError> {
     let stop = Shutdown::new();
     stop.on_signals()?;
     let database = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let resources = crate::resources(&settings)?;
-    let registry = crate::registry_for(&settings);
+    let resources = program.resources(&settings)?;
+    let registry = program.registry(&settings);
     let jobs = Jobs::new(&settings, registry, &database, &gate);
     let parts = WorkerParts {
         settings,

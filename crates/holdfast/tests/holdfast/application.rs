@@ -1,0 +1,152 @@
+//! The application in `examples/standalone`, built and run.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use holdfast_testkit::place::DEADLINE;
+use holdfast_testkit::{Child, binary, http};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// On a port that the system chooses, and in the form of log that names it.
+const SERVED: &[(&str, &str)] = &[
+    ("PORT", "0"),
+    ("HOLDFAST__SERVER__HOST", "127.0.0.1"),
+    ("HOLDFAST__LOG__FORMAT", "json"),
+];
+
+/// The line of a service that serves requests, or health checks alone.
+const LISTENING: &str = r#""message":"listening"#;
+
+/// A directory with an SQLite database in it, and the application.
+pub(crate) struct Application {
+    program: PathBuf,
+    directory: TempDir,
+}
+
+/// One process of it that serves HTTP.
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Application {
+    pub(crate) async fn new() -> Self {
+        Self {
+            program: tokio::task::spawn_blocking(built).await.unwrap(),
+            directory: TempDir::new().unwrap(),
+        }
+    }
+
+    /// `holdfast.toml` of the directory.
+    pub(crate) fn configure(&self, text: &str) {
+        std::fs::write(self.directory.path().join("holdfast.toml"), text).unwrap();
+    }
+
+    /// Whether something was written into the directory.
+    pub(crate) fn has_files(&self) -> bool {
+        std::fs::read_dir(self.directory.path()).unwrap().count() > 0
+    }
+
+    fn child(&self, program: PathBuf, arguments: &[&str], env: &[(&str, &str)]) -> Child {
+        Child::program(program)
+            .args(arguments)
+            .envs(env.iter().copied())
+            .current_dir(self.directory.path())
+            .start()
+            .unwrap()
+    }
+
+    /// Starts services, and waits until one of them answers.
+    pub(crate) async fn start(&self, arguments: &[&str], env: &[(&str, &str)]) -> Running {
+        let env = [env, SERVED].concat();
+        let child = self.child(self.program.clone(), arguments, &env);
+        let line = child.wait_for_line(LISTENING, DEADLINE).await.unwrap();
+        let entry: Value = serde_json::from_str(&line).unwrap();
+        let address = entry["address"].as_str().unwrap().parse().unwrap();
+        Running { child, address }
+    }
+
+    /// Runs a command to its end: exit code and output.
+    pub(crate) async fn run(&self, arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
+        ended(self.child(self.program.clone(), arguments, env)).await
+    }
+
+    /// Runs an example of this crate in the directory of the application.
+    pub(crate) async fn run_example(&self, name: &str) -> (Option<i32>, String) {
+        let binaries = binary("holdfast").unwrap();
+        let program = binaries.with_file_name("examples").join(name);
+        assert!(
+            program.is_file(),
+            "not built: run `cargo build --workspace --all-targets` first"
+        );
+        ended(self.child(program, &[], &[])).await
+    }
+}
+
+impl Running {
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let response = http::get(self.address, path).await.unwrap();
+        assert_eq!(response.status, 200, "{path}: {}", response.text());
+        response.json().unwrap()
+    }
+
+    /// Enqueues an invitation; status and answer.
+    pub(crate) async fn invite(&self, to: &str) -> (u16, Value) {
+        let body = json!({"kind": "invite.send", "payload": {"to": to, "team": "Compilers"}});
+        let response = http::post_json(self.address, "/v1/jobs", &body).await.unwrap();
+        (response.status, response.json().unwrap())
+    }
+
+    /// The job once it has finished.
+    pub(crate) async fn finished(&self, id: &Value) -> Value {
+        let path = format!("/v1/jobs/{}?wait=20", id.as_str().unwrap());
+        self.get(&path).await
+    }
+
+    /// It ends when it is told to, with 0.
+    pub(crate) async fn stop(mut self) -> String {
+        self.child.sigterm().unwrap();
+        let (code, printed) = ended(self.child).await;
+        assert_eq!(code, Some(0), "{printed}");
+        printed
+    }
+}
+
+async fn ended(mut child: Child) -> (Option<i32>, String) {
+    let status = child.wait_exit(DEADLINE).await.unwrap();
+    let printed = child.printed(DEADLINE).await.unwrap();
+    (status.code(), printed.text)
+}
+
+/// Builds it in a folder below the workspace's target folder, as cargo does for somebody else: with its own lock file and features.
+/// Without debug information, which nobody reads here.
+fn built() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap();
+    let target = binary("holdfast")
+        .unwrap()
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("standalone");
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(root.join("examples/standalone/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(&root)
+        .env("CARGO_INCREMENTAL", "0")
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    target.join("debug/invites")
+}

@@ -1,0 +1,56 @@
+//! An application with a kind of job of its own, on a queue of its own.
+
+use std::process::ExitCode;
+
+use holdfast::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// The payload. Producers send these fields as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SendInvite {
+    to: String,
+    team: String,
+}
+
+/// The result, stored with the job.
+#[derive(Serialize)]
+struct Sent {
+    subject: String,
+}
+
+/// What the handlers share: here a name, elsewhere a client or a pool.
+struct Sender {
+    name: &'static str,
+}
+
+impl Job for SendInvite {
+    const KIND: &'static str = "invite.send";
+    const QUEUE: &'static str = "invites";
+    type Output = Sent;
+
+    /// Checked when the job is enqueued: an invalid payload is refused, not retried.
+    fn validate(&self) -> Result<(), PayloadFault> {
+        if self.to.contains('@') {
+            return Ok(());
+        }
+        Err(PayloadFault::new("to", "must be an e-mail address"))
+    }
+
+    /// One attempt. `?` on any error is a retry; `JobError::permanent` discards the job immediately.
+    async fn run(self, ctx: JobContext) -> Result<Sent, JobError> {
+        let sender = ctx.resource::<Sender>()?;
+        let subject = format!("{} invites you to {}", sender.name, self.team);
+        println!("attempt {} for {}: {subject}", ctx.attempt(), self.to);
+        Ok(Sent { subject })
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode, holdfast::Error> {
+    App::from_env()?
+        .with(Sender { name: "Ada" })
+        .register::<SendInvite>()
+        .run()
+        .await
+}
