@@ -3,12 +3,13 @@
 use clap::{Args, Parser, Subcommand};
 use holdfast_ops::Failure;
 use holdfast_ops::client::Api;
+use holdfast_services::Program;
 use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, backup, batches, copy, dead_letters, deploy, healthcheck, jobs, keys, migrate, monitor, queues,
-    redis_check, schedules, users, validate,
+    audit, backup, batches, copy, dead_letters, deploy, healthcheck, jobs, keys, kinds, migrate, monitor,
+    queues, redis_check, schedules, users, validate,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Batches(batches::Args),
     /// List, show, redrive and delete dead letters
     DeadLetters(Box<dead_letters::Args>),
+    /// List the kinds of jobs that can be enqueued
+    Kinds(kinds::Args),
     /// List, pause, resume, limit and purge queues
     Queues(queues::Args),
     /// List the audit log, newest first: pauses, purges, redrives, changes of keys and so on
@@ -75,8 +78,8 @@ pub(crate) struct TargetArgs {
 }
 
 impl TargetArgs {
-    pub(crate) async fn open(self) -> Result<Api, Failure> {
-        Api::open(self.url, self.key.as_ref()).await
+    pub(crate) async fn open(self, program: &Program) -> Result<Api, Failure> {
+        Api::open(self.url, self.key.as_ref(), program).await
     }
 }
 

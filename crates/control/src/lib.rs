@@ -31,6 +31,7 @@ pub mod wire {
     pub use crate::fields::{Attempts, Urgency};
     pub use crate::job_view::{ErrorView, JobView};
     pub use crate::jobs::{JobPage, SteeredJob};
+    pub use crate::kinds::{KindList, KindView, PolicyView};
     pub use crate::limits::{LimitedQueue, LimitsBody, LimitsView, Places};
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue};
     pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};

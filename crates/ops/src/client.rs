@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_services::Program;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
@@ -91,11 +92,15 @@ impl Document {
 }
 
 impl Api {
-    /// The API at `url`; without one, an API in this process, over what the configuration names.
-    pub async fn open(url: Option<Url>, key: Option<&SecretString>) -> Result<Self, Failure> {
+    /// The API at `url`; without one, an API of `program` in this process, over what the configuration names.
+    pub async fn open(
+        url: Option<Url>,
+        key: Option<&SecretString>,
+        program: &Program,
+    ) -> Result<Self, Failure> {
         match url {
             Some(url) => Ok(Self::new(url, key)?),
-            None => Self::in_process(InProcess::open().await?),
+            None => Self::in_process(InProcess::open(program).await?),
         }
     }
 

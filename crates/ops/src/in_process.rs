@@ -12,11 +12,12 @@ use std::io;
 use std::time::Duration;
 
 use holdfast_cache::Cache;
-use holdfast_core::config::{self, Settings};
+use holdfast_core::config::Settings;
 use holdfast_core::redis::{MultiplexedConnection, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
 use holdfast_jobs::Jobs;
+use holdfast_services::Program;
 use holdfast_services::api::{Application, Services};
 use secrecy::SecretString;
 use tokio::task::JoinHandle;
@@ -41,16 +42,16 @@ pub struct InProcess {
     serving: JoinHandle<()>,
 }
 
-/// The settings of this directory and environment.
-pub fn settings() -> Result<Settings, Failure> {
+/// The settings of this directory and environment, for a program.
+pub fn settings(program: &Program) -> Result<Settings, Failure> {
     log_to_stderr(LevelFilter::ERROR);
-    Ok(config::load()?)
+    Ok(program.settings()?)
 }
 
 /// The same for a command that may take long and says how far it is.
-pub fn settings_with_progress() -> Result<Settings, Failure> {
+pub fn settings_with_progress(program: &Program) -> Result<Settings, Failure> {
     log_to_stderr(LevelFilter::INFO);
-    Ok(config::load()?)
+    Ok(program.settings()?)
 }
 
 /// Stdout is for the answer. A second call changes nothing.
@@ -63,8 +64,8 @@ fn log_to_stderr(level: LevelFilter) {
 
 impl InProcess {
     /// Over what the configuration names. Call it inside tokio.
-    pub async fn open() -> Result<Self, Failure> {
-        let settings = settings()?;
+    pub async fn open(program: &Program) -> Result<Self, Failure> {
+        let settings = settings(program)?;
         // SQLite would make an empty one, and then complain about it.
         if let Some(path) = settings.embedded_path().filter(|path| !path.exists()) {
             return Err(Failure::no(format!(
@@ -84,12 +85,7 @@ impl InProcess {
         }
         let redis = &settings.redis;
         let gate = RedisGate::open(Role::Queue, redis.queue.as_ref(), redis)?;
-        let jobs = Jobs::new(
-            &settings,
-            holdfast_services::registry_for(&settings),
-            &database,
-            &gate,
-        );
+        let jobs = Jobs::new(&settings, program.registry(&settings), &database, &gate);
         Self::start(&settings, database, jobs, gate).await
     }
 

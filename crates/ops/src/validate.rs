@@ -15,6 +15,7 @@ use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::diagnosis::Diagnosis;
+use holdfast_services::Program;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -41,6 +42,8 @@ pub struct Options {
     pub drill: bool,
     /// How many processes share the database and Redis. `None`: the live workers and two.
     pub processes: Option<u64>,
+    /// Whose settings and kinds are checked.
+    pub program: Program,
 }
 
 /// The deployment files of a directory, and nothing else.
@@ -69,7 +72,7 @@ pub async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(
 
 /// Everything that the configuration and the options name.
 pub async fn check_system(run: &mut Run, options: &Options) -> Result<(), Failure> {
-    let loaded = config::load();
+    let loaded = options.program.settings();
     check_configuration(run, loaded.clone()).await;
     let database = check_database(run, loaded.as_ref().ok(), options).await?;
     let processes = match &database {
@@ -152,12 +155,7 @@ async fn check_database(
     }
     let opened = Database::open(&settings.database)?;
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
-    let jobs = Jobs::new(
-        settings,
-        holdfast_services::registry_for(settings),
-        &opened,
-        &gate,
-    );
+    let jobs = Jobs::new(settings, options.program.registry(settings), &opened, &gate);
     let subject = DatabaseSubject {
         settings: settings.clone(),
         database: opened,

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use holdfast_control::wire::{AuditPage, AuditView};
 use holdfast_jobs::audit::AuditId;
 use holdfast_ops::{Failure, time};
+use holdfast_services::Program;
 
 use crate::args::{OutputArgs, TargetArgs, query};
 use crate::output::table;
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     limit: u16,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let query = query([
         ("actor", args.actor),
         ("action", args.action),
@@ -47,7 +48,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         ("after", args.after.map(|id| id.to_string())),
         ("limit", Some(args.limit.to_string())),
     ]);
-    let api = args.target.open().await?;
+    let api = args.target.open(program).await?;
     let document = api.get(&["v1", "audit"], &query).await?;
     let page: AuditPage = api.read(&document)?;
     args.output.print(&document, || {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use holdfast_ops::{Failure, backup, in_process};
+use holdfast_services::Program;
 
 use crate::args::OutputArgs;
 
@@ -15,8 +16,8 @@ pub(crate) struct Args {
     output: OutputArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let report = backup::backup(&in_process::settings()?, &args.to).await?;
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
+    let report = backup::backup(&in_process::settings(program)?, &args.to).await?;
     args.output.print(&report, || {
         format!("wrote {} ({} bytes)", report.file.display(), report.bytes)
     })

@@ -7,6 +7,7 @@ use holdfast_control::wire::{BatchPage, BatchView, CancelledView};
 use holdfast_jobs::BatchId;
 use holdfast_ops::client::Api;
 use holdfast_ops::{Failure, time};
+use holdfast_services::Program;
 use serde_json::json;
 
 use crate::args::{OutputArgs, TargetArgs, query};
@@ -51,13 +52,13 @@ enum Command {
     },
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let Args {
         target,
         output,
         command,
     } = args;
-    let api = target.open().await?;
+    let api = target.open(program).await?;
     match command {
         Command::List { state, after, limit } => {
             let query = query([

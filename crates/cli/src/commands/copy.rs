@@ -2,6 +2,7 @@
 
 use holdfast_ops::copy::{self, Report};
 use holdfast_ops::{Failure, in_process};
+use holdfast_services::Program;
 use secrecy::SecretString;
 
 use crate::args::OutputArgs;
@@ -22,8 +23,8 @@ pub(crate) struct Args {
     output: OutputArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let settings = in_process::settings_with_progress()?;
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
+    let settings = in_process::settings_with_progress(program)?;
     let options = copy::Options {
         from: args.from,
         to: args.to,

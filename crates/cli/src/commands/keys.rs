@@ -7,6 +7,7 @@ use holdfast_accounts::{Scopes, StoredKey};
 use holdfast_http::wire::Seconds;
 use holdfast_ops::Failure;
 use holdfast_ops::client::{Api, Document};
+use holdfast_services::Program;
 
 use crate::args::{OutputArgs, TargetArgs};
 use crate::output::{minute, table};
@@ -51,9 +52,9 @@ enum Command {
     },
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let output = args.output;
-    let api = args.target.open().await?;
+    let api = args.target.open(program).await?;
     match args.command {
         Command::Create { name, scopes } => {
             let scopes = scopes.iter().map(|scope| scope.to_string()).collect();

@@ -12,6 +12,7 @@ use crate::args::OutputArgs;
 use holdfast_ops::Failure;
 use holdfast_ops::in_process;
 use holdfast_ops::time;
+use holdfast_services::Program;
 
 /// Longest look at what is pending.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,8 +29,8 @@ pub(crate) struct Args {
     output: OutputArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let settings = in_process::settings_with_progress()?;
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
+    let settings = in_process::settings_with_progress(program)?;
     if !args.check {
         let report = migrate_within(&settings.database, args.timeout).await?;
         return print_report(args.output, &report);

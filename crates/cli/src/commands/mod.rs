@@ -11,6 +11,7 @@ pub(crate) mod dev;
 pub(crate) mod healthcheck;
 pub(crate) mod jobs;
 pub(crate) mod keys;
+pub(crate) mod kinds;
 pub(crate) mod migrate;
 pub(crate) mod monitor;
 pub(crate) mod queues;
@@ -32,20 +33,21 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Worker => return Ok(worker::main(program)),
         Command::Beat => return Ok(beat::main(program)),
         Command::Dev => dev::run(program),
-        Command::Migrate(args) => briefly(migrate::run(args)),
-        Command::Backup(args) => briefly(backup::run(args)),
-        Command::Copy(args) => briefly(copy::run(args)),
-        Command::Keys(args) => briefly(keys::run(args)),
-        Command::Users(args) => briefly(users::run(args)),
-        Command::Jobs(args) => briefly(jobs::run(*args)),
-        Command::Batches(args) => briefly(batches::run(args)),
-        Command::DeadLetters(args) => briefly(dead_letters::run(*args)),
-        Command::Queues(args) => briefly(queues::run(args)),
-        Command::Audit(args) => briefly(audit::run(args)),
-        Command::Schedules(args) => briefly(schedules::run(*args)),
+        Command::Migrate(args) => briefly(migrate::run(args, program)),
+        Command::Backup(args) => briefly(backup::run(args, program)),
+        Command::Copy(args) => briefly(copy::run(args, program)),
+        Command::Keys(args) => briefly(keys::run(args, program)),
+        Command::Users(args) => briefly(users::run(args, program)),
+        Command::Jobs(args) => briefly(jobs::run(*args, program)),
+        Command::Batches(args) => briefly(batches::run(args, program)),
+        Command::DeadLetters(args) => briefly(dead_letters::run(*args, program)),
+        Command::Kinds(args) => briefly(kinds::run(args, program)),
+        Command::Queues(args) => briefly(queues::run(args, program)),
+        Command::Audit(args) => briefly(audit::run(args, program)),
+        Command::Schedules(args) => briefly(schedules::run(*args, program)),
         Command::Healthcheck(args) => healthcheck::run(&args),
-        Command::RedisCheck(args) => briefly(redis_check::run(args)),
-        Command::Validate(args) => at_length(validate::run(*args)),
+        Command::RedisCheck(args) => briefly(redis_check::run(args, program)),
+        Command::Validate(args) => at_length(validate::run(*args, program)),
         Command::Monitor(args) => at_length(monitor::run(*args)),
         Command::Deploy(args) => briefly(deploy::run(*args)),
     };

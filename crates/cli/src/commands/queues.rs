@@ -7,6 +7,7 @@ use holdfast_control::wire::{
 use holdfast_core::config::{Rate, check_max_running};
 use holdfast_ops::Failure;
 use holdfast_ops::client::Api;
+use holdfast_services::Program;
 use serde_json::json;
 
 use crate::args::{OutputArgs, TargetArgs};
@@ -42,13 +43,13 @@ enum Command {
     },
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let Args {
         target,
         output,
         command,
     } = args;
-    let api = target.open().await?;
+    let api = target.open(program).await?;
     match command {
         Command::List => list(&api, output).await,
         Command::Pause { name } => steer(&api, &name, true, output).await,

@@ -6,6 +6,7 @@ use holdfast_core::config::{self, RedisEndpoint, RedisSettings};
 use holdfast_core::redis::Role;
 use holdfast_ops::checks::report::Form;
 use holdfast_ops::{Failure, in_process, validate as checks};
+use holdfast_services::Program;
 use secrecy::SecretString;
 
 use crate::commands::validate;
@@ -26,10 +27,10 @@ pub(crate) struct Args {
     strict: bool,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let (url, settings) = match args.url {
         Some(url) => (url, config::load_section("redis")?.redis),
-        None => configured()?,
+        None => configured(program)?,
     };
     let form = if args.json { Form::Json } else { Form::Text };
     let role = if args.cache { Role::Cache } else { Role::Queue };
@@ -39,8 +40,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// What the configuration names, where platforms spell a URL in parts (`REDISHOST`, …).
-fn configured() -> Result<(SecretString, RedisSettings), Failure> {
-    let settings = in_process::settings()?.redis;
+fn configured(program: &Program) -> Result<(SecretString, RedisSettings), Failure> {
+    let settings = in_process::settings(program)?.redis;
     let endpoint = settings.queue.clone().ok_or_else(|| {
         Failure::Misused("there is no Redis to check: set REDIS_URL, or give --url".to_owned())
     })?;

@@ -7,6 +7,7 @@ use holdfast_control::wire::{AcceptedJob, ScheduleBody, ScheduleList, ScheduleVi
 use holdfast_http::wire::Seconds;
 use holdfast_ops::client::{Api, Document};
 use holdfast_ops::{Failure, time};
+use holdfast_services::Program;
 
 use crate::args::{OutputArgs, TargetArgs, query};
 use crate::commands::jobs::{accepted_text, payload};
@@ -92,13 +93,13 @@ struct Add {
     replace: bool,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let Args {
         target,
         output,
         command,
     } = args;
-    let api = target.open().await?;
+    let api = target.open(program).await?;
     let verb = async |name: &str, verb: &str| api.post(&["v1", "schedules", name, verb]).await;
     let document = match command {
         Command::List { after, limit } => {

@@ -10,6 +10,7 @@ use holdfast_accounts::wire::{PasswordBody, RoleBody, UserBody, UserList};
 use holdfast_accounts::{Role, User};
 use holdfast_ops::Failure;
 use holdfast_ops::client::Api;
+use holdfast_services::Program;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::args::{OutputArgs, TargetArgs};
@@ -63,9 +64,9 @@ struct One {
     name: String,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let output = args.output;
-    let api = args.target.open().await?;
+    let api = args.target.open(program).await?;
     let (document, done) = match args.command {
         Command::Add { name, role } => {
             let password = password()?;

@@ -9,6 +9,7 @@ use holdfast_ops::Failure;
 use holdfast_ops::checks::report::{self, Form, Report};
 use holdfast_ops::checks::{Outcome, Run};
 use holdfast_ops::validate::{self, Options};
+use holdfast_services::Program;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::TargetArgs;
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     processes: Option<u64>,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     be_quiet();
     let form = match (args.json, args.junit) {
         (true, _) => Form::Json,
@@ -54,6 +55,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             key: args.target.key,
             drill: args.drill,
             processes: args.processes,
+            program: program.clone(),
         };
         validate::check_system(&mut run, &options).await?;
     }

@@ -11,6 +11,7 @@ use holdfast_jobs::JobId;
 
 use crate::args::{OutputArgs, TargetArgs};
 use holdfast_ops::{Failure, time};
+use holdfast_services::Program;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -75,13 +76,13 @@ impl FilterArgs {
     }
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let Args {
         target,
         output,
         command,
     } = args;
-    let api = target.open().await?;
+    let api = target.open(program).await?;
     match command {
         Command::List(args) => read::list(&api, args, output).await,
         Command::Show { id } => read::show(&api, id, output).await,

@@ -13,6 +13,7 @@ use holdfast_control::wire::{JobView, SteeredJob};
 use holdfast_jobs::{JobId, State};
 use holdfast_ops::client::Api;
 use holdfast_ops::{Failure, time};
+use holdfast_services::Program;
 
 use crate::args::{OutputArgs, TargetArgs};
 use crate::output::job_text;
@@ -59,13 +60,13 @@ struct One {
     id: JobId,
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let Args {
         target,
         output,
         command,
     } = args;
-    let api = target.open().await?;
+    let api = target.open(program).await?;
     match command {
         Command::Enqueue(args) => enqueue::run(&api, args, output).await,
         Command::Show(Show { id, wait }) => show(&api, id, wait, output).await,
