@@ -57,7 +57,7 @@ impl Program {
     pub fn settings(&self) -> Result<Settings, ConfigFaults> {
         ConfigFaults::check(self.faults())?;
         let queues: Vec<&str> = self.kinds.iter().map(|kind| kind.queue).collect();
-        config::load_with_queues(&queues)
+        config::load(&queues)
     }
 
     /// Every kind of a process with these settings.

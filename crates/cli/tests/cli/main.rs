@@ -11,7 +11,6 @@ mod dev;
 mod directions;
 mod env_example;
 mod env_text;
-mod example;
 mod readme;
 mod reference;
 mod services;

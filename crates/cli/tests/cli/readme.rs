@@ -13,9 +13,17 @@ use serde_json::Value;
 
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// The page with the example, and the file that it prints.
-const JOBS: &str = "docs/jobs.md";
-const EXAMPLE: &str = "crates/services/examples/send_invite.rs";
+/// Files that pages print whole, each after its name in a comment. Tests of `crates/holdfast` run them.
+const EXAMPLES: [(&str, &str); 5] = [
+    ("README.md", "crates/holdfast/examples/send_invite.rs"),
+    (
+        "docs/getting-started.md",
+        "crates/holdfast/examples/send_invite.rs",
+    ),
+    ("docs/jobs.md", "examples/standalone/Cargo.toml"),
+    ("docs/jobs.md", "examples/standalone/src/main.rs"),
+    ("docs/jobs.md", "crates/holdfast/examples/enqueue_invite.rs"),
+];
 const CONFIGURATION: &str = "docs/configuration.md";
 const SETTINGS: (&str, &str) = ("<!-- settings -->\n", "<!-- /settings -->");
 
@@ -56,7 +64,7 @@ pub(crate) fn documents() -> Vec<(String, String)> {
 fn block_after(text: &str, marker: &str) -> String {
     let (_, rest) = text
         .split_once(marker)
-        .unwrap_or_else(|| panic!("the README has no {marker}"));
+        .unwrap_or_else(|| panic!("the page has no {marker}"));
     let fence = rest.find("```").unwrap();
     let (_, body) = rest[fence..].split_once('\n').unwrap();
     body[..body.find("```").unwrap()].to_owned()
@@ -94,11 +102,11 @@ fn first_sentence(help: &str) -> String {
 }
 
 #[test]
-fn the_example_is_the_file_that_is_compiled_and_run() {
-    assert_eq!(
-        block_after(&read(JOBS), &format!("<!-- {EXAMPLE} -->")),
-        read(EXAMPLE)
-    );
+fn the_examples_are_the_files_that_are_compiled_and_run() {
+    for (page, file) in EXAMPLES {
+        let printed = block_after(&read(page), &format!("<!-- {file} -->"));
+        assert_eq!(printed, read(file), "{page}");
+    }
 }
 
 #[test]
@@ -221,8 +229,10 @@ async fn bring_the_documents_up_to_date() {
     let (opening, end) = SETTINGS;
     let page = format!("{before}{opening}{}{end}{after}", settings_as_table());
     std::fs::write(root().join(CONFIGURATION), page).unwrap();
-    let page = with_block_after(&read(JOBS), &format!("<!-- {EXAMPLE} -->"), &read(EXAMPLE));
-    std::fs::write(root().join(JOBS), page).unwrap();
+    for (page, file) in EXAMPLES {
+        let text = with_block_after(&read(page), &format!("<!-- {file} -->"), &read(file));
+        std::fs::write(root().join(page), text).unwrap();
+    }
     crate::snippets::bring_up_to_date().await;
     crate::reference::bring_up_to_date().await;
     std::fs::write(root().join(".env.example"), crate::env_text::generated()).unwrap();

@@ -76,3 +76,21 @@ async fn a_service_refuses_an_argument_that_it_does_not_know() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_role_that_does_not_exist_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let mut child = Child::binary("holdfast")
+        .env("HOLDFAST_ROLE", "wroker")
+        .current_dir(directory.path())
+        .start()
+        .unwrap();
+    let status = child.wait_exit(DEADLINE).await.unwrap();
+    let printed = child.printed(DEADLINE).await.unwrap().text;
+    assert_eq!(status.code(), Some(64), "{printed}");
+    assert_eq!(
+        printed,
+        "holdfast: HOLDFAST_ROLE is \"wroker\": set it to api, worker, beat or dev, or unset it"
+    );
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}

@@ -80,13 +80,9 @@ pub fn role() -> Option<String> {
     (!role.is_empty()).then(|| role.to_owned())
 }
 
-/// Reads this process' environment, and `.env` and the configuration file of its working directory.
-pub fn load() -> Result<Settings, ConfigFaults> {
-    load_with_queues(&[])
-}
-
-/// The same for a program whose kinds name these queues. A queue that no setting mentions exists with the defaults.
-pub fn load_with_queues(queues: &[&str]) -> Result<Settings, ConfigFaults> {
+/// Reads this process' environment, and `.env` and the configuration file of its working directory, for a program whose kinds name
+/// `queues`: a queue that no setting mentions exists with the defaults. Their names must satisfy [`is_queue_name`].
+pub fn load(queues: &[&str]) -> Result<Settings, ConfigFaults> {
     let mut env = process_environment();
     platform::note_process(&mut env);
     let mut faults = Vec::new();
@@ -116,7 +112,7 @@ pub fn load_from(sources: Sources) -> Result<Settings, ConfigFaults> {
     load_from_with_queues(sources, &[])
 }
 
-/// Reads given sources for a program whose kinds name these queues: see [`load_with_queues`].
+/// Reads given sources for a program whose kinds name `queues`: see [`load`].
 pub fn load_from_with_queues(sources: Sources, queues: &[&str]) -> Result<Settings, ConfigFaults> {
     assemble_from(sources, queues, &BTreeSet::new(), Vec::new())
 }

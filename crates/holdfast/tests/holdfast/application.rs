@@ -1,4 +1,4 @@
-//! The application in `examples/standalone`, built and run.
+//! Applications, as processes: the one in `examples/standalone`, which is built here, and the examples of this crate.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const SERVED: &[(&str, &str)] = &[
 /// The line of a service that serves requests, or health checks alone.
 const LISTENING: &str = r#""message":"listening"#;
 
-/// A directory with an SQLite database in it, and the application.
+/// An application, and a directory with an SQLite database for it.
 pub(crate) struct Application {
     program: PathBuf,
     directory: TempDir,
@@ -32,9 +32,17 @@ pub(crate) struct Running {
 }
 
 impl Application {
-    pub(crate) async fn new() -> Self {
+    pub(crate) async fn standalone() -> Self {
+        Self::of(tokio::task::spawn_blocking(built).await.unwrap())
+    }
+
+    pub(crate) fn example(name: &str) -> Self {
+        Self::of(example(name))
+    }
+
+    fn of(program: PathBuf) -> Self {
         Self {
-            program: tokio::task::spawn_blocking(built).await.unwrap(),
+            program,
             directory: TempDir::new().unwrap(),
         }
     }
@@ -75,13 +83,7 @@ impl Application {
 
     /// Runs an example of this crate in the directory of the application.
     pub(crate) async fn run_example(&self, name: &str) -> (Option<i32>, String) {
-        let binaries = binary("holdfast").unwrap();
-        let program = binaries.with_file_name("examples").join(name);
-        assert!(
-            program.is_file(),
-            "not built: run `cargo build --workspace --all-targets` first"
-        );
-        ended(self.child(program, &[], &[])).await
+        ended(self.child(example(name), &[], &[])).await
     }
 }
 
@@ -120,7 +122,18 @@ async fn ended(mut child: Child) -> (Option<i32>, String) {
     (status.code(), printed.text)
 }
 
-/// Builds it in a folder below the workspace's target folder, as cargo does for somebody else: with its own lock file and features.
+/// An example of this crate, as cargo has built it.
+fn example(name: &str) -> PathBuf {
+    let binaries = binary("holdfast").unwrap();
+    let program = binaries.with_file_name("examples").join(name);
+    assert!(
+        program.is_file(),
+        "not built: run `cargo build --workspace --all-targets` first"
+    );
+    program
+}
+
+/// Builds the standalone application in a folder below the workspace's target folder, as cargo does for somebody else: with its own lock file and features.
 /// Without debug information, which nobody reads here.
 fn built() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -21,7 +21,7 @@ fn names(list: &Value, field: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn one_process_of_an_application_serves_and_runs_its_kind_on_a_queue_that_no_setting_mentions() {
-    let application = Application::new().await;
+    let application = Application::standalone().await;
     let running = application.start(&[], &[]).await;
 
     let kinds = running.get("/v1/kinds").await;
@@ -65,7 +65,7 @@ async fn one_process_of_an_application_serves_and_runs_its_kind_on_a_queue_that_
 
 #[tokio::test]
 async fn each_service_of_an_application_knows_its_kind_by_command_or_by_role() {
-    let application = Application::new().await;
+    let application = Application::standalone().await;
     application.configure(&format!(
         "[database]\nurl = \"sqlite://invites.db\"\n[schedules.reminder]\nevery_seconds = 1\nkind = \"invite.send\"\npayload = {}\n",
         r#"{ to = "grace@example.org", team = "Compilers" }"#
@@ -104,7 +104,7 @@ async fn each_service_of_an_application_knows_its_kind_by_command_or_by_role() {
 
 #[tokio::test]
 async fn the_command_line_of_an_application_knows_its_kind() {
-    let application = Application::new().await;
+    let application = Application::standalone().await;
     let running = application.start(&["dev"], &[]).await;
     let (code, printed) = application
         .run(&["jobs", "enqueue", "invite.send", PAYLOAD, "--wait"], &[])
@@ -129,7 +129,7 @@ async fn the_command_line_of_an_application_knows_its_kind() {
 
 #[tokio::test]
 async fn an_application_with_an_unknown_role_or_a_faulty_configuration_starts_nothing() {
-    let application = Application::new().await;
+    let application = Application::standalone().await;
     let (code, printed) = application.run(&[], &[("HOLDFAST_ROLE", "wroker")]).await;
     assert_eq!(code, Some(1), "{printed}");
     assert!(
