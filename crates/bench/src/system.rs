@@ -132,7 +132,7 @@ pub(super) struct Servers {
 
 impl Servers {
     pub(super) fn from_config() -> Result<Self, Failure> {
-        let settings = load().map_err(Failure::from)?;
+        let settings = load(&[]).map_err(Failure::from)?;
         let database = settings.database.url.expose_secret().to_owned();
         Ok(Self {
             postgres: database.starts_with("postgres").then_some(database),

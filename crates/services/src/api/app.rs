@@ -5,8 +5,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
-use crate::UsersState;
-use crate::product::{ApiProcess, HandlerState, Process, handler_state};
 use actix_web::web::ServiceConfig;
 use holdfast_accounts::{
     AccountsState, Admission, AdmissionError, ApiKeys, KeysAndSessions, Sessions, SessionsProbe, Users,
@@ -24,6 +22,9 @@ use holdfast_http::server::{self, BindError, Listeners, Reach};
 use holdfast_http::{Route, RouteTable, ServerContext, bench_routes, docs};
 use holdfast_jobs::Jobs;
 use secrecy::SecretString;
+
+use crate::UsersState;
+use crate::product::{ApiProcess, HandlerState, Process, handler_state};
 
 /// What the API needs. Opened by the process that embeds it, which may share it with a worker.
 #[derive(Debug, Clone)]

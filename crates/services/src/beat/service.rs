@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::product::Process;
 use holdfast_core::backoff::Backoff;
 use holdfast_core::config::Settings;
 use holdfast_core::shutdown::Shutdown;
@@ -12,6 +11,7 @@ use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
 use tokio::time::sleep;
 
 use super::progress::Progress;
+use crate::product::Process;
 
 /// Between tries to store the configuration's schedules.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));

@@ -4,8 +4,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Program;
-use crate::product::ProductError;
 use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{OpenError, RedisGate, Role};
@@ -21,6 +19,8 @@ use tokio::time::timeout;
 use super::health::{WorkerProbe, measure};
 use super::progress::Progress;
 use super::service::{WorkError, run_worker};
+use crate::Program;
+use crate::product::ProductError;
 
 /// How long health checks wait for the worker to begin. They could only say "not yet", and would for a second.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
