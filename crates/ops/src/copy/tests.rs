@@ -18,7 +18,10 @@ const PAIRS: [(&str, &str, Kind); 13] = [
     ("text", "text[]", Kind::Words),
 ];
 
-fn catalogue(tables: &[(&str, &[(&str, &str, i64)])], references: &[(&str, &str)]) -> Catalogue {
+/// Name, type and place in the primary key of each.
+type Columns<'a> = &'a [(&'a str, &'a str, i64)];
+
+fn catalogue(tables: &[(&str, Columns<'_>)], references: &[(&str, &str)]) -> Catalogue {
     let mut made = Catalogue::default();
     for (name, columns) in tables {
         let columns = columns.iter().map(|(name, type_name, key)| CatalogueColumn {
