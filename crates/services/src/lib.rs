@@ -6,10 +6,12 @@
 //!
 //! The binaries of the services, the command line and the crate `holdfast`, on which applications depend, are built on this crate.
 
+mod answering;
 pub mod api;
 pub mod beat;
 mod products;
 mod program;
+mod progress;
 mod role;
 mod users;
 pub mod worker;
@@ -33,6 +35,7 @@ pub use holdfast_product as product;
 
 pub use products::PRODUCTS;
 pub use program::Program;
+pub use progress::Progress;
 pub use role::{Role, UnknownRole};
 pub use users::{
     DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, MadeKey, ROUTES as USER_ROUTES, UserData,

@@ -133,8 +133,8 @@ fn example(name: &str) -> PathBuf {
     program
 }
 
-/// Builds the standalone application in a folder below the workspace's target folder, as cargo does for somebody else: with its own lock file and features.
-/// Without debug information, which nobody reads here.
+/// Builds the standalone application in a folder below the workspace's target folder, as cargo does in another repository: with its own lock
+/// file and features. Without debug information, which no test reads.
 fn built() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")

@@ -280,8 +280,9 @@ async fn compare_what_is_there(
         }
         after = Some(batch.last_key);
     }
-    match rows - found {
-        0 => Ok(rows),
+    // Another copy into the same target may have added rows since they were counted.
+    match rows.saturating_sub(found) {
+        0 => Ok(found),
         extra => Err(CopyError::NotEmpty {
             table: table.name.clone(),
             extra,

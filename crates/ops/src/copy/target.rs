@@ -185,7 +185,9 @@ impl<'a> Target<'a> {
         doing: &'static str,
         statement: impl Fn() -> Statement,
     ) -> Result<Vec<PgRow>, UnitError> {
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let work = async {
                 let mut tx = self.database.begin().await?;
                 let rows = statement().persistent(false).fetch_all(&mut *tx).await?;
@@ -206,7 +208,6 @@ impl<'a> Target<'a> {
                 ended => return ended,
             }
         }
-        Ok(Vec::new())
     }
 }
 

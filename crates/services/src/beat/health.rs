@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_http::health::{Finding, HealthProbe};
 
-use super::progress::Progress;
+use super::Progress;
 
 /// A round takes a statement or two. Longer than this without one means that it waits for the database, or hangs.
 const SILENT: Duration = Duration::from_secs(15);
@@ -28,7 +28,7 @@ impl BeatProbe {
     }
 
     fn look(&self) -> Finding {
-        let Some(vitals) = self.progress.vitals() else {
+        let Some(vitals) = self.progress.view() else {
             return Finding::unhealthy(
                 "it has not begun: it waits for the database, or for its schema",
                 "See the service `database` of this report; where database.migrate_at_start is off, run `holdfast migrate`.",

@@ -12,11 +12,12 @@
 //!   and says why.
 
 mod health;
-mod progress;
 mod service;
 mod start;
 
 pub use health::BeatProbe;
-pub use progress::Progress;
 pub use service::{BeatError, run_beat};
 pub use start::{RunError, SERVICE, main, run};
+
+/// How far a beat has come.
+pub type Progress = crate::progress::Progress<holdfast_jobs::schedules::Vitals>;

@@ -10,7 +10,7 @@ use holdfast_jobs::enqueue::Fault;
 use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
 use tokio::time::sleep;
 
-use super::progress::Progress;
+use super::Progress;
 use crate::product::Process;
 
 /// Between tries to store the configuration's schedules.

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
@@ -10,22 +9,16 @@ use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::service::{Service, ServiceError};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
-use holdfast_http::health::{Health, HealthServer, health_server};
+use holdfast_http::health::{Health, health_server};
 use holdfast_http::server::BindError;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
-use tokio::time::timeout;
 
+use super::Progress;
 use super::health::BeatProbe;
-use super::progress::Progress;
 use super::service::{BeatError, run_beat};
 use crate::Program;
-
-/// How long health checks wait for the beat to begin. They could only say "not yet", and would for a second.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
-
-/// Longest wait for connections in use at the end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+use crate::answering::{CLOSE_DEADLINE, work_and_answer};
 
 /// The process of this service.
 pub const SERVICE: Service = Service {
@@ -83,36 +76,8 @@ pub async fn run(settings: Settings, program: &Program) -> Result<(), RunError> 
         .probe(BeatProbe::new(&progress, settings.beat.poll))
         .build();
     let server = health_server(&settings.server, health)?;
-    let ended = tick_and_answer(schedules, &settings, &database, &progress, server, stop).await;
+    let ticking = run_beat(schedules, &settings, &database, &progress, stop.clone());
+    let ended = work_and_answer(ticking, &progress, server, stop).await;
     database.close(CLOSE_DEADLINE).await;
     ended
-}
-
-/// Health is answered until the last round has ended. Whichever ends, ends the other.
-async fn tick_and_answer(
-    schedules: Schedules,
-    settings: &Settings,
-    database: &Database,
-    progress: &Progress,
-    server: HealthServer,
-    stop: Shutdown,
-) -> Result<(), RunError> {
-    let ended = Shutdown::new();
-    let ticking = async {
-        let ticked = run_beat(schedules, settings, database, progress, stop.clone()).await;
-        ended.trigger();
-        ticked
-    };
-    let answering = async {
-        // Until then connections wait in the backlog.
-        timeout(FIRST_ANSWER, ended.token().run_until_cancelled(progress.begun()))
-            .await
-            .ok();
-        let answered = server.run_until_stopped(ended.clone()).await;
-        stop.trigger();
-        answered
-    };
-    let (ticked, answered) = tokio::join!(ticking, answering);
-    ticked?;
-    Ok(answered?)
 }

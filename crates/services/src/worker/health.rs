@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use holdfast_core::telemetry::catalogue;
 use holdfast_http::health::{Finding, HealthProbe, hints};
 
-use super::progress::Progress;
+use super::Progress;
 
 /// Outcomes that are held for this long are trouble: a lock, or a database that is slow.
 const HELD_AFTER: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ impl WorkerProbe {
     }
 
     fn look(&self) -> Finding {
-        let Some(watchdog) = self.progress.watchdog() else {
+        let Some(watchdog) = self.progress.view() else {
             return Finding::unhealthy(
                 "it has not begun: it waits for the database, or for its schema",
                 hints::WORKER_WAITS,
@@ -53,7 +53,7 @@ impl WorkerProbe {
 
 /// The gauges of this process' worker, once it has begun.
 pub(crate) fn measure(progress: &Progress) {
-    if let Some(watchdog) = progress.watchdog() {
+    if let Some(watchdog) = progress.view() {
         let (held, _) = watchdog.held_outcomes();
         catalogue::WORKER_HELD.with([]).set(held as f64);
         catalogue::WORKER_RUNNING.with([]).set(watchdog.running() as f64);

@@ -13,11 +13,12 @@
 
 mod health;
 mod probes;
-mod progress;
 mod service;
 mod start;
 
 pub use health::WorkerProbe;
-pub use progress::Progress;
 pub use service::{WorkError, run_worker};
 pub use start::{RunError, SERVICE, main, run};
+
+/// How far a worker has come.
+pub type Progress = crate::progress::Progress<holdfast_jobs::worker::Watchdog>;

@@ -6,8 +6,8 @@ use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError, wait_for_schema};
 use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, WorkerError, WorkerParts};
 
+use super::Progress;
 use super::probes::{RedisProbe, SqlProbe};
-use super::progress::Progress;
 use crate::product::{Process, WorkerProcess};
 
 /// Why a worker ended otherwise than by being asked to.

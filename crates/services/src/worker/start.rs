@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_accounts::ApiKeys;
 use holdfast_core::config::Settings;
@@ -10,23 +9,17 @@ use holdfast_core::redis::{OpenError, RedisGate, Role};
 use holdfast_core::service::{Service, ServiceError};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, SqlError};
-use holdfast_http::health::{Health, HealthServer, health_server};
+use holdfast_http::health::{Health, health_server};
 use holdfast_http::server::BindError;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::worker::WorkerParts;
-use tokio::time::timeout;
 
+use super::Progress;
 use super::health::{WorkerProbe, measure};
-use super::progress::Progress;
 use super::service::{WorkError, run_worker};
 use crate::Program;
+use crate::answering::{CLOSE_DEADLINE, work_and_answer};
 use crate::product::ProductError;
-
-/// How long health checks wait for the worker to begin. They could only say "not yet", and would for a second.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
-
-/// Longest wait for connections in use at the end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The process of this service.
 pub const SERVICE: Service = Service {
@@ -88,7 +81,8 @@ pub async fn run(settings: Settings, program: &Program) -> Result<(), RunError> 
     };
     let progress = Progress::default();
     let server = health_server(&parts.settings.server, health_of(&parts, &database, &progress))?;
-    let ended = work_and_answer(parts, &database, &progress, server, stop).await;
+    let working = run_worker(parts, &database, &progress, stop.clone());
+    let ended = work_and_answer(working, &progress, server, stop).await;
     database.close(CLOSE_DEADLINE).await;
     ended
 }
@@ -106,35 +100,4 @@ fn health_of(parts: &WorkerParts, database: &Database, progress: &Progress) -> H
     .probe(WorkerProbe::new(progress))
     .gauges(move || measure(&working))
     .build()
-}
-
-/// Health is answered until the last job has ended: a worker that drains is alive. Whichever ends, ends the other.
-async fn work_and_answer(
-    parts: WorkerParts,
-    database: &Database,
-    progress: &Progress,
-    server: HealthServer,
-    stop: Shutdown,
-) -> Result<(), RunError> {
-    let drained = Shutdown::new();
-    let working = async {
-        let ended = run_worker(parts, database, progress, stop.clone()).await;
-        drained.trigger();
-        ended
-    };
-    let answering = async {
-        // Until then connections wait in the backlog.
-        timeout(
-            FIRST_ANSWER,
-            drained.token().run_until_cancelled(progress.begun()),
-        )
-        .await
-        .ok();
-        let ended = server.run_until_stopped(drained.clone()).await;
-        stop.trigger();
-        ended
-    };
-    let (worked, answered) = tokio::join!(working, answering);
-    worked?;
-    Ok(answered?)
 }
