@@ -26,6 +26,7 @@ mod context;
 pub mod docs;
 pub mod health;
 mod local_machine;
+pub mod mailed_link;
 mod middleware;
 pub mod monitor;
 mod nul;
@@ -48,6 +49,7 @@ pub mod wire {
 pub use access::{Admin, Allowed, Anyone, Produce, Read};
 pub use caller::Caller;
 pub use context::{ServerContext, json};
+pub use middleware::id_of as request_id;
 pub use problem::{FieldFault, Problem, ProblemKind};
 pub use routes::{Access, Route, RouteTable};
 pub use scope::{Scope, Scopes, UnknownScope};

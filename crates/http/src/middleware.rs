@@ -17,6 +17,7 @@ use holdfast_core::telemetry::traces::{self, Kind, Span};
 use tracing::{Instrument, Level};
 use ulid::Ulid;
 
+use crate::mailed_link::PAGE_TYPE;
 use crate::problem::{PROBLEM_JSON, Problem, ProblemKind, of_status};
 use crate::rate::BucketStatus;
 use crate::request_metrics::RequestMeter;
@@ -109,7 +110,7 @@ pub(crate) async fn around_all<B: MessageBody + 'static>(
 struct RequestId(HeaderValue);
 
 /// The id of a request that has passed the middleware.
-pub(crate) fn id_of(request: &HttpRequest) -> Option<String> {
+pub fn id_of(request: &HttpRequest) -> Option<String> {
     let extensions = request.extensions();
     let RequestId(id) = extensions.get::<RequestId>()?;
     id.to_str().ok().map(ToOwned::to_owned)
@@ -240,12 +241,12 @@ fn as_problem(
     response.into_response(rendered)
 }
 
-/// A body that a route made on purpose: a problem, or a health report with status 503.
+/// A body that a route made on purpose: a problem, a health report with status 503, or a page.
 fn is_shaped(response: &ServiceResponse<BoxBody>) -> bool {
     response
         .headers()
         .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value == PROBLEM_JSON || value == "application/json")
+        .is_some_and(|value| value == PROBLEM_JSON || value == "application/json" || value == PAGE_TYPE)
 }
 
 fn log(problem: &Problem, id: &HeaderValue, limits: &Limits) {

@@ -38,8 +38,8 @@ pub use program::Program;
 pub use progress::Progress;
 pub use role::{Role, UnknownRole};
 pub use users::{
-    DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, MadeKey, ROUTES as USER_ROUTES, UserData,
-    UserDataError, UsersState,
+    DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, InvitationView, MadeKey,
+    ROUTES as USER_ROUTES, UserData, UserDataError, UsersState,
 };
 
 /// Every kind that Holdfast brings along, the `debug.*` ones included.

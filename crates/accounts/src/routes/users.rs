@@ -4,7 +4,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_http::body::fields::{exposed, secret};
+use holdfast_http::body::fields::{exposed, optional_exposed, optional_secret, secret};
 use holdfast_http::body::{BodySize, json_body_of};
 use holdfast_http::json;
 use holdfast_http::params::{Params, path_text};
@@ -34,10 +34,15 @@ pub struct UserBody {
     /// viewer (read), operator (produce, read) or admin (everything).
     #[schema(value_type = String, pattern = "^(viewer|operator|admin)$")]
     pub role: Role,
-    /// 12 to 1,024 bytes.
-    #[serde(deserialize_with = "secret", serialize_with = "exposed")]
-    #[schema(value_type = String, min_length = 12, max_length = 1024, format = Password)]
-    pub password: SecretString,
+    /// 12 to 1,024 bytes. Left out: the user sets one after an invitation.
+    #[serde(
+        default,
+        deserialize_with = "optional_secret",
+        serialize_with = "optional_exposed",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<String>, min_length = 12, max_length = 1024, format = Password)]
+    pub password: Option<SecretString>,
 }
 
 /// A user's new password.
@@ -97,10 +102,13 @@ pub(crate) async fn create(
     Params::of(&request, &[]).finish()?;
     let body: UserBody = json_body_of(&request, payload, &state.http, BodySize::Login).await?;
     let (users, by) = (state.users.clone(), allowed.by(&request));
-    let user = state
-        .http
-        .on_runtime(async move { users.create(&body.name, body.role, &body.password, &by).await });
-    json(StatusCode::CREATED, &user.await?)
+    let created = state.http.on_runtime(async move {
+        match &body.password {
+            Some(password) => users.create(&body.name, body.role, password, &by).await,
+            None => users.create_without_password(&body.name, body.role, &by).await,
+        }
+    });
+    json(StatusCode::CREATED, &created.await?)
 }
 
 /// Set a user's password

@@ -15,6 +15,7 @@
 //! With the database away nobody can log in (503); sessions that were begun go on, and a token whose user was never
 //! read counts as what it says it is until it expires.
 
+mod invitation;
 mod password;
 mod role;
 mod store;
@@ -29,6 +30,7 @@ use holdfast_core::sql::Database;
 use holdfast_jobs::audit::By;
 use secrecy::{ExposeSecret as _, SecretString};
 
+pub use self::invitation::INVITATION_LIFETIME;
 use self::password::{Busy, Hasher};
 pub use self::password::{MAX_PASSWORD, MIN_PASSWORD};
 pub use self::role::{Role, UnknownRole};
@@ -204,12 +206,16 @@ impl Users {
 
     /// The user with this id, or else with this name. `None`: there is no such user.
     pub async fn named(&self, name_or_id: &str) -> Result<Option<User>, UserError> {
+        Ok(self.named_with_hash(name_or_id).await?.map(|(user, _)| user))
+    }
+
+    async fn named_with_hash(&self, name_or_id: &str) -> Result<Option<(User, String)>, UserError> {
         if let Ok(id) = name_or_id.parse::<UserId>()
-            && let Some(user) = self.store().get(id).await?
+            && let Some(found) = self.store().get_with_hash(id).await?
         {
-            return Ok(Some(user));
+            return Ok(Some(found));
         }
-        Ok(self.find(name_or_id).await?.map(|(user, _)| user))
+        self.find(name_or_id).await
     }
 
     async fn change(&self, name_or_id: &str, change: Change, by: &By) -> Result<Option<User>, UserError> {

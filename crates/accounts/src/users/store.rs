@@ -95,6 +95,11 @@ pub struct User {
 pub(super) enum Change {
     /// To this hash.
     Password(String),
+    /// To this hash, if the user still has this version.
+    InvitedPassword {
+        hash: String,
+        version: i64,
+    },
     Enabled(bool),
     Role(Role),
 }
@@ -104,6 +109,7 @@ impl Change {
     fn told(&self) -> Value {
         match self {
             Self::Password(_) => json!({ "changed": "password" }),
+            Self::InvitedPassword { .. } => json!({ "changed": "password", "invited": true }),
             Self::Enabled(enabled) => json!({ "enabled": enabled }),
             Self::Role(role) => json!({ "role": role }),
         }
@@ -180,7 +186,12 @@ impl UserStore {
     }
 
     pub(super) async fn get(&self, id: UserId) -> Result<Option<User>, StoreError> {
-        Ok(self.select(Which::Id(id)).await?.pop().map(|(user, _)| user))
+        Ok(self.get_with_hash(id).await?.map(|(user, _)| user))
+    }
+
+    /// The user with this id, with the password's hash.
+    pub(super) async fn get_with_hash(&self, id: UserId) -> Result<Option<(User, String)>, StoreError> {
+        Ok(self.select(Which::Id(id)).await?.pop())
     }
 
     /// The user of this name, with the password's hash.
@@ -221,17 +232,18 @@ impl UserStore {
         rows.into_iter().map(user).collect()
     }
 
-    /// Makes the change and raises the version. `None`: there is no such user.
+    /// Makes the change and raises the version. `None`: there is no such user, or not of the version that the change requires.
     pub(super) async fn change(
         &self,
         name: &str,
         change: &Change,
         by: &By,
     ) -> Result<Option<User>, StoreError> {
-        let (hash, role, enabled) = match change {
-            Change::Password(hash) => (Some(hash.as_str()), None, None),
-            Change::Role(role) => (None, Some(role.as_str()), None),
-            Change::Enabled(enabled) => (None, None, Some(*enabled)),
+        let (hash, role, enabled, version) = match change {
+            Change::Password(hash) => (Some(hash.as_str()), None, None, None),
+            Change::InvitedPassword { hash, version } => (Some(hash.as_str()), None, None, Some(*version)),
+            Change::Role(role) => (None, Some(role.as_str()), None, None),
+            Change::Enabled(enabled) => (None, None, Some(*enabled), None),
         };
         macro_rules! update {
             ($now:literal) => {
@@ -242,18 +254,19 @@ impl UserStore {
                     $now,
                     ") else disabled_at end, token_version = token_version + 1, updated_at = ",
                     $now,
-                    " where name = $1"
+                    " where name = $1 and token_version = coalesce($5, token_version)"
                 ))
                 .bind(name)
                 .bind(hash)
                 .bind(role)
                 .bind(enabled)
+                .bind(version)
             };
         }
         let update = match &self.database {
             Database::Postgres(pool) => Write::Postgres(pool, update!("now()")),
             Database::Sqlite(database) => {
-                Write::Sqlite(database, update!("$5").bind(clock::now().timestamp_millis()))
+                Write::Sqlite(database, update!("$6").bind(clock::now().timestamp_millis()))
             }
         };
         let deed = AuditedAction {
@@ -262,7 +275,9 @@ impl UserStore {
                 .target(name)
                 .details(change.told()),
         };
-        bounded(&self.database, "change a user", update.recorded(&deed)).await?;
+        if bounded(&self.database, "change a user", update.recorded(&deed)).await? == 0 {
+            return Ok(None);
+        }
         Ok(self.select(Which::Name(name)).await?.pop().map(|(user, _)| user))
     }
 

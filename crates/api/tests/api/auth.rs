@@ -17,6 +17,7 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("PUT", "/v1/users/{id}/password", "admin"),
     ("PUT", "/v1/users/{id}/role", "admin"),
     ("POST", "/v1/users/{id}/enable", "admin"),
+    ("POST", "/v1/users/{id}/invite", "admin"),
     ("POST", "/v1/users/{id}/disable", "admin"),
     ("GET", "/v1/jobs", "read"),
     ("POST", "/v1/jobs", "produce"),
@@ -102,6 +103,7 @@ const WITHOUT_KEY: &[&str] = &[
     "/v1/auth/login",
     "/v1/auth/refresh",
     "/v1/confirm-address/{token}",
+    "/v1/set-password/{token}",
     "/v1/unsubscribe/{token}",
 ];
 

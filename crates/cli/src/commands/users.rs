@@ -10,7 +10,7 @@ use holdfast_accounts::wire::{PasswordBody, RoleBody, UserBody, UserList};
 use holdfast_accounts::{Role, User};
 use holdfast_ops::Failure;
 use holdfast_ops::client::Api;
-use holdfast_services::Program;
+use holdfast_services::{InvitationView, Program};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::args::{OutputArgs, TargetArgs};
@@ -35,7 +35,12 @@ enum Command {
         /// What the user may do: viewer (read), operator (produce, read), admin (everything)
         #[arg(long, default_value = "viewer")]
         role: Role,
+        /// Ask for no password: mail the user, whose name is an address, a link to set one
+        #[arg(long)]
+        invite: bool,
     },
+    /// Mail a user, whose name is an address, a link to set a password
+    Invite(One),
     /// Lock a user out; sessions end within ten seconds
     Disable(One),
     /// Let a disabled user in again
@@ -68,8 +73,22 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let output = args.output;
     let api = args.target.open(program).await?;
     let (document, done) = match args.command {
-        Command::Add { name, role } => {
-            let password = password()?;
+        Command::Invite(One { name }) => return invite(&api, &name, output).await,
+        Command::Add {
+            name,
+            role,
+            invite: true,
+        } => {
+            let body = UserBody {
+                name: name.clone(),
+                role,
+                password: None,
+            };
+            api.post_json(&["v1", "users"], &body, None).await?;
+            return invite(&api, &name, output).await;
+        }
+        Command::Add { name, role, .. } => {
+            let password = Some(password()?);
             let body = UserBody { name, role, password };
             (api.post_json(&["v1", "users"], &body, None).await?, "made")
         }
@@ -93,6 +112,12 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     output.print(&document, || {
         format!("{done} {} ({}, {})", user.name, user.role, user.id)
     })
+}
+
+async fn invite(api: &Api, name: &str, output: OutputArgs) -> Result<(), Failure> {
+    let document = api.post(&["v1", "users", name, "invite"]).await?;
+    let sent: InvitationView = api.read(&document)?;
+    output.print(&document, || format!("invited {} (job {})", sent.to, sent.job))
 }
 
 async fn list(api: &Api, output: OutputArgs) -> Result<(), Failure> {

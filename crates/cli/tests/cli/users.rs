@@ -45,7 +45,7 @@ async fn log_in(dev: &Dev, password: &str) -> (u16, Value) {
 
 #[tokio::test]
 async fn a_user_is_added_logs_in_and_is_locked_out() {
-    let mut place = Place::new();
+    let mut place = Place::new().with_env("HOLDFAST__NOTIFICATIONS__PUBLIC_URL", "https://jobs.example.com");
     let dev = Dev::start(&mut place).await;
     let (code, made) = with_password(
         &place,
@@ -89,6 +89,14 @@ async fn a_user_is_added_logs_in_and_is_locked_out() {
         (&json!("viewer"), &Value::Null)
     );
     assert_eq!(place.run(&["users", "disable", "nobody"]).await.code, Some(1));
+    for invite in [
+        ["users", "add", "grace@example.com", "--invite"].as_slice(),
+        &["users", "invite", "grace@example.com"],
+    ] {
+        let invited = place.json(invite).await;
+        assert_eq!(invited["to"], "grace@example.com", "{invited}");
+    }
+    assert_eq!(place.run(&["users", "invite", "ada"]).await.code, Some(1));
     let (code, said) = with_password(&place, &["users", "add", "ADA"], PASSWORD).await;
     assert!(code == Some(1) && said.contains("exists already"), "{said}");
     dev.stop().await;

@@ -93,9 +93,27 @@ pub fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString
         .map_err(|_| D::Error::custom("expected a text"))
 }
 
+/// The same, where it may be absent or null.
+pub fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer);
+    text.map(|text| text.map(SecretString::from))
+        .map_err(|_| D::Error::custom("expected a text"))
+}
+
 /// The same, as a client sends it.
 pub fn exposed<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(secret.expose_secret())
+}
+
+/// The same, where it may be absent.
+pub fn optional_exposed<S: Serializer>(
+    secret: &Option<SecretString>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => exposed(secret, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// A client's own text, short enough to be repeated to it.

@@ -38,10 +38,19 @@ const CONFIRM_TEXT: &str = "The user {{ user }} has named this address as theirs
     If that is you, open this link within {{ hours }} hours and confirm it:\n{{ link }}\n\n\
     If it is not, ignore this mail: without the confirmation the address is not used.\n";
 
+/// What an invitation is written from: `link`, `user` (the user's name) and `hours`, for how long the link works.
+pub const INVITATION_TEMPLATE: &str = "user.invitation";
+
+const INVITATION_SUBJECT: &str = "Set your password";
+const INVITATION_TEXT: &str = "An account was made for {{ user }}.\n\n\
+    Open this link within {{ hours }} hours and set your password. It works once:\n{{ link }}\n\n\
+    If you expect no account, ignore this mail.\n";
+
 /// The template of this name, if there is one.
 pub(super) fn built_in(name: &str) -> Option<MailTemplate> {
     let (subject, text, html) = match name {
         NEWS_TEMPLATE => (NEWS_SUBJECT, NEWS_TEXT, None),
+        INVITATION_TEMPLATE => (INVITATION_SUBJECT, INVITATION_TEXT, None),
         CONFIRM_TEMPLATE => (CONFIRM_SUBJECT, CONFIRM_TEXT, None),
         DIGEST_TEMPLATE => (DIGEST_SUBJECT, DIGEST_TEXT, Some(DIGEST_HTML)),
         _ => return None,

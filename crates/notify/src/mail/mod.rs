@@ -42,7 +42,7 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
-pub use self::built_in::{CONFIRM_TEMPLATE, DIGEST_TEMPLATE, NEWS_TEMPLATE};
+pub use self::built_in::{CONFIRM_TEMPLATE, DIGEST_TEMPLATE, INVITATION_TEMPLATE, NEWS_TEMPLATE};
 pub use self::digest::{Digested, NotifyDigest};
 pub use self::digest_queue::{DigestItem, MAX_DIGEST_ITEMS};
 pub(crate) use self::digest_queue::{ITEM, ItemRow, item};

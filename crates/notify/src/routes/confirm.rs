@@ -3,10 +3,11 @@
 //! As with unsubscribing, opening the link changes nothing; the page's button does. The page names the user, so that nobody confirms an
 //! address for a stranger.
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use holdfast_http::mailed_link::{behind_link, escaped, page};
 use holdfast_http::problem::Problem;
 
-use super::unsubscribe::{behind_link, page};
 use crate::state::NotifyState;
 
 /// Ask whether an address is a user's
@@ -26,9 +27,10 @@ pub(crate) async fn ask(
 ) -> Result<HttpResponse, Problem> {
     let preferences = state.preferences.clone();
     let follow = |token: String| async move { preferences.confirmation(&token).await };
-    let asked = behind_link(&state, &request, follow).await?;
+    let asked = behind_link(&state.http, &request, follow).await?;
     let (address, user) = (escaped(&asked.address), escaped(&asked.user));
     Ok(page(
+        StatusCode::OK,
         "Confirm an address",
         &format!(
             "<p>Is <b>{address}</b> the address of the user <b>{user}</b>?</p>\n\
@@ -54,18 +56,11 @@ pub(crate) async fn confirm(
 ) -> Result<HttpResponse, Problem> {
     let preferences = state.preferences.clone();
     let follow = |token: String| async move { preferences.confirm(&token).await };
-    let done = behind_link(&state, &request, follow).await?;
+    let done = behind_link(&state.http, &request, follow).await?;
     let address = escaped(&done.address);
     Ok(page(
+        StatusCode::OK,
         "Confirm an address",
         &format!("<p><b>{address}</b> is confirmed.</p>"),
     ))
-}
-
-/// As text of an HTML document.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }

@@ -25,6 +25,7 @@
 mod account;
 mod delete;
 mod export;
+mod invite;
 mod routes;
 
 use std::collections::BTreeSet;
@@ -42,6 +43,7 @@ use lettre::message::Mailbox;
 pub use self::account::MadeKey;
 pub use self::delete::{DeleteOptions, Deleted};
 pub use self::export::Export;
+pub use self::invite::InvitationView;
 pub use self::routes::{DeletedUser, DeletedUsersKey, ROUTES, UsersState};
 
 /// Why a user was not exported or deleted.

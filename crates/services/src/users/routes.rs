@@ -15,15 +15,18 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_product::{ApiProcess, own_user};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use url::Url;
 use utoipa::ToSchema;
 
-use super::{DeleteOptions, Deleted, Export, MadeKey, UserData, UserDataError};
+use super::{DeleteOptions, Deleted, Export, MadeKey, UserData, UserDataError, invite};
 
 holdfast_http::routes! {
-    /// One user, the export and the deletion. Their state is [`UsersState`].
+    /// One user, the export, the deletion, and invitations. Their state is [`UsersState`].
     pub ROUTES:
     "/v1/users/{id}" => { GET show, DELETE delete }
     "/v1/users/{id}/export" => { GET export }
+    "/v1/users/{id}/invite" => { POST invite::invite }
+    "/v1/set-password/{token}" => { GET invite::ask, POST invite::accept }
 }
 
 /// The state of [`ROUTES`].
@@ -32,6 +35,8 @@ pub struct UsersState {
     pub http: Arc<ServerContext>,
     pub user_data: UserData,
     pub sessions: Sessions,
+    /// Where the links of invitations lead.
+    pub public_url: Option<Url>,
 }
 
 impl UsersState {
@@ -41,6 +46,7 @@ impl UsersState {
             http: Arc::clone(api.http),
             user_data: UserData::new(api.process, api.cache),
             sessions,
+            public_url: api.process.settings.notifications.public_url.clone(),
         }
     }
 }
