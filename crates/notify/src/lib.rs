@@ -19,7 +19,7 @@ mod state;
 pub mod webhooks;
 
 pub use preference_store::{
-    AccountPreferences, AddressState, ConfirmedAddress, PreferenceError, PreferenceStore,
+    AddressState, ConfirmedAddress, PreferenceError, PreferenceStore, UserPreferences,
 };
 pub use product::{NotifyProduct, action};
 pub use routes::ROUTES;

@@ -3,6 +3,7 @@
 //! - Mail records go by the addresses that are proven to be the user's, never by whom a mail went to: what anybody may write
 //!   down as an address owns nothing.
 //! - A suppression outlasts its user, under a keyed hash of the address.
+//! - A user of the application without an account is known here once preferences were set for its id.
 //! - A mail to an account whose row is gone is not sent: its job completes, and says so.
 //! - A delivery that is under way while its user is deleted may still write its row, which ages out with the others.
 
@@ -16,13 +17,14 @@ use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, Jobs, LedgerTx};
 use holdfast_product::mail_address::spellings;
 use holdfast_product::{
-    AccountId, DELETED_ACCOUNT, DeletionCounts, ExportPage, Person, PersonalData, Process, UserName,
+    DELETED_ACCOUNT, DeletionCounts, ExportPage, Person, PersonalData, Process, UserName,
 };
 use serde_json::{Value, json};
+use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::mail::{ITEM, ItemRow, MAX_DIGEST_ITEMS, Mail, NotifyDigest, NotifyEmail, item};
-use crate::preferences::parsed;
+use crate::preferences::{audit_target, key_of, parsed};
 use crate::webhooks::{NotifyWebhook, without_user};
 
 /// Rows of one page of an export.
@@ -35,6 +37,16 @@ const DELIVERIES: usize = 50;
 const OWN: &str = "select address from holdfast_addresses where user_id = $1 and proof in ('admin', 'link')";
 
 const DOCUMENT: &str = "select document from holdfast_preferences where user_id = $1";
+
+const IS_STORED: &str = "select name from holdfast_application_users where id = $1";
+
+/// By the user. The first says whether a user of the application was stored.
+const USER_ROWS: [&str; 4] = [
+    "delete from holdfast_application_users where id = $1",
+    "delete from holdfast_preferences where user_id = $1",
+    "delete from holdfast_addresses where user_id = $1",
+    "delete from holdfast_digest_items where user_id = $1",
+];
 
 /// By the address.
 const MAILS: &str = "delete from holdfast_mails where address = $1";
@@ -101,6 +113,24 @@ impl NotifyData {
         new: &str,
     ) -> Result<u64, sqlx::Error> {
         on_either!(on, self.sql.named(), query(text), [value, new], execute)
+    }
+
+    /// Preferences, proven addresses and the digest, and the name in the audit log. Returns 1 for a user of the application who was
+    /// stored; the name of an account is taken out of the audit log with the account.
+    async fn rows_of(&self, mut on: LedgerTx<'_>, user: &UserName) -> Result<u64, sqlx::Error> {
+        let (key, mut stored) = (key_of(user), 0);
+        for (place, text) in USER_ROWS.into_iter().enumerate() {
+            let gone = on_either!(on.reborrow(), self.sql.named(), query(text), [key], execute)?;
+            if place == 0 {
+                stored = gone;
+            }
+        }
+        if stored > 0 {
+            let name = format!("application/deleted-{}", Ulid(rand::random()));
+            let audit = self.jobs.audit();
+            audit.rename_user(on, &audit_target(user), &name).await?;
+        }
+        Ok(stored)
     }
 
     /// Jobs that have not run will find that there is no such user, and say so.
@@ -174,12 +204,12 @@ impl NotifyData {
         Ok(gone)
     }
 
-    async fn preferences_of(&self, account: AccountId) -> Result<Value, LedgerError> {
+    async fn preferences_of(&self, user: &UserName) -> Result<Value, LedgerError> {
         let found = read_either!(
             self.sql,
             "export preferences",
             query_as::<(String,)>(DOCUMENT),
-            [account.as_uuid()],
+            [key_of(user)],
             fetch_optional
         )?;
         Ok(match found {
@@ -224,17 +254,14 @@ impl NotifyData {
         Ok(found.into_iter().map(shown).collect())
     }
 
-    async fn digest(&self, account: Option<AccountId>) -> Result<ExportPage, LedgerError> {
-        let Some(account) = account else {
-            return Ok(ExportPage::default());
-        };
+    async fn digest(&self, user: &UserName) -> Result<ExportPage, LedgerError> {
         let text =
             format!("select {ITEM} from holdfast_digest_items where user_id = $1 order by id limit $2");
         let found = read_either!(
             self.sql,
             "export a digest",
             query_as::<ItemRow>(&text),
-            [account.as_uuid(), rows(MAX_DIGEST_ITEMS)],
+            [key_of(user), rows(MAX_DIGEST_ITEMS)],
             fetch_all
         )?;
         Ok(ExportPage {
@@ -276,9 +303,18 @@ impl PersonalData for NotifyData {
         "notify"
     }
 
-    /// Without an account nothing is stored by a user's name.
-    fn is_known<'a>(&'a self, _: &'a UserName) -> BoxFuture<'a, Result<bool, LedgerError>> {
-        async { Ok(false) }.boxed()
+    fn is_known<'a>(&'a self, user: &'a UserName) -> BoxFuture<'a, Result<bool, LedgerError>> {
+        async move {
+            let found = read_either!(
+                self.sql,
+                "find a user's preferences",
+                query_as::<(String,)>(IS_STORED),
+                [key_of(user)],
+                fetch_optional
+            )?;
+            Ok(found.is_some())
+        }
+        .boxed()
     }
 
     fn addresses<'a>(
@@ -287,14 +323,11 @@ impl PersonalData for NotifyData {
         person: &'a Person,
     ) -> BoxFuture<'a, Result<Vec<String>, sqlx::Error>> {
         async move {
-            let Some(account) = person.account else {
-                return Ok(Vec::new());
-            };
             let found = on_either!(
                 tx,
                 self.sql.named(),
                 query_as::<(String,)>(OWN),
-                [account.as_uuid()],
+                [key_of(&person.name)],
                 fetch_all
             )?;
             Ok(found.into_iter().map(|(address,)| address).collect())
@@ -307,10 +340,7 @@ impl PersonalData for NotifyData {
         person: &'a Person,
     ) -> BoxFuture<'a, Result<Vec<(&'static str, Value)>, LedgerError>> {
         async move {
-            let preferences = match person.account {
-                Some(account) => self.preferences_of(account).await?,
-                None => Value::Null,
-            };
+            let preferences = self.preferences_of(&person.name).await?;
             Ok(vec![("preferences", preferences)])
         }
         .boxed()
@@ -327,7 +357,7 @@ impl PersonalData for NotifyData {
         after: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<ExportPage, LedgerError>> {
         match list {
-            "digest" => self.digest(person.account).boxed(),
+            "digest" => self.digest(&person.name).boxed(),
             list => self.page_by_address(list, person, after).boxed(),
         }
     }
@@ -337,7 +367,6 @@ impl PersonalData for NotifyData {
         async move { self.mail.hashed_address("").await.map(drop) }.boxed()
     }
 
-    /// Preferences, proven addresses and the digest go with the account's row.
     fn delete<'a>(
         &'a self,
         mut tx: LedgerTx<'a>,
@@ -349,9 +378,14 @@ impl PersonalData for NotifyData {
             if let Some(account) = person.account {
                 self.run(tx.reborrow(), KEYS, &format!("user-{account}")).await?;
             }
+            let stored = self.rows_of(tx.reborrow(), &person.name).await?;
             let jobs = self.jobs_of(tx.reborrow(), user, everywhere).await?;
             let deliveries = self.deliveries_of(tx, user, everywhere).await?;
-            Ok(DeletionCounts::of(&[("jobs", jobs), ("deliveries", deliveries)]))
+            let mut counts = DeletionCounts::of(&[("jobs", jobs), ("deliveries", deliveries)]);
+            if stored > 0 {
+                counts.add(&DeletionCounts::of(&[("preferences", stored)]));
+            }
+            Ok(counts)
         }
         .boxed()
     }

@@ -57,6 +57,7 @@ impl From<PreferenceError> for Problem {
         let text = error.to_string();
         match error {
             PreferenceError::Unknown(_) => Self::field(ProblemKind::UserNotFound, "id", text),
+            PreferenceError::NameOfAccount { .. } => Self::field(ProblemKind::InvalidId, "id", text),
             PreferenceError::Invalid(faults) => {
                 let faults = faults
                     .into_iter()

@@ -26,7 +26,7 @@ use holdfast_http::{RouteTable, ServerContext};
 use holdfast_jobs::{Jobs, Registry, Resources};
 
 pub use messenger::{ANNOUNCEMENT_FRAME, Announcement, AnnouncementMail, Messenger, MessengerResource};
-pub use path_user::{own_account, own_user};
+pub use path_user::own_user;
 pub use personal_data::{DeletionCounts, ExportPage, Person, PersonalData};
 pub use redaction::{SecretFields, SecretPart};
 pub use user::{

@@ -10,7 +10,7 @@ use holdfast_jobs::ledger::LedgerError;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::user::AccountId;
+use crate::user::UserName;
 
 /// What the payload of a delivery holds beside its data, in bytes: ids, the type, the time.
 pub const ANNOUNCEMENT_FRAME: usize = 1_024;
@@ -27,8 +27,8 @@ pub struct Announcement {
 #[derive(Debug, Clone)]
 pub struct AnnouncementMail {
     pub to: String,
-    /// The account whose mail it is: its preferences apply.
-    pub user: Option<AccountId>,
+    /// The user whose mail it is, if it is stored: its preferences apply.
+    pub user: Option<UserName>,
     pub template: &'static str,
     pub data: Value,
     /// From what its reader may unsubscribe.
@@ -40,13 +40,13 @@ pub trait Messenger: Send + Sync {
     /// How many endpoints may receive an announcement.
     fn endpoints(&self) -> BoxFuture<'_, Result<usize, LedgerError>>;
 
-    /// Which of these ids are accounts, and whether endpoints may be told of that account on this topic.
-    fn accounts<'a>(
+    /// Which of these users are stored, as accounts or with preferences, and whether endpoints may be told of each on this topic.
+    fn users<'a>(
         &'a self,
         tx: LedgerTx<'a>,
         topic: &'a str,
-        ids: &'a BTreeSet<AccountId>,
-    ) -> BoxFuture<'a, Result<HashMap<AccountId, bool>, LedgerError>>;
+        users: &'a BTreeSet<UserName>,
+    ) -> BoxFuture<'a, Result<HashMap<UserName, bool>, LedgerError>>;
 
     /// Enqueues a delivery for each endpoint that listens.
     fn announce<'a>(

@@ -5,7 +5,7 @@ use holdfast_http::params::path_text;
 use holdfast_http::problem::{Problem, ProblemKind, quote};
 use holdfast_http::{Allowed, Anyone};
 
-use crate::user::{AccountId, UserName};
+use crate::user::UserName;
 
 /// The user that the path names, if the caller may do as that user.
 pub fn own_user(allowed: &Allowed<Anyone>, request: &HttpRequest) -> Result<UserName, Problem> {
@@ -13,14 +13,4 @@ pub fn own_user(allowed: &Allowed<Anyone>, request: &HttpRequest) -> Result<User
     allowed.acts_for_user(&id)?;
     id.parse()
         .map_err(|fault| Problem::field(ProblemKind::InvalidId, "id", format!("{} {fault}", quote(&id))))
-}
-
-/// The same, where it must have an account.
-pub fn own_account(allowed: &Allowed<Anyone>, request: &HttpRequest) -> Result<AccountId, Problem> {
-    let id = own_user(allowed, request)?;
-    let account = id.as_str().parse();
-    account.map_err(|fault| {
-        let reason = format!("{} {fault}", quote(id.as_str()));
-        Problem::field(ProblemKind::InvalidId, "id", reason)
-    })
 }

@@ -25,6 +25,17 @@ impl UserName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The account of this id, if the name has the form of one: there may be no such account.
+    pub fn account(&self) -> Option<AccountId> {
+        self.0.parse().ok()
+    }
+}
+
+impl From<AccountId> for UserName {
+    fn from(account: AccountId) -> Self {
+        Self(account.to_string().into())
+    }
 }
 
 impl FromStr for UserName {

@@ -64,7 +64,6 @@ async fn wrong_preferences_are_refused_field_by_field() {
     let nobody = "/v1/users/01JD3V0S7W8Q4M2XKZC5T9R6BH";
     for response in [
         admin.get(&format!("{nobody}/preferences")).await.unwrap(),
-        put(&mut admin, &format!("{nobody}/preferences"), &json!({})).await,
         admin.get(&format!("{nobody}/export")).await.unwrap(),
         admin.delete(nobody).await.unwrap(),
     ] {
@@ -76,6 +75,40 @@ async fn wrong_preferences_are_refused_field_by_field() {
         "invalid-id",
     );
     problem(&admin.delete("/v1/users/a%0Ab").await.unwrap(), 400, "invalid-id");
+}
+
+#[tokio::test]
+async fn an_application_sets_preferences_for_its_own_user_ids() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    // The second one has the form of an account's id.
+    for id in ["user%2017%2F%C3%A4", "01JD3V0S7W8Q4M2XKZC5T9R6BH"] {
+        let own = path(&id, "/preferences");
+        let put = put(
+            &mut admin,
+            &own,
+            &json!({"address": "zoe@example.com", "email": "digest"}),
+        )
+        .await;
+        assert_eq!(put.status, 200, "{}", put.text());
+        assert_eq!(body_of(&put)["address_state"], "confirmed");
+        assert_eq!(body_of(&admin.get(&own).await.unwrap()), body_of(&put));
+        let export = body_of(&admin.get(&path(&id, "/export")).await.unwrap());
+        assert_eq!(
+            (&export["account"], &export["preferences"]["email"]),
+            (&Value::Null, &json!("digest"))
+        );
+        let gone = body_of(&admin.delete(&path(&id, "")).await.unwrap());
+        assert_eq!(
+            (&gone["account"], &gone["preferences"]),
+            (&json!(false), &json!(true))
+        );
+        problem(
+            &admin.delete(&path(&id, "")).await.unwrap(),
+            404,
+            "user-not-found",
+        );
+    }
 }
 
 #[tokio::test]

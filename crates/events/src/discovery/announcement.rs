@@ -3,7 +3,7 @@
 //! - An endpoint hears of every event that its filters name (`event.discovered`, `event.changed`, `event.cancelled`), with
 //!   the subscriptions that want to hear of it. One of more than [`NAMED`] subscriptions comes as several messages.
 //! - Whoever is gone by now is neither named nor sent anything, though the run may have begun before.
-//! - What an account wants holds ([`Messenger::accounts`]): for its mail, and for whether endpoints hear of its subscriptions.
+//! - What a user wants applies ([`Messenger::users`]): to the user's mail, and for whether endpoints hear of its subscriptions.
 //! - An address gets one mail of all that one transaction stores, however many of its subscriptions match. It is written
 //!   from the template [`NEWS`], and is of the list of that name, which its reader may unsubscribe from.
 
@@ -18,7 +18,7 @@ use holdfast_core::config::{JobsSettings, Settings};
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
 use holdfast_jobs::ledger::LedgerError;
-use holdfast_product::{ANNOUNCEMENT_FRAME, AccountId, Announcement, AnnouncementMail, MAX_USER, Messenger};
+use holdfast_product::{ANNOUNCEMENT_FRAME, Announcement, AnnouncementMail, MAX_USER, Messenger, UserName};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
@@ -41,8 +41,8 @@ const LISTED: usize = 100;
 /// What a mail's payload holds beside its events.
 const MAIL_FRAME: usize = 4_096;
 
-/// Which ids are accounts, and whether endpoints may be told of them.
-type Accounts = HashMap<AccountId, bool>;
+/// Which users are stored, and whether endpoints may be told of them.
+type StoredUsers = HashMap<UserName, bool>;
 
 /// Announces what discovery finds through a [`Messenger`]. Cheap to clone.
 #[derive(Clone)]
@@ -73,12 +73,12 @@ impl Announcer for NewsAnnouncer {
             let mut told = AnnouncementCounts::default();
             let there = still_there(tx.reborrow(), self.named, &subscriptions(news)).await?;
             let news = &wanted_still(news, &there)[..];
-            let accounts = self.messenger.accounts(tx.reborrow(), NEWS, &users(news)).await?;
-            let messages = self.messages(news, &accounts, &mut told)?;
+            let stored = self.messenger.users(tx.reborrow(), NEWS, &users(news)).await?;
+            let messages = self.messages(news, &stored, &mut told)?;
             let webhooks = self.messenger.announce(tx.reborrow(), messages).await;
             let webhooks = webhooks.map_err(unpublished)?;
             told.webhooks = webhooks.len() as u64;
-            let mails = self.mails(news, &accounts, &mut told);
+            let mails = self.mails(news, &stored, &mut told);
             let mails = self.messenger.mail(tx, mails).await.map_err(unpublished)?;
             told.mails = mails.len() as u64;
             told.queues = queues(webhooks.iter().chain(&mails));
@@ -106,7 +106,7 @@ impl NewsAnnouncer {
     fn messages(
         &self,
         news: &[News<'_>],
-        accounts: &Accounts,
+        stored: &StoredUsers,
         told: &mut AnnouncementCounts,
     ) -> Result<Vec<Announcement>, LedgerError> {
         let most = self.limits.max_payload_bytes.saturating_sub(ANNOUNCEMENT_FRAME);
@@ -114,7 +114,7 @@ impl NewsAnnouncer {
         for one in news {
             let event = described(one);
             let room = most.saturating_sub(event.to_string().len()) / NAMED_BYTES;
-            let wanted = named(&one.wanted, accounts);
+            let wanted = named(&one.wanted, stored);
             for wanted in portions(&wanted, room.clamp(1, NAMED)) {
                 let data = message(&event, wanted)?;
                 if data.get().len() > most {
@@ -133,12 +133,12 @@ impl NewsAnnouncer {
     fn mails(
         &self,
         news: &[News<'_>],
-        accounts: &Accounts,
+        stored: &StoredUsers,
         told: &mut AnnouncementCounts,
     ) -> Vec<AnnouncementMail> {
         let room = self.limits.max_payload_bytes.saturating_sub(MAIL_FRAME);
         let mut mails = Vec::new();
-        for ((address, user), news) in by_reader(news, accounts) {
+        for ((address, user), news) in by_reader(news, stored) {
             let (mut events, mut bytes) = (Vec::new(), 0);
             for one in news.iter().take(LISTED) {
                 let line = listed(one);
@@ -180,20 +180,20 @@ fn wanted_still<'a>(news: &[News<'a>], there: &HashSet<SubscriptionId>) -> Vec<N
     news.iter().map(still).collect()
 }
 
-/// Whoever may be an account among those who want to hear of it.
-fn users(news: &[News<'_>]) -> BTreeSet<AccountId> {
+/// The users who want to hear of it.
+fn users(news: &[News<'_>]) -> BTreeSet<UserName> {
     let wishes = news.iter().flat_map(|one| &one.wanted);
     wishes.filter_map(|wish| wish.user.parse().ok()).collect()
 }
 
-fn account(wish: &Wish, accounts: &Accounts) -> Option<AccountId> {
-    let id = wish.user.parse().ok();
-    id.filter(|id| accounts.contains_key(id))
+fn stored_user(wish: &Wish, stored: &StoredUsers) -> Option<UserName> {
+    let user: Option<UserName> = wish.user.parse().ok();
+    user.filter(|user| stored.contains_key(user))
 }
 
-/// The wishes that webhooks may hear of: all but those of accounts that want no such thing.
-fn named<'a>(wanted: &[&'a Wish], accounts: &Accounts) -> Vec<&'a Wish> {
-    let may_hear = |wish: &&&Wish| account(wish, accounts).is_none_or(|id| accounts[&id]);
+/// The wishes that webhooks may hear of: all but those of users who want no such thing.
+fn named<'a>(wanted: &[&'a Wish], stored: &StoredUsers) -> Vec<&'a Wish> {
+    let may_hear = |wish: &&&Wish| stored_user(wish, stored).is_none_or(|user| stored[&user]);
     wanted.iter().filter(may_hear).copied().collect()
 }
 
@@ -252,18 +252,18 @@ fn listed(news: &News<'_>) -> Value {
     })
 }
 
-/// An address, and the account whose mail it is, if it is an account's.
-type To<'a> = (&'a str, Option<AccountId>);
+/// An address, and the user whose mail it is, if that user is stored.
+type To<'a> = (&'a str, Option<UserName>);
 
 /// What each reader is sent, in the order in which it was found; each event once.
-fn by_reader<'a>(news: &'a [News<'a>], accounts: &Accounts) -> BTreeMap<To<'a>, Vec<&'a News<'a>>> {
+fn by_reader<'a>(news: &'a [News<'a>], stored: &StoredUsers) -> BTreeMap<To<'a>, Vec<&'a News<'a>>> {
     let mut mails: BTreeMap<To<'a>, Vec<&News<'_>>> = BTreeMap::new();
     for one in news {
         for wish in &one.wanted {
             let Some(address) = wish.email.as_deref() else {
                 continue;
             };
-            let events = mails.entry((address, account(wish, accounts))).or_default();
+            let events = mails.entry((address, stored_user(wish, stored))).or_default();
             if events.last().is_none_or(|last| last.id != one.id) {
                 events.push(one);
             }

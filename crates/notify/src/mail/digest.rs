@@ -34,7 +34,7 @@ use super::send::{DELETED, NOWHERE, sent_by_another};
 use super::sent::Claim;
 use super::{Mail, MailError};
 use crate::preferences::{self, Mode, Preferences};
-use holdfast_product::AccountId;
+use holdfast_product::UserName;
 use holdfast_product::mail_address::normalised;
 
 /// From what a reader of digests unsubscribes.
@@ -47,8 +47,8 @@ const TIMEOUT: Duration = Duration::from_secs(150);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyDigest {
-    /// The id of the user.
-    pub user: AccountId,
+    /// The id of the user: of an account, or the application's.
+    pub user: UserName,
 }
 
 /// What became of a digest.
@@ -92,21 +92,23 @@ impl Job for NotifyDigest {
     async fn run(self, ctx: JobContext) -> Result<Digested, JobError> {
         let mail = ctx.resource::<Mail>()?;
         let from = mail.0.transport.from()?;
-        let Some(reader) = preferences::reader(&mail.0.sql, self.user).await? else {
-            return Ok(Digested::skipped(0, DELETED));
+        let reader = preferences::reader(&mail.0.sql, &self.user).await?;
+        let Some(reader) = reader.filter(|reader| reader.is_stored) else {
+            let left = mail.drop_digest(&self.user).await?;
+            return Ok(Digested::skipped(left, DELETED));
         };
         if let Some(rest) = reader.preferences.quiet_for(clock::now()) {
             return Err(JobError::snooze(rest));
         }
-        let (batch, all) = mail.take_batch(self.user).await?;
+        let (batch, all) = mail.take_batch(&self.user).await?;
         let Some(address) = reader.address else {
-            mail.end_batch(self.user, batch, None).await?;
+            mail.end_batch(&self.user, batch, None).await?;
             return Ok(Digested::skipped(all.len(), NOWHERE));
         };
         let to = normalised(&address);
         let items = mail.still_wanted(&address, &reader.preferences, all).await?;
         if items.is_empty() {
-            mail.end_batch(self.user, batch, None).await?;
+            mail.end_batch(&self.user, batch, None).await?;
             return Ok(Digested::skipped(0, "nothing waits that the user wants"));
         }
         let key = format!("digest/{}", Ulid(batch.as_u128()));
@@ -121,17 +123,17 @@ impl Job for NotifyDigest {
                 .await?,
         };
         let message = letter.message()?;
-        match mail.claim(&key, &to, ctx.id(), Some(self.user)).await? {
+        match mail.claim(&key, &to, ctx.id(), Some(&self.user)).await? {
             Claim::Ours => {}
             Claim::Gone => return Ok(Digested::skipped(0, DELETED)),
             Claim::Theirs => return Err(sent_by_another()),
             Claim::Sent => {
-                mail.end_batch(self.user, batch, None).await?;
+                mail.end_batch(&self.user, batch, None).await?;
                 return Ok(Digested::skipped(items.len(), "another job has sent it"));
             }
         }
         mail.hand_over(message, &to).await?;
-        mail.end_batch(self.user, batch, Some((&key, &to))).await?;
+        mail.end_batch(&self.user, batch, Some((&key, &to))).await?;
         Ok(Digested {
             sent: true,
             items: items.len(),
@@ -193,10 +195,10 @@ impl Mail {
     /// The job first: a beat that dies in between is followed by one that makes the same job, under the same key.
     pub async fn make_due_digests(&self) -> Result<usize, MailError> {
         let due = self.due_digests().await?;
-        for &(user, since) in &due {
+        for (user, since) in &due {
             self.0
                 .jobs
-                .enqueue(NotifyDigest { user })
+                .enqueue(NotifyDigest { user: user.clone() })
                 .unique(user.to_string())
                 .idempotency_key(format!("digest:{user}:{since}"))
                 .await?;

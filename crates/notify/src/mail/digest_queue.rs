@@ -13,8 +13,8 @@ use super::Mail;
 use super::render::RenderedMail;
 use super::send::DELETED;
 use crate::preferences;
-use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows};
-use holdfast_product::AccountId;
+use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows, write_either};
+use holdfast_product::{AccountId, UserName};
 
 /// Most items that wait for one user, and so most of one mail.
 pub const MAX_DIGEST_ITEMS: usize = 300;
@@ -57,7 +57,7 @@ pub(crate) fn item((list, subject, text, at, due): ItemRow) -> DigestItem {
 
 /// For whose digest a mail is put aside.
 pub(super) struct DigestEntry {
-    pub(super) user: AccountId,
+    pub(super) user: UserName,
     pub(super) list: String,
     pub(super) due: DateTime<Utc>,
 }
@@ -68,7 +68,7 @@ pub(super) enum QueueOutcome {
     /// It is there, now or already.
     Waits,
     Full,
-    /// The account is deleted.
+    /// The user is deleted.
     Gone,
 }
 
@@ -100,11 +100,11 @@ impl Mail {
             excerpt(&written.subject, MAX_SUBJECT),
             excerpt(&written.text, MAX_TEXT),
         );
-        let user = aside.user.as_uuid();
+        let user = preferences::key_of(&aside.user);
         let sql = &self.0.sql;
         sql.within("put a mail aside", async {
             let mut tx = sql.begin().await?;
-            if !preferences::hold(tx.on(), sql.named(), aside.user).await? {
+            if !preferences::hold(tx.on(), sql.named(), &aside.user).await? {
                 return Ok(QueueOutcome::Gone);
             }
             let put = on_either!(
@@ -140,13 +140,13 @@ impl Mail {
     }
 
     /// The user's open batch, or a new one of all that waits, with its items, oldest first.
-    pub(super) async fn take_batch(&self, user: AccountId) -> Result<(Uuid, Vec<DigestItem>), LedgerError> {
+    pub(super) async fn take_batch(&self, user: &UserName) -> Result<(Uuid, Vec<DigestItem>), LedgerError> {
         let open = "select batch from holdfast_digest_items where user_id = $1 and batch is not null limit 1";
         let take = "update holdfast_digest_items set batch = $2 where user_id = $1 and batch is null";
         let list =
             format!("select {ITEM} from holdfast_digest_items where user_id = $1 and batch = $2 order by id");
         let fresh = Uuid::from_u128(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()).0);
-        let (id, sql) = (user.as_uuid(), &self.0.sql);
+        let (id, sql) = (preferences::key_of(user), &self.0.sql);
         let found = sql.within("take what waits for a digest", async {
             let mut tx = sql.begin().await?;
             let open = on_either!(
@@ -177,7 +177,7 @@ impl Mail {
     /// `sent`: the key and the address under which it was, which is noted in the same transaction.
     pub(super) async fn end_batch(
         &self,
-        user: AccountId,
+        user: &UserName,
         batch: Uuid,
         sent: Option<(&str, &str)>,
     ) -> Result<(), LedgerError> {
@@ -192,7 +192,7 @@ impl Mail {
                 tx.on(),
                 sql.named(),
                 query(text),
-                [user.as_uuid(), batch],
+                [preferences::key_of(user), batch],
                 execute
             )?;
             tx.commit().await
@@ -200,24 +200,39 @@ impl Mail {
         .await
     }
 
+    /// Deletes what waits for a user who is no longer stored: nothing of it is sent. How many items there were.
+    pub(super) async fn drop_digest(&self, user: &UserName) -> Result<usize, LedgerError> {
+        let gone = write_either!(
+            self.0.sql,
+            "drop a digest",
+            query("delete from holdfast_digest_items where user_id = $1"),
+            [preferences::key_of(user)],
+            execute
+        )?;
+        Ok(usize::try_from(gone).unwrap_or(usize::MAX))
+    }
+
     /// Whose digests are due, and since when, in milliseconds since the epoch.
-    pub(super) async fn due_digests(&self) -> Result<Vec<(AccountId, i64)>, LedgerError> {
-        let text = "select user_id, @ms(due) from (
+    pub(super) async fn due_digests(&self) -> Result<Vec<(UserName, i64)>, LedgerError> {
+        let text = "select d.user_id, a.name, @ms(d.due) from (
                 select user_id, min(due_at) as due from holdfast_digest_items where due_at <= @now group by user_id
-            ) as d order by due limit $1";
+            ) as d left join holdfast_application_users as a on a.id = d.user_id order by d.due limit $1";
         let found = read_either!(
             self.0.sql,
             "find due digests",
-            query_as::<(Uuid, i64)>(text),
+            query_as::<(Uuid, Option<String>, i64)>(text),
             [rows(STEP)],
             fetch_all
         )?;
-        let digest = |(user, due)| (AccountId::from_uuid(user), due);
+        let digest = |(key, name, due): (Uuid, Option<String>, i64)| {
+            let name = name.and_then(|name| name.parse().ok());
+            (name.unwrap_or_else(|| AccountId::from_uuid(key).into()), due)
+        };
         Ok(found.into_iter().map(digest).collect())
     }
 
     /// A user's digest has its job; if that comes to nothing, there is another one later.
-    pub(super) async fn move_on(&self, user: AccountId) -> Result<(), LedgerError> {
+    pub(super) async fn move_on(&self, user: &UserName) -> Result<(), LedgerError> {
         let text =
             "update holdfast_digest_items set due_at = @ahead($2) where user_id = $1 and due_at <= @now";
         let sql = &self.0.sql;
@@ -227,7 +242,7 @@ impl Mail {
                 tx.on(),
                 sql.named(),
                 query(text),
-                [user.as_uuid(), millis(AGAIN)],
+                [preferences::key_of(user), millis(AGAIN)],
                 execute
             )?;
             tx.commit().await

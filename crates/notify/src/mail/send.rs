@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy};
-use holdfast_product::AccountId;
+use holdfast_product::UserName;
 use holdfast_product::mail_address::{mailbox, normalised};
 use lettre::Message;
 use lettre::message::Mailbox;
@@ -46,10 +46,10 @@ pub struct NotifyEmail {
     /// the address of that user's preferences, if it is confirmed, or to the user's name, if that is an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// The id of the user of Holdfast who receives the mail. With a `list`, that user's preferences and quiet
-    /// hours apply. A deleted user receives nothing.
+    /// The user who receives the mail: the id of an account, or the application's id of a user. With a `list`, that user's
+    /// preferences and quiet hours apply. A deleted user receives nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<AccountId>,
+    pub user: Option<UserName>,
     /// The name of a template of `PUT /v1/mail-templates/{name}`.
     pub template: String,
     /// The variables of the template: an object.
@@ -168,7 +168,8 @@ impl Job for NotifyEmail {
         let message = mail
             .envelope(&self, recipient.mailbox, written, &message_id)
             .await?;
-        match mail.claim(&key, &address, ctx.id(), self.user).await? {
+        let user = recipient.stored.as_ref().map(|(user, _)| user);
+        match mail.claim(&key, &address, ctx.id(), user).await? {
             Claim::Ours => {}
             Claim::Gone => return skipped(DELETED.to_owned()),
             Claim::Sent => return skipped("another job has sent it".to_owned()),
@@ -197,8 +198,8 @@ impl Mailed {
 /// Whom a mail is for.
 struct Recipient {
     mailbox: Mailbox,
-    /// The account, if it is for one.
-    account: Option<(AccountId, Preferences)>,
+    /// The user, if the mail is for one that is stored.
+    stored: Option<(UserName, Preferences)>,
 }
 
 /// What the reader wants of a mail, at a moment.
@@ -212,13 +213,13 @@ enum Wish {
 impl Recipient {
     fn wish(&self, list: Option<&str>, now: DateTime<Utc>) -> Wish {
         // Nobody unsubscribes from mail of no list, and nobody wants a new password by tomorrow's digest.
-        let (Some((user, preferences)), Some(list)) = (&self.account, list) else {
+        let (Some((user, preferences)), Some(list)) = (&self.stored, list) else {
             return Wish::Now;
         };
         match preferences.email_on(list) {
             Mode::Off => Wish::Never,
             Mode::Digest => Wish::InDigest(DigestEntry {
-                user: *user,
+                user: user.clone(),
                 list: list.to_owned(),
                 due: preferences.digest_due(now),
             }),
@@ -227,7 +228,7 @@ impl Recipient {
     }
 
     fn language(&self) -> Option<&str> {
-        let (_, preferences) = self.account.as_ref()?;
+        let (_, preferences) = self.stored.as_ref()?;
         preferences.language.as_deref()
     }
 }
@@ -251,11 +252,11 @@ impl Mail {
     async fn recipient(&self, job: &NotifyEmail) -> Result<Result<Recipient, String>, JobError> {
         let given = job.to.as_deref().map(|to| mailbox_of("to", to)).transpose();
         let given = given.map_err(JobError::permanent)?;
-        let Some(user) = job.user else {
+        let Some(user) = &job.user else {
             let mailbox = given.ok_or_else(|| JobError::permanent(NOBODY))?;
             return Ok(Ok(Recipient {
                 mailbox,
-                account: None,
+                stored: None,
             }));
         };
         let Some(reader) = preferences::reader(&self.0.sql, user).await? else {
@@ -264,8 +265,8 @@ impl Mail {
         let Some(mailbox) = given.or(reader.address.map(|address| Mailbox::new(None, address))) else {
             return Ok(Err(NOWHERE.to_owned()));
         };
-        let account = Some((user, reader.preferences));
-        Ok(Ok(Recipient { mailbox, account }))
+        let stored = reader.is_stored.then(|| (user.clone(), reader.preferences));
+        Ok(Ok(Recipient { mailbox, stored }))
     }
 
     /// The one that was put, in the reader's language where there is one, or else the one that is built in.

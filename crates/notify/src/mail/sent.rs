@@ -12,7 +12,7 @@ use holdfast_jobs::{JobId, LedgerTx};
 use super::Mail;
 use crate::preferences;
 use holdfast_core::sql::dialect::{millis, on_either, rows, write_either};
-use holdfast_product::AccountId;
+use holdfast_product::UserName;
 
 /// Longest that a mail counts as being sent.
 pub(super) const LEASE: Duration = Duration::from_mins(3);
@@ -29,18 +29,18 @@ pub(super) enum Claim {
     Sent,
     /// Another job sends it right now.
     Theirs,
-    /// The account that it was for is deleted.
+    /// The user that it was for is deleted.
     Gone,
 }
 
 impl Mail {
-    /// `user`: whose address it is, if that is an account's.
+    /// `user`: whose address it is, if that user is stored.
     pub(super) async fn claim(
         &self,
         key: &str,
         address: &str,
         job: JobId,
-        user: Option<AccountId>,
+        user: Option<&UserName>,
     ) -> Result<Claim, LedgerError> {
         // The same job again is a retry of its own attempt; the worker's lease sees to it that there is one at a time.
         let take =

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::enqueue::{Enqueue, EnqueueError, Enqueued};
 use holdfast_jobs::ledger::LedgerError;
-use holdfast_product::{AccountId, Announcement, AnnouncementMail, Messenger};
+use holdfast_product::{Announcement, AnnouncementMail, Messenger, UserName};
 
 use super::Notices;
 use crate::mail::NotifyEmail;
@@ -19,16 +19,16 @@ impl Messenger for Notices {
         self.0.webhooks.count_enabled().boxed()
     }
 
-    fn accounts<'a>(
+    fn users<'a>(
         &'a self,
         tx: LedgerTx<'a>,
         topic: &'a str,
-        ids: &'a BTreeSet<AccountId>,
-    ) -> BoxFuture<'a, Result<HashMap<AccountId, bool>, LedgerError>> {
+        users: &'a BTreeSet<UserName>,
+    ) -> BoxFuture<'a, Result<HashMap<UserName, bool>, LedgerError>> {
         async move {
-            let wants = preferences::wants(tx, self.0.sql.named(), ids).await?;
-            let may_hear = |(id, preferences): (AccountId, preferences::Preferences)| {
-                (id, preferences.webhook_on(topic) == Switch::On)
+            let wants = preferences::wants(tx, self.0.sql.named(), users).await?;
+            let may_hear = |(user, preferences): (UserName, preferences::Preferences)| {
+                (user, preferences.webhook_on(topic) == Switch::On)
             };
             Ok(wants.into_iter().map(may_hear).collect())
         }

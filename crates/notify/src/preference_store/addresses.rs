@@ -35,10 +35,10 @@ use uuid::Uuid;
 
 use super::{PreferenceError, PreferenceStore};
 use crate::mail::{CONFIRM_TEMPLATE, NotifyEmail};
-use crate::preferences::PreferenceFault;
+use crate::preferences::{PreferenceFault, account_name, key_of};
 use holdfast_core::sql::dialect::{millis, on_either, read_either, rows};
 use holdfast_product::mail_address::normalised;
-use holdfast_product::{AccountId, AddressAuthority};
+use holdfast_product::{AccountId, AddressAuthority, UserName};
 
 /// How long a link works.
 const LINK_LIFETIME: Duration = Duration::from_hours(48);
@@ -126,47 +126,52 @@ impl PreferenceStore {
     pub(super) async fn claim_address(
         &self,
         tx: &mut OwnTx,
-        id: AccountId,
-        name: &str,
+        user: &UserName,
         address: &Address,
         link: Option<&str>,
         authority: AddressAuthority,
     ) -> Result<AddressState, PreferenceError> {
         let normal = normalised(address);
+        let name = account_name(tx.on(), self.0.sql.named(), user)
+            .await
+            .map_err(failed)?;
         let is_name = name
-            .parse::<Address>()
-            .is_ok_and(|name| normalised(&name) == normal);
-        let known = self.proof_in(tx.on(), id, &normal).await.map_err(failed)?;
+            .as_ref()
+            .and_then(|name| name.parse::<Address>().ok())
+            .is_some_and(|name| normalised(&name) == normal);
+        let key = key_of(user);
+        let known = self.proof_in(tx.on(), key, &normal).await.map_err(failed)?;
         let proof = known.as_ref().and_then(|proof| proof.as_deref());
         if AddressState::of(proof) == AddressState::Confirmed {
             return Ok(AddressState::Confirmed);
         }
         if authority == AddressAuthority::Admin || is_name {
-            self.confirm_in(tx.on(), id, &normal, "admin")
+            self.confirm_in(tx.on(), key, &normal, "admin")
                 .await
                 .map_err(failed)?;
-            self.make_room_in(tx.on(), id, &normal).await.map_err(failed)?;
+            self.make_room_in(tx.on(), key, &normal).await.map_err(failed)?;
             return Ok(AddressState::Confirmed);
         }
         let claim = Claim {
-            name,
+            name: name.as_deref().unwrap_or(user.as_str()),
             address,
             link,
             is_known: known.is_some(),
         };
-        self.ask(tx, id, claim).await?;
+        self.ask(tx, user, claim).await?;
         Ok(AddressState::of(proof))
     }
 
     /// Enqueues the confirmation mail, unless one was enqueued within [`ASK_AGAIN`].
-    async fn ask(&self, tx: &mut OwnTx, id: AccountId, claim: Claim<'_>) -> Result<(), PreferenceError> {
+    async fn ask(&self, tx: &mut OwnTx, user: &UserName, claim: Claim<'_>) -> Result<(), PreferenceError> {
+        let key = key_of(user);
         let normal = normalised(claim.address);
         let named = self.0.sql.named();
         let asked = on_either!(
             tx.on(),
             named,
             query_as::<(i64,)>(ASKED),
-            [id.as_uuid(), &normal, millis(DAY)],
+            [key, &normal, millis(DAY)],
             fetch_optional
         );
         let asked = asked.map_err(failed)?.map_or(0, |(asked,)| asked);
@@ -180,24 +185,18 @@ impl PreferenceStore {
             }]));
         }
         let again = millis(ASK_AGAIN);
-        let claimed = on_either!(
-            tx.on(),
-            named,
-            query(CLAIM),
-            [id.as_uuid(), &normal, again],
-            execute
-        );
-        self.make_room_in(tx.on(), id, &normal).await.map_err(failed)?;
+        let claimed = on_either!(tx.on(), named, query(CLAIM), [key, &normal, again], execute);
+        self.make_room_in(tx.on(), key, &normal).await.map_err(failed)?;
         if claimed.map_err(failed)? == 0 {
             return Ok(());
         }
         let Some(link) = claim.link else {
-            tracing::debug!(user.id = %id, "an address cannot be confirmed by mail: notifications.public_url is not set");
+            tracing::debug!(user.id = %user, "an address cannot be confirmed by mail: notifications.public_url is not set");
             return Ok(());
         };
         let mail = NotifyEmail {
             to: Some(claim.address.to_string()),
-            user: Some(id),
+            user: Some(user.clone()),
             template: CONFIRM_TEMPLATE.to_owned(),
             data: json!({ "link": link, "user": claim.name, "hours": LINK_LIFETIME.as_secs() / 3_600 }),
             list: None,
@@ -248,12 +247,13 @@ impl PreferenceStore {
         let sql = &self.0.sql;
         let done = sql.within("confirm an address", async {
             let mut tx = sql.begin().await?;
-            let known = self.proof_in(tx.on(), id, &asked.address).await?;
+            let known = self.proof_in(tx.on(), id.as_uuid(), &asked.address).await?;
             let Some(proof) = known else {
                 return Ok(false);
             };
             if AddressState::of(proof.as_deref()) != AddressState::Confirmed {
-                self.confirm_in(tx.on(), id, &asked.address, "link").await?;
+                self.confirm_in(tx.on(), id.as_uuid(), &asked.address, "link")
+                    .await?;
                 self.0.jobs.audit().record_in(tx.on(), &by, &entry).await?;
             }
             tx.commit().await?;
@@ -265,7 +265,7 @@ impl PreferenceStore {
     /// Whether the address of these preferences is confirmed.
     pub(super) async fn address_state(
         &self,
-        id: AccountId,
+        key: Uuid,
         address: Option<&Address>,
     ) -> Result<Option<AddressState>, LedgerError> {
         let Some(address) = address else {
@@ -276,7 +276,7 @@ impl PreferenceStore {
             self.0.sql,
             "read whether an address is confirmed",
             query_as::<(Option<String>,)>(PROOF),
-            [id.as_uuid(), &normal],
+            [key, &normal],
             fetch_optional
         )?;
         let proof = found.and_then(|(proof,)| proof);
@@ -286,7 +286,7 @@ impl PreferenceStore {
     async fn proof_in(
         &self,
         on: LedgerTx<'_>,
-        id: AccountId,
+        key: Uuid,
         normal: &str,
     ) -> Result<Option<Option<String>>, sqlx::Error> {
         let named = self.0.sql.named();
@@ -294,7 +294,7 @@ impl PreferenceStore {
             on,
             named,
             query_as::<(Option<String>,)>(PROOF),
-            [id.as_uuid(), normal],
+            [key, normal],
             fetch_optional
         )?;
         Ok(found.map(|(proof,)| proof))
@@ -303,36 +303,30 @@ impl PreferenceStore {
     async fn confirm_in(
         &self,
         on: LedgerTx<'_>,
-        id: AccountId,
+        key: Uuid,
         normal: &str,
         proof: &str,
     ) -> Result<(), sqlx::Error> {
         let named = self.0.sql.named();
-        on_either!(on, named, query(CONFIRM), [id.as_uuid(), normal, proof], execute)?;
+        on_either!(on, named, query(CONFIRM), [key, normal, proof], execute)?;
         Ok(())
     }
 
-    async fn make_room_in(&self, on: LedgerTx<'_>, id: AccountId, normal: &str) -> Result<(), sqlx::Error> {
+    async fn make_room_in(&self, on: LedgerTx<'_>, key: Uuid, normal: &str) -> Result<(), sqlx::Error> {
         let named = self.0.sql.named();
         let others = rows(MAX_ADDRESSES - 1);
-        on_either!(
-            on,
-            named,
-            query(MAKE_ROOM),
-            [id.as_uuid(), normal, others],
-            execute
-        )?;
+        on_either!(on, named, query(MAKE_ROOM), [key, normal, others], execute)?;
         Ok(())
     }
 
     /// Where the owner of an address confirms it. Reads the key that signs: not inside a transaction.
-    pub(super) async fn link(&self, id: AccountId, address: &Address) -> Result<Option<String>, LedgerError> {
+    pub(super) async fn link(&self, key: Uuid, address: &Address) -> Result<Option<String>, LedgerError> {
         let Some(base) = &self.0.public_url else {
             return Ok(None);
         };
         let until = clock::unix_millis() / 1_000 + LINK_LIFETIME.as_secs();
         let mut token = Vec::with_capacity(SIGNED + SIGNATURE);
-        token.extend_from_slice(id.as_uuid().as_bytes());
+        token.extend_from_slice(key.as_bytes());
         token.extend_from_slice(&until.to_be_bytes());
         token.extend_from_slice(&hash_of(&normalised(address)));
         let mac = self.0.confirmations_key.mac(&self.0.sql, KEY, &token).await?;

@@ -1,5 +1,7 @@
 //! Storing what users want to be sent, and which addresses are proven to be theirs.
 //!
+//! A user is an account, or an id of the application, which is stored when an admin sets its preferences.
+//!
 //! # Invariants
 //! - An address is a user's when it is *proven* ([`addresses`]): an admin has set it (as the user's name, in the preferences or in
 //!   a subscription), or its owner has confirmed it. What anybody may write down as an address owns nothing.
@@ -20,10 +22,11 @@ use holdfast_jobs::Jobs;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
+use holdfast_product::{AccountId, UserName};
 use url::Url;
 
 pub use self::addresses::{AddressState, ConfirmedAddress};
-pub use self::store::AccountPreferences;
+pub use self::store::UserPreferences;
 use crate::preferences::PreferenceFault;
 use crate::secrets::Secret;
 
@@ -31,7 +34,9 @@ use crate::secrets::Secret;
 #[derive(Debug, thiserror::Error)]
 pub enum PreferenceError {
     #[error("there is no user {0}")]
-    Unknown(String),
+    Unknown(UserName),
+    #[error("{name} is the name of an account, whose preferences are at its id {id}")]
+    NameOfAccount { name: UserName, id: AccountId },
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<PreferenceFault>),
     /// The confirmation mail cannot be enqueued.

@@ -1,4 +1,4 @@
-//! What of an account a sender has to know: the tables `holdfast_users` and `holdfast_preferences`, read.
+//! What a sender has to know of a user: whether it is stored, where mail goes, and the preferences, read.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,12 +6,13 @@ use holdfast_core::sql::dialect::{on_either, rows};
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
-use holdfast_product::AccountId;
+use holdfast_product::UserName;
 use holdfast_product::mail_address::{normalised, spellings};
 use lettre::Address;
 use uuid::Uuid;
 
 use super::Preferences;
+use super::users::key_of;
 
 /// Most proven addresses of one account that are read.
 const MAX_PROVEN: usize = 20;
@@ -20,104 +21,123 @@ const MAX_PROVEN: usize = 20;
 const DELIVERABLE: &str = "select address from holdfast_addresses
     where user_id = $1 and proof is not null order by proven_at desc, address limit $2";
 
-/// An account as one who sends it something sees it.
-#[derive(Debug, Clone)]
+/// A user as one who sends it something sees it.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Reader {
     /// Where mail goes; `None`: nowhere, because no address is confirmed and the name is none.
     pub(crate) address: Option<Address>,
     pub(crate) preferences: Preferences,
+    /// There is an account, or a user of the application with preferences.
+    pub(crate) is_stored: bool,
 }
 
-/// The account's name and, where there are any, its preferences.
-type Row = (String, Option<String>);
+/// The account's name, if it is an account, and the preferences, if there are any.
+type Row = (Option<String>, Option<String>);
 
-/// `None`: there is no such account, or no longer.
-pub(crate) async fn reader(sql: &Sql, id: AccountId) -> Result<Option<Reader>, LedgerError> {
+const ROW: &str = "select u.name, p.document from holdfast_users as u
+    left join holdfast_preferences as p on p.user_id = u.id where u.id = $1
+    union all
+    select cast(null as text), p.document from holdfast_application_users as a
+    left join holdfast_preferences as p on p.user_id = a.id where a.id = $1";
+
+/// `None`: there is no such account, or no longer. An id of the application that is not stored has the default preferences.
+pub(crate) async fn reader(sql: &Sql, user: &UserName) -> Result<Option<Reader>, LedgerError> {
+    let key = key_of(user);
     let row = sql.within("read a user's preferences", async {
         let mut tx = sql.begin_read().await?;
-        let row = row(tx.on(), sql.named(), id).await?;
+        let row = on_either!(tx.on(), sql.named(), query_as::<Row>(ROW), [key], fetch_optional)?;
         let proven = on_either!(
             tx.on(),
             sql.named(),
             query_as::<(String,)>(DELIVERABLE),
-            [id.as_uuid(), rows(MAX_PROVEN)],
+            [key, rows(MAX_PROVEN)],
             fetch_all
         )?;
         tx.commit().await?;
         Ok(row.map(|row| (row, proven)))
     });
-    let read = |(row, proven): (Row, Vec<(String,)>)| {
-        let proven: Vec<_> = proven.into_iter().map(|(address,)| address).collect();
-        read(row, &proven)
-    };
-    row.await?.map(read).transpose()
+    match row.await? {
+        Some((row, proven)) => {
+            let proven: Vec<_> = proven.into_iter().map(|(address,)| address).collect();
+            read(row, &proven).map(Some)
+        }
+        None => Ok(user.account().is_none().then(Reader::default)),
+    }
 }
 
-/// What accounts want; names that are no account's are left out.
-pub(crate) type Wants = HashMap<AccountId, Preferences>;
+/// The name of an account; `None`: there is no such account.
+pub(crate) async fn account_name(
+    on: LedgerTx<'_>,
+    named: bool,
+    user: &UserName,
+) -> Result<Option<String>, sqlx::Error> {
+    let text = "select name from holdfast_users where id = $1";
+    let found = on_either!(
+        on,
+        named,
+        query_as::<(String,)>(text),
+        [key_of(user)],
+        fetch_optional
+    )?;
+    Ok(found.map(|(name,)| name))
+}
+
+/// What users want; those that are not stored are left out.
+pub(crate) type Wants = HashMap<UserName, Preferences>;
 
 const POSTGRES_WANTS: &str = "
 select u.id, p.document from holdfast_users as u left join holdfast_preferences as p on p.user_id = u.id
-where u.id = any($1)";
+where u.id = any($1)
+union all
+select a.id, p.document from holdfast_application_users as a left join holdfast_preferences as p on p.user_id = a.id
+where a.id = any($1)";
 
 const SQLITE_WANTS: &str = "
 select u.id, p.document from holdfast_users as u left join holdfast_preferences as p on p.user_id = u.id
-where u.id in (select unhex(value) from json_each($1))";
+where u.id in (select unhex(value) from json_each($1))
+union all
+select a.id, p.document from holdfast_application_users as a left join holdfast_preferences as p on p.user_id = a.id
+where a.id in (select unhex(value) from json_each($1))";
 
-/// What those of these accounts want that are there.
+/// What those of these users want that are stored.
 pub(crate) async fn wants(
     on: LedgerTx<'_>,
     named: bool,
-    ids: &BTreeSet<AccountId>,
+    users: &BTreeSet<UserName>,
 ) -> Result<Wants, LedgerError> {
     let failed = |source| LedgerError::Sql {
         doing: "read users' preferences",
         source,
     };
+    let by_key: HashMap<Uuid, &UserName> = users.iter().map(|user| (key_of(user), user)).collect();
     let rows: Vec<(Uuid, Option<String>)> = match on {
         LedgerTx::Postgres(on) => {
-            let ids: Vec<_> = ids.iter().map(|id| id.as_uuid()).collect();
-            let query = sqlx::query_as(POSTGRES_WANTS).bind(ids);
+            let keys: Vec<_> = by_key.keys().copied().collect();
+            let query = sqlx::query_as(POSTGRES_WANTS).bind(keys);
             query.persistent(named).fetch_all(on).await.map_err(failed)?
         }
         LedgerTx::Sqlite(on) => {
-            let ids: Vec<_> = ids.iter().map(|id| id.as_uuid().simple().to_string()).collect();
-            let text = serde_json::json!(ids).to_string();
+            let keys: Vec<_> = by_key.keys().map(|key| key.simple().to_string()).collect();
+            let text = serde_json::json!(keys).to_string();
             let query = sqlx::query_as(SQLITE_WANTS).bind(text);
             query.fetch_all(on).await.map_err(failed)?
         }
     };
-    let read = |(id, document): (Uuid, Option<String>)| {
-        let preferences = document.map_or(Ok(Preferences::default()), |document| parsed(&document));
-        Ok((AccountId::from_uuid(id), preferences?))
-    };
-    rows.into_iter().map(read).collect()
-}
-
-/// Whether there is such an account; until the transaction ends nobody deletes it.
-pub(crate) async fn hold(on: LedgerTx<'_>, named: bool, id: AccountId) -> Result<bool, sqlx::Error> {
-    let text = "select name from holdfast_users where id = $1 @share";
-    let found = on_either!(
-        on,
-        named,
-        query_as::<(String,)>(text),
-        [id.as_uuid()],
-        fetch_optional
-    )?;
-    Ok(found.is_some())
-}
-
-pub(crate) async fn row(on: LedgerTx<'_>, named: bool, id: AccountId) -> Result<Option<Row>, sqlx::Error> {
-    let text = "select u.name, p.document from holdfast_users as u
-        left join holdfast_preferences as p on p.user_id = u.id where u.id = $1";
-    on_either!(on, named, query_as::<Row>(text), [id.as_uuid()], fetch_optional)
+    let mut wants = Wants::with_capacity(rows.len());
+    for (key, document) in rows {
+        let preferences = document.map_or(Ok(Preferences::default()), |document| parsed(&document))?;
+        if let Some(user) = by_key.get(&key) {
+            wants.insert((*user).clone(), preferences);
+        }
+    }
+    Ok(wants)
 }
 
 /// Mail goes to the address of the preferences if it is proven, else to the one that was proven last, else to the user name. Without
 /// an address in the preferences it goes to the user name.
 fn read((name, document): Row, proven: &[String]) -> Result<Reader, LedgerError> {
     let preferences = document.map_or(Ok(Preferences::default()), |document| parsed(&document))?;
-    let named = name.parse::<Address>().ok();
+    let named = name.and_then(|name| name.parse::<Address>().ok());
     let address = match &preferences.address {
         None => named,
         Some(wanted) => {
@@ -130,7 +150,11 @@ fn read((name, document): Row, proven: &[String]) -> Result<Reader, LedgerError>
             is_proven.then(|| wanted.clone()).or_else(before).or(named)
         }
     };
-    Ok(Reader { address, preferences })
+    Ok(Reader {
+        address,
+        preferences,
+        is_stored: true,
+    })
 }
 
 pub(crate) fn parsed(document: &str) -> Result<Preferences, LedgerError> {

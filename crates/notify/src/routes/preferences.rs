@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_http::body::json_body;
 use holdfast_http::params::Params;
 use holdfast_http::{Allowed, Anyone, Problem, json};
-use holdfast_product::{AddressAuthority, own_account};
+use holdfast_product::{AddressAuthority, own_user};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -111,9 +111,10 @@ impl PreferencesBody {
 
 /// Show a user's preferences
 ///
-/// A session reads its own user's preferences; a key with `admin` reads every user's.
+/// A session reads its own user's preferences; a key with `admin` reads every user's, also those of user ids of the application,
+/// which need no account: an id for which nothing was set has the defaults.
 #[utoipa::path(get, path = "/v1/users/{id}/preferences", tag = "users", operation_id = "get_preferences",
-    params(("id" = String, Path, description = "The user's id")),
+    params(("id" = String, Path, description = "The user's id, or the application's id of the user")),
     responses(
         (status = 200, body = PreferencesBody),
         (status = 400, description = "invalid-id"),
@@ -125,12 +126,12 @@ pub(crate) async fn show(
     state: web::Data<NotifyState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let account = own_account(&allowed, &request)?;
+    let user = own_user(&allowed, &request)?;
     Params::of(&request, &[]).finish()?;
     let store = state.preferences.clone();
     let found = state
         .http
-        .on_runtime(async move { store.preferences(account).await })
+        .on_runtime(async move { store.preferences(&user).await })
         .await?;
     let view = PreferencesBody::new(&found.preferences, found.address_state);
     json(StatusCode::OK, &view)
@@ -140,10 +141,10 @@ pub(crate) async fn show(
 ///
 /// Replaces all preferences. They apply to mail with a `list` and a `user`; mail without a list (a receipt, a
 /// new password) is always sent. A session writes its own user's preferences; a key with `admin` writes every
-/// user's.
+/// user's, also those of user ids of the application, which need no account: they are stored until the user is deleted.
 #[utoipa::path(put, path = "/v1/users/{id}/preferences", tag = "users", operation_id = "put_preferences",
     request_body = PreferencesBody,
-    params(("id" = String, Path, description = "The user's id")),
+    params(("id" = String, Path, description = "The user's id, or the application's id of the user")),
     responses(
         (status = 200, body = PreferencesBody),
         (status = 400, description = "invalid-id, malformed-json"),
@@ -158,7 +159,7 @@ pub(crate) async fn put(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let account = own_account(&allowed, &request)?;
+    let user = own_user(&allowed, &request)?;
     Params::of(&request, &[]).finish()?;
     let body: PreferencesBody = json_body(&request, payload, &state.http).await?;
     let preferences = Preferences::parse(body.into()).map_err(PreferenceError::Invalid)?;
@@ -170,7 +171,7 @@ pub(crate) async fn put(
     let view = state
         .http
         .on_runtime(async move {
-            let set = store.set_preferences(&by, account, &preferences, authority).await;
+            let set = store.set_preferences(&by, &user, &preferences, authority).await;
             set.map(|state| PreferencesBody::new(&preferences, state))
         })
         .await?;

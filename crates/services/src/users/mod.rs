@@ -1,7 +1,7 @@
 //! All that is stored about a user, over all products: its export and its deletion.
 //!
 //! An account is a row of `holdfast_users`; its id is what `/v1/users/{id}` names. An application may use names of its own for
-//! interactions and subscriptions: such a name has no account, and can be exported and deleted all the same. What a product
+//! interactions, subscriptions, preferences and mail: such a name has no account, and can be exported and deleted all the same. What a product
 //! stores about a user it exports and deletes by itself ([`PersonalData`]); the account, its API keys and its name in the
 //! audit log are handled here (`account.rs`).
 //!

@@ -61,6 +61,9 @@ pub struct DeletedUser {
     pub deleted: bool,
     /// Whether there was an account; it was deleted with its preferences, its digest and its sessions.
     pub account: bool,
+    /// Whether there were preferences of a user of the application without an account; they were deleted with the digest.
+    #[serde(default)]
+    pub preferences: bool,
     pub interactions: u64,
     pub subscriptions: u64,
     /// Rows about mail: what was sent, suppressions, links.
@@ -234,6 +237,7 @@ pub(crate) async fn delete(
         id,
         deleted: true,
         account: done.account,
+        preferences: done.others.get("preferences").is_some_and(|count| *count > 0),
         interactions: done.interactions,
         subscriptions: done.subscriptions,
         mail: done.mail,

@@ -22,7 +22,7 @@ use holdfast_notify::mail::{
 };
 use holdfast_notify::preferences::{Preferences, PreferencesText};
 use holdfast_notify::{AddressState, PreferenceError, PreferenceStore};
-use holdfast_product::{AccountId, AddressAuthority, Process};
+use holdfast_product::{AccountId, AddressAuthority, Process, UserName};
 use holdfast_services::{DeleteOptions, UserData};
 use holdfast_testkit::{SmtpServer, eventually};
 use serde_json::{Value, json};
@@ -104,14 +104,14 @@ impl People {
     }
 
     /// As an admin sets them.
-    pub(crate) async fn prefer(&self, user: AccountId, text: Value) {
+    pub(crate) async fn prefer(&self, user: impl Into<UserName>, text: Value) {
         self.set(user, text, AddressAuthority::Admin).await.unwrap();
     }
 
     /// As an admin or the user sets them.
     pub(crate) async fn set(
         &self,
-        user: AccountId,
+        user: impl Into<UserName>,
         text: Value,
         authority: AddressAuthority,
     ) -> Result<Option<AddressState>, PreferenceError> {
@@ -119,7 +119,7 @@ impl People {
         let preferences = Preferences::parse(text).unwrap();
         let by = by();
         self.preferences
-            .set_preferences(&by, user, &preferences, authority)
+            .set_preferences(&by, &user.into(), &preferences, authority)
             .await
     }
 
@@ -134,8 +134,8 @@ impl People {
         self.run(job).await.unwrap()
     }
 
-    async fn digest(&self, user: AccountId) -> Digested {
-        self.run(NotifyDigest { user }).await.unwrap()
+    pub(crate) async fn digest(&self, user: impl Into<UserName>) -> Digested {
+        self.run(NotifyDigest { user: user.into() }).await.unwrap()
     }
 
     async fn waiting(&self) -> u64 {
@@ -144,10 +144,10 @@ impl People {
 }
 
 /// A mail of a list to a user.
-pub(crate) fn to(user: AccountId, list: &str) -> NotifyEmail {
+pub(crate) fn to(user: impl Into<UserName>, list: &str) -> NotifyEmail {
     NotifyEmail {
         to: None,
-        user: Some(user),
+        user: Some(user.into()),
         template: "hello".to_owned(),
         data: json!({"name": "Ada"}),
         list: Some(list.to_owned()),
@@ -156,7 +156,7 @@ pub(crate) fn to(user: AccountId, list: &str) -> NotifyEmail {
     }
 }
 
-fn keyed(user: AccountId, list: &str, key: &str) -> NotifyEmail {
+fn keyed(user: impl Into<UserName>, list: &str, key: &str) -> NotifyEmail {
     NotifyEmail {
         key: Some(key.to_owned()),
         ..to(user, list)
@@ -164,7 +164,7 @@ fn keyed(user: AccountId, list: &str, key: &str) -> NotifyEmail {
 }
 
 /// Quiet hours that began an hour ago and end in an hour.
-fn quiet_now() -> Value {
+pub(crate) fn quiet_now() -> Value {
     let hour = |hours: i64| {
         (clock::now() + TimeDelta::hours(hours))
             .format("%H:%M")
@@ -353,9 +353,9 @@ async fn a_digest_whose_end_was_not_noted_is_the_same_mail(people: People) {
     people.prefer(ada, json!({"email": "digest"})).await;
     people.send(keyed(ada, "news", "1")).await;
     // It begins, and fails; what comes meanwhile waits for the next one.
-    people.run(NotifyDigest { user: ada }).await.unwrap_err();
+    people.run(NotifyDigest { user: ada.into() }).await.unwrap_err();
     people.send(keyed(ada, "news", "2")).await;
-    let resumed = people.run(NotifyDigest { user: ada }).await.unwrap_err();
+    let resumed = people.run(NotifyDigest { user: ada.into() }).await.unwrap_err();
     assert!(
         resumed.to_string().contains("another job is sending"),
         "{resumed}"
@@ -369,7 +369,7 @@ async fn a_digest_whose_end_was_not_noted_is_the_same_mail(people: People) {
     assert_eq!(people.server.mails().len(), 1);
     // One that was sent, whose items are there still: it is not sent again.
     people.f.sql("update holdfast_digest_items set batch = id").await;
-    let key = people.run(NotifyDigest { user: ada }).await.unwrap();
+    let key = people.run(NotifyDigest { user: ada.into() }).await.unwrap();
     assert!(key.sent);
     assert_eq!((people.server.mails().len(), people.waiting().await), (2, 0));
     people.send(keyed(ada, "news", "3")).await;
@@ -427,7 +427,7 @@ async fn a_digest_leaves_out_what_is_off_by_now(people: People) {
         .suppress(&by(), "ada@example.org", Some("offers"), "by hand")
         .await
         .unwrap();
-    let late = people.run(NotifyDigest { user: ada }).await.unwrap_err();
+    let late = people.run(NotifyDigest { user: ada.into() }).await.unwrap_err();
     assert_eq!(late.class(), "snooze", "quiet hours hold for digests");
     people
         .prefer(
@@ -470,12 +470,22 @@ async fn a_digest_is_bounded(people: People) {
 async fn preferences_are_of_users_who_are_there(people: People) {
     let ada = people.user("ada@example.org").await;
     assert_eq!(
-        people.preferences.preferences(ada).await.unwrap().preferences,
+        people
+            .preferences
+            .preferences(&ada.into())
+            .await
+            .unwrap()
+            .preferences,
         Preferences::default()
     );
     let text = json!({"time_zone": "Europe/Vienna", "quiet_hours": {"from": "22:00", "until": "07:00"}});
     people.prefer(ada, text.clone()).await;
-    let kept = people.preferences.preferences(ada).await.unwrap().preferences;
+    let kept = people
+        .preferences
+        .preferences(&ada.into())
+        .await
+        .unwrap()
+        .preferences;
     assert_eq!(
         kept,
         Preferences::parse(serde_json::from_value(text).unwrap()).unwrap()
@@ -491,11 +501,11 @@ async fn preferences_are_of_users_who_are_there(people: People) {
         (1, Some(ada.to_string()))
     );
     let nobody: AccountId = "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().unwrap();
-    let unknown = people.preferences.preferences(nobody).await.unwrap_err();
+    let unknown = people.preferences.preferences(&nobody.into()).await.unwrap_err();
     assert!(matches!(unknown, PreferenceError::Unknown(_)), "{unknown}");
     let unknown = people
         .preferences
-        .set_preferences(&by(), nobody, &kept, AddressAuthority::Admin)
+        .set_preferences(&by(), &nobody.into(), &kept, AddressAuthority::User)
         .await;
     assert!(matches!(unknown, Err(PreferenceError::Unknown(_))), "{unknown:?}");
     let gone = people.send(to(nobody, "news")).await;
@@ -509,6 +519,10 @@ async fn news_of_events_are_what_their_users_want(people: People) {
             ada,
             json!({"webhook": "off", "topics": {"event.news": {"email": "digest"}}}),
         )
+        .await;
+    let application: UserName = "user 17".parse().unwrap();
+    people
+        .prefer(application.clone(), json!({"webhook": "off"}))
         .await;
     people.f.endpoint("https://example.com/hook", &["event.*"]).await;
     let event = NewEvent {
@@ -525,11 +539,12 @@ async fn news_of_events_are_what_their_users_want(people: People) {
         place: None,
         cancelled: false,
     };
-    // The last one is no account, though it looks like one.
+    // The last but one is no account, though it looks like one.
     let users = [
         ada.to_string(),
         bob.to_string(),
         "01JD3V0S7W8Q4M2XKZC5T9R6BH".to_owned(),
+        application.to_string(),
     ];
     let sources = Sources::new(&people.f.settings, &people.f.database, people.f.jobs.clone());
     let subscriptions = Subscriptions::of(&sources);
@@ -573,11 +588,12 @@ async fn news_of_events_are_what_their_users_want(people: People) {
     };
     let named = webhook["data"]["subscriptions"].as_array().unwrap();
     let named: Vec<_> = named.iter().map(|one| one["user"].as_str().unwrap()).collect();
-    assert_eq!(named, users[1..]);
+    assert_eq!(named, users[1..3]);
     let mails = payloads("notify.email").await;
     let readers: HashSet<Option<&str>> = mails.iter().map(|mail| mail["user"].as_str()).collect();
-    let expected = [Some(users[0].as_str()), Some(users[1].as_str()), None];
-    assert_eq!((mails.len(), readers), (3, HashSet::from(expected)));
+    let user = |at: usize| Some(users[at].as_str());
+    let expected = [user(0), user(1), None, user(3)];
+    assert_eq!((mails.len(), readers), (4, HashSet::from(expected)));
     let aside = mails.iter().find(|mail| mail["user"] == users[0]).unwrap();
     let aside: NotifyEmail = serde_json::from_value(aside.clone()).unwrap();
     let aside = people.send(aside).await;

@@ -11,6 +11,7 @@ use holdfast_jobs::State;
 use holdfast_jobs::audit::{Actor, AuditFilter, By};
 use holdfast_notify::mail::{NotifyDigest, NotifyEmail};
 use holdfast_notify::notifications::Notice;
+use holdfast_notify::preferences::Preferences;
 use holdfast_notify::{AddressState, PreferenceError};
 use holdfast_product::UserName;
 use holdfast_product::{AccountId, AddressAuthority};
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use crate::accounts::{People, on_both, to};
+use crate::accounts::{People, on_both, quiet_now, to};
 use crate::support::{by, notice};
 
 const NAME: &str = "ada@example.org";
@@ -35,6 +36,7 @@ on_both! {
     an_export_says_all_that_is_kept,
     mail_to_a_deleted_user_is_skipped_and_says_so,
     a_name_of_the_applications_own_is_exported_and_deleted_too,
+    a_user_of_the_application_has_preferences_without_an_account,
     one_users_deletion_leaves_the_others,
     an_address_that_nobody_has_proven_is_neither_exported_nor_erased,
     what_an_operator_subscribes_owns_nothing,
@@ -135,12 +137,19 @@ impl People {
     /// The tables and rows in which a user can be found, by id (in each of its spellings), name or address.
     async fn traces(&self, user: AccountId, others: &[&str]) -> Vec<(String, String)> {
         let uuid = Uuid::from_u128(Ulid::from_string(&user.to_string()).unwrap().0);
-        let mut needles: Vec<String> = others.iter().map(|text| text.to_lowercase()).collect();
-        needles.extend([
-            user.to_string().to_lowercase(),
+        let [id, hyphenated, simple] = [
+            user.to_string(),
             uuid.hyphenated().to_string(),
             uuid.simple().to_string(),
-        ]);
+        ];
+        let mut needles = vec![&*id, &*hyphenated, &*simple];
+        needles.extend(others);
+        self.rows_with(&needles).await
+    }
+
+    /// The tables and rows in which one of these texts is found.
+    async fn rows_with(&self, needles: &[&str]) -> Vec<(String, String)> {
+        let needles: Vec<String> = needles.iter().map(|text| text.to_lowercase()).collect();
         let is_trace = |row: &str| {
             let row = row.to_lowercase();
             needles.iter().any(|needle| row.contains(needle))
@@ -197,7 +206,7 @@ impl People {
         let hour = std::time::Duration::from_secs(3_600);
         let later = self.f.jobs.enqueue(to(id, "offers")).delay(hour);
         later.unique(id.to_string()).limit_key(NAME).await.unwrap();
-        let digest = self.f.jobs.enqueue(NotifyDigest { user: id }).delay(hour);
+        let digest = self.f.jobs.enqueue(NotifyDigest { user: id.into() }).delay(hour);
         digest.unique(id.to_string()).await.unwrap();
         self.f
             .jobs
@@ -221,7 +230,7 @@ impl People {
 }
 
 fn user_of(id: AccountId) -> UserName {
-    id.to_string().parse().unwrap()
+    id.into()
 }
 
 async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
@@ -321,7 +330,13 @@ async fn mail_to_a_deleted_user_is_skipped_and_says_so(mut people: People) {
     people.send(to(id, "news")).await;
     let jobs = [
         people.f.jobs.enqueue(to(id, "offers")).await.unwrap().id,
-        people.f.jobs.enqueue(NotifyDigest { user: id }).await.unwrap().id,
+        people
+            .f
+            .jobs
+            .enqueue(NotifyDigest { user: id.into() })
+            .await
+            .unwrap()
+            .id,
     ];
     let sent = people.server.asked();
     people
@@ -379,6 +394,92 @@ async fn a_name_of_the_applications_own_is_exported_and_deleted_too(people: Peop
             .unwrap(),
         []
     );
+}
+
+async fn a_user_of_the_application_has_preferences_without_an_account(people: People) {
+    const NAME: &str = "shop/Zoë-7f3a";
+    const ADDRESS: &str = "zoe@example.net";
+    let user: UserName = NAME.parse().unwrap();
+    let unset = people.preferences.preferences(&user).await.unwrap();
+    assert_eq!(
+        (unset.preferences, unset.address_state),
+        (Preferences::default(), None)
+    );
+    assert_eq!(
+        people.send(to(user.clone(), "news")).await.skipped.as_deref(),
+        Some("the user has no confirmed mail address")
+    );
+    let wanted =
+        json!({"address": ADDRESS, "topics": {"news": {"email": "digest"}, "offers": {"email": "off"}}});
+    people.prefer(user.clone(), wanted.clone()).await;
+    let stored = people.preferences.preferences(&user).await.unwrap();
+    assert_eq!(stored.address_state, Some(AddressState::Confirmed));
+    let skipped = async |list: &str| people.send(to(user.clone(), list)).await.skipped;
+    assert_eq!(skipped("news").await.as_deref(), Some("put aside for the digest"));
+    assert_eq!(
+        skipped("offers").await.as_deref(),
+        Some("the user wants no mail of this list")
+    );
+    assert_eq!(skipped("events").await, None);
+    // The digest comes when it is due, and not in quiet hours.
+    let due = people.f.ago(1);
+    let all_due = format!("update holdfast_digest_items set due_at = {due}");
+    assert_eq!(people.f.sql(&all_due).await, 1);
+    assert_eq!(people.mail().make_due_digests().await.unwrap(), 1);
+    let jobs = people.f.jobs_of("notify.digest").await;
+    assert_eq!(jobs[0].payload.get(), json!({ "user": NAME }).to_string());
+    let mut quiet = wanted.clone();
+    quiet["quiet_hours"] = quiet_now();
+    people.prefer(user.clone(), quiet).await;
+    people.run(to(user.clone(), "events")).await.unwrap_err();
+    people.run(NotifyDigest { user: user.clone() }).await.unwrap_err();
+    people.prefer(user.clone(), wanted).await;
+    assert!(people.digest(user.clone()).await.sent);
+    let sent: Vec<_> = people
+        .server
+        .mails()
+        .into_iter()
+        .map(|mail| mail.to.clone())
+        .collect();
+    assert_eq!(sent, [ADDRESS, ADDRESS]);
+    // It is exported, and nothing of it is left after the deletion.
+    skipped("news").await;
+    people.f.jobs.enqueue(to(user.clone(), "events")).await.unwrap();
+    let told = people.exported(&user).await;
+    assert_eq!(
+        (&told["account"], &told["preferences"]["address"]),
+        (&Value::Null, &json!(ADDRESS))
+    );
+    let count = |name: &str| told[name].as_array().unwrap().len();
+    assert_eq!((count("digest"), count("mails")), (1, 2), "{told}");
+    let options = DeleteOptions::default();
+    let done = people.user_data.delete(&by(), &user, options).await.unwrap();
+    assert_eq!(
+        (done.account, done.others["preferences"], done.jobs),
+        (false, 1, 2),
+        "{done:?}"
+    );
+    let left = people.rows_with(&[NAME, ADDRESS]).await;
+    assert!(left.is_empty(), "{left:#?}");
+    let again = people.user_data.delete(&by(), &user, options).await.unwrap_err();
+    assert!(matches!(again, UserDataError::Unknown(_)), "{again}");
+    // An account is meant by its id: its name is refused, and only an admin stores a user.
+    let ada = people.user("ada@example.org").await;
+    let name: UserName = "ada@example.org".parse().unwrap();
+    for refused in [
+        people.preferences.preferences(&name).await.map(drop),
+        people
+            .set(name.clone(), json!({}), AddressAuthority::Admin)
+            .await
+            .map(drop),
+    ] {
+        let Err(PreferenceError::NameOfAccount { id, .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(id, ada);
+    }
+    let unknown = people.set(user, json!({}), AddressAuthority::User).await;
+    assert!(matches!(unknown, Err(PreferenceError::Unknown(_))), "{unknown:?}");
 }
 
 async fn one_users_deletion_leaves_the_others(people: People) {
@@ -545,12 +646,22 @@ async fn an_address_is_the_users_once_its_owner_confirms_it(people: People) {
     }
     let asked = people.preferences.confirmation(token).await.unwrap().unwrap();
     assert_eq!((asked.user.as_str(), asked.address.as_str()), ("ada", VICTIM));
-    let state = people.preferences.preferences(ada).await.unwrap().address_state;
+    let state = people
+        .preferences
+        .preferences(&ada.into())
+        .await
+        .unwrap()
+        .address_state;
     assert_eq!(state, Some(AddressState::Unconfirmed), "asking changes nothing");
     for _ in 0..2 {
         assert!(people.preferences.confirm(token).await.unwrap().is_some());
     }
-    let state = people.preferences.preferences(ada).await.unwrap().address_state;
+    let state = people
+        .preferences
+        .preferences(&ada.into())
+        .await
+        .unwrap()
+        .address_state;
     assert_eq!(state, Some(AddressState::Confirmed));
     assert!(people.send(to(ada, "news")).await.sent);
     let told = people.exported(&user_of(ada)).await;
@@ -577,7 +688,12 @@ async fn an_address_of_an_older_release_gets_mail_and_owns_nothing(people: Peopl
         .await;
     let report = sql::migrate(&people.f.settings.database).await.unwrap();
     assert_eq!(report.applied, ["0024_earlier_addresses"]);
-    let state = people.preferences.preferences(ada).await.unwrap().address_state;
+    let state = people
+        .preferences
+        .preferences(&ada.into())
+        .await
+        .unwrap()
+        .address_state;
     assert_eq!(state, Some(AddressState::Earlier));
     assert!(people.send(to(ada, "news")).await.sent);
     let exported = people.exported(&user_of(ada)).await;
