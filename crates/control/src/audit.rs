@@ -1,21 +1,13 @@
 //! Who did what.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast_http::json;
-use holdfast_http::params::Params;
-use holdfast_http::problem::{Problem, bad_cursor};
-use holdfast_http::{Admin, Allowed};
+use holdfast_http::{Admin, Call, PageParams, Reply, WithQuery, ok};
 use holdfast_jobs::audit::{AuditFilter, AuditId, AuditRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::state::ControlState;
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
 
 /// Longest actor, action or target in a filter, in bytes.
 const MAX_NAME: usize = 255;
@@ -91,36 +83,14 @@ pub struct AuditPage {
         ("target" = Option<String>, Query, description = "Only actions on this queue, job, key, …"),
         ("from" = Option<String>, Query, description = "At or after this time (RFC 3339)"),
         ("to" = Option<String>, Query, description = "Before this time (RFC 3339)"),
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = AuditPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut filter = filter(&request)?;
-    let (audit, wanted) = (state.jobs.audit().clone(), filter.limit);
-    // One more than fits tells whether there is a next page.
-    filter.limit += 1;
-    let mut records = state
-        .http
-        .on_runtime(async move { audit.list(&filter).await })
-        .await?;
-    let more = records.len() > wanted;
-    records.truncate(wanted);
-    let next = records.last().filter(|_| more).map(|record| record.id);
-    let entries = records.into_iter().map(AuditView::from).collect();
-    json(StatusCode::OK, &AuditPage { entries, next })
-}
-
-fn filter(request: &HttpRequest) -> Result<AuditFilter, Problem> {
-    const KNOWN: &[&str] = &["actor", "action", "target", "from", "to", "after", "limit"];
-    let mut params = Params::of(request, KNOWN);
+pub(crate) async fn list(call: Call<Admin, ControlState, WithQuery>) -> Reply {
+    let mut params = call.params(&["actor", "action", "target", "from", "to", "after", "limit"]);
     let mut filter = AuditFilter {
         actor: params.short_text("actor", MAX_NAME),
         action: params.short_text("action", MAX_NAME),
@@ -128,12 +98,12 @@ fn filter(request: &HttpRequest) -> Result<AuditFilter, Problem> {
         from: params.moment("from"),
         to: params.moment("to"),
         after: None,
-        limit: params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT),
+        limit: 0,
     };
-    let cursor = params.text("after").map(ToOwned::to_owned);
+    let page = params.page();
     params.finish()?;
-    filter.after = cursor
-        .map(|text| text.parse().map_err(|_| bad_cursor(&text)))
-        .transpose()?;
-    Ok(filter)
+    (filter.after, filter.limit) = (page.cursor()?, page.wanted());
+    let found = call.run(|state| async move { state.jobs.audit().list(&filter).await });
+    let (entries, next) = page.cut(found.await?, AuditView::from, |record| record.id);
+    ok(&AuditPage { entries, next })
 }

@@ -1,28 +1,22 @@
 //! Batches: jobs that belong together, followed and steered as one.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Utc};
-use holdfast_http::body::{BodySize, json_body_of};
-use holdfast_http::json;
-use holdfast_http::params::idempotency_key;
-use holdfast_http::params::{Params, path_id, traceparent};
-use holdfast_http::problem::{Problem, ProblemKind, bad_cursor, quote};
-use holdfast_http::{Allowed, Produce, Read};
+use holdfast_http::body::BodySize;
+use holdfast_http::params::{Params, traceparent};
+use holdfast_http::problem::{Problem, ProblemKind, quote};
+use holdfast_http::{Call, PageParams, Produce, Read, Reply, WithQuery, accepted, json, json_at, ok};
 use holdfast_jobs::batches::{BatchFilter, BatchRecord, BatchRequest, EnqueuedBatch, Progress};
 use holdfast_jobs::{BatchId, JobId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::enqueue::{JobBody, bounded};
+use crate::jobs::wait_of;
 use crate::state::ControlState;
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
 
 /// Jobs that are accepted atomically and tracked together.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -189,38 +183,21 @@ pub struct BatchPage {
         (status = 422, description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
         (status = 504, description = "timed-out"),
     ))]
-pub(crate) async fn create(
-    allowed: Allowed<Produce>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: GroupBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
-    let trace = traceparent(&request);
+pub(crate) async fn create(call: Call<Produce, ControlState>, payload: web::Payload) -> Reply {
+    let idempotency_key = call.job_key()?;
+    let body: GroupBody = call.json_of(payload, BodySize::Bulk).await?;
+    let trace = traceparent(&call.request);
     let members = body.jobs.into_iter();
     let batch = BatchRequest {
         name: body.name,
         jobs: members.map(|job| job.into_request(None, trace.clone())).collect(),
         callback: body.callback.map(|callback| callback.into_request(None, None)),
-        idempotency_key: key,
+        idempotency_key,
     };
-    let jobs = state.jobs.clone();
-    let accepted = state
-        .http
-        .on_runtime(async move { jobs.enqueue_batch(batch).await })
-        .await?;
-    let status = if accepted.duplicate {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
-    let location =
-        HeaderValue::from_str(&format!("/v1/batches/{}", accepted.id)).map_err(Problem::internal)?;
-    let mut response = json(status, &AcceptedView::from(accepted))?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    let batch = call.run(|state| async move { state.jobs.enqueue_batch(batch).await });
+    let view = AcceptedView::from(batch.await?);
+    let location = format!("/v1/batches/{}", view.id);
+    json_at(accepted(view.duplicate), &location, &view)
 }
 
 /// Show a batch
@@ -237,32 +214,22 @@ pub(crate) async fn create(
         (status = 400, description = "invalid-id, invalid-parameter"),
         (status = 404, description = "batch-not-found: unknown, or already deleted"),
     ))]
-pub(crate) async fn show(
-    _: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = path_id::<BatchId>(&request)?;
-    let mut params = Params::of(&request, &["wait"]);
-    let wait = params
-        .seconds("wait", state.http.max_wait)
-        .unwrap_or(Duration::ZERO);
-    params.finish()?;
-    let (batches, stopping) = (state.jobs.batches(), state.http.stopping.clone());
-    let found = state
-        .http
-        .on_runtime(async move {
-            if !wait.is_zero() {
-                tokio::select! {
-                    waited = batches.wait(id, wait) => drop(waited?),
-                    () = stopping.cancelled() => {}
-                }
+pub(crate) async fn show(call: Call<Read, ControlState, WithQuery>) -> Reply {
+    let id = call.id::<BatchId>()?;
+    let wait = wait_of(&call)?;
+    let stopping = call.context().stopping.clone();
+    let found = call.run(move |state| async move {
+        let batches = state.jobs.batches();
+        if !wait.is_zero() {
+            tokio::select! {
+                waited = batches.wait(id, wait) => drop(waited?),
+                () = stopping.cancelled() => {}
             }
-            batches.progress(id).await
-        })
-        .await?;
-    let (record, progress) = found.ok_or_else(|| not_found(id))?;
-    json(StatusCode::OK, &BatchView::new(record, Some(progress)))
+        }
+        batches.progress(id).await
+    });
+    let (record, progress) = found.await?.ok_or_else(|| not_found(id))?;
+    ok(&BatchView::new(record, Some(progress)))
 }
 
 /// List batches
@@ -271,58 +238,38 @@ pub(crate) async fn show(
 #[utoipa::path(get, path = "/v1/batches", tag = "batches", operation_id = "list_batches",
     params(
         ("state" = Option<String>, Query, description = "`running` or `ended`"),
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = BatchPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let filter = filter(&request)?;
-    let (batches, limit) = (state.jobs.batches(), filter.limit);
-    // One more than fits tells whether there is a next page.
+pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
+    let mut params = call.params(&["state", "after", "limit"]);
+    let page = params.page();
+    let ended = has_ended(&mut params);
+    params.finish()?;
     let filter = BatchFilter {
-        limit: limit + 1,
-        ..filter
+        ended,
+        after: page.cursor()?,
+        limit: page.wanted(),
     };
-    let mut found = state
-        .http
-        .on_runtime(async move { batches.list(&filter).await })
-        .await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().map(|batch| batch.id).filter(|_| more);
-    let views = found.into_iter().map(|batch| BatchView::new(batch, None));
-    let page = BatchPage {
-        batches: views.collect(),
-        next,
-    };
-    json(StatusCode::OK, &page)
+    let found = call.run(|state| async move { state.jobs.batches().list(&filter).await });
+    let view = |batch| BatchView::new(batch, None);
+    let (batches, next) = page.cut(found.await?, view, |batch| batch.id);
+    ok(&BatchPage { batches, next })
 }
 
-fn filter(request: &HttpRequest) -> Result<BatchFilter, Problem> {
-    let mut params = Params::of(request, &["state", "after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let cursor = params.text("after").map(ToOwned::to_owned);
-    let ended = match params.text("state").map(ToOwned::to_owned).as_deref() {
-        None => None,
-        Some("running") => Some(false),
-        Some("ended") => Some(true),
-        Some(other) => {
+/// The parameter `state`.
+fn has_ended(params: &mut Params) -> Option<bool> {
+    match params.text("state")?.to_owned().as_str() {
+        "running" => Some(false),
+        "ended" => Some(true),
+        other => {
             params.fault("state", format!("{} is neither running nor ended", quote(other)));
             None
         }
-    };
-    params.finish()?;
-    let after = cursor
-        .map(|text| text.parse::<BatchId>().map_err(|_| bad_cursor(&text)))
-        .transpose()?;
-    Ok(BatchFilter { ended, after, limit })
+    }
 }
 
 /// The result of a cancellation.
@@ -350,37 +297,28 @@ pub struct CancelledView {
         (status = 404, description = "batch-not-found"),
         (status = 409, description = "illegal-transition: it had ended before"),
     ))]
-pub(crate) async fn cancel(
-    allowed: Allowed<Produce>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (jobs, id, by) = (
-        state.jobs.clone(),
-        path_id::<BatchId>(&request)?,
-        allowed.by(&request),
-    );
-    let cancelled = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).cancel_batch(id).await })
-        .await?
-        .ok_or_else(|| not_found(id))?;
+pub(crate) async fn cancel(call: Call<Produce, ControlState>) -> Reply {
+    let (id, by) = (call.id::<BatchId>()?, call.actor());
+    let cancelled = call.run(move |state| async move { state.jobs.steer(&by).cancel_batch(id).await });
+    let cancelled = cancelled.await?.ok_or_else(|| not_found(id))?;
     let Some(done) = cancelled.done else {
         let detail = "the batch has ended; only one that runs can be cancelled";
         return Err(Problem::new(ProblemKind::IllegalTransition, detail));
     };
-    let status = if cancelled.batch.ended_at.is_some() {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
+    let has_ended = cancelled.batch.ended_at.is_some();
     let view = CancelledView {
         affected: done.affected,
         finished: done.finished,
         batch: BatchView::new(cancelled.batch, None),
     };
-    json(status, &view)
+    json(
+        if has_ended {
+            StatusCode::OK
+        } else {
+            StatusCode::ACCEPTED
+        },
+        &view,
+    )
 }
 
 fn not_found(id: BatchId) -> Problem {

@@ -1,14 +1,9 @@
 //! Many jobs at once: cancelling by filter, purging a queue; and what every bulk operation answers.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use holdfast_http::body::fields::Moment;
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::idempotency_key;
-use holdfast_http::params::{Params, path_name};
 use holdfast_http::problem::{Problem, ProblemKind, nothing_matched, quote};
-use holdfast_http::{Admin, Allowed};
+use holdfast_http::{Admin, Call, Reply, ok};
 use holdfast_jobs::audit::AuditId;
 use holdfast_jobs::bulk::Done;
 use holdfast_jobs::{CancelFilter, State as JobState};
@@ -168,45 +163,34 @@ impl CancelBody {
         (status = 404, description = "nothing-matched"),
         (status = 422, description = "invalid-field, idempotency-key-reused"),
     ))]
-pub(crate) async fn cancel(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: CancelBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn cancel(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let (key, by) = (call.job_key()?, call.actor());
+    let body: CancelBody = call.json(payload).await?;
     let dry_run = body.dry_run;
     let filter = body.filter()?;
-    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
     if dry_run {
-        let counting = async move { jobs.steer(&by).count_cancellable(&filter).await };
-        let matched = state.http.on_runtime(counting).await?;
-        let preview = BulkPreview {
+        let matched = call.run(|state| async move { state.jobs.steer(&by).count_cancellable(&filter).await });
+        return ok(&BulkAnswer::Preview(BulkPreview {
             dry_run,
-            matched,
+            matched: matched.await?,
             sample: Vec::new(),
-        };
-        return json(StatusCode::OK, &BulkAnswer::Preview(preview));
+        }));
     }
-    let (done, remaining) = state
-        .http
-        .on_runtime(async move {
-            let steering = jobs.steer(&by);
-            let done = steering.cancel_many(&filter, key).await?;
-            let remaining = if done.finished {
-                0
-            } else {
-                steering.count_cancellable(&filter).await?
-            };
-            Ok::<_, Problem>((done, remaining))
-        })
-        .await?;
+    let cancelled = call.run(|state| async move {
+        let steering = state.jobs.steer(&by);
+        let done = steering.cancel_many(&filter, key).await?;
+        let remaining = if done.finished {
+            0
+        } else {
+            steering.count_cancellable(&filter).await?
+        };
+        Ok::<_, Problem>((done, remaining))
+    });
+    let (done, remaining) = cancelled.await?;
     if done.operation.is_none() {
         return Err(nothing_matched("job"));
     }
-    json(StatusCode::OK, &BulkAnswer::Done(BulkView::new(&done, remaining)))
+    ok(&BulkAnswer::Done(BulkView::new(&done, remaining)))
 }
 
 /// A purge with its confirmation.
@@ -253,17 +237,11 @@ pub struct PurgedView {
         (status = 422, description = "invalid-field: `confirm` does not name the queue; idempotency-key-reused"),
         (status = 503, description = "unavailable: the database, or for a `redis` queue Redis"),
     ))]
-pub(crate) async fn purge(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    known_queue(&state, &name)?;
-    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: PurgeBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn purge(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let name = call.path("name");
+    known_queue(call.state(), &name)?;
+    let (key, by) = (call.job_key()?, call.actor());
+    let body: PurgeBody = call.json(payload).await?;
     if body.confirm != name {
         let reason = format!(
             "must repeat the name of the queue to be purged, {}; it is {}",
@@ -272,17 +250,14 @@ pub(crate) async fn purge(
         );
         return Err(Problem::field(ProblemKind::InvalidField, "confirm", reason));
     }
-    let (jobs, by, queue) = (state.jobs.clone(), allowed.by(&request), name.clone());
-    let purged = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).purge(&queue, key).await })
-        .await?;
-    let view = PurgedView {
+    let queue = name.clone();
+    let purged = call.run(|state| async move { state.jobs.steer(&by).purge(&queue, key).await });
+    let purged = purged.await?;
+    ok(&PurgedView {
         name,
         operation: purged.ledger.operation,
         cancelled: purged.ledger.affected,
         cancelled_on_broker: purged.broker,
         finished: purged.ledger.finished && purged.broker_finished,
-    };
-    json(StatusCode::OK, &view)
+    })
 }

@@ -1,17 +1,12 @@
 //! Discarded jobs: searched, shown, put back, deleted.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use holdfast_core::config::Durability;
 use holdfast_http::body::fields::Moment;
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::idempotency_key;
-use holdfast_http::params::{Params, path_id};
-use holdfast_http::problem::{Problem, ProblemKind, bad_cursor, nothing_matched};
-use holdfast_http::{Admin, Allowed, Read};
+use holdfast_http::problem::{Problem, ProblemKind, nothing_matched};
+use holdfast_http::{Admin, Call, PageParams, Read, Reply, WithQuery, ok};
 use holdfast_jobs::bulk::Done;
-use holdfast_jobs::dead_letters::{DeadLetterFilter, DeadLetters, MAX_RATE, MIN_RATE, Redrive};
+use holdfast_jobs::dead_letters::{DeadLetterFilter, MAX_RATE, MIN_RATE, Redrive};
 use holdfast_jobs::ledger::{LedgerError, RetryReply};
 use holdfast_jobs::{JobId, Jobs};
 use serde::{Deserialize, Serialize};
@@ -20,11 +15,8 @@ use utoipa::ToSchema;
 
 use crate::bulk::{BulkAnswer, BulkPreview, BulkView, MAX_NAME, check_name};
 use crate::fields::Attempts;
-use crate::job_view::JobView;
+use crate::job_view::{JobView, page_of};
 use crate::state::ControlState;
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
 
 /// Longest piece of an error that is searched for, in bytes.
 const MAX_ERROR: usize = 500;
@@ -34,12 +26,6 @@ const MAX_IDS: usize = 1_000;
 
 /// Dead letters shown by a dry run.
 const SAMPLE: usize = 10;
-
-/// Rows read at once while a page is filled.
-const CHUNK: usize = 100;
-
-/// A page that holds so many bytes of payloads, results and errors ends early; the next one goes on.
-const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 /// One page of dead letters.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -61,20 +47,14 @@ pub struct DeadLetterPage {
         ("error" = Option<String>, Query, description = "Text that occurs in one of the errors; case-insensitive"),
         ("from" = Option<String>, Query, description = "Discarded at or after this time (RFC 3339)"),
         ("to" = Option<String>, Query, description = "Discarded before this time (RFC 3339)"),
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = DeadLetterPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
-pub(crate) async fn list(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    const KNOWN: &[&str] = &["queue", "kind", "error", "from", "to", "after", "limit"];
-    let mut params = Params::of(&request, KNOWN);
+pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
+    let mut params = call.params(&["queue", "kind", "error", "from", "to", "after", "limit"]);
     let filter = DeadLetterFilter {
         queue: params.short_text("queue", MAX_NAME),
         kind: params.short_text("kind", MAX_NAME),
@@ -83,59 +63,21 @@ pub(crate) async fn list(
         to: params.moment("to"),
         ids: None,
     };
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let cursor = params.text("after").map(ToOwned::to_owned);
+    let page = params.page();
     params.finish()?;
-    let after = cursor
-        .map(|text| text.parse::<JobId>().map_err(|_| bad_cursor(&text)))
-        .transpose()?;
-    let letters = state.jobs.dead_letters();
-    let mut page = state
-        .http
-        .on_runtime(async move { page(&letters, &filter, after, limit).await })
-        .await?;
-    if !allowed.sees_secrets() {
-        page.dead_letters
-            .iter_mut()
-            .for_each(|job| job.redact(state.redactor));
+    let after = page.cursor()?;
+    let page = call.run(move |state| async move {
+        let read = |after, wanted| {
+            let (letters, filter) = (state.jobs.dead_letters(), filter.clone());
+            async move { letters.list(&filter, after, wanted).await }
+        };
+        page_of(page.limit, after, read).await
+    });
+    let (mut dead_letters, next) = page.await?;
+    for job in &mut dead_letters {
+        job.redact_for(&call);
     }
-    json(StatusCode::OK, &page)
-}
-
-/// Reads chunks until the page is full of jobs, or of bytes.
-async fn page(
-    letters: &DeadLetters,
-    filter: &DeadLetterFilter,
-    mut after: Option<JobId>,
-    limit: usize,
-) -> Result<DeadLetterPage, LedgerError> {
-    let mut found: Vec<JobView> = Vec::new();
-    let mut bytes = 0;
-    loop {
-        // One more than fits tells whether there is a next page.
-        let wanted = CHUNK.min(limit + 1 - found.len());
-        let chunk = letters.list(filter, after, wanted).await?;
-        let is_last = chunk.len() < wanted;
-        for record in chunk {
-            if found.len() == limit || (bytes > PAGE_BYTES && !found.is_empty()) {
-                let next = found.last().map(JobView::id);
-                return Ok(DeadLetterPage {
-                    dead_letters: found,
-                    next,
-                });
-            }
-            let job = JobView::new(record, Durability::Ledger);
-            bytes += job.weight();
-            after = Some(job.id());
-            found.push(job);
-        }
-        if is_last {
-            return Ok(DeadLetterPage {
-                dead_letters: found,
-                next: None,
-            });
-        }
-    }
+    ok(&DeadLetterPage { dead_letters, next })
 }
 
 /// Show a dead letter
@@ -146,22 +88,13 @@ async fn page(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "job-not-found: no dead letter has this id"),
     ))]
-pub(crate) async fn show(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (id, letters) = (path_id::<JobId>(&request)?, state.jobs.dead_letters());
-    let found = state
-        .http
-        .on_runtime(async move { letters.get(id).await })
-        .await?;
-    let mut view = JobView::new(found.ok_or_else(|| not_dead(id))?, Durability::Ledger);
-    if !allowed.sees_secrets() {
-        view.redact(state.redactor);
-    }
-    json(StatusCode::OK, &view)
+pub(crate) async fn show(call: Call<Read, ControlState>) -> Reply {
+    let id = call.id::<JobId>()?;
+    let found = call.run(move |state| async move { state.jobs.dead_letters().get(id).await });
+    let found = found.await?.ok_or_else(|| not_dead(id))?;
+    let mut view = JobView::new(found, Durability::Ledger);
+    view.redact_for(&call);
+    ok(&view)
 }
 
 fn not_dead(id: JobId) -> Problem {
@@ -314,49 +247,41 @@ impl DeadLetterFilterBody {
         (status = 409, description = "illegal-transition: the job is not discarded, or another one has its unique_key (with `id`)"),
         (status = 422, description = "invalid-field, invalid-payload, payload-too-deep, unknown-kind, idempotency-key-reused"),
     ))]
-pub(crate) async fn redrive(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: RedriveBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn redrive(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let key = call.job_key()?;
+    let body: RedriveBody = call.json(payload).await?;
     let rate = checked_rate(body.rate)?;
     let selection = selection(body.id, body.ids, body.filter, body.all)?;
     if body.payload.is_some() && selection.one.is_none() {
         let reason = "a payload can be edited for one dead letter only: give its `id`";
         return Err(Problem::field(ProblemKind::InvalidField, "payload", reason));
     }
-    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
     if body.dry_run {
-        return preview(&state, selection.filter).await;
+        return preview(&call, selection.filter).await;
     }
     let (edited, attempts) = (body.payload, body.attempts.map(|attempts| attempts.0));
-    let view = state
-        .http
-        .on_runtime(async move {
-            let steering = jobs.steer(&by);
-            let payload = match (edited, selection.one) {
-                (Some(payload), Some(id)) => {
-                    let record = jobs.get(id).await?.ok_or_else(|| not_dead(id))?;
-                    Some(steering.check_payload(&record.kind, payload)?)
-                }
-                _ => None,
-            };
-            let redrive = Redrive {
-                filter: selection.filter,
-                attempts,
-                rate,
-                payload,
-                key,
-            };
-            let done = steering.redrive(&redrive).await?;
-            answer(&jobs, &redrive.filter, selection.one, &done).await
-        })
-        .await?;
-    json(StatusCode::OK, &BulkAnswer::Done(view))
+    let by = call.actor();
+    let view = call.run(move |state| async move {
+        let jobs = &state.jobs;
+        let steering = jobs.steer(&by);
+        let payload = match (edited, selection.one) {
+            (Some(payload), Some(id)) => {
+                let record = jobs.get(id).await?.ok_or_else(|| not_dead(id))?;
+                Some(steering.check_payload(&record.kind, payload)?)
+            }
+            _ => None,
+        };
+        let redrive = Redrive {
+            filter: selection.filter,
+            attempts,
+            rate,
+            payload,
+            key,
+        };
+        let done = steering.redrive(&redrive).await?;
+        answer(jobs, &redrive.filter, selection.one, &done).await
+    });
+    ok(&BulkAnswer::Done(view.await?))
 }
 
 fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
@@ -385,48 +310,33 @@ fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
         (status = 409, description = "illegal-transition: the job is not discarded (with `id`)"),
         (status = 422, description = "invalid-field, idempotency-key-reused"),
     ))]
-pub(crate) async fn delete(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: DeleteBody = json_body(&request, payload, &state.http).await?;
-    let selection = selection(body.id, body.ids, body.filter, body.all)?;
+pub(crate) async fn delete(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let key = call.job_key()?;
+    let body: DeleteBody = call.json(payload).await?;
+    let Selection { filter, one } = selection(body.id, body.ids, body.filter, body.all)?;
     if body.dry_run {
-        return preview(&state, selection.filter).await;
+        return preview(&call, filter).await;
     }
-    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
-    let view = state
-        .http
-        .on_runtime(async move {
-            let done = jobs
-                .steer(&by)
-                .delete_dead_letters(&selection.filter, key)
-                .await?;
-            answer(&jobs, &selection.filter, selection.one, &done).await
-        })
-        .await?;
-    json(StatusCode::OK, &BulkAnswer::Done(view))
+    let by = call.actor();
+    let view = call.run(move |state| async move {
+        let done = state.jobs.steer(&by).delete_dead_letters(&filter, key).await?;
+        answer(&state.jobs, &filter, one, &done).await
+    });
+    ok(&BulkAnswer::Done(view.await?))
 }
 
-async fn preview(state: &ControlState, filter: DeadLetterFilter) -> Result<HttpResponse, Problem> {
-    let letters = state.jobs.dead_letters();
-    let (matched, sample) = state
-        .http
-        .on_runtime(
-            async move { tokio::try_join!(letters.count(&filter), letters.list(&filter, None, SAMPLE)) },
-        )
-        .await?;
+async fn preview(call: &Call<Admin, ControlState>, filter: DeadLetterFilter) -> Reply {
+    let found = call.run(|state| async move {
+        let letters = state.jobs.dead_letters();
+        tokio::try_join!(letters.count(&filter), letters.list(&filter, None, SAMPLE))
+    });
+    let (matched, sample) = found.await?;
     let view = |record| JobView::new(record, Durability::Ledger);
-    let preview = BulkPreview {
+    ok(&BulkAnswer::Preview(BulkPreview {
         dry_run: true,
         matched,
         sample: sample.into_iter().map(view).collect(),
-    };
-    json(StatusCode::OK, &BulkAnswer::Preview(preview))
+    }))
 }
 
 /// What was done, or why nothing was.

@@ -4,14 +4,11 @@ use std::borrow::Cow;
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_http::Problem;
+use actix_web::web;
+use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::{Moment, Seconds};
-use holdfast_http::body::{BodySize, json_body_of};
-use holdfast_http::json;
-use holdfast_http::params::{Params, idempotency_key, traceparent};
-use holdfast_http::{Allowed, Produce};
+use holdfast_http::params::{idempotency_key, traceparent};
+use holdfast_http::{Call, Produce, Reply, accepted, json, json_at};
 use holdfast_jobs::enqueue::{Enqueued, JobRequest};
 use holdfast_jobs::{JobId, State};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -52,6 +49,13 @@ impl From<Enqueued> for AcceptedJob {
             durability: durability_name(job.durability).into(),
             duplicate: job.duplicate,
         }
+    }
+}
+
+impl AcceptedJob {
+    /// With the job's address.
+    pub fn reply(&self, status: StatusCode) -> Reply {
+        json_at(status, &format!("/v1/jobs/{}", self.id), self)
     }
 }
 
@@ -217,28 +221,12 @@ pub(crate) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
         (status = 503, description = "unavailable: no store can take the job; see Retry-After"),
         (status = 504, description = "timed-out"),
     ))]
-pub(crate) async fn one(
-    allowed: Allowed<Produce>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: JobBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
-    let job = state
-        .jobs
-        .enqueue_request(body.into_request(key, traceparent(&request)))
-        .await?;
-    let status = if job.duplicate {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
-    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;
-    let mut response = json(status, &AcceptedJob::from(job))?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+pub(crate) async fn one(call: Call<Produce, ControlState>, payload: web::Payload) -> Reply {
+    let key = call.job_key()?;
+    let body: JobBody = call.json_of(payload, BodySize::Bulk).await?;
+    let request = body.into_request(key, traceparent(&call.request));
+    let job = AcceptedJob::from(call.state().jobs.enqueue_request(request).await?);
+    job.reply(accepted(job.duplicate))
 }
 
 /// Enqueue a batch
@@ -261,33 +249,19 @@ pub(crate) async fn one(
         (status = 422, description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
         (status = 504, description = "timed-out"),
     ))]
-pub(crate) async fn batch(
-    allowed: Allowed<Produce>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let key = idempotency_key(&request)?;
-    let body: BatchBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
-    let trace = traceparent(&request);
+pub(crate) async fn batch(call: Call<Produce, ControlState>, payload: web::Payload) -> Reply {
+    let key = idempotency_key(&call.request)?;
+    let body: BatchBody = call.json_of(payload, BodySize::Bulk).await?;
+    let trace = traceparent(&call.request);
     let requests: Vec<JobRequest> = (0..)
         .zip(body.jobs)
         .map(|(index, job)| {
-            let key = key.map(|key| allowed.caller().batch_key(key, index));
+            let key = key.map(|key| call.allowed.caller().batch_key(key, index));
             job.into_request(key, trace.clone())
         })
         .collect();
-    let jobs = state.jobs.clone();
-    let accepted = state
-        .http
-        .on_runtime(async move { jobs.enqueue_requests_under_one_key(requests).await })
-        .await?;
-    let repeated = accepted.iter().all(|job| job.duplicate);
-    let status = if repeated {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
-    json(status, &AcceptedBatch::from(accepted))
+    let jobs = call.run(|state| async move { state.jobs.enqueue_requests_under_one_key(requests).await });
+    let jobs = jobs.await?;
+    let repeated = jobs.iter().all(|job| job.duplicate);
+    json(accepted(repeated), &AcceptedBatch::from(jobs))
 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::config::Durability;
-use holdfast_jobs::ledger::{ErrorRecord, JobRecord, Priority};
+use holdfast_http::{Call, Read};
+use holdfast_jobs::ledger::{ErrorRecord, JobRecord, LedgerError, Priority};
 use holdfast_jobs::link::Link;
 use holdfast_jobs::{BatchId, JobId, State, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,13 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::enqueue::JobBody;
-use crate::state::Redactor;
+use crate::state::ControlState;
+
+/// Rows read at once while a page is filled.
+const CHUNK: usize = 100;
+
+/// A page that holds so many bytes of payloads, results and errors ends early; the next one goes on.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 pub(crate) const fn durability_name(durability: Durability) -> &'static str {
     match durability {
@@ -142,8 +149,12 @@ impl JobView {
         }
     }
 
-    /// As it is shown to a caller who does not see secrets.
-    pub(crate) fn redact(&mut self, redactor: Redactor) {
+    /// Hides what the kind marks as secret from a caller who may not see it.
+    pub(crate) fn redact_for<Q>(&mut self, call: &Call<Read, ControlState, Q>) {
+        if call.allowed.sees_secrets() {
+            return;
+        }
+        let redactor = call.state().redactor;
         if let Some(shown) = redactor(&self.kind, &self.payload) {
             self.payload = shown;
         }
@@ -198,6 +209,38 @@ impl From<ErrorRecord> for ErrorView {
             class,
             message,
             worker,
+        }
+    }
+}
+
+/// Reads chunks until a page is full of jobs, or of bytes: the jobs, and the cursor of the next page.
+pub(crate) async fn page_of<F>(
+    limit: usize,
+    mut after: Option<JobId>,
+    read: impl Fn(Option<JobId>, usize) -> F,
+) -> Result<(Vec<JobView>, Option<JobId>), LedgerError>
+where
+    F: Future<Output = Result<Vec<JobRecord>, LedgerError>>,
+{
+    let mut found: Vec<JobView> = Vec::new();
+    let mut bytes = 0;
+    loop {
+        // One more than fits tells whether there is a next page.
+        let wanted = CHUNK.min(limit + 1 - found.len());
+        let chunk = read(after, wanted).await?;
+        let is_last = chunk.len() < wanted;
+        for record in chunk {
+            if found.len() == limit || (bytes > PAGE_BYTES && !found.is_empty()) {
+                let next = found.last().map(JobView::id);
+                return Ok((found, next));
+            }
+            let job = JobView::new(record, Durability::Ledger);
+            bytes += job.weight();
+            after = Some(job.id());
+            found.push(job);
+        }
+        if is_last {
+            return Ok((found, None));
         }
     }
 }

@@ -3,31 +3,19 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_core::config::Durability;
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_id};
-use holdfast_http::problem::{Problem, ProblemKind, bad_cursor};
-use holdfast_http::{Allowed, Produce, Read};
+use holdfast_http::problem::{Problem, ProblemKind};
+use holdfast_http::{Call, PageParams, Produce, Read, Reply, WithQuery, json, ok};
 use holdfast_jobs::ledger::{CancelReply, JobFilter, JobRecord, LedgerError, RetryReply};
 use holdfast_jobs::{BatchId, JobId, Jobs, State as JobState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::job_view::JobView;
+use crate::job_view::{JobView, page_of};
 use crate::state::ControlState;
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
 
 /// Longest name in a filter, in bytes.
 const MAX_NAME: usize = 255;
-
-/// Rows read at once while a page is filled.
-const CHUNK: usize = 100;
-
-/// A page that holds so many bytes of payloads, results and errors ends early; the next one goes on.
-const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 /// One page of jobs, newest first.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -62,36 +50,31 @@ pub struct SteeredJob {
         (status = 400, description = "invalid-id, invalid-parameter"),
         (status = 404, description = "job-not-found: unknown, or already deleted"),
     ))]
-pub(crate) async fn show(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = path_id::<JobId>(&request)?;
-    let mut params = Params::of(&request, &["wait"]);
-    let wait = params
-        .seconds("wait", state.http.max_wait)
-        .unwrap_or(Duration::ZERO);
-    params.finish()?;
-    let (jobs, stopping) = (state.jobs.clone(), state.http.stopping.clone());
-    let found = state
-        .http
-        .on_runtime(async move {
-            let found = tokio::select! {
-                found = look(&jobs, id, wait) => found?,
-                () = stopping.cancelled(), if !wait.is_zero() => jobs.get(id).await?,
-            };
-            Ok::<_, LedgerError>(match found {
-                Some(record) => Some(viewed(&jobs, record).await),
-                None => None,
-            })
+pub(crate) async fn show(call: Call<Read, ControlState, WithQuery>) -> Reply {
+    let id = call.id::<JobId>()?;
+    let wait = wait_of(&call)?;
+    let stopping = call.context().stopping.clone();
+    let found = call.run(move |state| async move {
+        let found = tokio::select! {
+            found = look(&state.jobs, id, wait) => found?,
+            () = stopping.cancelled(), if !wait.is_zero() => state.jobs.get(id).await?,
+        };
+        Ok::<_, LedgerError>(match found {
+            Some(record) => Some(viewed(&state.jobs, record).await),
+            None => None,
         })
-        .await?;
-    let mut found = found.ok_or_else(|| not_found(id))?;
-    if !allowed.sees_secrets() {
-        found.redact(state.redactor);
-    }
-    json(StatusCode::OK, &found)
+    });
+    let mut found = found.await?.ok_or_else(|| not_found(id))?;
+    found.redact_for(&call);
+    ok(&found)
+}
+
+/// The parameter `wait`, the only one of the route.
+pub(crate) fn wait_of<N>(call: &Call<N, ControlState, WithQuery>) -> Result<Duration, Problem> {
+    let mut params = call.params(&["wait"]);
+    let wait = params.seconds("wait", call.context().max_wait);
+    params.finish()?;
+    Ok(wait.unwrap_or(Duration::ZERO))
 }
 
 async fn look(jobs: &Jobs, id: JobId, wait: Duration) -> Result<Option<JobRecord>, LedgerError> {
@@ -127,94 +110,50 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
             description = "scheduled, available, running, retryable, completed, discarded or cancelled"),
         ("kind" = Option<String>, Query, description = "Only this kind"),
         ("batch" = Option<String>, Query, description = "Only jobs of the batch with this id"),
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = JobPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
-pub(crate) async fn list(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let filter = filter(&request)?;
-    let jobs = state.jobs.clone();
-    let mut page = state
-        .http
-        .on_runtime(async move { page(&jobs, filter).await })
-        .await?;
-    if !allowed.sees_secrets() {
-        page.jobs.iter_mut().for_each(|job| job.redact(state.redactor));
+pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
+    let filter = filter(&call)?;
+    let page = call.run(|state| async move {
+        let (limit, after) = (filter.limit, filter.after);
+        let read = |after, limit| {
+            let filter = JobFilter {
+                after,
+                limit,
+                ..filter.clone()
+            };
+            let jobs = state.jobs.clone();
+            async move { jobs.list(&filter).await }
+        };
+        page_of(limit, after, read).await
+    });
+    let (mut jobs, next) = page.await?;
+    for job in &mut jobs {
+        job.redact_for(&call);
     }
-    json(StatusCode::OK, &page)
+    ok(&JobPage { jobs, next })
 }
 
-fn filter(request: &HttpRequest) -> Result<JobFilter, Problem> {
-    let mut params = Params::of(request, &["queue", "state", "kind", "batch", "after", "limit"]);
+fn filter(call: &Call<Read, ControlState, WithQuery>) -> Result<JobFilter, Problem> {
+    let mut params = call.params(&["queue", "state", "kind", "batch", "after", "limit"]);
     let state = params.parsed::<JobState>("state");
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let queue = name(&mut params, "queue");
-    let kind = name(&mut params, "kind");
+    let page = params.page();
+    let queue = params.short_text("queue", MAX_NAME);
+    let kind = params.short_text("kind", MAX_NAME);
     let batch = params.parsed::<BatchId>("batch");
-    let cursor = params.text("after").map(ToOwned::to_owned);
     params.finish()?;
-    let after = cursor
-        .map(|text| text.parse::<JobId>().map_err(|_| bad_cursor(&text)))
-        .transpose()?;
     Ok(JobFilter {
         queue,
         state,
         kind,
         batch,
-        after,
-        limit,
+        after: page.cursor()?,
+        limit: page.limit,
     })
-}
-
-fn name(params: &mut Params, parameter: &str) -> Option<String> {
-    let text = params.text(parameter)?.to_owned();
-    if text.len() > MAX_NAME {
-        params.fault(parameter, format!("longer than {MAX_NAME} bytes"));
-        return None;
-    }
-    Some(text)
-}
-
-/// Reads chunks until the page is full of jobs, or of bytes.
-async fn page(jobs: &Jobs, filter: JobFilter) -> Result<JobPage, LedgerError> {
-    let mut found: Vec<JobView> = Vec::new();
-    let mut bytes = 0;
-    let mut after = filter.after;
-    loop {
-        // One more than fits tells whether there is a next page.
-        let limit = CHUNK.min(filter.limit + 1 - found.len());
-        let chunk = jobs
-            .list(&JobFilter {
-                after,
-                limit,
-                ..filter.clone()
-            })
-            .await?;
-        let is_last = chunk.len() < limit;
-        for record in chunk {
-            let job = JobView::new(record, Durability::Ledger);
-            if found.len() == filter.limit || (bytes > PAGE_BYTES && !found.is_empty()) {
-                let next = found.last().map(JobView::id);
-                return Ok(JobPage { jobs: found, next });
-            }
-            bytes += job.weight();
-            after = Some(job.id());
-            found.push(job);
-        }
-        if is_last {
-            return Ok(JobPage {
-                jobs: found,
-                next: None,
-            });
-        }
-    }
 }
 
 /// Cancel a job
@@ -230,42 +169,20 @@ async fn page(jobs: &Jobs, filter: JobFilter) -> Result<JobPage, LedgerError> {
         (status = 404, description = "job-not-found"),
         (status = 409, description = "illegal-transition: it has ended"),
     ))]
-pub(crate) async fn cancel(
-    allowed: Allowed<Produce>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (jobs, id, by) = (
-        state.jobs.clone(),
-        path_id::<JobId>(&request)?,
-        allowed.by(&request),
-    );
-    let reply = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).cancel(id).await })
-        .await?;
-    match reply.ok_or_else(|| not_found(id))? {
-        CancelReply::Cancelled | CancelReply::AlreadyFinal(JobState::Cancelled) => json(
-            StatusCode::OK,
-            &SteeredJob {
-                id,
-                state: JobState::Cancelled,
-            },
-        ),
-        CancelReply::Requested => json(
-            StatusCode::ACCEPTED,
-            &SteeredJob {
-                id,
-                state: JobState::Running,
-            },
-        ),
-        CancelReply::AlreadyFinal(state) => Err(refused(
-            id,
-            state,
-            "only a job that has not ended can be cancelled",
-        )),
-    }
+pub(crate) async fn cancel(call: Call<Produce, ControlState>) -> Reply {
+    let (id, by) = (call.id::<JobId>()?, call.actor());
+    let reply = call.run(move |state| async move { state.jobs.steer(&by).cancel(id).await });
+    let (status, state) = match reply.await?.ok_or_else(|| not_found(id))? {
+        CancelReply::Cancelled | CancelReply::AlreadyFinal(JobState::Cancelled) => {
+            (StatusCode::OK, JobState::Cancelled)
+        }
+        CancelReply::Requested => (StatusCode::ACCEPTED, JobState::Running),
+        CancelReply::AlreadyFinal(state) => {
+            let rule = "only a job that has not ended can be cancelled";
+            return Err(refused(id, state, rule));
+        }
+    };
+    json(status, &SteeredJob { id, state })
 }
 
 /// Retry a job
@@ -279,34 +196,18 @@ pub(crate) async fn cancel(
         (status = 404, description = "job-not-found"),
         (status = 409, description = "illegal-transition: it is running, completed or cancelled, or its unique key is taken"),
     ))]
-pub(crate) async fn retry(
-    allowed: Allowed<Produce>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (jobs, id, by) = (
-        state.jobs.clone(),
-        path_id::<JobId>(&request)?,
-        allowed.by(&request),
-    );
-    let reply = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).retry(id).await })
-        .await?;
-    match reply.ok_or_else(|| not_found(id))? {
-        RetryReply::Available { .. } => json(
-            StatusCode::OK,
-            &SteeredJob {
-                id,
-                state: JobState::Available,
-            },
-        ),
-        RetryReply::Refused(state) => Err(refused(
-            id,
-            state,
-            "only a job that waits or is discarded can be retried",
-        )),
+pub(crate) async fn retry(call: Call<Produce, ControlState>) -> Reply {
+    let (id, by) = (call.id::<JobId>()?, call.actor());
+    let reply = call.run(move |state| async move { state.jobs.steer(&by).retry(id).await });
+    match reply.await?.ok_or_else(|| not_found(id))? {
+        RetryReply::Available { .. } => {
+            let state = JobState::Available;
+            ok(&SteeredJob { id, state })
+        }
+        RetryReply::Refused(state) => {
+            let rule = "only a job that waits or is discarded can be retried";
+            Err(refused(id, state, rule))
+        }
         RetryReply::UniqueKeyTaken => {
             Err(Problem::new(ProblemKind::IllegalTransition, RetryReply::UNIQUE_KEY_TAKEN).about(id))
         }

@@ -3,12 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_http::Problem;
-use holdfast_http::json;
-use holdfast_http::params::Params;
-use holdfast_http::{Allowed, Read};
+use holdfast_http::{Call, Read, Reply, ok};
 use holdfast_jobs::{Jitter, Jobs, Kind, RetryPolicy};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -94,17 +89,10 @@ pub struct KindList {
         (status = 200, body = KindList),
         (status = 503, description = "unavailable: the API key cannot be looked up"),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let jobs = &state.jobs;
-    let kinds = jobs
-        .registry()
-        .kinds()
-        .map(|kind| KindView::of(kind, jobs))
-        .collect();
-    json(StatusCode::OK, &KindList { kinds })
+pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
+    let jobs = &call.state().jobs;
+    let kinds = jobs.registry().kinds().map(|kind| KindView::of(kind, jobs));
+    ok(&KindList {
+        kinds: kinds.collect(),
+    })
 }

@@ -3,14 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use holdfast_core::config::{Durability, Rate, check_max_running};
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_name};
-use holdfast_http::{Admin, Allowed};
-use holdfast_http::{Problem, ProblemKind};
+use holdfast_http::{Admin, Call, Problem, ProblemKind, Reply, ok};
+use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::limits::{LimitsInForce, QueueLimits};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -137,19 +133,13 @@ pub struct LimitedQueue {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn set(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    let body: LimitsBody = json_body(&request, payload, &state.http).await?;
-    known_queue(&state, &name)?;
+pub(crate) async fn set(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let name = call.path("name");
+    let body: LimitsBody = call.json(payload).await?;
+    known_queue(call.state(), &name)?;
     let limits = QueueLimits::from(body);
-    check_durability(&state, &name, &limits)?;
-    apply(&allowed, &state, &request, name, Some(limits)).await
+    check_durability(call.state(), &name, &limits)?;
+    apply(&call, name, Some(limits)).await
 }
 
 /// Restore a queue's configured limits
@@ -161,15 +151,10 @@ pub(crate) async fn set(
         (status = 200, body = LimitedQueue),
         (status = 404, description = "queue-not-found"),
     ))]
-pub(crate) async fn unset(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    known_queue(&state, &name)?;
-    apply(&allowed, &state, &request, name, None).await
+pub(crate) async fn unset(call: Call<Admin, ControlState>) -> Reply {
+    let name = call.path("name");
+    known_queue(call.state(), &name)?;
+    apply(&call, name, None).await
 }
 
 /// Jobs on the broker pass by every limit. Where the configuration names limits, new jobs go to the ledger.
@@ -187,28 +172,13 @@ fn check_durability(state: &ControlState, name: &str, limits: &QueueLimits) -> R
     Ok(())
 }
 
-async fn apply(
-    allowed: &Allowed<Admin>,
-    state: &ControlState,
-    request: &HttpRequest,
-    name: String,
-    limits: Option<QueueLimits>,
-) -> Result<HttpResponse, Problem> {
-    let (jobs, by, queue) = (state.jobs.clone(), allowed.by(request), name.clone());
-    let in_force = state
-        .http
-        .on_runtime(async move {
-            jobs.steer(&by).limit(&queue, limits.as_ref()).await?;
-            Ok::<_, holdfast_jobs::ledger::LedgerError>(jobs.limits().all().await?.remove(&queue))
-        })
-        .await?
-        .unwrap_or_default();
-    state.http.responses.forget(&queues::CACHED).await;
-    json(
-        StatusCode::OK,
-        &LimitedQueue {
-            name,
-            limits: LimitsView::from(in_force),
-        },
-    )
+async fn apply(call: &Call<Admin, ControlState>, name: String, limits: Option<QueueLimits>) -> Reply {
+    let (by, queue) = (call.actor(), name.clone());
+    let in_force = call.run(|state| async move {
+        state.jobs.steer(&by).limit(&queue, limits.as_ref()).await?;
+        Ok::<_, LedgerError>(state.jobs.limits().all().await?.remove(&queue))
+    });
+    let limits = LimitsView::from(in_force.await?.unwrap_or_default());
+    call.context().responses.forget(&queues::CACHED).await;
+    ok(&LimitedQueue { name, limits })
 }

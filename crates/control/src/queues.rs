@@ -2,17 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
 use holdfast_cache::{Class, Namespace};
 use holdfast_core::config::Durability;
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_name};
 use holdfast_http::problem::{Problem, ProblemKind, quote};
 use holdfast_http::responses::{CachedRoute, Lifetime};
-use holdfast_http::{Admin, Allowed, Read};
-use holdfast_jobs::audit::By;
+use holdfast_http::{Admin, Call, Read, Reply, ok};
 use holdfast_jobs::ledger::{LedgerError, QueueStats, WorkerQueueStats};
 use holdfast_jobs::limits::LimitsInForce;
 use serde::{Deserialize, Serialize};
@@ -145,18 +141,13 @@ pub struct SteeredQueue {
     responses(
         (status = 200, body = QueueList),
     ))]
-pub(crate) async fn list(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
-    let list = async move {
+pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
+    let list = |state: Arc<ControlState>| async move {
+        let jobs = &state.jobs;
         let (stats, workers, mut limits) =
             tokio::try_join!(jobs.queue_stats(), jobs.workers(), jobs.limits().all())?;
         let mut rates: BTreeMap<String, RateView> = BTreeMap::new();
-        for worker in workers.iter().filter(|worker| is_alive(worker, lost_after)) {
+        for worker in workers.iter().filter(|worker| is_alive(worker, state.lost_after)) {
             for (queue, stats) in &worker.stats {
                 rates.entry(queue.clone()).or_default().add(stats);
             }
@@ -171,7 +162,7 @@ pub(crate) async fn list(
             queues: queues.collect(),
         })
     };
-    state.http.cached(&request, allowed.caller(), &CACHED, list).await
+    call.cached(&CACHED, list).await
 }
 
 /// Pause a queue
@@ -184,13 +175,8 @@ pub(crate) async fn list(
         (status = 200, body = SteeredQueue),
         (status = 404, description = "queue-not-found"),
     ))]
-pub(crate) async fn pause(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    steer(&state, allowed.by(&request), path_name(&request), true).await
+pub(crate) async fn pause(call: Call<Admin, ControlState>) -> Reply {
+    steer(&call, true).await
 }
 
 /// Resume a queue
@@ -200,30 +186,25 @@ pub(crate) async fn pause(
         (status = 200, body = SteeredQueue),
         (status = 404, description = "queue-not-found"),
     ))]
-pub(crate) async fn resume(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    steer(&state, allowed.by(&request), path_name(&request), false).await
+pub(crate) async fn resume(call: Call<Admin, ControlState>) -> Reply {
+    steer(&call, false).await
 }
 
-async fn steer(state: &ControlState, by: By, name: String, paused: bool) -> Result<HttpResponse, Problem> {
-    known_queue(state, &name)?;
-    let (jobs, queue) = (state.jobs.clone(), name.clone());
-    state
-        .http
-        .on_runtime(async move {
-            if paused {
-                jobs.steer(&by).pause(&queue).await
-            } else {
-                jobs.steer(&by).resume(&queue).await
-            }
-        })
-        .await?;
-    state.http.responses.forget(&CACHED).await;
-    json(StatusCode::OK, &SteeredQueue { name, paused })
+async fn steer(call: &Call<Admin, ControlState>, paused: bool) -> Reply {
+    let (name, by) = (call.path("name"), call.actor());
+    known_queue(call.state(), &name)?;
+    let queue = name.clone();
+    let steered = call.run(move |state| async move {
+        let steering = state.jobs.steer(&by);
+        if paused {
+            steering.pause(&queue).await
+        } else {
+            steering.resume(&queue).await
+        }
+    });
+    steered.await?;
+    call.context().responses.forget(&CACHED).await;
+    ok(&SteeredQueue { name, paused })
 }
 
 /// Only a queue that the configuration names can be steered.

@@ -3,27 +3,21 @@
 use std::borrow::Cow;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Utc};
+use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::Seconds;
-use holdfast_http::body::{BodySize, json_body_of};
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_name};
-use holdfast_http::{Admin, Allowed, Produce, Read};
-use holdfast_http::{Problem, ProblemKind};
+use holdfast_http::{
+    Admin, Call, PageParams, Problem, ProblemKind, Produce, Read, Reply, WithQuery, json_at, ok,
+};
 use holdfast_jobs::JobId;
-use holdfast_jobs::audit::By;
 use holdfast_jobs::schedules::{CatchUp, Definition, MAX_NAME, NEXT_TICKS, Rhythm, ScheduleRecord, Stored};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::enqueue::AcceptedJob;
-use crate::state::{ControlState, Redactor};
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
+use crate::state::ControlState;
 
 /// A schedule to be stored.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -116,9 +110,9 @@ pub struct ScheduleView {
 
 impl ScheduleView {
     /// Without what its kind marks as secret, where the caller may not see that.
-    fn shown_to<N>(mut self, allowed: &Allowed<N>, redactor: Redactor) -> Self {
-        if !allowed.sees_secrets()
-            && let Some(shown) = redactor(&self.kind, &self.payload)
+    fn shown_to<Q>(mut self, call: &Call<Read, ControlState, Q>) -> Self {
+        if !call.allowed.sees_secrets()
+            && let Some(shown) = (call.state().redactor)(&self.kind, &self.payload)
         {
             self.payload = shown;
         }
@@ -187,39 +181,24 @@ pub struct DeletedSchedule {
 /// In pages, by name, including those of the configuration.
 #[utoipa::path(get, path = "/v1/schedules", tag = "schedules", operation_id = "list_schedules",
     params(
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = ScheduleList),
         (status = 400, description = "invalid-parameter"),
     ))]
-pub(crate) async fn list(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(&request, &["after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let after = params.text("after").map(ToOwned::to_owned);
-    if after.as_ref().is_some_and(|after| after.len() > MAX_NAME) {
+pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
+    let mut params = call.params(&["after", "limit"]);
+    let page = params.page();
+    if page.after.as_ref().is_some_and(|after| after.len() > MAX_NAME) {
         params.fault("after", "longer than any schedule's name".to_owned());
     }
     params.finish()?;
-    let schedules = state.schedules.clone();
-    let mut found = state
-        .http
-        .on_runtime(async move { schedules.list(after.as_deref(), limit + 1).await })
-        .await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found
-        .last()
-        .filter(|_| more)
-        .map(|record| record.schedule.name.clone());
-    let view = |record| ScheduleView::from(record).shown_to(&allowed, state.redactor);
-    let schedules = found.into_iter().map(view).collect();
-    json(StatusCode::OK, &ScheduleList { schedules, next })
+    let (after, wanted) = (page.after.clone(), page.wanted());
+    let found = call.run(move |state| async move { state.schedules.list(after.as_deref(), wanted).await });
+    let view = |record| ScheduleView::from(record).shown_to(&call);
+    let (schedules, next) = page.cut(found.await?, view, |record| record.schedule.name.clone());
+    ok(&ScheduleList { schedules, next })
 }
 
 /// Create a schedule
@@ -235,36 +214,20 @@ pub(crate) async fn list(
         (status = 413, description = "body-too-large, payload-too-large"),
         (status = 422, description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
     ))]
-pub(crate) async fn create(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let mut body: ScheduleBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
+pub(crate) async fn create(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let mut body: ScheduleBody = call.json_of(payload, BodySize::Bulk).await?;
     let name = body.name.take().ok_or_else(|| {
-        Problem::field(
-            ProblemKind::InvalidField,
-            "name",
-            "missing: give the schedule a name",
-        )
+        let reason = "missing: give the schedule a name";
+        Problem::field(ProblemKind::InvalidField, "name", reason)
     })?;
-    let (schedules, by) = (state.schedules.clone(), allowed.by(&request));
-    let definition = body.into_definition(name);
-    let record = state
-        .http
-        .on_runtime(async move { schedules.create(&by, definition).await })
-        .await?;
-    created(record)
+    let (by, definition) = (call.actor(), body.into_definition(name));
+    let record = call.run(|state| async move { state.schedules.create(&by, definition).await });
+    created(record.await?)
 }
 
-fn created(record: ScheduleRecord) -> Result<HttpResponse, Problem> {
+fn created(record: ScheduleRecord) -> Reply {
     let location = format!("/v1/schedules/{}", record.schedule.name);
-    let mut response = json(StatusCode::CREATED, &ScheduleView::from(record))?;
-    let location = HeaderValue::from_str(&location).map_err(Problem::internal)?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    json_at(StatusCode::CREATED, &location, &ScheduleView::from(record))
 }
 
 /// Show a schedule
@@ -276,21 +239,10 @@ fn created(record: ScheduleRecord) -> Result<HttpResponse, Problem> {
         (status = 200, body = ScheduleView),
         (status = 404, description = "schedule-not-found"),
     ))]
-pub(crate) async fn show(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (schedules, name) = (state.schedules.clone(), path_name(&request));
-    let record = state
-        .http
-        .on_runtime(async move { schedules.get(&name).await })
-        .await?;
-    json(
-        StatusCode::OK,
-        &ScheduleView::from(record).shown_to(&allowed, state.redactor),
-    )
+pub(crate) async fn show(call: Call<Read, ControlState>) -> Reply {
+    let name = call.path("name");
+    let record = call.run(|state| async move { state.schedules.get(&name).await });
+    ok(&ScheduleView::from(record.await?).shown_to(&call))
 }
 
 /// Create or replace a schedule
@@ -308,28 +260,18 @@ pub(crate) async fn show(
         (status = 413, description = "body-too-large, payload-too-large"),
         (status = 422, description = "invalid-field, unknown-kind, unknown-queue, invalid-payload, payload-too-deep"),
     ))]
-pub(crate) async fn put(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    let mut body: ScheduleBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
+pub(crate) async fn put(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let (name, by) = (call.path("name"), call.actor());
+    let mut body: ScheduleBody = call.json_of(payload, BodySize::Bulk).await?;
     if body.name.take().is_some_and(|said| said != name) {
         let reason = "is not the name in the path; a schedule cannot be renamed, make a new one";
         return Err(Problem::field(ProblemKind::InvalidField, "name", reason));
     }
-    let (schedules, by) = (state.schedules.clone(), allowed.by(&request));
     let definition = body.into_definition(name);
-    match state
-        .http
-        .on_runtime(async move { schedules.put(&by, definition).await })
-        .await?
-    {
+    let stored = call.run(|state| async move { state.schedules.put(&by, definition).await });
+    match stored.await? {
         Stored::New(record) => created(record),
-        Stored::Replaced(record) => json(StatusCode::OK, &ScheduleView::from(record)),
+        Stored::Replaced(record) => ok(&ScheduleView::from(record)),
     }
 }
 
@@ -343,19 +285,12 @@ pub(crate) async fn put(
         (status = 404, description = "schedule-not-found"),
         (status = 409, description = "schedule-configured"),
     ))]
-pub(crate) async fn delete(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (schedules, name) = (state.schedules.clone(), path_name(&request));
-    let (by, gone) = (allowed.by(&request), name.clone());
-    state
-        .http
-        .on_runtime(async move { schedules.delete(&by, &gone).await })
+pub(crate) async fn delete(call: Call<Admin, ControlState>) -> Reply {
+    let (name, by) = (call.path("name"), call.actor());
+    let gone = name.clone();
+    call.run(|state| async move { state.schedules.delete(&by, &gone).await })
         .await?;
-    json(StatusCode::OK, &DeletedSchedule { name, deleted: true })
+    ok(&DeletedSchedule { name, deleted: true })
 }
 
 /// Run a schedule now
@@ -369,22 +304,10 @@ pub(crate) async fn delete(
         (status = 404, description = "schedule-not-found"),
         (status = 422, description = "unknown-kind, unknown-queue, invalid-payload: the configuration has changed since"),
     ))]
-pub(crate) async fn run(
-    allowed: Allowed<Produce>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (schedules, name) = (state.schedules.clone(), path_name(&request));
-    let by = allowed.by(&request);
-    let job = state
-        .http
-        .on_runtime(async move { schedules.run(&by, &name).await })
-        .await?;
-    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;
-    let mut response = json(StatusCode::ACCEPTED, &AcceptedJob::from(job))?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+pub(crate) async fn run(call: Call<Produce, ControlState>) -> Reply {
+    let (name, by) = (call.path("name"), call.actor());
+    let job = call.run(|state| async move { state.schedules.run(&by, &name).await });
+    AcceptedJob::from(job.await?).reply(StatusCode::ACCEPTED)
 }
 
 /// Enable a schedule
@@ -398,12 +321,8 @@ pub(crate) async fn run(
         (status = 404, description = "schedule-not-found"),
         (status = 409, description = "schedule-configured"),
     ))]
-pub(crate) async fn enable(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    switch(&state, allowed.by(&request), &request, true).await
+pub(crate) async fn enable(call: Call<Admin, ControlState>) -> Reply {
+    set_enabled(&call, true).await
 }
 
 /// Disable a schedule
@@ -417,25 +336,12 @@ pub(crate) async fn enable(
         (status = 404, description = "schedule-not-found"),
         (status = 409, description = "schedule-configured"),
     ))]
-pub(crate) async fn disable(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    switch(&state, allowed.by(&request), &request, false).await
+pub(crate) async fn disable(call: Call<Admin, ControlState>) -> Reply {
+    set_enabled(&call, false).await
 }
 
-async fn switch(
-    state: &ControlState,
-    by: By,
-    request: &HttpRequest,
-    enabled: bool,
-) -> Result<HttpResponse, Problem> {
-    Params::of(request, &[]).finish()?;
-    let (schedules, name) = (state.schedules.clone(), path_name(request));
-    let record = state
-        .http
-        .on_runtime(async move { schedules.set_enabled(&by, &name, enabled).await })
-        .await?;
-    json(StatusCode::OK, &ScheduleView::from(record))
+async fn set_enabled(call: &Call<Admin, ControlState>, enabled: bool) -> Reply {
+    let (name, by) = (call.path("name"), call.actor());
+    let record = call.run(move |state| async move { state.schedules.set_enabled(&by, &name, enabled).await });
+    ok(&ScheduleView::from(record.await?))
 }

@@ -1,14 +1,13 @@
 //! The workers that serve the queues.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use holdfast_cache::{Class, Namespace};
-use holdfast_http::params::Params;
 use holdfast_http::responses::{CachedRoute, Lifetime};
-use holdfast_http::{Allowed, Problem, Read};
+use holdfast_http::{Call, Read, Reply};
 use holdfast_jobs::WorkerId;
 use holdfast_jobs::ledger::{LedgerError, WorkerQueueStats, WorkerRecord};
 use serde::{Deserialize, Serialize};
@@ -103,23 +102,17 @@ pub struct WorkerList {
     responses(
         (status = 200, body = WorkerList),
     ))]
-pub(crate) async fn list(
-    allowed: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (jobs, lost_after) = (state.jobs.clone(), state.lost_after);
-    let list = async move {
-        let workers = jobs.workers().await?.into_iter().map(|record| {
-            let alive = is_alive(&record, lost_after);
+pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
+    let list = |state: Arc<ControlState>| async move {
+        let workers = state.jobs.workers().await?.into_iter().map(|record| {
+            let alive = is_alive(&record, state.lost_after);
             WorkerView::new(record, alive)
         });
         Ok::<_, LedgerError>(WorkerList {
             workers: workers.collect(),
         })
     };
-    state.http.cached(&request, allowed.caller(), &CACHED, list).await
+    call.cached(&CACHED, list).await
 }
 
 /// Whether a worker was heard of recently.

@@ -2,7 +2,7 @@
 //!
 //! A request enters through the [`middleware`] (id, time limit, errors, log). The extractor [`Allowed`] admits its
 //! caller, whom an [`Authenticator`](authentication::Authenticator) knows; [`body`] and [`params`] parse it. One handler of a
-//! [route table](routes::RouteTable) answers it. Every error is a [`problem`]. [`health`] and [`monitor`] are for every service, also for
+//! [route table](routes::RouteTable) answers it, with the [`Call`] that it is given. Every error is a [`problem`]. [`health`] and [`monitor`] are for every service, also for
 //! those that serve nothing else.
 //!
 //! A crate with routes has a state of its own, which holds the [`ServerContext`], and one table of routes. The
@@ -21,6 +21,7 @@ pub mod access;
 pub mod authentication;
 pub mod bench_routes;
 pub mod body;
+mod call;
 pub mod caller;
 mod context;
 pub mod docs;
@@ -31,6 +32,7 @@ mod middleware;
 pub mod monitor;
 mod nul;
 pub mod openapi;
+mod page;
 pub mod params;
 pub mod problem;
 pub mod rate;
@@ -47,9 +49,11 @@ pub mod wire {
 }
 
 pub use access::{Admin, Allowed, Anyone, Produce, Read};
+pub use call::{Admission, Call, NoQuery, Query, Reply, WithQuery, accepted, json_at, ok};
 pub use caller::Caller;
 pub use context::{ServerContext, json};
 pub use middleware::id_of as request_id;
+pub use page::{PageParams, PageRequest};
 pub use problem::{FieldFault, Problem, ProblemKind};
 pub use routes::{Access, Route, RouteTable};
 pub use scope::{Scope, Scopes, UnknownScope};

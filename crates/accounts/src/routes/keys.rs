@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use holdfast_http::body::fields::Seconds;
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind, quote};
-use holdfast_http::{Admin, Allowed, Scope, Scopes};
+use holdfast_http::{Admin, Call, Reply, Scope, Scopes, json, ok};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -89,15 +86,9 @@ impl From<NewKey> for KeyWithText {
     responses(
         (status = 200, body = KeyList),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let keys = state.keys.clone();
-    let keys = state.http.on_runtime(async move { keys.list().await }).await?;
-    json(StatusCode::OK, &KeyList { keys })
+pub(crate) async fn list(call: Call<Admin, AccountsState>) -> Reply {
+    let keys = call.run(|state| async move { state.keys.list().await });
+    ok(&KeyList { keys: keys.await? })
 }
 
 /// Create an API key
@@ -109,20 +100,11 @@ pub(crate) async fn list(
         (status = 409, description = "name-taken"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn create(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: KeyBody = json_body(&request, payload, &state.http).await?;
-    let scopes = scopes(&body.scopes)?;
-    let (keys, by) = (state.keys.clone(), allowed.by(&request));
-    let made = state
-        .http
-        .on_runtime(async move { keys.create(&body.name, scopes, &by).await });
-    json(StatusCode::CREATED, &KeyWithText::from(made.await?))
+pub(crate) async fn create(call: Call<Admin, AccountsState>, payload: web::Payload) -> Reply {
+    let body: KeyBody = call.json(payload).await?;
+    let (scopes, by) = (scopes(&body.scopes)?, call.actor());
+    let key = call.run(move |state| async move { state.keys.create(&body.name, scopes, &by).await });
+    json(StatusCode::CREATED, &KeyWithText::from(key.await?))
 }
 
 /// Rotate an API key
@@ -138,24 +120,13 @@ pub(crate) async fn create(
         (status = 409, description = "key-revoked"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn rotate(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: RotationBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn rotate(call: Call<Admin, AccountsState>, payload: web::Payload) -> Reply {
+    let body: RotationBody = call.json(payload).await?;
     let grace = body.grace_seconds.map_or(DEFAULT_GRACE, |seconds| seconds.0);
-    let (keys, name, by) = (state.keys.clone(), key_name(&request), allowed.by(&request));
-    let wanted = name.clone();
-    let rotated = state
-        .http
-        .on_runtime(async move { keys.rotate(&wanted, grace, &by).await });
-    match rotated.await? {
-        Some(key) => json(StatusCode::OK, &KeyWithText::from(key)),
-        None => Err(unknown(&name)),
-    }
+    let (name, by) = (call.path("id"), call.actor());
+    let key = call.run(move |state| async move { state.keys.rotate(&name, grace, &by).await });
+    let key = key.await?.ok_or_else(|| unknown(&call.path("id")))?;
+    ok(&KeyWithText::from(key))
 }
 
 /// Revoke an API key
@@ -167,21 +138,10 @@ pub(crate) async fn rotate(
         (status = 200, body = StoredKey),
         (status = 404, description = "key-not-found"),
     ))]
-pub(crate) async fn revoke(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (keys, name, by) = (state.keys.clone(), key_name(&request), allowed.by(&request));
-    let wanted = name.clone();
-    let revoked = state
-        .http
-        .on_runtime(async move { keys.revoke(&wanted, &by).await });
-    match revoked.await? {
-        Some(key) => json(StatusCode::OK, &key),
-        None => Err(unknown(&name)),
-    }
+pub(crate) async fn revoke(call: Call<Admin, AccountsState>) -> Reply {
+    let (name, by) = (call.path("id"), call.actor());
+    let key = call.run(|state| async move { state.keys.revoke(&name, &by).await });
+    ok(&key.await?.ok_or_else(|| unknown(&call.path("id")))?)
 }
 
 fn scopes(names: &[String]) -> Result<Scopes, Problem> {
@@ -192,11 +152,6 @@ fn scopes(names: &[String]) -> Result<Scopes, Problem> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| refused(error.to_string()))?;
     Scopes::of(scopes).ok_or_else(|| refused("name at least one of produce, read, admin".to_owned()))
-}
-
-/// As the path names it: an id, or a name.
-fn key_name(request: &HttpRequest) -> String {
-    path_text(request, "id").into_owned()
 }
 
 fn unknown(name: &str) -> Problem {

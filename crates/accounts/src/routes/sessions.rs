@@ -1,17 +1,15 @@
 //! Logging in and out, and who one is.
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_http::authentication::{bearer, unauthenticated};
 use holdfast_http::body::fields::secret;
 use holdfast_http::body::{BodySize, json_body_of};
-use holdfast_http::json;
 use holdfast_http::params::Params;
 use holdfast_http::problem::{Problem, ProblemKind};
 use holdfast_http::rate::{Class, Subject};
-use holdfast_http::{Allowed, Anyone, Caller, Scopes};
+use holdfast_http::{Anyone, Call, Caller, Reply, Scopes, ok};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -137,7 +135,7 @@ pub(crate) async fn login(
     let opened = state
         .http
         .on_runtime(async move { sessions.login(&name, &password).await });
-    json(StatusCode::OK, &TokenView::from(opened.await?))
+    ok(&TokenView::from(opened.await?))
 }
 
 /// Refresh a token
@@ -171,7 +169,7 @@ pub(crate) async fn refresh(
     let opened = state
         .http
         .on_runtime(async move { sessions.refresh(&token).await });
-    json(StatusCode::OK, &TokenView::from(opened.await?))
+    ok(&TokenView::from(opened.await?))
 }
 
 /// Log out
@@ -184,17 +182,9 @@ pub(crate) async fn refresh(
         (status = 400, description = "not-a-session"),
         (status = 403, description = "untrusted-origin"),
     ))]
-pub(crate) async fn logout(
-    _: Allowed<Anyone>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let token = session_token(&request)?;
-    let sessions = state.sessions.clone();
-    state
-        .http
-        .on_runtime(async move { sessions.logout(&token).await })
+pub(crate) async fn logout(call: Call<Anyone, AccountsState>) -> Reply {
+    let token = session_token(&call.request)?;
+    call.run(|state| async move { state.sessions.logout(&token).await })
         .await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -205,18 +195,13 @@ pub(crate) async fn logout(
         (status = 200, body = MeView),
         (status = 403, description = "untrusted-origin"),
     ))]
-pub(crate) async fn me(
-    allowed: Allowed<Anyone>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let view = match *allowed.caller() {
+pub(crate) async fn me(call: Call<Anyone, AccountsState>) -> Reply {
+    let sessions = &call.state().sessions;
+    let view = match *call.allowed.caller() {
         Caller::User { id, scopes } => MeView {
             kind: "user",
             id: Some(id.to_string()),
-            name: state
-                .sessions
+            name: sessions
                 .name_of(UserId::of(id))
                 .await
                 .map(|name| name.to_string()),
@@ -232,7 +217,7 @@ pub(crate) async fn me(
         Caller::Operator => all_powerful("operator"),
         Caller::Local => all_powerful("local"),
     };
-    json(StatusCode::OK, &view)
+    ok(&view)
 }
 
 fn all_powerful(kind: &'static str) -> MeView {

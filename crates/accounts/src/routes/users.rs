@@ -2,14 +2,14 @@
 //!
 //! One user is shown and deleted by `holdfast_services::USER_ROUTES`, which has all of `/v1/users/{id}`.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
+use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::{exposed, optional_exposed, optional_secret, secret};
-use holdfast_http::body::{BodySize, json_body_of};
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind, quote};
-use holdfast_http::{Admin, Allowed};
+use holdfast_http::{Admin, Call, Reply, json, ok};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -73,15 +73,9 @@ pub struct RoleBody {
     responses(
         (status = 200, body = UserList),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let users = state.users.clone();
-    let users = state.http.on_runtime(async move { users.list().await }).await?;
-    json(StatusCode::OK, &UserList { users })
+pub(crate) async fn list(call: Call<Admin, AccountsState>) -> Reply {
+    let users = call.run(|state| async move { state.users.list().await });
+    ok(&UserList { users: users.await? })
 }
 
 /// Create a user
@@ -93,22 +87,17 @@ pub(crate) async fn list(
         (status = 413, description = "body-too-large"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn create(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: UserBody = json_body_of(&request, payload, &state.http, BodySize::Login).await?;
-    let (users, by) = (state.users.clone(), allowed.by(&request));
-    let created = state.http.on_runtime(async move {
+pub(crate) async fn create(call: Call<Admin, AccountsState>, payload: web::Payload) -> Reply {
+    let body: UserBody = call.json_of(payload, BodySize::Login).await?;
+    let by = call.actor();
+    let user = call.run(|state| async move {
+        let users = &state.users;
         match &body.password {
             Some(password) => users.create(&body.name, body.role, password, &by).await,
             None => users.create_without_password(&body.name, body.role, &by).await,
         }
     });
-    json(StatusCode::CREATED, &created.await?)
+    json(StatusCode::CREATED, &user.await?)
 }
 
 /// Set a user's password
@@ -124,17 +113,13 @@ pub(crate) async fn create(
         (status = 413, description = "body-too-large"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn set_password(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: PasswordBody = json_body_of(&request, payload, &state.http, BodySize::Login).await?;
-    let (users, by, name) = (state.users.clone(), allowed.by(&request), user_of(&request));
-    let change = async move { users.set_password(&name, &body.password, &by).await };
-    changed(&state, &request, change).await
+pub(crate) async fn set_password(call: Call<Admin, AccountsState>, payload: web::Payload) -> Reply {
+    let body: PasswordBody = call.json_of(payload, BodySize::Login).await?;
+    let (name, by) = (call.path("id"), call.actor());
+    changed(&call, |state| async move {
+        state.users.set_password(&name, &body.password, &by).await
+    })
+    .await
 }
 
 /// Change a user's role
@@ -150,17 +135,13 @@ pub(crate) async fn set_password(
         (status = 413, description = "body-too-large"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn set_role(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: RoleBody = json_body_of(&request, payload, &state.http, BodySize::Login).await?;
-    let (users, by, name) = (state.users.clone(), allowed.by(&request), user_of(&request));
-    let change = async move { users.set_role(&name, body.role, &by).await };
-    changed(&state, &request, change).await
+pub(crate) async fn set_role(call: Call<Admin, AccountsState>, payload: web::Payload) -> Reply {
+    let body: RoleBody = call.json_of(payload, BodySize::Login).await?;
+    let (name, by) = (call.path("id"), call.actor());
+    changed(&call, |state| async move {
+        state.users.set_role(&name, body.role, &by).await
+    })
+    .await
 }
 
 /// Enable a user
@@ -172,12 +153,8 @@ pub(crate) async fn set_role(
         (status = 200, body = User),
         (status = 404, description = "user-not-found"),
     ))]
-pub(crate) async fn enable(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    set_enabled(&allowed, &state, &request, true).await
+pub(crate) async fn enable(call: Call<Admin, AccountsState>) -> Reply {
+    set_enabled(&call, true).await
 }
 
 /// Disable a user
@@ -189,40 +166,25 @@ pub(crate) async fn enable(
         (status = 200, body = User),
         (status = 404, description = "user-not-found"),
     ))]
-pub(crate) async fn disable(
-    allowed: Allowed<Admin>,
-    state: web::Data<AccountsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    set_enabled(&allowed, &state, &request, false).await
+pub(crate) async fn disable(call: Call<Admin, AccountsState>) -> Reply {
+    set_enabled(&call, false).await
 }
 
-async fn set_enabled(
-    allowed: &Allowed<Admin>,
-    state: &AccountsState,
-    request: &HttpRequest,
-    enabled: bool,
-) -> Result<HttpResponse, Problem> {
-    Params::of(request, &[]).finish()?;
-    let (users, by, name) = (state.users.clone(), allowed.by(request), user_of(request));
-    let change = async move { users.set_enabled(&name, enabled, &by).await };
-    changed(state, request, change).await
+async fn set_enabled(call: &Call<Admin, AccountsState>, enabled: bool) -> Reply {
+    let (name, by) = (call.path("id"), call.actor());
+    changed(call, move |state| async move {
+        state.users.set_enabled(&name, enabled, &by).await
+    })
+    .await
 }
 
-async fn changed(
-    state: &AccountsState,
-    request: &HttpRequest,
-    change: impl Future<Output = Result<Option<User>, UserError>> + Send + 'static,
-) -> Result<HttpResponse, Problem> {
-    match state.http.on_runtime(change).await? {
-        Some(user) => json(StatusCode::OK, &user),
-        None => Err(unknown_user(&user_of(request))),
-    }
-}
-
-/// The id or the name that the path gives.
-fn user_of(request: &HttpRequest) -> String {
-    path_text(request, "id").into_owned()
+/// Changes the user that the path names.
+async fn changed<F>(call: &Call<Admin, AccountsState>, change: impl FnOnce(Arc<AccountsState>) -> F) -> Reply
+where
+    F: Future<Output = Result<Option<User>, UserError>> + Send + 'static,
+{
+    let user = call.run(change).await?;
+    ok(&user.ok_or_else(|| unknown_user(&call.path("id")))?)
 }
 
 /// The answer about a user who does not exist.

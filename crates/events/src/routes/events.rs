@@ -2,18 +2,16 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_http::body::items::{Names, RejectedItem, moment, none_good, read_items};
 use holdfast_http::body::{BodySize, body_bytes, parse_off_thread};
-use holdfast_http::json;
 use holdfast_http::params::Params;
-use holdfast_http::problem::{Problem, ProblemKind, quote};
 use holdfast_http::responses::{CachedRoute, Lifetime};
-use holdfast_http::{Allowed, Produce, Read};
+use holdfast_http::{Call, Produce, Read, Reply, WithQuery, ok};
 use holdfast_jobs::ledger::LedgerError;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -152,16 +150,11 @@ pub(crate) struct StoredEvent {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field, batch-empty: no event is valid"),
     ))]
-pub(crate) async fn store(
-    _: Allowed<Produce>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let bytes = body_bytes(&request, payload, &state.http, BodySize::Bulk, &[]).await?;
+pub(crate) async fn store(call: Call<Produce, EventsState>, payload: web::Payload) -> Reply {
+    let context = call.context();
+    let bytes = body_bytes(&call.request, payload, context, BodySize::Bulk, &[]).await?;
     let (read, mut rejected) =
-        parse_off_thread(&state.http, bytes, |bytes| read_items::<EventBody>(bytes, NAMES)).await?;
+        parse_off_thread(context, bytes, |bytes| read_items::<EventBody>(bytes, NAMES)).await?;
     let (mut places, mut events) = (Vec::new(), Vec::new());
     let mut named: HashMap<(Option<String>, String), usize> = HashMap::new();
     for (index, body) in read {
@@ -187,13 +180,10 @@ pub(crate) async fn store(
     if events.is_empty() {
         return Err(none_good(rejected, NAMES));
     }
-    let recommender = state.recommender.clone();
-    let stored = state
-        .http
-        .on_runtime(async move { recommender.events().upsert(&events).await })
-        .await?;
+    let stored = call.run(|state| async move { state.recommender.events().upsert(&events).await });
+    let stored = stored.await?;
     rejected.sort_by_key(|one| one.index);
-    json(StatusCode::OK, &answer(&places, &stored, rejected))
+    ok(&answer(&places, &stored, rejected))
 }
 
 fn answer(places: &[usize], stored: &[Upserted], rejected: Vec<RejectedItem>) -> StoredEvents {
@@ -307,47 +297,35 @@ pub(crate) struct EventPage {
         (status = 200, body = EventPage),
         (status = 400, description = "invalid-cursor, invalid-parameter"),
     ))]
-pub(crate) async fn list(
-    allowed: Allowed<Read>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(
-        &request,
-        &[
-            "from",
-            "to",
-            "category",
-            "lat",
-            "lon",
-            "within_km",
-            "q",
-            "cancelled",
-            "after",
-            "limit",
-        ],
-    );
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+pub(crate) async fn list(call: Call<Read, EventsState, WithQuery>) -> Reply {
+    let mut params = call.params(&[
+        "from",
+        "to",
+        "category",
+        "lat",
+        "lon",
+        "within_km",
+        "q",
+        "cancelled",
+        "after",
+        "limit",
+    ]);
+    let page = params.page_of(DEFAULT_LIMIT, MAX_LIMIT);
     let filter = filter(&mut params);
-    let cursor = params.text("after").map(ToOwned::to_owned);
     params.finish()?;
-    let after = cursor.map(|text| read_cursor(&text)).transpose()?;
-    let filter = Filter { after, ..filter };
-    let recommender = state.recommender.clone();
-    let page = async move {
+    let after = page.cursor_of(read_cursor)?;
+    let found = |state: Arc<EventsState>| async move {
         let from = filter.from.or_else(|| Some(clock::now()));
-        let filter = Filter { from, ..filter };
-        // One more than fits tells whether there is a next page.
-        let found = recommender.events().find(&filter, limit + 1).await?;
-        let more = found.len() > limit;
-        let events: Vec<Event> = found.into_iter().take(limit).collect();
-        let next = events.last().filter(|_| more).map(cursor_at);
-        Ok::<_, LedgerError>(EventPage {
-            events: events.into_iter().map(EventView::from).collect(),
-            next,
-        })
+        let filter = Filter {
+            from,
+            after,
+            ..filter
+        };
+        let found = state.recommender.events().find(&filter, page.wanted()).await?;
+        let (events, next) = page.cut(found, EventView::from, cursor_at);
+        Ok::<_, LedgerError>(EventPage { events, next })
     };
-    state.http.cached(&request, allowed.caller(), &CACHED, page).await
+    call.cached(&CACHED, found).await
 }
 
 fn filter(params: &mut Params) -> Filter {
@@ -397,14 +375,8 @@ fn cursor_at(event: &Event) -> String {
     format!("{}.{}", event.starts_at.timestamp_millis(), event.id)
 }
 
-fn read_cursor(text: &str) -> Result<(DateTime<Utc>, Ulid), Problem> {
-    text.split_once('.')
-        .and_then(|(millis, id)| {
-            let at = DateTime::from_timestamp_millis(millis.parse().ok()?)?;
-            Some((at, Ulid::from_string(id).ok()?))
-        })
-        .ok_or_else(|| {
-            let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
-            Problem::field(ProblemKind::InvalidCursor, "after", reason)
-        })
+fn read_cursor(text: &str) -> Option<(DateTime<Utc>, Ulid)> {
+    let (millis, id) = text.split_once('.')?;
+    let at = DateTime::from_timestamp_millis(millis.parse().ok()?)?;
+    Some((at, Ulid::from_string(id).ok()?))
 }

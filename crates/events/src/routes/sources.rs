@@ -1,15 +1,11 @@
 //! Sources: where events are found.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, web};
 use chrono::{DateTime, Utc};
 use holdfast_control::enqueue::AcceptedJob;
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::Params;
 use holdfast_http::problem::{Problem, ProblemKind, quote};
-use holdfast_http::{Admin, Allowed, Produce, Read};
+use holdfast_http::{Admin, Allowed, Call, PageParams, Produce, Read, Reply, WithQuery, json_at, ok};
 use holdfast_product::redaction::redacted_feed;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,9 +13,6 @@ use utoipa::ToSchema;
 use crate::discovery::parse::Mapping;
 use crate::discovery::{Definition, Listing, NewSource, Report, SourceId, SourceKind, SourceRecord};
 use crate::state::EventsState;
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
 
 /// Of a source that says nothing of it.
 const DEFAULT_INTERVAL: u64 = 3_600;
@@ -173,33 +166,22 @@ fn source_id(request: &HttpRequest) -> Result<SourceId, Problem> {
 /// In the order of creation, each with the report of its last run.
 #[utoipa::path(get, path = "/v1/sources", tag = "sources", operation_id = "list_sources",
     params(
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = SourceList),
         (status = 400, description = "invalid-parameter"),
     ))]
-pub(crate) async fn list(
-    allowed: Allowed<Read>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(&request, &["after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+pub(crate) async fn list(call: Call<Read, EventsState, WithQuery>) -> Reply {
+    let mut params = call.params(&["after", "limit"]);
+    let page = params.page();
     let after: Option<SourceId> = params.parsed("after");
     params.finish()?;
-    let sources = state.sources.clone();
-    let mut found = state
-        .http
-        .on_runtime(async move { sources.list(after, limit + 1).await })
-        .await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|record| record.id.to_string());
-    let view = |record| SourceView::from(record).shown_to(&allowed);
-    let sources = found.into_iter().map(view).collect();
-    json(StatusCode::OK, &SourceList { sources, next })
+    let wanted = page.wanted();
+    let found = call.run(move |state| async move { state.sources.list(after, wanted).await });
+    let view = |record| SourceView::from(record).shown_to(&call.allowed);
+    let (sources, next) = page.cut(found.await?, view, |record| record.id.to_string());
+    ok(&SourceList { sources, next })
 }
 
 /// Register a source
@@ -215,24 +197,13 @@ pub(crate) async fn list(
         (status = 413, description = "body-too-large"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn create(
-    allowed: Allowed<Admin>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: SourceBody = json_body(&request, payload, &state.http).await?;
-    let (sources, source) = (state.sources.clone(), body.into_source());
-    let by = allowed.by(&request);
-    let record = state
-        .http
-        .on_runtime(async move { sources.create(&by, &source).await })
-        .await?;
-    let location = HeaderValue::from_str(&format!("/v1/sources/{}", record.id)).map_err(Problem::internal)?;
-    let mut response = json(StatusCode::CREATED, &SourceView::from(record))?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+pub(crate) async fn create(call: Call<Admin, EventsState>, payload: web::Payload) -> Reply {
+    let source = call.json::<SourceBody>(payload).await?.into_source();
+    let by = call.actor();
+    let record = call.run(|state| async move { state.sources.create(&by, &source).await });
+    let record = record.await?;
+    let location = format!("/v1/sources/{}", record.id);
+    json_at(StatusCode::CREATED, &location, &SourceView::from(record))
 }
 
 /// Show a source
@@ -243,18 +214,10 @@ pub(crate) async fn create(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "source-not-found"),
     ))]
-pub(crate) async fn show(
-    allowed: Allowed<Read>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (sources, id) = (state.sources.clone(), source_id(&request)?);
-    let record = state
-        .http
-        .on_runtime(async move { sources.get(id).await })
-        .await?;
-    json(StatusCode::OK, &SourceView::from(record).shown_to(&allowed))
+pub(crate) async fn show(call: Call<Read, EventsState>) -> Reply {
+    let id = source_id(&call.request)?;
+    let record = call.run(move |state| async move { state.sources.get(id).await });
+    ok(&SourceView::from(record.await?).shown_to(&call.allowed))
 }
 
 /// Replace a source
@@ -271,22 +234,11 @@ pub(crate) async fn show(
         (status = 413, description = "body-too-large"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn put(
-    allowed: Allowed<Admin>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let id = source_id(&request)?;
-    let body: SourceBody = json_body(&request, payload, &state.http).await?;
-    let (sources, source) = (state.sources.clone(), body.into_source());
-    let by = allowed.by(&request);
-    let record = state
-        .http
-        .on_runtime(async move { sources.replace(&by, id, &source).await })
-        .await?;
-    json(StatusCode::OK, &SourceView::from(record))
+pub(crate) async fn put(call: Call<Admin, EventsState>, payload: web::Payload) -> Reply {
+    let (id, by) = (source_id(&call.request)?, call.actor());
+    let source = call.json::<SourceBody>(payload).await?.into_source();
+    let record = call.run(move |state| async move { state.sources.replace(&by, id, &source).await });
+    ok(&SourceView::from(record.await?))
 }
 
 /// Delete a source
@@ -299,23 +251,14 @@ pub(crate) async fn put(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "source-not-found"),
     ))]
-pub(crate) async fn delete(
-    allowed: Allowed<Admin>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (sources, id) = (state.sources.clone(), source_id(&request)?);
-    let by = allowed.by(&request);
-    state
-        .http
-        .on_runtime(async move { sources.delete(&by, id).await })
+pub(crate) async fn delete(call: Call<Admin, EventsState>) -> Reply {
+    let (id, by) = (source_id(&call.request)?, call.actor());
+    call.run(move |state| async move { state.sources.delete(&by, id).await })
         .await?;
-    let gone = DeletedSource {
+    ok(&DeletedSource {
         id: id.to_string(),
         deleted: true,
-    };
-    json(StatusCode::OK, &gone)
+    })
 }
 
 /// Read a source now
@@ -329,19 +272,8 @@ pub(crate) async fn delete(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "source-not-found"),
     ))]
-pub(crate) async fn discover(
-    _: Allowed<Produce>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (sources, id) = (state.sources.clone(), source_id(&request)?);
-    let job = state
-        .http
-        .on_runtime(async move { sources.discover_now(id).await })
-        .await?;
-    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;
-    let mut response = json(StatusCode::ACCEPTED, &AcceptedJob::from(job))?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+pub(crate) async fn discover(call: Call<Produce, EventsState>) -> Reply {
+    let id = source_id(&call.request)?;
+    let job = call.run(move |state| async move { state.sources.discover_now(id).await });
+    AcceptedJob::from(job.await?).reply(StatusCode::ACCEPTED)
 }

@@ -1,13 +1,10 @@
 //! Subscriptions: who wants to hear of which events.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Utc};
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::Params;
 use holdfast_http::problem::{FieldFault, Problem, ProblemKind, quote};
-use holdfast_http::{Allowed, Produce, Read};
+use holdfast_http::{Call, PageParams, Produce, Read, Reply, WithQuery, json, ok};
 use holdfast_product::mail_address::check_address;
 use holdfast_product::{AddressAuthority, MAX_USER};
 use serde::{Deserialize, Serialize};
@@ -16,9 +13,6 @@ use utoipa::ToSchema;
 
 use crate::discovery::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId};
 use crate::state::EventsState;
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
 
 /// Which events a user wants to be notified of: those that match every given condition.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -85,33 +79,23 @@ pub(crate) struct DeletedSubscription {
 #[utoipa::path(get, path = "/v1/subscriptions", tag = "sources", operation_id = "list_subscriptions",
     params(
         ("user" = Option<String>, Query, description = "Only of this user"),
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = SubscriptionList),
         (status = 400, description = "invalid-parameter"),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Read>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(&request, &["user", "after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+pub(crate) async fn list(call: Call<Read, EventsState, WithQuery>) -> Reply {
+    let mut params = call.params(&["user", "after", "limit"]);
+    let page = params.page();
     let user = params.short_text("user", MAX_USER);
     let after = params.parsed::<Ulid>("after").map(SubscriptionId);
     params.finish()?;
-    let subscriptions = state.subscriptions.clone();
-    let mut found = state
-        .http
-        .on_runtime(async move { subscriptions.list(user.as_deref(), after, limit + 1).await })
-        .await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|one| one.id.to_string());
-    let subscriptions = found.into_iter().map(SubscriptionView::from).collect();
-    json(StatusCode::OK, &SubscriptionList { subscriptions, next })
+    let wanted = page.wanted();
+    let found =
+        call.run(move |state| async move { state.subscriptions.list(user.as_deref(), after, wanted).await });
+    let (subscriptions, next) = page.cut(found.await?, SubscriptionView::from, |one| one.id.to_string());
+    ok(&SubscriptionList { subscriptions, next })
 }
 
 /// Subscribe to events
@@ -128,28 +112,15 @@ pub(crate) async fn list(
         (status = 413, description = "body-too-large"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn create(
-    allowed: Allowed<Produce>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: SubscriptionBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn create(call: Call<Produce, EventsState>, payload: web::Payload) -> Reply {
+    let body: SubscriptionBody = call.json(payload).await?;
     let (user, email, filter) = checked(body)?;
-    let (subscriptions, authority) = (
-        state.subscriptions.clone(),
-        AddressAuthority::of(allowed.is_admin()),
-    );
-    let made = state
-        .http
-        .on_runtime(async move {
-            subscriptions
-                .create(&user, email.as_deref(), authority, &filter)
-                .await
-        })
-        .await?;
-    let made = made.ok_or_else(|| {
+    let authority = AddressAuthority::of(call.allowed.is_admin());
+    let made = call.run(move |state| async move {
+        let (subscriptions, email) = (&state.subscriptions, email.as_deref());
+        subscriptions.create(&user, email, authority, &filter).await
+    });
+    let made = made.await?.ok_or_else(|| {
         let detail = format!("there are {MAX_SUBSCRIPTIONS} subscriptions already, and more are not kept");
         Problem::new(ProblemKind::TooManySubscriptions, detail)
     })?;
@@ -191,29 +162,22 @@ fn checked(body: SubscriptionBody) -> Result<(String, Option<String>, Filter), P
         (status = 400, description = "invalid-id"),
         (status = 404, description = "subscription-not-found"),
     ))]
-pub(crate) async fn delete(
-    _: Allowed<Produce>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let text = request.match_info().get("id").unwrap_or_default();
+pub(crate) async fn delete(call: Call<Produce, EventsState>) -> Reply {
+    let text = call.path("id");
     let id = text.parse::<Ulid>().map(SubscriptionId).map_err(|_| {
-        let reason = format!("{} is no subscription's id, which has 26 characters", quote(text));
+        let reason = format!(
+            "{} is no subscription's id, which has 26 characters",
+            quote(&text)
+        );
         Problem::field(ProblemKind::InvalidId, "id", reason)
     })?;
-    let subscriptions = state.subscriptions.clone();
-    let gone = state
-        .http
-        .on_runtime(async move { subscriptions.delete(id).await })
-        .await?;
-    if !gone {
+    let gone = call.run(move |state| async move { state.subscriptions.delete(id).await });
+    if !gone.await? {
         let reason = format!("there is no subscription {id}");
         return Err(Problem::field(ProblemKind::SubscriptionNotFound, "id", reason));
     }
-    let gone = DeletedSubscription {
+    ok(&DeletedSubscription {
         id: id.to_string(),
         deleted: true,
-    };
-    json(StatusCode::OK, &gone)
+    })
 }

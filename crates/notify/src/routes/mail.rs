@@ -1,21 +1,14 @@
 //! Mail: templates, and who gets none.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Utc};
-use holdfast_http::body::{BodySize, json_body, json_body_of};
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_name};
-use holdfast_http::problem::{Problem, ProblemKind, quote};
-use holdfast_http::{Admin, Allowed, Read};
+use holdfast_http::body::BodySize;
+use holdfast_http::{Admin, Call, PageParams, PageRequest, Problem, Read, Reply, WithQuery, ok};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::mail::{MailTemplate, MailTemplateRecord, Suppression};
 use crate::state::NotifyState;
-
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
 
 /// Longest cursor, in bytes: an address and a list.
 const MAX_CURSOR: usize = 1_024;
@@ -148,34 +141,28 @@ pub(crate) struct Suppressed {
 /// In pages, by name.
 #[utoipa::path(get, path = "/v1/mail-templates", tag = "mail", operation_id = "list_mail_templates",
    params(
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = MailTemplatePage),
         (status = 400, description = "invalid-parameter"),
     ))]
-pub(crate) async fn list_templates(
-    _: Allowed<Read>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(&request, &["after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let after = params.short_text("after", MAX_CURSOR);
+pub(crate) async fn list_templates(call: Call<Read, NotifyState, WithQuery>) -> Reply {
+    let page = page(&call)?;
+    let (after, wanted) = (page.after.clone(), page.wanted());
+    let found =
+        call.run(move |state| async move { state.notices.mail().templates(after.as_deref(), wanted).await });
+    let (templates, next) = page.cut(found.await?, TemplateView::from, |record| record.name.clone());
+    ok(&MailTemplatePage { templates, next })
+}
+
+/// The page that a request asks for, whose cursor is a text.
+fn page<N>(call: &Call<N, NotifyState, WithQuery>) -> Result<PageRequest, Problem> {
+    let mut params = call.params(&["after", "limit"]);
+    let page = params.page();
+    params.short_text("after", MAX_CURSOR);
     params.finish()?;
-    let notices = state.notices.clone();
-    let found = state
-        .http
-        .on_runtime(async move { notices.mail().templates(after.as_deref(), limit + 1).await })
-        .await?;
-    let more = found.len() > limit;
-    let templates: Vec<TemplateView> = found.into_iter().take(limit).map(TemplateView::from).collect();
-    let next = templates
-        .last()
-        .filter(|_| more)
-        .map(|template| template.name.clone());
-    json(StatusCode::OK, &MailTemplatePage { templates, next })
+    Ok(page)
 }
 
 /// Show a mail template
@@ -187,18 +174,10 @@ pub(crate) async fn list_templates(
         (status = 200, body = TemplateView),
         (status = 404, description = "mail-template-not-found"),
     ))]
-pub(crate) async fn show_template(
-    _: Allowed<Read>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (notices, name) = (state.notices.clone(), path_name(&request));
-    let record = state
-        .http
-        .on_runtime(async move { notices.mail().template(&name).await })
-        .await?;
-    json(StatusCode::OK, &TemplateView::from(record))
+pub(crate) async fn show_template(call: Call<Read, NotifyState>) -> Reply {
+    let name = call.path("name");
+    let record = call.run(|state| async move { state.notices.mail().template(&name).await });
+    ok(&TemplateView::from(record.await?))
 }
 
 /// Create or replace a mail template
@@ -213,22 +192,13 @@ pub(crate) async fn show_template(
         (status = 409, description = "too-many-mail-templates"),
         (status = 422, description = "invalid-field: an invalid template, with the line"),
     ))]
-pub(crate) async fn put_template(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let TemplateBody { subject, text, html } =
-        json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
+pub(crate) async fn put_template(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
+    let TemplateBody { subject, text, html } = call.json_of(payload, BodySize::Bulk).await?;
     let template = MailTemplate { subject, text, html };
-    let (notices, name, by) = (state.notices.clone(), path_name(&request), allowed.by(&request));
-    let record = state
-        .http
-        .on_runtime(async move { notices.mail().put_template(&by, &name, &template).await })
-        .await?;
-    json(StatusCode::OK, &TemplateView::from(record))
+    let (name, by) = (call.path("name"), call.actor());
+    let record =
+        call.run(|state| async move { state.notices.mail().put_template(&by, &name, &template).await });
+    ok(&TemplateView::from(record.await?))
 }
 
 /// Delete a mail template
@@ -240,19 +210,12 @@ pub(crate) async fn put_template(
         (status = 200, body = DeletedMailTemplate),
         (status = 404, description = "mail-template-not-found"),
     ))]
-pub(crate) async fn delete_template(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (notices, name, by) = (state.notices.clone(), path_name(&request), allowed.by(&request));
+pub(crate) async fn delete_template(call: Call<Admin, NotifyState>) -> Reply {
+    let (name, by) = (call.path("name"), call.actor());
     let gone = name.clone();
-    state
-        .http
-        .on_runtime(async move { notices.mail().delete_template(&by, &gone).await })
+    call.run(|state| async move { state.notices.mail().delete_template(&by, &gone).await })
         .await?;
-    json(StatusCode::OK, &DeletedMailTemplate { name, deleted: true })
+    ok(&DeletedMailTemplate { name, deleted: true })
 }
 
 /// List suppressed addresses
@@ -260,52 +223,31 @@ pub(crate) async fn delete_template(
 /// Addresses that receive no mail: of one list, because their owners unsubscribed, or of any list.
 #[utoipa::path(get, path = "/v1/mail-suppressions", tag = "mail", operation_id = "list_mail_suppressions",
    params(
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = SuppressionPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
-pub(crate) async fn list_suppressions(
-    _: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(&request, &["after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let after = params.short_text("after", MAX_CURSOR);
-    params.finish()?;
-    let after = after.map(|text| cursor(&text)).transpose()?;
-    let notices = state.notices.clone();
-    let found = state
-        .http
-        .on_runtime(async move {
-            let after = after
-                .as_ref()
-                .map(|(address, list)| (address.as_str(), list.as_str()));
-            notices.mail().suppressions(after, limit + 1).await
-        })
-        .await?;
-    let more = found.len() > limit;
-    let suppressions: Vec<SuppressionView> =
-        found.into_iter().take(limit).map(SuppressionView::from).collect();
-    let next = suppressions.last().filter(|_| more).map(|last| {
+pub(crate) async fn list_suppressions(call: Call<Admin, NotifyState, WithQuery>) -> Reply {
+    let page = page(&call)?;
+    let (after, wanted) = (page.cursor_of(cursor)?, page.wanted());
+    let found = call.run(move |state| async move {
+        let after = after.as_ref();
+        let after = after.map(|(address, list)| (address.as_str(), list.as_str()));
+        state.notices.mail().suppressions(after, wanted).await
+    });
+    let (suppressions, next) = page.cut(found.await?, SuppressionView::from, |last| {
         let list = last.list.as_deref().unwrap_or_default();
         format!("{list}/{}", last.address)
     });
-    json(StatusCode::OK, &SuppressionPage { suppressions, next })
+    ok(&SuppressionPage { suppressions, next })
 }
 
 /// The list's name holds no `/`; an address may.
-fn cursor(text: &str) -> Result<(String, String), Problem> {
-    let parts = text.split_once('/');
-    parts
-        .map(|(list, address)| (address.to_owned(), list.to_owned()))
-        .ok_or_else(|| {
-            let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
-            Problem::field(ProblemKind::InvalidCursor, "after", reason)
-        })
+fn cursor(text: &str) -> Option<(String, String)> {
+    let (list, address) = text.split_once('/')?;
+    Some((address.to_owned(), list.to_owned()))
 }
 
 /// Suppress an address
@@ -318,27 +260,17 @@ fn cursor(text: &str) -> Result<(String, String), Problem> {
         (status = 400, description = "malformed-json"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn suppress(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: SuppressBody = json_body(&request, payload, &state.http).await?;
-    let (notices, by, address) = (state.notices.clone(), allowed.by(&request), body.address.clone());
-    state
-        .http
-        .on_runtime(async move {
-            let reason = body.reason.as_deref().unwrap_or(BY_HAND);
-            notices
-                .mail()
-                .suppress(&by, &body.address, body.list.as_deref(), reason)
-                .await
-        })
-        .await?;
+pub(crate) async fn suppress(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
+    let body: SuppressBody = call.json(payload).await?;
+    let (by, address) = (call.actor(), body.address.clone());
+    let suppressing = call.run(|state| async move {
+        let reason = body.reason.as_deref().unwrap_or(BY_HAND);
+        let (mail, list) = (state.notices.mail(), body.list.as_deref());
+        mail.suppress(&by, &body.address, list, reason).await
+    });
+    suppressing.await?;
     let suppressed = true;
-    json(StatusCode::OK, &Suppressed { address, suppressed })
+    ok(&Suppressed { address, suppressed })
 }
 
 /// Release a suppressed address
@@ -352,24 +284,14 @@ pub(crate) async fn suppress(
         (status = 404, description = "nothing-matched"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn release(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: ReleaseBody = json_body(&request, payload, &state.http).await?;
-    let (notices, by, address) = (state.notices.clone(), allowed.by(&request), body.address.clone());
-    state
-        .http
-        .on_runtime(async move {
-            notices
-                .mail()
-                .release(&by, &body.address, body.list.as_deref())
-                .await
-        })
-        .await?;
+pub(crate) async fn release(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
+    let body: ReleaseBody = call.json(payload).await?;
+    let (by, address) = (call.actor(), body.address.clone());
+    let releasing = call.run(|state| async move {
+        let (mail, list) = (state.notices.mail(), body.list.as_deref());
+        mail.release(&by, &body.address, list).await
+    });
+    releasing.await?;
     let suppressed = false;
-    json(StatusCode::OK, &Suppressed { address, suppressed })
+    ok(&Suppressed { address, suppressed })
 }

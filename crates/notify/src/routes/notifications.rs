@@ -1,12 +1,8 @@
 //! Publishing what happened.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_http::body::{BodySize, json_body_of};
-use holdfast_http::json;
-use holdfast_http::params::{Params, idempotency_key};
-use holdfast_http::{Allowed, Produce};
-use holdfast_http::{Problem, ProblemKind};
+use actix_web::web;
+use holdfast_http::body::BodySize;
+use holdfast_http::{Call, Problem, ProblemKind, Produce, Reply, accepted, json};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -71,32 +67,17 @@ impl From<Published> for NoticeView {
         (status = 413, description = "body-too-large, payload-too-large"),
         (status = 422, description = "invalid-field, idempotency-key-reused"),
     ))]
-pub(crate) async fn publish(
-    allowed: Allowed<Produce>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let key = idempotency_key(&request)?.map(|key| allowed.caller().job_key(key));
-    let body: NoticeBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
+pub(crate) async fn publish(call: Call<Produce, NotifyState>, payload: web::Payload) -> Reply {
+    let key = call.job_key()?;
+    let body: NoticeBody = call.json_of(payload, BodySize::Bulk).await?;
+    let event_type = body.event_type.parse();
     let notice = Notice {
-        event_type: body
-            .event_type
-            .parse()
+        event_type: event_type
             .map_err(|error| Problem::field(ProblemKind::InvalidField, "type", format!("{error}")))?,
         data: body.data,
         key,
     };
-    let notices = state.notices.clone();
-    let published = state
-        .http
-        .on_runtime(async move { notices.publish(&notice).await })
-        .await?;
-    let status = if published.duplicate {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
-    json(status, &NoticeView::from(published))
+    let published = call.run(|state| async move { state.notices.publish(&notice).await });
+    let published = published.await?;
+    json(accepted(published.duplicate), &NoticeView::from(published))
 }

@@ -1,17 +1,11 @@
 //! The log of deliveries of a webhook.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
-use holdfast_http::json;
-use holdfast_http::params::Params;
-use holdfast_http::problem::Problem;
-use holdfast_http::{Admin, Allowed};
+use holdfast_http::{Admin, Call, PageParams, Reply, WithQuery, ok};
 use holdfast_jobs::JobId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::webhooks::{DEFAULT_LIMIT, MAX_LIMIT, cursor, webhook_id};
 use crate::state::NotifyState;
 use crate::webhooks::{Delivery, DeliveryFilter, DeliveryId};
 
@@ -90,38 +84,25 @@ pub(crate) struct DeliveryPage {
    params(
         ("id" = String, Path, description = "The webhook's id"),
         ("delivered" = Option<bool>, Query, description = "Only those that were delivered, or that failed"),
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = DeliveryPage),
         (status = 400, description = "invalid-id, invalid-parameter, invalid-cursor"),
         (status = 404, description = "webhook-not-found"),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = webhook_id(&request)?;
-    let mut params = Params::of(&request, &["delivered", "after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+pub(crate) async fn list(call: Call<Admin, NotifyState, WithQuery>) -> Reply {
+    let id = call.id()?;
+    let mut params = call.params(&["delivered", "after", "limit"]);
+    let page = params.page();
     let delivered = params.parsed("delivered");
-    let after = params.text("after").map(ToOwned::to_owned);
     params.finish()?;
-    let before = after.map(|text| cursor::<DeliveryId>(&text)).transpose()?;
     let filter = DeliveryFilter {
         delivered,
-        before,
-        limit: limit + 1,
+        before: page.cursor()?,
+        limit: page.wanted(),
     };
-    let notices = state.notices.clone();
-    let found = state
-        .http
-        .on_runtime(async move { notices.webhooks().deliveries(id, filter).await })
-        .await?;
-    let more = found.len() > limit;
-    let deliveries: Vec<DeliveryView> = found.into_iter().take(limit).map(DeliveryView::from).collect();
-    let next = deliveries.last().filter(|_| more).map(|delivery| delivery.id);
-    json(StatusCode::OK, &DeliveryPage { deliveries, next })
+    let found = call.run(move |state| async move { state.notices.webhooks().deliveries(id, filter).await });
+    let (deliveries, next) = page.cut(found.await?, DeliveryView::from, |delivery| delivery.id);
+    ok(&DeliveryPage { deliveries, next })
 }

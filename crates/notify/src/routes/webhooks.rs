@@ -3,17 +3,13 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Utc};
 use holdfast_control::enqueue::AcceptedJob;
 use holdfast_http::body::fields::Seconds;
 use holdfast_http::body::fields::secret;
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::Params;
-use holdfast_http::problem::{Problem, ProblemKind, quote};
-use holdfast_http::{Admin, Allowed};
+use holdfast_http::problem::Problem;
+use holdfast_http::{Admin, Call, PageParams, Reply, WithQuery, json_at, ok};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -22,9 +18,6 @@ use crate::state::NotifyState;
 use crate::webhooks::{
     MadeWebhook, RotatedSecret, WebhookDraft, WebhookError, WebhookFault, WebhookId, WebhookRecord,
 };
-
-pub(super) const DEFAULT_LIMIT: usize = 100;
-pub(super) const MAX_LIMIT: usize = 1_000;
 
 /// How long the secret before a rotation signs too, unless the request says otherwise: enough to deploy the new one.
 const DEFAULT_GRACE: Duration = Duration::from_hours(24);
@@ -150,55 +143,25 @@ pub(crate) struct DeletedWebhook {
     deleted: bool,
 }
 
-pub(super) fn webhook_id(request: &HttpRequest) -> Result<WebhookId, Problem> {
-    let text = request.match_info().get("id").unwrap_or_default();
-    text.parse().map_err(|error| {
-        Problem::field(
-            ProblemKind::InvalidId,
-            "id",
-            format!("{} is {error}", quote(text)),
-        )
-    })
-}
-
 /// List webhooks
 ///
 /// In pages, in the order of creation, without their secrets.
 #[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
    params(
-        ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; default 100"),
+        PageParams,
     ),
     responses(
         (status = 200, body = WebhookPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(&request, &["after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
-    let after = params.text("after").map(ToOwned::to_owned);
+pub(crate) async fn list(call: Call<Admin, NotifyState, WithQuery>) -> Reply {
+    let mut params = call.params(&["after", "limit"]);
+    let page = params.page();
     params.finish()?;
-    let after = after.map(|text| cursor::<WebhookId>(&text)).transpose()?;
-    let notices = state.notices.clone();
-    let found = state
-        .http
-        .on_runtime(async move { notices.webhooks().list(after, limit + 1).await })
-        .await?;
-    let more = found.len() > limit;
-    let webhooks: Vec<WebhookView> = found.into_iter().take(limit).map(WebhookView::from).collect();
-    let next = webhooks.last().filter(|_| more).map(|webhook| webhook.id);
-    json(StatusCode::OK, &WebhookPage { webhooks, next })
-}
-
-pub(super) fn cursor<T: std::str::FromStr>(text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|_| {
-        let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
-        Problem::field(ProblemKind::InvalidCursor, "after", reason)
-    })
+    let (after, wanted) = (page.cursor()?, page.wanted());
+    let found = call.run(move |state| async move { state.notices.webhooks().list(after, wanted).await });
+    let (webhooks, next) = page.cut(found.await?, WebhookView::from, |webhook| webhook.id);
+    ok(&WebhookPage { webhooks, next })
 }
 
 /// Create a webhook
@@ -214,30 +177,21 @@ pub(super) fn cursor<T: std::str::FromStr>(text: &str) -> Result<T, Problem> {
         (status = 409, description = "too-many-webhooks"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn create(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: CreateBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn create(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
+    let body: CreateBody = call.json(payload).await?;
     let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?;
-    let (notices, by) = (state.notices.clone(), allowed.by(&request));
-    let made = state
-        .http
-        .on_runtime(async move { notices.webhooks().create(&by, &draft, body.secret.as_ref()).await })
-        .await?;
-    let MadeWebhook { webhook, secret } = made;
-    let location =
-        HeaderValue::from_str(&format!("/v1/webhooks/{}", webhook.id)).map_err(Problem::internal)?;
+    let by = call.actor();
+    let made = call.run(|state| async move {
+        let secret = body.secret.as_ref();
+        state.notices.webhooks().create(&by, &draft, secret).await
+    });
+    let MadeWebhook { webhook, secret } = made.await?;
+    let location = format!("/v1/webhooks/{}", webhook.id);
     let view = SecretView {
         webhook: webhook.into(),
         secret: secret.expose().to_owned(),
     };
-    let mut response = json(StatusCode::CREATED, &view)?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    json_at(StatusCode::CREATED, &location, &view)
 }
 
 fn draft(
@@ -260,18 +214,10 @@ fn draft(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "webhook-not-found"),
     ))]
-pub(crate) async fn show(
-    _: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (notices, id) = (state.notices.clone(), webhook_id(&request)?);
-    let record = state
-        .http
-        .on_runtime(async move { notices.webhooks().get(id).await })
-        .await?;
-    json(StatusCode::OK, &WebhookView::from(record))
+pub(crate) async fn show(call: Call<Admin, NotifyState>) -> Reply {
+    let id = call.id()?;
+    let record = call.run(move |state| async move { state.notices.webhooks().get(id).await });
+    ok(&WebhookView::from(record.await?))
 }
 
 /// Replace a webhook
@@ -287,22 +233,12 @@ pub(crate) async fn show(
         (status = 404, description = "webhook-not-found"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn put(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let id = webhook_id(&request)?;
-    let body: PutBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn put(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
+    let (id, by) = (call.id()?, call.actor());
+    let body: PutBody = call.json(payload).await?;
     let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?;
-    let (notices, by) = (state.notices.clone(), allowed.by(&request));
-    let record = state
-        .http
-        .on_runtime(async move { notices.webhooks().put(&by, id, &draft).await })
-        .await?;
-    json(StatusCode::OK, &WebhookView::from(record))
+    let record = call.run(move |state| async move { state.notices.webhooks().put(&by, id, &draft).await });
+    ok(&WebhookView::from(record.await?))
 }
 
 /// Delete a webhook
@@ -315,19 +251,11 @@ pub(crate) async fn put(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "webhook-not-found"),
     ))]
-pub(crate) async fn delete(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (notices, id) = (state.notices.clone(), webhook_id(&request)?);
-    let by = allowed.by(&request);
-    state
-        .http
-        .on_runtime(async move { notices.webhooks().delete(&by, id).await })
+pub(crate) async fn delete(call: Call<Admin, NotifyState>) -> Reply {
+    let (id, by) = (call.id()?, call.actor());
+    call.run(move |state| async move { state.notices.webhooks().delete(&by, id).await })
         .await?;
-    json(StatusCode::OK, &DeletedWebhook { id, deleted: true })
+    ok(&DeletedWebhook { id, deleted: true })
 }
 
 /// Rotate the secret of a webhook
@@ -343,32 +271,19 @@ pub(crate) async fn delete(
         (status = 404, description = "webhook-not-found"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn rotate(
-    allowed: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let id = webhook_id(&request)?;
-    let body: RotateBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn rotate(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
+    let (id, by) = (call.id()?, call.actor());
+    let body: RotateBody = call.json(payload).await?;
     let grace = body.grace_seconds.map_or(DEFAULT_GRACE, |seconds| seconds.0);
-    let (notices, by) = (state.notices.clone(), allowed.by(&request));
-    let rotated = state
-        .http
-        .on_runtime(async move {
-            notices
-                .webhooks()
-                .rotate(&by, id, body.secret.as_ref(), grace)
-                .await
-        })
-        .await?;
-    let RotatedSecret { webhook, secret } = rotated;
-    let view = SecretView {
+    let rotated = call.run(move |state| async move {
+        let secret = body.secret.as_ref();
+        state.notices.webhooks().rotate(&by, id, secret, grace).await
+    });
+    let RotatedSecret { webhook, secret } = rotated.await?;
+    ok(&SecretView {
         webhook: webhook.into(),
         secret: secret.expose().to_owned(),
-    };
-    json(StatusCode::OK, &view)
+    })
 }
 
 /// Test a webhook
@@ -383,19 +298,8 @@ pub(crate) async fn rotate(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "webhook-not-found"),
     ))]
-pub(crate) async fn test(
-    _: Allowed<Admin>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (notices, id) = (state.notices.clone(), webhook_id(&request)?);
-    let job = state
-        .http
-        .on_runtime(async move { notices.webhooks().test(id).await })
-        .await?;
-    let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)).map_err(Problem::internal)?;
-    let mut response = json(StatusCode::ACCEPTED, &AcceptedJob::from(job))?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+pub(crate) async fn test(call: Call<Admin, NotifyState>) -> Reply {
+    let id = call.id()?;
+    let job = call.run(move |state| async move { state.notices.webhooks().test(id).await });
+    AcceptedJob::from(job.await?).reply(StatusCode::ACCEPTED)
 }

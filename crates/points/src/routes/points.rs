@@ -1,15 +1,11 @@
 //! Tracks and their points.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Datelike as _, Utc};
 use holdfast_http::body::items::{RejectedItem, none_good};
-use holdfast_http::body::json_body;
-use holdfast_http::json;
-use holdfast_http::params::Params;
 use holdfast_http::problem::{Problem, ProblemKind, nothing_matched, quote};
-use holdfast_http::{Admin, Allowed, Produce, Read};
+use holdfast_http::{Admin, Call, Produce, Read, Reply, WithQuery, json, json_at, ok};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use utoipa::ToSchema;
@@ -70,34 +66,21 @@ fn track_id(text: &str, field: &str) -> Result<TrackId, Problem> {
         (status = 409, description = "track-exists: another track has this id"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn make_track(
-    _: Allowed<Produce>,
-    state: web::Data<PointsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: TrackBody = json_body(&request, payload, &state.http).await?;
-    let sound = (1..=MAX_NAME).contains(&body.name.len()) && !body.name.chars().any(char::is_control);
+pub(crate) async fn make_track(call: Call<Produce, PointsState>, payload: web::Payload) -> Reply {
+    let TrackBody { name, id } = call.json(payload).await?;
+    let sound = (1..=MAX_NAME).contains(&name.len()) && !name.chars().any(char::is_control);
     if !sound {
         let reason = format!("must have 1 to {MAX_NAME} bytes, and no control characters");
         return Err(Problem::field(ProblemKind::InvalidField, "name", reason));
     }
-    let id = body.id.as_deref().map(|text| track_id(text, "id")).transpose()?;
-    let (points, name) = (state.points.clone(), body.name);
-    let made = state
-        .http
-        .on_runtime(async move { points.make_track(id, &name).await })
-        .await?;
-    match made {
+    let id = id.as_deref().map(|text| track_id(text, "id")).transpose()?;
+    let made = call.run(move |state| async move { state.points.make_track(id, &name).await });
+    match made.await? {
         TrackMade::New(track) => {
             let location = format!("/v1/tracks/{}/points", track.id);
-            let mut response = json(StatusCode::CREATED, &TrackView::from(track))?;
-            let location = HeaderValue::from_str(&location).map_err(Problem::internal)?;
-            response.headers_mut().insert(header::LOCATION, location);
-            Ok(response)
+            json_at(StatusCode::CREATED, &location, &TrackView::from(track))
         }
-        TrackMade::Same(track) => json(StatusCode::OK, &TrackView::from(track)),
+        TrackMade::Same(track) => ok(&TrackView::from(track)),
         TrackMade::Taken(track) => Err(Problem::field(
             ProblemKind::TrackExists,
             "id",
@@ -131,14 +114,8 @@ pub(crate) struct AcceptedPoints {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field, batch-empty: no point is valid"),
     ))]
-pub(crate) async fn accept(
-    _: Allowed<Produce>,
-    state: web::Data<PointsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (good, rejected) = read_points(&request, payload, &state.http).await?;
+pub(crate) async fn accept(call: Call<Produce, PointsState>, payload: web::Payload) -> Reply {
+    let (good, rejected) = read_points(&call.request, payload, call.context()).await?;
     if rejected.is_empty() && good.is_empty() {
         return Err(NAMES.nothing());
     }
@@ -146,10 +123,7 @@ pub(crate) async fn accept(
         return Err(none_good(rejected, NAMES));
     }
     let accepted = good.len();
-    let points = state.points.clone();
-    state
-        .http
-        .on_runtime(async move { points.accept(&good).await })
+    call.run(|state| async move { state.points.accept(&good).await })
         .await?;
     json(StatusCode::ACCEPTED, &AcceptedPoints { accepted, rejected })
 }
@@ -212,36 +186,23 @@ pub(crate) struct PointPage {
         (status = 400, description = "invalid-id, invalid-parameter"),
         (status = 404, description = "track-not-found"),
     ))]
-pub(crate) async fn list(
-    _: Allowed<Read>,
-    state: web::Data<PointsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = track_id(request.match_info().get("id").unwrap_or_default(), "id")?;
-    let mut params = Params::of(&request, &["from", "to", "after", "limit"]);
+pub(crate) async fn list(call: Call<Read, PointsState, WithQuery>) -> Reply {
+    let id = track_id(call.request.match_info().get("id").unwrap_or_default(), "id")?;
+    let mut params = call.params(&["from", "to", "after", "limit"]);
     let (from, to, after) = (params.moment("from"), params.moment("to"), params.moment("after"));
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+    let page = params.page_of(DEFAULT_LIMIT, MAX_LIMIT);
     params.finish()?;
-    let points = state.points.clone();
-    let found = state
-        .http
-        .on_runtime(async move {
-            // One more than fits tells whether there is a next page.
-            let found = points.list(id, from, to, after, limit + 1).await?;
-            if found.is_empty() && points.track(id).await?.is_none() {
-                return Err(Problem::field(
-                    ProblemKind::TrackNotFound,
-                    "id",
-                    format!("no track {id} is known; make it with POST /v1/tracks"),
-                ));
-            }
-            Ok(found)
-        })
-        .await?;
-    let more = found.len() > limit;
-    let points: Vec<PointView> = found.into_iter().take(limit).map(PointView::from).collect();
-    let next = points.last().filter(|_| more).map(|point| point.recorded_at);
-    json(StatusCode::OK, &PointPage { points, next })
+    let wanted = page.wanted();
+    let found = call.run(move |state| async move {
+        let found = state.points.list(id, from, to, after, wanted).await?;
+        if found.is_empty() && state.points.track(id).await?.is_none() {
+            let reason = format!("no track {id} is known; make it with POST /v1/tracks");
+            return Err(Problem::field(ProblemKind::TrackNotFound, "id", reason));
+        }
+        Ok(found)
+    });
+    let (points, next) = page.cut(found.await?, PointView::from, |point| point.recorded_at);
+    ok(&PointPage { points, next })
 }
 
 /// A point whose track does not exist.
@@ -285,47 +246,29 @@ pub(crate) struct LetterPage {
         (status = 200, body = LetterPage),
         (status = 400, description = "invalid-id, invalid-cursor, invalid-parameter"),
     ))]
-pub(crate) async fn letters(
-    _: Allowed<Read>,
-    state: web::Data<PointsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let mut params = Params::of(&request, &["track_id", "after", "limit"]);
-    let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
+pub(crate) async fn letters(call: Call<Read, PointsState, WithQuery>) -> Reply {
+    let mut params = call.params(&["track_id", "after", "limit"]);
+    let page = params.page_of(DEFAULT_LIMIT, MAX_LIMIT);
     let track = params.text("track_id").map(ToOwned::to_owned);
-    let cursor = params.text("after").map(ToOwned::to_owned);
     params.finish()?;
     let track = track.map(|text| track_id(&text, "track_id")).transpose()?;
-    let after = cursor.map(|text| letter_cursor(&text)).transpose()?;
-    let points = state.points.clone();
-    let found = state
-        .http
-        .on_runtime(async move { points.letters(LetterFilter { track }, after, limit + 1).await })
-        .await?;
-    let more = found.len() > limit;
-    let letters: Vec<PointLetter> = found.into_iter().take(limit).collect();
-    let next = letters.last().filter(|_| more).map(|letter| {
-        let PointLetter { point, .. } = letter;
+    let (after, wanted) = (page.cursor_of(letter_cursor)?, page.wanted());
+    let found = call
+        .run(move |state| async move { state.points.letters(LetterFilter { track }, after, wanted).await });
+    let (letters, next) = page.cut(found.await?, LetterView::from, |PointLetter { point, .. }| {
         format!("{}.{}", point.track_id, point.recorded_at.timestamp_micros())
     });
-    let letters = letters.into_iter().map(LetterView::from).collect();
-    json(StatusCode::OK, &LetterPage { letters, next })
+    ok(&LetterPage { letters, next })
 }
 
-fn letter_cursor(text: &str) -> Result<(TrackId, DateTime<Utc>), Problem> {
-    text.split_once('.')
-        .and_then(|(track, micros)| {
-            let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-            // What no point has is beyond what databases can hold.
-            if !(0..=9_999).contains(&at.year()) {
-                return None;
-            }
-            Some((TrackId(Ulid::from_string(track).ok()?), at))
-        })
-        .ok_or_else(|| {
-            let reason = format!("{} is no cursor; use the `next` of the page before", quote(text));
-            Problem::field(ProblemKind::InvalidCursor, "after", reason)
-        })
+fn letter_cursor(text: &str) -> Option<(TrackId, DateTime<Utc>)> {
+    let (track, micros) = text.split_once('.')?;
+    let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    // What no point has is beyond what databases can hold.
+    if !(0..=9_999).contains(&at.year()) {
+        return None;
+    }
+    Some((TrackId(Ulid::from_string(track).ok()?), at))
 }
 
 /// Which point letters: of a track, or all.
@@ -373,20 +316,11 @@ impl LetterBody {
         (status = 404, description = "nothing-matched: no letter, or none whose track exists"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn redrive_letters(
-    allowed: Allowed<Admin>,
-    state: web::Data<PointsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: LetterBody = json_body(&request, payload, &state.http).await?;
-    let (filter, by, points) = (body.filter()?, allowed.by(&request), state.points.clone());
-    let affected = state
-        .http
-        .on_runtime(async move { points.redrive_letters(filter, &by).await })
-        .await?;
-    changed(affected, "point letter whose track exists")
+pub(crate) async fn redrive_letters(call: Call<Admin, PointsState>, payload: web::Payload) -> Reply {
+    let filter = call.json::<LetterBody>(payload).await?.filter()?;
+    let by = call.actor();
+    let affected = call.run(|state| async move { state.points.redrive_letters(filter, &by).await });
+    changed(affected.await?, "point letter whose track exists")
 }
 
 /// Delete point letters
@@ -400,27 +334,18 @@ pub(crate) async fn redrive_letters(
         (status = 404, description = "nothing-matched"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn delete_letters(
-    allowed: Allowed<Admin>,
-    state: web::Data<PointsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: LetterBody = json_body(&request, payload, &state.http).await?;
-    let (filter, by, points) = (body.filter()?, allowed.by(&request), state.points.clone());
-    let affected = state
-        .http
-        .on_runtime(async move { points.delete_letters(filter, &by).await })
-        .await?;
-    changed(affected, "point letter")
+pub(crate) async fn delete_letters(call: Call<Admin, PointsState>, payload: web::Payload) -> Reply {
+    let filter = call.json::<LetterBody>(payload).await?.filter()?;
+    let by = call.actor();
+    let affected = call.run(|state| async move { state.points.delete_letters(filter, &by).await });
+    changed(affected.await?, "point letter")
 }
 
-fn changed(affected: u64, what: &str) -> Result<HttpResponse, Problem> {
+fn changed(affected: u64, what: &str) -> Reply {
     if affected == 0 {
         return Err(nothing_matched(what));
     }
-    json(StatusCode::OK, &ChangedLetters { affected })
+    ok(&ChangedLetters { affected })
 }
 
 /// For the document; `points_body.rs` reads it.
