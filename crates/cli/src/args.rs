@@ -66,6 +66,25 @@ pub(crate) enum Command {
     Deploy(Box<deploy::Args>),
 }
 
+/// The arguments of a command that speaks to an API, with one of its subcommands.
+#[derive(Debug, Args)]
+pub(crate) struct OperatorArgs<C: Subcommand> {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(subcommand)]
+    pub(crate) command: C,
+}
+
+impl<C: Subcommand> OperatorArgs<C> {
+    /// The API, how to print what it answers, and what is asked for.
+    pub(crate) async fn open(self, program: &Program) -> Result<(Api, OutputArgs, C), Failure> {
+        let api = self.target.open(program).await?;
+        Ok((api, self.output, self.command))
+    }
+}
+
 /// Which API a command speaks to.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TargetArgs {

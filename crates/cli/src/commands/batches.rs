@@ -10,21 +10,13 @@ use holdfast_ops::{Failure, time};
 use holdfast_services::Program;
 use serde_json::json;
 
-use crate::args::{OutputArgs, TargetArgs, query};
+use crate::args::{OperatorArgs, OutputArgs, query};
 use crate::output::{line, shown, table};
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// List batches, newest first
     List {
         /// Only batches in this state: running, ended
@@ -53,12 +45,7 @@ enum Command {
 }
 
 pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
-    let Args {
-        target,
-        output,
-        command,
-    } = args;
-    let api = target.open(program).await?;
+    let (api, output, command) = args.open(program).await?;
     match command {
         Command::List { state, after, limit } => {
             let query = query([

@@ -9,21 +9,13 @@ use holdfast_ops::Failure;
 use holdfast_ops::client::{Api, Document};
 use holdfast_services::Program;
 
-use crate::args::{OutputArgs, TargetArgs};
+use crate::args::{OperatorArgs, OutputArgs};
 use crate::output::{minute, table};
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Create a key and print it, once
     Create {
         /// The owner's name, shown in logs

@@ -5,21 +5,13 @@ use holdfast_control::wire::{KindList, KindView};
 use holdfast_ops::Failure;
 use holdfast_services::Program;
 
-use crate::args::{OutputArgs, TargetArgs};
+use crate::args::OperatorArgs;
 use crate::output::table;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// List kinds with their queue, timeout and attempts
     List,
 }

@@ -10,22 +10,14 @@ use holdfast_ops::client::Api;
 use holdfast_services::Program;
 use serde_json::json;
 
-use crate::args::{OutputArgs, TargetArgs};
+use crate::args::{OperatorArgs, OutputArgs};
 use crate::commands::bulk;
 use crate::output::table;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// List queues with their depth
     List,
     /// Stop workers from claiming jobs of a queue; running jobs continue
@@ -44,12 +36,7 @@ enum Command {
 }
 
 pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
-    let Args {
-        target,
-        output,
-        command,
-    } = args;
-    let api = target.open(program).await?;
+    let (api, output, command) = args.open(program).await?;
     match command {
         Command::List => list(&api, output).await,
         Command::Pause { name } => steer(&api, &name, true, output).await,
@@ -111,7 +98,7 @@ async fn steer(api: &Api, name: &str, paused: bool, output: OutputArgs) -> Resul
 /// What shall hold, all of it.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("limits").required(true).multiple(true)))]
-struct Limit {
+pub(crate) struct Limit {
     name: String,
     /// Jobs of the queue that run concurrently
     #[arg(long, value_name = "JOBS", value_parser = places, group = "limits")]

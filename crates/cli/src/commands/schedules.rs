@@ -9,22 +9,14 @@ use holdfast_ops::client::{Api, Document};
 use holdfast_ops::{Failure, time};
 use holdfast_services::Program;
 
-use crate::args::{OutputArgs, TargetArgs, query};
+use crate::args::{OperatorArgs, OutputArgs, query};
 use crate::commands::jobs::{accepted_text, payload};
 use crate::output::{line, shown, table};
 
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// List schedules by name
     List {
         /// Begin after this name
@@ -50,13 +42,13 @@ enum Command {
 
 /// One schedule.
 #[derive(Debug, ClapArgs)]
-struct One {
+pub(crate) struct One {
     /// The schedule's name
     name: String,
 }
 
 #[derive(Debug, ClapArgs)]
-struct Add {
+pub(crate) struct Add {
     /// Its name: 1 to 63 of a-z, 0-9, _, - and .
     name: String,
     /// The kind of its jobs, such as http.request
@@ -94,12 +86,7 @@ struct Add {
 }
 
 pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
-    let Args {
-        target,
-        output,
-        command,
-    } = args;
-    let api = target.open(program).await?;
+    let (api, output, command) = args.open(program).await?;
     let verb = async |name: &str, verb: &str| api.post(&["v1", "schedules", name, verb]).await;
     let document = match command {
         Command::List { after, limit } => {

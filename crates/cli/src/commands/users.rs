@@ -13,21 +13,13 @@ use holdfast_ops::client::Api;
 use holdfast_services::{InvitationView, Program};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::args::{OutputArgs, TargetArgs};
+use crate::args::{OperatorArgs, OutputArgs};
 use crate::output::{minute, table};
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Add a user; the password comes from a prompt, or from stdin's first line
     Add {
         /// A name or an e-mail address; case-insensitive
@@ -64,7 +56,7 @@ enum Command {
 
 /// One user.
 #[derive(Debug, clap::Args)]
-struct One {
+pub(crate) struct One {
     /// The user's name
     name: String,
 }

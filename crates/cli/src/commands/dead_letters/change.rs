@@ -28,7 +28,7 @@ struct SelectArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Redrive {
+pub(crate) struct Redrive {
     #[command(flatten)]
     select: SelectArgs,
     /// Jobs a second that become due; default: all now
@@ -43,7 +43,7 @@ pub(super) struct Redrive {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Delete {
+pub(crate) struct Delete {
     #[command(flatten)]
     select: SelectArgs,
 }

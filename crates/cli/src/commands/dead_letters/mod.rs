@@ -9,22 +9,14 @@ use holdfast_control::wire::DeadLetterFilterBody;
 use holdfast_http::wire::Moment;
 use holdfast_jobs::JobId;
 
-use crate::args::{OutputArgs, TargetArgs};
+use crate::args::OperatorArgs;
 use holdfast_ops::{Failure, time};
 use holdfast_services::Program;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// List discarded jobs, youngest first
     List(read::List),
     /// Show one with its payload and all its errors
@@ -77,12 +69,7 @@ impl FilterArgs {
 }
 
 pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
-    let Args {
-        target,
-        output,
-        command,
-    } = args;
-    let api = target.open(program).await?;
+    let (api, output, command) = args.open(program).await?;
     match command {
         Command::List(args) => read::list(&api, args, output).await,
         Command::Show { id } => read::show(&api, id, output).await,

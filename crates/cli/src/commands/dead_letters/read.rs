@@ -10,7 +10,7 @@ use crate::args::{OutputArgs, query};
 use crate::output::{job_text, line, shown, table};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct List {
+pub(crate) struct List {
     #[command(flatten)]
     filter: FilterArgs,
     /// Only jobs older than this one, for the next page

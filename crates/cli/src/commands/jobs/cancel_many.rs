@@ -13,7 +13,7 @@ use crate::commands::bulk;
 const PATH: &[&str] = &["v1", "jobs", "cancel"];
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// Only jobs of this queue
     #[arg(long)]
     queue: Option<String>,

@@ -18,7 +18,7 @@ use crate::args::OutputArgs;
 const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// The job's kind, such as debug.echo
     kind: String,
     /// Its payload: JSON, @FILE, or - for stdin

@@ -9,7 +9,7 @@ use crate::args::{OutputArgs, query};
 use crate::output::{shown, table};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(crate) struct Args {
     /// Only jobs of this queue
     #[arg(long)]
     queue: Option<String>,

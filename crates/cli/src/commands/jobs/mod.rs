@@ -15,21 +15,13 @@ use holdfast_ops::client::Api;
 use holdfast_ops::{Failure, time};
 use holdfast_services::Program;
 
-use crate::args::{OutputArgs, TargetArgs};
+use crate::args::{OperatorArgs, OutputArgs};
 use crate::output::job_text;
 
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Args = OperatorArgs<Command>;
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Enqueue one job
     Enqueue(enqueue::Args),
     /// Show one job
@@ -45,7 +37,7 @@ enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-struct Show {
+pub(crate) struct Show {
     /// The job's id
     id: JobId,
     /// Wait until the job has finished, at most this long; exit with 1 unless it completed
@@ -55,18 +47,13 @@ struct Show {
 
 /// One job.
 #[derive(Debug, ClapArgs)]
-struct One {
+pub(crate) struct One {
     /// The job's id
     id: JobId,
 }
 
 pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
-    let Args {
-        target,
-        output,
-        command,
-    } = args;
-    let api = target.open(program).await?;
+    let (api, output, command) = args.open(program).await?;
     match command {
         Command::Enqueue(args) => enqueue::run(&api, args, output).await,
         Command::Show(Show { id, wait }) => show(&api, id, wait, output).await,
