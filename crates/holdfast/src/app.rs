@@ -6,7 +6,8 @@ use std::thread;
 
 use holdfast_core::redis::{RedisGate, Role as RedisRole};
 use holdfast_core::sql::Database;
-use holdfast_jobs::{Job, Jobs};
+use holdfast_jobs::stock::{self, RedisStorage};
+use holdfast_jobs::{Envelope, Job, Jobs};
 use holdfast_services::{Program, Role};
 use tokio::sync::oneshot;
 
@@ -101,5 +102,19 @@ impl App {
         let gate = RedisGate::open(RedisRole::Queue, settings.redis.queue.as_ref(), &settings.redis)?;
         let registry = self.program.registry(&settings);
         Ok(Jobs::new(&settings, registry, &database, &gate))
+    }
+
+    /// The stock storage of apalis-redis for a queue of `redis` durability, as a producer that needs no database: push
+    /// [`Envelope::of`] a job with [`TaskSink`](stock::TaskSink). It is connected when it is returned, and reconnects by itself.
+    ///
+    /// What [`client`](Self::client) promises does not hold here. Redis is the only place of a pushed job: a push fails while Redis
+    /// is unavailable, and one whose answer was lost may have been applied. There are no delays, priorities, keys or chains.
+    ///
+    /// # Errors
+    /// The configuration has faults, the queue is unknown or stored in the database, or Redis cannot be reached within
+    /// `redis.connect_timeout_ms`.
+    pub async fn redis_storage(&self, queue: &str) -> Result<RedisStorage<Envelope>, Error> {
+        let settings = self.program.settings()?;
+        Ok(stock::storage(&settings, queue).await?)
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use holdfast_core::config::ConfigFaults;
 use holdfast_core::redis::OpenError;
 use holdfast_core::sql::SqlError;
+use holdfast_jobs::stock::StorageError;
 use holdfast_services::UnknownRole;
 
 /// Why an application does not start. Its `Debug` is the text for people, with all causes: it is what Rust prints when `main`
@@ -26,6 +27,9 @@ pub enum Error {
     /// The settings of Redis are invalid.
     #[error("the Redis settings are invalid")]
     Redis(#[from] OpenError),
+    /// The queue has no storage of apalis-redis.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The operating system gives no thread.
     #[error("no thread can be started")]
     Thread(#[from] io::Error),

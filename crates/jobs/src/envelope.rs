@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::enqueue::{EnqueueError, typed_request};
+use crate::job::Job;
 use crate::retry::Backoff;
 
 /// A job and what a worker must know to run it. Its id is the hash field; its queue is the hash's name.
@@ -25,6 +27,24 @@ pub struct Envelope {
     /// W3C trace context of the enqueue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+}
+
+impl Envelope {
+    /// A job with the policies of its kind.
+    ///
+    /// # Errors
+    /// [`EnqueueError::Invalid`]: the kind's `validate` refuses the payload, or it is not representable as JSON.
+    pub fn of<J: Job>(job: &J) -> Result<Self, EnqueueError> {
+        let request = typed_request(job).map_err(EnqueueError::Invalid)?;
+        Ok(Self {
+            kind: request.kind,
+            payload: request.payload,
+            max_attempts: None,
+            timeout_ms: None,
+            backoff: None,
+            traceparent: None,
+        })
+    }
 }
 
 fn null() -> Box<RawValue> {

@@ -32,6 +32,7 @@ pub mod retry;
 pub mod schedules;
 pub mod sql;
 mod state;
+pub mod stock;
 mod wait;
 pub mod worker;
 

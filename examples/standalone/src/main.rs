@@ -54,3 +54,24 @@ async fn main() -> Result<ExitCode, holdfast::Error> {
         .run()
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast::jobs::Resources;
+
+    use super::*;
+
+    /// A handler runs without a server. Tokio's clock is paused: what a handler waits for takes no time.
+    #[tokio::test(start_paused = true)]
+    async fn an_invitation_names_its_sender_and_its_team() {
+        let resources = Resources::default().with(Sender { name: "Ada" });
+        let context = JobContext::detached(JobId::generate(), 1, 4, resources);
+        let invite = SendInvite {
+            to: "grace@example.org".to_owned(),
+            team: "Compilers".to_owned(),
+        };
+        assert_eq!(invite.validate(), Ok(()));
+        let sent = invite.run(context).await.unwrap();
+        assert_eq!(sent.subject, "Ada invites you to Compilers");
+    }
+}

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Files that pages print whole, each after its name in a comment. Tests of `crates/holdfast` run them.
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     ("README.md", "crates/holdfast/examples/send_invite.rs"),
     (
         "docs/getting-started.md",
@@ -23,6 +23,7 @@ const EXAMPLES: [(&str, &str); 5] = [
     ("docs/jobs.md", "examples/standalone/Cargo.toml"),
     ("docs/jobs.md", "examples/standalone/src/main.rs"),
     ("docs/jobs.md", "crates/holdfast/examples/enqueue_invite.rs"),
+    ("docs/jobs.md", "crates/holdfast/examples/push_invite.rs"),
 ];
 const CONFIGURATION: &str = "docs/configuration.md";
 const SETTINGS: (&str, &str) = ("<!-- settings -->\n", "<!-- /settings -->");

@@ -82,8 +82,8 @@ impl Application {
     }
 
     /// Runs an example of this crate in the directory of the application.
-    pub(crate) async fn run_example(&self, name: &str) -> (Option<i32>, String) {
-        ended(self.child(example(name), &[], &[])).await
+    pub(crate) async fn run_example(&self, name: &str, env: &[(&str, &str)]) -> (Option<i32>, String) {
+        ended(self.child(example(name), &[], env)).await
     }
 }
 
@@ -99,6 +99,11 @@ impl Running {
         let body = json!({"kind": "invite.send", "payload": {"to": to, "team": "Compilers"}});
         let response = http::post_json(self.address, "/v1/jobs", &body).await.unwrap();
         (response.status, response.json().unwrap())
+    }
+
+    /// Waits until it has printed a line with this text.
+    pub(crate) async fn printed(&self, text: &str) {
+        self.child.wait_for_line(text, DEADLINE).await.unwrap();
     }
 
     /// The job once it has finished.
@@ -133,33 +138,65 @@ fn example(name: &str) -> PathBuf {
     program
 }
 
-/// Builds the standalone application in a folder below the workspace's target folder, as cargo does in another repository: with its own lock
-/// file and features. Without debug information, which no test reads.
+const MANIFEST: &str = "examples/standalone/Cargo.toml";
+
+/// What cargo tells a test about its package. `ring` is built again when they change, and all that depends on it.
+const OF_THIS_PACKAGE: [&str; 8] = [
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+    "OUT_DIR",
+];
+
+/// Builds the standalone application and its tests, with its own lock file.
 fn built() -> PathBuf {
+    cargo(&["build", "--all-targets"]);
+    target().join("debug/invites")
+}
+
+/// The workspace's target folder.
+fn target() -> PathBuf {
+    let program = binary("holdfast").unwrap();
+    program.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// Runs cargo for the standalone application, and returns what was printed. The target folder and the profiles are the workspace's:
+/// dependencies with the same features are compiled once for both. Only Holdfast's crates are other packages outside of their
+/// workspace; they are not optimised, as inside.
+pub(crate) fn cargo(command: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .canonicalize()
         .unwrap();
-    let target = binary("holdfast")
-        .unwrap()
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("standalone");
-    let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--manifest-path"])
-        .arg(root.join("examples/standalone/Cargo.toml"))
+    let lock = std::fs::read_to_string(root.join("examples/standalone/Cargo.lock")).unwrap();
+    let names = lock.lines().filter_map(|line| line.strip_prefix("name = "));
+    let own = names.filter(|name| name.starts_with("\"holdfast"));
+    let mut cargo = Command::new(env!("CARGO"));
+    for variable in OF_THIS_PACKAGE {
+        cargo.env_remove(variable);
+    }
+    let output = cargo
+        .args(command)
+        .args(["--quiet", "--locked", "--manifest-path", MANIFEST])
+        .args(["--config", "Cargo.toml"])
+        .args(own.flat_map(|name| {
+            [
+                "--config".to_owned(),
+                format!("profile.dev.package.{name}.opt-level=0"),
+            ]
+        }))
         .arg("--target-dir")
-        .arg(&target)
+        .arg(target())
         .current_dir(&root)
         .env("CARGO_INCREMENTAL", "0")
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    target.join("debug/invites")
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    assert!(output.status.success(), "{printed}");
+    printed
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use holdfast_testkit::eventually;
 use holdfast_testkit::place::DEADLINE;
+use holdfast_testkit::{RedisOptions, RedisServer, eventually};
 use serde_json::{Value, json};
 
-use crate::application::Application;
+use crate::application::{Application, cargo};
 
 const POLL: Duration = Duration::from_millis(100);
 const PAYLOAD: &str = r#"{"to":"grace@example.org","team":"Compilers"}"#;
@@ -51,7 +51,7 @@ async fn one_process_of_an_application_serves_and_runs_its_kind_on_a_queue_that_
     assert_eq!(job["result"], json!({"subject": SUBJECT}));
 
     // A process that runs no service.
-    let (code, printed) = application.run_example("enqueue_invite").await;
+    let (code, printed) = application.run_example("enqueue_invite", &[]).await;
     assert_eq!(code, Some(0), "{printed}");
     assert!(
         printed.contains(&format!(r#"is completed: {{"subject":"{SUBJECT}"}}"#)),
@@ -141,4 +141,44 @@ async fn an_application_with_an_unknown_role_or_a_faulty_configuration_starts_no
     let (code, printed) = application.run(&[], &[("HOLDFAST_ENV", "production")]).await;
     assert_eq!(code, Some(64), "{printed}");
     assert!(!application.has_files(), "{printed}");
+}
+
+#[tokio::test]
+async fn a_job_that_apalis_redis_pushes_is_run_once() {
+    let application = Application::standalone().await;
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let url = redis.url();
+    let env = [("REDIS_URL", url.as_str())];
+
+    let (code, printed) = application.run_example("push_invite", &env).await;
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(
+        printed.contains("set queues.invites.durability to \"redis\""),
+        "{printed}"
+    );
+
+    application.configure("[queues.invites]\ndurability = \"redis\"\n");
+    let (code, printed) = application.run_example("push_invite", &[]).await;
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(
+        printed.contains("no Redis is configured: set REDIS_URL"),
+        "{printed}"
+    );
+
+    let (code, printed) = application.run_example("push_invite", &env).await;
+    assert_eq!(code, Some(0), "{printed}");
+    let running = application.start(&["dev"], &env).await;
+    running.printed("attempt 1 for linus@example.org").await;
+    let log = running.stop().await;
+    assert_eq!(log.matches("for linus@example.org").count(), 1, "{log}");
+    // Neither waits nor runs, and has left no data: it was acknowledged.
+    let left = redis.keys("{invites}:data").await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn an_application_tests_its_handler_without_a_server() {
+    Application::standalone().await;
+    let tested = tokio::task::spawn_blocking(|| cargo(&["test"])).await.unwrap();
+    assert!(tested.contains("1 passed"), "{tested}");
 }

@@ -1,4 +1,4 @@
-//! The keys of a queue, as `apalis_redis::Config` 1.0 forms them for a queue named `{name}`, and those we add.
+//! The keys of a queue: those of `apalis_redis::Config` for a queue named `{name}` ([`stock::config`]), and those we add.
 //!
 //! | key | type | |
 //! | --- | --- | --- |
@@ -16,8 +16,10 @@
 //! The braces make all keys of a queue share a Cluster slot.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use crate::id::{JobId, WorkerId};
+use crate::stock::{self, Config};
 
 /// Tells our members from stock workers, which beat more slowly.
 pub(super) const MEMBER_PREFIX: &str = "holdfast-";
@@ -35,66 +37,68 @@ pub(super) fn worker(member: &str) -> Option<WorkerId> {
 /// The keys of one queue.
 #[derive(Debug, Clone)]
 pub(super) struct QueueKeys {
-    /// `{name}`
-    tag: String,
+    stock: Config,
+    /// `{name}:meta`, which is needed for every job.
+    meta: String,
 }
 
 impl QueueKeys {
     pub(super) fn new(queue: &str) -> Self {
-        Self {
-            tag: format!("{{{queue}}}"),
-        }
+        let stock = stock::config(queue);
+        let meta = stock.job_meta_hash();
+        Self { stock, meta }
     }
 
     pub(super) fn data(&self) -> String {
-        self.key("data")
+        self.stock.job_data_hash()
     }
 
     pub(super) fn active(&self) -> String {
-        self.key("active")
+        self.stock.active_jobs_list()
     }
 
     pub(super) fn scheduled(&self) -> String {
-        self.key("scheduled")
+        self.stock.scheduled_jobs_set()
     }
 
     pub(super) fn workers(&self) -> String {
-        self.key("workers")
+        self.stock.workers_set()
     }
 
     pub(super) fn signal(&self) -> String {
-        self.key("signal")
-    }
-
-    pub(super) fn crashes(&self) -> String {
-        self.key("crashes")
-    }
-
-    pub(super) fn lost(&self) -> String {
-        self.key("lost")
-    }
-
-    pub(super) fn cancel(&self) -> String {
-        self.key("cancel")
+        self.stock.signal_list()
     }
 
     pub(super) fn inflight(&self, member: &str) -> String {
-        format!("{}:inflight:{member}", self.tag)
+        format!("{}:{member}", self.stock.inflight_jobs_set())
     }
 
     pub(super) fn meta(&self, id: impl std::fmt::Display) -> String {
-        format!("{}:meta:{id}", self.tag)
+        format!("{}:{id}", self.meta)
     }
 
     /// As [`Self::meta`], into a buffer that is used again and again.
     pub(super) fn write_meta(&self, id: JobId, buffer: &mut String) {
         buffer.clear();
         // Writing into a String cannot fail.
-        let _ = write!(buffer, "{}:meta:{id}", self.tag);
+        let _ = write!(buffer, "{}:{id}", self.meta);
     }
 
-    fn key(&self, name: &str) -> String {
-        format!("{}:{name}", self.tag)
+    pub(super) fn crashes(&self) -> String {
+        self.added("crashes")
+    }
+
+    pub(super) fn lost(&self) -> String {
+        self.added("lost")
+    }
+
+    pub(super) fn cancel(&self) -> String {
+        self.added("cancel")
+    }
+
+    /// A key that apalis-redis does not have.
+    fn added(&self, name: &str) -> String {
+        format!("{}:{name}", self.stock.queue)
     }
 }
 
@@ -108,14 +112,23 @@ pub(super) enum QueueKey<'a> {
 /// Matches every key of every queue (braces are no glob characters).
 pub(super) const EVERY_QUEUE: &str = "{*}:*";
 
+/// What follows `{name}` in the keys of jobs' meta hashes and of inflight sets.
+static ENDINGS: LazyLock<(String, String)> = LazyLock::new(|| {
+    let stock = Config::default().queue("");
+    (
+        format!("{}:", stock.job_meta_hash()),
+        format!("{}:", stock.inflight_jobs_set()),
+    )
+});
+
 impl<'a> QueueKey<'a> {
     pub(super) fn parse(key: &'a str) -> Option<Self> {
-        let (queue, rest) = key.strip_prefix('{')?.split_once("}:")?;
-        match rest.split_once(':')? {
-            ("meta", id) => Some(Self::Meta { queue, id }),
-            ("inflight", member) => Some(Self::Inflight { queue, member }),
-            _ => None,
-        }
+        let (of_meta, of_inflight) = &*ENDINGS;
+        let (queue, ending) = key.strip_prefix('{')?.split_once('}')?;
+        let id = ending.strip_prefix(of_meta.as_str());
+        let member = ending.strip_prefix(of_inflight.as_str());
+        id.map(|id| Self::Meta { queue, id })
+            .or_else(|| member.map(|member| Self::Inflight { queue, member }))
     }
 }
 
@@ -123,17 +136,29 @@ impl<'a> QueueKey<'a> {
 mod tests {
     use super::*;
 
+    /// Literal names: a version of apalis-redis that renames its keys would lose the jobs of those before it.
     #[test]
-    fn keys_are_those_of_stock() {
-        let stock = apalis_redis::Config::default().queue("{events}");
-        let ours = QueueKeys::new("events");
-        assert_eq!(ours.data(), stock.job_data_hash());
-        assert_eq!(ours.active(), stock.active_jobs_list());
-        assert_eq!(ours.scheduled(), stock.scheduled_jobs_set());
-        assert_eq!(ours.workers(), stock.workers_set());
-        assert_eq!(ours.signal(), stock.signal_list());
-        assert_eq!(ours.inflight("w"), format!("{}:w", stock.inflight_jobs_set()));
-        assert_eq!(ours.meta("7"), format!("{}:7", stock.job_meta_hash()));
+    fn keys_have_the_names_that_running_systems_use() {
+        let keys = QueueKeys::new("events");
+        let mut meta = "old".to_owned();
+        let id = JobId::generate();
+        keys.write_meta(id, &mut meta);
+        assert_eq!(meta, keys.meta(id));
+        let named = [
+            (keys.data(), "{events}:data"),
+            (keys.active(), "{events}:active"),
+            (keys.scheduled(), "{events}:scheduled"),
+            (keys.workers(), "{events}:workers"),
+            (keys.signal(), "{events}:signal"),
+            (keys.inflight("w"), "{events}:inflight:w"),
+            (keys.meta("7"), "{events}:meta:7"),
+            (keys.crashes(), "{events}:crashes"),
+            (keys.lost(), "{events}:lost"),
+            (keys.cancel(), "{events}:cancel"),
+        ];
+        for (key, name) in named {
+            assert_eq!(key, name);
+        }
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl IntoFuture for Enqueue {
 }
 
 /// The request a typed job makes; checked by the kind's own `validate`, without parsing what was just encoded.
-fn typed_request<J: Job>(job: &J) -> Result<JobRequest, Fault> {
+pub(crate) fn typed_request<J: Job>(job: &J) -> Result<JobRequest, Fault> {
     job.validate().map_err(|fault| {
         Fault::new(
             FaultCode::InvalidPayload,

@@ -16,6 +16,7 @@ mod route;
 mod writer;
 
 pub use builder::Enqueue;
+pub(crate) use builder::typed_request;
 pub use check::depth_of;
 pub use error::{EnqueueError, Fault, FaultCode};
 pub use request::{Enqueued, JobRequest};

@@ -11,22 +11,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use apalis_core::backend::{TaskSink, WaitForCompletion};
+use apalis_core::backend::WaitForCompletion;
 use apalis_core::error::BoxDynError;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::task_id::TaskId;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_core::worker::context::WorkerContext;
-use apalis_redis::{Config, RedisStorage};
 use futures::StreamExt;
 use holdfast_jobs::Envelope;
 use holdfast_jobs::broker::{BrokerOutcome, Ended, Janitor, Place, Swept};
+use holdfast_jobs::stock::{RedisStorage, TaskSink, config};
 
 use support::*;
 
 async fn stock(ground: &Ground) -> RedisStorage<Envelope> {
     let connection = apalis_redis::connect(ground.server.url()).await.unwrap();
-    RedisStorage::new(connection).with_config(Config::default().queue("{events}").batch_size(50))
+    RedisStorage::new(connection).with_config(config(QUEUE).batch_size(50))
 }
 
 fn numbered(number: usize) -> Envelope {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 /// The programs of the image.
@@ -35,7 +36,15 @@ pub(crate) fn toml(path: &str) -> Value {
 
 /// The documents of a YAML file; merge keys (`<<`) and anchors are resolved.
 pub(crate) fn yaml(path: &str) -> Vec<Value> {
-    serde_saphyr::from_multiple(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    let text = read(path);
+    let documents = serde_norway::Deserializer::from_str(&text).map(|document| {
+        let mut value = serde_norway::Value::deserialize(document)?;
+        value.apply_merge()?;
+        serde_norway::from_value(value)
+    });
+    documents
+        .collect::<Result<_, serde_norway::Error>>()
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The files of a directory with this extension, by their paths from the root.
