@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, backup, batches, copy, dead_letters, deploy, healthcheck, jobs, keys, kinds, migrate, monitor,
-    queues, redis_check, schedules, users, validate,
+    audit, backup, batches, completions, copy, dead_letters, deploy, healthcheck, jobs, keys, kinds, migrate,
+    monitor, queues, redis_check, schedules, users, validate,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Copy(copy::Args),
     /// Create, list, rotate and revoke API keys
     Keys(keys::Args),
-    /// Add, disable, enable and list users, and set their passwords
+    /// Add, invite, show, list, disable and enable users, and set their passwords
     Users(users::Args),
     /// Enqueue, show, list, cancel and retry jobs
     Jobs(Box<jobs::Args>),
@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Validate(Box<validate::Args>),
     /// Monitor an API: dashboard or JSON lines, alerts, report
     Monitor(Box<monitor::Args>),
+    /// Print a completion script for a shell: `source <(holdfast completions bash)`
+    Completions(completions::Args),
     /// Deploy this version to Railway: migrate, deploy each service, wait, check, roll back on request
     Deploy(Box<deploy::Args>),
 }

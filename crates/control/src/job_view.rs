@@ -154,13 +154,13 @@ impl JobView {
         if call.allowed.sees_secrets() {
             return;
         }
-        let redactor = call.state().redactor;
-        if let Some(shown) = redactor(&self.kind, &self.payload) {
+        let redactor = &call.state().redactor;
+        if let Some(shown) = redactor.shown(&self.kind, &self.payload) {
             self.payload = shown;
         }
         let mut next = self.then.as_deref_mut();
         while let Some(link) = next {
-            if let Some(shown) = redactor(&link.kind, &link.payload) {
+            if let Some(shown) = redactor.shown(&link.kind, &link.payload) {
                 link.payload = shown;
             }
             next = link.then.as_deref_mut();

@@ -112,7 +112,7 @@ impl ScheduleView {
     /// Without what its kind marks as secret, where the caller may not see that.
     fn shown_to<Q>(mut self, call: &Call<Read, ControlState, Q>) -> Self {
         if !call.allowed.sees_secrets()
-            && let Some(shown) = (call.state().redactor)(&self.kind, &self.payload)
+            && let Some(shown) = call.state().redactor.shown(&self.kind, &self.payload)
         {
             self.payload = shown;
         }

@@ -6,12 +6,30 @@ use std::time::Duration;
 use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_http::ServerContext;
-use holdfast_jobs::Jobs;
 use holdfast_jobs::schedules::Schedules;
+use holdfast_jobs::{Jobs, Registry, SecretField};
 use serde_json::value::RawValue;
 
-/// Shows a payload of a kind without its secrets; `None`: the kind has none.
-pub type Redactor = fn(kind: &str, payload: &RawValue) -> Option<Box<RawValue>>;
+type Redact = fn(&[SecretField], &RawValue) -> Option<Box<RawValue>>;
+
+/// Shows payloads without the fields that their kinds mark as secret. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Redactor {
+    registry: Registry,
+    redact: Redact,
+}
+
+impl Redactor {
+    pub fn new(registry: Registry, redact: Redact) -> Self {
+        Self { registry, redact }
+    }
+
+    /// `None`: the kind has no secret fields, or is not known here.
+    pub fn shown(&self, kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
+        let fields = self.registry.get(kind)?.secret_fields;
+        (self.redact)(fields, payload)
+    }
+}
 
 /// The state of [`ROUTES`](crate::ROUTES).
 #[derive(Debug, Clone)]

@@ -57,6 +57,12 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
+    /// The fields of the payload, by their names at its top level, that only callers with the scope `admin` are shown: in jobs, dead
+    /// letters, schedules, and what follows a job. None by default.
+    fn secret_fields() -> &'static [SecretField] {
+        &[]
+    }
+
     /// Checked at enqueue, after the payload has parsed: a producer hears of a bad payload at once.
     fn validate(&self) -> Result<(), PayloadFault> {
         Ok(())
@@ -64,6 +70,20 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// One attempt. It may be dropped at any await: after the timeout, a cancellation, or the end of the grace period.
     fn run(self, ctx: JobContext) -> impl Future<Output = Result<Self::Output, JobError>> + Send;
+}
+
+/// A field at the top level of a payload, by its name, and which part of it is secret.
+pub type SecretField = (&'static str, SecretPart);
+
+/// Which part of a field is secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretPart {
+    /// All of it.
+    Whole,
+    /// Of a URL: the user, the password, the fragment and the values of the query.
+    Url,
+    /// Of an object of HTTP headers: the values of those that are not known to be public.
+    Headers,
 }
 
 /// What is wrong with a payload, and where.

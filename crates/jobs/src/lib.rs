@@ -41,7 +41,7 @@ pub use client::Jobs;
 pub use envelope::Envelope;
 pub use holdfast_core::sql::Tx as LedgerTx;
 pub use id::{BatchId, InvalidId, JobId, WorkerId};
-pub use job::{Job, JobContext, JobError, PayloadFault, Resources};
+pub use job::{Job, JobContext, JobError, PayloadFault, Resources, SecretField, SecretPart};
 pub use registry::{Kind, Registry};
 pub use retry::{Backoff, Jitter, RetryPolicy};
 pub use state::{State, StoredState, Transition, UnknownState};

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
 
-use crate::job::{Job, JobContext, JobError, PayloadFault};
+use crate::job::{Job, JobContext, JobError, PayloadFault, SecretField};
 use crate::meters::KindMeters;
 use crate::retry::RetryPolicy;
 
@@ -23,6 +23,8 @@ pub struct Kind {
     pub queue: &'static str,
     pub timeout: Option<Duration>,
     pub retry: Option<RetryPolicy>,
+    /// See [`Job::secret_fields`].
+    pub secret_fields: &'static [SecretField],
     check: Check,
     run: Run,
     pub(crate) meters: KindMeters,
@@ -44,6 +46,7 @@ impl Kind {
             queue: J::QUEUE,
             timeout: J::timeout(),
             retry: J::retry(),
+            secret_fields: J::secret_fields(),
             meters: KindMeters::of(J::KIND),
             check: |payload| parse::<J>(payload).and_then(|job| job.validate()),
             run: |payload, ctx| {

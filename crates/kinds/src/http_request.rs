@@ -21,7 +21,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use holdfast_jobs::{Job, JobContext, JobError, PayloadFault};
+use holdfast_jobs::{Job, JobContext, JobError, PayloadFault, SecretField, SecretPart};
 use percent_encoding::percent_decode_str;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -312,6 +312,10 @@ impl Job for HttpRequest {
 
     fn timeout() -> Option<Duration> {
         Some(MAX_TIMEOUT + TIMEOUT_MARGIN)
+    }
+
+    fn secret_fields() -> &'static [SecretField] {
+        &[("url", SecretPart::Url), ("headers", SecretPart::Headers)]
     }
 
     fn validate(&self) -> Result<(), PayloadFault> {

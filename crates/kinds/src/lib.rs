@@ -47,7 +47,7 @@ kinds! {
 use holdfast_core::config::Settings;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_outbound::Outbound;
-use holdfast_product::{Product, ProductError, SecretFields, SecretPart};
+use holdfast_product::{Product, ProductError};
 
 pub use debug_fail::{FailMode, Recovered};
 pub use debug_sleep::Slept;
@@ -78,12 +78,5 @@ impl Product for KindsProduct {
         Ok(resources
             .with(outbound)
             .with(ResultLimit(settings.jobs.max_payload_bytes)))
-    }
-
-    fn secret_fields(&self) -> &'static [SecretFields] {
-        &[SecretFields {
-            kind: "http.request",
-            fields: &[("url", SecretPart::Url), ("headers", SecretPart::Headers)],
-        }]
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use holdfast_cache::Cache;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{
-    Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, SecretFields, SecretPart,
-    WorkerProcess, handler_state,
+    Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, WorkerProcess, handler_state,
 };
 
 use crate::mail::{Mail, NotifyDigest, NotifyEmail};
@@ -96,13 +95,6 @@ impl Product for NotifyProduct {
             action::MAIL_SUPPRESS,
             action::MAIL_RELEASE,
         ]
-    }
-
-    fn secret_fields(&self) -> &'static [SecretFields] {
-        &[SecretFields {
-            kind: "notify.email",
-            fields: &[("data", SecretPart::Whole)],
-        }]
     }
 
     fn personal_data(&self, process: Process<'_>, _: &Cache) -> Option<Arc<dyn PersonalData>> {

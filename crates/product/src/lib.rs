@@ -28,7 +28,6 @@ use holdfast_jobs::{Jobs, Registry, Resources};
 pub use messenger::{ANNOUNCEMENT_FRAME, Announcement, AnnouncementMail, Messenger, MessengerResource};
 pub use path_user::own_user;
 pub use personal_data::{DeletionCounts, ExportPage, Person, PersonalData};
-pub use redaction::{SecretFields, SecretPart};
 pub use user::{
     AccountId, AddressAuthority, DELETED_ACCOUNT, InvalidAccount, InvalidUser, MAX_USER, UserName,
 };
@@ -144,11 +143,6 @@ pub trait Product: Send + Sync {
 
     /// The actions that the product writes into the audit log.
     fn audit_verbs(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    /// The fields of payloads that only an admin may read.
-    fn secret_fields(&self) -> &'static [SecretFields] {
         &[]
     }
 

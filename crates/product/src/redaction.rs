@@ -1,69 +1,51 @@
-//! Which fields of each kind's payload are secret, and how a payload is shown to callers who may not see them.
+//! How a payload is shown to callers who may not see its secrets.
 //!
-//! Each product names the fields of its kinds ([`crate::Product::secret_fields`]). The caller decides who may see secrets. A payload
-//! that cannot be parsed is not shown at all if its kind has secret fields.
+//! A kind names its secret fields ([`holdfast_jobs::Job::secret_fields`]). The caller decides who may see secrets. A payload that cannot be
+//! parsed is not shown at all if its kind has secret fields.
 
 use reqwest::header::HeaderName;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Url;
 
+use holdfast_jobs::{SecretField, SecretPart};
 use holdfast_outbound::is_public;
 
 /// Replaces a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Which part of a field is secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SecretPart {
-    /// All of it.
-    Whole,
-    /// The user, the password and the values of the query.
-    Url,
-    /// The values of headers that are not known to be public.
-    Headers,
-}
-
-/// The fields of a kind's payload that hold secrets.
-#[derive(Debug, Clone, Copy)]
-pub struct SecretFields {
-    pub kind: &'static str,
-    pub fields: &'static [(&'static str, SecretPart)],
-}
-
-impl SecretFields {
-    /// A payload of this kind without its secrets.
-    pub fn redact(&self, payload: &RawValue) -> Option<Box<RawValue>> {
-        let shown = match serde_json::from_str::<Map<String, Value>>(payload.get()) {
-            Ok(mut fields) => {
-                for (field, part) in self.fields {
-                    if let Some(value) = fields.get_mut(*field) {
-                        part.redact(value);
-                    }
-                }
-                Value::Object(fields)
-            }
-            Err(_) => Value::from(REDACTED),
-        };
-        serde_json::value::to_raw_value(&shown).ok()
+/// A payload without its secrets; `None`: there are no secret fields.
+pub fn redact(fields: &[SecretField], payload: &RawValue) -> Option<Box<RawValue>> {
+    if fields.is_empty() {
+        return None;
     }
+    let shown = match serde_json::from_str::<Map<String, Value>>(payload.get()) {
+        Ok(mut values) => {
+            for (name, part) in fields {
+                if let Some(value) = values.get_mut(*name) {
+                    redact_value(*part, value);
+                }
+            }
+            Value::Object(values)
+        }
+        Err(_) => Value::from(REDACTED),
+    };
+    serde_json::value::to_raw_value(&shown).ok()
 }
 
-impl SecretPart {
-    fn redact(self, value: &mut Value) {
-        let shown = match (self, &mut *value) {
-            (Self::Url, Value::String(url)) => Value::String(redacted_url(url)),
-            (Self::Headers, Value::Object(headers)) => {
-                for (_, value) in headers.iter_mut().filter(|(name, _)| !is_public_name(name)) {
-                    *value = Value::from(REDACTED);
-                }
-                return;
+fn redact_value(part: SecretPart, value: &mut Value) {
+    let shown = match (part, &mut *value) {
+        (SecretPart::Url, Value::String(url)) => Value::String(redacted_url(url)),
+        (SecretPart::Headers, Value::Object(headers)) => {
+            for (_, value) in headers.iter_mut().filter(|(name, _)| !is_public_name(name)) {
+                *value = Value::from(REDACTED);
             }
-            (_, Value::Null) => return,
-            _ => Value::from(REDACTED),
-        };
-        *value = shown;
-    }
+            return;
+        }
+        (_, Value::Null) => return,
+        _ => Value::from(REDACTED),
+    };
+    *value = shown;
 }
 
 fn is_public_name(name: &str) -> bool {
@@ -102,22 +84,12 @@ mod tests {
 
     fn shown(kind: &str, payload: &str) -> String {
         let payload: Box<RawValue> = serde_json::from_str(payload).unwrap();
-        let marked = [
-            SecretFields {
-                kind: "http.request",
-                fields: &[("url", SecretPart::Url), ("headers", SecretPart::Headers)],
-            },
-            SecretFields {
-                kind: "notify.email",
-                fields: &[("data", SecretPart::Whole)],
-            },
-        ];
-        let marked = marked.iter().find(|marked| marked.kind == kind);
-        marked
-            .map_or(Some(payload.clone()), |marked| marked.redact(&payload))
-            .unwrap()
-            .get()
-            .to_owned()
+        let fields: &[SecretField] = match kind {
+            "http.request" => &[("url", SecretPart::Url), ("headers", SecretPart::Headers)],
+            "notify.email" => &[("data", SecretPart::Whole)],
+            _ => &[],
+        };
+        redact(fields, &payload).unwrap_or(payload).get().to_owned()
     }
 
     #[test]

@@ -19,12 +19,10 @@ pub mod worker;
 use std::sync::Arc;
 
 use holdfast_cache::Cache;
+use holdfast_control::Redactor;
 use holdfast_core::config::Settings;
 use holdfast_jobs::{Registry, Resources};
-use holdfast_product::{
-    Duty, PersonalData, Process, ProductError, ProductRoutes, SecretFields, WorkerProcess,
-};
-use serde_json::value::RawValue;
+use holdfast_product::{Duty, PersonalData, Process, ProductError, ProductRoutes, WorkerProcess, redaction};
 
 pub use holdfast_events as events;
 pub use holdfast_kinds as kinds;
@@ -114,11 +112,9 @@ pub fn audit_verbs() -> impl Iterator<Item = &'static str> {
         .flat_map(|product| product.audit_verbs().iter().copied())
 }
 
-/// A payload of this kind without its secrets; `None`: the kind has no secret fields.
-pub fn redacted(kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
-    let mut marked = PRODUCTS.iter().flat_map(|product| product.secret_fields());
-    let of_kind: Option<&SecretFields> = marked.find(|marked| marked.kind == kind);
-    of_kind.and_then(|marked| marked.redact(payload))
+/// Shows payloads without the fields that their kinds, built-in or the application's own, mark as secret.
+pub fn redactor(registry: &Registry) -> Redactor {
+    Redactor::new(registry.clone(), redaction::redact)
 }
 
 fn personal_data(process: Process<'_>, cache: &Cache) -> Vec<Arc<dyn PersonalData>> {
@@ -126,4 +122,55 @@ fn personal_data(process: Process<'_>, cache: &Cache) -> Vec<Arc<dyn PersonalDat
         .iter()
         .filter_map(|product| product.personal_data(process, cache))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_jobs::{Job, JobContext, JobError, SecretField, SecretPart};
+    use serde::{Deserialize, Serialize};
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Charge {
+        amount: u32,
+        card: String,
+    }
+
+    impl Job for Charge {
+        const KIND: &'static str = "shop.charge";
+        type Output = ();
+
+        fn secret_fields() -> &'static [SecretField] {
+            &[("card", SecretPart::Whole)]
+        }
+
+        async fn run(self, _: JobContext) -> Result<(), JobError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_applications_own_kind_marks_its_secret_fields() {
+        let redactor = redactor(&registry().register::<Charge>());
+        let shown = |kind: &str, payload: &str| {
+            let payload: Box<RawValue> = serde_json::from_str(payload).unwrap();
+            redactor.shown(kind, &payload).map(|shown| shown.get().to_owned())
+        };
+        let charge = r#"{"amount":7,"card":"4111"}"#;
+        assert_eq!(
+            shown("shop.charge", charge).unwrap(),
+            r#"{"amount":7,"card":"[redacted]"}"#
+        );
+        assert_eq!(shown("shop.other", charge), None);
+        let mail = shown(
+            "notify.email",
+            r#"{"to":"ada@example.com","data":{"code":"S-77"}}"#,
+        )
+        .unwrap();
+        assert!(mail.contains("ada@") && !mail.contains("S-77"), "{mail}");
+        let request = shown("http.request", r#"{"url":"https://u:p@example.com"}"#).unwrap();
+        assert!(!request.contains("u:p"), "{request}");
+    }
 }

@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod batches;
 pub(crate) mod bulk;
+pub(crate) mod completions;
 pub(crate) mod copy;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
@@ -49,6 +50,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::RedisCheck(args) => briefly(redis_check::run(args, program)),
         Command::Validate(args) => at_length(validate::run(*args, program)),
         Command::Monitor(args) => at_length(monitor::run(*args)),
+        Command::Completions(args) => completions::run(&args),
         Command::Deploy(args) => briefly(deploy::run(*args)),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -46,6 +46,8 @@ pub(crate) enum Command {
         /// viewer, operator or admin
         role: Role,
     },
+    /// Show a user, by name or id
+    Show(One),
     /// Print all that is kept about a user, as JSON
     Export(data::Whom),
     /// Delete a user and all that is kept about the user; sessions end within ten seconds
@@ -71,6 +73,10 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
             role,
             invite: true,
         } => {
+            if !name.contains('@') {
+                let reason = "--invite: the name is not a mail address; leave it out to set a password";
+                return Err(Failure::Misused(reason.to_owned()));
+            }
             let body = UserBody {
                 name: name.clone(),
                 role,
@@ -96,6 +102,7 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
             let path = ["v1", "users", &name, "role"];
             (api.put_json(&path, &RoleBody { role }).await?, "changed")
         }
+        Command::Show(One { name }) => return show(&api, &name, output).await,
         Command::Export(whom) => return data::export(&api, &whom).await,
         Command::Delete(args) => return data::delete(&api, &args, output).await,
         Command::List => return list(&api, output).await,
@@ -112,13 +119,21 @@ async fn invite(api: &Api, name: &str, output: OutputArgs) -> Result<(), Failure
     output.print(&document, || format!("invited {} (job {})", sent.to, sent.job))
 }
 
+async fn show(api: &Api, name: &str, output: OutputArgs) -> Result<(), Failure> {
+    let document = api.get(&["v1", "users", name], &[]).await?;
+    let user: User = api.read(&document)?;
+    output.print(&document, || users_table(vec![user]))
+}
+
+fn users_table(users: Vec<User>) -> String {
+    let rows: Vec<_> = users.into_iter().map(row).collect();
+    table(["ID", "NAME", "ROLE", "STATE", "CREATED"], &rows)
+}
+
 async fn list(api: &Api, output: OutputArgs) -> Result<(), Failure> {
     let document = api.get(&["v1", "users"], &[]).await?;
     let list: UserList = api.read(&document)?;
-    output.print(&document, || {
-        let rows: Vec<_> = list.users.into_iter().map(row).collect();
-        table(["ID", "NAME", "ROLE", "STATE", "CREATED"], &rows)
-    })
+    output.print(&document, || users_table(list.users))
 }
 
 fn row(user: User) -> [String; 5] {

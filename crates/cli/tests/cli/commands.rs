@@ -43,6 +43,20 @@ async fn migrate_applies_once_and_check_says_what_is_pending() {
 }
 
 #[tokio::test]
+async fn completions_are_printed_for_each_shell_and_need_no_configuration() {
+    let place = Place::new().with_env("DATABASE_URL", "nonsense");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let printed = place.run(&["completions", shell]).await;
+        assert_eq!(printed.code, Some(0), "{}", printed.text);
+        for word in ["holdfast", "dead-letters", "--revoke-keys"] {
+            let name = word.trim_start_matches("--");
+            assert!(printed.text.contains(name), "{shell}: {word}");
+        }
+    }
+    assert_eq!(place.run(&["completions", "nushell"]).await.code, Some(2));
+}
+
+#[tokio::test]
 async fn a_database_that_is_not_there_or_not_migrated_is_an_error_that_says_what_to_run() {
     let place = Place::new();
     let ended = place.run(&["jobs", "list"]).await;

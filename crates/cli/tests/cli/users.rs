@@ -83,6 +83,12 @@ async fn a_user_is_added_logs_in_and_is_locked_out() {
     assert!(listed["users"][0]["disabled_at"].is_string(), "{listed}");
     assert!(!listed.to_string().contains("argon2"), "{listed}");
     assert_eq!(place.run(&["users", "enable", "ada"]).await.code, Some(0));
+    let shown = place.json(&["users", "show", made["id"].as_str().unwrap()]).await;
+    assert_eq!(
+        (&shown["name"], &shown["disabled_at"]),
+        (&json!("ada"), &Value::Null)
+    );
+    assert_eq!(place.run(&["users", "show", "nobody"]).await.code, Some(1));
     let changed = place.json(&["users", "role", "ada", "viewer"]).await;
     assert_eq!(
         (&changed["role"], &changed["disabled_at"]),

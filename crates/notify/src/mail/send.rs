@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
-use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy};
+use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy, SecretField, SecretPart};
 use holdfast_product::UserName;
 use holdfast_product::mail_address::{mailbox, normalised};
 use lettre::Message;
@@ -103,6 +103,10 @@ impl Job for NotifyEmail {
             max_attempts: 16,
             backoff: Backoff::with_floor(Duration::from_secs(60), Duration::from_hours(2)),
         })
+    }
+
+    fn secret_fields() -> &'static [SecretField] {
+        &[("data", SecretPart::Whole)]
     }
 
     fn validate(&self) -> Result<(), PayloadFault> {

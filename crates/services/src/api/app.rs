@@ -215,7 +215,7 @@ impl Application {
                 settings,
                 jobs,
                 database,
-                crate::redacted,
+                crate::redactor(jobs.registry()),
             )),
             handler_state(UsersState::new(api, callers.sessions.clone())),
         ];
