@@ -13,7 +13,8 @@
 use crate::chaos_support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -383,13 +384,14 @@ async fn claims_that_take_longer_than_their_client_waits_lose_no_job() {
 
 // --- stalled ----------------------------------------------------------------------------------------------------------
 
-/// What the stalled disk loads into the server, in the language that exports symbols without unsafe Rust.
+/// What the stalled disk loads into the server.
 const STALLED_DISK: &str = include_str!("stalled_disk.c");
 
-/// Compiles [`STALLED_DISK`] into `dir` with the compiler that links Rust programs.
-fn stalled_disk(dir: &Path) -> PathBuf {
-    let (source, library) = (dir.join("stalled_disk.c"), dir.join("stalled_disk.so"));
-    std::fs::write(&source, STALLED_DISK).unwrap();
+/// The path of a library in `dir` for `LD_PRELOAD`, compiled from C by the compiler that links Rust programs: C exports symbols
+/// without unsafe Rust.
+fn preload(dir: &Path, name: &str, text: &str) -> String {
+    let (source, library) = (dir.join(format!("{name}.c")), dir.join(format!("{name}.so")));
+    std::fs::write(&source, text).unwrap();
     let compiled = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
         .args([&library, &source])
@@ -398,7 +400,7 @@ fn stalled_disk(dir: &Path) -> PathBuf {
         .expect("a C compiler: Rust links with it, too");
     let printed = String::from_utf8_lossy(&compiled.stderr);
     assert!(compiled.status.success(), "{printed}");
-    library
+    library.to_string_lossy().into_owned()
 }
 
 /// The disk of the database stalls: whatever is to be read is read, and every commit waits in the kernel, where no bound and
@@ -410,7 +412,7 @@ async fn a_disk_that_stalls_under_the_commits_loses_and_repeats_no_job() {
     let dir = readable_dir();
     let stalled = dir.path().join("stalled");
     let options = PostgresOptions::default()
-        .env("LD_PRELOAD", stalled_disk(dir.path()).to_string_lossy())
+        .env("LD_PRELOAD", preload(dir.path(), "stalled_disk", STALLED_DISK))
         .env("STALLED_DISK", stalled.to_string_lossy());
     let mut cluster = three_queues().postgres_options(options).start().await.unwrap();
     let watch = ConnectionWatch::start(cluster.postgres()).await;
@@ -475,37 +477,32 @@ async fn connections_used_up_by_somebody_else_cost_503_and_no_job() {
 
 // --- another time -----------------------------------------------------------------------------------------------------
 
-/// Where packages put libfaketime.
-const FAKETIME: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-    "/usr/lib/faketime/libfaketimeMT.so.1",
-];
+/// What sets the clock of the server.
+const CLOCK_OFFSET: &str = include_str!("clock_offset.c");
+
+/// Writes over the offset in place: the server has the file mapped into its memory.
+fn set_clock_offset(file: &Path, seconds: i64) {
+    let mut file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.write_all(&seconds.to_ne_bytes()).unwrap();
+}
 
 /// The clock of the database's host is set back by ten minutes: heartbeats, times of rates and due times lie ahead of it.
 #[tokio::test]
 async fn a_clock_of_the_database_that_steps_back_ten_minutes_stops_no_queue() {
     let scenario = "the database's clock steps back";
-    let library = FAKETIME.into_iter().find(|path| Path::new(path).exists());
-    let library = library
-        .expect("libfaketime is not installed: run scripts/test once, or install the package libfaketime");
     let dir = readable_dir();
-    let clock = dir.path().join("clock");
-    std::fs::write(&clock, "+0\n").unwrap();
+    let offset = dir.path().join("offset");
+    std::fs::write(&offset, 0_i64.to_ne_bytes()).unwrap();
     let options = PostgresOptions::fast()
-        .env("LD_PRELOAD", library)
-        .env("FAKETIME_TIMESTAMP_FILE", clock.to_string_lossy())
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("DONT_FAKE_MONOTONIC", "1");
+        .env("LD_PRELOAD", preload(dir.path(), "clock_offset", CLOCK_OFFSET))
+        .env("CLOCK_OFFSET", offset.to_string_lossy());
     let builder = three_queues().env("HOLDFAST__QUEUES__THIRD__RATE", "100/s");
     let mut cluster = builder.postgres_options(options).start().await.unwrap();
     let load = cluster.load(on_three_queues());
     load.wait_for_accepted(WARM, LIMIT).await.unwrap();
     let time = "select extract(epoch from clock_timestamp())::bigint";
     let before: i64 = ask(&cluster, time).await.parse().unwrap();
-    std::fs::write(&clock, "-600\n").unwrap();
+    set_clock_offset(&offset, -600);
     let after: i64 = ask(&cluster, time).await.parse().unwrap();
     assert!(
         before - after > 500,

@@ -30,7 +30,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use holdfast_core::sql::Database;
 
 pub(crate) use decode::{UNREADABLE, records};
@@ -101,7 +100,17 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
 
     /// The time by the server's clock. Heartbeats that lie ahead of it were written before the clock was set back: they are
     /// set to now, so that a worker that was lost before is noticed `lost_after` from now on, and not later.
-    async fn check_clock(&self) -> Result<DateTime<Utc>, LedgerError>;
+    async fn check_clock(&self) -> Result<ServerClock, LedgerError>;
+
+    /// Jobs of these queues that were accepted without a delay, and whose time lies ahead of the server's clock, in that span:
+    /// they are due now. At most `limit`; answers with how many of each queue. Rows that somebody holds are left for the next
+    /// time.
+    async fn make_due(
+        &self,
+        queues: &[String],
+        span: TimeSpan,
+        limit: usize,
+    ) -> Result<BTreeMap<String, u64>, LedgerError>;
 
     /// First word of a worker. Repeatable.
     async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError>;

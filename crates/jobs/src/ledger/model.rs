@@ -329,6 +329,42 @@ pub enum Heartbeat {
     Lost,
 }
 
+/// A heartbeat this far ahead of the server's clock was written before the clock was set back. Less is no harm: nothing is
+/// delayed by more than that.
+pub(crate) const CLOCK_AHEAD: Duration = Duration::from_secs(1);
+
+/// What the server's clock shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerClock {
+    pub now: DateTime<Utc>,
+    /// The latest time that it is known to have shown: now, or when a worker was seen.
+    pub latest: DateTime<Utc>,
+}
+
+impl ServerClock {
+    /// Whether it has shown a later time before.
+    pub fn is_set_back(&self) -> bool {
+        (self.latest - self.now)
+            .to_std()
+            .is_ok_and(|ahead| ahead > CLOCK_AHEAD)
+    }
+}
+
+/// Times after one and up to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeSpan {
+    pub after: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+}
+
+pub(crate) fn count_by_queue(queues: Vec<String>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for queue in queues {
+        *counts.entry(queue).or_default() += 1;
+    }
+    counts
+}
+
 /// What a worker's id gave back without a crash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReturnReport {

@@ -13,6 +13,7 @@ use holdfast_core::config::Durability;
 use holdfast_core::telemetry::catalogue;
 use tokio::time::Instant;
 
+use super::set_back::SetBack;
 use crate::ledger::{IdRange, RescueReport};
 use crate::meters::maintained;
 use crate::worker::Shared;
@@ -86,10 +87,15 @@ impl Contact {
 pub(super) async fn run(shared: &Shared) {
     let settings = &shared.settings.worker;
     let mut contact = Contact::new(settings.maintenance * 2 + settings.lost_after / 3);
+    let mut set_back = SetBack::default();
     loop {
         tokio::time::sleep(settings.maintenance).await;
         match shared.jobs.ledger().check_clock().await {
-            Ok(time) => contact.answered_at(time),
+            Ok(clock) => {
+                contact.answered_at(clock.now);
+                set_back.observe(clock, settings.lost_after);
+                set_back.make_due(shared).await;
+            }
             Err(_) => contact.lost(),
         }
         while contact.unbroken_for(settings.lost_after) {

@@ -241,6 +241,12 @@ impl PostgresServer {
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
+    /// All that the server has logged so far.
+    pub fn log(&self) -> Result<String> {
+        let log = fs::read(self.log_path()).context("reading the server's log")?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
+    }
+
     /// Ends every client's session as an administrator would (SQLSTATE 57P01); returns how many.
     pub async fn terminate_connections(&self) -> Result<u64> {
         let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \

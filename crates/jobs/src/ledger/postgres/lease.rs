@@ -12,7 +12,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use holdfast_core::sql::Bounds;
 use serde_json::json;
 use sqlx::Connection;
@@ -36,18 +35,17 @@ const LOST_WORKERS: i64 = 10;
 /// Rows of workers read for the list of workers; one process has a few.
 const WORKER_ROWS: i64 = 10_000;
 
-/// A heartbeat this far ahead of the server's clock was written before the clock was set back.
-const AHEAD: Duration = Duration::from_secs(1);
-
 /// How long the search for jobs without a worker's row may take in one range of ids.
 const ORPHANS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A job goes back without a crash, or is cancelled if it was asked to.
+/// A job goes back without a crash, or is cancelled if it was asked to. It was due when it was claimed, and so it is now, also if
+/// the clock was set back meanwhile.
 macro_rules! put_back {
     () => {
         "update holdfast_jobs as j
          set state = case when j.cancel_requested then 'cancelled' else 'available' end,
              cancel_requested = false,
+             run_at = least(j.run_at, now()),
              finished_at = case when j.cancel_requested then now() end,
              started_at = case when j.cancel_requested then j.started_at end,
              worker = case when j.cancel_requested then j.worker end
@@ -66,6 +64,7 @@ macro_rules! rescue_held {
                           else 'available' end,
              crashes = j.crashes + (j.started_at is not null)::int,
              cancel_requested = false,
+             run_at = least(j.run_at, now()),
              started_at = case when j.cancel_requested or j.started_at is not null and j.crashes + 1 >= $1
                                then j.started_at end,
              finished_at = case when j.cancel_requested or j.started_at is not null and j.crashes + 1 >= $1
@@ -201,33 +200,6 @@ fn rows(limit: usize) -> i64 {
 }
 
 impl PostgresLedger {
-    /// See [`crate::ledger::Ledger::check_clock`].
-    pub(super) async fn check_the_clock(&self) -> Result<DateTime<Utc>, LedgerError> {
-        self.within("read the clock", async |on| {
-            let (now, ahead): (DateTime<Utc>, bool) = self
-                .query_as(
-                    "select now(), exists (select from holdfast_workers
-                                           where seen_at > now() + $1 * interval '1 millisecond')",
-                )
-                .bind(millis(AHEAD))
-                .fetch_one(&mut *on)
-                .await?;
-            if ahead {
-                self.query(
-                    "update holdfast_workers set seen_at = now()
-                     where id = any (array (select id from holdfast_workers
-                                            where seen_at > now() + $1 * interval '1 millisecond'
-                                            for no key update skip locked))",
-                )
-                .bind(millis(AHEAD))
-                .execute(&mut *on)
-                .await?;
-            }
-            Ok(now)
-        })
-        .await
-    }
-
     /// See [`crate::ledger::Ledger::register`].
     pub(super) async fn register_worker(&self, report: &WorkerReport) -> Result<(), LedgerError> {
         self.within("register the worker", async |on| {

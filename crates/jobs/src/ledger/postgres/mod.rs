@@ -3,6 +3,7 @@
 //! Batches travel as arrays (`unnest`), one statement and one commit each.
 
 mod claim;
+mod clock;
 mod frontier;
 mod lease;
 mod position;
@@ -15,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use holdfast_core::config::DatabaseSettings;
 use holdfast_core::sql::{Bounds, PostgresDatabase};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
@@ -30,7 +30,7 @@ use super::prune::PruneCursor;
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
     JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RescueReport,
-    Retention, RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
+    Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport, decode, keys,
 };
 use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
@@ -227,8 +227,17 @@ impl Ledger for PostgresLedger {
         .await
     }
 
-    async fn check_clock(&self) -> Result<DateTime<Utc>, LedgerError> {
+    async fn check_clock(&self) -> Result<ServerClock, LedgerError> {
         self.check_the_clock().await
+    }
+
+    async fn make_due(
+        &self,
+        queues: &[String],
+        span: TimeSpan,
+        limit: usize,
+    ) -> Result<BTreeMap<String, u64>, LedgerError> {
+        self.make_jobs_due(queues, span, limit).await
     }
 
     async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError> {

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
@@ -22,16 +21,17 @@ use crate::ledger::{
 /// Rows of workers read for the list of workers; one process has a few.
 const WORKER_ROWS: i64 = 10_000;
 
-/// A heartbeat this far ahead of the clock was written before the clock was set back.
-const AHEAD: Duration = Duration::from_secs(1);
-
-/// A job goes back without a crash, or is cancelled if it was asked to.
+/// A job goes back without a crash, or is cancelled if it was asked to. It was due when it was claimed, and so it is now, also if
+/// the clock was set back meanwhile.
 macro_rules! put_back {
     () => {
         concat!(
             "update holdfast_jobs
              set state = case when cancel_requested then 'cancelled' else 'available' end,
                  cancel_requested = 0,
+                 run_at = min(run_at, ",
+            now!(),
+            "),
                  finished_at = case when cancel_requested then ",
             now!(),
             " end,
@@ -52,6 +52,9 @@ macro_rules! rescue {
                               else 'available' end,
                  crashes = j.crashes + (j.started_at is not null),
                  cancel_requested = 0,
+                 run_at = min(j.run_at, ",
+            now!(),
+            "),
                  started_at = case when j.cancel_requested or j.started_at is not null and j.crashes + 1 >= ?1
                                    then j.started_at end,
                  finished_at = case when j.cancel_requested or j.started_at is not null and j.crashes + 1 >= ?1
@@ -78,36 +81,6 @@ fn rows(limit: usize) -> i64 {
 }
 
 impl SqliteLedger {
-    /// See [`crate::ledger::Ledger::check_clock`].
-    pub(super) async fn check_the_clock(&self) -> Result<DateTime<Utc>, LedgerError> {
-        self.write("read the clock", async |on| {
-            let (now, ahead): (i64, bool) = sqlx::query_as(concat!(
-                "select ",
-                now!(),
-                ", exists (select 1 from holdfast_workers where seen_at > ",
-                now!(),
-                " + ?1)"
-            ))
-            .bind(millis(AHEAD))
-            .fetch_one(&self.database.reader)
-            .await?;
-            if ahead {
-                sqlx::query(concat!(
-                    "update holdfast_workers set seen_at = ",
-                    now!(),
-                    " where seen_at > ",
-                    now!(),
-                    " + ?1"
-                ))
-                .bind(millis(AHEAD))
-                .execute(&mut *on)
-                .await?;
-            }
-            DateTime::from_timestamp_millis(now).ok_or_else(|| decode_error("the clock is out of range"))
-        })
-        .await
-    }
-
     /// See [`crate::ledger::Ledger::register`].
     pub(super) async fn register_worker(&self, report: &WorkerReport) -> Result<(), LedgerError> {
         self.write("register the worker", async |on| {

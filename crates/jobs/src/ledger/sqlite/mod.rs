@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod rows;
+mod clock;
 mod lease;
 mod writes;
 
@@ -15,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use holdfast_core::sql::{Bounds, SqliteDatabase};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -28,7 +28,7 @@ use super::prune::{PruneCursor, WINDOW};
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
     JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RescueReport,
-    Retention, RetryReply, ReturnReport, WorkerRecord, WorkerReport, decode, keys,
+    Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport, decode, keys,
 };
 use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
@@ -255,8 +255,17 @@ impl Ledger for SqliteLedger {
         .await
     }
 
-    async fn check_clock(&self) -> Result<DateTime<Utc>, LedgerError> {
+    async fn check_clock(&self) -> Result<ServerClock, LedgerError> {
         self.check_the_clock().await
+    }
+
+    async fn make_due(
+        &self,
+        queues: &[String],
+        span: TimeSpan,
+        limit: usize,
+    ) -> Result<BTreeMap<String, u64>, LedgerError> {
+        self.make_jobs_due(queues, span, limit).await
     }
 
     async fn register(&self, report: &WorkerReport) -> Result<(), LedgerError> {

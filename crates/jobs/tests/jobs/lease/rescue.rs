@@ -1,7 +1,10 @@
 //! The ledger's part: jobs of workers that are lost, or have no row, and clocks that are set.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use holdfast_core::sql::Database;
-use holdfast_jobs::ledger::{CancelReply, IdRange, NewJob};
+use holdfast_jobs::ledger::{CancelReply, IdRange, NewJob, Priority, RunAt, TimeSpan};
 use holdfast_jobs::{BatchId, JobId, State};
 
 use crate::support::{Fixture, LOST_AFTER, new_job, report};
@@ -9,6 +12,8 @@ use crate::support::{Fixture, LOST_AFTER, new_job, report};
 contract!(
     jobs_without_a_workers_row_are_rescued_like_those_of_a_lost_one,
     a_worker_that_is_seen_in_the_future_is_lost_no_later,
+    jobs_without_a_delay_are_due_after_the_clock_was_set_back,
+    a_job_that_ran_is_due_when_it_goes_back_after_the_clock_was_set_back,
     a_stray_that_was_asked_to_cancel_is_cancelled,
     suspects_go_back_under_their_fences_alone,
     retired_ids_are_kept_alive_together,
@@ -88,6 +93,99 @@ async fn a_worker_that_is_seen_in_the_future_is_lost_no_later(f: Fixture) {
     assert_eq!(
         f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap().workers_lost,
         [lost]
+    );
+}
+
+/// Ten minutes: all that was written lies ahead.
+async fn set_back_the_clock(f: &Fixture) {
+    f.sql(
+        "update holdfast_jobs set run_at = run_at + interval '10 minutes', created_at = created_at + interval '10 minutes'",
+        "update holdfast_jobs set run_at = run_at + 600000, created_at = created_at + 600000",
+    )
+    .await;
+    f.sql(
+        "update holdfast_workers set seen_at = seen_at + interval '10 minutes'",
+        "update holdfast_workers set seen_at = seen_at + 600000",
+    )
+    .await;
+}
+
+async fn jobs_without_a_delay_are_due_after_the_clock_was_set_back(f: Fixture) {
+    let worker = f.worker().await;
+    let delayed = NewJob {
+        run_at: RunAt::In(Duration::from_secs(60)),
+        ..new_job()
+    };
+    let high = NewJob {
+        priority: Priority::High,
+        ..new_job()
+    };
+    let elsewhere = NewJob {
+        queue: "elsewhere".into(),
+        ..new_job()
+    };
+    let immediate = [new_job(), high, new_job()];
+    f.ledger.insert(&immediate).await.unwrap();
+    f.ledger.insert(&[delayed, elsewhere]).await.unwrap();
+    let before = f.ledger.check_clock().await.unwrap();
+    assert!(!before.is_set_back(), "{before:?}");
+    set_back_the_clock(&f).await;
+    let after = f.ledger.check_clock().await.unwrap();
+    assert!(after.is_set_back(), "{after:?}");
+    let none = f.ledger.claim("default", worker, 9, LOST_AFTER).await.unwrap();
+    assert!(none.is_empty(), "{none:?}");
+    let span = TimeSpan {
+        after: after.now,
+        until: after.latest + chrono::Duration::minutes(2),
+    };
+    let queues = ["default".to_owned(), "no such queue".to_owned()];
+    let one = f.ledger.make_due(&queues, span, 1).await.unwrap();
+    assert_eq!(
+        one,
+        BTreeMap::from([("default".to_owned(), 1)]),
+        "the limit holds"
+    );
+    let others = f.ledger.make_due(&queues, span, 9).await.unwrap();
+    assert_eq!(others, BTreeMap::from([("default".to_owned(), 2)]));
+    assert_eq!(
+        f.ledger.make_due(&queues, span, 9).await.unwrap(),
+        BTreeMap::new()
+    );
+    let mut claimed: Vec<JobId> = f
+        .ledger
+        .claim("default", worker, 9, LOST_AFTER)
+        .await
+        .unwrap()
+        .iter()
+        .map(|job| job.id)
+        .collect();
+    claimed.sort();
+    let mut expected: Vec<JobId> = immediate.iter().map(|job| job.id).collect();
+    expected.sort();
+    assert_eq!(claimed, expected);
+}
+
+async fn a_job_that_ran_is_due_when_it_goes_back_after_the_clock_was_set_back(f: Fixture) {
+    let (lost, leaving, next) = (f.worker().await, f.worker().await, f.worker().await);
+    f.ledger.insert(&[new_job(), new_job(), new_job()]).await.unwrap();
+    for worker in [lost, leaving, leaving] {
+        let claimed = f.ledger.claim("default", worker, 1, LOST_AFTER).await.unwrap();
+        assert_eq!(claimed.len(), 1);
+    }
+    set_back_the_clock(&f).await;
+    f.ledger.check_clock().await.unwrap();
+    let returned = f.ledger.return_strays(leaving, &[]).await.unwrap();
+    assert_eq!(returned.returned["default"], 2);
+    f.age_workers().await;
+    f.ledger.touch(&[next]).await.unwrap();
+    assert_eq!(f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap().jobs(), 1);
+    assert_eq!(
+        f.ledger
+            .claim("default", next, 9, LOST_AFTER)
+            .await
+            .unwrap()
+            .len(),
+        3
     );
 }
 

@@ -13,7 +13,7 @@ use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
 use holdfast_jobs::follow_ups::{self, FollowedOutcome};
 use holdfast_jobs::ledger::{
     Accepted, ErrorRecord, Fence, IdRange, Insertion, LedgerError, NewJob, Options, Outcome, Progress,
-    Retention,
+    Retention, TimeSpan,
 };
 use holdfast_jobs::limits::ClaimRequest;
 use holdfast_jobs::link::Previous;
@@ -108,6 +108,7 @@ operations! {
     FinishTied: None, ["record outcomes and what follows them"];
     FinishTiedFree: None, ["record held outcomes and what follows them"];
     CheckClock: Some("check_clock"), ["read the clock"];
+    MakeDue: Some("make_due"), ["make jobs due"];
     Register: Some("register"), ["register the worker"];
     Heartbeat: Some("heartbeat"), ["record a heartbeat"];
     Touch: Some("touch"), ["renew the leases of retired ids"];
@@ -355,6 +356,13 @@ impl Operation {
             }
             Self::CheckClock => {
                 ledger.check_clock().await?;
+            }
+            Self::MakeDue => {
+                let span = TimeSpan {
+                    after: clock::now(),
+                    until: clock::now() + chrono::Duration::hours(1),
+                };
+                ledger.make_due(&["default".to_owned()], span, 100).await?;
             }
             Self::Register => ledger.register(&report(of)).await?,
             Self::Heartbeat => {

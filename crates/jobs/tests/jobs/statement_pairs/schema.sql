@@ -92,9 +92,10 @@ begin
              end as callback) as c;
 
     -- number, queue, state, worker, batch, started, crashes, cancel, unique key, due, finished
-    insert into holdfast_jobs (id, queue, kind, state, run_at, worker, batch_id, started_at, crashes, cancel_requested, unique_key,
+    -- A job that is due later was accepted without a delay, before the clock was set back.
+    insert into holdfast_jobs (id, queue, kind, state, run_at, created_at, worker, batch_id, started_at, crashes, cancel_requested, unique_key,
                                finished_at, max_attempts, timeout_ms, payload, doubtful, options)
-    select pairs_id(1, n), queue, 'test.kind', state, now() - interval '1 minute' + coalesce(due, interval '0'),
+    select pairs_id(1, n), queue, 'test.kind', state, now() - interval '1 minute' + coalesce(due, interval '0'), now() + coalesce(due, interval '0'),
            case when w is not null then pairs_id(2, w) end, case when b is not null then pairs_id(3, b) end,
            case when started then now() - interval '30 seconds' end, crashes, cancel, key, now() - ended, 4, 30000, '{"n":1}',
            n = 18,
