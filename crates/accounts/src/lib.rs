@@ -1,9 +1,9 @@
 //! Who may use an installation: API keys, users and sessions, and their routes.
 //!
 //! A client sends `Authorization: Bearer <key>`. A key is 256 random bits, stored as its SHA-256 alone (a fast hash is
-//! right for a random key: there is nothing to guess), with scopes: `produce` (enqueue, cancel, retry), `read` (every
-//! GET) and `admin` (pause and resume, and all of the others). `HOLDFAST_API_KEY` is the bootstrap admin key; it needs
-//! no database. Without any key a development server serves this machine alone ([`admission`]).
+//! right for a random key: there is nothing to guess), with scopes: `produce` (enqueue, cancel, retry), `work` (run
+//! jobs), `read` (every GET) and `admin` (pause and resume, and all of the others). `HOLDFAST_API_KEY` is the bootstrap
+//! admin key; it needs no database. Without any key a development server serves this machine alone ([`admission`]).
 //!
 //! Users log in with a password and send the token of their session in the same place; their role gives the scopes.
 //!

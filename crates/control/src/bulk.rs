@@ -227,7 +227,7 @@ pub struct PurgedView {
 #[utoipa::path(post, path = "/v1/queues/{name}/purge", tag = "queues", operation_id = "purge_queue",
     request_body = PurgeBody,
     params(
-        ("name" = String, Path, description = "A queue that the configuration names"),
+        ("name" = String, Path, description = "A configured or declared queue"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable ASCII characters"),
     ),
     responses(
@@ -239,7 +239,7 @@ pub struct PurgedView {
     ))]
 pub(crate) async fn purge(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
     let name = call.path("name");
-    known_queue(call.state(), &name)?;
+    known_queue(call.state(), &name).await?;
     let (key, by) = (call.job_key()?, call.actor());
     let body: PurgeBody = call.json(payload).await?;
     if body.confirm != name {

@@ -74,6 +74,7 @@ pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
         page_of(page.limit, after, read).await
     });
     let (mut dead_letters, next) = page.await?;
+    call.state().learn().await;
     for job in &mut dead_letters {
         job.redact_for(&call);
     }
@@ -93,6 +94,7 @@ pub(crate) async fn show(call: Call<Read, ControlState>) -> Reply {
     let found = call.run(move |state| async move { state.jobs.dead_letters().get(id).await });
     let found = found.await?.ok_or_else(|| not_dead(id))?;
     let mut view = JobView::new(found, Durability::Ledger);
+    call.state().learn().await;
     view.redact_for(&call);
     ok(&view)
 }
@@ -267,7 +269,7 @@ pub(crate) async fn redrive(call: Call<Admin, ControlState>, payload: web::Paylo
         let payload = match (edited, selection.one) {
             (Some(payload), Some(id)) => {
                 let record = jobs.get(id).await?.ok_or_else(|| not_dead(id))?;
-                Some(steering.check_payload(&record.kind, payload)?)
+                Some(steering.check_payload(&record.kind, payload).await?)
             }
             _ => None,
         };

@@ -65,6 +65,7 @@ pub(crate) async fn show(call: Call<Read, ControlState, WithQuery>) -> Reply {
         })
     });
     let mut found = found.await?.ok_or_else(|| not_found(id))?;
+    call.state().learn().await;
     found.redact_for(&call);
     ok(&found)
 }
@@ -132,6 +133,7 @@ pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
         page_of(limit, after, read).await
     });
     let (mut jobs, next) = page.await?;
+    call.state().learn().await;
     for job in &mut jobs {
         job.redact_for(&call);
     }

@@ -1,13 +1,16 @@
-//! The kinds that this server knows, with the retry policy that counts for each.
+//! The kinds that this server knows, those of its code and the declared ones, with the retry policy that counts for each.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use holdfast_http::{Call, Read, Reply, ok};
+use holdfast_jobs::declared::DeclaredKind;
 use holdfast_jobs::{Jitter, Jobs, Kind, RetryPolicy};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::declarations::declared;
 use crate::state::ControlState;
 
 /// How often a job is tried, and the delays in between.
@@ -55,23 +58,70 @@ pub struct KindView {
     pub retry: PolicyView,
     /// The policies on queues that have their own.
     pub retry_on: BTreeMap<String, PolicyView>,
+    /// Declared with `PUT /v1/kinds/{name}`, and run by pull workers. Otherwise it is part of the program.
+    #[serde(default)]
+    pub declared: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// JSON Schema of its payloads, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub payload_schema: Option<Box<RawValue>>,
+    /// JSON Schema of its results, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub result_schema: Option<Box<RawValue>>,
+    /// JSON pointers to what only admins see of its payloads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redact: Vec<String>,
 }
 
 impl KindView {
-    fn of(kind: &Kind, jobs: &Jobs) -> Self {
+    pub(crate) fn of(kind: &Kind, jobs: &Jobs) -> Self {
         let policy = |queue: &str| PolicyView::from(jobs.retries().of(kind.name, kind.retry, queue));
-        let overruling = jobs
-            .queues()
-            .keys()
-            .filter(|queue| jobs.retries().is_overruled_on(queue) && *queue != kind.queue);
         Self {
             kind: kind.name.into(),
             queue: kind.queue.into(),
             timeout_seconds: kind.timeout.unwrap_or(jobs.default_timeout()).as_secs_f64(),
             retry: policy(kind.queue),
-            retry_on: overruling.map(|queue| (queue.clone(), policy(queue))).collect(),
+            retry_on: on_other_queues(jobs, kind.queue, policy),
+            declared: false,
+            description: None,
+            payload_schema: None,
+            result_schema: None,
+            redact: Vec::new(),
         }
     }
+
+    pub(crate) fn declared(kind: &DeclaredKind, jobs: &Jobs) -> Self {
+        let definition = &kind.definition;
+        let policy = |queue: &str| PolicyView::from(jobs.retries().of_declared(kind, queue));
+        Self {
+            kind: kind.name.to_string().into(),
+            queue: definition.queue.clone().into(),
+            timeout_seconds: kind.timeout().unwrap_or(jobs.default_timeout()).as_secs_f64(),
+            retry: policy(&definition.queue),
+            retry_on: on_other_queues(jobs, &definition.queue, policy),
+            declared: true,
+            description: definition.description.clone(),
+            payload_schema: definition.payload_schema.clone(),
+            result_schema: definition.result_schema.clone(),
+            redact: definition.redact.clone(),
+        }
+    }
+}
+
+/// The policies on queues that have their own, beside the kind's queue.
+fn on_other_queues(
+    jobs: &Jobs,
+    own: &str,
+    policy: impl Fn(&str) -> PolicyView,
+) -> BTreeMap<String, PolicyView> {
+    let overruling = jobs
+        .queues()
+        .keys()
+        .filter(|queue| jobs.retries().is_overruled_on(queue) && *queue != own);
+    overruling.map(|queue| (queue.clone(), policy(queue))).collect()
 }
 
 /// Every kind.
@@ -83,16 +133,18 @@ pub struct KindList {
 /// List kinds
 ///
 /// The kinds that this server can enqueue, with the retry policy in force. Each part of it comes from the
-/// kind's configuration, the queue's, the kind's code, or the default.
+/// kind's configuration, the queue's, the kind's own definition, or the default.
 #[utoipa::path(get, path = "/v1/kinds", tag = "kinds", operation_id = "list_kinds",
     responses(
         (status = 200, body = KindList),
-        (status = 503, description = "unavailable: the API key cannot be looked up"),
+        (status = 503, description = "unavailable: the database does not answer"),
     ))]
 pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
     let jobs = &call.state().jobs;
-    let kinds = jobs.registry().kinds().map(|kind| KindView::of(kind, jobs));
+    let coded = jobs.registry().kinds().map(|kind| KindView::of(kind, jobs));
+    let declared = declared(call.state()).await?;
+    let declared = declared.kinds.values().map(|kind| KindView::declared(kind, jobs));
     ok(&KindList {
-        kinds: kinds.collect(),
+        kinds: coded.chain(declared).collect(),
     })
 }

@@ -10,12 +10,14 @@ pub mod audit;
 pub mod batches;
 pub mod bulk;
 pub mod dead_letters;
+pub mod declarations;
 pub mod enqueue;
 pub mod fields;
 pub mod job_view;
 pub mod jobs;
 pub mod kinds;
 pub mod limits;
+pub mod pull;
 pub mod queues;
 pub mod schedules;
 mod state;
@@ -27,12 +29,17 @@ pub mod wire {
     pub use crate::batches::{BatchPage, BatchView, CallbackView, CancelledView, ProgressView};
     pub use crate::bulk::{BulkPreview, BulkView, CancelBody, CancelFilterBody, PurgeBody, PurgedView};
     pub use crate::dead_letters::{DeadLetterFilterBody, DeadLetterPage, DeleteBody, RedriveBody};
+    pub use crate::declarations::{DeclaredQueue, ForgottenName, KindBody, QueueBody, RetryBody};
     pub use crate::enqueue::{AcceptedJob, JobBody};
     pub use crate::fields::{Attempts, Urgency};
     pub use crate::job_view::{ErrorView, JobView};
     pub use crate::jobs::{JobPage, SteeredJob};
     pub use crate::kinds::{KindList, KindView, PolicyView};
     pub use crate::limits::{LimitedQueue, LimitsBody, LimitsView, Places};
+    pub use crate::pull::{
+        DrainedWorker, FinishBody, FinishedList, HeartbeatAnswer, HeartbeatBody, OutcomeBody, PullBody,
+        PulledView, RegisteredWorker, RegistrationBody, WorkerClient,
+    };
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue};
     pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};
     pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
@@ -53,12 +60,19 @@ holdfast_http::routes! {
     "/v1/batches/{id}" => { GET batches::show }
     "/v1/batches/{id}/cancel" => { POST batches::cancel }
     "/v1/kinds" => { GET kinds::list }
+    "/v1/kinds/{name}" => { GET declarations::show_kind, PUT declarations::put_kind, DELETE declarations::delete_kind }
     "/v1/queues" => { GET queues::list }
+    "/v1/queues/{name}" => { PUT declarations::put_queue, DELETE declarations::delete_queue }
     "/v1/queues/{name}/pause" => { POST queues::pause }
     "/v1/queues/{name}/resume" => { POST queues::resume }
     "/v1/queues/{name}/purge" => { POST bulk::purge }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
-    "/v1/workers" => { GET workers::list }
+    "/v1/workers" => { GET workers::list, POST pull::register }
+    "/v1/workers/{id}" => { DELETE pull::delete }
+    "/v1/workers/{id}/pull" => { POST pull::pull }
+    "/v1/workers/{id}/finish" => { POST pull::finish }
+    "/v1/workers/{id}/heartbeat" => { POST pull::heartbeat }
+    "/v1/workers/{id}/drain" => { POST pull::drain }
     "/v1/dead-letters" => { GET dead_letters::list }
     "/v1/dead-letters/redrive" => { POST dead_letters::redrive }
     "/v1/dead-letters/delete" => { POST dead_letters::delete }

@@ -124,7 +124,7 @@ pub struct LimitedQueue {
 /// configuration names some, because the broker supports none.
 #[utoipa::path(put, path = "/v1/queues/{name}/limits", tag = "queues", operation_id = "limit_queue",
     request_body = LimitsBody,
-    params(("name" = String, Path, description = "A queue that the configuration names")),
+    params(("name" = String, Path, description = "A configured or declared queue")),
     responses(
         (status = 200, body = LimitedQueue),
         (status = 400, description = "malformed-json"),
@@ -136,7 +136,7 @@ pub struct LimitedQueue {
 pub(crate) async fn set(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
     let name = call.path("name");
     let body: LimitsBody = call.json(payload).await?;
-    known_queue(call.state(), &name)?;
+    known_queue(call.state(), &name).await?;
     let limits = QueueLimits::from(body);
     check_durability(call.state(), &name, &limits)?;
     apply(&call, name, Some(limits)).await
@@ -146,14 +146,14 @@ pub(crate) async fn set(call: Call<Admin, ControlState>, payload: web::Payload) 
 ///
 /// Removes the limits that were set over the API; the configured ones apply again.
 #[utoipa::path(delete, path = "/v1/queues/{name}/limits", tag = "queues", operation_id = "unlimit_queue",
-    params(("name" = String, Path, description = "A queue that the configuration names")),
+    params(("name" = String, Path, description = "A configured or declared queue")),
     responses(
         (status = 200, body = LimitedQueue),
         (status = 404, description = "queue-not-found"),
     ))]
 pub(crate) async fn unset(call: Call<Admin, ControlState>) -> Reply {
     let name = call.path("name");
-    known_queue(call.state(), &name)?;
+    known_queue(call.state(), &name).await?;
     apply(&call, name, None).await
 }
 

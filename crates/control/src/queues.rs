@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_cache::{Class, Namespace};
-use holdfast_core::config::Durability;
+use holdfast_core::config::{Durability, ServedBy};
 use holdfast_http::problem::{Problem, ProblemKind, quote};
 use holdfast_http::responses::{CachedRoute, Lifetime};
 use holdfast_http::{Admin, Call, Read, Reply, ok};
@@ -14,6 +14,7 @@ use holdfast_jobs::limits::LimitsInForce;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::declarations::declared;
 use crate::job_view::durability_name;
 use crate::limits::LimitsView;
 use crate::state::ControlState;
@@ -30,9 +31,13 @@ pub(crate) const CACHED: CachedRoute = CachedRoute {
 #[schema(as = Queue)]
 pub struct QueueView {
     pub name: String,
-    /// `ledger` or `redis`; null: the queue has jobs, but the configuration does not name it.
+    /// `ledger` or `redis`; null: the queue has jobs, but neither the configuration names it nor was it declared.
     #[schema(value_type = Option<String>)]
     pub durability: Option<Cow<'static, str>>,
+    /// `rust` or `pull`: which workers run its jobs; null: nobody serves it any more.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub served_by: Option<Cow<'static, str>>,
     pub paused: bool,
     pub depth: DepthView,
     /// How long the oldest due job has waited, in seconds.
@@ -89,6 +94,7 @@ impl QueueView {
     pub(crate) fn new(
         stats: QueueStats,
         durability: Option<Durability>,
+        served_by: Option<ServedBy>,
         rates: RateView,
         limits: LimitsInForce,
     ) -> Self {
@@ -105,6 +111,7 @@ impl QueueView {
         Self {
             name: queue,
             durability: durability.map(|durability| durability_name(durability).into()),
+            served_by: served_by.map(|fleet| fleet.name().into()),
             paused,
             depth: DepthView {
                 available,
@@ -135,7 +142,7 @@ pub struct SteeredQueue {
 
 /// List queues
 ///
-/// Every configured queue and every other queue with jobs: depth by state, age of the oldest job, rates,
+/// Every configured or declared queue and every other queue with jobs: depth by state, age of the oldest job, rates,
 /// limits, and whether it is paused.
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
     responses(
@@ -153,10 +160,12 @@ pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
             }
         }
         let queues = stats.into_iter().map(|stats| {
-            let durability = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
+            let served_by = jobs.fleet_of(&stats.queue);
+            let configured = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
+            let durability = configured.or(served_by.map(|_| Durability::Ledger));
             let rates = rates.remove(&stats.queue).unwrap_or_default();
             let limits = limits.remove(&stats.queue).unwrap_or_default();
-            QueueView::new(stats, durability, rates, limits)
+            QueueView::new(stats, durability, served_by, rates, limits)
         });
         Ok::<_, LedgerError>(QueueList {
             queues: queues.collect(),
@@ -170,7 +179,7 @@ pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
 /// Workers claim no more jobs of the queue. Running jobs continue, and jobs are still accepted. A pause
 /// survives restarts.
 #[utoipa::path(post, path = "/v1/queues/{name}/pause", tag = "queues", operation_id = "pause_queue",
-    params(("name" = String, Path, description = "A queue that the configuration names")),
+    params(("name" = String, Path, description = "A configured or declared queue")),
     responses(
         (status = 200, body = SteeredQueue),
         (status = 404, description = "queue-not-found"),
@@ -181,7 +190,7 @@ pub(crate) async fn pause(call: Call<Admin, ControlState>) -> Reply {
 
 /// Resume a queue
 #[utoipa::path(post, path = "/v1/queues/{name}/resume", tag = "queues", operation_id = "resume_queue",
-    params(("name" = String, Path, description = "A queue that the configuration names")),
+    params(("name" = String, Path, description = "A configured or declared queue")),
     responses(
         (status = 200, body = SteeredQueue),
         (status = 404, description = "queue-not-found"),
@@ -192,7 +201,7 @@ pub(crate) async fn resume(call: Call<Admin, ControlState>) -> Reply {
 
 async fn steer(call: &Call<Admin, ControlState>, paused: bool) -> Reply {
     let (name, by) = (call.path("name"), call.actor());
-    known_queue(call.state(), &name)?;
+    known_queue(call.state(), &name).await?;
     let queue = name.clone();
     let steered = call.run(move |state| async move {
         let steering = state.jobs.steer(&by);
@@ -207,16 +216,27 @@ async fn steer(call: &Call<Admin, ControlState>, paused: bool) -> Reply {
     ok(&SteeredQueue { name, paused })
 }
 
-/// Only a queue that the configuration names can be steered.
-pub(crate) fn known_queue(state: &ControlState, name: &str) -> Result<(), Problem> {
-    if !state.jobs.queues().contains_key(name) {
-        let known: Vec<_> = state.jobs.queues().keys().map(String::as_str).collect();
-        let reason = format!(
-            "{} is not among the configured queues: {}",
-            quote(name),
-            known.join(", ")
-        );
-        return Err(Problem::field(ProblemKind::QueueNotFound, "name", reason));
+/// Only a queue that the configuration names, or that was declared, can be steered.
+pub(crate) async fn known_queue(state: &ControlState, name: &str) -> Result<(), Problem> {
+    if state.jobs.queues().contains_key(name) {
+        return Ok(());
     }
-    Ok(())
+    let declared = declared(state).await?;
+    if declared.queues.contains(name) {
+        return Ok(());
+    }
+    let configured = state.jobs.queues().keys().map(String::as_str);
+    let known: Vec<&str> = configured
+        .chain(declared.queues.iter().map(|queue| &**queue))
+        .take(LISTED)
+        .collect();
+    let reason = format!(
+        "there is no queue {}; there are {}",
+        quote(name),
+        known.join(", ")
+    );
+    Err(Problem::field(ProblemKind::QueueNotFound, "name", reason))
 }
+
+/// Most names that a refusal lists.
+const LISTED: usize = 50;

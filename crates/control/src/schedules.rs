@@ -196,6 +196,7 @@ pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
     params.finish()?;
     let (after, wanted) = (page.after.clone(), page.wanted());
     let found = call.run(move |state| async move { state.schedules.list(after.as_deref(), wanted).await });
+    call.state().learn().await;
     let view = |record| ScheduleView::from(record).shown_to(&call);
     let (schedules, next) = page.cut(found.await?, view, |record| record.schedule.name.clone());
     ok(&ScheduleList { schedules, next })
@@ -242,7 +243,9 @@ fn created(record: ScheduleRecord) -> Reply {
 pub(crate) async fn show(call: Call<Read, ControlState>) -> Reply {
     let name = call.path("name");
     let record = call.run(|state| async move { state.schedules.get(&name).await });
-    ok(&ScheduleView::from(record.await?).shown_to(&call))
+    let record = record.await?;
+    call.state().learn().await;
+    ok(&ScheduleView::from(record).shown_to(&call))
 }
 
 /// Create or replace a schedule

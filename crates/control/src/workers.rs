@@ -13,6 +13,7 @@ use holdfast_jobs::ledger::{LedgerError, WorkerQueueStats, WorkerRecord};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::pull::WorkerClient;
 use crate::state::ControlState;
 
 /// The cached answers of `GET /v1/workers`.
@@ -37,6 +38,12 @@ pub struct WorkerView {
     pub seen_seconds_ago: f64,
     /// By queue.
     pub stats: BTreeMap<String, WorkerQueueView>,
+    /// Of a worker that pulls over HTTP: its name, version and language. Absent: a Rust worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<WorkerClient>,
+    /// It was asked to take no more jobs.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// A worker's figures for one queue.
@@ -59,6 +66,8 @@ impl WorkerView {
             seen_at,
             seen_seconds_ago,
             stats,
+            client,
+            draining,
         } = record;
         let view = |stats: WorkerQueueStats| {
             let WorkerQueueStats {
@@ -86,6 +95,12 @@ impl WorkerView {
                 .into_iter()
                 .map(|(queue, stats)| (queue, view(stats)))
                 .collect(),
+            client: client.map(|pull| WorkerClient {
+                name: pull.client.name,
+                version: pull.client.version,
+                language: pull.client.language,
+            }),
+            draining,
         }
     }
 }

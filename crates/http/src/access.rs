@@ -43,6 +43,8 @@ macro_rules! needs {
 needs! {
     /// The scope `produce`.
     Produce: Some(Scope::Produce), Produce;
+    /// The scope `work`.
+    Work: Some(Scope::Work), Work;
     /// The scope `read`.
     Read: Some(Scope::Read), Read;
     /// The scope `admin`.

@@ -48,7 +48,7 @@ pub mod wire {
     pub use crate::body::fields::{Moment, Seconds};
 }
 
-pub use access::{Admin, Allowed, Anyone, Produce, Read};
+pub use access::{Admin, Allowed, Anyone, Produce, Read, Work};
 pub use call::{Admission, Call, NoQuery, Query, Reply, WithQuery, accepted, json_at, ok};
 pub use caller::Caller;
 pub use context::{ServerContext, json};

@@ -56,7 +56,7 @@ impl Limits {
     }
 
     fn of(&self, request: &ServiceRequest) -> Duration {
-        let waits = request.query_string().contains("wait=");
+        let waits = request.query_string().contains("wait=") || request.path().ends_with("/pull");
         if waits {
             self.request + self.wait
         } else {

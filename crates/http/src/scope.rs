@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub enum Scope {
     /// Enqueue, cancel and retry jobs.
     Produce,
+    /// Run jobs: the pull protocol.
+    Work,
     /// See jobs, queues and workers.
     Read,
     /// Pause and resume queues, and everything else.
@@ -18,11 +20,12 @@ pub enum Scope {
 }
 
 impl Scope {
-    pub const ALL: [Self; 3] = [Self::Produce, Self::Read, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Produce, Self::Work, Self::Read, Self::Admin];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Produce => "produce",
+            Self::Work => "work",
             Self::Read => "read",
             Self::Admin => "admin",
         }
@@ -33,6 +36,7 @@ impl Scope {
             Self::Produce => 1,
             Self::Read => 2,
             Self::Admin => 4,
+            Self::Work => 8,
         }
     }
 }
@@ -56,7 +60,7 @@ impl FromStr for Scope {
 
 /// The text names no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scope {0:?}: expected produce, read or admin, with commas between")]
+#[error("unknown scope {0:?}: expected produce, work, read or admin, with commas between")]
 pub struct UnknownScope(pub String);
 
 /// The scopes of one key, at least one. Written and read as `produce,read`.
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn scopes_survive_text() {
-        for text in ["produce", "produce,read", "produce,read,admin"] {
+        for text in ["produce", "work", "produce,work,read", "produce,read,admin"] {
             assert_eq!(text.parse::<Scopes>().unwrap().to_string(), text);
         }
         for text in ["", "root", "read,,produce", "Read"] {

@@ -11,6 +11,7 @@ use holdfast_core::sql::{Database, Tx as LedgerTx};
 use crate::audit::AuditLog;
 use crate::bell::Bell;
 use crate::broker::{Broker, BrokerSettings};
+use crate::declared::Declarations;
 use crate::enqueue::{Enqueue, EnqueueError, Enqueued, JobRequest, Lanes, Producer, ProducerParts};
 use crate::follow_ups::Effects;
 use crate::id::JobId;
@@ -41,6 +42,7 @@ struct Inner {
     ledger: Arc<dyn Ledger>,
     broker: Option<Broker>,
     registry: Registry,
+    declared: Declarations,
     queues: BTreeMap<String, QueueSettings>,
     waiting: WaitHub,
     counts: QueueCounts,
@@ -67,8 +69,10 @@ impl Jobs {
             SQLITE_LANES
         };
         let retries = RetryPolicies::new(settings);
+        let declared = Declarations::new(Sql::new(database, &settings.database));
         let producer = Producer::new(ProducerParts {
             registry: registry.clone(),
+            declared: declared.clone(),
             queues: settings.queues.clone(),
             settings: settings.jobs.clone(),
             retries: retries.clone(),
@@ -91,6 +95,7 @@ impl Jobs {
             ledger,
             broker,
             registry,
+            declared,
             queues: settings.queues.clone(),
             waiting,
             counts: QueueCounts::default(),
@@ -105,6 +110,11 @@ impl Jobs {
 
     pub fn registry(&self) -> &Registry {
         &self.0.registry
+    }
+
+    /// The kinds and queues that were declared at run time.
+    pub fn declared(&self) -> &Declarations {
+        &self.0.declared
     }
 
     /// Keys that other open transactions hold, as the enqueues of this process found them within the last second.
@@ -174,19 +184,22 @@ impl Jobs {
         let requests = jobs
             .iter()
             .map(|job| Enqueue::new(self.clone(), job).into_request())
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        self.0.producer.look_up(&requests).await?;
         let checked = self.0.producer.check_batch(requests, true)?;
         self.0.producer.store(checked).await
     }
 
     /// Enqueues a job worded by an outside producer: everything about it is checked.
     pub async fn enqueue_request(&self, request: JobRequest) -> Result<Enqueued, EnqueueError> {
+        self.0.producer.look_up([&request]).await?;
         let job = self.0.producer.check_text(request)?;
         self.store_one(job).await
     }
 
     /// Enqueues a batch worded by an outside producer, all or none; a fault names the job's index.
     pub async fn enqueue_requests(&self, requests: Vec<JobRequest>) -> Result<Vec<Enqueued>, EnqueueError> {
+        self.0.producer.look_up(&requests).await?;
         let checked = self.0.producer.check_batch(requests, false)?;
         self.0.producer.store(checked).await
     }
@@ -197,6 +210,7 @@ impl Jobs {
         &self,
         requests: Vec<JobRequest>,
     ) -> Result<Vec<Enqueued>, EnqueueError> {
+        self.0.producer.look_up(&requests).await?;
         let checked = self.0.producer.check_batch(requests, false)?;
         self.0.producer.store_as(checked, true).await
     }
@@ -211,7 +225,7 @@ impl Jobs {
         tx: impl Into<LedgerTx<'t>>,
         enqueue: Enqueue,
     ) -> Result<Enqueued, EnqueueError> {
-        let (_, job) = enqueue.check()?;
+        let (_, job) = enqueue.check().await?;
         let jobs = [job];
         let written = match tx.into() {
             LedgerTx::Postgres(connection) => {
@@ -236,10 +250,10 @@ impl Jobs {
         tx: impl Into<LedgerTx<'t>>,
         enqueues: Vec<Enqueue>,
     ) -> Result<Vec<Enqueued>, EnqueueError> {
-        let checked = enqueues
-            .into_iter()
-            .map(|enqueue| enqueue.check().map(|(_, job)| job))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut checked = Vec::with_capacity(enqueues.len());
+        for enqueue in enqueues {
+            checked.push(enqueue.check().await?.1);
+        }
         let written = match tx.into() {
             LedgerTx::Postgres(connection) => {
                 PostgresLedger::insert_in(connection, &checked, self.0.named_statements).await
@@ -253,6 +267,21 @@ impl Jobs {
         Producer::answers_in(&checked, accepted)
     }
 
+    /// Looks for those of these names that neither the program nor its configuration knows.
+    pub(crate) async fn look_up(&self, kinds: &[&str], queues: &[&str]) -> Result<(), LedgerError> {
+        let kinds: Vec<&str> = kinds
+            .iter()
+            .copied()
+            .filter(|kind| self.0.registry.get(kind).is_none())
+            .collect();
+        let queues: Vec<&str> = queues
+            .iter()
+            .copied()
+            .filter(|queue| !self.0.queues.contains_key(*queue))
+            .collect();
+        self.0.declared.look_up(&kinds, &queues).await
+    }
+
     /// Wakes the workers of a queue.
     pub fn ring(&self, queue: &str) {
         self.bell().ring(queue, 1, Duration::ZERO);
@@ -262,8 +291,8 @@ impl Jobs {
     /// rung for is found by a worker's safety poll.
     pub(crate) fn announce(&self, effects: &Effects) {
         for job in &effects.enqueued {
-            if let Some(kind) = self.0.registry.get(&job.kind) {
-                kind.meters.enqueued(Durability::Ledger);
+            if let Some(kind) = self.0.producer.kind(&job.kind) {
+                kind.meters().enqueued(Durability::Ledger);
             }
             self.bell().ring(&job.queue, 1, job.delay);
         }
@@ -312,7 +341,7 @@ impl Jobs {
         Ok(reply)
     }
 
-    /// Every configured queue and every other one that holds jobs. Counts that took the database longer than 20 ms are given
+    /// Every configured and declared queue, and every other one that holds jobs. Counts that took the database longer than 20 ms are given
     /// again for ten times as long, 30 s at most.
     pub async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError> {
         let mut stats: BTreeMap<String, QueueStats> = self
@@ -323,7 +352,9 @@ impl Jobs {
             .into_iter()
             .map(|one| (one.queue.clone(), one))
             .collect();
-        for name in self.0.queues.keys() {
+        let declared = self.0.declared.current().await?;
+        let declared = declared.queues.iter().map(ToString::to_string);
+        for name in self.0.queues.keys().cloned().chain(declared) {
             stats.entry(name.clone()).or_insert_with(|| QueueStats {
                 queue: name.clone(),
                 ..QueueStats::default()

@@ -2,7 +2,8 @@
 //!
 //! Where a job goes: [`enqueue`] checks and accepts it (into the [`ledger`], or onto the [`broker`] for a queue of
 //! `redis` durability), the [`bell`] wakes a [`worker`], the worker claims it, runs its [`Job`], and writes the outcome
-//! that [`retry`] decided under the fence of its lease. [`maintenance`] returns what lost workers held.
+//! that [`retry`] decided under the fence of its lease. [`maintenance`] returns what lost workers held. Workers in other languages
+//! do the same over HTTP ([`pull`]), for kinds and queues that are [`declared`] at run time.
 
 mod admin;
 pub mod audit;
@@ -11,12 +12,15 @@ pub mod batches;
 pub mod bell;
 pub mod broker;
 pub mod bulk;
+mod claiming;
 mod client;
 pub mod dead_letters;
+pub mod declared;
 pub mod diagnosis;
 pub mod enqueue;
 mod envelope;
 mod erase;
+mod failed_attempt;
 pub mod follow_ups;
 mod id;
 mod job;
@@ -24,8 +28,10 @@ mod json_text;
 pub mod ledger;
 pub mod limits;
 pub mod link;
+mod look_pace;
 mod maintenance;
 mod meters;
+pub mod pull;
 mod queue_counts;
 mod registry;
 pub mod retry;

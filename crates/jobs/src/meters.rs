@@ -9,7 +9,7 @@ use metrics::{Counter, Histogram};
 use crate::ledger::Outcome;
 
 /// The metrics of one kind.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct KindMeters {
     on_ledger: Counter,
     on_redis: Counter,

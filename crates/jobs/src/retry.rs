@@ -26,6 +26,7 @@ use std::time::Duration;
 pub use holdfast_core::backoff::{Backoff, Jitter};
 use holdfast_core::config::{RetryOverride, RetrySettings, Settings};
 
+use crate::declared::DeclaredKind;
 use crate::job::JobError;
 
 /// How often a job is tried, and the delays in between.
@@ -105,6 +106,20 @@ impl RetryPolicies {
             policy = policy.overruled_by(layer);
         }
         policy
+    }
+
+    /// What a kind that says only parts of a policy says in code: the other parts are the configured default's.
+    fn completed(&self, parts: RetryOverride) -> RetryPolicy {
+        self.0.default.overruled_by(&parts)
+    }
+
+    /// The policy of a declared kind's jobs on a queue.
+    pub fn of_declared(&self, kind: &DeclaredKind, queue: &str) -> RetryPolicy {
+        self.of(
+            &kind.name,
+            Some(self.completed(kind.definition.retry.parts())),
+            queue,
+        )
     }
 
     /// Whether the queue has a word of its own.

@@ -32,7 +32,7 @@ pub struct KeyBody {
     /// The owner's name, shown in logs. Never used twice.
     #[schema(max_length = 100)]
     pub name: String,
-    /// `produce`, `read`, `admin`; at least one.
+    /// `produce`, `work`, `read`, `admin`; at least one.
     pub scopes: Vec<String>,
 }
 
@@ -151,7 +151,7 @@ fn scopes(names: &[String]) -> Result<Scopes, Problem> {
         .map(|name| name.parse::<Scope>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| refused(error.to_string()))?;
-    Scopes::of(scopes).ok_or_else(|| refused("name at least one of produce, read, admin".to_owned()))
+    Scopes::of(scopes).ok_or_else(|| refused("name at least one of produce, work, read, admin".to_owned()))
 }
 
 fn unknown(name: &str) -> Problem {

@@ -65,6 +65,17 @@ const SCOPES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/batches/{id}", "read"),
     ("POST", "/v1/batches/{id}/cancel", "produce"),
     ("GET", "/v1/kinds", "read"),
+    ("GET", "/v1/kinds/{name}", "read"),
+    ("PUT", "/v1/kinds/{name}", "admin"),
+    ("DELETE", "/v1/kinds/{name}", "admin"),
+    ("PUT", "/v1/queues/{name}", "admin"),
+    ("DELETE", "/v1/queues/{name}", "admin"),
+    ("POST", "/v1/workers", "work"),
+    ("DELETE", "/v1/workers/{id}", "work"),
+    ("POST", "/v1/workers/{id}/pull", "work"),
+    ("POST", "/v1/workers/{id}/finish", "work"),
+    ("POST", "/v1/workers/{id}/heartbeat", "work"),
+    ("POST", "/v1/workers/{id}/drain", "admin"),
     ("GET", "/v1/schedules", "read"),
     ("POST", "/v1/schedules", "admin"),
     ("GET", "/v1/schedules/{name}", "read"),
@@ -122,7 +133,7 @@ async fn every_route_needs_a_key_with_its_scope_and_no_more() {
     assert_eq!(secured.len(), SCOPES.len(), "a route is missing from this table");
     let mut anonymous = app.client();
     let mut keyed = Vec::new();
-    for scope in ["produce", "read", "admin"] {
+    for scope in ["produce", "work", "read", "admin"] {
         keyed.push((scope, app.with_scopes(scope, scope).await));
     }
     for (method, path, scope) in SCOPES {

@@ -19,6 +19,7 @@ mod notifications;
 mod operations;
 mod outages;
 mod points;
+mod pull;
 mod queue_limits;
 mod rates;
 mod schedules;

@@ -263,6 +263,7 @@ impl TestApp {
             queues: vec!["default".to_owned()],
             started_at: holdfast_core::clock::now(),
             stats: BTreeMap::new(),
+            client: None,
         };
         self.jobs.ledger().register(&report).await.unwrap();
         id

@@ -21,7 +21,7 @@ pub(crate) enum Command {
         /// The owner's name, shown in logs
         #[arg(long)]
         name: String,
-        /// What it may do: produce (enqueue, cancel, retry), read, admin (everything)
+        /// What it may do: produce (enqueue, cancel, retry), work (run jobs), read, admin (everything)
         #[arg(long, default_value = "produce,read")]
         scopes: Scopes,
     },

@@ -14,5 +14,6 @@ mod env_text;
 mod readme;
 mod reference;
 mod services;
+mod shell_worker;
 mod snippets;
 mod users;

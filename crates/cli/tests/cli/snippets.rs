@@ -116,11 +116,17 @@ pub(crate) struct Dev {
 
 impl Dev {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With these settings in its environment.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().unwrap();
         let port = free_port().unwrap();
         let child = Child::binary("holdfast")
             .current_dir(directory.path())
             .env("PORT", port.to_string())
+            .envs(settings.iter().copied())
             .start()
             .unwrap();
         child.wait_for_line("curl", DEADLINE).await.unwrap();
@@ -129,6 +135,10 @@ impl Dev {
             port,
             child,
         }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// What a route answers, with `curl`'s arguments for the request; an error fails the test.
@@ -173,7 +183,7 @@ fn session(snippets: &[Snippet], port: u16) -> String {
     clippy::disallowed_methods,
     reason = "the programs of the machine, no setting of ours"
 )]
-fn path_with_binaries() -> String {
+pub(crate) fn path_with_binaries() -> String {
     let binaries = binary("holdfast").unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{}:{path}", binaries.parent().unwrap().display())

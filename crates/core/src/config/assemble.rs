@@ -21,8 +21,8 @@ use super::settings::{
     AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, DiscoverySettings,
     Durability, Environment, EventsSettings, HttpRequestSettings, JobsSettings, LogFormat, LogSettings,
     MetricsSettings, NotificationsSettings, PointsSettings, QueueSettings, RateLimitSettings,
-    RecommendSettings, RedditSettings, RetrySettings, ServerSettings, Settings, SmtpSettings, TracesSettings,
-    WorkerSettings,
+    RecommendSettings, RedditSettings, RetrySettings, ServedBy, ServerSettings, Settings, SmtpSettings,
+    TracesSettings, WorkerSettings,
 };
 use super::tables;
 
@@ -290,11 +290,14 @@ fn queue(reader: &mut Reader<'_>, path: &str) -> QueueSettings {
     let durability = reader.either(&format!("{path}.durability"), "queue_defaults.durability");
     let concurrency = reader.either(&format!("{path}.concurrency"), "queue_defaults.concurrency");
     let weight = reader.either(&format!("{path}.weight"), "queue_defaults.weight");
+    let served_by = reader.either(&format!("{path}.served_by"), "queue_defaults.served_by");
     let choices = [("ledger", Durability::Ledger), ("redis", Durability::Redis)];
+    let fleets = [ServedBy::Rust, ServedBy::Pull].map(|fleet| (fleet.name(), fleet));
     let limits = limits(reader, path);
     QueueSettings {
         limits,
         durability: reader.choice(&durability, &choices).unwrap_or(Durability::Ledger),
+        served_by: reader.choice(&served_by, &fleets).unwrap_or(ServedBy::Rust),
         concurrency: reader.count(&concurrency, 1..=10_000),
         weight: reader.count(&weight, 1..=MAX_WEIGHT),
         retry: tables::retry(reader, path),
@@ -385,6 +388,7 @@ fn rate_limit(reader: &mut Reader<'_>) -> RateLimitSettings {
     const RANGE: std::ops::RangeInclusive<u32> = 0..=100_000_000;
     RateLimitSettings {
         produce_per_minute: reader.count("rate_limit.produce_per_minute", RANGE),
+        work_per_minute: reader.count("rate_limit.work_per_minute", RANGE),
         read_per_minute: reader.count("rate_limit.read_per_minute", RANGE),
         admin_per_minute: reader.count("rate_limit.admin_per_minute", RANGE),
         anonymous_per_minute: reader.count("rate_limit.anonymous_per_minute", RANGE),

@@ -1,7 +1,7 @@
 //! Settings held against each other: what no single one can tell.
 
 use super::reader::Reader;
-use super::settings::Settings;
+use super::settings::{Durability, ServedBy, Settings};
 
 pub(super) fn check(reader: &mut Reader<'_>, settings: &Settings) {
     let Settings {
@@ -116,6 +116,33 @@ pub(super) fn check(reader: &mut Reader<'_>, settings: &Settings) {
         "lower it",
     );
     check_served_queues(reader, settings);
+    check_pull_queues(reader, settings);
+}
+
+/// A pull worker holds its jobs in SQL alone, and a worker of Holdfast takes none of them.
+fn check_pull_queues(reader: &mut Reader<'_>, settings: &Settings) {
+    let pull = settings
+        .queues
+        .iter()
+        .filter(|(_, queue)| queue.served_by == ServedBy::Pull);
+    for (name, queue) in pull {
+        if queue.durability == Durability::Redis {
+            reader.fault_once(&format!("queues.{name}.durability"), || {
+                (
+                    "pull workers serve queues of the durability \"ledger\" alone".to_owned(),
+                    "make it \"ledger\", or served_by \"rust\"".to_owned(),
+                )
+            });
+        }
+        if settings.worker.queues.contains(name) {
+            reader.fault_once("worker.queues", || {
+                (
+                    format!("the queue {name} is served by pull workers"),
+                    format!("leave it out, or set queues.{name}.served_by = \"rust\""),
+                )
+            });
+        }
+    }
 }
 
 /// A worker's queues are queues.

@@ -258,9 +258,28 @@ pub enum Durability {
     Redis,
 }
 
+/// Which fleet of workers runs a queue's jobs. A claim takes whatever is due, of any kind, so a queue has one fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ServedBy {
+    /// Worker processes of Holdfast.
+    Rust,
+    /// Clients of `POST /v1/workers/{id}/pull`, in any language.
+    Pull,
+}
+
+impl ServedBy {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Pull => "pull",
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
     pub durability: Durability,
+    pub served_by: ServedBy,
     /// Jobs of this queue that one worker process runs at once.
     pub concurrency: usize,
     /// Its share of the worker's places where `worker.concurrency` bounds them.
@@ -379,6 +398,7 @@ pub struct AuthSettings {
 #[derive(Debug, Clone)]
 pub struct RateLimitSettings {
     pub produce_per_minute: u32,
+    pub work_per_minute: u32,
     pub read_per_minute: u32,
     pub admin_per_minute: u32,
     /// Requests without a key that is known, per address.
@@ -522,10 +542,11 @@ impl Settings {
         self.environment == Environment::Production
     }
 
-    /// The queues this worker process serves, by name.
+    /// The queues this worker process serves, by name. Those of pull workers are none of them.
     pub fn served_queues(&self) -> impl Iterator<Item = (&String, &QueueSettings)> {
         self.queues
             .iter()
+            .filter(|(_, queue)| queue.served_by == ServedBy::Rust)
             .filter(|(name, _)| self.worker.queues.is_empty() || self.worker.queues.contains(name))
     }
 }

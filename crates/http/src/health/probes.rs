@@ -282,6 +282,18 @@ impl WorkersProbe {
     }
 }
 
+impl WorkersProbe {
+    /// The configured and declared queues that no living worker names.
+    fn unserved(&self, served: &BTreeMap<&str, usize>) -> Vec<String> {
+        let declared = self.jobs.declared().snapshot();
+        let declared = declared.queues.iter().map(ToString::to_string);
+        let queues = self.jobs.queues().keys().cloned().chain(declared);
+        queues
+            .filter(|queue| !served.contains_key(queue.as_str()))
+            .collect()
+    }
+}
+
 impl HealthProbe for WorkersProbe {
     fn name(&self) -> &'static str {
         "workers"
@@ -312,7 +324,14 @@ impl HealthProbe for WorkersProbe {
             } else {
                 Finding::healthy()
             };
-            finding.with("count", alive.len()).with("queues", queues)
+            let finding = finding.with("count", alive.len()).with("queues", &queues);
+            let unserved = self.unserved(&queues);
+            if unserved.is_empty() {
+                return finding;
+            }
+            // Its jobs are accepted and wait. That is no fault while its workers are on their way, so the status stays.
+            let warning = format!("no worker serves {}: their jobs wait", unserved.join(", "));
+            finding.with("unserved", unserved).with("warning", warning)
         }
         .boxed()
     }

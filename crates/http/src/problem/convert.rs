@@ -26,7 +26,8 @@ impl From<Fault> for Problem {
     }
 }
 
-const fn kind_of(code: FaultCode) -> ProblemKind {
+/// The problem of a fault that the engine found in a request.
+pub const fn kind_of(code: FaultCode) -> ProblemKind {
     match code {
         FaultCode::UnknownKind => ProblemKind::UnknownKind,
         FaultCode::UnknownQueue => ProblemKind::UnknownQueue,

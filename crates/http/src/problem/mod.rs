@@ -32,8 +32,8 @@ use holdfast_jobs::JobId;
 use serde::Serialize;
 
 pub use self::body::{FaultBody, ProblemBody};
-pub use self::convert::RETRY_AFTER;
 pub(crate) use self::convert::of_status;
+pub use self::convert::{RETRY_AFTER, kind_of};
 pub use self::kind::ProblemKind;
 
 /// The media type of every error.

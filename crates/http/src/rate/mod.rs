@@ -68,6 +68,7 @@ const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     Produce,
+    Work,
     Read,
     Admin,
     /// Without a key that is known.
@@ -77,8 +78,9 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Produce,
+        Self::Work,
         Self::Read,
         Self::Admin,
         Self::Anonymous,
@@ -89,6 +91,7 @@ impl Class {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Produce => "produce",
+            Self::Work => "work",
             Self::Read => "read",
             Self::Admin => "admin",
             Self::Anonymous => "anonymous",
@@ -102,6 +105,7 @@ impl From<Scope> for Class {
     fn from(scope: Scope) -> Self {
         match scope {
             Scope::Produce => Self::Produce,
+            Scope::Work => Self::Work,
             Scope::Read => Self::Read,
             Scope::Admin => Self::Admin,
         }
@@ -229,6 +233,7 @@ impl RateLimits {
         let minute = Duration::from_mins(1);
         let policies = Class::ALL.map(|class| match class {
             Class::Produce => Policy::new(limits.produce_per_minute, limits.burst),
+            Class::Work => Policy::new(limits.work_per_minute, limits.burst),
             Class::Read => Policy::new(limits.read_per_minute, limits.burst),
             Class::Admin => Policy::new(limits.admin_per_minute, limits.burst),
             Class::Anonymous => Policy::new(limits.anonymous_per_minute, limits.burst),

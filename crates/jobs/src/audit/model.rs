@@ -20,6 +20,11 @@ pub mod action {
     pub const QUEUE_RESUME: &str = "queue.resume";
     pub const QUEUE_PURGE: &str = "queue.purge";
     pub const QUEUE_LIMIT: &str = "queue.limit";
+    pub const QUEUE_PUT: &str = "queue.put";
+    pub const QUEUE_DELETE: &str = "queue.delete";
+    pub const KIND_PUT: &str = "kind.put";
+    pub const KIND_DELETE: &str = "kind.delete";
+    pub const WORKER_DRAIN: &str = "worker.drain";
     pub const JOB_CANCEL: &str = "job.cancel";
     pub const JOB_RETRY: &str = "job.retry";
     pub const JOBS_CANCEL: &str = "jobs.cancel";

@@ -84,6 +84,8 @@ impl IntoFuture for BatchBuilder {
     fn into_future(self) -> Self::IntoFuture {
         async move {
             let (jobs, request) = self.into_request()?;
+            let requests = request.jobs.iter().chain(request.callback.as_ref());
+            jobs.producer().look_up(requests).await?;
             let batch = jobs.producer().check_group(request, true)?;
             jobs.producer().store_group(batch).await
         }

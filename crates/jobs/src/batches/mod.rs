@@ -54,6 +54,8 @@ impl Jobs {
 
     /// Enqueues a batch worded by an outside producer; a fault names the job's index.
     pub async fn enqueue_batch(&self, request: BatchRequest) -> Result<EnqueuedBatch, EnqueueError> {
+        let requests = request.jobs.iter().chain(request.callback.as_ref());
+        self.producer().look_up(requests).await?;
         let checked = self.producer().check_group(request, false)?;
         self.producer().store_group(checked).await
     }

@@ -64,8 +64,13 @@ impl Steering<'_> {
     }
 
     /// Checks a payload as an enqueue of this kind would.
-    pub fn check_payload(&self, kind: &str, payload: Box<RawValue>) -> Result<Arc<RawValue>, EnqueueError> {
+    pub async fn check_payload(
+        &self,
+        kind: &str,
+        payload: Box<RawValue>,
+    ) -> Result<Arc<RawValue>, EnqueueError> {
         let request = JobRequest::new(kind, payload);
+        self.jobs.producer().look_up([&request]).await?;
         Ok(self.jobs.producer().check_text(request)?.payload)
     }
 }

@@ -117,9 +117,11 @@ impl Enqueue {
         self.request.map_err(EnqueueError::Invalid)
     }
 
-    pub(crate) fn check(self) -> Result<(Jobs, NewJob), EnqueueError> {
+    pub(crate) async fn check(self) -> Result<(Jobs, NewJob), EnqueueError> {
         let jobs = self.jobs.clone();
-        let job = jobs.producer().check_typed(self.into_request()?)?;
+        let request = self.into_request()?;
+        jobs.producer().look_up([&request]).await?;
+        let job = jobs.producer().check_typed(request)?;
         Ok((jobs, job))
     }
 }
@@ -130,7 +132,7 @@ impl IntoFuture for Enqueue {
 
     fn into_future(self) -> Self::IntoFuture {
         async move {
-            let (jobs, job) = self.check()?;
+            let (jobs, job) = self.check().await?;
             jobs.store_one(job).await
         }
         .boxed()

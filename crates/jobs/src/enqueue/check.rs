@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::clock;
-use holdfast_core::config::{JobsSettings, QueueSettings};
+use holdfast_core::config::{JobsSettings, QueueSettings, ServedBy};
 use serde_json::value::RawValue;
 
 use super::{Fault, FaultCode, JobRequest, MAX_DELAY, MAX_KEY_BYTES, MAX_TIMEOUT};
+use crate::declared::{Declarations, DeclaredKind};
 use crate::id::JobId;
+use crate::job::PayloadFault;
 use crate::ledger::{NewJob, Options, RunAt};
 use crate::link::{Link, MAX_LINKS};
+use crate::meters::KindMeters;
 use crate::registry::{Kind, Registry};
 use crate::retry::{MAX_ATTEMPTS_LIMIT, RetryPolicies, RetryPolicy};
 
@@ -22,15 +25,82 @@ pub(super) enum Origin {
     Typed,
 }
 
+/// A kind of the program, or a declared one.
+#[derive(Debug, Clone)]
+pub(crate) enum KnownKind<'r> {
+    Coded(&'r Kind),
+    Declared(Arc<DeclaredKind>),
+}
+
+impl KnownKind<'_> {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Coded(kind) => kind.name,
+            Self::Declared(kind) => &kind.name,
+        }
+    }
+
+    pub(crate) fn queue(&self) -> &str {
+        match self {
+            Self::Coded(kind) => kind.queue,
+            Self::Declared(kind) => &kind.definition.queue,
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Coded(kind) => kind.timeout,
+            Self::Declared(kind) => kind.timeout(),
+        }
+    }
+
+    /// Its policy on this queue.
+    pub(crate) fn policy(&self, retries: &RetryPolicies, queue: &str) -> RetryPolicy {
+        match self {
+            Self::Coded(kind) => retries.of(kind.name, kind.retry, queue),
+            Self::Declared(kind) => retries.of_declared(kind, queue),
+        }
+    }
+
+    fn check(&self, payload: &RawValue) -> Result<(), PayloadFault> {
+        match self {
+            Self::Coded(kind) => kind.check(payload),
+            Self::Declared(kind) => kind.check_payload(payload),
+        }
+    }
+
+    pub(crate) fn meters(&self) -> &KindMeters {
+        match self {
+            Self::Coded(kind) => &kind.meters,
+            Self::Declared(kind) => &kind.meters,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Checker {
     pub registry: Registry,
+    pub declared: Declarations,
     pub queues: BTreeMap<String, QueueSettings>,
     pub settings: JobsSettings,
     pub retries: RetryPolicies,
 }
 
 impl Checker {
+    /// The kind, as this process knows it now: [`Declarations::look_up`] comes first.
+    pub(super) fn known_kind(&self, name: &str) -> Option<KnownKind<'_>> {
+        match self.registry.get(name) {
+            Some(kind) => Some(KnownKind::Coded(kind)),
+            None => self
+                .declared
+                .snapshot()
+                .kinds
+                .get(name)
+                .cloned()
+                .map(KnownKind::Declared),
+        }
+    }
+
     pub(super) fn check(&self, request: JobRequest, origin: Origin) -> Result<NewJob, Fault> {
         self.check_link(request, origin, 0)
     }
@@ -84,22 +154,22 @@ impl Checker {
             check_follower(&request)?;
         }
         let kind = self.kind(&request.kind)?;
-        let queue = self.queue(request.queue.as_deref(), kind)?;
-        self.check_payload(&request.payload, kind, origin)?;
+        let queue = self.queue(request.queue.as_deref(), &kind)?;
+        self.check_payload(&request.payload, &kind, origin)?;
         let then = self.check_then(request.then.take(), origin, place + 1)?;
         let run_at = run_at(&request)?;
-        let policy = self.retries.of(kind.name, kind.retry, &queue);
+        let policy = kind.policy(&self.retries, &queue);
         let max_attempts = max_attempts(request.max_attempts, policy)?;
         let timeout = timeout(
             request.timeout,
-            kind.timeout.unwrap_or(self.settings.default_timeout),
+            kind.timeout().unwrap_or(self.settings.default_timeout),
         )?;
         check_key("unique_key", request.unique_key.as_deref())?;
         check_key("limit_key", request.limit_key.as_deref())?;
         check_key("Idempotency-Key", request.idempotency_key.as_deref())?;
         Ok(NewJob {
             id: JobId::generate(),
-            kind: Arc::from(kind.name),
+            kind: Arc::from(kind.name()),
             queue,
             payload: Arc::from(request.payload),
             priority: request.priority,
@@ -124,36 +194,47 @@ impl Checker {
         })
     }
 
-    fn kind(&self, name: &str) -> Result<&Kind, Fault> {
-        self.registry.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.registry.kinds().map(|kind| kind.name).collect();
+    fn kind(&self, name: &str) -> Result<KnownKind<'_>, Fault> {
+        self.known_kind(name).ok_or_else(|| {
+            let coded = self.registry.kinds().map(|kind| kind.name.to_owned());
+            let declared = self.declared.snapshot();
+            let declared = declared.kinds.keys().map(ToString::to_string);
             let name: String = name.chars().take(80).collect();
-            Fault::new(
-                FaultCode::UnknownKind,
-                "kind",
-                format!("unknown kind {name:?}; this server knows {}", known.join(", ")),
-            )
+            let reason = format!(
+                "unknown kind {name:?}; this server knows {}",
+                listed(coded.chain(declared))
+            );
+            Fault::new(FaultCode::UnknownKind, "kind", reason)
         })
     }
 
-    fn queue(&self, asked: Option<&str>, kind: &Kind) -> Result<Arc<str>, Fault> {
-        let name = asked.unwrap_or(kind.queue);
-        if self.queues.contains_key(name) {
-            return Ok(Arc::from(name));
-        }
-        let known: Vec<_> = self.queues.keys().map(String::as_str).collect();
-        let name: String = name.chars().take(80).collect();
-        Err(Fault::new(
-            FaultCode::UnknownQueue,
-            "queue",
-            format!(
-                "unknown queue {name:?}; the configuration names {}",
-                known.join(", ")
-            ),
-        ))
+    fn queue(&self, asked: Option<&str>, kind: &KnownKind<'_>) -> Result<Arc<str>, Fault> {
+        let name = asked.unwrap_or(kind.queue());
+        let fleet = match self.queues.get(name) {
+            Some(queue) => Some(queue.served_by),
+            None => self
+                .declared
+                .snapshot()
+                .queues
+                .contains(name)
+                .then_some(ServedBy::Pull),
+        };
+        let Some(fleet) = fleet else {
+            let configured = self.queues.keys().cloned();
+            let declared = self.declared.snapshot();
+            let declared = declared.queues.iter().map(ToString::to_string);
+            let name: String = name.chars().take(80).collect();
+            let reason = format!(
+                "unknown queue {name:?}; there are {}",
+                listed(configured.chain(declared))
+            );
+            return Err(Fault::new(FaultCode::UnknownQueue, "queue", reason));
+        };
+        check_fleet(name, fleet, kind)?;
+        Ok(Arc::from(name))
     }
 
-    fn check_payload(&self, payload: &RawValue, kind: &Kind, origin: Origin) -> Result<(), Fault> {
+    fn check_payload(&self, payload: &RawValue, kind: &KnownKind<'_>, origin: Origin) -> Result<(), Fault> {
         let text = payload.get();
         if text.len() > self.settings.max_payload_bytes {
             return Err(Fault::new(
@@ -189,6 +270,37 @@ impl Checker {
         }
         Ok(())
     }
+}
+
+/// Most names that a fault lists.
+const LISTED: usize = 50;
+
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<String> = names.collect();
+    match names.get(..LISTED) {
+        Some(first) if names.len() > LISTED => {
+            format!("{} and {} more", first.join(", "), names.len() - LISTED)
+        }
+        _ => names.join(", "),
+    }
+}
+
+/// A claim takes jobs of every kind, so a job on a queue of the other fleet would never run. A queue of the program's own kind
+/// may have been given to pull workers: its operator knows why.
+fn check_fleet(queue: &str, fleet: ServedBy, kind: &KnownKind<'_>) -> Result<(), Fault> {
+    let reason = match (kind, fleet) {
+        (KnownKind::Declared(_), ServedBy::Rust) => format!(
+            "{queue} is served by Rust workers, which do not run the declared kind {}; name a queue of pull workers, or \
+             set queues.{queue}.served_by = \"pull\"",
+            kind.name()
+        ),
+        (KnownKind::Coded(coded), ServedBy::Pull) if coded.queue != queue => format!(
+            "{queue} is served by pull workers, and the kind {} runs on Rust workers; name one of their queues",
+            coded.name
+        ),
+        _ => return Ok(()),
+    };
+    Err(Fault::field("queue", reason))
 }
 
 /// What a job cannot choose that waits for another's end.

@@ -17,6 +17,7 @@ mod writer;
 
 pub use builder::Enqueue;
 pub(crate) use builder::typed_request;
+pub(crate) use check::KnownKind;
 pub use check::depth_of;
 pub use error::{EnqueueError, Fault, FaultCode};
 pub use request::{Enqueued, JobRequest};

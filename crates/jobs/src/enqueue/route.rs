@@ -1,6 +1,6 @@
 //! Where a checked job goes: onto the broker, or into the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use holdfast_core::telemetry::traces::{self, Span};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::check::{Checker, Origin, check_key};
+use super::check::{Checker, KnownKind, Origin, check_key};
 use super::held_keys::Key;
 use super::writer::{Lanes, WriteError, Writer};
 use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
@@ -20,6 +20,7 @@ use crate::batches::store::Written;
 use crate::batches::{self, BatchRequest, EnqueuedBatch, NewBatch};
 use crate::bell::Bell;
 use crate::broker::{Broker, Outgoing, PushOutcome};
+use crate::declared::Declarations;
 use crate::envelope::Envelope;
 use crate::id::{BatchId, JobId};
 use crate::json_text;
@@ -36,6 +37,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct ProducerParts {
     pub registry: Registry,
+    pub declared: Declarations,
     pub queues: BTreeMap<String, QueueSettings>,
     pub settings: JobsSettings,
     pub retries: RetryPolicies,
@@ -62,6 +64,7 @@ impl Producer {
         Self {
             checker: Checker {
                 registry: parts.registry,
+                declared: parts.declared,
                 queues: parts.queues,
                 settings: parts.settings,
                 retries: parts.retries,
@@ -80,6 +83,50 @@ impl Producer {
 
     pub(crate) fn bell(&self) -> &Bell {
         &self.bell
+    }
+
+    pub(crate) fn kind(&self, name: &str) -> Option<KnownKind<'_>> {
+        self.checker.known_kind(name)
+    }
+
+    /// Looks for the kinds and queues that these requests name and neither the program nor its configuration knows. To be
+    /// called before they are checked.
+    ///
+    /// # Errors
+    /// The database does not answer, so the names cannot be judged.
+    pub(crate) async fn look_up<'r>(
+        &self,
+        requests: impl IntoIterator<Item = &'r JobRequest>,
+    ) -> Result<(), EnqueueError> {
+        let (mut kinds, mut queues) = (BTreeSet::new(), BTreeSet::new());
+        for request in requests {
+            let mut next = Some(request);
+            while let Some(job) = next {
+                if self.checker.registry.get(&job.kind).is_none() {
+                    kinds.insert(job.kind.as_str());
+                }
+                if let Some(queue) = job
+                    .queue
+                    .as_deref()
+                    .filter(|queue| !self.checker.queues.contains_key(*queue))
+                {
+                    queues.insert(queue);
+                }
+                next = job.then.as_deref();
+            }
+        }
+        let (kinds, queues) = (Vec::from_iter(kinds), Vec::from_iter(queues));
+        let found = self.checker.declared.look_up(&kinds, &queues).await;
+        found.map_err(|source| {
+            let (transient, certain) = (source.is_transient(), true);
+            let error = WriteError {
+                transient,
+                certain,
+                key_held: false,
+                source: Some(source),
+            };
+            refusal(error, certain)
+        })
     }
 
     /// Checks one job without storing it.
@@ -262,8 +309,8 @@ impl Producer {
 
     fn count(&self, stored: &[Enqueued]) {
         for job in stored.iter().filter(|job| !job.duplicate) {
-            if let Some(kind) = self.checker.registry.get(&job.kind) {
-                kind.meters.enqueued(job.durability);
+            if let Some(kind) = self.kind(&job.kind) {
+                kind.meters().enqueued(job.durability);
             }
         }
     }

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::link::{EndedBatch, Link, Previous};
+use crate::pull::PullClient;
 use crate::retry::Backoff;
 use crate::state::{State, StoredState, Transition};
 
@@ -310,6 +311,8 @@ pub struct WorkerReport {
     pub queues: Vec<String>,
     pub started_at: DateTime<Utc>,
     pub stats: BTreeMap<String, WorkerQueueStats>,
+    /// Of a worker that pulls over HTTP. Written once, with its registration.
+    pub client: Option<PullClient>,
 }
 
 /// What a worker reports of one queue.
@@ -555,6 +558,10 @@ pub struct WorkerRecord {
     /// By the server's clock, at the time of asking.
     pub seen_seconds_ago: f64,
     pub stats: BTreeMap<String, WorkerQueueStats>,
+    /// Of a worker that pulls over HTTP.
+    pub client: Option<PullClient>,
+    /// It was asked to take no more jobs.
+    pub draining: bool,
 }
 
 /// How jobs are accepted.

@@ -8,13 +8,14 @@ use chrono::{DateTime, Utc};
 use holdfast_core::config::{DatabaseSettings, ScheduleSettings};
 use holdfast_core::sql::Database;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::check::check;
 use super::model::{BeatRecord, Definition, Rhythm, Schedule, ScheduleRecord, Source};
 use super::store::{self, Note, ScheduleStore, Summary};
 use crate::audit::{Actor, By, action};
 use crate::client::Jobs;
-use crate::enqueue::{EnqueueError, Enqueued, Fault, JobRequest};
+use crate::enqueue::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
 use crate::json_text;
 use crate::ledger::LedgerError;
 
@@ -185,13 +186,17 @@ impl Schedules {
         self.store.beats().await
     }
 
-    /// Everything that is wrong with the configuration's schedules, each fault with its setting. Reaches nothing.
+    /// What is wrong with the configuration's schedules, each fault with its setting. Reaches nothing: whether a kind or a queue
+    /// that the program does not know is declared is found out by [`Self::sync`].
     pub fn faults_of_config(&self, configured: &BTreeMap<String, ScheduleSettings>) -> Vec<Fault> {
         let now = holdfast_core::clock::now();
         let mut faults = Vec::new();
         for (name, settings) in configured {
             if let Err(found) = definition(name, settings).and_then(|one| check(one, &self.jobs, now)) {
-                faults.extend(found.into_iter().map(|fault| Fault {
+                let may_be_declared =
+                    |fault: &Fault| matches!(fault.code, FaultCode::UnknownKind | FaultCode::UnknownQueue);
+                let found = found.into_iter().filter(|fault| !may_be_declared(fault));
+                faults.extend(found.map(|fault| Fault {
                     field: format!("schedules.{name}.{}", fault.field),
                     ..fault
                 }));
@@ -210,9 +215,9 @@ impl Schedules {
         let by = By::new(Actor::system());
         let mut report = SyncReport::default();
         for (name, settings) in configured {
-            let schedule = definition(name, settings)
-                .and_then(|one| check(one, &self.jobs, now))
-                .map_err(ScheduleError::Invalid)?;
+            let definition = definition(name, settings).map_err(ScheduleError::Invalid)?;
+            self.look_up(&definition).await?;
+            let schedule = check(definition, &self.jobs, now).map_err(ScheduleError::Invalid)?;
             if self.put_configured(&by, &schedule).await? {
                 report.stored.push(name.clone());
             }
@@ -261,8 +266,18 @@ impl Schedules {
     }
 
     async fn checked(&self, definition: Definition) -> Result<Schedule, ScheduleError> {
+        self.look_up(&definition).await?;
         // A jitter is held against the ticks from now on; the minute does not matter.
         check(definition, &self.jobs, holdfast_core::clock::now()).map_err(ScheduleError::Invalid)
+    }
+
+    /// Its kind and its queue may be declared ones.
+    async fn look_up(&self, definition: &Definition) -> Result<(), ScheduleError> {
+        let request = JobRequest {
+            queue: definition.queue.clone(),
+            ..JobRequest::new(definition.kind.clone(), RawValue::NULL.to_owned())
+        };
+        Ok(self.jobs.producer().look_up([&request]).await?)
     }
 
     async fn insert(&self, by: &By, schedule: &Schedule) -> Result<ScheduleRecord, ScheduleError> {

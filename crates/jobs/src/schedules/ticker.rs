@@ -184,6 +184,12 @@ impl Ticker {
     async fn steps(&mut self, due: &[ScheduleRecord]) -> Result<Vec<Step>, LedgerError> {
         let mut steps: Vec<Step> = Vec::with_capacity(due.len());
         let mut jobs = 0;
+        let kinds: Vec<&str> = due.iter().map(|record| record.schedule.kind.as_str()).collect();
+        let queues: Vec<&str> = due
+            .iter()
+            .filter_map(|record| record.schedule.queue.as_deref())
+            .collect();
+        self.schedules.jobs().look_up(&kinds, &queues).await?;
         for record in due {
             match tick::step(record, self.schedules.jobs(), self.settings.missed_after) {
                 Ok(Some(step)) => {

@@ -73,7 +73,7 @@ fn tied<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<FollowedOutcome
 
 /// In place of an outcome that the ledger refuses for good: a dead letter with the reason; if that is refused too, one that
 /// says no more than that. `refusals`: how often this job's outcome was refused before. `None`: nothing is left to try.
-pub(super) fn replacement(
+pub(crate) fn replacement(
     outcome: &Outcome,
     refusals: u32,
     error: &LedgerError,

@@ -28,6 +28,7 @@ use super::runner::Delivery;
 use crate::broker::{
     Batch, Broker, BrokerError, BrokerRecord, Ended, Fetched, Place, Registration, Resolved, Unreadable,
 };
+use crate::claiming;
 use crate::envelope::Envelope;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Options, Outcome, Priority, UNREADABLE};
@@ -122,45 +123,27 @@ enum ClaimResult {
 async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, ClaimResult), LedgerError> {
     let claim = shared.identity.begin_claim();
     let worker = claim.id;
-    let uncertain = |error: &LedgerError| {
-        if error.certainty() == Certainty::Unknown {
+    let asked = ClaimRequest {
+        queue: &lane.name,
+        worker,
+        room,
+        lost_after: shared.settings.worker.lost_after,
+    };
+    let claimed = claiming::claim(&shared.jobs, asked, lane.is_limited()).await;
+    let claimed = claimed.map_err(|failure| {
+        if failure.while_claiming && failure.error.certainty() == Certainty::Unknown {
             shared.identity.retire(worker);
         }
-    };
-    let lost_after = shared.settings.worker.lost_after;
-    let (jobs, more) = if lane.is_limited() {
-        let asked = ClaimRequest {
-            queue: &lane.name,
-            worker,
-            room,
-            lost_after,
-        };
-        let claimed = shared.jobs.limits().claim(asked).await.inspect_err(uncertain)?;
-        if !claimed.limited {
-            lane.set_limited(false);
-            return Ok((worker, ClaimResult::OtherwiseClaimed));
-        }
-        if let Some(again_in) = claimed.again_in {
-            lane.ledger_alarm.after(again_in);
-        }
-        let more = claimed.jobs.len() >= room;
-        (claimed.jobs, more)
-    } else {
-        let ledger = shared.jobs.ledger();
-        let jobs = ledger
-            .claim(&lane.name, worker, room, lost_after)
-            .await
-            .inspect_err(uncertain)?;
-        if jobs.is_empty() && shared.jobs.limits().is_limited(&lane.name).await? {
-            lane.set_limited(true);
-            return Ok((worker, ClaimResult::OtherwiseClaimed));
-        }
-        let more = jobs.len() >= room;
-        if !more && let Some(again_in) = ledger.look_again_in(&lane.name) {
-            lane.ledger_alarm.after(again_in);
-        }
-        (jobs, more)
-    };
+        failure.error
+    })?;
+    if claimed.limited != lane.is_limited() {
+        lane.set_limited(claimed.limited);
+        return Ok((worker, ClaimResult::OtherwiseClaimed));
+    }
+    if let Some(again_in) = claimed.again_in {
+        lane.ledger_alarm.after(again_in);
+    }
+    let (jobs, more) = (claimed.jobs, claimed.more);
     shared
         .leased
         .add(&lane.name, worker, jobs.iter().map(|job| job.id));

@@ -52,6 +52,7 @@ fn report(shared: &Shared, id: WorkerId) -> WorkerReport {
             .values()
             .map(|lane| (lane.name.to_string(), lane.stats()))
             .collect(),
+        client: None,
     }
 }
 

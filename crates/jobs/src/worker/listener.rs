@@ -1,23 +1,17 @@
 //! Who wakes the fetchers: the bell when there is one, and a lookout that peeks at the ledger.
 //!
-//! The lookout looks every `safety_poll` while the bell works; without a bell, and for a moment after it came back, every
-//! 50 to 250 ms, quicker after it found something. One statement for all queues tells what is due now and what will be
+//! The lookout looks as often as [`LookPace`] says. One statement for all queues tells what is due now and what will be
 //! due before the next look.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_core::config::Durability;
-use tokio::time::Instant;
-
 use super::Shared;
+use crate::look_pace::LookPace;
+use holdfast_core::config::Durability;
 
 /// Longest wait for the bell in one go. Lanes that get room in between join the next wait, which is at once.
 const BELL_WAIT: Duration = Duration::from_secs(1);
-
-/// How long after the bell came back the lookout goes on as without one: a producer's own gate may open later than ours,
-/// and what it enqueues until then is not rung.
-const UNEASE: Duration = Duration::from_secs(3);
 
 /// How often a full house asks whether a lane has room again.
 const ROOM_POLL: Duration = Duration::from_millis(50);
@@ -52,16 +46,9 @@ pub(crate) async fn run_bell(shared: Arc<Shared>) {
 pub(crate) async fn run_lookout(shared: Arc<Shared>) {
     let queues: Vec<String> = shared.lanes.keys().map(ToString::to_string).collect();
     let settings = &shared.settings.worker;
-    let mut rest = settings.degraded_poll_min;
-    let mut answered = true;
-    let mut without_bell = Instant::now();
+    let mut pace = LookPace::new(settings);
     loop {
-        // Without a bell, and after a look that failed, the next one comes soon.
-        if !shared.gate.mode().is_normal() {
-            without_bell = Instant::now();
-        }
-        let at_ease = answered && without_bell.elapsed() > UNEASE;
-        let pause = if at_ease { settings.safety_poll } else { rest };
+        let pause = pace.pause(shared.gate.mode().is_normal());
         let mut modes = shared.gate.watch();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -69,12 +56,7 @@ pub(crate) async fn run_lookout(shared: Arc<Shared>) {
             changed = modes.changed() => if changed.is_err() { tokio::time::sleep(pause).await },
             () = shared.stop.wait() => return,
         }
-        let look = look(&shared, &queues, settings.safety_poll).await;
-        answered = look.is_some();
-        rest = match look {
-            Some(true) => settings.degraded_poll_min,
-            Some(false) | None => (rest * 2).min(settings.degraded_poll_max),
-        };
+        pace.looked(look(&shared, &queues, settings.safety_poll).await);
     }
 }
 

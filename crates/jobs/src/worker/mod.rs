@@ -64,7 +64,8 @@ use running::Running;
 use vitals::Vitals;
 use weighted_permits::Shares;
 
-pub(crate) use identity::process_name;
+pub(crate) use ends::replacement;
+pub(crate) use identity::{JOBS_PER_ID, process_name};
 pub(crate) use runner::{Delivery, execute};
 pub use watchdog::{DEAF_EXIT_CODE, DependencyProbe, Watchdog};
 

@@ -17,10 +17,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use holdfast_core::backoff::Backoff;
-use holdfast_core::clock;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
-use holdfast_core::telemetry::{catalogue, traces};
+use holdfast_core::telemetry::traces;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -32,11 +31,11 @@ use super::finisher::{Finished, Lease};
 use super::lane::Slot;
 use super::weighted_permits::Place;
 use crate::broker::BrokerError;
+use crate::failed_attempt::FailedAttempt;
 use crate::job::{JobContext, JobError, Origin, ProgressCell};
-use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome};
+use crate::ledger::{ClaimedJob, LedgerError, Outcome};
 use crate::meters::KindMeters;
 use crate::registry::Kind;
-use crate::retry::{self, MAX_SNOOZES, Verdict};
 
 /// A kind that this worker does not know (an older version beside a newer one) is left for another worker.
 const UNKNOWN_KIND_REST: Duration = Duration::from_secs(15);
@@ -362,48 +361,12 @@ fn failed(
     error: &JobError,
     cancelled: bool,
 ) -> Outcome {
-    let fence = job.fence();
-    let attempt = job.attempt + 1;
-    let policy = shared.jobs.retries().of(kind.name, kind.retry, queue);
-    let backoff = job.options.backoff.unwrap_or(policy.backoff);
-    let said = match error {
-        JobError::Snooze(_) => format!("it was snoozed {MAX_SNOOZES} times, and no more is allowed"),
-        error => error.to_string(),
-    };
-    let record = || {
-        ErrorRecord::new(
-            clock::now(),
-            attempt,
-            error.class(),
-            &said,
-            &shared.identity.name(),
-        )
-    };
-    catalogue::JOB_FAILURES
-        .with([kind.name, error.class()])
-        .increment(1);
-    match retry::verdict(error, attempt, job.max_attempts, job.snoozes, &backoff, cancelled) {
-        Verdict::RetryIn(delay) => {
-            tracing::info!(
-                job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = %error,
-                delay_ms = delay.as_millis() as u64, "an attempt failed and will be retried"
-            );
-            Outcome::Retry {
-                fence,
-                delay,
-                error: record(),
-            }
-        }
-        Verdict::SnoozeFor(delay) => Outcome::Snooze { fence, delay },
-        Verdict::Discard => {
-            tracing::warn!(
-                job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = %error, "a job was discarded"
-            );
-            Outcome::Discard {
-                fence,
-                error: record(),
-            }
-        }
-        Verdict::Cancel => Outcome::Cancel { fence, error: None },
+    FailedAttempt {
+        job,
+        error,
+        policy: shared.jobs.retries().of(kind.name, kind.retry, queue),
+        cancelled,
+        worker: &shared.identity.name(),
     }
+    .outcome()
 }

@@ -18,6 +18,7 @@ mod ledger_contract;
 mod limits;
 mod operations;
 mod previous_release;
+mod pull;
 mod schedules;
 mod statement_pairs;
 mod stock_apalis;

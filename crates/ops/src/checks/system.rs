@@ -115,12 +115,19 @@ async fn every_queue_is_served(subject: &SystemSubject) -> Finding {
 
 async fn find_unserved(subject: &SystemSubject) -> Checked<Finding> {
     let served = subject.served().await?;
-    let configured = || configured(subject);
-    let unserved: Vec<&str> = configured()
-        .await?
-        .map(|queue| queue.name.as_str())
-        .filter(|name| !served.contains(name))
-        .collect();
+    let unserved = configured(subject).await?;
+    let unserved = unserved.filter(|queue| !served.contains(queue.name.as_str()));
+    let (pull, unserved): (Vec<&QueueView>, Vec<&QueueView>) = unserved.partition(|queue| is_pulled(queue));
+    let names = |queues: &[&QueueView]| {
+        let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+        names.join(", ")
+    };
+    if unserved.is_empty() && !pull.is_empty() {
+        return Err(Finding::warn(
+            format!("no pull worker serves {}: their jobs wait", names(&pull)),
+            "Start a worker that registers for them with POST /v1/workers, or delete the queues that nobody needs.",
+        ));
+    }
     if unserved.is_empty() {
         return Ok(Finding::pass(format!(
             "every queue is served: {}",
@@ -128,9 +135,14 @@ async fn find_unserved(subject: &SystemSubject) -> Checked<Finding> {
         )));
     }
     Err(Finding::fail(
-        format!("no worker serves {}", unserved.join(", ")),
+        format!("no worker serves {}", names(&unserved)),
         "Add them to worker.queues of a worker, or start one that serves every queue.",
     ))
+}
+
+/// Jobs of a pull queue are not run by Rust workers.
+fn is_pulled(queue: &QueueView) -> bool {
+    queue.served_by.as_deref() == Some("pull")
 }
 
 async fn configured(subject: &SystemSubject) -> Checked<impl Iterator<Item = &QueueView>> {
@@ -195,7 +207,7 @@ async fn probe_queues(subject: &SystemSubject) -> Checked<Finding> {
     let queues: Vec<&QueueView> = configured(subject).await?.collect();
     let (probed, passed_over): (Vec<&QueueView>, Vec<&QueueView>) = queues
         .into_iter()
-        .partition(|queue| !queue.paused && served.contains(queue.name.as_str()));
+        .partition(|queue| !queue.paused && !is_pulled(queue) && served.contains(queue.name.as_str()));
     if probed.is_empty() {
         return Ok(Finding::skipped("every queue is paused or unserved"));
     }

@@ -204,7 +204,8 @@ impl PostgresLedger {
     pub(super) async fn register_worker(&self, report: &WorkerReport) -> Result<(), LedgerError> {
         self.within("register the worker", async |on| {
             self.query(
-                "insert into holdfast_workers (id, name, queues, stats, started_at) values ($1, $2, $3, $4, $5)
+                "insert into holdfast_workers (id, name, queues, stats, started_at, client)
+                 values ($1, $2, $3, $4, $5, $6::json)
                  on conflict (id) do update set seen_at = now()",
             )
             .bind(report.id.as_uuid())
@@ -212,6 +213,7 @@ impl PostgresLedger {
             .bind(json!(report.queues))
             .bind(json!(report.stats))
             .bind(report.started_at)
+            .bind(report.client.as_ref().map(|client| json!(client).to_string()))
             .execute(&mut *on)
             .await?;
             Ok(())
@@ -496,7 +498,7 @@ impl PostgresLedger {
         self.within("list workers", async |on| {
             let rows: Vec<WorkerRecord> = self
                 .query_as(
-                    "select id, name, queues, stats, started_at, seen_at,
+                    "select id, name, queues, stats, started_at, seen_at, client::text as client, draining,
                             extract(epoch from now() - seen_at)::float8 as ago
                      from holdfast_workers order by started_at, id limit $1",
                 )

@@ -48,6 +48,12 @@ impl FromRow<'_, PgRow> for WorkerRecord {
             seen_at: row.try_get("seen_at")?,
             seen_seconds_ago: row.try_get("ago")?,
             stats: serde_json::from_value(row.try_get("stats")?).map_err(decode_error)?,
+            client: row
+                .try_get::<Option<&str>, _>("client")?
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(decode_error)?,
+            draining: row.try_get("draining")?,
         })
     }
 }

@@ -85,8 +85,8 @@ impl SqliteLedger {
     pub(super) async fn register_worker(&self, report: &WorkerReport) -> Result<(), LedgerError> {
         self.write("register the worker", async |on| {
             sqlx::query(concat!(
-                "insert into holdfast_workers (id, name, queues, stats, started_at, seen_at)
-                 values (?1, ?2, ?3, ?4, ?5, ",
+                "insert into holdfast_workers (id, name, queues, stats, started_at, client, seen_at)
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ",
                 now!(),
                 ")
                  on conflict (id) do update set seen_at = excluded.seen_at"
@@ -96,6 +96,7 @@ impl SqliteLedger {
             .bind(json!(report.queues).to_string())
             .bind(json!(report.stats).to_string())
             .bind(report.started_at.timestamp_millis())
+            .bind(report.client.as_ref().map(|client| json!(client).to_string()))
             .execute(&mut *on)
             .await?;
             Ok(())
@@ -359,7 +360,7 @@ impl SqliteLedger {
     pub(super) async fn list_workers(&self) -> Result<Vec<WorkerRecord>, LedgerError> {
         self.within("list workers", async {
             let rows: Vec<WorkerRecord> = sqlx::query_as(concat!(
-                "select id, name, queues, stats, started_at, seen_at, (",
+                "select id, name, queues, stats, started_at, seen_at, client, draining, (",
                 now!(),
                 " - seen_at) / 1000.0 as ago
                  from holdfast_workers order by started_at, id limit ?1"

@@ -104,6 +104,12 @@ impl FromRow<'_, SqliteRow> for WorkerRecord {
             seen_at: time(row, "seen_at")?,
             seen_seconds_ago: row.try_get("ago")?,
             stats: parsed(row, "stats")?,
+            client: row
+                .try_get::<Option<&str>, _>("client")?
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(decode_error)?,
+            draining: row.try_get("draining")?,
         })
     }
 }

@@ -155,6 +155,7 @@ pub(crate) fn report(id: WorkerId) -> WorkerReport {
         queues: vec!["default".to_owned()],
         started_at: holdfast_core::clock::now(),
         stats: std::collections::BTreeMap::new(),
+        client: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_cache::Cache;
 use holdfast_core::config::{
-    Durability, Environment, QueueLimits, QueueSettings, RedisEndpoint, RetryOverride, Settings,
+    Durability, Environment, QueueLimits, QueueSettings, RedisEndpoint, RetryOverride, ServedBy, Settings,
 };
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
@@ -126,6 +126,7 @@ fn private(settings: &Settings, directory: &std::path::Path, queue: &str, redis_
     });
     own.redis.cache = None;
     let template = QueueSettings {
+        served_by: ServedBy::Rust,
         durability: Durability::Ledger,
         concurrency: 4,
         weight: 1,

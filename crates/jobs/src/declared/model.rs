@@ -1,0 +1,149 @@
+//! What a declared kind is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use holdfast_core::config::RetryOverride;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::schema::Schema;
+use crate::job::PayloadFault;
+use crate::meters::KindMeters;
+
+/// Longest name of a declared kind, in bytes.
+const MAX_NAME: usize = 100;
+
+/// Whether a declared kind may have this name: a letter, then up to 99 of letters, digits, `_`, `-`, `.` and `:`.
+pub fn is_kind_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'))
+}
+
+/// A kind as it is declared. Its JSON is the row's `definition`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct KindDefinition {
+    /// Where its jobs go unless a job says otherwise.
+    #[serde(skip)]
+    pub queue: String,
+    /// Longest time of one attempt. `None`: the configured default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
+    #[serde(default)]
+    pub retry: RetryDefinition,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_schema: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_schema: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// JSON pointers to what only admins see of a payload.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redact: Vec<String>,
+}
+
+/// The parts of a retry policy that a kind decides; the others are the configured default's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct RetryDefinition {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<bool>,
+}
+
+impl RetryDefinition {
+    pub(crate) fn parts(self) -> RetryOverride {
+        RetryOverride {
+            max_attempts: self.max_attempts,
+            base: seconds(self.base_seconds),
+            cap: seconds(self.cap_seconds),
+            jitter: self.jitter,
+        }
+    }
+}
+
+fn seconds(number: Option<f64>) -> Option<Duration> {
+    number.and_then(|number| Duration::try_from_secs_f64(number).ok())
+}
+
+/// A declared kind, ready to check payloads and results.
+#[derive(Debug)]
+pub struct DeclaredKind {
+    pub name: Arc<str>,
+    pub definition: KindDefinition,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    payload: Option<Schema>,
+    result: Option<Schema>,
+    pub(crate) meters: KindMeters,
+}
+
+impl DeclaredKind {
+    /// # Errors
+    /// The field, and what is wrong with its schema.
+    pub(crate) fn new(
+        name: &str,
+        definition: KindDefinition,
+        created_at: DateTime<Utc>,
+        updated_at: DateTime<Utc>,
+    ) -> Result<Self, (&'static str, String)> {
+        let compiled = |field, schema: &Option<Box<RawValue>>| {
+            let schema = schema.as_deref().map(Schema::compile);
+            schema.transpose().map_err(|reason| (field, reason))
+        };
+        Ok(Self {
+            payload: compiled("payload_schema", &definition.payload_schema)?,
+            result: compiled("result_schema", &definition.result_schema)?,
+            name: Arc::from(name),
+            definition,
+            created_at,
+            updated_at,
+            meters: KindMeters::of(name),
+        })
+    }
+
+    pub fn timeout(&self) -> Option<Duration> {
+        seconds(self.definition.timeout_seconds)
+    }
+
+    pub(crate) fn check_payload(&self, payload: &RawValue) -> Result<(), PayloadFault> {
+        self.payload
+            .as_ref()
+            .map_or(Ok(()), |schema| schema.check(payload))
+    }
+
+    /// No result is the result `null`.
+    pub(crate) fn check_result(&self, result: Option<&RawValue>) -> Result<(), PayloadFault> {
+        let result = result.unwrap_or(RawValue::NULL);
+        self.result.as_ref().map_or(Ok(()), |schema| schema.check(result))
+    }
+
+    /// The payload without what only admins see; `None`: nothing is hidden.
+    pub fn redacted(&self, payload: &RawValue) -> Option<Box<RawValue>> {
+        if self.definition.redact.is_empty() {
+            return None;
+        }
+        let Ok(mut document) = serde_json::from_str::<serde_json::Value>(payload.get()) else {
+            return Some(hidden());
+        };
+        for pointer in &self.definition.redact {
+            if let Some(value) = document.pointer_mut(pointer) {
+                *value = serde_json::Value::from("[redacted]");
+            }
+        }
+        Some(serde_json::value::to_raw_value(&document).unwrap_or_else(|_| hidden()))
+    }
+}
+
+/// What is shown in place of a payload that is hidden whole.
+pub fn hidden() -> Box<RawValue> {
+    serde_json::value::to_raw_value("[redacted]").unwrap_or_else(|_| RawValue::NULL.to_owned())
+}

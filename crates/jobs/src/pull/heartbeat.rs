@@ -1,0 +1,168 @@
+//! A heartbeat: the lease lives on; progress and lines come with it; what is to be stopped goes back.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use holdfast_core::clock;
+use serde_json::value::RawValue;
+
+use super::memory::Session;
+use super::rows::{self, Payloads};
+use super::{MAX_HELD, PullError, PullWorkers};
+use crate::enqueue::Fault;
+use crate::id::{JobId, WorkerId};
+use crate::ledger::{Heartbeat, LedgerError, Progress, WorkerReport};
+
+/// Longest progress of one job, in bytes.
+const MAX_PROGRESS_BYTES: usize = 65_536;
+
+/// Most jobs whose progress, and most lines that one heartbeat brings.
+const MAX_NEWS: usize = 1_000;
+
+/// What is kept of one line, in bytes.
+const MAX_LINE_BYTES: usize = 4_096;
+
+/// What a worker says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Beat {
+    /// Every job that the client has.
+    pub running: Vec<JobId>,
+    /// The newest progress of some of them.
+    pub progress: Vec<(JobId, Box<RawValue>)>,
+    /// Lines of handlers, for the log of this process.
+    pub log: Vec<(JobId, String)>,
+}
+
+/// What the worker is told.
+#[derive(Debug, Clone, Default)]
+pub struct BeatAnswer {
+    /// Jobs that are to stop: somebody has cancelled them.
+    pub cancel: Vec<JobId>,
+    /// Jobs that are no longer the worker's: their outcomes would be void.
+    pub lost: Vec<JobId>,
+    /// Take no more jobs: finish what there is, and leave.
+    pub drain: bool,
+}
+
+impl PullWorkers {
+    /// Renews the worker's lease, even a late one; see the module.
+    pub async fn beat(&self, owner: &str, worker: WorkerId, beat: Beat) -> Result<BeatAnswer, PullError> {
+        check(&beat).map_err(|fault| PullError::Invalid(vec![fault]))?;
+        // An order to drain is to be heard with the next heartbeat.
+        let session = self.read_session(owner, worker).await?;
+        let (jobs, sql) = (&self.0.jobs, self.0.jobs.sql());
+        let leased = rows::leased(sql, worker, &beat.running, Payloads::LeftOut).await?;
+        let mut running: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for one in leased.values() {
+            *running.entry(Arc::clone(&one.queue)).or_default() += 1;
+        }
+        let report = WorkerReport {
+            id: worker,
+            name: session.name.clone(),
+            queues: Vec::new(),
+            started_at: clock::now(),
+            stats: self.0.memory.stats(worker, &running),
+            client: None,
+        };
+        if jobs.ledger().heartbeat(&report).await? == Heartbeat::Lost {
+            self.0.memory.forget(worker);
+            return Err(PullError::UnknownWorker(worker));
+        }
+        self.0.memory.heard(worker);
+        let progress: Vec<Progress> = beat
+            .progress
+            .into_iter()
+            .filter_map(|(id, value)| {
+                let fence = leased.get(&id)?.job.fence();
+                Some(Progress {
+                    fence,
+                    value: Arc::from(value),
+                })
+            })
+            .collect();
+        if !progress.is_empty() {
+            jobs.ledger().store_progress(worker, &progress).await?;
+        }
+        for (id, line) in beat.log.iter().filter(|(id, _)| leased.contains_key(id)) {
+            tracing::info!(job.id = %id, worker = %session.name, line = cut(line), "a handler says");
+        }
+        let cancelled = leased.iter().filter(|(_, leased)| leased.cancel_requested);
+        Ok(BeatAnswer {
+            cancel: cancelled.map(|(id, _)| *id).collect(),
+            lost: beat
+                .running
+                .into_iter()
+                .filter(|id| !leased.contains_key(id))
+                .collect(),
+            drain: session.draining,
+        })
+    }
+
+    /// The worker's row, if this caller registered it.
+    pub(super) async fn session(&self, owner: &str, worker: WorkerId) -> Result<Arc<Session>, PullError> {
+        match self.0.memory.session(worker) {
+            Some(session) if session.client.owner == owner => Ok(session),
+            Some(_) => Err(PullError::UnknownWorker(worker)),
+            None => self.read_session(owner, worker).await,
+        }
+    }
+
+    async fn read_session(&self, owner: &str, worker: WorkerId) -> Result<Arc<Session>, PullError> {
+        let Some(session) = rows::session(self.0.jobs.sql(), worker).await? else {
+            self.0.memory.forget(worker);
+            return Err(PullError::UnknownWorker(worker));
+        };
+        if session.client.owner != owner {
+            return Err(PullError::UnknownWorker(worker));
+        }
+        let session = Arc::new(session);
+        self.0.memory.remember(worker, &session);
+        Ok(session)
+    }
+
+    /// Who registered the worker; `None`: it is gone.
+    pub(super) async fn owner_of(&self, worker: WorkerId) -> Result<Option<String>, LedgerError> {
+        let session = rows::session(self.0.jobs.sql(), worker).await?;
+        Ok(session.map(|session| session.client.owner))
+    }
+}
+
+fn check(beat: &Beat) -> Result<(), Fault> {
+    if beat.running.len() > MAX_HELD {
+        return Err(Fault::field(
+            "running",
+            format!("must name at most {MAX_HELD} jobs"),
+        ));
+    }
+    if beat.progress.len() > MAX_NEWS {
+        return Err(Fault::field(
+            "progress",
+            format!("must be of at most {MAX_NEWS} jobs"),
+        ));
+    }
+    if beat.log.len() > MAX_NEWS {
+        return Err(Fault::field("log", format!("must have at most {MAX_NEWS} lines")));
+    }
+    let running: HashSet<&JobId> = beat.running.iter().collect();
+    for (id, value) in &beat.progress {
+        if !running.contains(id) {
+            return Err(Fault::field(
+                &format!("progress.{id}"),
+                "is not among the running jobs",
+            ));
+        }
+        if value.get().len() > MAX_PROGRESS_BYTES {
+            let rule = format!("must have at most {MAX_PROGRESS_BYTES} bytes");
+            return Err(Fault::field(&format!("progress.{id}"), rule));
+        }
+    }
+    Ok(())
+}
+
+fn cut(line: &str) -> &str {
+    let mut end = MAX_LINE_BYTES.min(line.len());
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    &line[..end]
+}
