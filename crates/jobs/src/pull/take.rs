@@ -204,6 +204,10 @@ impl PullWorkers {
         loop {
             for queue in &queues {
                 if poll.is_superseded() {
+                    // Its wake-ups were taken off for claims that it does not make: they are for other pulls.
+                    for queue in &queues {
+                        self.0.hub.wake(queue);
+                    }
                     return Ok(());
                 }
                 if let Err(error) = self.claim(filling, queue, pulling, answer).await {

@@ -153,7 +153,14 @@ async fn a_job_that_was_not_run_for_a_lost_lease_is_not_held() {
         .ask(
             "create function ignore() returns trigger language plpgsql as $$ begin return null; end $$;
              create trigger ignore before update on holdfast_jobs for each row
-             when (old.state = 'running' and new.state = 'running') execute function ignore()",
+             when (old.state = 'running' and new.state = 'running') execute function ignore();
+             create table returns (id uuid);
+             create function note_return() returns trigger language plpgsql security definer as $$ begin
+                 insert into returns values (new.id);
+                 return null;
+             end $$;
+             create trigger note_return after update on holdfast_jobs for each row
+             when (old.state = 'running' and new.state = 'available') execute function note_return()",
         )
         .await;
     let mut request = JobRequest::new(Probe::KIND, raw(r#"{"act":"echo","number":0}"#));
@@ -169,7 +176,8 @@ async fn a_job_that_was_not_run_for_a_lost_lease_is_not_held() {
     let claimed = "select count(*) from holdfast_jobs where state = 'running'";
     system.until("the claim", claimed, "1").await;
     // It is put back, and claimed again, until its start can be recorded.
-    system.until("the return", claimed, "0").await;
+    let returned = "select count(*) > 0 from returns";
+    system.until("the return", returned, "t").await;
     system.ask("drop trigger ignore on holdfast_jobs").await;
     let record = system.ends_of(&[id]).await.remove(0);
     assert_eq!((record.state, record.crashes), (State::Completed, 1));

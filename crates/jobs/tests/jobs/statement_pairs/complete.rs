@@ -46,9 +46,22 @@ const READING_UNITS: &[&str] = &[
     "read a batch",
     "read a frontier",
     "read a job",
+    "read a worker",
+    "read the declared kinds",
+    "read the jobs of a worker",
     "read the limits",
     "read the paused queues",
     "read the server's settings",
+    "read what became of jobs",
+];
+
+/// Writes of an operator that touch one row of kinds, queues or workers, and no job: they are not in the pairs.
+const OPERATORS_UNITS: [&str; 5] = [
+    "declare a kind",
+    "declare a queue",
+    "drain a worker",
+    "forget a kind",
+    "forget a queue",
 ];
 
 /// Parts of the crate whose statements touch neither jobs, workers, queues nor batches: they have tests of their own.
@@ -119,6 +132,7 @@ fn every_unit_of_work_that_writes_is_in_the_pairs() {
         .iter()
         .flat_map(|one| one.units().iter().copied())
         .chain(READING_UNITS.iter().copied())
+        .chain(OPERATORS_UNITS)
         .map(str::to_owned)
         .collect();
     let missing: Vec<_> = units.difference(&known).collect();
