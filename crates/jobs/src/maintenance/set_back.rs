@@ -188,11 +188,11 @@ mod tests {
         }
     }
 
-    fn span(after: i64, until: i64) -> Option<TimeSpan> {
-        Some(TimeSpan {
+    fn span(after: i64, until: i64) -> TimeSpan {
+        TimeSpan {
             after: at(after),
             until: at(until),
-        })
+        }
     }
 
     fn read(set_back: &mut SetBack, now: i64) {
@@ -210,17 +210,17 @@ mod tests {
         let whole = span(400, 1_000);
         assert_eq!(
             set_back.next_span(),
-            whole,
+            Some(whole),
             "with what was accepted after the last reading"
         );
         let took = Duration::from_millis(5);
-        set_back.ended(whole.unwrap(), SpanOutcome::Full, took);
-        assert_eq!(set_back.next_span(), whole, "there may be more");
-        set_back.ended(whole.unwrap(), SpanOutcome::Searched, took);
+        set_back.ended(whole, SpanOutcome::Full, took);
+        assert_eq!(set_back.next_span(), Some(whole), "there may be more");
+        set_back.ended(whole, SpanOutcome::Searched, took);
         assert_eq!(set_back.next_span(), None, "the pause");
         tokio::time::advance(took * 2 * SHARE).await;
         read(&mut set_back, 401);
-        assert_eq!(set_back.next_span(), span(401, 1_000));
+        assert_eq!(set_back.next_span(), Some(span(401, 1_000)));
         read(&mut set_back, 1_000);
         assert_eq!(set_back.next_span(), None, "in step again");
     }
@@ -232,7 +232,7 @@ mod tests {
         read(&mut set_back, 401);
         assert_eq!(
             set_back.next_span(),
-            span(401, 1_000),
+            Some(span(401, 1_000)),
             "the heartbeats were mended"
         );
     }
@@ -243,12 +243,12 @@ mod tests {
         read(&mut set_back, 1_000);
         read(&mut set_back, 400);
         let took = Duration::from_secs(1);
-        set_back.ended(span(400, 1_000).unwrap(), SpanOutcome::TimedOut, took);
-        assert_eq!(set_back.next_span(), span(400, 700));
-        set_back.ended(span(400, 700).unwrap(), SpanOutcome::Searched, took);
+        set_back.ended(span(400, 1_000), SpanOutcome::TimedOut, took);
+        assert_eq!(set_back.next_span(), Some(span(400, 700)));
+        set_back.ended(span(400, 700), SpanOutcome::Searched, took);
         assert_eq!(
             set_back.next_span(),
-            span(700, 1_000),
+            Some(span(700, 1_000)),
             "twice as wide, up to the end"
         );
         while set_back.width > 1 {
