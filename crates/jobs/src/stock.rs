@@ -5,7 +5,7 @@
 //! sides use the same keys whatever version of apalis-redis is linked.
 //!
 //! # When things fail
-//! The [storage](storage) writes to Redis and to nothing else: it has neither the database behind it nor a check of what is
+//! The [storage] writes to Redis and to nothing else: it has neither the database behind it nor a check of what is
 //! pushed. While Redis is unavailable a push fails, and a push whose answer was lost may have been applied; pushing again can then
 //! run the job twice. A worker that cannot run an envelope (unknown kind, invalid payload) stores it as a dead letter.
 
