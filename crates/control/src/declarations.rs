@@ -1,15 +1,11 @@
 //! Kinds and queues as data: declared, shown and forgotten at run time.
 
-use std::sync::Arc;
-
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use holdfast_http::body::fields::Seconds;
-use holdfast_http::body::json_body;
-use holdfast_http::params::{Params, path_name};
-use holdfast_http::problem::{kind_of, quote};
-use holdfast_http::{Admin, Allowed, FieldFault, Problem, ProblemKind, Read, json};
-use holdfast_jobs::declared::{DeclareError, DeclaredKind, KindDefinition, RetryDefinition};
+use holdfast_http::problem::quote;
+use holdfast_http::{Admin, Call, Problem, ProblemKind, Read, Reply, json, ok};
+use holdfast_jobs::declared::{KindDefinition, RetryDefinition};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -119,34 +115,11 @@ pub struct ForgottenName {
     pub deleted: bool,
 }
 
-fn problem(error: DeclareError) -> Problem {
-    let text = error.to_string();
-    match error {
-        DeclareError::Invalid(faults) => {
-            let kind = faults
-                .first()
-                .map_or(ProblemKind::InvalidField, |fault| kind_of(fault.code));
-            let faults = faults
-                .into_iter()
-                .map(|fault| FieldFault::new(fault.field, fault.reason));
-            Problem::faults(kind, faults.collect())
-        }
-        DeclareError::CodedKind(_) => Problem::field(ProblemKind::KindCoded, "name", text),
-        DeclareError::ConfiguredQueue(_) => Problem::field(ProblemKind::QueueConfigured, "name", text),
-        DeclareError::RustQueue(_) => Problem::field(ProblemKind::QueueOfAnotherFleet, "queue", text),
-        DeclareError::QueueInUse(..) => Problem::field(ProblemKind::QueueInUse, "name", text),
-        DeclareError::TooManyKinds => Problem::new(ProblemKind::TooManyKinds, text),
-        DeclareError::TooManyQueues => Problem::new(ProblemKind::TooManyQueues, text),
-        DeclareError::Ledger(error) => error.into(),
-    }
-}
-
-/// What the engine's errors become on the way through the runtime.
-struct Refused(DeclareError);
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        problem(refused.0)
+fn put_status(is_new: bool) -> StatusCode {
+    if is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
     }
 }
 
@@ -171,32 +144,15 @@ fn unknown_kind(name: &str) -> Problem {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn put_kind(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    let body: KindBody = json_body(&request, payload, &state.http).await?;
-    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
-    let (is_new, kind): (bool, Arc<DeclaredKind>) = state
-        .http
-        .on_runtime(async move {
-            jobs.steer(&by)
-                .put_kind(&name, body.into())
-                .await
-                .map_err(Refused)
-        })
+pub(crate) async fn put_kind(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let name = call.path("name");
+    let body: KindBody = call.json(payload).await?;
+    let by = call.actor();
+    let (is_new, kind) = call
+        .run(move |state| async move { state.jobs.steer(&by).put_kind(&name, body.into()).await })
         .await?;
-    state.http.responses.forget(&queues::CACHED).await;
-    let status = if is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    json(status, &KindView::declared(&kind, &state.jobs))
+    call.context().responses.forget(&queues::CACHED).await;
+    json(put_status(is_new), &KindView::declared(&kind, &call.state().jobs))
 }
 
 /// Show a kind
@@ -206,38 +162,21 @@ pub(crate) async fn put_kind(
         (status = 200, body = KindView),
         (status = 404, description = "kind-not-found"),
     ))]
-pub(crate) async fn show_kind(
-    _: Allowed<Read>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    let view = if let Some(kind) = state.jobs.registry().get(&name) {
-        KindView::of(kind, &state.jobs)
-    } else {
-        let declared = declared(&state).await?;
-        let kind = declared.kinds.get(&*name).ok_or_else(|| unknown_kind(&name))?;
-        KindView::declared(kind, &state.jobs)
-    };
-    json(StatusCode::OK, &view)
-}
-
-/// What is declared, five seconds old at most.
-pub(crate) async fn declared(
-    state: &ControlState,
-) -> Result<Arc<holdfast_jobs::declared::Snapshot>, Problem> {
-    let jobs = state.jobs.clone();
-    state
-        .http
-        .on_runtime(async move { jobs.declared().current().await })
-        .await
+pub(crate) async fn show_kind(call: Call<Read, ControlState>) -> Reply {
+    let name = call.path("name");
+    let jobs = &call.state().jobs;
+    if let Some(kind) = jobs.registry().get(&name) {
+        return ok(&KindView::of(kind, jobs));
+    }
+    let declared = call.state().declared().await?;
+    let kind = declared.kinds.get(&*name).ok_or_else(|| unknown_kind(&name))?;
+    ok(&KindView::declared(kind, jobs))
 }
 
 /// Delete a kind
 ///
-/// New jobs of it are refused. Those that were accepted stay and run, and its queue stays. What it marked as secret in their payloads
-/// is no longer hidden.
+/// New jobs of it are refused. Those that were accepted stay and run, and its queue stays. Who is no admin
+/// sees nothing of their payloads from then on.
 #[utoipa::path(delete, path = "/v1/kinds/{name}", tag = "kinds", operation_id = "delete_kind",
     params(("name" = String, Path, description = "The kind's name")),
     responses(
@@ -245,22 +184,16 @@ pub(crate) async fn declared(
         (status = 404, description = "kind-not-found"),
         (status = 409, description = "kind-coded"),
     ))]
-pub(crate) async fn delete_kind(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    let (jobs, by, kind) = (state.jobs.clone(), allowed.by(&request), name.clone());
-    let deleted = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).delete_kind(&kind).await.map_err(Refused) })
+pub(crate) async fn delete_kind(call: Call<Admin, ControlState>) -> Reply {
+    let name = call.path("name");
+    let (by, kind) = (call.actor(), name.clone());
+    let deleted = call
+        .run(move |state| async move { state.jobs.steer(&by).delete_kind(&kind).await })
         .await?;
     if !deleted {
         return Err(unknown_kind(&name));
     }
-    json(StatusCode::OK, &ForgottenName { name, deleted })
+    ok(&ForgottenName { name, deleted })
 }
 
 /// Declare a queue
@@ -278,40 +211,26 @@ pub(crate) async fn delete_kind(
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn put_queue(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    let body: QueueBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn put_queue(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+    let name = call.path("name");
+    let body: QueueBody = call.json(payload).await?;
     if body.served_by.as_deref().is_some_and(|fleet| fleet != "pull") {
         let reason = format!(
             "must be \"pull\": queues of Rust workers are in the configuration, [queues.{name}] in holdfast.toml"
         );
         return Err(Problem::field(ProblemKind::InvalidField, "served_by", reason));
     }
-    let (jobs, by, queue) = (state.jobs.clone(), allowed.by(&request), name.clone());
-    let is_new = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).put_queue(&queue).await.map_err(Refused) })
+    let (by, queue) = (call.actor(), name.clone());
+    let is_new = call
+        .run(move |state| async move { state.jobs.steer(&by).put_queue(&queue).await })
         .await?;
-    state.http.responses.forget(&queues::CACHED).await;
-    let status = if is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
+    call.context().responses.forget(&queues::CACHED).await;
+    let queue = DeclaredQueue {
+        name,
+        durability: "ledger".to_owned(),
+        served_by: "pull".to_owned(),
     };
-    json(
-        status,
-        &DeclaredQueue {
-            name,
-            durability: "ledger".to_owned(),
-            served_by: "pull".to_owned(),
-        },
-    )
+    json(put_status(is_new), &queue)
 }
 
 /// Delete a declared queue
@@ -324,22 +243,16 @@ pub(crate) async fn put_queue(
         (status = 404, description = "queue-not-found"),
         (status = 409, description = "queue-configured, queue-in-use"),
     ))]
-pub(crate) async fn delete_queue(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_name(&request);
-    let (jobs, by, queue) = (state.jobs.clone(), allowed.by(&request), name.clone());
-    let deleted = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).delete_queue(&queue).await.map_err(Refused) })
+pub(crate) async fn delete_queue(call: Call<Admin, ControlState>) -> Reply {
+    let name = call.path("name");
+    let (by, queue) = (call.actor(), name.clone());
+    let deleted = call
+        .run(move |state| async move { state.jobs.steer(&by).delete_queue(&queue).await })
         .await?;
-    state.http.responses.forget(&queues::CACHED).await;
+    call.context().responses.forget(&queues::CACHED).await;
     if !deleted {
         let reason = format!("there is no declared queue {}", quote(&name));
         return Err(Problem::field(ProblemKind::QueueNotFound, "name", reason));
     }
-    json(StatusCode::OK, &ForgottenName { name, deleted })
+    ok(&ForgottenName { name, deleted })
 }

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::declarations::declared;
 use crate::state::ControlState;
 
 /// How often a job is tried, and the delays in between.
@@ -142,7 +141,7 @@ pub struct KindList {
 pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
     let jobs = &call.state().jobs;
     let coded = jobs.registry().kinds().map(|kind| KindView::of(kind, jobs));
-    let declared = declared(call.state()).await?;
+    let declared = call.state().declared().await?;
     let declared = declared.kinds.values().map(|kind| KindView::declared(kind, jobs));
     ok(&KindList {
         kinds: coded.chain(declared).collect(),

@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
+use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::Seconds;
-use holdfast_http::body::{BodySize, json_body, json_body_of};
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_id};
-use holdfast_http::problem::{RETRY_AFTER, kind_of};
-use holdfast_http::{Admin, Allowed, FieldFault, Problem, ProblemKind, Work};
+use holdfast_http::{Admin, Call, Problem, ProblemKind, Reply, Work, json, ok};
 use holdfast_jobs::pull::{
     Beat, ClientInfo, MAX_WAIT, OutcomeStatus, PullError, PullRequest, Pulled, PulledJob, Registration,
     ReportedOutcome, Verb, fence_text,
@@ -34,7 +31,7 @@ pub struct WorkerClient {
     pub language: String,
 }
 
-/// A worker that wants to work.
+/// The registration of a pull worker.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewWorker)]
@@ -60,11 +57,11 @@ pub struct RegisteredWorker {
     pub id: WorkerId,
     /// How often to send a heartbeat, in seconds.
     pub heartbeat_seconds: f64,
-    /// After so many seconds without any call the worker's jobs are given to others.
+    /// After this many seconds without any call the worker's jobs are given to others.
     pub lost_after_seconds: f64,
 }
 
-/// What a worker asks for.
+/// A request for jobs.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Pull)]
@@ -231,7 +228,7 @@ pub struct FinishBody {
     pub outcomes: Vec<OutcomeBody>,
 }
 
-/// What became of an outcome.
+/// The status of a reported outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutcomeStatusView {
@@ -272,7 +269,7 @@ pub struct LogLine {
     pub line: String,
 }
 
-/// A sign of life.
+/// The heartbeat of a pull worker.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Heartbeat)]
@@ -290,7 +287,7 @@ pub struct HeartbeatBody {
     pub log: Vec<LogLine>,
 }
 
-/// What the worker is to do.
+/// Instructions to the worker.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct HeartbeatAnswer {
     /// Jobs that are to stop: they were cancelled.
@@ -311,40 +308,9 @@ pub struct DrainedWorker {
     pub draining: bool,
 }
 
-/// The problem of a refused call.
-pub(crate) fn problem(error: PullError) -> Problem {
-    let text = error.to_string();
-    match error {
-        PullError::Invalid(faults) => {
-            let kind = faults
-                .first()
-                .map_or(ProblemKind::InvalidField, |fault| kind_of(fault.code));
-            let faults = faults
-                .into_iter()
-                .map(|fault| FieldFault::new(fault.field, fault.reason));
-            Problem::faults(kind, faults.collect())
-        }
-        PullError::RustQueue(_) => Problem::field(ProblemKind::QueueOfAnotherFleet, "queues", text),
-        PullError::UnknownWorker(_) => Problem::field(ProblemKind::WorkerNotFound, "id", text),
-        PullError::TooManyWaiting => Problem::unavailable(format!("{text}; pull again later"), RETRY_AFTER),
-        PullError::Locked => Problem::unavailable(format!("{text}; send them again"), RETRY_AFTER),
-        PullError::Ledger(error) => error.into(),
-    }
-}
-
-/// What the engine's errors become on the way through the runtime.
-struct Refused(PullError);
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        problem(refused.0)
-    }
-}
-
-impl From<PullError> for Refused {
-    fn from(error: PullError) -> Self {
-        Self(error)
-    }
+/// The caller that a worker belongs to.
+fn owner(call: &Call<Work, ControlState>) -> String {
+    call.allowed.caller().to_string()
 }
 
 /// Register a pull worker
@@ -361,15 +327,9 @@ impl From<PullError> for Refused {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field, unknown-queue"),
     ))]
-pub(crate) async fn register(
-    allowed: Allowed<Work>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let body: RegistrationBody = json_body(&request, payload, &state.http).await?;
-    let (pull, owner) = (state.pull.clone(), allowed.caller().to_string());
+pub(crate) async fn register(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
+    let body: RegistrationBody = call.json(payload).await?;
+    let owner = owner(&call);
     let registration = Registration {
         name: body.name,
         queues: body.queues,
@@ -381,14 +341,14 @@ pub(crate) async fn register(
         },
         kinds: body.kinds,
     };
-    let id = state
-        .http
-        .on_runtime(async move { pull.register(&owner, registration).await.map_err(Refused) })
+    let id = call
+        .run(move |state| async move { state.pull.register(&owner, registration).await })
         .await?;
+    let pull = &call.state().pull;
     let answer = RegisteredWorker {
         id,
-        heartbeat_seconds: state.pull.heartbeat().as_secs_f64(),
-        lost_after_seconds: state.pull.lost_after().as_secs_f64(),
+        heartbeat_seconds: pull.heartbeat().as_secs_f64(),
+        lost_after_seconds: pull.lost_after().as_secs_f64(),
     };
     json(StatusCode::CREATED, &answer)
 }
@@ -408,15 +368,9 @@ pub(crate) async fn register(
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn pull(
-    allowed: Allowed<Work>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    let id = path_id::<WorkerId>(&request)?;
-    Params::of(&request, &[]).finish()?;
-    let body: PullBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn pull(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
+    let id = call.id::<WorkerId>()?;
+    let body: PullBody = call.json(payload).await?;
     let wait = body.wait_seconds.map_or(Duration::ZERO, |seconds| seconds.0);
     if wait > MAX_WAIT {
         let rule = format!("must be 0 to {}", MAX_WAIT.as_secs());
@@ -424,16 +378,14 @@ pub(crate) async fn pull(
     }
     let asked = PullRequest {
         max: body.max,
-        wait: wait.min(state.http.max_wait),
+        wait: wait.min(call.context().max_wait),
         have: body.have,
     };
-    let (pull, owner) = (state.pull.clone(), allowed.caller().to_string());
-    let stopping = state.http.stopping.clone();
-    let pulled = state
-        .http
-        .on_runtime(async move { pull.pull(&owner, id, asked, &stopping).await.map_err(Refused) })
+    let (owner, stopping) = (owner(&call), call.context().stopping.clone());
+    let pulled = call
+        .run(move |state| async move { state.pull.pull(&owner, id, asked, &stopping).await })
         .await?;
-    json(StatusCode::OK, &PulledView::from(pulled))
+    ok(&PulledView::from(pulled))
 }
 
 /// Finish jobs
@@ -451,20 +403,13 @@ pub(crate) async fn pull(
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn finish(
-    allowed: Allowed<Work>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    let id = path_id::<WorkerId>(&request)?;
-    Params::of(&request, &[]).finish()?;
-    let body: FinishBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
-    let (pull, owner) = (state.pull.clone(), allowed.caller().to_string());
+pub(crate) async fn finish(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
+    let id = call.id::<WorkerId>()?;
+    let body: FinishBody = call.json_of(payload, BodySize::Bulk).await?;
+    let owner = owner(&call);
     let outcomes = body.outcomes.into_iter().map(reported).collect();
-    let stored = state
-        .http
-        .on_runtime(async move { pull.finish(&owner, id, outcomes).await.map_err(Refused) })
+    let stored = call
+        .run(move |state| async move { state.pull.finish(&owner, id, outcomes).await })
         .await?;
     let outcomes = stored.into_iter().map(|one| FinishedView {
         job: one.job,
@@ -475,12 +420,9 @@ pub(crate) async fn finish(
         },
         refused: one.refused,
     });
-    json(
-        StatusCode::OK,
-        &FinishedList {
-            outcomes: outcomes.collect(),
-        },
-    )
+    ok(&FinishedList {
+        outcomes: outcomes.collect(),
+    })
 }
 
 fn reported(body: OutcomeBody) -> ReportedOutcome {
@@ -514,29 +456,18 @@ fn reported(body: OutcomeBody) -> ReportedOutcome {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn heartbeat(
-    allowed: Allowed<Work>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    let id = path_id::<WorkerId>(&request)?;
-    Params::of(&request, &[]).finish()?;
-    let body: HeartbeatBody = json_body_of(&request, payload, &state.http, BodySize::Bulk).await?;
-    let beat = beat_of(body)?;
-    let (pull, owner) = (state.pull.clone(), allowed.caller().to_string());
-    let answer = state
-        .http
-        .on_runtime(async move { pull.beat(&owner, id, beat).await.map_err(Refused) })
+pub(crate) async fn heartbeat(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
+    let id = call.id::<WorkerId>()?;
+    let body: HeartbeatBody = call.json_of(payload, BodySize::Bulk).await?;
+    let (owner, beat) = (owner(&call), beat_of(body)?);
+    let answer = call
+        .run(move |state| async move { state.pull.beat(&owner, id, beat).await })
         .await?;
-    json(
-        StatusCode::OK,
-        &HeartbeatAnswer {
-            cancel: answer.cancel,
-            lost: answer.lost,
-            drain: answer.drain,
-        },
-    )
+    ok(&HeartbeatAnswer {
+        cancel: answer.cancel,
+        lost: answer.lost,
+        drain: answer.drain,
+    })
 }
 
 fn beat_of(body: HeartbeatBody) -> Result<Beat, Problem> {
@@ -564,17 +495,10 @@ fn beat_of(body: HeartbeatBody) -> Result<Beat, Problem> {
         (status = 400, description = "invalid-id"),
         (status = 404, description = "worker-not-found: it is another key's"),
     ))]
-pub(crate) async fn delete(
-    allowed: Allowed<Work>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = path_id::<WorkerId>(&request)?;
-    Params::of(&request, &[]).finish()?;
-    let (pull, owner) = (state.pull.clone(), allowed.caller().to_string());
-    state
-        .http
-        .on_runtime(async move { pull.leave(&owner, id).await.map_err(Refused) })
+pub(crate) async fn delete(call: Call<Work, ControlState>) -> Reply {
+    let id = call.id::<WorkerId>()?;
+    let owner = owner(&call);
+    call.run(move |state| async move { state.pull.leave(&owner, id).await })
         .await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -589,20 +513,14 @@ pub(crate) async fn delete(
         (status = 400, description = "invalid-id"),
         (status = 404, description = "worker-not-found: unknown, gone, or a Rust worker"),
     ))]
-pub(crate) async fn drain(
-    allowed: Allowed<Admin>,
-    state: web::Data<ControlState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = path_id::<WorkerId>(&request)?;
-    Params::of(&request, &[]).finish()?;
-    let (jobs, by) = (state.jobs.clone(), allowed.by(&request));
-    let draining = state
-        .http
-        .on_runtime(async move { jobs.steer(&by).drain_worker(id).await })
+pub(crate) async fn drain(call: Call<Admin, ControlState>) -> Reply {
+    let id = call.id::<WorkerId>()?;
+    let by = call.actor();
+    let draining = call
+        .run(move |state| async move { state.jobs.steer(&by).drain_worker(id).await })
         .await?;
     if !draining {
-        return Err(problem(PullError::UnknownWorker(id)));
+        return Err(PullError::UnknownWorker(id).into());
     }
-    json(StatusCode::OK, &DrainedWorker { id, draining })
+    ok(&DrainedWorker { id, draining })
 }

@@ -14,7 +14,6 @@ use holdfast_jobs::limits::LimitsInForce;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::declarations::declared;
 use crate::job_view::durability_name;
 use crate::limits::LimitsView;
 use crate::state::ControlState;
@@ -34,7 +33,7 @@ pub struct QueueView {
     /// `ledger` or `redis`; null: the queue has jobs, but neither the configuration names it nor was it declared.
     #[schema(value_type = Option<String>)]
     pub durability: Option<Cow<'static, str>>,
-    /// `rust` or `pull`: which workers run its jobs; null: nobody serves it any more.
+    /// `rust` or `pull`: which workers run its jobs; null: it is neither configured nor declared.
     #[schema(value_type = Option<String>)]
     #[serde(default)]
     pub served_by: Option<Cow<'static, str>>,
@@ -221,7 +220,7 @@ pub(crate) async fn known_queue(state: &ControlState, name: &str) -> Result<(), 
     if state.jobs.queues().contains_key(name) {
         return Ok(());
     }
-    let declared = declared(state).await?;
+    let declared = state.declared().await?;
     if declared.queues.contains(name) {
         return Ok(());
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
-use holdfast_http::ServerContext;
-use holdfast_jobs::declared::{Declarations, hidden};
+use holdfast_http::{Problem, ServerContext};
+use holdfast_jobs::declared::{Declarations, Snapshot, hidden};
 use holdfast_jobs::pull::PullWorkers;
 use holdfast_jobs::schedules::Schedules;
 use holdfast_jobs::{Jobs, Registry, SecretField};
@@ -40,17 +40,17 @@ impl Redactor {
         }
     }
 
-    /// `None`: the kind has no secret fields, or is not known here. Before it was read what is declared, all of a payload is hidden
-    /// whose kind is not part of the program.
+    /// `None`: the kind has no secret fields. Of a kind that is not known here (it was deleted, or declared a moment ago by way of
+    /// another process) all of the payload is hidden.
     pub fn shown(&self, kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
         if let Some(kind) = self.registry.get(kind) {
             return (self.redact)(kind.secret_fields, payload);
         }
-        let declared = self.declared.as_ref()?.snapshot();
-        if declared.is_read() {
-            return declared.kinds.get(kind)?.redacted(payload);
+        let declared = self.declared.as_ref().map(Declarations::snapshot);
+        match declared.as_ref().and_then(|declared| declared.kinds.get(kind)) {
+            Some(kind) => kind.redacted(payload),
+            None => Some(hidden()),
         }
-        Some(hidden())
     }
 }
 
@@ -88,14 +88,17 @@ impl ControlState {
 }
 
 impl ControlState {
+    /// What is declared, five seconds old at most.
+    pub(crate) async fn declared(&self) -> Result<Arc<Snapshot>, Problem> {
+        let jobs = self.jobs.clone();
+        self.http
+            .on_runtime(async move { jobs.declared().current().await })
+            .await
+    }
+
     /// Learns what is declared, so that it is known what to hide. To be called before secrets are hidden.
     pub(crate) async fn learn(&self) {
-        let jobs = self.jobs.clone();
-        let learnt = self
-            .http
-            .on_runtime(async move { jobs.declared().current().await })
-            .await;
-        if let Err(problem) = learnt {
+        if let Err(problem) = self.declared().await {
             tracing::debug!(error = %problem, "declared kinds are used as they were last known");
         }
     }

@@ -163,7 +163,13 @@ mod tests {
             shown("shop.charge", charge).unwrap(),
             r#"{"amount":7,"card":"[redacted]"}"#
         );
-        assert_eq!(shown("shop.other", charge), None);
+        assert_eq!(shown("debug.echo", charge), None, "the kind has no secret fields");
+        let unknown = shown("shop.other", charge);
+        assert_eq!(
+            unknown.as_deref(),
+            Some(r#""[redacted]""#),
+            "it is not known what is secret"
+        );
         let mail = shown(
             "notify.email",
             r#"{"to":"ada@example.com","data":{"code":"S-77"}}"#,

@@ -38,7 +38,7 @@ const SIGNED: usize = USER + 8;
 const TOKEN: usize = SIGNED + 32;
 
 impl Users {
-    /// Creates a user whose password nobody knows: an invitation sets one.
+    /// Creates a user with a random password that is not stored in plain text: the user chooses one by an invitation.
     pub async fn create_without_password(&self, name: &str, role: Role, by: &By) -> Result<User, UserError> {
         self.create(name, role, &secret::generate(), by).await
     }

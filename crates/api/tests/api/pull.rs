@@ -169,6 +169,14 @@ async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
         );
         assert_eq!(audit["entries"][0]["target"], target);
     }
+
+    // A kind that was deleted hides more than before, not less.
+    good(&admin.delete("/v1/kinds/thumbnail.make").await.unwrap(), 200);
+    let path = format!("/v1/jobs/{id}");
+    let seen = good(&producer.get(&path).await.unwrap(), 200);
+    assert_eq!(seen["payload"], "[redacted]");
+    let seen = good(&admin.get(&path).await.unwrap(), 200);
+    assert_eq!(seen["payload"], json!({"url": "u", "token": "t0p"}));
 }
 
 #[tokio::test]

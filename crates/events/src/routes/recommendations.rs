@@ -2,17 +2,15 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderValue;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::web;
 use chrono::{DateTime, Utc};
 use holdfast_cache::{LoadError, Source};
 use holdfast_core::clock;
 use holdfast_http::body::items::{Names, RejectedItem, moment, none_good, read_items};
 use holdfast_http::body::{BodySize, body_bytes, parse_off_thread};
-use holdfast_http::json;
-use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind, RETRY_AFTER, quote};
 use holdfast_http::responses::X_CACHE;
-use holdfast_http::{Allowed, Anyone, Produce};
+use holdfast_http::{Anyone, Call, Produce, Reply, WithQuery, json, ok};
 use holdfast_product::UserName;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -108,15 +106,9 @@ pub(crate) struct AcceptedInteractions {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field, batch-empty: no interaction is valid"),
     ))]
-pub(crate) async fn interact(
-    _: Allowed<Produce>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let bytes = body_bytes(&request, payload, &state.http, BodySize::Bulk, &[]).await?;
-    let (read, mut rejected) = parse_off_thread(&state.http, bytes, |bytes| {
+pub(crate) async fn interact(call: Call<Produce, EventsState>, payload: web::Payload) -> Reply {
+    let bytes = body_bytes(&call.request, payload, call.context(), BodySize::Bulk, &[]).await?;
+    let (read, mut rejected) = parse_off_thread(call.context(), bytes, |bytes| {
         read_items::<InteractionBody>(bytes, NAMES)
     })
     .await?;
@@ -132,10 +124,8 @@ pub(crate) async fn interact(
         return Err(none_good(rejected, NAMES));
     }
     let given: Vec<_> = good.iter().map(|(_, interaction)| interaction.clone()).collect();
-    let recommender = state.recommender.clone();
-    let stored = state
-        .http
-        .on_runtime(async move { recommender.accept(&given).await })
+    let stored = call
+        .run(move |state| async move { state.recommender.accept(&given).await })
         .await?;
     for (index, interaction) in &good {
         if stored.unknown.contains(&interaction.event) {
@@ -246,20 +236,17 @@ impl From<Item> for RecommendationView {
         (status = 400, description = "invalid-id, invalid-parameter"),
     ),
     security(("api_key" = ["read"])))]
-pub(crate) async fn recommend(
-    allowed: Allowed<Anyone>,
-    state: web::Data<EventsState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let id = path_text(&request, "id");
-    allowed.reads_user(&id)?;
-    let mut params = Params::of(&request, &["limit"]);
+pub(crate) async fn recommend(call: Call<Anyone, EventsState, WithQuery>) -> Reply {
+    let id = call.path("id");
+    call.allowed.reads_user(&id)?;
+    let mut params = call.params(&["limit"]);
     let limit = params.count("limit", 1, MAX_LISTED).unwrap_or(DEFAULT_LIMIT);
     params.finish()?;
     let user = id
         .parse::<UserName>()
         .map_err(|fault| Problem::field(ProblemKind::InvalidId, "id", format!("{} {fault}", quote(&id))))?;
-    let found = state
+    let found = call
+        .state()
         .recommender
         .list(&user)
         .await
@@ -284,7 +271,7 @@ pub(crate) async fn recommend(
             .map(RecommendationView::from)
             .collect(),
     };
-    let mut response = json(StatusCode::OK, &view)?;
+    let mut response = ok(&view)?;
     response
         .headers_mut()
         .insert(X_CACHE, HeaderValue::from_static(came));

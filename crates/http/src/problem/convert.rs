@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use holdfast_jobs::bulk::BulkError;
+use holdfast_jobs::declared::DeclareError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::pull::PullError;
 use holdfast_jobs::schedules::ScheduleError;
 
 use super::{FieldFault, Problem, ProblemKind};
@@ -23,6 +25,19 @@ impl From<Fault> for Problem {
                 ..FieldFault::new(fault.field, fault.reason)
             }],
         )
+    }
+}
+
+/// All faults of one document. The first one says what kind of problem they are.
+impl From<Vec<Fault>> for Problem {
+    fn from(faults: Vec<Fault>) -> Self {
+        let kind = faults
+            .first()
+            .map_or(ProblemKind::InvalidField, |fault| kind_of(fault.code));
+        let faults = faults
+            .into_iter()
+            .map(|fault| FieldFault::new(fault.field, fault.reason));
+        Self::faults(kind, faults.collect())
     }
 }
 
@@ -110,15 +125,7 @@ impl From<ScheduleError> for Problem {
     fn from(error: ScheduleError) -> Self {
         let text = error.to_string();
         match error {
-            ScheduleError::Invalid(faults) => {
-                let kind = faults
-                    .first()
-                    .map_or(ProblemKind::InvalidField, |fault| kind_of(fault.code));
-                let faults = faults
-                    .into_iter()
-                    .map(|fault| FieldFault::new(fault.field, fault.reason));
-                Self::faults(kind, faults.collect())
-            }
+            ScheduleError::Invalid(faults) => faults.into(),
             ScheduleError::Unknown(_) => Self::field(ProblemKind::ScheduleNotFound, "name", text),
             ScheduleError::Exists(_) => {
                 let reason = format!("{text}; PUT replaces it, or choose another name");
@@ -129,6 +136,36 @@ impl From<ScheduleError> for Problem {
             ScheduleError::Contended(_) => Self::unavailable(format!("{text}; try again"), RETRY_AFTER),
             ScheduleError::Enqueue(error) => error.into(),
             ScheduleError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<PullError> for Problem {
+    fn from(error: PullError) -> Self {
+        let text = error.to_string();
+        match error {
+            PullError::Invalid(faults) => faults.into(),
+            PullError::RustQueue(_) => Self::field(ProblemKind::QueueOfAnotherFleet, "queues", text),
+            PullError::UnknownWorker(_) => Self::field(ProblemKind::WorkerNotFound, "id", text),
+            PullError::TooManyWaiting => Self::unavailable(format!("{text}; pull again later"), RETRY_AFTER),
+            PullError::Locked => Self::unavailable(format!("{text}; send them again"), RETRY_AFTER),
+            PullError::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeclareError> for Problem {
+    fn from(error: DeclareError) -> Self {
+        let text = error.to_string();
+        match error {
+            DeclareError::Invalid(faults) => faults.into(),
+            DeclareError::CodedKind(_) => Self::field(ProblemKind::KindCoded, "name", text),
+            DeclareError::ConfiguredQueue(_) => Self::field(ProblemKind::QueueConfigured, "name", text),
+            DeclareError::RustQueue(_) => Self::field(ProblemKind::QueueOfAnotherFleet, "queue", text),
+            DeclareError::QueueInUse(..) => Self::field(ProblemKind::QueueInUse, "name", text),
+            DeclareError::TooManyKinds => Self::new(ProblemKind::TooManyKinds, text),
+            DeclareError::TooManyQueues => Self::new(ProblemKind::TooManyQueues, text),
+            DeclareError::Ledger(error) => error.into(),
         }
     }
 }

@@ -69,13 +69,6 @@ pub struct Snapshot {
     pub queues: std::collections::BTreeSet<Arc<str>>,
 }
 
-impl Snapshot {
-    /// Whether it was read from the database.
-    pub fn is_read(&self) -> bool {
-        self.version.is_some()
-    }
-}
-
 /// A process' knowledge of what is declared. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Declarations(Arc<Inner>);

@@ -39,7 +39,7 @@ pub(super) struct Session {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownWorker {
     session: Arc<Session>,
     read_at: Instant,
     heard_at: Instant,
@@ -65,14 +65,14 @@ struct Ended {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<HashMap<WorkerId, Known>>);
+pub(super) struct Memory(Mutex<HashMap<WorkerId, KnownWorker>>);
 
 impl Memory {
-    fn workers(&self) -> MutexGuard<'_, HashMap<WorkerId, Known>> {
+    fn workers(&self) -> MutexGuard<'_, HashMap<WorkerId, KnownWorker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, worker: WorkerId, change: impl FnOnce(&mut Known)) {
+    fn change(&self, worker: WorkerId, change: impl FnOnce(&mut KnownWorker)) {
         if let Some(known) = self.workers().get_mut(&worker) {
             change(known);
         }
@@ -102,7 +102,7 @@ impl Memory {
         }
         workers.insert(
             worker,
-            Known {
+            KnownWorker {
                 session: Arc::clone(session),
                 read_at: now,
                 heard_at: now,

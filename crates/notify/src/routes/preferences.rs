@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
-use holdfast_http::body::json_body;
-use holdfast_http::params::Params;
-use holdfast_http::{Allowed, Anyone, Problem, json};
+use actix_web::web;
+use holdfast_http::{Anyone, Call, Reply, ok};
 use holdfast_product::{AddressAuthority, own_user};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -121,20 +118,12 @@ impl PreferencesBody {
         (status = 404, description = "user-not-found"),
     ),
     security(("api_key" = ["admin"])))]
-pub(crate) async fn show(
-    allowed: Allowed<Anyone>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let user = own_user(&allowed, &request)?;
-    Params::of(&request, &[]).finish()?;
-    let store = state.preferences.clone();
-    let found = state
-        .http
-        .on_runtime(async move { store.preferences(&user).await })
+pub(crate) async fn show(call: Call<Anyone, NotifyState>) -> Reply {
+    let user = own_user(&call)?;
+    let found = call
+        .run(move |state| async move { state.preferences.preferences(&user).await })
         .await?;
-    let view = PreferencesBody::new(&found.preferences, found.address_state);
-    json(StatusCode::OK, &view)
+    ok(&PreferencesBody::new(&found.preferences, found.address_state))
 }
 
 /// Replace a user's preferences
@@ -153,27 +142,17 @@ pub(crate) async fn show(
         (status = 422, description = "invalid-field"),
     ),
     security(("api_key" = ["admin"])))]
-pub(crate) async fn put(
-    allowed: Allowed<Anyone>,
-    state: web::Data<NotifyState>,
-    request: HttpRequest,
-    payload: web::Payload,
-) -> Result<HttpResponse, Problem> {
-    let user = own_user(&allowed, &request)?;
-    Params::of(&request, &[]).finish()?;
-    let body: PreferencesBody = json_body(&request, payload, &state.http).await?;
+pub(crate) async fn put(call: Call<Anyone, NotifyState>, payload: web::Payload) -> Reply {
+    let user = own_user(&call)?;
+    let body: PreferencesBody = call.json(payload).await?;
     let preferences = Preferences::parse(body.into()).map_err(PreferenceError::Invalid)?;
-    let (store, by, authority) = (
-        state.preferences.clone(),
-        allowed.by(&request),
-        AddressAuthority::of(allowed.is_admin()),
-    );
-    let view = state
-        .http
-        .on_runtime(async move {
+    let (by, authority) = (call.actor(), AddressAuthority::of(call.allowed.is_admin()));
+    let view = call
+        .run(move |state| async move {
+            let store = &state.preferences;
             let set = store.set_preferences(&by, &user, &preferences, authority).await;
             set.map(|state| PreferencesBody::new(&preferences, state))
         })
         .await?;
-    json(StatusCode::OK, &view)
+    ok(&view)
 }

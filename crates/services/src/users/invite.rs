@@ -7,9 +7,8 @@ use holdfast_accounts::users::{INVITATION_LIFETIME, MAX_PASSWORD, MIN_PASSWORD};
 use holdfast_accounts::{User, UserError, unknown_user};
 use holdfast_http::body::{BodySize, body_bytes};
 use holdfast_http::mailed_link::{behind_link, escaped, page};
-use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind};
-use holdfast_http::{Admin, Allowed, json, request_id};
+use holdfast_http::{Admin, Call, Reply, json, request_id};
 use holdfast_jobs::JobId;
 use holdfast_jobs::audit::{AuditEntry, By, action};
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
@@ -73,32 +72,19 @@ impl From<InviteError> for Problem {
         (status = 404, description = "user-not-found"),
         (status = 422, description = "invalid-field: the name is not a mail address, the user is disabled, or `notifications.public_url` is not set"),
     ))]
-pub(crate) async fn invite(
-    allowed: Allowed<Admin>,
-    state: web::Data<UsersState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let name = path_text(&request, "id").into_owned();
-    let (users, wanted) = (state.sessions.users().clone(), name.clone());
-    let invited = state
-        .http
-        .on_runtime(async move { users.invite(&wanted).await })
+pub(crate) async fn invite(call: Call<Admin, UsersState>) -> Reply {
+    let (name, by) = (call.path("id"), call.actor());
+    let wanted = name.clone();
+    let invited = call
+        .run(move |state| async move { state.sessions.users().invite(&wanted).await })
         .await?;
     let Some((user, token)) = invited else {
         return Err(unknown_user(&name));
     };
     check(&user)?;
-    let link = link(&state, &token)?;
-    let (data, by, id, to) = (
-        state.user_data.clone(),
-        allowed.by(&request),
-        user.id.to_string(),
-        user.name.clone(),
-    );
-    let sent = state
-        .http
-        .on_runtime(async move { data.send_invitation(&by, &user, &link).await });
+    let link = link(call.state(), &token)?;
+    let (id, to) = (user.id.to_string(), user.name.clone());
+    let sent = call.run(move |state| async move { state.user_data.send_invitation(&by, &user, &link).await });
     let view = InvitationView {
         user: id,
         to,

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use actix_web::http::StatusCode;
+use actix_web::HttpResponse;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::stream;
 use holdfast_accounts::{Sessions, User, unknown_user};
-use holdfast_http::params::{Params, path_text};
 use holdfast_http::problem::{Problem, ProblemKind};
-use holdfast_http::{Admin, Allowed, Anyone, ServerContext, json};
+use holdfast_http::{Admin, Anyone, Call, Reply, ServerContext, WithQuery, ok};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_product::{ApiProcess, own_user};
 use serde::{Deserialize, Serialize};
@@ -117,20 +115,12 @@ impl DeletedUsersKey {
         (status = 200, body = User),
         (status = 404, description = "user-not-found"),
     ))]
-pub(crate) async fn show(
-    _: Allowed<Admin>,
-    state: web::Data<UsersState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    Params::of(&request, &[]).finish()?;
-    let (users, name) = (
-        state.sessions.users().clone(),
-        path_text(&request, "id").into_owned(),
-    );
+pub(crate) async fn show(call: Call<Admin, UsersState>) -> Reply {
+    let name = call.path("id");
     let wanted = name.clone();
-    let found = state.http.on_runtime(async move { users.named(&wanted).await });
+    let found = call.run(move |state| async move { state.sessions.users().named(&wanted).await });
     match found.await? {
-        Some(user) => json(StatusCode::OK, &user),
+        Some(user) => ok(&user),
         None => Err(unknown_user(&name)),
     }
 }
@@ -149,21 +139,14 @@ pub(crate) async fn show(
         (status = 404, description = "user-not-found"),
     ),
     security(("api_key" = ["admin"])))]
-pub(crate) async fn export(
-    allowed: Allowed<Anyone>,
-    state: web::Data<UsersState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let user = own_user(&allowed, &request)?;
-    Params::of(&request, &[]).finish()?;
-    let user_data = state.user_data.clone();
-    let export = state
-        .http
-        .on_runtime(async move { user_data.export(&user).await })
+pub(crate) async fn export(call: Call<Anyone, UsersState>) -> Reply {
+    let user = own_user(&call)?;
+    let export = call
+        .run(move |state| async move { state.user_data.export(&user).await })
         .await?;
     let (sender, pieces) = mpsc::channel(AHEAD);
     // Where database connections outlive this request; it ends when nobody reads any more.
-    state.http.runtime.spawn(send_pieces(export, sender));
+    call.context().runtime.spawn(send_pieces(export, sender));
     let body = stream::unfold(pieces, |mut pieces| async move {
         pieces.recv().await.map(|piece| (piece, pieces))
     });
@@ -207,29 +190,19 @@ async fn send_pieces(mut export: Export, sender: mpsc::Sender<Result<Bytes, Ledg
         (status = 404, description = "user-not-found"),
     ),
     security(("api_key" = ["admin"])))]
-pub(crate) async fn delete(
-    allowed: Allowed<Anyone>,
-    state: web::Data<UsersState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let user = own_user(&allowed, &request)?;
-    let mut params = Params::of(&request, &["revoke_keys"]);
+pub(crate) async fn delete(call: Call<Anyone, UsersState, WithQuery>) -> Reply {
+    let user = own_user(&call)?;
+    let mut params = call.params(&["revoke_keys"]);
     let options = DeleteOptions {
         revoke_keys: params.parsed("revoke_keys").unwrap_or_default(),
     };
     params.finish()?;
-    let (user_data, sessions, by) = (
-        state.user_data.clone(),
-        state.sessions.clone(),
-        allowed.by(&request),
-    );
-    let id = user.to_string();
-    let (done, keys) = state
-        .http
-        .on_runtime(async move {
-            let keys = user_data.made_keys(&user).await?;
-            let done = user_data.delete(&by, &user, options).await?;
-            sessions.end_all(user.as_str()).await;
+    let (id, by) = (user.to_string(), call.actor());
+    let (done, keys) = call
+        .run(move |state| async move {
+            let keys = state.user_data.made_keys(&user).await?;
+            let done = state.user_data.delete(&by, &user, options).await?;
+            state.sessions.end_all(user.as_str()).await;
             Ok::<(Deleted, Vec<MadeKey>), UserDataError>((done, keys))
         })
         .await?;
@@ -249,5 +222,5 @@ pub(crate) async fn delete(
             .map(|key| DeletedUsersKey::new(key, options))
             .collect(),
     };
-    json(StatusCode::OK, &view)
+    ok(&view)
 }
