@@ -175,8 +175,8 @@ pub(crate) async fn show_kind(call: Call<Read, ControlState>) -> Reply {
 
 /// Delete a kind
 ///
-/// New jobs of it are refused. Those that were accepted stay and run, and its queue stays. Who is no admin
-/// sees nothing of their payloads from then on.
+/// New jobs of it are refused. Those that were accepted stay and run, and its queue stays. Only admins
+/// see their payloads from then on.
 #[utoipa::path(delete, path = "/v1/kinds/{name}", tag = "kinds", operation_id = "delete_kind",
     params(("name" = String, Path, description = "The kind's name")),
     responses(
