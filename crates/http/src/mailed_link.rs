@@ -1,4 +1,4 @@
-//! What the links of mails lead to: HTML pages with one form. Whoever holds a link may use it; nothing else is asked.
+//! What the links of mails lead to: HTML pages with one form. The link is the authorization: no login is needed.
 //!
 //! Opening the link changes nothing: scanners and previews open links too. The page's button sends a POST, which does it.
 

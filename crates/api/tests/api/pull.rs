@@ -140,7 +140,7 @@ async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
     let letter = good(&admin.get(&format!("/v1/dead-letters/{id}")).await.unwrap(), 200);
     assert!(letter.to_string().contains("result.width"), "{letter}");
 
-    // Who is asked to drain is told so; the farewell may be repeated.
+    // A worker that is to drain is told so; its deletion may be repeated.
     good(
         &admin.request("POST", &path("drain"), &[], &[]).await.unwrap(),
         200,

@@ -54,7 +54,8 @@ impl Steering<'_> {
         check::kind(name, &definition).map_err(DeclareError::Invalid)?;
         let queue = definition.queue.clone();
         let is_configured = self.check_fleet(&queue)?;
-        let text = serde_json::to_string(&definition).unwrap_or_default();
+        let text = serde_json::to_string(&definition)
+            .map_err(|error| LedgerError::Corrupt(format!("the kind {name:?} cannot be written: {error}")))?;
         let is_new = !self.jobs.declared().current().await?.kinds.contains_key(name);
         let entry = AuditEntry::new(action::KIND_PUT)
             .target(name)
