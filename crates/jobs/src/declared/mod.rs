@@ -77,10 +77,19 @@ pub struct Declarations(Arc<Inner>);
 struct Inner {
     sql: Sql,
     current: RwLock<Arc<Snapshot>>,
-    /// When the database was asked last, successfully.
-    asked: Mutex<Option<Instant>>,
+    asked: Mutex<Asked>,
     /// One question at a time: the others wait for its answer.
     asking: tokio::sync::Mutex<()>,
+}
+
+/// How old the snapshot is.
+#[derive(Debug, Default)]
+struct Asked {
+    /// When the question began that the database answered last. `None`: the answer does not count any more.
+    at: Option<Instant>,
+    /// Changes that this process has made. An answer counts only if none was made since its question began: the question may have
+    /// been asked before the change was committed.
+    changes: u64,
 }
 
 impl Declarations {
@@ -121,17 +130,20 @@ impl Declarations {
         }
     }
 
-    /// The next question asks the database, whenever the last one was asked.
+    /// This process has committed a change: nobody uses an answer to a question that began before, not even one that is still
+    /// under way.
     pub(crate) fn forget(&self) {
-        *self.asked() = None;
+        let mut asked = self.asked();
+        asked.at = None;
+        asked.changes += 1;
     }
 
-    fn asked(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+    fn asked(&self) -> std::sync::MutexGuard<'_, Asked> {
         self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_older_than(&self, age: Duration) -> bool {
-        self.asked().is_none_or(|asked| asked.elapsed() >= age)
+        self.asked().at.is_none_or(|at| at.elapsed() >= age)
     }
 
     async fn ask_after(&self, age: Duration) -> Result<(), LedgerError> {
@@ -144,11 +156,14 @@ impl Declarations {
             return Ok(());
         }
         // A change that is committed after this is not in the answer: its age counts from here.
-        let now = Instant::now();
+        let (now, changes) = (Instant::now(), self.asked().changes);
         if let Some(snapshot) = store::read_unless(&self.0.sql, self.snapshot().version).await? {
             *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         }
-        *self.asked() = Some(now);
+        let mut asked = self.asked();
+        if asked.changes == changes {
+            asked.at = Some(now);
+        }
         Ok(())
     }
 }

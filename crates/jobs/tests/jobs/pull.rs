@@ -33,6 +33,7 @@ contract!(
     a_job_is_given_once_and_again_only_if_the_client_does_not_have_it,
     jobs_of_a_silent_worker_are_rescued_and_suspects_are_given_one_at_a_time,
     a_declared_kind_is_checked_everywhere_and_known_to_other_processes_in_time,
+    kinds_that_are_declared_concurrently_are_each_known_at_once,
     a_waiting_pull_is_woken_and_a_newer_one_ends_it,
 );
 
@@ -266,6 +267,25 @@ async fn jobs_of_a_silent_worker_are_rescued_and_suspects_are_given_one_at_a_tim
             State::Scheduled
         };
         assert_eq!(state(&jobs, id).await.0, expected);
+    }
+}
+
+/// A question about the declared kinds may have begun before a change was committed: its answer does not count for who made the
+/// change.
+async fn kinds_that_are_declared_concurrently_are_each_known_at_once(f: Fixture) {
+    let (jobs, _) = process(&f);
+    for round in 0..10 {
+        let declared = (0..8).map(|kind| {
+            let jobs = jobs.clone();
+            tokio::spawn(async move {
+                let name = format!("kind.{round}.{kind}");
+                declare(&jobs, &name, KindDefinition::default()).await;
+                enqueue(&jobs, &name, 1).await;
+            })
+        });
+        for one in declared.collect::<Vec<_>>() {
+            one.await.unwrap();
+        }
     }
 }
 
