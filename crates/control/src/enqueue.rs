@@ -253,14 +253,16 @@ pub(crate) async fn batch(call: Call<Produce, ControlState>, payload: web::Paylo
     let key = idempotency_key(&call.request)?;
     let body: BatchBody = call.json_of(payload, BodySize::Bulk).await?;
     let trace = traceparent(&call.request);
-    let requests: Vec<JobRequest> = (0..)
-        .zip(body.jobs)
-        .map(|(index, job)| {
-            let key = key.map(|key| call.allowed.caller().batch_key(key, index));
-            job.into_request(key, trace.clone())
-        })
-        .collect();
-    let jobs = call.run(|state| async move { state.jobs.enqueue_requests_under_one_key(requests).await });
+    let jobs = body.jobs.into_iter();
+    let requests: Vec<JobRequest> = jobs.map(|job| job.into_request(None, trace.clone())).collect();
+    let under = key.map(|key| (*call.allowed.caller(), key.to_owned()));
+    let jobs = call.run(|state| async move {
+        let Some((caller, key)) = under else {
+            return state.jobs.enqueue_requests(requests).await;
+        };
+        let key_of = |index| caller.batch_key(&key, index);
+        state.jobs.enqueue_requests_under_one_key(requests, key_of).await
+    });
     let jobs = jobs.await?;
     let repeated = jobs.iter().all(|job| job.duplicate);
     json(accepted(repeated), &AcceptedBatch::from(jobs))

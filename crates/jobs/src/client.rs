@@ -204,15 +204,20 @@ impl Jobs {
         self.0.producer.store(checked).await
     }
 
-    /// The same where one idempotency key stands for all of the jobs, and each has a key that was made of it: if some of them
-    /// stand already and others do not, it was used for another batch.
+    /// The same under one idempotency key: `key_of` makes the key of each job, by its index. A repeat must be the same jobs, no
+    /// more and no fewer, or the key was used for another batch.
     pub async fn enqueue_requests_under_one_key(
         &self,
-        requests: Vec<JobRequest>,
+        mut requests: Vec<JobRequest>,
+        key_of: impl Fn(usize) -> String,
     ) -> Result<Vec<Enqueued>, EnqueueError> {
+        for (index, request) in requests.iter_mut().enumerate() {
+            request.idempotency_key = Some(key_of(index));
+        }
+        let key_after = key_of(requests.len());
         self.0.producer.look_up(&requests).await?;
         let checked = self.0.producer.check_batch(requests, false)?;
-        self.0.producer.store_as(checked, true).await
+        self.0.producer.store_under_one_key(checked, key_after).await
     }
 
     /// Enqueues inside the caller's own transaction: the job exists if and only if that commits. It always goes to the

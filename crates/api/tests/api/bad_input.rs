@@ -531,6 +531,25 @@ async fn an_idempotency_key_of_another_job() {
 }
 
 #[tokio::test]
+async fn an_idempotency_key_of_another_batch() {
+    let app = TestApp::start().await;
+    let mut client = app.admin().with_header("Idempotency-Key", "orders-17");
+    let batch = |jobs: usize| {
+        let jobs: Vec<Value> = (0..jobs).map(|n| echo(json!({"n": n}))).collect();
+        json!({"jobs": jobs})
+    };
+    let first = client.post_json("/v1/jobs/batch", &batch(3)).await.unwrap();
+    assert_eq!(first.status, 202);
+    for other in [1, 2, 4] {
+        let second = client.post_json("/v1/jobs/batch", &batch(other)).await.unwrap();
+        problem_of(&second, 422, "idempotency-key-reused", "Idempotency-Key");
+    }
+    let same = client.post_json("/v1/jobs/batch", &batch(3)).await.unwrap();
+    assert_eq!(same.status, 200);
+    assert_eq!(body_of(&same)["ids"], body_of(&first)["ids"]);
+}
+
+#[tokio::test]
 async fn no_answer_repeats_a_long_text_of_the_client() {
     let app = TestApp::start().await;
     let long = "x".repeat(100_000);

@@ -280,12 +280,33 @@ impl Producer {
         self.store_as(jobs, false).await
     }
 
-    /// `one_key`: the jobs' idempotency keys were made of one, so another set of jobs under them is refused.
-    pub(crate) async fn store_as(
+    /// The jobs' idempotency keys were made of one, so another set of jobs under them is refused: one that begins otherwise, one
+    /// that goes on (see [`Insertion::one_key`](crate::ledger::Insertion::one_key)), and one that ends before the first did.
+    /// `key_after` is the key that a further job would have.
+    pub(crate) async fn store_under_one_key(
         &self,
-        mut jobs: Vec<NewJob>,
-        one_key: bool,
+        jobs: Vec<NewJob>,
+        key_after: String,
     ) -> Result<Vec<Enqueued>, EnqueueError> {
+        let like = jobs.first().map(summary);
+        let stored = self.store_as(jobs, true).await?;
+        // The first batch was one transaction: if this is a repeat, all of the first is there to be found.
+        if let Some(like) = like
+            && stored.iter().all(|job| job.duplicate)
+            && let Some(id) = self.holder_of(key_after, &like).await?
+        {
+            return Err(EnqueueError::KeyReused { id });
+        }
+        Ok(stored)
+    }
+
+    /// The job that has this idempotency key. `like`: any job.
+    async fn holder_of(&self, key: String, like: &NewJob) -> Result<Option<JobId>, EnqueueError> {
+        let held = self.writer.holder_of(key, like).await;
+        held.map_err(|error| refusal(error, true))
+    }
+
+    async fn store_as(&self, mut jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<Enqueued>, EnqueueError> {
         let mut span = begin_trace(&mut jobs);
         let stored = self.store_traced(jobs, one_key).await;
         match &stored {

@@ -182,6 +182,24 @@ impl Writer {
         }
     }
 
+    /// The job that has this idempotency key, found by the insert of a job with it that is not kept. `like`: any job.
+    pub(super) async fn holder_of(&self, key: String, like: &NewJob) -> Result<Option<JobId>, WriteError> {
+        let job = only_with(&Key::Idempotency(key), like);
+        let how = Insertion {
+            dry: true,
+            ..Insertion::WHOLE
+        };
+        let give_up = Instant::now() + PATIENCE;
+        let inserted = try_patiently(give_up, true, || {
+            self.ledger.insert_as(std::slice::from_ref(&job), how)
+        });
+        let held = inserted.await?.into_iter().find_map(|accepted| match accepted {
+            Accepted::New(_) => None,
+            Accepted::Duplicate(id) | Accepted::Conflict(id) => Some(id),
+        });
+        Ok(held)
+    }
+
     /// Writes something under keys in a transaction of its own. `write` takes how long to wait for a key; `jobs`: whose keys
     /// they are, where there are several.
     pub(super) async fn write_whole<T, F: Future<Output = Result<T, LedgerError>>>(

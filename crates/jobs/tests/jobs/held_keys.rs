@@ -416,15 +416,16 @@ async fn a_batch_with_a_used_key_and_other_content_leaves_nothing_behind() {
         "none of the refused batch"
     );
     // So does one that begins as the first did, and goes on.
-    let longer = jobs
-        .enqueue_requests_under_one_key((0..5).map(|n| idempotent(n, &format!("batch/{n}"))).collect())
-        .await;
-    assert!(
-        matches!(longer, Err(EnqueueError::KeyReused { .. })),
-        "{longer:?}"
-    );
-    let same = jobs.enqueue_requests_under_one_key(batch(0, 2)).await.unwrap();
+    let key_of = |index: usize| format!("batch/{index}");
+    let under_one_key = |len| jobs.enqueue_requests_under_one_key(batch(0, len), key_of);
+    for other in [5, 3, 1] {
+        let refused = under_one_key(other).await;
+        let is_reused = matches!(refused, Err(EnqueueError::KeyReused { .. }));
+        assert!(is_reused, "{other} instead of two: {refused:?}");
+    }
+    let same = under_one_key(2).await.unwrap();
     assert!(same.iter().all(|job| job.duplicate));
+    assert_eq!(jobs.list(&filter).await.unwrap().len(), 32);
     // The keys of those that were taken back are free.
     let again: Vec<JobRequest> = (2..5).map(|n| idempotent(7, &format!("batch/{n}"))).collect();
     assert!(
