@@ -14,7 +14,7 @@ use std::time::Duration;
 use holdfast_core::sql::{Database, PostgresDatabase};
 use holdfast_jobs::ledger::{self, ClaimedJob, Ledger, NewJob, Outcome, PostgresLedger};
 use holdfast_jobs::{JobId, WorkerId};
-use holdfast_testkit::eventually;
+use holdfast_testkit::{PostgresServer, eventually};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use support::{Fixture, Host, LOST_AFTER, new_job};
@@ -78,12 +78,23 @@ fn bounded(f: &Fixture) -> Arc<dyn Ledger> {
     Arc::new(ledger.with_look_bound(BOUND))
 }
 
-/// A connection without the bounds of the services, for statements that prepare a test.
-async fn unbounded(f: &Fixture) -> PgConnection {
+fn server(f: &Fixture) -> &PostgresServer {
     let Host::Postgres(host) = &f.host else {
         panic!("not PostgreSQL")
     };
-    PgConnection::connect(&host.0.url()).await.unwrap()
+    &host.0
+}
+
+/// A connection without the bounds of the services, for statements that prepare a test.
+async fn unbounded(f: &Fixture) -> PgConnection {
+    PgConnection::connect(&server(f).url()).await.unwrap()
+}
+
+/// Looks that the server has ended at [`BOUND`]. None: a look at the whole queue ends in time, so the test shows nothing.
+fn looks_that_were_ended(f: &Fixture) -> usize {
+    let log = server(f).log().unwrap();
+    log.matches("canceling statement due to statement timeout")
+        .count()
 }
 
 /// A report that runs for hours: what was deleted or updated since it began is kept for it.
@@ -278,6 +289,7 @@ async fn a_fresh_worker_beside_an_old_transaction_takes_every_job_although_no_lo
     }
     let worker = f.worker().await;
     claim_until(&*bounded(&f), worker, &wanted).await;
+    assert!(looks_that_were_ended(&f) > 0);
     report.execute("commit").await.unwrap();
 }
 
@@ -294,6 +306,7 @@ async fn a_job_that_comes_to_lie_behind_the_frontier_is_found_in_slices_beside_a
         let late = insert_due_ago(&f, seconds).await;
         claim_until(&*ledger, worker, &[late]).await;
     }
+    assert!(looks_that_were_ended(&f) > 0);
     report.execute("commit").await.unwrap();
 }
 
