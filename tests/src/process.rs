@@ -1,7 +1,7 @@
 //! One place in the cluster: a process, its port and environment, and the ends it has come to.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub struct Managed {
     pub role: Role,
     pub index: usize,
     pub(crate) env: Vec<(String, String)>,
+    /// Where its program is, if not among those of this build.
+    programs: Option<PathBuf>,
     dir: PathBuf,
     lease: PortLease,
     child: Option<Child>,
@@ -64,6 +66,7 @@ impl Managed {
             role,
             index,
             env,
+            programs: None,
             dir,
             lease: PortLease::acquire()?,
             child: None,
@@ -100,10 +103,20 @@ impl Managed {
         self.starts
     }
 
+    /// From its next start on, runs the program in this folder; `None`: that of this build.
+    pub fn set_programs(&mut self, folder: Option<&Path>) {
+        self.programs = folder.map(Path::to_owned);
+    }
+
     /// Starts a process; does not wait until it is ready.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name());
-        let mut builder = Child::binary(self.role.binary())
+        let program = self.role.binary();
+        let child = match &self.programs {
+            Some(folder) => Child::program(folder.join(program)),
+            None => Child::binary(program),
+        };
+        let mut builder = child
             .named(self.name())
             .current_dir(&self.dir)
             .envs(self.env.iter().map(|(name, value)| (name, value)))

@@ -16,5 +16,6 @@ mod chaos_support;
 mod main_job;
 mod news;
 mod pause;
+mod previous_release;
 mod queue_limits;
 mod schedules;
