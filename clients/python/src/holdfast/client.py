@@ -1,0 +1,240 @@
+"""The blocking client: for producers in threads, scripts and web frameworks without an event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _calls, _flow
+from ._flow import Flow, Pause
+from ._http import Blocking, Endpoint
+from .models import Accepted, AcceptedBatch, BatchRecord, EnqueueOptions, JobRecord, KindDefinition, NewJob
+
+if TYPE_CHECKING:
+    import httpx
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+#: How long a call is repeated while the API is unavailable, in seconds.
+PATIENCE_SECONDS = 15.0
+
+
+class Client:
+    """A connection to the API; safe to share between threads. Close it, or use it as a context manager.
+
+    ``url`` and ``key`` default to the environment's HOLDFAST_URL and HOLDFAST_API_KEY. ``patience`` is how long a call is repeated
+    while the API is unavailable, in seconds; 0 raises at the first failure. ``ca_file`` names certificates to trust.
+
+    Raises :class:`~holdfast.ApiError` for what the server refuses, and :class:`~holdfast.ConnectionFailed`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        ca_file: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._endpoint = Endpoint.of(url, key, ca_file)
+        self._patience = patience
+        self._http = Blocking(self._endpoint, transport)
+
+    def __repr__(self) -> str:
+        return f"Client({self._endpoint.url!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    # Producing
+
+    def enqueue(self, kind: str, payload: Any, **options: Unpack[EnqueueOptions]) -> Job:
+        """Enqueues a job. When this returns, the job is committed, and will run.
+
+        The options are those of :class:`~holdfast.JobOptions`, ``idempotency_key`` and ``traceparent``.
+        """
+        return Job(self, self._repeat(_calls.enqueue(kind, payload, options)))
+
+    def enqueue_many(
+        self, jobs: Iterable[NewJob], *, idempotency_key: str | None = None, traceparent: str | None = None
+    ) -> list[str]:
+        """Enqueues jobs. Returns their ids, in order. An invalid job is named by ``index`` in the error.
+
+        Up to 10,000 jobs (and 12 MiB) are enqueued all or none. More are enqueued in several such calls, each under a key of its own
+        that follows from ``idempotency_key``: after an error repeat the whole with the same key.
+        """
+        ids: list[str] = []
+        for call in _calls.enqueue_many(jobs, idempotency_key, traceparent):
+            ids += self._repeat(call)
+        return ids
+
+    def create_batch(
+        self,
+        jobs: Iterable[NewJob],
+        *,
+        name: str | None = None,
+        callback: NewJob | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Batch:
+        """Enqueues jobs that are followed as one. ``callback`` is enqueued once, when all of them have ended."""
+        call = _calls.create_batch(jobs, name, callback, idempotency_key, traceparent)
+        return Batch(self, self._repeat(call))
+
+    # Jobs and batches
+
+    def job(self, id: str) -> JobRecord:
+        """The job as it is now. Raises NotFound."""
+        return self._repeat(_calls.get_job(id))
+
+    def wait(self, id: str, timeout: float | None = None) -> JobRecord:
+        """Waits for the end of a job, for ``timeout`` seconds. Raises WaitTimeout."""
+        return self._run(_flow.awaited(f"job {id}", lambda wait: _calls.get_job(id, wait), timeout, self._patience))
+
+    def jobs(
+        self,
+        *,
+        queue: str | None = None,
+        state: str | None = None,
+        kind: str | None = None,
+        batch: str | None = None,
+        page: int = 100,
+    ) -> Iterator[JobRecord]:
+        """Jobs, newest first; they are read in pages while you iterate."""
+        filters = {"queue": queue, "state": state, "kind": kind, "batch": batch}
+        for flow in _flow.pages(filters, page, self._patience):
+            yield from self._run(flow)
+
+    def cancel(self, id: str) -> str:
+        """Cancels a job. Returns its state: ``cancelled``, or ``running`` if it was asked to stop."""
+        return self._repeat(_calls.cancel_job(id))
+
+    def retry(self, id: str) -> str:
+        """Makes a discarded or delayed job available now. Returns its state."""
+        return self._repeat(_calls.retry_job(id))
+
+    def batch(self, id: str) -> BatchRecord:
+        """The batch as it is now. Raises NotFound."""
+        return self._repeat(_calls.get_batch(id))
+
+    def wait_batch(self, id: str, timeout: float | None = None) -> BatchRecord:
+        """Waits for the end of a batch, for ``timeout`` seconds. Raises WaitTimeout."""
+        return self._run(_flow.awaited(f"batch {id}", lambda wait: _calls.get_batch(id, wait), timeout, self._patience))
+
+    def cancel_batch(self, id: str) -> BatchRecord:
+        """Cancels what waits of a batch, and asks what runs to stop."""
+        return self._repeat(_calls.cancel_batch(id))
+
+    # Kinds and queues: a key with the scope `admin`
+
+    def put_kind(self, kind: KindDefinition) -> dict[str, Any]:
+        """Declares a kind, and its queue."""
+        return self._repeat(_calls.put_kind(kind))
+
+    def kind(self, name: str) -> dict[str, Any]:
+        """A kind as the API shows it. Raises NotFound."""
+        return self._repeat(_calls.get_kind(name))
+
+    def delete_kind(self, name: str) -> None:
+        """Forgets a kind: new jobs of it are refused."""
+        self._repeat(_calls.delete_kind(name))
+
+    def put_queue(self, name: str) -> dict[str, Any]:
+        """Declares a queue of pull workers."""
+        return self._repeat(_calls.put_queue(name))
+
+    def delete_queue(self, name: str) -> None:
+        """Forgets a declared queue that has no kinds and no jobs to run."""
+        self._repeat(_calls.delete_queue(name))
+
+    def ring(self, queue: str) -> None:
+        """Wakes the queue's workers, after jobs were enqueued in SQL (:mod:`holdfast.sql`)."""
+        self._repeat(_calls.ring(queue))
+
+    # How calls are sent
+
+    def _repeat(self, call: _calls.Call[T]) -> T:
+        return self._run(_flow.repeated(call, self._patience))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    step = flow.send(None)
+                else:
+                    step = flow.send(self._http.send(step))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+class Job:
+    """An enqueued job."""
+
+    def __init__(self, client: Client, accepted: Accepted) -> None:
+        self._client = client
+        self.id = accepted.id
+        self.kind = accepted.kind
+        self.queue = accepted.queue
+        #: The state when it was enqueued; ``refresh`` has the one of now.
+        self.state = accepted.state
+        #: A job with this ``idempotency_key`` or ``unique_key`` existed; this is it.
+        self.duplicate = accepted.duplicate
+
+    def __repr__(self) -> str:
+        return f"Job({self.id}, {self.kind})"
+
+    def refresh(self) -> JobRecord:
+        """The job as it is now."""
+        return self._client.job(self.id)
+
+    def wait(self, timeout: float | None = None) -> JobRecord:
+        """Waits for the job's end, for ``timeout`` seconds. Raises WaitTimeout."""
+        return self._client.wait(self.id, timeout)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits for the result. Raises WaitTimeout, and JobFailed for a discarded or cancelled job."""
+        return self.wait(timeout).result_or_raise()
+
+    def cancel(self) -> str:
+        """Cancels the job. Returns its state."""
+        return self._client.cancel(self.id)
+
+
+class Batch:
+    """An enqueued batch."""
+
+    def __init__(self, client: Client, accepted: AcceptedBatch) -> None:
+        self._client = client
+        self.id = accepted.id
+        self.total = accepted.total
+        #: The ids of the jobs, in order; empty for a repeat of an earlier batch.
+        self.ids = accepted.ids
+        self.duplicate = accepted.duplicate
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id}, {self.total} jobs)"
+
+    def refresh(self) -> BatchRecord:
+        """The batch as it is now."""
+        return self._client.batch(self.id)
+
+    def wait(self, timeout: float | None = None) -> BatchRecord:
+        """Waits for the batch's end, for ``timeout`` seconds. Raises WaitTimeout."""
+        return self._client.wait_batch(self.id, timeout)
+
+    def cancel(self) -> BatchRecord:
+        """Cancels what waits of it, and asks what runs to stop."""
+        return self._client.cancel_batch(self.id)

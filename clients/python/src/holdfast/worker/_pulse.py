@@ -1,0 +1,269 @@
+"""The heartbeat process of a worker: a program of its own, because a handler can hold Python's lock in the worker's process.
+
+It imports little of the standard library and nothing else, so that it is small. It is started by :class:`holdfast.worker._lease.ProcessLease`.
+
+Input, in lines; fields are separated by tabs:
+    1. ``scheme host port path ca_file parent kill`` and a line with the value of the header Authorization (may be empty);
+    2. then states: ``state SILENCE N`` and N lines ``SESSION INTERVAL VERSION BODY``, which replace what was known. BODY is the heartbeat.
+Output, in lines:
+    ``beat SESSION VERSION STATUS BODY`` for an answer, ``fail SESSION REASON`` for none.
+
+It ends when the input ends or its parent is another process: then the worker is dead, and its jobs are to be rescued. If the worker says
+nothing for SILENCE seconds (its jobs had less time left than that), there are no more heartbeats, and with ``kill`` the worker is
+killed: it hangs. Signals for the process group are ignored: the worker decides when heartbeats end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds for one heartbeat, from the connection to the end of the answer, at most.
+CALL_SECONDS = 5.0
+
+#: Seconds until a heartbeat is repeated that had no answer.
+RETRY_SECONDS = 1.0
+
+#: Longest answer in bytes: 10,000 jobs that are lost take 300 KiB.
+MAX_ANSWER = 4 * 1024 * 1024
+
+#: How often the parent is looked for, in seconds.
+LOOK_SECONDS = 2.0
+
+
+class Connection:
+    """One HTTP/1.1 connection that is kept."""
+
+    def __init__(self, scheme: str, host: str, port: int, ca_file: str, headers: str) -> None:
+        self._is_tls = scheme == "https"
+        self._host = host
+        self._port = port
+        self._ca_file = ca_file
+        self._headers = headers
+        self._socket: socket.socket | None = None
+        self._deadline = 0.0
+
+    def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Raises OSError or ValueError. On a connection that was kept and is closed by now the call is sent again."""
+        self._deadline = time.monotonic() + CALL_SECONDS
+        was_kept = self._socket is not None
+        try:
+            return self._exchange(path, body)
+        except (OSError, ValueError):
+            self.close()
+            if not was_kept or self._left() < CALL_SECONDS / 2:
+                raise
+        try:
+            return self._exchange(path, body)
+        except (OSError, ValueError):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no answer in time")
+        return left
+
+    def _connect(self) -> socket.socket:
+        connected = socket.create_connection((self._host, self._port), timeout=self._left())
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._is_tls:
+            import ssl
+
+            context = ssl.create_default_context(cafile=self._ca_file)
+            connected = context.wrap_socket(connected, server_hostname=self._host)
+        return connected
+
+    def _exchange(self, path: str, body: bytes) -> tuple[int, bytes]:
+        if self._socket is None:
+            self._socket = self._connect()
+        head = f"POST {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
+        self._socket.settimeout(self._left())
+        self._socket.sendall(head.encode("latin-1") + body)
+        answer, ends = self._read_until(b"", b"\r\n\r\n")
+        status_line, *lines = answer[:ends].decode("latin-1").split("\r\n")
+        status = int(status_line.split(" ", 2)[1])
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        rest = answer[ends + 4 :]
+        if status == 204 or 100 <= status < 200:
+            content = b""
+        elif headers.get("transfer-encoding", "").lower() == "chunked":
+            content = self._read_chunks(rest)
+        elif "content-length" in headers:
+            content = self._read_exactly(rest, int(headers["content-length"]))[0]
+        else:
+            raise ValueError("the answer has no length")
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        return status, content
+
+    def _more(self, size: int) -> bytes:
+        if size > MAX_ANSWER:
+            raise ValueError("the answer is too long")
+        assert self._socket is not None
+        self._socket.settimeout(self._left())
+        data = self._socket.recv(65536)
+        if not data:
+            raise ConnectionError("the connection was closed")
+        return data
+
+    def _read_until(self, data: bytes, mark: bytes) -> tuple[bytes, int]:
+        while (found := data.find(mark)) < 0:
+            data += self._more(len(data))
+        return data, found
+
+    def _read_exactly(self, data: bytes, size: int) -> tuple[bytes, bytes]:
+        if size > MAX_ANSWER:
+            raise ValueError("the answer is too long")
+        while len(data) < size:
+            data += self._more(len(data))
+        return data[:size], data[size:]
+
+    def _read_chunks(self, data: bytes) -> bytes:
+        content = b""
+        while True:
+            data, ends = self._read_until(data, b"\r\n")
+            size = int(data[:ends].split(b";")[0], 16)
+            chunk, data = self._read_exactly(data[ends + 2 :], size + 2)
+            content += chunk[:-2]
+            if size == 0:
+                return content
+            if len(content) > MAX_ANSWER:
+                raise ValueError("the answer is too long")
+
+
+class Beat:
+    """The heartbeats of one session."""
+
+    def __init__(self, interval: float, now: float) -> None:
+        self.interval = interval
+        self.due = now + interval
+        self.version = "0"
+        self.body = b""
+
+
+class Pulse:
+    """The program's state."""
+
+    def __init__(self, head: str, authorization: str, say: Callable[[str], None]) -> None:
+        scheme, host, port, self._path, ca_file, parent, kill = head.split("\t")
+        headers = f"Host: {host}:{port}\r\nContent-Type: application/json\r\nUser-Agent: holdfast-python-heartbeat\r\n"
+        if authorization:
+            headers += f"Authorization: {authorization}\r\n"
+        self._connection = Connection(scheme, host, int(port), ca_file, headers)
+        self._parent = int(parent)
+        self._kills = kill == "1"
+        self._say = say
+        self._beats: dict[str, Beat] = {}
+        self._quiet_at = time.monotonic() + 60.0
+
+    @property
+    def is_orphan(self) -> bool:
+        return os.getppid() != self._parent
+
+    def learn(self, head: str, lines: list[str]) -> None:
+        """A new state."""
+        now = time.monotonic()
+        self._quiet_at = now + float(head.split("\t")[1])
+        known, self._beats = self._beats, {}
+        for line in lines:
+            session, interval, version, body = line.split("\t", 3)
+            beat = known.get(session) or Beat(float(interval), now)
+            beat.version, beat.body = version, body.encode("utf-8")
+            self._beats[session] = beat
+
+    def wait_seconds(self) -> float:
+        now = time.monotonic()
+        return max(0.0, min([LOOK_SECONDS, *(beat.due - now for beat in self._beats.values())]))
+
+    def beat(self) -> None:
+        """Sends the heartbeats that are due."""
+        now = time.monotonic()
+        if now > self._quiet_at:
+            self._worker_hangs()
+            return
+        for session, beat in self._beats.items():
+            if beat.due <= now:
+                self._send(session, beat)
+
+    def _worker_hangs(self) -> None:
+        self._beats.clear()
+        if self._kills and not self.is_orphan:
+            os.kill(self._parent, signal.SIGKILL)
+
+    def _send(self, session: str, beat: Beat) -> None:
+        began = time.monotonic()
+        try:
+            status, answer = self._connection.post(f"{self._path}/v1/workers/{session}/heartbeat", beat.body)
+        except (OSError, ValueError) as error:
+            beat.due = time.monotonic() + min(beat.interval, RETRY_SECONDS) * jitter()
+            self._say(f"fail\t{session}\t{type(error).__name__}: {error}")
+            return
+        wait = beat.interval if status < 300 or status == 404 else min(beat.interval, RETRY_SECONDS) * jitter()
+        beat.due = max(time.monotonic(), began + wait)
+        self._say(f"beat\t{session}\t{beat.version}\t{status}\t{answer.decode('utf-8', 'replace')}")
+
+
+def jitter() -> float:
+    """0.5 to 1.0, so that many workers do not repeat together. The module `random` would take 1 MiB."""
+    return 0.5 + time.monotonic_ns() % 1_009 / 2_018
+
+
+def lines_of(data: bytes) -> tuple[list[str], bytes]:
+    """The whole lines, and the rest."""
+    *whole, rest = data.split(b"\n")
+    return [line.decode("utf-8") for line in whole], rest
+
+
+def say(line: str) -> None:
+    """Writes a line for the worker."""
+    data = " ".join(line.splitlines()).encode("utf-8") + b"\n"
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def main() -> None:
+    for one in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGINT)):
+        signal.signal(one, signal.SIG_IGN)
+    lines: list[str] = []
+    rest = b""
+    pulse: Pulse | None = None
+    while True:
+        wait = LOOK_SECONDS if pulse is None else pulse.wait_seconds()
+        if select.select([0], [], [], wait)[0]:
+            data = os.read(0, 1 << 20)
+            if not data:
+                return
+            whole, rest = lines_of(rest + data)
+            lines += whole
+        if pulse is None and len(lines) >= 2:
+            pulse = Pulse(lines[0], lines[1], say)
+            del lines[:2]
+        if pulse is not None:
+            while lines and len(lines) > (count := int(lines[0].split("\t")[2])):
+                pulse.learn(lines[0], lines[1 : count + 1])
+                del lines[: count + 1]
+            if pulse.is_orphan:
+                return
+            pulse.beat()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, KeyboardInterrupt):
+        sys.exit(0)
