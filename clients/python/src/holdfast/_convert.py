@@ -276,12 +276,20 @@ def has_default(field: dataclasses.Field[Any]) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
+def required_keys(hint: Any) -> frozenset[str]:
+    """Of a TypedDict. Its own ``__required_keys__`` misses ``NotRequired`` in annotations that are strings."""
+    marks = {name: getattr(typing.get_origin(one), "_name", None) for name, one in hints_of(hint).items()}
+    own = hint.__required_keys__
+    return frozenset(name for name, mark in marks.items() if mark == "Required" or (name in own and mark != "NotRequired"))
+
+
 def _typed_dict(hint: Any, known: dict[Any, Reader]) -> Reader:
     readers = {name: _make(one, known) for name, one in hints_of(hint).items()}
-    required = frozenset(hint.__required_keys__)
+    required = required_keys(hint)
 
     def read(value: Any, path: str) -> Any:
-        return {**value, **_fields(value, path, readers, required)} if isinstance(value, dict) else _fields(value, path, {}, required)
+        fields = _fields(value, path, readers, required)
+        return {**value, **fields}
 
     return read
 

@@ -27,6 +27,7 @@ from ._convert import (
     is_pydantic,
     is_typed_dict,
     is_union,
+    required_keys,
 )
 
 #: Longest schema that a server takes, in bytes.
@@ -144,4 +145,4 @@ class Builder:
         return self.fields({field.name: hints[field.name] for field in fields}, required, closed=True)
 
     def _typed_dict(self, hint: Any) -> Schema:
-        return self.fields(hints_of(hint), hint.__required_keys__, closed=False)
+        return self.fields(hints_of(hint), required_keys(hint), closed=False)

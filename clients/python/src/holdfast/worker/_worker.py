@@ -39,6 +39,9 @@ MAX_CONCURRENCY = 5_000
 #: Seconds that handlers may go on after a stop; with FLUSH_SECONDS and the deletion it is below the 30 s of most process managers.
 GRACE_SECONDS = 20.0
 
+#: Seconds for handlers that see only now that they are to stop.
+LAST_SECONDS = 0.5
+
 #: Seconds for the outcomes that are held when a worker ends.
 FLUSH_SECONDS = 5.0
 
@@ -260,9 +263,7 @@ class Running:
 
     async def _drain(self) -> None:
         """Handlers end, or are asked to; then what is held is sent."""
-        began = time.monotonic()
-        while self.runs.running and (self._grace is None or time.monotonic() - began < self._grace):
-            await self._changed_within(WATCH_SECONDS)
+        await self._idle(lambda: self._grace)
         left = list(self.runs.at_work())
         if left:
             log.warning("%d handlers are still at work: their jobs are handed back", len(left))
@@ -270,14 +271,17 @@ class Running:
                 run.stop("shutdown")
                 if run.handler.is_async:
                     self._async.cancel(run)
-            await self._changed_within(WATCH_SECONDS)
+            await self._idle(lambda: LAST_SECONDS)
         await self._sender.flush(FLUSH_SECONDS)
 
-    async def _changed_within(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self.runs.changed(), seconds)
-        except asyncio.TimeoutError:
-            pass
+    async def _idle(self, grace: Callable[[], float | None]) -> None:
+        """Waits until no handler is at work, or the grace (which may become shorter) is over."""
+        began = time.monotonic()
+        while self.runs.running and ((seconds := grace()) is None or time.monotonic() - began < seconds):
+            try:
+                await asyncio.wait_for(self.runs.changed(), WATCH_SECONDS)
+            except asyncio.TimeoutError:
+                pass
 
     async def _leave(self, tasks: list[asyncio.Task[None]]) -> None:
         """Heartbeats go on until the sessions are deleted."""
