@@ -1,0 +1,68 @@
+/** The five calls of a pull worker. Each may be repeated; who repeats it, and when, is decided by the callers. */
+import type { Api } from "../api.js";
+import type { FinishedJobs, HeartbeatAnswer, NewWorker, PulledJobs, RegisteredWorker } from "../api-types.js";
+import { ApiError, NotFoundError } from "../errors.js";
+
+/** Beside the time that a pull may wait at the server. A pull that takes longer is given up, and its reply ignored. */
+const PULL_MARGIN_MS = 10_000;
+
+/** Of the other calls. Outcomes may wait 2 s for locks at the server. */
+const CALL_MS = 15_000;
+
+/** A heartbeat that takes longer is sent again. */
+const LONGEST_BEAT_MS = 10_000;
+
+export interface PullArguments {
+  readonly max: number;
+  readonly waitSeconds: number;
+  readonly have: readonly string[];
+  readonly signal: AbortSignal;
+}
+
+export class WorkerCalls {
+  readonly #api: Api;
+
+  constructor(api: Api) {
+    this.#api = api;
+  }
+
+  register(worker: NewWorker, signal: AbortSignal): Promise<RegisteredWorker> {
+    return this.#api.call({ method: "POST", path: "/v1/workers", body: JSON.stringify(worker), timeoutMs: CALL_MS, signal });
+  }
+
+  pull(id: string, { max, waitSeconds, have, signal }: PullArguments): Promise<PulledJobs> {
+    const body = JSON.stringify({ max, wait_seconds: waitSeconds, have });
+    const timeoutMs = waitSeconds * 1000 + PULL_MARGIN_MS;
+    return this.#api.call({ method: "POST", path: `${pathOf(id)}/pull`, body, timeoutMs, signal });
+  }
+
+  /** @param outcomes JSON texts */
+  finish(id: string, outcomes: readonly string[], signal: AbortSignal): Promise<FinishedJobs> {
+    const body = `{"outcomes":[${outcomes.join(",")}]}`;
+    return this.#api.call({ method: "POST", path: `${pathOf(id)}/finish`, body, timeoutMs: CALL_MS, signal });
+  }
+
+  /** @param body JSON text */
+  heartbeat(id: string, body: string, heartbeatMs: number, signal?: AbortSignal): Promise<HeartbeatAnswer> {
+    const timeoutMs = Math.min(Math.max(heartbeatMs, 1_000), LONGEST_BEAT_MS);
+    return this.#api.call({ method: "POST", path: `${pathOf(id)}/heartbeat`, body, timeoutMs, signal });
+  }
+
+  delete(id: string, timeoutMs: number): Promise<void> {
+    return this.#api.repeat({ method: "DELETE", path: pathOf(id), timeoutMs }, { tries: 5, totalMs: timeoutMs });
+  }
+}
+
+function pathOf(id: string): string {
+  return `/v1/workers/${encodeURIComponent(id)}`;
+}
+
+/** The worker was silent for too long, or the server has lost its memory: what it runs is void. */
+export function isGone(error: unknown): boolean {
+  return error instanceof NotFoundError && error.slug === "worker-not-found";
+}
+
+/** The key is wrong, was revoked, or lacks the scope. */
+export function isDenied(error: unknown): boolean {
+  return error instanceof ApiError && (error.status === 401 || error.status === 403);
+}
