@@ -9,7 +9,7 @@ import { type EnqueueManyOptions, type EnqueueOptions, type JobRequest, type Job
 import { ConfigurationError } from "./errors.js";
 import type { JobHandle } from "./job.js";
 import { type InferInput, type InferOutput, type JsonSchema, type StandardSchema, jsonSchemaOf, validate } from "./schema.js";
-import { type Queryable, enqueueIn } from "./sql.js";
+import { type Queryable, type SqlSettings, enqueueIn } from "./sql.js";
 import { Testing } from "./testing.js";
 
 export interface AppOptions extends ClientOptions {
@@ -172,7 +172,7 @@ export class JobKind<Input = any, Result = any> {
    * Enqueues a job inside a transaction of PostgreSQL, the one that holds Holdfast's tables: it runs if the transaction commits. See
    * `enqueueIn`. @returns the job's id
    */
-  async enqueueIn(transaction: Queryable, payload: Input, settings: JobSettings = {}): Promise<string> {
+  async enqueueIn(transaction: Queryable, payload: Input, settings: SqlSettings = {}): Promise<string> {
     await this.#check(payload);
     return enqueueIn(transaction, this.name, payload, settings);
   }

@@ -5,7 +5,12 @@ import { VERSION } from "./version.js";
 /** A setting from the environment, where the runtime has one. */
 export function environment(name: string): string | undefined {
   const { process } = globalThis as { process?: { env?: Record<string, string | undefined> } };
-  return process?.env?.[name] || undefined;
+  try {
+    return process?.env?.[name] || undefined;
+  } catch {
+    // Deno without the permission.
+    return undefined;
+  }
 }
 
 export class Connection {

@@ -60,6 +60,11 @@ export class ApiError extends HoldfastError {
     this.retryAfterSeconds = retryAfterSeconds;
   }
 
+  /** The server's own answer, and not that of something in between. */
+  get isProblem(): boolean {
+    return this.type !== "about:blank";
+  }
+
   /** The last part of `type`, such as `unknown-kind`. */
   get slug(): string {
     return this.type.slice(this.type.lastIndexOf(":") + 1);

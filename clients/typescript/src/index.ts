@@ -28,7 +28,16 @@ export {
 export { JobHandle, type WaitOptions } from "./job.js";
 export { Discard, Retry, type RetryOptions, Snooze, type StopCause, Stopped } from "./outcomes.js";
 export { type InferInput, type InferOutput, type JsonSchema, type StandardSchema, jsonSchemaOf } from "./schema.js";
-export { type Queryable, type SqlSettings, type Statement, enqueueIn, enqueueStatement } from "./sql.js";
+export {
+  type Queryable,
+  type SqlSettings,
+  type Statement,
+  enqueueIn,
+  enqueueManyIn,
+  enqueueManyStatement,
+  enqueueStatement,
+  jobIdOf,
+} from "./sql.js";
 export type { TestJob, Testing } from "./testing.js";
 export { type HttpAnswer, type HttpRequest, type Transport, fetchTransport } from "./transport.js";
 export { VERSION } from "./version.js";

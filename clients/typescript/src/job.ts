@@ -1,5 +1,6 @@
 /** A job that was enqueued. */
 import type { Job } from "./api-types.js";
+import { sleep } from "./backoff.js";
 import type { Backend, CallOptions } from "./enqueue.js";
 import { JobFailedError, WaitTimeoutError } from "./errors.js";
 
@@ -12,6 +13,9 @@ const FINAL = new Set(["completed", "discarded", "cancelled"]);
 
 /** Longest wait of one request, in seconds. The server may allow less. */
 const LONGEST_WAIT_SECONDS = 10;
+
+/** An answer that comes in less than this was not waited for: the next request comes after a pause. */
+const QUICK_MS = 200;
 
 export class JobHandle<Result = unknown> {
   readonly id: string;
@@ -45,10 +49,13 @@ export class JobHandle<Result = unknown> {
   async ended({ timeoutSeconds = Number.POSITIVE_INFINITY, signal }: WaitOptions = {}): Promise<Job> {
     const end = performance.now() + timeoutSeconds * 1000;
     for (;;) {
-      const left = Math.max(0, (end - performance.now()) / 1000);
+      const askedAt = performance.now();
+      const left = Math.max(0, (end - askedAt) / 1000);
       const job = await this.#backend.show(this.id, Math.min(left, LONGEST_WAIT_SECONDS), { signal });
       if (FINAL.has(job.state)) return job;
       if (performance.now() >= end) throw new WaitTimeoutError(this.id, timeoutSeconds);
+      // A server that stops answers without waiting.
+      if (performance.now() < askedAt + QUICK_MS) await sleep(Math.min(QUICK_MS, end - performance.now()), signal);
     }
   }
 

@@ -34,8 +34,7 @@ export type JsonSchema = Readonly<Record<string, unknown>> | boolean;
 
 /** The payload as the schema returns it: with its defaults and transformations. @throws PayloadError */
 export async function validate<Output>(kind: string, schema: StandardSchema<unknown, Output>, payload: unknown): Promise<Output> {
-  const checked = schema["~standard"].validate(payload);
-  const result = checked instanceof Promise ? await checked : checked;
+  const result = await schema["~standard"].validate(payload);
   if (result.issues === undefined) return result.value;
   throw new PayloadError(kind, result.issues.map(issueOf));
 }

@@ -3,7 +3,7 @@ import { describe, it } from "node:test";
 import { type } from "arktype";
 import * as v from "valibot";
 import { z } from "zod";
-import { App, ConfigurationError, Discard, JobFailedError, PayloadError, Retry, Snooze, enqueueIn, enqueueStatement, jsonSchemaOf } from "@holdfast/client";
+import { App, ConfigurationError, Discard, JobFailedError, PayloadError, Retry, Snooze, enqueueIn, enqueueManyIn, enqueueManyStatement, enqueueStatement, jsonSchemaOf } from "@holdfast/client";
 
 describe("schemas", () => {
   const schemas = {
@@ -113,21 +113,28 @@ describe("the testing mode", () => {
 });
 
 describe("SQL", () => {
+  // The same 128 bits, as the server writes both.
+  const [UUID, ULID] = ["01a22bc6-4572-36c4-90ca-74e6c075d5da", "01M8NWCHBJ6V291JKMWV07BNET"];
+
   it("passes kind, payload and options as parameters", () => {
-    const statement = enqueueStatement("it's", { a: "'; DROP" }, { delaySeconds: 5, idempotencyKey: "k", then: { kind: "b", payload: 1 } });
+    const statement = enqueueStatement("it's", { a: "'; DROP" }, { delaySeconds: 5, idempotencyKey: "k" });
     assert.match(statement.text, /holdfast\.enqueue\(\$1::text, \$2::json, \$3::jsonb\)/);
-    assert.deepEqual(statement.values.slice(0, 2), ["it's", `{"a":"'; DROP"}`]);
-    assert.deepEqual(JSON.parse(statement.values[2]), { delay_seconds: 5, idempotency_key: "k", then: { kind: "b", payload: 1 } });
+    assert.deepEqual(statement.values, ["it's", `{"a":"'; DROP"}`, '{"delay_seconds":5,"idempotency_key":"k"}']);
+    const many = enqueueManyStatement([{ kind: "a", payload: 1, priority: "low", idempotencyKey: "k" }, { kind: "b" }]);
+    assert.deepEqual(JSON.parse(many.values[0]), [{ kind: "a", payload: 1, priority: "low", idempotency_key: "k" }, { kind: "b", payload: null }]);
+    assert.throws(() => enqueueStatement("a", {}, { then: { kind: "b" } }), ConfigurationError);
   });
 
-  it("returns the job's id, and checks the payload first", async () => {
+  it("returns the job's id as the API writes it, and checks the payload first", async () => {
     const asked = [];
-    const transaction = { query: async (text, values) => (asked.push([text, values]), { rows: [{ id: "J1" }] }) };
+    const transaction = { query: async (text, values) => (asked.push([text, values]), { rows: [{ id: UUID }] }) };
     const app = new App({ queue: "q" });
     const kind = app.job("a", { schema: z.object({ n: z.number() }) });
-    assert.equal(await kind.enqueueIn(transaction, { n: 1 }), "J1");
+    assert.equal(await kind.enqueueIn(transaction, { n: 1 }), ULID);
+    assert.deepEqual(await enqueueManyIn(transaction, [{ kind: "a" }]), [ULID]);
+    assert.deepEqual(await enqueueManyIn(transaction, []), []);
     await assert.rejects(kind.enqueueIn(transaction, { n: "1" }), PayloadError);
-    assert.equal(asked.length, 1);
+    assert.equal(asked.length, 2);
     await assert.rejects(enqueueIn({ query: async () => ({ rows: [] }) }, "a", {}), ConfigurationError);
   });
 });

@@ -1,7 +1,7 @@
 // The parts of the worker, each with what can come late or twice. The worker as a whole is tested by the conformance suite.
 import assert from "node:assert/strict";
 import { after, before, describe, it, mock } from "node:test";
-import { App, ConfigurationError, Discard, InvalidRequestError, NotFoundError, Retry, Snooze, UnavailableError } from "@holdfast/client";
+import { ApiError, App, ConfigurationError, Discard, InvalidRequestError, NotFoundError, Retry, Snooze, UnavailableError } from "@holdfast/client";
 import { Worker } from "@holdfast/client/worker";
 import { ExecutionContext, execute } from "../dist/execution.js";
 import { Attempt, STOP_GRACE_MS } from "../dist/worker/attempt.js";
@@ -55,7 +55,9 @@ describe("an attempt", () => {
   function attemptOf(run, job = pulled("J")) {
     const seen = [];
     const events = { decided: (_, outcome) => seen.push(outcome?.verb ?? "void"), settled: (_, returned) => seen.push(returned ? "returned" : "given up") };
-    return { seen, attempt: new Attempt(job, 1, { run }, { progress() {}, log() {} }, events) };
+    const attempt = new Attempt(job, 1, { run }, { progress() {}, log() {} }, events);
+    attempt.start();
+    return { seen, attempt };
   }
 
   it("fails at its deadline, and keeps its place until the handler stops", async () => {
@@ -149,7 +151,7 @@ describe("an outbox", () => {
   });
 
   it("finds the outcome that the server refuses, and puts a discard in its place", async () => {
-    const refusal = new InvalidRequestError(413, { detail: "too large" });
+    const refusal = new InvalidRequestError(413, { type: "urn:holdfast:problem:body-too-large", detail: "too large" });
     const { outbox, sent, answered, add } = outboxOf((texts) => {
       if (texts.some((text) => JSON.parse(text).job === "c" && JSON.parse(text).outcome === "completed")) throw refusal;
       return stored(texts);
@@ -160,6 +162,19 @@ describe("an outbox", () => {
     const last = sent.flat().map(JSON.parse).filter(({ job }) => job === "c").at(-1);
     assert.equal(last.outcome, "discard");
     assert.match(last.error, /too large/);
+  });
+
+  it("holds outcomes while something in between answers", async () => {
+    let pages = [new InvalidRequestError(400, {}), new NotFoundError(404, {}), new ApiError(500, { type: "urn:holdfast:problem:internal" })];
+    const { outbox, sent, answered, add } = outboxOf((texts) => {
+      const page = pages.shift();
+      if (page) throw page;
+      return stored(texts);
+    });
+    add("a", "b");
+    await outbox.emptied();
+    assert.deepEqual(answered, ["a", "b"]);
+    assert.equal(new Set(sent.map(String)).size, 1);
   });
 
   it("drops outcomes of lost leases, and says so", async () => {
@@ -225,6 +240,13 @@ describe("a session", () => {
     session.take([pulled("J")], false);
     assert.equal(calls.length, 1);
     assert.deepEqual(session.have(), ["J"]);
+  });
+
+  it("knows every job of a pull before the first handler runs", () => {
+    let known;
+    const { session } = sessionOf(() => (known ??= session.have()));
+    session.take([pulled("A"), pulled("B")], false);
+    assert.deepEqual(known, ["A", "B"]);
   });
 
   it("names a job until its outcome is answered", async () => {
@@ -313,7 +335,7 @@ describe("news", () => {
     desk.progress("J", "1");
     await desk.flush(["J"]);
     desk.progress("J", "2");
-    error = new InvalidRequestError(422, {});
+    error = new InvalidRequestError(422, { type: "urn:holdfast:problem:invalid-field" });
     await desk.flush(["J"]);
     assert.deepEqual(sent.map(({ progress }) => [...progress]), [[["J", "1"]], [["J", "2"]]]);
     await desk.flush(["J"]);

@@ -1,7 +1,7 @@
 /**
  * One attempt of a job: the handler's call, its deadline, and its end.
  *
- * States: running → decided (there is an outcome, or there will be none) → settled (the handler has returned, or is given up). Usually the
+ * States: new → running → decided (there is an outcome, or there will be none) → settled (the handler has returned, or is given up). Usually the
  * last two happen together. They do not if
  * - the deadline passes: the outcome is `failed` immediately. The handler is asked to stop, and keeps its place until it does.
  * - the job is lost to another worker: there is no outcome. The same.
@@ -40,7 +40,8 @@ export class Attempt {
   readonly serial: number;
   readonly #context: ExecutionContext;
   readonly #events: AttemptEvents;
-  readonly #deadline: NodeJS.Timeout;
+  readonly #kind: Runnable;
+  #deadline: NodeJS.Timeout | undefined;
   #giveUp: NodeJS.Timeout | undefined;
   #isDecided = false;
   #isSettled = false;
@@ -49,9 +50,15 @@ export class Attempt {
     this.job = job;
     this.serial = serial;
     this.#events = events;
+    this.#kind = kind;
     this.#context = new ExecutionContext(job, news);
-    this.#deadline = setTimeout(() => this.#expire(), Math.min(job.deadline_seconds * 1000, MAX_TIMER_MS));
-    void execute(kind, job, this.#context).then((outcome) => this.#returned(outcome));
+  }
+
+  /** Calls the handler: what it does before its first `await` happens here. */
+  start(): void {
+    if (this.#isSettled) return;
+    this.#deadline = setTimeout(() => this.#expire(), Math.min(this.job.deadline_seconds * 1000, MAX_TIMER_MS));
+    void execute(this.#kind, this.job, this.#context).then((outcome) => this.#returned(outcome));
   }
 
   /** Asks the handler to stop. The first reason counts, but for the loss of the job: that counts always. */

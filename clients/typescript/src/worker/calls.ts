@@ -1,7 +1,7 @@
 /** The five calls of a pull worker. Each may be repeated; who repeats it, and when, is decided by the callers. */
 import type { Api } from "../api.js";
 import type { FinishedJobs, HeartbeatAnswer, NewWorker, PulledJobs, RegisteredWorker } from "../api-types.js";
-import { ApiError, NotFoundError } from "../errors.js";
+import { ApiError, InvalidRequestError, NotFoundError, isTransient } from "../errors.js";
 
 /** Beside the time that a pull may wait at the server. A pull that takes longer is given up, and its reply ignored. */
 const PULL_MARGIN_MS = 10_000;
@@ -30,7 +30,7 @@ export class WorkerCalls {
     return this.#api.call({ method: "POST", path: "/v1/workers", body: JSON.stringify(worker), timeoutMs: CALL_MS, signal });
   }
 
-  pull(id: string, { max, waitSeconds, have, signal }: PullArguments): Promise<PulledJobs> {
+  pull(id: string, { max, waitSeconds, have, signal }: PullArguments): Promise<Partial<PulledJobs>> {
     const body = JSON.stringify({ max, wait_seconds: waitSeconds, have });
     const timeoutMs = waitSeconds * 1000 + PULL_MARGIN_MS;
     return this.#api.call({ method: "POST", path: `${pathOf(id)}/pull`, body, timeoutMs, signal });
@@ -57,6 +57,19 @@ function pathOf(id: string): string {
   return `/v1/workers/${encodeURIComponent(id)}`;
 }
 
+/**
+ * Whether a worker may hope that the same call succeeds later: there was no answer, the server has failed, or something in between has
+ * answered in its place, such as a platform's "application not found" while it deploys.
+ */
+export function isTemporary(error: unknown): boolean {
+  return isTransient(error) || (error instanceof ApiError && (error.status >= 500 || !error.isProblem));
+}
+
+/** The request is refused, and would be again. A proxy may refuse its size. */
+export function isRefused(error: unknown): error is InvalidRequestError {
+  return error instanceof InvalidRequestError && (error.isProblem || error.status === 413);
+}
+
 /** The worker was silent for too long, or the server has lost its memory: what it runs is void. */
 export function isGone(error: unknown): boolean {
   return error instanceof NotFoundError && error.slug === "worker-not-found";
@@ -64,5 +77,5 @@ export function isGone(error: unknown): boolean {
 
 /** The key is wrong, was revoked, or lacks the scope. */
 export function isDenied(error: unknown): boolean {
-  return error instanceof ApiError && (error.status === 401 || error.status === 403);
+  return error instanceof ApiError && error.isProblem && (error.status === 401 || error.status === 403);
 }

@@ -5,8 +5,9 @@
  * They are news, not outcomes: the newest progress of a job counts; of the lines the last {@link MAX_LINES} are kept while the server is
  * unavailable; what the server refuses is dropped.
  */
-import { InvalidRequestError, messageOf } from "../errors.js";
+import { messageOf } from "../errors.js";
 import type { News } from "../execution.js";
+import { isRefused } from "./calls.js";
 import type { Logger } from "./log.js";
 
 /** So long news gather. */
@@ -98,7 +99,7 @@ export class NewsDesk implements News {
     try {
       await this.#send(bulletin);
     } catch (error) {
-      if (error instanceof InvalidRequestError) {
+      if (isRefused(error)) {
         this.#log.error("the server refuses progress or lines, they are dropped", { error: messageOf(error) });
       } else {
         this.#putBack(bulletin);

@@ -18,11 +18,11 @@
  */
 import type { FinishedJob } from "../api-types.js";
 import { type Backoff, delayMs, sleep } from "../backoff.js";
-import { ConnectionError, InvalidRequestError, messageOf, retryAfterMs } from "../errors.js";
+import { ConnectionError, type InvalidRequestError, messageOf, retryAfterMs } from "../errors.js";
 import type { Outcome } from "../execution.js";
 import { cut } from "../json.js";
 import { Bell } from "./bell.js";
-import { isGone } from "./calls.js";
+import { isGone, isRefused } from "./calls.js";
 import type { Logger } from "./log.js";
 
 /** Most outcomes of one request; the server takes 1,000. */
@@ -117,7 +117,7 @@ export class Outbox {
       } catch (error) {
         if (this.#closing.signal.aborted) return;
         if (isGone(error)) return this.#settle(batch, batch.map(({ job }) => ({ job, status: "lease_lost" as const })));
-        if (error instanceof InvalidRequestError) return this.#divide(batch, error);
+        if (isRefused(error)) return this.#divide(batch, error);
         this.#events.failed(error);
         const delay = delayMs(BACKOFF, failures, retryAfterMs(error));
         this.#log.warn("outcomes cannot be sent and are held", {

@@ -29,8 +29,6 @@ export interface SnapshotSession {
   readonly running: readonly string[];
 }
 
-export type ToThread = { readonly type: "snapshot"; readonly snapshot: Snapshot } | { readonly type: "stop" };
-
 export type FromThread =
   /** Send a snapshot. */
   | { readonly type: "ask" }

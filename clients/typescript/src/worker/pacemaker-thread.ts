@@ -11,7 +11,7 @@ import { delayMs, sleep } from "../backoff.js";
 import { messageOf, retryAfterMs } from "../errors.js";
 import { WorkerCalls, isDenied, isGone } from "./calls.js";
 import { nodeTransport } from "./node-transport.js";
-import { type FromThread, type PacemakerData, type Snapshot, type SnapshotSession, type ToThread, monotonicMs } from "./pacemaker-protocol.js";
+import { type FromThread, type PacemakerData, type Snapshot, type SnapshotSession, monotonicMs } from "./pacemaker-protocol.js";
 
 /** How long a round waits for the main thread. */
 const ASK_MS = 250;
@@ -124,8 +124,5 @@ function endProcess(seconds: number): void {
 }
 
 const thread = new PacemakerThread(data);
-port?.on("message", (message: ToThread) => {
-  if (message.type === "stop") process.exit(0);
-  thread.receive(message.snapshot);
-});
+port?.on("message", (snapshot: Snapshot) => thread.receive(snapshot));
 void thread.run();

@@ -20,7 +20,7 @@ import { Worker as Thread } from "node:worker_threads";
 import { delayMs } from "../backoff.js";
 import type { Connection } from "../connection.js";
 import type { Logger } from "./log.js";
-import { type FromThread, type PacemakerData, type Snapshot, type ToThread, monotonicMs } from "./pacemaker-protocol.js";
+import { type FromThread, type PacemakerData, type Snapshot, monotonicMs } from "./pacemaker-protocol.js";
 
 /** A main thread that is blocked for so long past the last deadline of what it runs is stuck: its leases are given up. */
 const STUCK_MS = 60_000;
@@ -54,7 +54,7 @@ export class Pacemaker {
   update(): void {
     if (this.#isStopped) return;
     if (this.#thread === undefined && this.#restart === undefined) this.#start();
-    else this.#post({ type: "snapshot", snapshot: this.#events.snapshot() });
+    else this.#thread?.postMessage(this.#events.snapshot());
   }
 
   /** An attempt begins whose deadline passes after this time. */
@@ -101,7 +101,7 @@ export class Pacemaker {
       case "ask": {
         const remaining = this.#events.remainingMs();
         Atomics.store(this.#data.deadline, 0, remaining > 0 ? monotonicMs() + BigInt(Math.ceil(remaining)) : 0n);
-        this.#post({ type: "snapshot", snapshot: this.#events.snapshot() });
+        this.#thread?.postMessage(this.#events.snapshot());
         return;
       }
       case "answered":
@@ -118,9 +118,5 @@ export class Pacemaker {
       case "stuck":
         this.#log.error("the event loop was blocked past every deadline: the worker's lease was given up", { seconds: message.seconds });
     }
-  }
-
-  #post(message: ToThread): void {
-    this.#thread?.postMessage(message);
   }
 }

@@ -86,6 +86,11 @@ export class Session {
     return this.#outbox.size;
   }
 
+  /** Jobs that it holds. */
+  get size(): number {
+    return this.#held.size;
+  }
+
   /** No job is held, and no outcome. */
   get isIdle(): boolean {
     return this.#held.size === 0 && this.#outbox.size === 0;
@@ -97,7 +102,7 @@ export class Session {
   }
 
   /** Asks for jobs. One pull at a time: the one before is given up. */
-  async pull(max: number, waitSeconds: number): Promise<PulledJobs> {
+  async pull(max: number, waitSeconds: number): Promise<Partial<PulledJobs>> {
     this.#pulling?.abort(new Error("another pull took its place"));
     const pulling = new AbortController();
     this.#pulling = pulling;
@@ -110,13 +115,16 @@ export class Session {
 
   /** Starts the attempts of pulled jobs. @param isStopping They go back instead */
   take(jobs: readonly PulledJob[], isStopping: boolean): void {
+    const attempts: Attempt[] = [];
     for (const job of jobs) {
       const known = this.#held.get(job.id);
       if (known?.fence === job.fence) continue;
       known?.attempt?.stop("lost", "the job was given to this worker anew: its first lease was lost");
-      if (isStopping) this.#handBack(job, HANDED_BACK);
-      else this.#start(job);
+      const attempt = isStopping ? this.#handBack(job, HANDED_BACK) : this.#hold(job);
+      if (attempt !== undefined) attempts.push(attempt);
     }
+    // A handler may block the thread: everything that was pulled is known by then.
+    for (const attempt of attempts) attempt.start();
   }
 
   /** What a heartbeat was answered. @param serial Of the last attempt that had begun when the heartbeat was made */
@@ -157,12 +165,11 @@ export class Session {
     this.#news.close();
   }
 
-  #start(job: PulledJob): void {
+  #hold(job: PulledJob): Attempt | undefined {
     const kind = this.#events.kindOf(job.kind);
     if (kind === undefined) {
       this.#log.warn("a job of an unknown kind is put back", { "job.id": job.id, "job.kind": job.kind });
-      this.#handBack(job, { verb: "snooze", after: UNKNOWN_KIND_SECONDS });
-      return;
+      return this.#handBack(job, { verb: "snooze", after: UNKNOWN_KIND_SECONDS });
     }
     const attempt = new Attempt(job, this.#events.nextSerial(), kind, this.#news, {
       decided: (attempt, outcome) => this.#decided(attempt, outcome),
@@ -170,9 +177,10 @@ export class Session {
     });
     this.#held.set(job.id, { fence: job.fence, serial: attempt.serial, attempt });
     this.#events.started(attempt);
+    return attempt;
   }
 
-  #handBack(job: PulledJob, outcome: Outcome): void {
+  #handBack(job: PulledJob, outcome: Outcome): undefined {
     const serial = this.#events.nextSerial();
     this.#held.set(job.id, { fence: job.fence, serial, attempt: undefined });
     this.#outbox.add({ job: job.id, fence: job.fence, serial, text: outcomeText(job.id, job.fence, outcome) });

@@ -39,11 +39,11 @@ import type { HeartbeatAnswer, NewWorker, PulledJobs } from "../api-types.js";
 import type { App, JobKind } from "../app.js";
 import { type Backoff, delayMs, sleep } from "../backoff.js";
 import { Connection } from "../connection.js";
-import { ConfigurationError, isTransient, messageOf, retryAfterMs } from "../errors.js";
+import { ConfigurationError, messageOf, retryAfterMs } from "../errors.js";
 import { VERSION } from "../version.js";
 import type { Attempt } from "./attempt.js";
 import { Bell } from "./bell.js";
-import { WorkerCalls, isDenied, isGone } from "./calls.js";
+import { WorkerCalls, isDenied, isGone, isTemporary } from "./calls.js";
 import { type Logger, lineLogger } from "./log.js";
 import { type NodeTransport, nodeTransport } from "./node-transport.js";
 import { Pacemaker } from "./pacemaker.js";
@@ -90,6 +90,12 @@ export const CLIENT = { name: "@holdfast/client", version: VERSION, language: "t
 
 /** Most jobs of one pull; the server's limit. */
 const MAX_PULL = 500;
+
+/** Most jobs that a worker may hold; the server's limit. */
+const MAX_HELD = 10_000;
+
+/** Of a server that names none. */
+const DEFAULT_DEADLINE_SECONDS = 300;
 
 /** How long a pull waits at the server. */
 const PULL_WAIT_SECONDS = 20;
@@ -235,7 +241,7 @@ export class Worker {
       try {
         return this.#begin(await this.#calls.register(this.#registration, signal));
       } catch (error) {
-        if (signal.aborted || !isTransient(error)) throw error;
+        if (signal.aborted || !isTemporary(error)) throw error;
         await this.#pause("the worker cannot register", error, failures);
       }
     }
@@ -316,7 +322,7 @@ export class Worker {
         await this.#register();
         continue;
       }
-      const room = this.#room();
+      const room = this.#room(session);
       if (room <= 0) {
         await this.#changed.rung();
         continue;
@@ -329,7 +335,7 @@ export class Worker {
       } catch (error) {
         if (isGone(error)) this.#lose(session);
         else if (!session.isGone && !this.#stopping.signal.aborted) {
-          if (!isTransient(error)) throw error;
+          if (!isTemporary(error)) throw error;
           failures += 1;
           await this.#pause("jobs cannot be pulled", error, failures);
         }
@@ -338,15 +344,18 @@ export class Worker {
   }
 
   /** Free places; none while too many outcomes wait. */
-  #room(): number {
-    return this.stats.held >= this.#heldLimit ? 0 : this.#registration.concurrency - this.#attempts.size;
+  #room(session: Session): number {
+    if (this.stats.held >= this.#heldLimit) return 0;
+    return Math.min(this.#registration.concurrency - this.#attempts.size, MAX_HELD - session.size);
   }
 
-  async #pulled(session: Session, { jobs, drain, register_again }: PulledJobs, elapsedMs: number): Promise<void> {
+  async #pulled(session: Session, pulled: Partial<PulledJobs>, elapsedMs: number): Promise<void> {
+    const { jobs = [], drain, register_again } = pulled;
     if (drain) this.#end("drain");
     // The lease was lost while the answer was on its way: others run these jobs.
     if (session.isGone) return;
-    session.take(jobs, this.#stopping.signal.aborted);
+    const complete = jobs.map((job) => ({ ...job, deadline_seconds: job.deadline_seconds ?? DEFAULT_DEADLINE_SECONDS }));
+    session.take(complete, this.#stopping.signal.aborted);
     if (register_again) await this.#renew(session);
     if (jobs.length === 0 && elapsedMs < QUICK_MS) await this.#sleep(QUICK_PAUSE_MS);
   }
