@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::commands::{
     audit, backup, batches, completions, copy, dead_letters, deploy, healthcheck, jobs, keys, kinds, migrate,
-    monitor, queues, redis_check, schedules, users, validate,
+    monitor, queues, redis_check, schedules, signing_keys, users, validate,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Copy(copy::Args),
     /// Create, list, rotate and revoke API keys
     Keys(keys::Args),
+    /// List, create, rotate and delete the key that signs `http.request` jobs
+    SigningKeys(signing_keys::Args),
     /// Add, invite, show, list, disable and enable users, and set their passwords
     Users(users::Args),
     /// Enqueue, show, list, cancel and retry jobs

@@ -13,7 +13,7 @@ use crate::job::{Job, JobContext, JobError, PayloadFault, SecretField};
 use crate::meters::KindMeters;
 use crate::retry::RetryPolicy;
 
-type Check = fn(&RawValue) -> Result<(), PayloadFault>;
+type Check = Arc<dyn Fn(&RawValue) -> Result<(), PayloadFault> + Send + Sync>;
 type Run = fn(&RawValue, JobContext) -> BoxFuture<'static, Result<Option<Box<RawValue>>, JobError>>;
 
 /// One kind, with its type erased.
@@ -26,6 +26,8 @@ pub struct Kind {
     /// See [`Job::secret_fields`].
     pub secret_fields: &'static [SecretField],
     check: Check,
+    /// See [`Registry::restrict`].
+    restriction: Option<Check>,
     run: Run,
     pub(crate) meters: KindMeters,
 }
@@ -48,7 +50,8 @@ impl Kind {
             retry: J::retry(),
             secret_fields: J::secret_fields(),
             meters: KindMeters::of(J::KIND),
-            check: |payload| parse::<J>(payload).and_then(|job| job.validate()),
+            check: Arc::new(|payload| parse::<J>(payload).and_then(|job| job.validate())),
+            restriction: None,
             run: |payload, ctx| {
                 let parsed = parse::<J>(payload);
                 async move {
@@ -67,6 +70,11 @@ impl Kind {
     /// Whether a payload is one this kind can run.
     pub fn check(&self, payload: &RawValue) -> Result<(), PayloadFault> {
         (self.check)(payload)
+    }
+
+    /// Whether this process accepts a payload that [`Job::validate`] has accepted.
+    pub(crate) fn check_restriction(&self, payload: &RawValue) -> Result<(), PayloadFault> {
+        self.restriction.as_ref().map_or(Ok(()), |check| check(payload))
     }
 
     pub(crate) fn run(
@@ -107,6 +115,32 @@ impl Registry {
         let mut kinds = Arc::unwrap_or_clone(self.0);
         let previous = kinds.insert(J::KIND, Kind::of::<J>());
         assert!(previous.is_none(), "two job types are called {}", J::KIND);
+        Self(Arc::new(kinds))
+    }
+
+    /// Adds a check to a registered kind: payloads that [`Job::validate`] accepts and that a process with these settings will
+    /// never run are refused when they are enqueued. The check must not wait.
+    ///
+    /// # Panics
+    /// If the kind is not registered: a fault of the program, found at its first start.
+    #[must_use]
+    pub fn restrict<J: Job>(
+        self,
+        restriction: impl Fn(&J) -> Result<(), PayloadFault> + Send + Sync + 'static,
+    ) -> Self {
+        let mut kinds = Arc::unwrap_or_clone(self.0);
+        let kind = kinds.get_mut(J::KIND);
+        assert!(kind.is_some(), "no job type is called {}", J::KIND);
+        if let Some(kind) = kind {
+            let restriction = Arc::new(restriction);
+            let of_typed = Arc::clone(&restriction);
+            kind.check = Arc::new(move |payload| {
+                let job = parse::<J>(payload)?;
+                job.validate()?;
+                restriction(&job)
+            });
+            kind.restriction = Some(Arc::new(move |payload| of_typed(&parse::<J>(payload)?)));
+        }
         Self(Arc::new(kinds))
     }
 

@@ -10,8 +10,17 @@
 //! discards it. Redirects are followed. Which addresses may be reached, and the whole table of faults, is the
 //! business of [`holdfast_outbound`].
 //!
+//! With `sign`, the request carries the signature of [Standard Webhooks](https://www.standardwebhooks.com), made anew for each
+//! attempt with the installation's keys ([`crate::signing_keys`]). Its `webhook-id` is the job's id, the same for every attempt, so
+//! a receiver can drop a repetition. Without a key nothing is sent.
+//!
+//! With `result: "json"`, the body of an accepted answer is the job's result, as it came, so that the next job of a chain reads it
+//! without a wrapper. A body that is not JSON fails the attempt: a proxy may have answered instead of the service. One that is
+//! too large or nested too deeply to be a result discards the job, as it would the job of any other kind.
+//!
 //! A cancelled job drops its request at once; whether the server has acted on it is unknown then.
 
+mod json;
 mod result;
 
 use std::collections::BTreeMap;
@@ -29,7 +38,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use holdfast_outbound::{Call, Outbound, is_public, shown};
+use holdfast_outbound::{AddressPolicy, Call, Outbound, is_of_signature, is_public, shown, signed_headers};
+
+use crate::signing_keys::SigningKeys;
 
 pub use result::{HttpResult, ResultLimit};
 
@@ -119,6 +130,39 @@ pub struct HttpRequest {
     /// The statuses that complete the job, instead of 2xx. A redirect status listed here is not followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected_status: Vec<u16>,
+    /// Whether the request is signed with the installation's key (`/v1/signing-keys`), as Standard Webhooks specifies.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sign: bool,
+    /// What the job's result is: `response` (status, headers, and the body as text) or `json` (the body, which must be JSON).
+    /// Default: `response`.
+    #[serde(default, skip_serializing_if = "ResultForm::is_default")]
+    pub result: ResultForm,
+}
+
+/// What an `http.request` job returns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResultForm {
+    /// An [`HttpResult`].
+    #[default]
+    Response,
+    /// The body of the answer, parsed as JSON.
+    Json,
+}
+
+impl ResultForm {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde calls takes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The result of an `http.request` job.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum HttpOutput {
+    Response(HttpResult),
+    Json(Box<RawValue>),
 }
 
 impl fmt::Debug for HttpRequest {
@@ -131,6 +175,8 @@ impl fmt::Debug for HttpRequest {
             .field("body_bytes", &self.body.as_ref().map(|body| body.get().len()))
             .field("timeout_seconds", &self.timeout_seconds)
             .field("expected_status", &self.expected_status)
+            .field("sign", &self.sign)
+            .field("result", &self.result)
             .finish()
     }
 }
@@ -145,7 +191,16 @@ impl HttpRequest {
             body: None,
             timeout_seconds: None,
             expected_status: Vec::new(),
+            sign: false,
+            result: ResultForm::Response,
         }
+    }
+
+    /// Whether these settings allow the address, as far as the URL names it.
+    pub(crate) fn check_address(&self, policy: &AddressPolicy) -> Result<(), PayloadFault> {
+        policy
+            .check_url(&self.parsed_url()?)
+            .map_err(|refused| PayloadFault::new("url", format!("leads to {refused}")))
     }
 
     /// The request as the client takes it; the one place that checks the payload.
@@ -196,6 +251,9 @@ impl HttpRequest {
         for (name, value) in &self.headers {
             let fault = |reason: &str| PayloadFault::new(format!("headers.{name}"), reason);
             let parsed = parsed_name(name).map_err(fault)?;
+            if self.sign && is_of_signature(&parsed) {
+                return Err(fault("is set by `sign` and cannot be given with it"));
+            }
             let mut value = HeaderValue::from_str(value)
                 .map_err(|_| fault("has a control character in its value, such as a line break"))?;
             value.set_sensitive(!is_public(&parsed));
@@ -308,7 +366,7 @@ fn move_credentials(url: &mut Url, headers: &mut HeaderMap) -> Result<(), Payloa
 
 impl Job for HttpRequest {
     const KIND: &'static str = "http.request";
-    type Output = HttpResult;
+    type Output = HttpOutput;
 
     fn timeout() -> Option<Duration> {
         Some(MAX_TIMEOUT + TIMEOUT_MARGIN)
@@ -319,18 +377,38 @@ impl Job for HttpRequest {
     }
 
     fn validate(&self) -> Result<(), PayloadFault> {
-        self.to_call().map(drop)
+        let call = self.to_call()?;
+        if self.result == ResultForm::Json && call.method == reqwest::Method::HEAD {
+            return Err(PayloadFault::new("result", "cannot be json: HEAD is answered without a body"));
+        }
+        Ok(())
     }
 
-    async fn run(self, ctx: JobContext) -> Result<HttpResult, JobError> {
+    async fn run(self, ctx: JobContext) -> Result<HttpOutput, JobError> {
         let (outbound, limit) = (ctx.resource::<Outbound>()?, ctx.resource::<ResultLimit>()?);
         let mut call = self.to_call().map_err(JobError::permanent)?;
         introduce(&mut call.headers, &ctx)?;
-        tokio::select! {
-            answer = outbound.send(call) => answer.map(|answer| HttpResult::of(&answer, *limit)),
-            () = ctx.cancelled() => Err(JobError::Cancelled),
+        if self.sign {
+            sign(&mut call, &ctx).await?;
         }
+        let answer = tokio::select! {
+            answer = outbound.send(call) => answer?,
+            () = ctx.cancelled() => return Err(JobError::Cancelled),
+        };
+        Ok(match self.result {
+            ResultForm::Response => HttpOutput::Response(HttpResult::of(&answer, *limit)),
+            ResultForm::Json => HttpOutput::Json(json::body_of(&answer, *limit)?),
+        })
     }
+}
+
+/// The id is the job's: the same for every attempt.
+async fn sign(call: &mut Call, ctx: &JobContext) -> Result<(), JobError> {
+    let secrets = ctx.resource::<SigningKeys>()?.secrets().await?;
+    let body = call.body.as_deref().unwrap_or_default();
+    call.headers
+        .extend(signed_headers(&ctx.id().to_string(), &secrets, body)?);
+    Ok(())
 }
 
 /// Tells the receiver which job this is, which attempt, and what brought it about.

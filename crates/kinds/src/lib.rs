@@ -44,14 +44,27 @@ kinds! {
     }
 }
 
+pub mod signing_keys;
+
+use std::sync::Arc;
+
 use holdfast_core::config::Settings;
 use holdfast_jobs::{Registry, Resources};
-use holdfast_outbound::Outbound;
-use holdfast_product::{Product, ProductError};
+use holdfast_outbound::{AddressPolicy, Outbound};
+use holdfast_product::{Duty, Process, Product, ProductError, ProductRoutes, WorkerProcess, handler_state};
+
+use signing_keys::{SigningKeys, SigningKeysState};
 
 pub use debug_fail::{FailMode, Recovered};
 pub use debug_sleep::Slept;
-pub use http_request::{HttpResult, Method, ResultLimit};
+pub use http_request::{HttpOutput, HttpResult, Method, ResultForm, ResultLimit};
+
+/// The actions of the audit log.
+pub mod action {
+    pub const SIGNING_KEY_CREATE: &str = "signing_key.create";
+    pub const SIGNING_KEY_ROTATE: &str = "signing_key.rotate";
+    pub const SIGNING_KEY_DELETE: &str = "signing_key.delete";
+}
 
 #[derive(Debug)]
 pub struct KindsProduct;
@@ -69,6 +82,37 @@ impl Product for KindsProduct {
         debug(registry)
     }
 
+    /// An address that will never be allowed is refused when the job is enqueued.
+    fn restrict(&self, settings: &Settings, registry: Registry) -> Registry {
+        let policy = AddressPolicy::of(&settings.http_request);
+        registry.restrict::<HttpRequest>(move |request| request.check_address(&policy))
+    }
+
+    fn worker_duties(&self, worker: WorkerProcess<'_>, resources: Resources) -> (Resources, Vec<Duty>) {
+        let keys = signing_keys_of(worker.process);
+        (resources.with(keys), Vec::new())
+    }
+
+    fn routes(&self) -> Option<ProductRoutes> {
+        Some(ProductRoutes {
+            table: signing_keys::ROUTES,
+            state: |api| {
+                handler_state(SigningKeysState {
+                    http: Arc::clone(api.http),
+                    keys: signing_keys_of(api.process),
+                })
+            },
+        })
+    }
+
+    fn audit_verbs(&self) -> &'static [&'static str] {
+        &[
+            action::SIGNING_KEY_CREATE,
+            action::SIGNING_KEY_ROTATE,
+            action::SIGNING_KEY_DELETE,
+        ]
+    }
+
     /// The HTTP client pools connections.
     fn resources(&self, settings: &Settings, resources: Resources) -> Result<Resources, ProductError> {
         let outbound = Outbound::new(&settings.http_request).map_err(|error| ProductError {
@@ -79,4 +123,8 @@ impl Product for KindsProduct {
             .with(outbound)
             .with(ResultLimit(settings.jobs.max_payload_bytes)))
     }
+}
+
+fn signing_keys_of(process: Process<'_>) -> SigningKeys {
+    SigningKeys::new(process.settings, process.database, process.jobs.clone())
 }

@@ -7,11 +7,16 @@
 //! IPv6 is read the other way round: only 2000::/3 has been given out as public, so everything else is refused
 //! whether listed or not. Forms that carry an IPv4 address inside (mapped, NAT64, 6to4, Teredo) are refused
 //! altogether, public or not: no public service is named by one, and each of them is a way around the IPv4 list.
+//!
+//! `http_request.allow_private` permits every address. `http_request.allow_hosts` permits networks, and names: a listed name may
+//! lead to the ranges of [`INNER`], where the hosts of private networks are, and to no other special range. So whoever controls
+//! a listed name cannot point it at the cloud's metadata service. What a name leads to is checked when it is resolved, for each
+//! connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use holdfast_core::config::HttpRequestSettings;
+use holdfast_core::config::{AllowedHost, HttpRequestSettings};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
@@ -64,6 +69,14 @@ const IPV6_REFUSED: [(Ipv6Net, &str); 16] = [
     (v6([0xff00, 0, 0, 0], [0; 4], 8), "a multicast address"),
 ];
 
+/// The ranges that a listed name may lead to.
+const INNER: [&str; 4] = [
+    "a private address",
+    "a carrier-grade NAT address",
+    "a loopback address",
+    "a site-local address",
+];
+
 /// Why `ip` is not of the public Internet; `None` if it is.
 fn special(ip: IpAddr) -> Option<&'static str> {
     match ip {
@@ -82,13 +95,14 @@ fn special(ip: IpAddr) -> Option<&'static str> {
 /// The address is none that a job may reach. It names the range and not the address: what a name resolves to
 /// inside the private network is not the producer's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}, which only http_request.allow_private permits")]
+#[error("{0}, which neither http_request.allow_hosts nor http_request.allow_private permits")]
 pub struct RefusedAddress(&'static str);
 
-/// What may be reached: the public Internet, and the permitted ranges.
+/// What may be reached: the public Internet, the permitted ranges, and what the listed names lead to.
 #[derive(Debug, Clone)]
 pub struct AddressPolicy {
     permitted: Arc<[IpNet]>,
+    listed: Arc<[AllowedHost]>,
 }
 
 impl AddressPolicy {
@@ -101,6 +115,7 @@ impl AddressPolicy {
     pub fn permitting(ranges: impl IntoIterator<Item = IpNet>) -> Self {
         Self {
             permitted: ranges.into_iter().collect(),
+            listed: Arc::default(),
         }
     }
 
@@ -115,9 +130,15 @@ impl AddressPolicy {
     /// What the settings of `http.request` permit.
     pub fn of(settings: &HttpRequestSettings) -> Self {
         if settings.allow_private {
-            Self::anything()
-        } else {
-            Self::public_only()
+            return Self::anything();
+        }
+        let networks = settings.allow_hosts.iter().filter_map(|host| match host {
+            AllowedHost::Network(network) => Some(*network),
+            AllowedHost::Name(_) | AllowedHost::Suffix(_) => None,
+        });
+        Self {
+            listed: settings.allow_hosts.clone().into(),
+            ..Self::permitting(networks)
         }
     }
 
@@ -128,17 +149,35 @@ impl AddressPolicy {
         }
     }
 
-    /// Checks a URL whose host is an address. Names are checked where they are resolved.
+    /// Checks an address to which a name was resolved.
+    pub fn check_resolved(&self, name: &str, ip: IpAddr) -> Result<(), RefusedAddress> {
+        self.check(ip).or_else(|refused| {
+            let is_permitted =
+                INNER.contains(&refused.0) && self.listed.iter().any(|host| host.matches_name(name));
+            if is_permitted { Ok(()) } else { Err(refused) }
+        })
+    }
+
+    /// Checks what can be known of a URL without resolving its name: a host that is an address, and the names that mean this
+    /// machine (RFC 6761, section 6.3). Other names are checked where they are resolved.
     ///
     /// The `url` crate reads every spelling that a resolver would (`0x7f.1`, `2130706433`, `017700000001`) as the
     /// address it means, so there is only one spelling left to check.
-    pub fn check_literal(&self, url: &Url) -> Result<(), RefusedAddress> {
+    pub fn check_url(&self, url: &Url) -> Result<(), RefusedAddress> {
         match url.host() {
             Some(Host::Ipv4(ip)) => self.check(ip.into()),
             Some(Host::Ipv6(ip)) => self.check(ip.into()),
+            Some(Host::Domain(name)) if is_this_machine(name) => self
+                .check_resolved(name, Ipv4Addr::LOCALHOST.into())
+                .or_else(|_| self.check_resolved(name, Ipv6Addr::LOCALHOST.into())),
             Some(Host::Domain(_)) | None => Ok(()),
         }
     }
+}
+
+fn is_this_machine(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 #[cfg(test)]
@@ -221,6 +260,65 @@ mod tests {
             ("ff02::1", "a multicast address"),
         ] {
             assert_eq!(refused(address), Some(range), "{address}");
+        }
+    }
+
+    fn listing(hosts: &[&str]) -> AddressPolicy {
+        AddressPolicy::of(&HttpRequestSettings {
+            allow_private: false,
+            allow_hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            max_response_bytes: 0,
+            max_redirects: 0,
+        })
+    }
+
+    #[test]
+    fn a_listed_name_leads_to_private_networks_and_to_no_other_special_range() {
+        let policy = listing(&["*.railway.internal", "10.0.0.5"]);
+        for (name, address, is_permitted) in [
+            ("api.railway.internal", "fd12::1", true),
+            ("api.railway.internal", "10.0.0.1", true),
+            ("api.railway.internal", "100.64.0.1", true),
+            ("api.railway.internal", "127.0.0.1", true),
+            ("api.railway.internal", "8.8.8.8", true),
+            ("api.railway.internal", "169.254.169.254", false),
+            ("api.railway.internal", "fe80::1", false),
+            ("api.railway.internal", "::ffff:10.0.0.1", false),
+            ("api.railway.internal", "0.0.0.0", false),
+            ("railway.internal", "fd12::1", false),
+            ("evil.example", "10.0.0.1", false),
+            // A listed address may be reached by any name.
+            ("evil.example", "10.0.0.5", true),
+        ] {
+            let checked = policy.check_resolved(name, address.parse().unwrap());
+            assert_eq!(checked.is_ok(), is_permitted, "{name} {address}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_refused_before_a_look_up_where_its_host_says_enough() {
+        let url = |host: &str| Url::parse(&format!("http://{host}:8080/x")).unwrap();
+        for (listed, host, is_permitted) in [
+            (&[][..], "0x7f.1", false),
+            (&[], "2130706433", false),
+            (&[], "[::ffff:10.0.0.1]", false),
+            (&[], "localhost", false),
+            (&[], "LOCALHOST.", false),
+            (&[], "a.localhost", false),
+            (&[], "localhost.example.com", true),
+            (&[], "api.railway.internal", true),
+            (&["localhost"], "localhost", true),
+            (&["localhost"], "127.0.0.1", false),
+            (&["127.0.0.1"], "localhost", true),
+            (&["::1"], "localhost", true),
+            (&["*.localhost"], "a.localhost", true),
+            (&["*.localhost"], "localhost", false),
+            (&["10.0.0.0/8"], "0x0a000001", true),
+            (&["10.0.0.0/8"], "11.0.0.1", true),
+            (&["10.0.0.0/8"], "192.168.0.1", false),
+        ] {
+            let checked = listing(listed).check_url(&url(host));
+            assert_eq!(checked.is_ok(), is_permitted, "{listed:?} {host}");
         }
     }
 

@@ -17,6 +17,7 @@ mod fault;
 mod hop;
 mod resolver;
 mod retry_after;
+mod signature;
 #[cfg(test)]
 mod tls_tests;
 
@@ -39,6 +40,7 @@ use fault::CallFault;
 use hop::Hop;
 pub use hop::is_public;
 use resolver::Resolver;
+pub use signature::{InvalidSecret, SigningSecret, is_of_signature, signed_headers};
 
 /// How a request introduces itself unless it says otherwise.
 pub const USER_AGENT: &str = concat!("holdfast/", env!("CARGO_PKG_VERSION"));
@@ -257,7 +259,7 @@ impl Outbound {
     /// One request and the head of its answer.
     async fn exchange(&self, hop: &Hop, deadline: Deadline) -> Result<Response, CallFault> {
         self.policy
-            .check_literal(&hop.url)
+            .check_url(&hop.url)
             .map_err(|refused| CallFault::Refused {
                 target: shown(&hop.url),
                 refused,

@@ -38,8 +38,9 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (policy, lookups) = (self.policy.clone(), self.lookups.clone());
         Box::pin(async move {
+            let host = name.as_str().to_owned();
             let found = look_up(name, lookups).await?;
-            let permitted = permitted(&policy, found)?;
+            let permitted = permitted(&policy, &host, found)?;
             Ok(Box::new(permitted.into_iter()) as Addrs)
         })
     }
@@ -57,11 +58,15 @@ async fn look_up(name: Name, lookups: Arc<Semaphore>) -> Result<Vec<SocketAddr>,
 }
 
 /// The permitted ones. If there are none, the reason for the first one's refusal.
-fn permitted(policy: &AddressPolicy, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError> {
+fn permitted(
+    policy: &AddressPolicy,
+    name: &str,
+    found: Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, BoxError> {
     let mut refusal = None;
     let permitted: Vec<SocketAddr> = found
         .into_iter()
-        .filter(|address| match policy.check(address.ip()) {
+        .filter(|address| match policy.check_resolved(name, address.ip()) {
             Ok(()) => true,
             Err(refused) => {
                 refusal.get_or_insert(refused);
@@ -92,17 +97,19 @@ mod tests {
         let policy = AddressPolicy::public_only();
         let mixed = addresses(&["10.0.0.1", "8.8.8.8", "::1", "2606:4700::1"]);
         assert_eq!(
-            permitted(&policy, mixed).unwrap(),
+            permitted(&policy, "a.example", mixed).unwrap(),
             addresses(&["8.8.8.8", "2606:4700::1"])
         );
         assert_eq!(
-            permitted(&policy, addresses(&["127.0.0.1", "10.0.0.1"]))
+            permitted(&policy, "a.example", addresses(&["127.0.0.1", "10.0.0.1"]))
                 .unwrap_err()
                 .to_string(),
-            "a loopback address, which only http_request.allow_private permits"
+            "a loopback address, which neither http_request.allow_hosts nor http_request.allow_private permits"
         );
         assert_eq!(
-            permitted(&policy, Vec::new()).unwrap_err().to_string(),
+            permitted(&policy, "a.example", Vec::new())
+                .unwrap_err()
+                .to_string(),
             "the name has no address"
         );
     }

@@ -14,6 +14,7 @@ use super::*;
 
 const SETTINGS: HttpRequestSettings = HttpRequestSettings {
     allow_private: true,
+    allow_hosts: Vec::new(),
     max_response_bytes: 1024,
     max_redirects: 3,
 };

@@ -114,6 +114,12 @@ pub trait Product: Send + Sync {
         registry
     }
 
+    /// Adds what these settings refuse of the product's kinds: see [`Registry::restrict`].
+    fn restrict(&self, settings: &Settings, registry: Registry) -> Registry {
+        let _ = settings;
+        registry
+    }
+
     /// Adds what handlers share and needs no database. Called once for each process that runs handlers.
     ///
     /// # Errors

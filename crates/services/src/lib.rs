@@ -53,13 +53,17 @@ fn production() -> Registry {
         .fold(Registry::new(), |registry, product| product.kinds(registry))
 }
 
-/// The kinds of a process with these settings: in production none of those that only development knows.
+/// The kinds of a process with these settings, with what the settings refuse: in production none of those that only
+/// development knows.
 pub fn registry_for(settings: &Settings) -> Registry {
-    if settings.is_production() {
+    let registry = if settings.is_production() {
         production()
     } else {
         registry()
-    }
+    };
+    PRODUCTS
+        .iter()
+        .fold(registry, |registry, product| product.restrict(settings, registry))
 }
 
 /// What the handlers of a process share. Build it once per process: its HTTP client pools connections.

@@ -21,6 +21,7 @@ mod operations;
 mod outages;
 mod points;
 mod pull;
+mod push;
 mod queue_limits;
 mod rates;
 mod schedules;

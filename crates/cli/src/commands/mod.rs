@@ -18,6 +18,7 @@ pub(crate) mod monitor;
 pub(crate) mod queues;
 pub(crate) mod redis_check;
 pub(crate) mod schedules;
+pub(crate) mod signing_keys;
 pub(crate) mod users;
 pub(crate) mod validate;
 
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Backup(args) => briefly(backup::run(args, program)),
         Command::Copy(args) => briefly(copy::run(args, program)),
         Command::Keys(args) => briefly(keys::run(args, program)),
+        Command::SigningKeys(args) => briefly(signing_keys::run(args, program)),
         Command::Users(args) => briefly(users::run(args, program)),
         Command::Jobs(args) => briefly(jobs::run(*args, program)),
         Command::Batches(args) => briefly(batches::run(args, program)),

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::allowed_host::AllowedHost;
 use super::authorities::ca_certificate;
 use super::conflicts;
 use super::environment::variable_of;
@@ -353,9 +354,33 @@ fn beat(reader: &mut Reader<'_>) -> BeatSettings {
 fn http_request(reader: &mut Reader<'_>) -> HttpRequestSettings {
     HttpRequestSettings {
         allow_private: reader.flag("http_request.allow_private"),
+        allow_hosts: allowed_hosts(reader, "http_request.allow_hosts"),
         max_response_bytes: reader.bytes("http_request.max_response_bytes", 0..=67_108_864),
         max_redirects: reader.count("http_request.max_redirects", 0..=20),
     }
+}
+
+fn allowed_hosts(reader: &mut Reader<'_>, path: &str) -> Vec<AllowedHost> {
+    const MOST: usize = 100;
+    let texts = reader.list(path);
+    if texts.len() > MOST {
+        reader.fault_once(path, || {
+            let problem = format!("{} entries are more than {MOST}", texts.len());
+            (problem, "give networks, or suffixes of names".to_owned())
+        });
+    }
+    let mut hosts = Vec::with_capacity(texts.len());
+    for text in texts {
+        match text.parse() {
+            Ok(host) => hosts.push(host),
+            Err(error) => reader.fault_once(path, || {
+                let fix = "give hosts such as [\"*.railway.internal\", \"reports\", \"10.0.0.5\", \"10.1.0.0/16\"], without \
+                           scheme, port and path; allow_private = true allows all of them";
+                (format!("{text:?} is refused: {error}"), fix.to_owned())
+            }),
+        }
+    }
+    hosts
 }
 
 fn auth(reader: &mut Reader<'_>) -> AuthSettings {

@@ -5,6 +5,7 @@
 //! setting, where its value came from, the problem and the fix, and the process ends with code 64. Unknown settings
 //! are faults too, because a misspelt one would otherwise be a silent default. No secret appears in any of this.
 
+mod allowed_host;
 mod assemble;
 mod authorities;
 mod conflicts;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use allowed_host::{AllowedHost, InvalidAllowedHost};
 pub use docs::{SettingDoc, settings_table};
 pub use fault::{ConfigFault, ConfigFaults};
 pub use limits::*;

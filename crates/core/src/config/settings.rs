@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use url::Url;
 
+use super::allowed_host::AllowedHost;
 use super::limits::QueueLimits;
 
 /// Where the process runs; production refuses what is merely convenient.
@@ -370,6 +371,8 @@ pub struct BeatSettings {
 pub struct HttpRequestSettings {
     /// Private, loopback and link-local targets are refused unless this is set.
     pub allow_private: bool,
+    /// The private hosts that may be reached nevertheless.
+    pub allow_hosts: Vec<AllowedHost>,
     pub max_response_bytes: usize,
     pub max_redirects: usize,
 }

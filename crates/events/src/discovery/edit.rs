@@ -8,7 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::Sources;
-use super::source::{MAX_SOURCES, NewSource, SourceId, SourceRecord};
+use super::source::{MAX_SOURCES, NewSource, SourceFault, SourceId, SourceRecord};
 use super::store::{COLUMNS, Row, SourceError, encoded, record, uuid};
 use crate::action;
 use holdfast_core::sql::dialect::{on_either, read_either};
@@ -119,11 +119,23 @@ impl Sources {
     }
 
     fn check(&self, source: &NewSource) -> Result<(), SourceError> {
-        let faults = source.faults(&self.0.settings);
+        let mut faults = source.faults(&self.0.settings);
+        if faults.is_empty() {
+            faults.extend(self.refused_address(source));
+        }
         if faults.is_empty() {
             return Ok(());
         }
         Err(SourceError::Invalid(faults))
+    }
+
+    /// A host that can never be reached: see [`AddressPolicy::check_url`](holdfast_outbound::AddressPolicy::check_url).
+    fn refused_address(&self, source: &NewSource) -> Option<SourceFault> {
+        let refused = self.0.policy.check_url(&source.definition.address()?).err()?;
+        Some(SourceFault {
+            field: "url".to_owned(),
+            reason: format!("leads to {refused}"),
+        })
     }
 
     async fn count(&self) -> Result<i64, LedgerError> {

@@ -53,7 +53,7 @@ use holdfast_jobs::Jobs;
 use holdfast_jobs::sql::Sql;
 
 use crate::store::Events;
-use holdfast_outbound::Outbound;
+use holdfast_outbound::{AddressPolicy, Outbound};
 
 pub use self::announcement::{NEWS, NewsAnnouncer};
 pub use self::news::{AnnouncementCounts, Announcer, Happened, News};
@@ -73,6 +73,7 @@ struct Inner {
     sql: Sql,
     jobs: Jobs,
     settings: DiscoverySettings,
+    policy: AddressPolicy,
 }
 
 impl Sources {
@@ -82,6 +83,7 @@ impl Sources {
             sql: Sql::new(database, &settings.database),
             jobs,
             settings: settings.discovery.clone(),
+            policy: AddressPolicy::of(&settings.http_request),
         }))
     }
 }

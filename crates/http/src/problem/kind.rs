@@ -26,6 +26,7 @@ pub enum ProblemKind {
     NothingMatched,
     ScheduleNotFound,
     KeyNotFound,
+    SigningKeyNotFound,
     TrackNotFound,
     WebhookNotFound,
     MailTemplateNotFound,
@@ -43,6 +44,7 @@ pub enum ProblemKind {
     TooManyMailTemplates,
     NameTaken,
     KeyRevoked,
+    SigningKeyExists,
     TrackExists,
     TooManySources,
     TooManySubscriptions,
@@ -73,7 +75,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 65] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -94,6 +96,7 @@ impl ProblemKind {
         Self::NothingMatched,
         Self::ScheduleNotFound,
         Self::KeyNotFound,
+        Self::SigningKeyNotFound,
         Self::TrackNotFound,
         Self::WebhookNotFound,
         Self::MailTemplateNotFound,
@@ -111,6 +114,7 @@ impl ProblemKind {
         Self::TooManyMailTemplates,
         Self::NameTaken,
         Self::KeyRevoked,
+        Self::SigningKeyExists,
         Self::TrackExists,
         Self::TooManySources,
         Self::TooManySubscriptions,
@@ -188,6 +192,11 @@ impl ProblemKind {
             Self::BatchNotFound => ("batch-not-found", S::NOT_FOUND, "There is no such batch"),
             Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
             Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
+            Self::SigningKeyNotFound => (
+                "signing-key-not-found",
+                S::NOT_FOUND,
+                "There is no such signing key",
+            ),
             Self::WebhookNotFound => ("webhook-not-found", S::NOT_FOUND, "There is no such webhook"),
             Self::MailTemplateNotFound => (
                 "mail-template-not-found",
@@ -281,6 +290,11 @@ impl ProblemKind {
             ),
             Self::NameTaken => ("name-taken", S::CONFLICT, "The name is taken"),
             Self::KeyRevoked => ("key-revoked", S::CONFLICT, "The API key is revoked"),
+            Self::SigningKeyExists => (
+                "signing-key-exists",
+                S::CONFLICT,
+                "The installation has a signing key",
+            ),
             Self::TrackExists => ("track-exists", S::CONFLICT, "Another track has this id"),
             Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::PayloadTooLarge => (

@@ -69,6 +69,14 @@ impl KnownKind<'_> {
         }
     }
 
+    /// What [`KnownKind::check`] checks beyond the kind's own `validate`, which has checked a typed job.
+    fn check_restriction(&self, payload: &RawValue) -> Result<(), PayloadFault> {
+        match self {
+            Self::Coded(kind) => kind.check_restriction(payload),
+            Self::Declared(_) => Ok(()),
+        }
+    }
+
     pub(crate) fn meters(&self) -> &KindMeters {
         match self {
             Self::Coded(kind) => &kind.meters,
@@ -258,17 +266,18 @@ impl Checker {
                 ),
             ));
         }
-        if origin == Origin::Text {
-            kind.check(payload).map_err(|fault| {
-                let field = if fault.field.is_empty() {
-                    "payload".into()
-                } else {
-                    format!("payload.{}", fault.field)
-                };
-                Fault::new(FaultCode::InvalidPayload, field, fault.reason)
-            })?;
-        }
-        Ok(())
+        let checked = match origin {
+            Origin::Text => kind.check(payload),
+            Origin::Typed => kind.check_restriction(payload),
+        };
+        checked.map_err(|fault| {
+            let field = if fault.field.is_empty() {
+                "payload".into()
+            } else {
+                format!("payload.{}", fault.field)
+            };
+            Fault::new(FaultCode::InvalidPayload, field, fault.reason)
+        })
     }
 }
 

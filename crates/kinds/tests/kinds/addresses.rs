@@ -59,7 +59,7 @@ async fn every_spelling_of_a_private_address_is_refused_without_a_connection() {
         let (class, text) = told(request_with(outbound.clone(), payload).await);
         assert_eq!(class, "permanent", "{host}: {text}");
         assert!(
-            text.ends_with(", which only http_request.allow_private permits"),
+            text.ends_with(", which neither http_request.allow_hosts nor http_request.allow_private permits"),
             "{host}: {text}"
         );
         assert!(
@@ -78,7 +78,7 @@ async fn a_name_that_leads_to_a_private_address_is_refused_without_a_connection(
         let (class, text) = told(request_with(closed(), json!({"url": url})).await);
         assert_eq!(class, "permanent", "{text}");
         assert!(
-            text.ends_with("leads to a loopback address, which only http_request.allow_private permits"),
+            text.ends_with("leads to a loopback address, which neither http_request.allow_hosts nor http_request.allow_private permits"),
             "{text}"
         );
     }
@@ -105,7 +105,7 @@ async fn a_redirect_to_a_private_address_is_refused_without_a_connection() {
         let (class, text) = told(request_with(outbound.clone(), json!({"url": server.url("/")})).await);
         assert_eq!(class, "permanent", "{location}: {text}");
         assert!(
-            text.ends_with(", which only http_request.allow_private permits"),
+            text.ends_with(", which neither http_request.allow_hosts nor http_request.allow_private permits"),
             "{location}: {text}"
         );
         assert_eq!(server.seen().len(), 1);
@@ -127,4 +127,43 @@ async fn allow_private_opens_addresses_names_and_ipv6() {
         let result = request_with(outbound.clone(), json!({"url": url})).await.unwrap();
         assert_eq!(result.body.as_deref(), Some(body), "{url}");
     }
+}
+
+#[tokio::test]
+async fn allow_hosts_opens_what_it_lists_and_nothing_else() {
+    let v4 = Server::start(|_| Reply::new(200, &[], "four")).await;
+    let v6 = Server::start_on("[::1]:0", |_| Reply::new(200, &[], "six")).await;
+    let with = |hosts: &[&str]| {
+        let settings = HttpRequestSettings {
+            allow_hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            ..settings()
+        };
+        Outbound::new(&settings).unwrap()
+    };
+    let (by_address, by_name) = (v4.url("/"), format!("http://localhost:{}/", v4.address.port()));
+    for (hosts, url, is_reached) in [
+        (&["localhost"][..], &by_name, true),
+        (&["localhost"], &by_address, false),
+        (&["127.0.0.1"], &by_address, true),
+        (&["127.0.0.0/8"], &by_name, true),
+        (&["127.0.0.1"], &v6.url("/"), false),
+        (&["::1"], &v6.url("/"), true),
+        (&["*.localhost"], &by_name, false),
+        (&["*.railway.internal"], &by_name, false),
+    ] {
+        let before = v4.connections() + v6.connections();
+        let outcome = request_with(with(hosts), json!({"url": url})).await;
+        assert_eq!(outcome.is_ok(), is_reached, "{hosts:?} {url}: {outcome:?}");
+        assert_eq!(
+            v4.connections() + v6.connections() > before,
+            is_reached,
+            "{hosts:?} {url}"
+        );
+    }
+    // A redirect is checked as the first URL is.
+    let location = format!("location: {}", v6.url("/"));
+    let first = Server::start(move |_| Reply::new(302, &[&location], "")).await;
+    let before = v6.connections();
+    let (class, _) = told(request_with(with(&["127.0.0.1"]), json!({"url": first.url("/")})).await);
+    assert_eq!((class, v6.connections()), ("permanent", before));
 }

@@ -4,15 +4,17 @@
 mod addresses;
 mod debug_kinds;
 mod exchange;
+mod json_result;
 mod payload;
 mod redirects;
+mod signing;
 mod statuses;
 
 use std::str::FromStr;
 
 use holdfast_core::config::HttpRequestSettings;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, PayloadFault, Registry, Resources};
-use holdfast_kinds::{HttpRequest, HttpResult, KindsProduct, ResultLimit};
+use holdfast_kinds::{HttpOutput, HttpRequest, HttpResult, KindsProduct, ResultLimit};
 use holdfast_outbound::{AddressPolicy, Outbound};
 use holdfast_product::Product as _;
 use serde_json::Value;
@@ -24,6 +26,7 @@ const JOB: &str = "01JD3V0S7W8Q4M2XKZC5T9R6BH";
 fn settings() -> HttpRequestSettings {
     HttpRequestSettings {
         allow_private: false,
+        allow_hosts: Vec::new(),
         max_response_bytes: 64 * 1024,
         max_redirects: 3,
     }
@@ -47,9 +50,16 @@ fn context(attempt: u32, outbound: Outbound) -> JobContext {
 
 /// Runs `http.request` with this payload, on its second attempt.
 async fn request_with(outbound: Outbound, payload: Value) -> Result<HttpResult, JobError> {
+    match run(context(2, outbound), payload).await? {
+        HttpOutput::Response(result) => Ok(result),
+        HttpOutput::Json(json) => panic!("{json}"),
+    }
+}
+
+async fn run(context: JobContext, payload: Value) -> Result<HttpOutput, JobError> {
     let job: HttpRequest = serde_json::from_value(payload).unwrap();
     job.validate().unwrap();
-    job.run(context(2, outbound)).await
+    job.run(context).await
 }
 
 async fn request(payload: Value) -> Result<HttpResult, JobError> {

@@ -12,7 +12,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use holdfast_core::clock;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,7 @@ use super::endpoints::Endpoint;
 use super::log::Attempt;
 use super::model::{EventType, WebhookId};
 use super::{EXCERPT, Webhooks};
-use holdfast_outbound::{Call, Outbound, Reply, shown};
+use holdfast_outbound::{Call, Outbound, Reply, shown, signed_headers};
 
 /// What the runner grants beyond the longest time of a receiver, for the log and our own error.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -31,9 +30,6 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest id of a message, in bytes.
 const MAX_ID: usize = 255;
 
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const HOLDFAST_ATTEMPT: HeaderName = HeaderName::from_static("holdfast-attempt");
 
 /// An event for an endpoint.
@@ -148,20 +144,10 @@ impl NotifyWebhook {
     }
 
     fn headers(&self, endpoint: &Endpoint, body: &str, ctx: &JobContext) -> Result<HeaderMap, JobError> {
-        let sent_at = clock::now().timestamp();
-        let signatures = endpoint
-            .secrets()
-            .map(|secret| secret.sign(&self.id, sent_at, body.as_bytes()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(JobError::permanent)?;
-        let text = |text: &str| HeaderValue::from_str(text).map_err(JobError::permanent);
-        Ok(HeaderMap::from_iter([
-            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (WEBHOOK_ID, text(&self.id)?),
-            (WEBHOOK_TIMESTAMP, HeaderValue::from(sent_at)),
-            (WEBHOOK_SIGNATURE, text(&signatures.join(" "))?),
-            (HOLDFAST_ATTEMPT, HeaderValue::from(ctx.attempt())),
-        ]))
+        let mut headers = signed_headers(&self.id, endpoint.secrets(), body.as_bytes())?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(HOLDFAST_ATTEMPT, HeaderValue::from(ctx.attempt()));
+        Ok(headers)
     }
 }
 

@@ -14,8 +14,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::model::{Filter, WebhookDraft, WebhookFault, WebhookId, WebhookRecord};
-use super::secret::WebhookSecret;
-use super::{ENDPOINT_TTL, MAX_WEBHOOKS, WebhookError, Webhooks};
+use super::{ENDPOINT_TTL, MAX_WEBHOOKS, SigningSecret, WebhookError, Webhooks};
 use crate::action;
 use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows};
 use holdfast_outbound::shown;
@@ -27,14 +26,14 @@ const MAX_GRACE: Duration = Duration::from_hours(30 * 24);
 #[derive(Debug)]
 pub struct MadeWebhook {
     pub webhook: WebhookRecord,
-    pub secret: WebhookSecret,
+    pub secret: SigningSecret,
 }
 
 /// A secret that was just changed, with its only showing.
 #[derive(Debug)]
 pub struct RotatedSecret {
     pub webhook: WebhookRecord,
-    pub secret: WebhookSecret,
+    pub secret: SigningSecret,
 }
 
 /// What a delivery needs to know of an endpoint, and since when it is known.
@@ -50,13 +49,13 @@ pub(super) struct Endpoint {
     pub(super) url: Url,
     pub(super) enabled: bool,
     pub(super) disabled_reason: Option<String>,
-    pub(super) secret: WebhookSecret,
-    previous: Option<(WebhookSecret, Instant)>,
+    pub(super) secret: SigningSecret,
+    previous: Option<(SigningSecret, Instant)>,
 }
 
 impl Endpoint {
     /// The secrets that sign now, the newest first.
-    pub(super) fn secrets(&self) -> impl Iterator<Item = &WebhookSecret> {
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &SigningSecret> {
         let now = Instant::now();
         let previous = self.previous.as_ref().filter(|(_, until)| *until > now);
         std::iter::once(&self.secret).chain(previous.map(|(secret, _)| secret))
@@ -258,12 +257,12 @@ impl Webhooks {
         Ok(record)
     }
 
-    /// A host that is an address is checked now; a name each time something is sent.
+    /// What the URL says by itself is checked now; what its name leads to, each time something is sent.
     fn check_address(&self, draft: &WebhookDraft) -> Result<(), WebhookFault> {
         self.0
             .policy
-            .check_literal(&draft.url)
-            .map_err(|refused| WebhookFault::new("url", format!("leads to {refused}; name a public host")))
+            .check_url(&draft.url)
+            .map_err(|refused| WebhookFault::new("url", format!("leads to {refused}")))
     }
 
     /// The endpoint as it was [`ENDPOINT_TTL`] ago at most.
@@ -308,10 +307,10 @@ impl Webhooks {
     }
 }
 
-fn own_or_fresh(own: Option<&SecretString>) -> Result<WebhookSecret, WebhookFault> {
+fn own_or_fresh(own: Option<&SecretString>) -> Result<SigningSecret, WebhookFault> {
     match own {
-        Some(text) => Ok(WebhookSecret::parse(text)?),
-        None => Ok(WebhookSecret::generate()),
+        Some(text) => Ok(SigningSecret::parse(text)?),
+        None => Ok(SigningSecret::generate()),
     }
 }
 
@@ -331,7 +330,7 @@ async fn insert(
     named: bool,
     id: WebhookId,
     draft: &WebhookDraft,
-    secret: &WebhookSecret,
+    secret: &SigningSecret,
 ) -> Result<u64, sqlx::Error> {
     let text = "insert into holdfast_webhooks (id, url, description, events, secret, enabled, created_at, updated_at)
         select $1, $2, $3, $4, $5, $6, @now, @now
@@ -398,9 +397,9 @@ fn endpoint(row: SecretsRow, read_at: Instant) -> Result<Endpoint, LedgerError> 
         url,
         enabled,
         disabled_reason,
-        secret: WebhookSecret::stored(secret),
+        secret: SigningSecret::stored(secret),
         previous: previous
             .zip(good_for)
-            .map(|(secret, good_for)| (WebhookSecret::stored(secret), read_at + good_for)),
+            .map(|(secret, good_for)| (SigningSecret::stored(secret), read_at + good_for)),
     })
 }

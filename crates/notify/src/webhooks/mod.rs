@@ -31,7 +31,6 @@ mod endpoints;
 mod log;
 mod model;
 mod publish;
-mod secret;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -55,8 +54,8 @@ pub use self::model::{
 };
 pub use self::publish::Event;
 pub(crate) use self::publish::RETRY_AFTER;
-pub use self::secret::{InvalidSecret, WebhookSecret};
 use holdfast_outbound::AddressPolicy;
+pub use holdfast_outbound::{InvalidSecret, SigningSecret};
 
 /// Most endpoints that are kept.
 pub const MAX_WEBHOOKS: usize = 1_000;

@@ -9,7 +9,7 @@ use ulid::Ulid;
 use url::Url;
 use uuid::Uuid;
 
-use super::secret::InvalidSecret;
+use super::InvalidSecret;
 
 /// Longest name of an event, in bytes.
 const MAX_EVENT: usize = 255;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_notify::webhooks::{Filter, WebhookError, WebhookId, WebhookSecret};
+use holdfast_notify::webhooks::{Filter, SigningSecret, WebhookError, WebhookId};
 use secrecy::SecretString;
 
 use crate::on_both;
@@ -38,7 +38,7 @@ async fn an_endpoint_is_made_changed_listed_and_deleted(f: Fixture) {
     );
 
     let second = f.endpoint("https://example.com/b", &["*"]).await;
-    assert!(WebhookSecret::parse(&second.secret.expose().to_owned().into()).is_ok());
+    assert!(SigningSecret::parse(&second.secret.expose().to_owned().into()).is_ok());
     let page = f.webhooks().list(None, 1).await.unwrap();
     assert_eq!(page.len(), 1);
     let rest = f.webhooks().list(Some(page[0].id), 10).await.unwrap();
