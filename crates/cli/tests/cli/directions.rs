@@ -18,7 +18,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("outbound", &["core", "jobs"]),
     ("product", &["core", "cache", "jobs", "http", "outbound"]),
     // No product depends on another one. Those that make jobs answer with documents of `control`.
-    ("kinds", &["core", "cache", "jobs", "outbound", "product"]),
+    ("kinds", &["core", "cache", "jobs", "http", "outbound", "product"]),
     (
         "points",
         &["core", "cache", "jobs", "http", "outbound", "product"],
