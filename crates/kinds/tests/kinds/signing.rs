@@ -34,9 +34,10 @@ struct Fixture {
 impl Fixture {
     async fn start(postgres: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let server = match postgres {
-            true => Some(PostgresServer::start().await.unwrap()),
-            false => None,
+        let server = if postgres {
+            Some(PostgresServer::start().await.unwrap())
+        } else {
+            None
         };
         let url = match &server {
             Some(server) => server.url(),
