@@ -322,7 +322,6 @@ class Server:
             HOLDFAST__SERVER__HOST="127.0.0.1",
             HOLDFAST__SERVER__GRACE_SECONDS="2",
             HOLDFAST__CACHE__LISTS_TTL_SECONDS="0",
-            HOLDFAST__METRICS__QUEUE_REFRESH_SECONDS="1",
             HOLDFAST__WORKER__HEARTBEAT_SECONDS=str(HEARTBEAT_SECONDS),
             HOLDFAST__WORKER__LOST_AFTER_SECONDS=str(LOST_AFTER_SECONDS),
             **({"REDIS_URL": redis.url} if redis else {}),

@@ -80,7 +80,7 @@ def enqueue_many(world: World) -> None:
     equal((len(ids), len(set(ids))), (len(jobs), len(jobs)), "ids, and distinct ones")
     for place in (0, 1, 9_999, 10_000, len(jobs) - 1):
         equal(world.job(ids[place])["payload"], {"n": place}, f"the payload of job {place}")
-    equal(world.depth()["available"], len(jobs), "jobs in the queue")
+    equal(len(world.jobs()), len(jobs), "jobs in the queue")
 
 
 @scenario("an enqueue whose reply is lost is repeated under one Idempotency-Key, and makes one job")
@@ -92,7 +92,7 @@ def lost_reply_of_enqueue(world: World) -> None:
     job = client.ask("enqueue", kind=world.kind, payload={})["id"]
     keys = [call.headers.get("idempotency-key") for call in proxy.of(JOBS)]
     expect(len(keys) == 2 and keys[0] and len(set(keys)) == 1, f"two calls under one key: {keys}")
-    equal(world.depth()["available"], 1, "jobs in the queue")
+    equal(len(world.jobs()), 1, "jobs in the queue")
     equal(world.job(job)["id"], job, "the job")
 
 
@@ -105,7 +105,7 @@ def lost_reply_of_enqueue_many(world: World) -> None:
     ids = client.ask("enqueue_many", jobs=[{"kind": world.kind, "payload": {"n": number}} for number in range(50)])["ids"]
     keys = [call.headers.get("idempotency-key") for call in proxy.of(BATCH)]
     expect(len(keys) == 2 and keys[0] and len(set(keys)) == 1, f"two calls under one key: {keys}")
-    equal(world.depth()["available"], 50, "jobs in the queue")
+    equal(len(world.jobs()), 50, "jobs in the queue")
     equal(world.job(ids[49])["payload"], {"n": 49}, "the last job's payload")
 
 
@@ -118,7 +118,7 @@ def own_key(world: World) -> None:
     keyed = [client.ask("enqueue", **command, options={"idempotency_key": "order-7"}) for _ in range(2)]
     equal(keyed[0]["id"], keyed[1]["id"], "the id")
     equal([job["duplicate"] for job in keyed], [False, True], "duplicate")
-    equal(world.depth()["available"], 3, "jobs in the queue")
+    equal(len(world.jobs()), 3, "jobs in the queue")
 
 
 @scenario("an unknown kind is an error that names it, and is not tried again")
@@ -165,7 +165,7 @@ def retry_after_of_enqueue(world: World) -> None:
     client.ask("enqueue", kind=world.kind, payload={})
     first, second = proxy.of(JOBS)
     expect(first.answered_at and second.at - first.answered_at >= 1.95, "the second call came before Retry-After had passed")
-    equal(world.depth()["available"], 1, "jobs in the queue")
+    equal(len(world.jobs()), 1, "jobs in the queue")
 
 
 @scenario("a server that cannot be reached is an error within the client's own time limit")
@@ -182,7 +182,7 @@ def gateway_page(world: World) -> None:
     client = world.adapter(proxy)
     proxy.refuse("POST", JOBS, status=502, html=True)
     client.ask("enqueue", kind=world.kind, payload={})
-    equal(world.depth()["available"], 1, "jobs in the queue")
+    equal(len(world.jobs()), 1, "jobs in the queue")
 
 
 @scenario("a connection that was closed while it was idle is replaced without an error")
@@ -193,7 +193,7 @@ def idle_connection(world: World) -> None:
     proxy.closes_idle = True
     for number in range(1, 6):
         client.ask("enqueue", kind=world.kind, payload={})
-        equal(world.depth()["available"], number, "jobs in the queue")
+        equal(len(world.jobs()), number, "jobs in the queue")
 
 
 @scenario("wait ends with an error when its time is over, and with the answer of a job that failed for good")

@@ -84,7 +84,7 @@ def bound_key(world: World) -> None:
     answer = bound.call("POST", "/v1/jobs", {"kind": other_kind, "payload": {}})
     expect(answer.status == 403, f"a job of a kind outside of the key's: {answer}")
     expect(other_kind in answer.body["detail"], f"the kind is not named: {answer}")
-    equal(world.depth(other_queue)["available"], 0, "jobs of the other kind")
+    equal(world.jobs(other_queue), {}, "jobs of the other kind")
     worker = register(world, bound, kinds=[world.kind])
     job = bound.ok("POST", "/v1/jobs", {"kind": world.kind, "payload": {}})["id"]
     jobs = pull(bound, worker, wait=5)
@@ -183,10 +183,10 @@ def too_many_outcomes(world: World) -> None:
     equal(len({job["id"] for job in given}), len(jobs), "distinct jobs")
     many = [outcome(given[place % len(given)]) for place in range(10_000)]
     is_refused(world.admin.call("POST", f"/v1/workers/{worker}/finish", {"outcomes": many}), 413, "batch-too-large", "outcomes")
-    equal(world.depth()["running"], len(jobs), "running jobs after the refusal")
+    equal({job["state"] for job in world.jobs().values()}, {"running"}, "states after the refusal")
     for start in range(0, 10_000, 1_000):
         equal(set(finish(world, worker, *many[start:start + 1_000])), {"stored"}, "the answers")
-    expect(world.is_empty(), f"the queue is not empty: {world.depth()}")
+    equal({job["state"] for job in world.jobs().values()}, {"completed"}, "states")
 
 
 @server_scenario("a worker that never sends a heartbeat is lost, and its job goes to another with one crash")
