@@ -699,6 +699,9 @@ def register_again(world: World) -> None:
     first = world.start(client)
     world.awaits("start")
     proxy.alter("POST", PULL, lambda body: {**body, "register_again": True}, when=lambda call: call.worker == first)
+    # The pull that waits is answered with this job, and with the request.
+    world.enqueue(world.payload(value="between"))
+    world.awaits("end")
     second = eventually(lambda: (found := client.ask("worker.stats")["worker_id"]) != first and found, "a second id")
     new = world.enqueue(world.payload(value="new"))
     world.awaits("start", job=new)
@@ -712,7 +715,7 @@ def register_again(world: World) -> None:
     expect(world.worker_is_listed(second), "the second id is still there")
     by = {one["job"]: call.worker for call in delivered(proxy.of(FINISH)) for one in call.body["outcomes"]}
     equal(by[held], first, "the id under which the held job was finished")
-    equal(world.runs(), {held: 1, new: 1}, "executions")
+    equal(set(world.runs().values()), {1}, "executions of each job")
 
 
 @scenario("a worker that is told to drain takes nothing more, finishes, and leaves")
