@@ -21,7 +21,7 @@ class Thumb:
 def make_app() -> App:
     app = App("http://nowhere.invalid", queue="media")
 
-    @app.job("thumb", max_attempts=3)
+    @app.job("thumb", max_attempts=3, check_result=True)
     def thumb(thumb: Thumb) -> dict[str, int]:
         """Makes a thumbnail."""
         return {"width": thumb.width}
@@ -73,6 +73,7 @@ def test_a_definition_has_the_types_and_the_docstring() -> None:
     }
     assert body["result_schema"] == {"type": "object", "additionalProperties": {"type": "integer"}}
     assert kinds["add"].definition.payload_schema["properties"] == {"a": {"type": "integer"}, "b": {"type": "integer"}}  # type: ignore[index]
+    assert kinds["add"].definition.result_schema is None
     assert kinds["whole"].definition.payload_schema == {"type": "array", "items": {"type": "integer"}}
 
 
@@ -174,6 +175,31 @@ def test_the_app_has_its_own_client_again_after_testing() -> None:
     with app.testing():
         assert app.client is not before
     assert app.client is before
+
+
+def test_each_event_loop_has_its_own_async_client() -> None:
+    app = make_app()
+
+    async def client() -> tuple[int, bool]:
+        return id(app.async_client), app.async_client is app.async_client
+
+    first, second = asyncio.run(client()), asyncio.run(client())
+    assert first[1] and second[1]
+    with pytest.raises(RuntimeError):
+        app.async_client  # noqa: B018
+
+
+def test_a_payload_error_of_the_handlers_own_is_a_failed_attempt() -> None:
+    app = make_app()
+
+    @app.job("nested")
+    def nested() -> None:
+        app.kinds["add"].check({"a": "x"})
+
+    with app.testing() as box:
+        nested.delay()
+        box.run()
+        assert (box.jobs[0].attempt, box.jobs[0].state) == (5, "discarded")
 
 
 def test_handlers_that_no_payload_fits_are_refused() -> None:

@@ -144,6 +144,25 @@ def test_models_of_pydantic_are_read_and_described() -> None:
     assert _json.encode(Model(inner=Inner(size=3))) == '{"inner":{"size":3}}'
 
 
+def test_models_of_pydantic_are_written_as_they_are_read() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Model(pydantic.BaseModel):
+        file_name: str = pydantic.Field(alias="fileName")
+
+    text = _json.encode(Model(fileName="a"))
+    assert text == '{"fileName":"a"}' and reader(Model)(_json.decode(text), "payload") == Model(fileName="a")
+
+
+def test_whole_numbers_that_python_does_not_read_are_no_end() -> None:
+    digits = "9" * 5_000
+    assert _json.decode(f'{{"a": {digits}, "b": 1}}') == {"a": Decimal(digits), "b": 1}
+    with pytest.raises(PayloadError, match="must be a whole number"):
+        reader(int)(_json.decode(digits), "payload")
+    with pytest.raises(ValueError):
+        _json.decode("{")
+
+
 def test_models_of_msgspec_are_read_and_described() -> None:
     msgspec = pytest.importorskip("msgspec")
     Model = msgspec.defstruct("Model", [("size", int)])

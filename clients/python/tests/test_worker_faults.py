@@ -152,6 +152,70 @@ def test_a_revoked_key_holds_outcomes_until_it_is_accepted_again() -> None:
         eventually(lambda: server.outcomes, "the outcome")
 
 
+@pytest.mark.parametrize(
+    "page", [httpx.Response(404, text="<html>"), httpx.Response(200, text="<html>"), httpx.Response(302), httpx.Response(400, text="no")]
+)
+def test_pages_of_a_proxy_hold_outcomes_and_are_no_answers(page: httpx.Response) -> None:
+    server = FakeServer()
+
+    def odd(name: str, body: Any) -> httpx.Response | None:
+        is_odd = name in ("finish", "heartbeat", "pull") and len(server.named(name)) == 2
+        return httpx.Response(page.status_code, content=page.content) if is_odd else None
+
+    server.before = odd
+    for number in range(3):
+        server.give("echo", number, f"J{number}")
+    with server.worker(app, concurrency=1):
+        eventually(lambda: len(server.outcomes) == 3, "all outcomes")
+        eventually(lambda: len(server.named("heartbeat")) >= 3, "heartbeats go on")
+    assert server.workers == 1 and {one["outcome"] for one in server.outcomes} == {"completed"}
+
+
+def test_a_text_that_no_json_holds_is_a_reason_all_the_same() -> None:
+    odd = App(queue="q")
+
+    @odd.job("odd")
+    def handler() -> None:
+        raise ValueError("\ud800 and \x00")
+
+    server = FakeServer()
+    server.give("odd", {})
+    with server.worker(odd):
+        eventually(lambda: server.outcomes, "the outcome")
+    assert server.outcomes[0]["outcome"] == "failed" and "ValueError" in server.outcomes[0]["error"]
+
+
+def test_a_worker_that_has_ended_can_be_stopped() -> None:
+    server = FakeServer()
+    server.beat = {"drain": True}
+    with server.worker(app) as worker:
+        assert worker.join() == "drain"
+    worker.stop()
+
+
+def test_heartbeats_come_from_the_loop_where_no_process_works(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    server = FakeServer()
+    worker = server.worker(app)
+    worker._heartbeat = "process"
+    with worker:
+        eventually(lambda: server.named("heartbeat"), "a heartbeat")
+    assert "no heartbeat process works here" in caplog.text
+
+
+def test_what_is_held_is_sent_at_the_end_without_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeServer()
+    refused = [True]
+    server.before = lambda name, body: (
+        httpx.Response(503, headers={"Retry-After": "60"}, json={}) if name == "finish" and refused[0] else None
+    )
+    server.give("echo", 1)
+    with server.worker(app):
+        eventually(lambda: server.named("finish"), "the outcome is held")
+        refused[0] = False
+    assert len(server.outcomes) == 1
+
+
 def test_a_job_without_a_handler_is_put_back() -> None:
     server = FakeServer()
     server.give("unheard", {})

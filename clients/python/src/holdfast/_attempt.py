@@ -71,7 +71,10 @@ class Handler:
             return failed(context, error)
 
     def _call(self, context: Context, payload: Any) -> Any:
-        args, kwargs = self._signature.arguments_of(payload)
+        try:
+            args, kwargs = self._signature.arguments_of(payload)
+        except PayloadError as fault:
+            raise Discard(str(fault)) from fault
         if self._signature.takes_context:
             return self._function(context, *args, **kwargs)
         return self._function(*args, **kwargs)
@@ -97,8 +100,6 @@ def failed(context: Context, error: BaseException) -> Outcome:
         return Outcome("discard", error=_text(error))
     if isinstance(error, Snooze):
         return Outcome("snooze", retry_after=error.after)
-    if isinstance(error, PayloadError):
-        return Outcome("discard", error=_text(error))
     if isinstance(error, Cancelled):
         return Outcome("discard", error=f"the handler gave way, but nobody asked it to: {_text(error)}")
     log.warning("job %s (%s), attempt %d failed", context.job.id, context.job.kind, context.attempt, exc_info=error)
@@ -115,6 +116,6 @@ def described(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)[:MAX_ERROR_CHARACTERS]
+        return str(error)[:MAX_ERROR_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
     except Exception:
         return "its message cannot be read"

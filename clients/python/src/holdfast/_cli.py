@@ -26,6 +26,10 @@ log = logging.getLogger("holdfast")
 PARENT_SECONDS = 2.0
 
 
+#: Pause between tries to declare kinds, each of which has its own patience, in seconds.
+DECLARE_PAUSE_SECONDS = 1.0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits."""
     options = _parser().parse_args(arguments)
@@ -119,18 +123,21 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _declare_kinds(app: App) -> None:
-    """As far as the key allows. What is missing then is found by the registration."""
-    try:
-        log.info("declared %s", ", ".join(app.declare()))
-    except ConnectionFailed as error:
-        log.warning("the kinds were not declared: %s", error)
-    except ApiError as error:
-        if error.is_transient:
-            log.warning("the kinds were not declared: %s", error)
-        elif error.type == "missing-scope":
-            log.info("the key may not declare kinds (that needs the scope admin): `holdfast declare` does it, with another key")
-        else:
-            raise
+    """As far as the key allows; what is missing then is found by the registration. Waits while the API is unavailable."""
+    while True:
+        try:
+            log.info("declared %s", ", ".join(app.declare()))
+            return
+        except ConnectionFailed as error:
+            log.warning("the kinds are not declared yet: %s", error)
+        except ApiError as error:
+            if error.type == "missing-scope":
+                log.info("the key may not declare kinds (that needs the scope admin): `holdfast declare` does it, with another key")
+                return
+            if not error.is_transient and error.status < 500:
+                raise
+            log.warning("the kinds are not declared yet: %s", error)
+        time.sleep(DECLARE_PAUSE_SECONDS)
 
 
 def _arguments_of_child() -> list[str]:

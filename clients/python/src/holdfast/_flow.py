@@ -25,6 +25,9 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 
+#: Longest `Retry-After` that is obeyed, in seconds.
+LONGEST_RETRY_AFTER = 300.0
+
 #: Longest wait of one call for the end of a job, in seconds. A server that allows less refuses it, and is asked for SHORT_WAIT.
 WAIT_SECONDS = 30.0
 SHORT_WAIT = 1.0
@@ -53,7 +56,7 @@ def pause_after(failures: int, retry_after: float | None = None) -> float:
     backoff = longest * random.uniform(0.5, 1.0)
     if retry_after is None:
         return backoff
-    return max(backoff, retry_after * random.uniform(1.0, 1.25))
+    return max(backoff, min(retry_after, LONGEST_RETRY_AFTER) * random.uniform(1.0, 1.25))
 
 
 def once(call: Call[T]) -> Flow[T]:
@@ -99,7 +102,7 @@ def awaited(what: str, call: Callable[[float], Call[F]], timeout: float | None, 
         wait = min(left, longest)
         asked_at = time.monotonic()
         try:
-            record = yield from repeated(call(wait), patience)
+            record = yield from repeated(call(wait), patience if ends_at is None else min(patience, left))
         except ApiError as error:
             if error.type == "invalid-parameter" and longest > SHORT_WAIT:
                 longest = SHORT_WAIT

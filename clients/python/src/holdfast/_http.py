@@ -51,6 +51,10 @@ class Endpoint:
             raise ConfigurationError("the URL must be such as https://jobs.example.com: http or https, a host, no query")
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
             raise ConfigurationError("the API key has characters that no key has; was it copied with spaces or a line end?")
+        try:
+            httpx.URL(url)
+        except httpx.InvalidURL:
+            raise ConfigurationError("the URL is not valid; it must be such as https://jobs.example.com") from None
         return cls(url, key, ca_file)
 
     def headers(self) -> dict[str, str]:

@@ -20,7 +20,17 @@ def encode(value: Any) -> str:
 
 
 def decode(text: str | bytes) -> Any:
-    return json.loads(text)
+    """Raises ValueError. A whole number with more digits than Python reads (4,300) is a Decimal, and no error."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4_300 else Decimal(digits)
 
 
 def plain(value: Any) -> Any:
@@ -48,7 +58,7 @@ def _library_model(value: Any) -> Any:
     """A model of pydantic or msgspec. Neither is imported here: a value of theirs proves that it is loaded."""
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     msgspec = sys.modules.get("msgspec")
     if msgspec is not None and isinstance(value, msgspec.Struct):
         return msgspec.to_builtins(value)

@@ -14,9 +14,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -58,7 +61,8 @@ class App:
         self._queue = queue
         self._kinds: dict[str, Kind[..., Any]] = {}
         self._client: Client | None = None
-        self._async_client: AsyncClient | None = None
+        self._async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = weakref.WeakKeyDictionary()
+        self._box: Box | None = None
 
     def __repr__(self) -> str:
         return f"App({len(self._kinds)} kinds)"
@@ -71,21 +75,28 @@ class App:
     @property
     def client(self) -> Client:
         """The client of ``delay`` and ``enqueue``; it is made when it is first used."""
+        if self._box is not None:
+            return self._box.client
         if self._client is None:
             self._client = Client(self._url, self._key, ca_file=self._ca_file)
         return self._client
 
     @property
     def async_client(self) -> AsyncClient:
-        """The client of ``adelay`` and ``aenqueue``. It belongs to the event loop that first uses it."""
-        if self._async_client is None:
-            self._async_client = AsyncClient(self._url, self._key, ca_file=self._ca_file)
-        return self._async_client
+        """The client of ``adelay`` and ``aenqueue``: one for each event loop, because connections belong to a loop."""
+        if self._box is not None:
+            return self._box.async_client
+        loop = asyncio.get_running_loop()
+        client = self._async_clients.get(loop)
+        if client is None:
+            client = self._async_clients[loop] = AsyncClient(self._url, self._key, ca_file=self._ca_file)
+        return client
 
     def connect(self, url: str | None = None, key: str | None = None, *, ca_file: str | None = None) -> None:
         """Sets where the API is, for a setting that is known late. Clients that exist are replaced."""
         self._url, self._key, self._ca_file = url or self._url, key or self._key, ca_file or self._ca_file
-        self._client = self._async_client = None
+        self._client = None
+        self._async_clients.clear()
 
     def job(
         self,
@@ -99,6 +110,7 @@ class App:
         retry_jitter: bool | None = None,
         description: str | None = None,
         redact: Iterable[str] = (),
+        check_result: bool = False,
     ) -> Registration:
         """Registers the decorated function as the handler of ``kind``.
 
@@ -106,7 +118,8 @@ class App:
         is at most ``retry_base_seconds``, doubled after each failure, up to ``retry_cap_seconds``. ``redact`` names fields that only
         admins see, as JSON pointers (``/customer/email``). What is not given is the server's default.
 
-        The description is the function's docstring, unless another one is given.
+        The description is the function's docstring, unless another one is given. With ``check_result`` the server checks results by
+        the type that the function returns; a job whose result is refused is a dead letter, although its handler has run.
         """
 
         def seconds(value: float | timedelta | None, name: str) -> float | None:
@@ -123,7 +136,7 @@ class App:
             description=description,
             redact=tuple(redact),
         )
-        return Registration(self, definition)
+        return Registration(self, definition, check_result)
 
     def declare(self, client: Client | None = None) -> list[str]:
         """Declares every kind at the API, with its schema; the key needs the scope ``admin``. Returns their names."""
@@ -137,13 +150,11 @@ class App:
         """Within this, jobs go to a :class:`~holdfast.testing.Box` in memory. ``eager``: each is run when it is enqueued."""
         from .testing import Box
 
-        before = self._client, self._async_client
-        box = Box(self, eager=eager)
-        self._client, self._async_client = box.client, box.async_client
+        before, self._box = self._box, Box(self, eager=eager)
         try:
-            yield box
+            yield self._box
         finally:
-            self._client, self._async_client = before
+            self._box = before
 
     def _register(self, kind: Kind[..., Any]) -> None:
         if kind.name in self._kinds:
@@ -154,9 +165,10 @@ class App:
 class Registration:
     """What ``app.job(…)`` returns: the decorator."""
 
-    def __init__(self, app: App, definition: KindDefinition) -> None:
+    def __init__(self, app: App, definition: KindDefinition, check_result: bool) -> None:
         self._app = app
         self._definition = definition
+        self._check_result = check_result
 
     @overload
     def __call__(self, function: Callable[Concatenate[Context, P], Awaitable[R]]) -> Kind[P, R]: ...
@@ -167,7 +179,7 @@ class Registration:
     @overload
     def __call__(self, function: Callable[P, R]) -> Kind[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Kind[..., Any]:
-        kind: Kind[..., Any] = Kind(self._app, self._definition, function)
+        kind: Kind[..., Any] = Kind(self._app, self._definition, function, self._check_result)
         self._app._register(kind)
         return kind
 
@@ -175,18 +187,16 @@ class Registration:
 class Kind(Generic[P, R]):
     """A kind of job: a producer (``delay``, ``enqueue``), and the handler that it was made from, which can be called as before."""
 
-    def __init__(self, app: App, definition: KindDefinition, function: Callable[..., Any]) -> None:
+    def __init__(self, app: App, definition: KindDefinition, function: Callable[..., Any], check_result: bool) -> None:
         self._app = app
         self.function = function
         self._signature = Signature(function)
         description = definition.description or inspect.getdoc(function)
-        self.definition = KindDefinition(
-            **{
-                **definition.__dict__,
-                "description": description[:4096] if description else None,
-                "payload_schema": self._signature.payload_schema(),
-                "result_schema": self._signature.result_schema(),
-            }
+        self.definition = replace(
+            definition,
+            description=description[:4096] if description else None,
+            payload_schema=self._signature.payload_schema(),
+            result_schema=self._signature.result_schema() if check_result else None,
         )
         self.handler = Handler(function, inspect.iscoroutinefunction(function), self._signature)
         self.__doc__ = function.__doc__

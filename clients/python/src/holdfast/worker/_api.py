@@ -47,13 +47,15 @@ class Backoff:
 
 
 def is_gone(error: object) -> bool:
-    """The server does not know the worker's id."""
-    return isinstance(error, ApiError) and error.status == 404
+    """The server does not know the worker's id. A proxy's 404 says nothing of that."""
+    return isinstance(error, ApiError) and error.type == "worker-not-found"
 
 
 def is_transient(error: ApiError | ConnectionFailed) -> bool:
-    """The server could not answer now."""
-    return isinstance(error, ConnectionFailed) or error.is_transient or error.status >= 500
+    """The server could not answer now. An answer that is not Holdfast's comes from a proxy, and passes; but its 413 is an answer."""
+    if isinstance(error, ConnectionFailed) or error.is_transient or error.status >= 500:
+        return True
+    return error.type.startswith(("status-", "unknown-answer")) and error.status != 413
 
 
 def may_pass(error: ApiError | ConnectionFailed) -> bool:

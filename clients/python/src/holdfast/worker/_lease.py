@@ -1,6 +1,6 @@
 """Keeps the worker's lease alive with heartbeats: from another process, or from the protocol loop.
 
-The process is the default. The loop is for where no process can be started, for transports that only this process has (tests), and
+The process is the default. The loop is for where none works (no interpreter to start, Windows), for transports that only this process has (tests), and
 for workers whose handlers are all async and never block: a handler that holds Python's lock for 15 s loses the lease then.
 """
 
@@ -31,6 +31,10 @@ SILENCE_SECONDS = 30.0
 #: Bytes that wait for the heartbeat process, and bytes of one line from it, at most.
 MAX_WAITING = 1 << 20
 MAX_LINE = 8 << 20
+
+#: A process that lived for less than so many seconds has failed; after so many failures in a row no further one is tried.
+STEADY_SECONDS = 5.0
+MAX_FAILURES = 3
 
 #: Seconds that the heartbeat process may say nothing although heartbeats are due; then another is started.
 MUTE_SECONDS = 20.0
@@ -85,17 +89,25 @@ class LoopLease:
 class ProcessLease:
     """Heartbeats from a process of their own; see :mod:`holdfast.worker._pulse`."""
 
-    def __init__(self, endpoint: Endpoint, source: Source, *, kills: bool) -> None:
+    def __init__(self, endpoint: Endpoint, api: Api, source: Source, *, kills: bool) -> None:
         self._endpoint = endpoint
+        self._api = api
         self._source = source
         self._kills = kills
         self._heard_at = 0.0
         self._failures = 0
 
     async def run(self) -> None:
-        """Until it is cancelled. A process that ends is replaced."""
-        while True:
-            process = await self._start()
+        """Until it is cancelled. A process that ends is replaced; if none can work here, heartbeats come from the loop."""
+        failures = 0
+        while failures < MAX_FAILURES:
+            try:
+                process = await self._start()
+            except (OSError, ValueError, NotImplementedError) as error:
+                log.warning("the heartbeat process could not be started: %s", error)
+                failures += 1
+                continue
+            started_at = time.monotonic()
             reading = asyncio.ensure_future(self._read(process))
             telling = asyncio.ensure_future(self._tell(process))
             try:
@@ -106,7 +118,10 @@ class ProcessLease:
                 telling.cancel()
                 await asyncio.gather(reading, telling, return_exceptions=True)
                 await _end(process)
+            failures = failures + 1 if time.monotonic() - started_at < STEADY_SECONDS else 0
             await asyncio.sleep(TELL_SECONDS / 4)
+        log.error("no heartbeat process works here (%s): heartbeats come from the worker's own loop", sys.executable)
+        await LoopLease(self._api, self._source).run()
 
     async def _start(self) -> asyncio.subprocess.Process:
         program = os.path.join(os.path.dirname(__file__), "_pulse.py")
@@ -168,7 +183,7 @@ class ProcessLease:
             self._failed(rest)
             return
         version, status, body = rest.split("\t", 2)
-        if status == "404":
+        if status == "404" and "worker-not-found" in body:
             self._source.heard(session, int(version), None)
         elif status.startswith("2"):
             self._failures = 0

@@ -19,6 +19,9 @@ log = logging.getLogger("holdfast.worker")
 MAX_PULL = 500
 WAIT_SECONDS = 20.0
 
+#: Pause after a pull that gave jobs: while they end, so that the next one asks for more, in seconds.
+LINGER_SECONDS = 0.002
+
 #: Pause after a refusal that time alone does not mend, such as a revoked key, in seconds.
 REFUSED_SECONDS = 10.0
 
@@ -55,7 +58,7 @@ class Puller:
                 continue
             self._backoff.reset()
             if pulled is not None:
-                self._accept(session, pulled)
+                await self._accept(session, pulled)
 
     def interrupt(self) -> None:
         """Gives up the pull that waits: its session is gone."""
@@ -73,13 +76,15 @@ class Puller:
             self._pulling.cancel()
             self._pulling = None
 
-    def _accept(self, session: Session, pulled: Pulled) -> None:
+    async def _accept(self, session: Session, pulled: Pulled) -> None:
         if pulled.register_again:
             log.info("worker %s has had its share of jobs, and registers again", session.id)
             self._sessions.retire(session)
         self._take(session, pulled.jobs)
         if pulled.drain:
             self._drain()
+        if pulled.jobs and self._runs.room < self._runs.concurrency:
+            await asyncio.sleep(LINGER_SECONDS)
 
     async def _failed(self, session: Session, error: ApiError | ConnectionFailed) -> None:
         if is_gone(error):

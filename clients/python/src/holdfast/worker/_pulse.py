@@ -35,6 +35,9 @@ RETRY_SECONDS = 1.0
 #: Longest answer in bytes: 10,000 jobs that are lost take 300 KiB.
 MAX_ANSWER = 4 * 1024 * 1024
 
+#: A gap of so many seconds between two looks means that this process was suspended: a look takes LOOK_SECONDS, or a few calls.
+SUSPENDED_SECONDS = 30.0
+
 #: How often the parent is looked for, in seconds.
 LOOK_SECONDS = 2.0
 
@@ -161,7 +164,8 @@ class Pulse:
 
     def __init__(self, head: str, authorization: str, say: Callable[[str], None]) -> None:
         scheme, host, port, self._path, ca_file, parent, kill = head.split("\t")
-        headers = f"Host: {host}:{port}\r\nContent-Type: application/json\r\nUser-Agent: holdfast-python-heartbeat\r\n"
+        name = f"[{host}]" if ":" in host else host
+        headers = f"Host: {name}:{port}\r\nContent-Type: application/json\r\nUser-Agent: holdfast-python-heartbeat\r\n"
         if authorization:
             headers += f"Authorization: {authorization}\r\n"
         self._connection = Connection(scheme, host, int(port), ca_file, headers)
@@ -169,7 +173,14 @@ class Pulse:
         self._kills = kill == "1"
         self._say = say
         self._beats: dict[str, Beat] = {}
-        self._quiet_at = time.monotonic() + 60.0
+        self._awake_at = time.monotonic()
+        self._quiet_at = self._awake_at + 60.0
+
+    def wake(self, now: float) -> None:
+        """This process has slept for long: it was suspended, probably with its worker, which gets time to speak."""
+        if now - self._awake_at > SUSPENDED_SECONDS:
+            self._quiet_at = max(self._quiet_at, now + SUSPENDED_SECONDS)
+        self._awake_at = now
 
     @property
     def is_orphan(self) -> bool:
@@ -254,6 +265,7 @@ def main() -> None:
             pulse = Pulse(lines[0], lines[1], say)
             del lines[:2]
         if pulse is not None:
+            pulse.wake(time.monotonic())
             while lines and len(lines) > (count := int(lines[0].split("\t")[2])):
                 pulse.learn(lines[0], lines[1 : count + 1])
                 del lines[: count + 1]

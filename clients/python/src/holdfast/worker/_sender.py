@@ -30,6 +30,9 @@ LINGER_SECONDS = 0.002
 #: How often progress and lines are sent, in seconds.
 NEWS_SECONDS = 1.0
 
+#: The longest pause between tries while the worker ends, in seconds.
+HURRY_SECONDS = 0.5
+
 Heard = Callable[[Session, int, "Instructions | None"], None]
 
 
@@ -43,6 +46,7 @@ class Sender:
         self._heard = heard
         self._settled = settled
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._backoff = Backoff()
 
     def wake(self) -> None:
@@ -62,10 +66,11 @@ class Sender:
             except Failure as error:
                 pause = self._backoff.pause(error)
                 log.warning("%d outcomes are held, the next try is in %.1f s: %s", self._runs.held, pause, error)
-                await asyncio.sleep(pause)
+                await self._rest(pause)
 
     async def flush(self, seconds: float) -> None:
-        """Waits until everything is answered, for so many seconds at most, while ``run`` goes on."""
+        """Waits until everything is answered, for so many seconds at most, while ``run`` goes on, with short pauses."""
+        self._hurry.set()
         self.wake()
 
         async def sent() -> None:
@@ -76,6 +81,14 @@ class Sender:
             await asyncio.wait_for(sent(), seconds)
         except asyncio.TimeoutError:
             log.error("%d outcomes could not be sent: these jobs run again", self._runs.held)
+
+    async def _rest(self, pause: float) -> None:
+        """Between tries. The end of the worker makes it short."""
+        try:
+            await asyncio.wait_for(self._hurry.wait(), pause)
+        except asyncio.TimeoutError:
+            return
+        await asyncio.sleep(min(pause, HURRY_SECONDS))
 
     async def _work(self) -> None:
         """Waits for an outcome, or for the time to send news."""
@@ -169,6 +182,8 @@ class Sender:
             log.warning("lease_lost: the outcome of job %s (%s) is void, the job was given to another worker", run.job.id, run.job.kind)
         elif status == "unknown":
             log.warning("unknown: there is no job %s (%s) any more", run.job.id, run.job.kind)
+        elif status != "stored":
+            log.warning("the outcome of job %s (%s) was answered %r, which this client does not know", run.job.id, run.job.kind, status)
         if reason:
             log.error("the result of job %s (%s) is refused, and the job is a dead letter: %s", run.job.id, run.job.kind, reason)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .. import _calls
 from .._version import VERSION
 from ..errors import ApiError
-from ._api import Api, Backoff, Failure, is_transient
+from ._api import Api, Backoff, Failure
 from ._runs import Runs, Session
 
 log = logging.getLogger("holdfast.worker")
@@ -63,7 +63,7 @@ class Sessions:
                 session = await self._register_once()
                 break
             except Failure as error:
-                if is_first and isinstance(error, ApiError) and not is_transient(error):
+                if is_first and isinstance(error, ApiError) and not (error.is_transient or error.status >= 500):
                     raise
                 pause = backoff.pause(error)
                 log.warning("the worker could not register, and tries again in %.1f s: %s", pause, error)

@@ -40,6 +40,7 @@ class Child:
         self._failures = 0
         self._due = 0.0
         self._started_at = 0.0
+        self._told = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.code: int | None = None
 
@@ -47,6 +48,12 @@ class Child:
         if self.process is None and self.code is None and time.monotonic() >= self._due:
             self._started_at = time.monotonic()
             self.process = subprocess.Popen(self._command, env={**os.environ, PARENT: str(os.getpid())})
+
+    def tell(self, signals: int) -> None:
+        """Passes signals on: the first asks for the end, the second is the end."""
+        if self.process is not None and self._told < signals:
+            self._told = signals
+            self.process.send_signal(signal.SIGTERM if signals == 1 else signal.SIGKILL)
 
     def look(self, is_stopping: bool) -> None:
         """Notes the end of the process, and when to start another."""
@@ -77,16 +84,15 @@ class Supervisor:
         while True:
             for child in self._children:
                 child.look(self._signals > 0)
+                child.tell(self._signals)
                 if self._signals == 0:
                     child.start_if_due()
             if all(child.process is None and (child.code is not None or self._signals) for child in self._children):
                 return max((abs(child.code or 0) for child in self._children), default=0)
             if any(child.code == CONFIGURATION for child in self._children) and self._signals == 0:
-                self._on_signal(signal.SIGTERM, None)
+                self._signals = 1
             time.sleep(LOOK_SECONDS)
 
-    def _on_signal(self, number: int, _frame: object) -> None:
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        """Only counts: a signal can come while a process is being started."""
         self._signals += 1
-        for child in self._children:
-            if child.process is not None:
-                child.process.send_signal(signal.SIGTERM if self._signals == 1 else signal.SIGKILL)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -112,11 +113,12 @@ class Worker:
         )
         self._grace = grace_seconds
         self._held_limit = held_limit
-        self._heartbeat = "loop" if transport is not None else heartbeat
+        self._heartbeat = "loop" if transport is not None or sys.platform == "win32" else heartbeat
         self._kills = kill_when_stuck
         self._transport = transport
         self._running: Running | None = None
         self._thread: threading.Thread | None = None
+        self._is_stopped = False
         self._reason: Reason | None = None
         self._error: BaseException | None = None
 
@@ -143,7 +145,9 @@ class Worker:
         return await self._main(started=None, signals=False)
 
     def start(self) -> Worker:
-        """Works in a thread. Returns once the worker is registered; raises ApiError if the server refuses that."""
+        """Works in a thread. Returns once the worker is registered, and waits for that while the API is unavailable. Raises ApiError
+        if the server refuses the registration.
+        """
         if self._thread is not None:
             raise RuntimeError("the worker has been started")
         started = threading.Event()
@@ -182,14 +186,21 @@ class Worker:
             started.set()
 
     def _request(self, reason: Reason, grace: float | None) -> None:
+        self._is_stopped = True
         running = self._running
         if running is not None:
-            running.loop.call_soon_threadsafe(running.request_stop, reason, self._grace if grace is None else grace)
+            try:
+                running.loop.call_soon_threadsafe(running.request_stop, reason, self._grace if grace is None else grace)
+            except RuntimeError:
+                # Its loop is closed: it has ended by itself.
+                pass
 
     async def _main(self, started: threading.Event | None, signals: bool) -> Reason:
         loop = asyncio.get_running_loop()
         api = Api(self._endpoint, self._transport)
         running = self._running = Running(self, api, loop)
+        if self._is_stopped:
+            running.request_stop("stop", self._grace)
         restore = _on_signals(loop, lambda: running.request_stop("signal", self._grace)) if signals else None
         try:
             self._reason = await running.serve(started.set if started is not None else lambda: None)
@@ -216,7 +227,7 @@ class Running:
         self._puller = Puller(api, self.sessions, self.runs, self._take, lambda: self.request_stop("drain", None))
         self._sender = Sender(api, self.runs, self._news, self.heard, self._settled)
         self._lease = (
-            ProcessLease(worker._endpoint, self, kills=worker._kills) if worker._heartbeat == "process" else LoopLease(api, self)
+            ProcessLease(worker._endpoint, api, self, kills=worker._kills) if worker._heartbeat == "process" else LoopLease(api, self)
         )
         self._stopping = asyncio.Event()
         self._reason: Reason = "stop"
