@@ -137,7 +137,7 @@ async function runs(directory, files, url) {
   const tsc = join(here, "node_modules/typescript/bin/tsc");
   await run(process.execPath, [tsc, ...options, ...files.keys()], { cwd: directory }).catch(({ stdout }) => assert.fail(stdout));
   const env = { PATH: process.env.PATH, HOLDFAST_URL: url };
-  const worker = execFile(process.execPath, [join(here, "dist/worker/cli.js"), "app.js", "--declare"], { cwd: directory, env });
+  const worker = execFile(process.execPath, [join(here, "dist/worker/cli.js"), "app.js"], { cwd: directory, env });
   let log = "";
   worker.stderr.on("data", (text) => (log += text));
   const ended = new Promise((resolve) => worker.once("exit", resolve));

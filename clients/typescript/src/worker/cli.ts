@@ -7,9 +7,10 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { App } from "../app.js";
-import { ApiError, ConfigurationError, isTransient, messageOf } from "../errors.js";
+import { ApiError, ConfigurationError, ForbiddenError, messageOf } from "../errors.js";
 import { VERSION } from "../version.js";
-import { type LogLevel, lineLogger } from "./log.js";
+import { isTemporary } from "./calls.js";
+import { type LogLevel, type Logger, lineLogger } from "./log.js";
 import { Worker, type WorkerOptions } from "./worker.js";
 
 const HELP = `Runs the jobs of an app.
@@ -23,8 +24,8 @@ Usage: holdfast-worker APP [options]
   --name NAME          shown in lists of workers (default: the host's name)
   --grace SECONDS      how long handlers may go on after a signal (default 25)
   --export NAME        the name of the module's export
-  --declare            declare the app's kinds first; needs a key with the scope "admin"
-  --declare-only       declare the app's kinds and end
+  --no-declare         do not declare the app's kinds first; a key without the scope "admin" does not anyway
+  --declare-only       declare the app's kinds, with a key of the scope "admin", and end
   --log LEVEL          debug, info, warn or error (default info)
   --help, --version
 
@@ -38,7 +39,7 @@ const OPTIONS = {
   name: { type: "string" },
   grace: { type: "string" },
   export: { type: "string" },
-  declare: { type: "boolean" },
+  "no-declare": { type: "boolean" },
   "declare-only": { type: "boolean" },
   log: { type: "string" },
   help: { type: "boolean" },
@@ -54,18 +55,31 @@ async function main(args: string[]): Promise<void> {
   const [path, ...more] = positionals;
   if (path === undefined || more.length > 0) throw new UsageError("name one module, such as ./app.js (see --help)");
   const app = await appOf(path, values.export);
-  if (values.declare || values["declare-only"]) await app.declare();
-  if (values["declare-only"]) return;
+  if (values["declare-only"]) return app.declare();
+  const logger = lineLogger(levelOf(values.log));
   const options: WorkerOptions = {
     concurrency: numberOf("concurrency", values.concurrency),
     graceSeconds: numberOf("grace", values.grace),
     queues: values.queues?.split(",").map((queue) => queue.trim()),
     name: values.name,
-    logger: lineLogger(levelOf(values.log)),
+    logger,
     signals: true,
     watchdog: true,
   };
-  await new Worker(app, options).run();
+  const worker = new Worker(app, options);
+  if (!values["no-declare"]) await declare(app, logger);
+  await worker.run();
+}
+
+/** A worker's key may lack the scope: the kinds were declared when the app was deployed. */
+async function declare(app: App, log: Logger): Promise<void> {
+  try {
+    await app.declare();
+  } catch (error) {
+    if (error instanceof ForbiddenError) log.info("the key may not declare kinds: --declare-only does it, with an admin's key");
+    else if (isTemporary(error)) log.warn("the kinds could not be declared", { error: messageOf(error) });
+    else throw error;
+  }
 }
 
 function parsed(args: string[]) {
@@ -100,7 +114,7 @@ async function appOf(path: string, name: string | undefined): Promise<App> {
 
 /** What another try would not mend. */
 function isUsersFault(error: unknown): boolean {
-  return error instanceof ConfigurationError || (error instanceof ApiError && !isTransient(error));
+  return error instanceof ConfigurationError || (error instanceof ApiError && !isTemporary(error));
 }
 
 try {

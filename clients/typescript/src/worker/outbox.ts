@@ -7,7 +7,7 @@
  * # Invariants
  * - An outcome is dropped only when the server has answered it (`stored`, `lease_lost`, `unknown`), or when it was refused and so was
  *   what was put in its place. A request whose reply was lost or late is sent again as it was: the server answers `stored`.
- * - Bounded: the worker pulls no more while {@link Outbox.size} is above its limit.
+ * - Bounded: the worker pulls no more while {@link Outbox.size} or {@link Outbox.characters} is above its limit.
  *
  * # When things fail
  * - The server is unavailable: tries go on, with growing delays and as `Retry-After` says, until the outbox is closed.
@@ -57,6 +57,7 @@ export class Outbox {
   readonly #emptied = new Bell();
   #waiting: HeldOutcome[] = [];
   #size = 0;
+  #characters = 0;
   #running = false;
 
   constructor(events: OutboxEvents, log: Logger) {
@@ -69,8 +70,14 @@ export class Outbox {
     return this.#size;
   }
 
+  /** Of their texts. */
+  get characters(): number {
+    return this.#characters;
+  }
+
   add(outcome: HeldOutcome): void {
     this.#size += 1;
+    this.#characters += outcome.text.length;
     this.#waiting.push(outcome);
     if (this.#running || this.#closing.signal.aborted) return;
     this.#running = true;
@@ -142,7 +149,10 @@ export class Outbox {
     this.#log.error("the server refuses an outcome", { "job.id": first.job, error: messageOf(error) });
     const replacement = outcomeText(first.job, first.fence, { verb: "discard", error: `the outcome was refused: ${messageOf(error)}` });
     if (first.text === replacement) this.#settle(batch, [{ job: first.job, status: "unknown" }]);
-    else await this.#deliver([{ ...first, text: replacement }]);
+    else {
+      this.#characters += replacement.length - first.text.length;
+      await this.#deliver([{ ...first, text: replacement }]);
+    }
   }
 
   #settle(batch: readonly HeldOutcome[], answers: readonly FinishedJob[]): void {
@@ -157,6 +167,7 @@ export class Outbox {
         this.#log.error("the server refused a result, the job is a dead letter", { ...fields, reason: answer.refused });
       }
       this.#size -= 1;
+      this.#characters -= outcome.text.length;
       this.#events.answered(outcome);
     }
     if (this.#size === 0) this.#emptied.ring();

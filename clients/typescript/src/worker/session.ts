@@ -86,6 +86,11 @@ export class Session {
     return this.#outbox.size;
   }
 
+  /** Characters of these outcomes. */
+  get outcomeCharacters(): number {
+    return this.#outbox.characters;
+  }
+
   /** Jobs that it holds. */
   get size(): number {
     return this.#held.size;

@@ -94,6 +94,9 @@ const MAX_PULL = 500;
 /** Most jobs that a worker may hold; the server's limit. */
 const MAX_HELD = 10_000;
 
+/** While outcomes with so many characters wait to be answered, no jobs are pulled. */
+const MAX_HELD_CHARACTERS = 64 * 1024 * 1024;
+
 /** Of a server that names none. */
 const DEFAULT_DEADLINE_SECONDS = 300;
 
@@ -346,6 +349,9 @@ export class Worker {
   /** Free places; none while too many outcomes wait. */
   #room(session: Session): number {
     if (this.stats.held >= this.#heldLimit) return 0;
+    let characters = 0;
+    for (const session of this.#sessions.values()) characters += session.outcomeCharacters;
+    if (characters >= MAX_HELD_CHARACTERS) return 0;
     return Math.min(this.#registration.concurrency - this.#attempts.size, MAX_HELD - session.size);
   }
 
