@@ -4,7 +4,7 @@
 //   node scripts/generate-types.mjs http://127.0.0.1:8080    from a server that runs (/openapi.json)
 //   node scripts/generate-types.mjs openapi.json             from a file
 //
-// test/api-types.test.mjs fails when the file is not what this prints.
+// test/package.test.mjs fails when the types are not those that this prints.
 import { readFile, writeFile } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
 

@@ -90,10 +90,10 @@ export function holdfastProgram() {
 export const withoutServer = holdfastProgram() === undefined && "there is no built holdfast: set HOLDFAST_BINARY, or run cargo build";
 
 /** A fresh `holdfast dev` on a free port. */
-export async function realServer() {
+export async function realServer(settings = {}) {
   const directory = mkdtempSync(join(tmpdir(), "holdfast-ts-"));
   const port = await freePort();
-  const env = { PATH: process.env.PATH, HOME: directory, PORT: String(port) };
+  const env = { PATH: process.env.PATH, HOME: directory, PORT: String(port), ...settings };
   const child = spawn(holdfastProgram(), ["dev"], { cwd: directory, env, stdio: ["ignore", "pipe", "pipe"] });
   let printed = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (printed += text));
@@ -112,7 +112,7 @@ export async function realServer() {
   return { url, close, log: () => printed };
 }
 
-function freePort() {
+export function freePort() {
   return new Promise((resolve) => {
     const server = createServer().listen(0, "127.0.0.1", () => {
       const { port } = server.address();

@@ -106,8 +106,10 @@ class PacemakerThread {
         send({ type: "gone", id });
         return undefined;
       }
-      send({ type: "failed", id, message: messageOf(error), denied: isDenied(error) });
-      return error;
+      const denied = isDenied(error);
+      send({ type: "failed", id, message: messageOf(error), denied });
+      // Another try would be denied as well: it has time.
+      return denied ? undefined : error;
     }
   }
 }

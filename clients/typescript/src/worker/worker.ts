@@ -375,7 +375,7 @@ export class Worker {
 
   #settled(attempt: Attempt, returned: boolean): void {
     if (!returned) {
-      this.#log.error("a handler did not stop and is given up: it still runs, and its place is given to another job", {
+      this.#log.error("a handler did not stop and is given up: it still runs, and its place is free", {
         "job.id": attempt.job.id,
         "job.kind": attempt.job.kind,
       });
