@@ -61,12 +61,12 @@ pub(super) async fn measure(setup: &Setup, report: &mut Report) -> Result<(), Fa
     Ok(())
 }
 
-fn sibling(name: &str) -> Option<PathBuf> {
+pub(super) fn sibling(name: &str) -> Option<PathBuf> {
     let path = std::env::current_exe().ok()?.with_file_name(name);
     path.exists().then_some(path)
 }
 
-fn start(binary: &PathBuf, setup: &Setup) -> Result<Child, Failure> {
+pub(super) fn start(binary: &PathBuf, setup: &Setup) -> Result<Child, Failure> {
     let child = Command::new(binary)
         .env_clear()
         .envs(&setup.env)
@@ -79,8 +79,8 @@ fn start(binary: &PathBuf, setup: &Setup) -> Result<Child, Failure> {
     Ok(child)
 }
 
-/// The address in the log line that says so. The rest of the log is read and dropped.
-async fn listening(child: &mut Child) -> Result<String, Failure> {
+/// The address in the log line that names it. The rest of the log is read and dropped.
+pub(super) async fn listening(child: &mut Child) -> Result<String, Failure> {
     let stdout = child
         .stdout
         .take()
@@ -107,7 +107,7 @@ async fn listening(child: &mut Child) -> Result<String, Failure> {
         .replace("0.0.0.0", "127.0.0.1"))
 }
 
-async fn ready(address: &str) -> Result<(), Failure> {
+pub(super) async fn ready(address: &str) -> Result<(), Failure> {
     let deadline = Instant::now() + READY_LIMIT;
     while Instant::now() < deadline {
         // Refused, cut off or "not ready": it is not ready.
@@ -136,7 +136,7 @@ fn proc_file(child: &Child, file: &str) -> Result<String, Failure> {
     Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
 }
 
-fn cpu_seconds(child: &Child) -> Result<f64, Failure> {
+pub(super) fn cpu_seconds(child: &Child) -> Result<f64, Failure> {
     let stat = proc_file(child, "stat")?;
     // The name, in parentheses, may hold blanks; utime and stime are the 12th and 13th fields behind it.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();

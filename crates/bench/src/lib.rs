@@ -13,6 +13,7 @@ mod invalidation;
 mod load;
 mod memory;
 mod points;
+mod pull;
 mod recommend;
 mod redrive;
 mod report;
@@ -28,7 +29,7 @@ use anyhow::Error as Failure;
 use report::Report;
 use system::Setup;
 
-/// Measures enqueue, drain, pick-up, HTTP and the idle services; or, if told so, the cache or recommendations.
+/// Measures enqueue, drain, pick-up, HTTP and the idle services; or, if told so, the cache, pull workers or recommendations.
 #[derive(Debug, clap::Parser)]
 #[command(name = "holdfast-bench", version = holdfast_core::build::version())]
 pub struct Cli {
@@ -56,6 +57,8 @@ enum What {
     Cache,
     /// Cached responses compared with a constant, also while Redis hangs; and the duration of `/health`
     Http,
+    /// The pull protocol, beside a Rust worker: drain, pick-up, and the cost of idle long polls
+    Pull,
     /// Recommendations: cost of a training and a list, and quality compared with popularity and chance
     Recommend(recommend::Args),
 }
@@ -157,6 +160,16 @@ async fn instead(
 ) -> Result<(), Failure> {
     if let What::Recommend(what) = what {
         return recommend::measure(what, servers, (&args.directory, args.scale), report).await;
+    }
+    if *what == What::Pull {
+        if let Some(redis) = &servers.redis {
+            report.yardstick(yardstick::measure(redis).await?);
+        }
+        let Some(setup) = servers.setup(true, true, "ledger") else {
+            report.skipped("pull", "it needs DATABASE_URL=postgres://… and REDIS_URL");
+            return Ok(());
+        };
+        return pull::measure(&setup, args.scale, report).await;
     }
     // On Redis and an embedded database: the cache asks no other.
     let Some(redis) = &servers.redis else {

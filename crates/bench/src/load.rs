@@ -130,20 +130,29 @@ impl Connection {
 
     /// Sends a request and reads its answer, which has to begin as told.
     pub(super) async fn ask(&mut self, request: &[u8], expected: &[u8]) -> std::io::Result<()> {
+        self.exchange(request, expected).await.map(drop)
+    }
+
+    /// The same; the answer's body, whose length is in its head.
+    pub(super) async fn exchange(&mut self, request: &[u8], expected: &[u8]) -> std::io::Result<&[u8]> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
+        // Where the body begins, and where it ends.
+        let mut body = None;
         loop {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
-            if let Some(head) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n")
-                && self.buffer.len() >= head + 4 + content_length(&self.buffer[..head])
-            {
+            body = body.or_else(|| {
+                let head = self.buffer.windows(4).position(|window| window == b"\r\n\r\n")?;
+                Some(head + 4..head + 4 + content_length(&self.buffer[..head]))
+            });
+            if body.as_ref().is_some_and(|body| self.buffer.len() >= body.end) {
                 break;
             }
         }
         if self.buffer.starts_with(expected) {
-            return Ok(());
+            return Ok(&self.buffer[body.unwrap_or_default()]);
         }
         let answer = String::from_utf8_lossy(&self.buffer).into_owned();
         Err(std::io::Error::other(format!("not as expected: {answer}")))

@@ -165,7 +165,7 @@ pub(super) async fn sqlite(setup: &Setup, scale: f64, report: &mut Report) -> Re
 }
 
 /// Jobs a second.
-async fn enqueue_bulk(system: &System, count: usize) -> Result<f64, Failure> {
+pub(super) async fn enqueue_bulk(system: &System, count: usize) -> Result<f64, Failure> {
     let batch: Vec<Noop> = vec![Noop::at(0); BULK];
     let began = Instant::now();
     let mut producers = tokio::task::JoinSet::new();
@@ -186,9 +186,9 @@ async fn enqueue_bulk(system: &System, count: usize) -> Result<f64, Failure> {
 }
 
 /// How a backlog was worked off, as a whole and in its first and last tenth.
-struct Drained {
+pub(super) struct Drained {
     count: usize,
-    rate: f64,
+    pub(super) rate: f64,
     first_tenth: f64,
     last_tenth: f64,
 }
@@ -202,7 +202,7 @@ impl Drained {
     }
 }
 
-async fn drain(system: &mut System, count: usize) -> Result<Drained, Failure> {
+pub(super) async fn drain(system: &mut System, count: usize) -> Result<Drained, Failure> {
     let before = system.tally.total();
     let tenth = (count / 10) as u64;
     let total = count as u64;
@@ -276,7 +276,7 @@ async fn pick_up(
     Ok(())
 }
 
-fn latency(report: &mut Report, part: &str, what: &str, sorted: &[f64], aim: (f64, f64)) {
+pub(super) fn latency(report: &mut Report, part: &str, what: &str, sorted: &[f64], aim: (f64, f64)) {
     let at = |quantile: f64| {
         sorted
             .get(((sorted.len() as f64 - 1.0) * quantile) as usize)
