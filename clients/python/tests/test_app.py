@@ -99,6 +99,15 @@ def test_handlers_can_be_called_as_functions() -> None:
     assert kinds["whole"]([1]) == 1
 
 
+def test_jobs_of_kinds_without_a_handler_are_recorded_if_they_are_named() -> None:
+    app = make_app()
+    with app.testing(others=["notify.email"]) as box:
+        app.client.enqueue("notify.email", {"to": "ada@example.org"})
+        app.kinds["add"].delay(1)
+        assert box.run() == 1
+        assert [job.state for job in box.jobs] == ["available", "completed"]
+
+
 def test_eager_jobs_run_when_they_are_enqueued() -> None:
     app = make_app()
     with app.testing(eager=True) as box:

@@ -23,7 +23,7 @@ from .worker._supervisor import PARENT, Supervisor
 log = logging.getLogger("holdfast")
 
 #: How often a worker of a supervisor looks whether that is alive, in seconds.
-PARENT_SECONDS = 2.0
+PARENT_SECONDS = 1.0
 
 
 #: Pause between tries to declare kinds, each of which has its own patience, in seconds.
@@ -118,7 +118,7 @@ def _worker(options: argparse.Namespace) -> int:
         kill_when_stuck=True,
     )
     _stop_without_parent(worker)
-    worker.run()
+    worker.run(second_signal_ends=PARENT not in os.environ)
     return 0
 
 

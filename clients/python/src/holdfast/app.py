@@ -146,11 +146,13 @@ class App:
         return list(self._kinds)
 
     @contextmanager
-    def testing(self, *, eager: bool = False) -> Iterator[Box]:
-        """Within this, jobs go to a :class:`~holdfast.testing.Box` in memory. ``eager``: each is run when it is enqueued."""
+    def testing(self, *, eager: bool = False, others: Iterable[str] = ()) -> Iterator[Box]:
+        """Within this, jobs go to a :class:`~holdfast.testing.Box` in memory. ``eager``: each is run when it is enqueued. ``others`` are
+        kinds that have no handler in this app, such as the server's own: their jobs are recorded, and wait.
+        """
         from .testing import Box
 
-        before, self._box = self._box, Box(self, eager=eager)
+        before, self._box = self._box, Box(self, eager=eager, others=others)
         try:
             yield self._box
         finally:

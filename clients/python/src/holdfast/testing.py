@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -104,8 +104,9 @@ class Refused(Exception):
 class Box:
     """Jobs in memory. Made by :meth:`App.testing <holdfast.App.testing>`."""
 
-    def __init__(self, app: App, *, eager: bool) -> None:
+    def __init__(self, app: App, *, eager: bool, others: Iterable[str]) -> None:
         self._app = app
+        self._others = frozenset(others)
         self._eager = eager
         self._keys: dict[str, Any] = {}
         self._count = 0
@@ -124,14 +125,17 @@ class Box:
     def run(self) -> int:
         """Runs what waits, and what that enqueues, until nothing waits. Returns the number of executions."""
         executions = 0
-        while (job := next((job for job in self.jobs if job.state == "available"), None)) is not None:
+        while (job := next(filter(self._can_run, self.jobs), None)) is not None:
             executions += self._finish(job)
         return executions
+
+    def _can_run(self, job: BoxJob) -> bool:
+        return job.state == "available" and job.kind not in self._others
 
     def _finish(self, job: BoxJob) -> int:
         """Runs a job until it has ended."""
         executions = 0
-        while job.state not in FINAL_STATES:
+        while self._can_run(job):
             executions += 1
             if executions > MAX_EXECUTIONS:
                 raise AssertionError(f"job {job.id} ({job.kind}) has been run {MAX_EXECUTIONS} times, and has not ended")
@@ -212,14 +216,14 @@ class Box:
 
     def _accept(self, body: Any, previous_result: Any = None) -> BoxJob:
         self._check(body)
-        kind = self._app.kinds[body["kind"]]
+        kind = self._app.kinds.get(body["kind"])
         options = {name: value for name, value in body.items() if name not in ("kind", "payload", "queue")}
-        attempts = options.get("max_attempts") or kind.definition.max_attempts or DEFAULT_ATTEMPTS
+        attempts = options.get("max_attempts") or (kind and kind.definition.max_attempts) or DEFAULT_ATTEMPTS
         self._count += 1
         job = BoxJob(
             f"{self._count:026d}",
-            kind.name,
-            body.get("queue") or kind.queue,
+            body["kind"],
+            body.get("queue") or (kind.queue if kind else ""),
             body["payload"],
             options,
             attempts,
@@ -232,10 +236,11 @@ class Box:
 
     def _check(self, body: Any) -> None:
         kind = self._app.kinds.get(body["kind"])
-        if kind is None:
+        if kind is None and body["kind"] not in self._others:
             raise Refused(422, "unknown-kind", f"there is no kind {body['kind']!r} in this app", "kind")
         try:
-            kind.check(body["payload"])
+            if kind is not None:
+                kind.check(body["payload"])
         except PayloadError as fault:
             raise Refused(422, "invalid-payload", str(fault), fault.path) from None
         if body.get("then"):

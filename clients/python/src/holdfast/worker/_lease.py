@@ -186,8 +186,13 @@ class ProcessLease:
         if status == "404" and "worker-not-found" in body:
             self._source.heard(session, int(version), None)
         elif status.startswith("2"):
+            try:
+                answer = _calls.instructions_of(_json.decode(body))
+            except (ValueError, AttributeError, TypeError):
+                self._failed("the answer is not Holdfast's")
+                return
             self._failures = 0
-            self._source.heard(session, int(version), _calls.instructions_of(_json.decode(body)))
+            self._source.heard(session, int(version), answer)
         else:
             self._failed(f"status {status}")
 

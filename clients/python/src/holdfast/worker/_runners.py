@@ -6,7 +6,6 @@ import asyncio
 import logging
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -69,7 +68,7 @@ class Threads:
 
     def _work(self) -> None:
         while (run := self._queue.get()) is not None:
-            run.started_at = time.monotonic()
+            run.begin()
             self._ended(run, run.handler.run(run.context, run.job.payload))
 
 
@@ -115,7 +114,7 @@ class Loop:
             task.cancel()
 
     async def _run(self, run: Run) -> None:
-        run.started_at = time.monotonic()
+        run.begin()
         outcome = await run.handler.run_async(run.context, run.job.payload)
         del self._tasks[run]
         self._ended(run, outcome)

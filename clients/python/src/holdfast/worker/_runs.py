@@ -60,6 +60,10 @@ class Run:
         #: It has an outcome because its deadline passed, and its handler has not returned.
         self.overdue = False
 
+    def begin(self) -> None:
+        """The handler begins: the deadline counts from here."""
+        self.started_at = self.context._started_at = time.monotonic()
+
     def stop(self, reason: CancelReason) -> None:
         """Asks the handler to stop. The first reason counts."""
         if self.context.cancel_reason is None:

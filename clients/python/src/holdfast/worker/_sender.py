@@ -114,6 +114,8 @@ class Sender:
                 log.error("the server refuses progress and lines, which are dropped: %s", error)
 
     async def _send_news_of(self, session: Session, progress: list[tuple[Run, str]], lines: list[tuple[Run, str]]) -> None:
+        if session.gone:
+            return
         (listed,) = self._runs.listed([session])
         known = set(listed.jobs)
         body = _calls.heartbeat_body(

@@ -2,7 +2,8 @@
 
 Nothing is forked: a new process has no threads, locks or connections of another. A worker that dies is started again, after a pause that
 grows while it keeps dying. One that ends with code 0 was drained by the server, and one with code 2 cannot work as it is configured:
-neither is started again. The first signal is passed on and the workers drain; the second kills them.
+neither is started again. The first signal is passed on and the workers drain; the second kills them. A process manager may send the first
+one to the workers too, so a worker of a supervisor does not take a second SIGTERM for more than the first.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Child:
     def start_if_due(self) -> None:
         if self.process is None and self.code is None and time.monotonic() >= self._due:
             self._started_at = time.monotonic()
-            self.process = subprocess.Popen(self._command, env={**os.environ, PARENT: str(os.getpid())})
+            # In a session of its own: Ctrl-C in a terminal is for the supervisor.
+            environment = {**os.environ, PARENT: str(os.getpid())}
+            self.process = subprocess.Popen(self._command, env=environment, start_new_session=True)
 
     def tell(self, signals: int) -> None:
         """Passes signals on: the first asks for the end, the second is the end."""
@@ -62,7 +65,8 @@ class Child:
         code = self.process.returncode
         self.process = None
         if is_stopping or code in (0, CONFIGURATION):
-            self.code = code
+            # One that had not come to handle signals ends by the first: it had nothing yet.
+            self.code = 0 if is_stopping and code == -signal.SIGTERM else code
             return
         self._failures = 1 if time.monotonic() - self._started_at > STEADY_SECONDS else self._failures + 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._failures - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -134,15 +135,16 @@ class Worker:
             return WorkerStats(None, 0, 0, self._held_limit)
         return WorkerStats(running.sessions.newest_id, running.runs.running, running.runs.held, self._held_limit)
 
-    def run(self) -> Reason:
+    def run(self, *, second_signal_ends: bool = True) -> Reason:
         """Works until SIGTERM, SIGINT, ``stop`` or an order of the server, and returns which it was. A second signal ends the
-        process immediately. Call it in the main thread. Raises ApiError if the server refuses the registration.
+        process immediately, unless a supervisor sees to that. Call it in the main thread. Raises ApiError if the server refuses the
+        registration.
         """
-        return asyncio.run(self._main(started=None, signals=True))
+        return asyncio.run(self._main(None, "end" if second_signal_ends else "ignore"))
 
     async def serve(self) -> Reason:
         """``run`` for a program that has an event loop, without signals. Cancel it to stop; handlers run on a loop of their own."""
-        return await self._main(started=None, signals=False)
+        return await self._main(None, None)
 
     def start(self) -> Worker:
         """Works in a thread. Returns once the worker is registered, and waits for that while the API is unavailable. Raises ApiError
@@ -177,7 +179,7 @@ class Worker:
 
     def _in_thread(self, started: threading.Event) -> None:
         try:
-            asyncio.run(self._main(started=started, signals=False))
+            asyncio.run(self._main(started, None))
         except BaseException as error:
             self._error = error
             if started.is_set():
@@ -195,13 +197,17 @@ class Worker:
                 # Its loop is closed: it has ended by itself.
                 pass
 
-    async def _main(self, started: threading.Event | None, signals: bool) -> Reason:
+    async def _main(self, started: threading.Event | None, second_signal: Literal["end", "ignore"] | None) -> Reason:
+        """``second_signal`` None: signals are not handled."""
         loop = asyncio.get_running_loop()
         api = Api(self._endpoint, self._transport)
         running = self._running = Running(self, api, loop)
         if self._is_stopped:
             running.request_stop("stop", self._grace)
-        restore = _on_signals(loop, lambda: running.request_stop("signal", self._grace)) if signals else None
+        restore = None
+        if second_signal is not None:
+            stop = functools.partial(running.request_stop, "signal", self._grace)
+            restore = _on_signals(loop, stop, ends=second_signal == "end")
         try:
             self._reason = await running.serve(started.set if started is not None else lambda: None)
             return self._reason
@@ -404,19 +410,19 @@ class _NoHandler:
 _NO_HANDLER: Any = _NoHandler()
 
 
-def _on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Callable[[], None]:
-    """The first signal stops, a second one ends the process. Returns what restores the handlers."""
+def _on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], *, ends: bool) -> Callable[[], None]:
+    """The first signal stops, a second one ends the process if ``ends``. Returns what restores the handlers."""
     count = 0
 
     def handle(number: int, _frame: object) -> None:
         nonlocal count
         count += 1
-        if count > 1:
+        if count > 1 and ends:
             os._exit(128 + number)
+        # It also wakes the loop, by the pipe that it waits for.
         loop.call_soon_threadsafe(stop)
 
     before = {one: signal.signal(one, handle) for one in (signal.SIGTERM, signal.SIGINT)}
-    # A blocked loop is woken by the self-pipe of the loop, which call_soon_threadsafe writes to.
 
     def restore() -> None:
         for one, handler in before.items():
