@@ -79,7 +79,7 @@ describe("the command", () => {
       [[wrong], /no App, or that of another copy/],
       [[bare], /no kind with a handler/],
       [[handler], /no server is named/],
-      [[handler, "--concurrency", "0"], /concurrency must be a number from 1/],
+      [[handler, "--concurrency", "0"], /concurrency must be a whole number from 1/],
     ]) {
       const { code, text: printed } = await cli(...args);
       assert.equal(code, 64, printed);

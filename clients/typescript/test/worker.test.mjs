@@ -360,7 +360,7 @@ describe("the pacemaker", () => {
     const server = await fakeServer();
     const snapshot = () => ({ serial: 1, sessions: [{ id: "W", heartbeatMs: 100, lostAfterMs: 300, running: [] }] });
     const log = recorder();
-    const all = { snapshot, remainingMs: () => remainingMs, answered() {}, gone() {}, denied() {}, ...events };
+    const all = { snapshot, remainingMs: () => remainingMs, answered() {}, gone() {}, failed() {}, ...events };
     const pacemaker = new Pacemaker(new Connection(server.url, "k"), false, all, log, stuckMs);
     t.after(async () => {
       await pacemaker.stop();
@@ -417,7 +417,7 @@ describe("a worker", () => {
     const app = new App({ queue: "q", url: "http://127.0.0.1:1" });
     assert.throws(() => new Worker(app), /no kind with a handler/);
     app.job("a", {}, () => 1);
-    for (const options of [{ concurrency: 0 }, { concurrency: Number.NaN }, { queues: [] }, { graceSeconds: -1 }, { heldLimit: 0 }]) {
+    for (const options of [{ concurrency: 0 }, { concurrency: Number.NaN }, { concurrency: 1.5 }, { queues: [] }, { graceSeconds: -1 }, { heldLimit: 0 }]) {
       assert.throws(() => new Worker(app, options), ConfigurationError);
     }
   });

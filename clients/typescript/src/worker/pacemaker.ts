@@ -11,7 +11,8 @@
  * - *The machine's clock jumps*: nothing here reads it. *The machine sleeps*: the lease passes, as above.
  *
  * # When things fail
- * - *The thread dies*: another one is started, after a growing delay. `lost_after_seconds` is three heartbeats, time enough.
+ * - *The thread dies*: another one is started, after a growing delay. `lost_after_seconds` is three heartbeats, time enough. If it dies
+ *   again and again without a heartbeat, the worker ends.
  * - *The main thread is stuck for good* (past every deadline and a minute more): the thread stops, so that the jobs return to other
  *   workers. With `endsProcess`, which is what the command does, it ends the process.
  * - *The key is revoked*: reported, and tried again; the worker ends for this reason.
@@ -19,11 +20,15 @@
 import { Worker as Thread } from "node:worker_threads";
 import { delayMs } from "../backoff.js";
 import type { Connection } from "../connection.js";
+import { ConfigurationError, HoldfastError } from "../errors.js";
 import type { Logger } from "./log.js";
 import { type FromThread, type PacemakerData, type Snapshot, monotonicMs } from "./pacemaker-protocol.js";
 
 /** A main thread that is blocked for so long past the last deadline of what it runs is stuck: its leases are given up. */
 const STUCK_MS = 60_000;
+
+/** So often the thread is started again without a heartbeat in between. */
+const MAX_DEATHS = 8;
 
 export interface PacemakerEvents {
   snapshot(): Snapshot;
@@ -31,7 +36,8 @@ export interface PacemakerEvents {
   remainingMs(): number;
   answered(message: Extract<FromThread, { type: "answered" }>): void;
   gone(id: string): void;
-  denied(message: string): void;
+  /** There will be no heartbeats: another try would not help. */
+  failed(error: Error): void;
 }
 
 export class Pacemaker {
@@ -88,6 +94,10 @@ export class Pacemaker {
     this.#thread = undefined;
     if (this.#isStopped) return;
     this.#deaths += 1;
+    if (this.#deaths > MAX_DEATHS) {
+      this.#events.failed(new HoldfastError("the thread of the heartbeats cannot run: was the package bundled?"));
+      return;
+    }
     const delay = delayMs({ baseMs: 50, capMs: 5_000 }, this.#deaths);
     this.#log.error("the thread of the heartbeats has ended and is started again", { "retry.in_ms": Math.round(delay) });
     this.#restart = setTimeout(() => {
@@ -113,7 +123,9 @@ export class Pacemaker {
         return;
       case "failed":
         this.#log.warn("a heartbeat has failed and is repeated", { "worker.id": message.id, error: message.message });
-        if (message.denied) this.#events.denied(message.message);
+        if (message.denied) {
+          this.#events.failed(new ConfigurationError(`the server refuses the worker's key: ${message.message}`));
+        }
         return;
       case "stuck":
         this.#log.error("the event loop was blocked past every deadline: the worker's lease was given up", { seconds: message.seconds });

@@ -155,9 +155,9 @@ export class Worker {
     this.#kinds = new Map([...app.kinds].filter(([, kind]) => kind.hasHandler));
     this.#registration = registrationOf(this.#kinds, options);
     this.#connection = connectionOf(app, options);
-    this.#graceSeconds = positive("graceSeconds", options.graceSeconds ?? 25, 0);
+    this.#graceSeconds = secondsOf("graceSeconds", options.graceSeconds ?? 25);
     this.#grace = this.#graceSeconds;
-    this.#heldLimit = positive("heldLimit", options.heldLimit ?? Math.max(1_000, this.#registration.concurrency), 1);
+    this.#heldLimit = whole("heldLimit", options.heldLimit ?? Math.max(1_000, this.#registration.concurrency));
     this.#handlesSignals = options.signals ?? false;
     this.#log = options.logger ?? lineLogger();
     this.#http = nodeTransport(this.#connection.base);
@@ -170,7 +170,7 @@ export class Worker {
         remainingMs: () => this.#remainingMs(),
         answered: ({ id, answer, serial }) => this.#heard(this.#sessions.get(id), answer, serial),
         gone: (id) => this.#lose(this.#sessions.get(id)),
-        denied: (message) => this.#fail(new ConfigurationError(`the server refuses the worker's key: ${message}`)),
+        failed: (error) => this.#fail(error),
       },
       this.#log,
     );
@@ -209,8 +209,8 @@ export class Worker {
    * that is done.
    * @param graceSeconds How long handlers may go on
    */
-  async stop({ graceSeconds = this.#graceSeconds }: { readonly graceSeconds?: number } = {}): Promise<void> {
-    this.#grace = graceSeconds;
+  async stop({ graceSeconds = this.#graceSeconds }: { readonly graceSeconds?: number | undefined } = {}): Promise<void> {
+    this.#grace = secondsOf("graceSeconds", graceSeconds);
     this.#end("stop");
     await this.#running;
   }
@@ -499,7 +499,7 @@ function registrationOf(kinds: ReadonlyMap<string, JobKind>, options: WorkerOpti
   return {
     name: (options.name ?? hostname()).slice(0, 100),
     queues: [...queues],
-    concurrency: positive("concurrency", options.concurrency ?? 16, 1),
+    concurrency: whole("concurrency", options.concurrency ?? 16),
     client: CLIENT,
     kinds: [...kinds.keys()],
   };
@@ -509,8 +509,14 @@ function connectionOf(app: App, { url, key }: WorkerOptions): Connection {
   return url === undefined && key === undefined ? app.client.connection : new Connection(url, key);
 }
 
-function positive(name: string, value: number, least: number): number {
-  if (!(value >= least && Number.isFinite(value))) throw new ConfigurationError(`${name} must be a number from ${least}, not ${value}`);
+function whole(name: string, value: number): number {
+  const isWhole = Number.isInteger(value) && value >= 1 && value <= MAX_HELD;
+  if (!isWhole) throw new ConfigurationError(`${name} must be a whole number from 1 to ${MAX_HELD}, not ${value}`);
+  return value;
+}
+
+function secondsOf(name: string, value: number): number {
+  if (!(value >= 0 && Number.isFinite(value))) throw new ConfigurationError(`${name} must be a number of seconds from 0, not ${value}`);
   return value;
 }
 
