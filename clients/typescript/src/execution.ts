@@ -2,7 +2,7 @@
 import type { EndedBatchView, PulledJob } from "./api-types.js";
 import type { JobContext } from "./context.js";
 import { PayloadError } from "./errors.js";
-import { NotJsonError, cut, jsonOf } from "./json.js";
+import { NotJsonError, cut, jsonOf, wellFormed } from "./json.js";
 import { Discard, Retry, Snooze, type StopCause, Stopped } from "./outcomes.js";
 
 /** How an attempt ended, in the API's words. `result` is JSON text. */
@@ -92,7 +92,7 @@ export class ExecutionContext implements JobContext {
   }
 
   log(line: string): void {
-    this.#news.log(this.id, cut(String(line), MAX_ERROR_BYTES));
+    this.#news.log(this.id, cut(wellFormed(String(line)), MAX_ERROR_BYTES));
   }
 
   /** Why the handler was asked to stop. */
@@ -138,7 +138,7 @@ function failure(error: unknown, why: StopCause | undefined): Outcome {
   if (error instanceof Discard) return { verb: "discard", error: described(error, false) };
   if (error instanceof Snooze) return { verb: "snooze", after: error.after };
   // The same payload will be refused in every attempt.
-  if (error instanceof PayloadError) return { verb: "discard", error: error.message };
+  if (error instanceof PayloadError) return { verb: "discard", error: described(error, false) };
   if (why === "cancelled") return { verb: "cancelled" };
   return { verb: "failed", error: described(error, true) };
 }
@@ -148,7 +148,7 @@ function described(error: unknown, stack: boolean): string {
   for (let cause = error; cause !== undefined && texts.length < MAX_CAUSES; cause = cause instanceof Error ? cause.cause : undefined) {
     texts.push(textOf(cause, stack));
   }
-  return cut(texts.join("\ncaused by: "), MAX_ERROR_BYTES);
+  return cut(wellFormed(texts.join("\ncaused by: ")), MAX_ERROR_BYTES);
 }
 
 /** The message comes first: lists of jobs show the first line. */

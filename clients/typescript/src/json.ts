@@ -21,6 +21,11 @@ export function jsonOf(value: unknown): string {
   return text;
 }
 
+/** A text for people as the server takes it: with a replacement for every half of a surrogate pair, and for U+0000. */
+export function wellFormed(text: string): string {
+  return text.replaceAll(/[\p{Surrogate}\0]/gu, "\ufffd");
+}
+
 /** The beginning of a text that has at most so many bytes in UTF-8, without half a character at its end. */
 export function cut(text: string, bytes: number): string {
   // A UTF-16 unit takes at most three bytes.

@@ -38,6 +38,7 @@ describe("an execution", () => {
     assert.deepEqual(await fail(new Snooze({ after: 2 })), { verb: "snooze", after: 2 });
     assert.match((await fail(new TypeError("boom", { cause: new Error("why") }))).error, /^TypeError: boom\n[^]*caused by: why/);
     for (const thrown of [undefined, null, "text", { a: 1 }, 5n]) assert.equal((await fail(thrown)).verb, "failed");
+    assert.ok((await fail(new Error("half a pair \ud83d, U+0000 \0"))).error.startsWith("half a pair \ufffd, U+0000 \ufffd\n"));
     assert.ok(Buffer.byteLength((await fail(new Error("é".repeat(9_000)))).error) <= 4_096);
   });
 

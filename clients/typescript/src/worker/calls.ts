@@ -1,7 +1,7 @@
 /** The five calls of a pull worker. Each may be repeated; who repeats it, and when, is decided by the callers. */
 import type { Api } from "../api.js";
 import type { FinishedJobs, HeartbeatAnswer, NewWorker, PulledJobs, RegisteredWorker } from "../api-types.js";
-import { ApiError, InvalidRequestError, NotFoundError, isTransient } from "../errors.js";
+import { ApiError, ConnectionError, InvalidRequestError, NotFoundError, isTransient } from "../errors.js";
 
 /** Beside the time that a pull may wait at the server. A pull that takes longer is given up, and its reply ignored. */
 const PULL_MARGIN_MS = 10_000;
@@ -11,6 +11,8 @@ const CALL_MS = 15_000;
 
 /** A heartbeat that takes longer is sent again. */
 const LONGEST_BEAT_MS = 10_000;
+
+const NOT_OURS = "the answer is not Holdfast's: something in between has answered";
 
 export interface PullArguments {
   readonly max: number;
@@ -26,30 +28,38 @@ export class WorkerCalls {
     this.#api = api;
   }
 
-  register(worker: NewWorker, signal: AbortSignal): Promise<RegisteredWorker> {
-    return this.#api.call({ method: "POST", path: "/v1/workers", body: JSON.stringify(worker), timeoutMs: CALL_MS, signal });
+  async register(worker: NewWorker, signal: AbortSignal): Promise<RegisteredWorker> {
+    const registered = await this.#post<RegisteredWorker>("/v1/workers", JSON.stringify(worker), CALL_MS, signal);
+    if (typeof registered.id !== "string") throw new ConnectionError(NOT_OURS);
+    return registered;
   }
 
   pull(id: string, { max, waitSeconds, have, signal }: PullArguments): Promise<Partial<PulledJobs>> {
     const body = JSON.stringify({ max, wait_seconds: waitSeconds, have });
     const timeoutMs = waitSeconds * 1000 + PULL_MARGIN_MS;
-    return this.#api.call({ method: "POST", path: `${pathOf(id)}/pull`, body, timeoutMs, signal });
+    return this.#post(`${pathOf(id)}/pull`, body, timeoutMs, signal);
   }
 
   /** @param outcomes JSON texts */
   finish(id: string, outcomes: readonly string[], signal: AbortSignal): Promise<FinishedJobs> {
     const body = `{"outcomes":[${outcomes.join(",")}]}`;
-    return this.#api.call({ method: "POST", path: `${pathOf(id)}/finish`, body, timeoutMs: CALL_MS, signal });
+    return this.#post(`${pathOf(id)}/finish`, body, CALL_MS, signal);
   }
 
   /** @param body JSON text */
   heartbeat(id: string, body: string, heartbeatMs: number, signal?: AbortSignal): Promise<HeartbeatAnswer> {
     const timeoutMs = Math.min(Math.max(heartbeatMs, 1_000), LONGEST_BEAT_MS);
-    return this.#api.call({ method: "POST", path: `${pathOf(id)}/heartbeat`, body, timeoutMs, signal });
+    return this.#post(`${pathOf(id)}/heartbeat`, body, timeoutMs, signal);
   }
 
   delete(id: string, timeoutMs: number): Promise<void> {
     return this.#api.repeat({ method: "DELETE", path: pathOf(id), timeoutMs }, { tries: 5, totalMs: timeoutMs });
+  }
+
+  async #post<T>(path: string, body: string, timeoutMs: number, signal: AbortSignal | undefined): Promise<T> {
+    const answer = await this.#api.call<T>({ method: "POST", path, body, timeoutMs, signal });
+    if (typeof answer !== "object" || answer === null) throw new ConnectionError(NOT_OURS);
+    return answer;
   }
 }
 
