@@ -125,7 +125,11 @@ def test_retry_after_is_a_lower_bound() -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "type"),
     [
-        (problem(422, "invalid-payload", errors=[{"field": "payload.url", "reason": "R", "index": 2}]), holdfast.InvalidRequest, "invalid-payload"),
+        (
+            problem(422, "invalid-payload", errors=[{"field": "payload.url", "reason": "R", "index": 2}]),
+            holdfast.InvalidRequest,
+            "invalid-payload",
+        ),
         (problem(401, "unauthenticated"), holdfast.Unauthenticated, "unauthenticated"),
         (problem(403, "missing-scope"), holdfast.Forbidden, "missing-scope"),
         (problem(404, "job-not-found"), holdfast.NotFound, "job-not-found"),

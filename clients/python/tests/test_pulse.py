@@ -172,10 +172,26 @@ def test_heartbeats_end_when_the_worker_is_silent_for_too_long_and_go_on_when_it
 
 def test_a_worker_that_hangs_is_killed_if_that_is_wished(heard: Heard) -> None:
     middle = subprocess.Popen(
-        [sys.executable, "-c", START.format(program=str(PROGRAM), port=heard.server_address[1]).replace("%d\\t0", "%d\\t1").replace("state\\t30", "state\\t0.2")],
+        [
+            sys.executable,
+            "-c",
+            START.format(program=str(PROGRAM), port=heard.server_address[1])
+            .replace("%d\\t0", "%d\\t1")
+            .replace("state\\t30", "state\\t0.2"),
+        ],
         stdout=subprocess.DEVNULL,
     )
     assert middle.wait(20) == -signal.SIGKILL
+
+
+def test_a_worker_that_was_suspended_with_its_heartbeats_gets_time_to_speak() -> None:
+    pulse = _pulse.Pulse(f"http\t127.0.0.1\t1\t\t\t{os.getpid()}\t1", "", lambda line: None)
+    pulse.learn("state\t0.0\t1", ["W1\t5\t1\t{}"])
+    later = time.monotonic() + 1_000
+    pulse.wake(later)
+    assert pulse._quiet_at >= later + _pulse.SUSPENDED_SECONDS
+    pulse.wake(later + 1)
+    assert pulse._quiet_at < later + 1_000
 
 
 def test_a_session_that_is_no_longer_named_has_no_heartbeats(heard: Heard) -> None:

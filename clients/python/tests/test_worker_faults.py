@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import subprocess
 import threading
 import time
 from typing import Any
@@ -201,6 +204,26 @@ def test_heartbeats_come_from_the_loop_where_no_process_works(monkeypatch: pytes
     with worker:
         eventually(lambda: server.named("heartbeat"), "a heartbeat")
     assert "no heartbeat process works here" in caplog.text
+
+
+def test_a_heartbeat_process_that_says_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.worker._lease.MUTE_SECONDS", 0.5)
+    monkeypatch.setattr("holdfast.worker._lease.TELL_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.worker._lease.STEADY_SECONDS", 0.0)
+    worker = FakeServer().worker(app)
+    worker._heartbeat = "process"
+    with worker:
+        (first,) = eventually(pulses, "a heartbeat process")
+        os.kill(first, signal.SIGSTOP)
+        eventually(lambda: [pid for pid in pulses() if pid != first], "another one")
+    assert pulses() == []
+
+
+def pulses() -> list[int]:
+    """The heartbeat processes of this one."""
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    return [int(pid) for pid, parent, command in rows if int(parent) == os.getpid() and "_pulse.py" in command]
 
 
 def test_what_is_held_is_sent_at_the_end_without_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:

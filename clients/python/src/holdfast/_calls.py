@@ -308,9 +308,7 @@ def register(
         fields["kinds"] = sorted(kinds)
 
     def read(body: Any) -> Registered:
-        return Registered(
-            body["id"], float(body.get("heartbeat_seconds", 5.0)), float(body.get("lost_after_seconds", 15.0))
-        )
+        return Registered(body["id"], float(body.get("heartbeat_seconds", 5.0)), float(body.get("lost_after_seconds", 15.0)))
 
     return Call("POST", "/v1/workers", read, _json.encode(fields))
 
@@ -321,9 +319,7 @@ def pull(worker: str, most: int, wait: float, have: Sequence[str]) -> Call[Pulle
 
 
 def _pulled(body: Any) -> Pulled:
-    return Pulled(
-        [_pulled_job(job) for job in body["jobs"]], bool(body.get("drain", False)), bool(body.get("register_again", False))
-    )
+    return Pulled([_pulled_job(job) for job in body["jobs"]], bool(body.get("drain", False)), bool(body.get("register_again", False)))
 
 
 def _pulled_job(job: Mapping[str, Any]) -> PulledJob:

@@ -33,9 +33,7 @@ DECLARE_PAUSE_SECONDS = 1.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -51,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="holdfast",
-        description="Workers in Python for Holdfast. The server's own command is named holdfast too; `python -m holdfast` is always this one.",
+        description="Workers in Python for Holdfast. The server's command is named holdfast too; `python -m holdfast` is always this one.",
     )
     parser.add_argument("--version", action="version", version=f"holdfast-python {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -52,9 +52,7 @@ class App:
     enqueued. ``queue`` is that of kinds that name none.
     """
 
-    def __init__(
-        self, url: str | None = None, key: str | None = None, *, queue: str = DEFAULT_QUEUE, ca_file: str | None = None
-    ) -> None:
+    def __init__(self, url: str | None = None, key: str | None = None, *, queue: str = DEFAULT_QUEUE, ca_file: str | None = None) -> None:
         self._url = url
         self._key = key
         self._ca_file = ca_file

@@ -65,9 +65,7 @@ class Client:
         """
         return Job(self, self._repeat(_calls.enqueue(kind, payload, options)))
 
-    def enqueue_many(
-        self, jobs: Iterable[NewJob], *, idempotency_key: str | None = None, traceparent: str | None = None
-    ) -> list[str]:
+    def enqueue_many(self, jobs: Iterable[NewJob], *, idempotency_key: str | None = None, traceparent: str | None = None) -> list[str]:
         """Enqueues jobs. Returns their ids, in order. An invalid job is named by ``index`` in the error.
 
         Up to 10,000 jobs (and 12 MiB) are enqueued all or none. More are enqueued in several such calls, each under a key of its own

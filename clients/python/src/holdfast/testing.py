@@ -86,8 +86,7 @@ class BoxJob:
             "max_attempts": self.max_attempts,
             "unique_key": self.options.get("unique_key"),
             "errors": [
-                {"attempt": number, "class": "transient", "message": message, "at": _now()}
-                for number, message in enumerate(self.errors, 1)
+                {"attempt": number, "class": "transient", "message": message, "at": _now()} for number, message in enumerate(self.errors, 1)
             ],
         }
 

@@ -1,7 +1,7 @@
 """Keeps the worker's lease alive with heartbeats: from another process, or from the protocol loop.
 
-The process is the default. The loop is for where none works (no interpreter to start, Windows), for transports that only this process has (tests), and
-for workers whose handlers are all async and never block: a handler that holds Python's lock for 15 s loses the lease then.
+The process is the default. The loop is for where none works (no interpreter to start, Windows), for transports that only this process has
+(tests), and for workers whose handlers are all async and never block: a handler that holds Python's lock for 15 s loses the lease then.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ MAX_LINE = 8 << 20
 STEADY_SECONDS = 5.0
 MAX_FAILURES = 3
 
-#: Seconds that the heartbeat process may say nothing although heartbeats are due; then another is started.
-MUTE_SECONDS = 20.0
+#: Seconds that one heartbeat of the process may take, a little more than it allows itself. One that says nothing for longer is
+#: replaced, before the lease ends: 5 s between heartbeats and these are less than 15 s.
+MUTE_SECONDS = 6.0
 
 
 class Source(Protocol):
@@ -161,7 +162,7 @@ class ProcessLease:
             now = time.monotonic()
             if not listed:
                 self._heard_at = now
-            elif now - self._heard_at > MUTE_SECONDS + max(one.session.heartbeat for one in listed):
+            elif now - self._heard_at > max(one.session.heartbeat for one in listed) + MUTE_SECONDS * len(listed):
                 log.warning("the heartbeat process does not answer")
                 return
             if process.stdin.transport.get_write_buffer_size() < MAX_WAITING:
@@ -222,4 +223,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         except ProcessLookupError:
             pass
         await process.wait()
-

@@ -1,6 +1,6 @@
 """The heartbeat process of a worker: a program of its own, because a handler can hold Python's lock in the worker's process.
 
-It imports little of the standard library and nothing else, so that it is small. It is started by :class:`holdfast.worker._lease.ProcessLease`.
+It imports little of the standard library and nothing else, so that it is small. :class:`holdfast.worker._lease.ProcessLease` starts it.
 
 Input, in lines; fields are separated by tabs:
     1. ``scheme host port path ca_file parent kill`` and a line with the value of the header Authorization (may be empty);
@@ -154,7 +154,8 @@ class Beat:
 
     def __init__(self, interval: float, now: float) -> None:
         self.interval = interval
-        self.due = now + interval
+        # At once: this process may stand in for one that ended.
+        self.due = now
         self.version = "0"
         self.body = b""
 
