@@ -23,10 +23,22 @@ export async function documentFrom(source) {
 
 /** The text of src/api-types.ts. */
 export function typesOf(document) {
-  const schemas = document.components.schemas;
+  const schemas = inlined(document.components.schemas);
   const names = reachable(schemas, ROOTS);
   const header = "/* Generated from the server's OpenAPI document by scripts/generate-types.mjs. Do not edit. */\n";
   return header + names.map((name) => `\n${declaration(name, schemas[name])}`).join("");
+}
+
+/** The schemas without those that only give a plain text or number a name, such as the format of ids. */
+function inlined(schemas) {
+  const isPlain = (schema) => ["string", "number", "integer", "boolean"].includes(schema.type) && !schema.enum;
+  const plain = Object.fromEntries(Object.entries(schemas).filter(([, schema]) => isPlain(schema)));
+  const prefix = "#/components/schemas/";
+  return JSON.parse(JSON.stringify(schemas), (_, value) => {
+    const { $ref, ...more } = value ?? {};
+    const schema = typeof $ref === "string" ? plain[$ref.slice(prefix.length)] : undefined;
+    return schema === undefined ? value : { ...schema, ...more };
+  });
 }
 
 function reachable(schemas, roots) {

@@ -4,6 +4,7 @@
  */
 import type { KindRetry, NewKind } from "./api-types.js";
 import { Client, type ClientOptions } from "./client.js";
+import { Connection } from "./connection.js";
 import type { JobContext } from "./context.js";
 import { type EnqueueManyOptions, type EnqueueOptions, type JobRequest, type JobSettings, defined } from "./enqueue.js";
 import { ConfigurationError } from "./errors.js";
@@ -62,6 +63,12 @@ export class App {
   get client(): Client {
     this.#client ??= new Client(this.#options);
     return this.#client;
+  }
+
+  /** For a worker: the app's server and key, as far as it names no others. @internal */
+  connection(url?: string | URL, key?: string): Connection {
+    const { client, ...own } = this.#options;
+    return client === undefined ? new Connection(url ?? own.url, key ?? own.key) : client.connection.with(url, key);
   }
 
   /** Every kind, by its name. */

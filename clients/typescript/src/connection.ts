@@ -27,6 +27,11 @@ export class Connection {
     this.#key = checkedKey(key ?? environment("HOLDFAST_API_KEY"));
   }
 
+  /** The same, but for what is given. */
+  with(url: string | URL | undefined, key: string | undefined): Connection {
+    return new Connection(url ?? this.base, key ?? this.#key);
+  }
+
   headers(): Record<string, string> {
     const headers: Record<string, string> = { accept: "application/json", "user-agent": `holdfast-typescript/${VERSION}` };
     if (this.#key !== undefined) headers["authorization"] = `Bearer ${this.#key}`;

@@ -1,7 +1,7 @@
 // The parts of the worker, each with what can come late or twice. The worker as a whole is tested by the conformance suite.
 import assert from "node:assert/strict";
 import { after, before, describe, it, mock } from "node:test";
-import { ApiError, App, ConfigurationError, Discard, InvalidRequestError, NotFoundError, Retry, Snooze, UnavailableError } from "@holdfast/client";
+import { ApiError, App, Client, ConfigurationError, Discard, InvalidRequestError, NotFoundError, Retry, Snooze, UnavailableError } from "@holdfast/client";
 import { Worker } from "@holdfast/client/worker";
 import { ExecutionContext, execute } from "../dist/execution.js";
 import { Attempt, STOP_GRACE_MS } from "../dist/worker/attempt.js";
@@ -421,6 +421,18 @@ describe("a worker", () => {
     for (const options of [{ concurrency: 0 }, { concurrency: Number.NaN }, { concurrency: 1.5 }, { queues: [] }, { graceSeconds: -1 }, { heldLimit: 0 }]) {
       assert.throws(() => new Worker(app, options), ConfigurationError);
     }
+  });
+
+  it("takes the server and the key from its options, or else from the app", () => {
+    const of = (options, ...given) => {
+      const { base, ...rest } = new App(options).connection(...given);
+      return [base, new App(options).connection(...given).headers().authorization, ...Object.keys(rest)];
+    };
+    const [a, b] = ["http://a", "http://b"];
+    assert.deepEqual(of({ url: a, key: "1" }), [a, "Bearer 1"]);
+    assert.deepEqual(of({ url: a, key: "1" }, undefined, "2"), [a, "Bearer 2"]);
+    assert.deepEqual(of({ key: "1" }, b), [b, "Bearer 1"]);
+    assert.deepEqual(of({ client: new Client({ url: a, key: "1" }) }, b), [b, "Bearer 1"]);
   });
 
   it("that is stopped while it registers ends", async () => {

@@ -1,15 +1,15 @@
 /**
  * One attempt of a job: the handler's call, its deadline, and its end.
  *
- * States: new → running → decided (there is an outcome, or there will be none) → settled (the handler has returned, or is given up). Usually the
- * last two happen together. They do not if
+ * States: new → running → decided (there is an outcome, or there will be none) → settled (the handler has returned, or is given up).
+ * Usually the last two happen together. They do not if
  * - the deadline passes: the outcome is `failed` immediately. The handler is asked to stop, and keeps its place until it does.
  * - the job is lost to another worker: there is no outcome. The same.
  * - the job was cancelled: the handler is asked to stop and has {@link STOP_GRACE_MS} to decide; after that the outcome is `cancelled`.
  * - the worker ends: the same with the worker's own patience; what is not decided goes back to its queue.
  *
- * A handler cannot be ended from outside. One that does not stop is given up after {@link STOP_GRACE_MS}: its place is free again, and what
- * it returns is ignored.
+ * A handler cannot be ended from outside. One that does not stop is given up after {@link STOP_GRACE_MS}: its place is free again, and
+ * what it returns is ignored.
  *
  * The deadline is a timer of the monotonic clock. If the event loop was blocked past it, the timer fires when the loop turns again; a
  * handler that returned in the meantime has completed.

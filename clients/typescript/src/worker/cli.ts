@@ -11,7 +11,8 @@ import { ApiError, ConfigurationError, ForbiddenError, messageOf } from "../erro
 import { VERSION } from "../version.js";
 import { isTemporary } from "./calls.js";
 import { type LogLevel, type Logger, lineLogger } from "./log.js";
-import { Worker, type WorkerOptions } from "./worker.js";
+import type { WorkerOptions } from "./options.js";
+import { Worker } from "./worker.js";
 
 const HELP = `Runs the jobs of an app.
 
@@ -108,8 +109,9 @@ async function appOf(path: string, name: string | undefined): Promise<App> {
   for (const name of names) {
     if (module[name] instanceof App) return module[name];
   }
-  const others = names.some((name) => module[name] !== undefined) ? ": what it exports is no App, or that of another copy of the package" : "";
-  throw new UsageError(`${path} exports no App as ${names.map((name) => JSON.stringify(name)).join(" or ")}${others}`);
+  const isOther = names.some((name) => module[name] !== undefined);
+  const why = isOther ? ": what it exports is no App, or that of another copy of the package" : "";
+  throw new UsageError(`${path} exports no App as ${names.map((name) => JSON.stringify(name)).join(" or ")}${why}`);
 }
 
 /** What another try would not mend. */

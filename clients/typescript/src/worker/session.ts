@@ -1,9 +1,9 @@
 /**
  * One registration of a worker: its id at the server, the jobs that it holds, and their outcomes.
  *
- * States: current (it pulls) → retiring (its id is worn: another one pulls, this one ends its jobs, and is deleted) → ended. Or → gone: the
- * server does not know it any more. What it runs is void then; its outcomes are still sent, because some may have been stored by a request
- * whose reply was lost, and the server says of each what became of it.
+ * States: current (it pulls) → retiring (its id is worn: another one pulls, this one ends its jobs, and is deleted) → ended. Or → gone:
+ * the server does not know it any more. What it runs is void then; its outcomes are still sent, because some may have been stored by a
+ * request whose reply was lost, and the server says of each what became of it.
  *
  * # Invariants
  * - `held` has every job that was pulled and whose outcome is not answered. It is the `have` of every pull, so no job is given twice.

@@ -33,44 +33,21 @@
  * - *The worker was silent for too long* (`worker-not-found`): its attempts are void, their signals are aborted; it registers again.
  * - *The process is killed*: the server notices after `lost_after_seconds`, and its jobs return with one crash each.
  */
-import { hostname } from "node:os";
 import { Api } from "../api.js";
 import type { HeartbeatAnswer, NewWorker, PulledJobs } from "../api-types.js";
 import type { App, JobKind } from "../app.js";
 import { type Backoff, delayMs, sleep } from "../backoff.js";
-import { Connection } from "../connection.js";
-import { ConfigurationError, messageOf, retryAfterMs } from "../errors.js";
-import { VERSION } from "../version.js";
+import type { Connection } from "../connection.js";
+import { messageOf, retryAfterMs } from "../errors.js";
 import type { Attempt } from "./attempt.js";
 import { Bell } from "./bell.js";
 import { WorkerCalls, isDenied, isGone, isTemporary } from "./calls.js";
 import { type Logger, lineLogger } from "./log.js";
 import { type NodeTransport, nodeTransport } from "./node-transport.js";
+import { MAX_HELD, type WorkerOptions, registrationOf, secondsOf, whole } from "./options.js";
 import { Pacemaker } from "./pacemaker.js";
 import type { Snapshot } from "./pacemaker-protocol.js";
 import { Session } from "./session.js";
-
-export interface WorkerOptions {
-  /** Default: those of the app. */
-  readonly url?: string | URL | undefined;
-  /** A key with the scope `work`. Default: the app's. */
-  readonly key?: string | undefined;
-  /** Handlers at the same time, 1 to 10,000. Default: 16. */
-  readonly concurrency?: number | undefined;
-  /** The queues to take jobs from. Default: those of the app's kinds that have handlers. */
-  readonly queues?: readonly string[] | undefined;
-  /** Shown in lists of workers. Default: the host's name. */
-  readonly name?: string | undefined;
-  /** How long handlers may go on after a stop, in seconds. Default: 25. */
-  readonly graceSeconds?: number | undefined;
-  /** While so many outcomes wait to be answered, no jobs are pulled. Default: 1,000, or the concurrency if that is larger. */
-  readonly heldLimit?: number | undefined;
-  /** Stop on SIGTERM and SIGINT; a second signal ends the process immediately. Default: false. */
-  readonly signals?: boolean | undefined;
-  /** End the process when its event loop is blocked for a minute past every deadline. Default: false. */
-  readonly watchdog?: boolean | undefined;
-  readonly logger?: Logger | undefined;
-}
 
 /** Why a worker has ended: the server's order, `stop()`, or a signal. */
 export type EndReason = "drain" | "stop" | "signal";
@@ -85,14 +62,8 @@ export interface WorkerStats {
   readonly heldLimit: number;
 }
 
-/** How this client names itself. */
-export const CLIENT = { name: "@holdfast/client", version: VERSION, language: "typescript" } as const;
-
 /** Most jobs of one pull; the server's limit. */
 const MAX_PULL = 500;
-
-/** Most jobs that a worker may hold; the server's limit. */
-const MAX_HELD = 10_000;
 
 /** While outcomes with so many characters wait to be answered, no jobs are pulled. */
 const MAX_HELD_CHARACTERS = 64 * 1024 * 1024;
@@ -154,7 +125,7 @@ export class Worker {
     this.#app = app;
     this.#kinds = new Map([...app.kinds].filter(([, kind]) => kind.hasHandler));
     this.#registration = registrationOf(this.#kinds, options);
-    this.#connection = connectionOf(app, options);
+    this.#connection = app.connection(options.url, options.key);
     this.#graceSeconds = secondsOf("graceSeconds", options.graceSeconds ?? 25);
     this.#grace = this.#graceSeconds;
     this.#heldLimit = whole("heldLimit", options.heldLimit ?? Math.max(1_000, this.#registration.concurrency));
@@ -490,34 +461,6 @@ export class Worker {
       time.abort();
     }
   }
-}
-
-function registrationOf(kinds: ReadonlyMap<string, JobKind>, options: WorkerOptions): NewWorker {
-  if (kinds.size === 0) throw new ConfigurationError("the app has no kind with a handler: a worker would have nothing to do");
-  const queues = options.queues ?? [...new Set([...kinds.values()].map(({ queue }) => queue))];
-  if (queues.length === 0) throw new ConfigurationError("a worker needs a queue to take jobs from");
-  return {
-    name: (options.name ?? hostname()).slice(0, 100),
-    queues: [...queues],
-    concurrency: whole("concurrency", options.concurrency ?? 16),
-    client: CLIENT,
-    kinds: [...kinds.keys()],
-  };
-}
-
-function connectionOf(app: App, { url, key }: WorkerOptions): Connection {
-  return url === undefined && key === undefined ? app.client.connection : new Connection(url, key);
-}
-
-function whole(name: string, value: number): number {
-  const isWhole = Number.isInteger(value) && value >= 1 && value <= MAX_HELD;
-  if (!isWhole) throw new ConfigurationError(`${name} must be a whole number from 1 to ${MAX_HELD}, not ${value}`);
-  return value;
-}
-
-function secondsOf(name: string, value: number): number {
-  if (!(value >= 0 && Number.isFinite(value))) throw new ConfigurationError(`${name} must be a number of seconds from 0, not ${value}`);
-  return value;
 }
 
 function aborted(signal: AbortSignal): Promise<void> {
