@@ -52,7 +52,7 @@ export class Client {
   }
 
   /**
-   * Enqueues many jobs; handles in the order of the requests. Up to 10,000 jobs and 8 MiB are accepted atomically. More are sent in
+   * Enqueues many jobs; handles in the order of the requests. Up to 10,000 jobs and about 4 MiB are accepted atomically. More are sent in
    * several requests: after an error the first of them may have been accepted, and a repeat with the same `idempotencyKey` completes
    * the rest.
    */

@@ -13,8 +13,8 @@ import { InvalidRequestError } from "./errors.js";
 /** Most jobs of one request: the server's default. */
 export const MAX_BATCH = 10_000;
 
-/** Most bytes of one request's jobs, about; the server takes 32 MiB unless it is configured otherwise. */
-const MAX_BATCH_BYTES = 8 * 1024 * 1024;
+/** Most characters of one request's jobs: 12 MiB at most in UTF-8. The server takes 16 MiB unless it is configured otherwise. */
+const MAX_BATCH_CHARACTERS = 4 * 1024 * 1024;
 
 /** Beside the time that a request may wait at the server. */
 const MARGIN_MS = 10_000;
@@ -95,16 +95,16 @@ function headersOf(key: string, traceparent: string | undefined): Record<string,
 
 function partsOf(bodies: readonly string[]): string[][] {
   const parts: string[][] = [];
-  let bytes = 0;
+  let characters = 0;
   for (const body of bodies) {
     const last = parts.at(-1);
-    if (last === undefined || last.length >= MAX_BATCH || bytes + body.length > MAX_BATCH_BYTES) {
+    if (last === undefined || last.length >= MAX_BATCH || characters + body.length > MAX_BATCH_CHARACTERS) {
       parts.push([body]);
-      bytes = 0;
+      characters = 0;
     } else {
       last.push(body);
     }
-    bytes += body.length;
+    characters += body.length;
   }
   return parts;
 }

@@ -250,6 +250,19 @@ describe("a session", () => {
     assert.deepEqual(known, ["A", "B"]);
   });
 
+  it("lets the event loop turn between handlers that block it, and does not call one whose job was lost meanwhile", async () => {
+    const called = [];
+    const { session, serial } = sessionOf((_, ctx) => {
+      called.push(ctx.id);
+      for (const end = performance.now() + 50; performance.now() < end; );
+    });
+    session.take([pulled("A"), pulled("B"), pulled("C")], false);
+    assert.deepEqual(called, ["A"]);
+    session.heard({ lost: ["C"] }, serial());
+    await eventually(() => session.isIdle, "A and B are answered");
+    assert.deepEqual(called, ["A", "B"]);
+  });
+
   it("names a job until its outcome is answered", async () => {
     let answer;
     const { calls, run } = controlled();

@@ -54,9 +54,10 @@ export class Attempt {
     this.#context = new ExecutionContext(job, news);
   }
 
-  /** Calls the handler: what it does before its first `await` happens here. */
+  /** Calls the handler, unless the attempt is to stop already. What it does before its first `await` happens here. */
   start(): void {
     if (this.#isSettled) return;
+    if (this.#context.cancelled) return this.#end(true);
     this.#deadline = setTimeout(() => this.#expire(), Math.min(this.job.deadline_seconds * 1000, MAX_TIMER_MS));
     void execute(this.#kind, this.job, this.#context).then((outcome) => this.#returned(outcome));
   }
@@ -71,9 +72,7 @@ export class Attempt {
 
   /** Waits for the handler no longer. */
   giveUp(): void {
-    if (this.#isSettled) return;
-    this.#decide(this.#context.why === "cancelled" ? { verb: "cancelled" } : HANDED_BACK);
-    this.#settle(false);
+    if (!this.#isSettled) this.#end(false);
   }
 
   #expire(): void {
@@ -90,6 +89,12 @@ export class Attempt {
     const isStopped = outcome.verb === "failed" && outcome.after === undefined && this.#context.why === "shutdown";
     this.#decide(isStopped ? HANDED_BACK : outcome);
     this.#settle(true);
+  }
+
+  /** Without a word of the handler. */
+  #end(returned: boolean): void {
+    this.#decide(this.#context.why === "cancelled" ? { verb: "cancelled" } : HANDED_BACK);
+    this.#settle(returned);
   }
 
   #decide(outcome: Outcome | undefined): void {

@@ -16,6 +16,9 @@ import { type FromThread, type PacemakerData, type Snapshot, type SnapshotSessio
 /** How long a round waits for the main thread. */
 const ASK_MS = 250;
 
+/** Between two rounds while there is no session. */
+const IDLE_MS = 1_000;
+
 const port = parentPort;
 const data = workerData as PacemakerData;
 
@@ -57,10 +60,11 @@ class PacemakerThread {
 
   /** Until the next round: a heartbeat's time, or less after a failure. */
   #pauseMs(failures: number): number {
-    const heartbeat = Math.min(5_000, ...this.#snapshot.sessions.map(({ heartbeatMs }) => heartbeatMs));
+    const { sessions } = this.#snapshot;
+    const heartbeat = sessions.length === 0 ? IDLE_MS : Math.min(...sessions.map(({ heartbeatMs }) => heartbeatMs));
     if (failures === 0) return heartbeat * (0.9 + Math.random() / 10);
     // As long as the server asks, but not so long that the lease ends for it.
-    const lostAfter = Math.min(15_000, ...this.#snapshot.sessions.map(({ lostAfterMs }) => lostAfterMs));
+    const lostAfter = Math.min(...sessions.map(({ lostAfterMs }) => lostAfterMs));
     return delayMs({ baseMs: heartbeat / 10, capMs: heartbeat / 2 }, failures, Math.min(this.#retryAfterMs, lostAfter / 3));
   }
 

@@ -41,6 +41,9 @@ export interface SessionEvents {
   failed(error: unknown): void;
 }
 
+/** Handlers are called for so long in one turn of the event loop. */
+const LONGEST_TURN_MS = 20;
+
 /** How long a job is put back for which there is no handler, in seconds: what the server does for kinds that were not registered. */
 const UNKNOWN_KIND_SECONDS = 15;
 
@@ -129,7 +132,19 @@ export class Session {
       if (attempt !== undefined) attempts.push(attempt);
     }
     // A handler may block the thread: everything that was pulled is known by then.
-    for (const attempt of attempts) attempt.start();
+    this.#startAll(attempts);
+  }
+
+  /** Handlers that block one after the other let the event loop turn in between. */
+  #startAll(attempts: readonly Attempt[]): void {
+    const from = performance.now();
+    for (const [index, attempt] of attempts.entries()) {
+      attempt.start();
+      if (performance.now() > from + LONGEST_TURN_MS) {
+        setImmediate(() => this.#startAll(attempts.slice(index + 1)));
+        return;
+      }
+    }
   }
 
   /** What a heartbeat was answered. @param serial Of the last attempt that had begun when the heartbeat was made */

@@ -108,8 +108,8 @@ export class Worker {
   readonly #calls: WorkerCalls;
   readonly #pacemaker: Pacemaker;
   readonly #sessions = new Map<string, Session>();
-  readonly #attempts = new Set<Attempt>();
-  readonly #deadlines = new Map<Attempt, number>();
+  /** Those that have a place, and when their deadlines pass, in ms of the monotonic clock. */
+  readonly #attempts = new Map<Attempt, number>();
   /** Places, outcomes or sessions have changed. */
   readonly #changed = new Bell();
   readonly #stopping = new AbortController();
@@ -339,8 +339,7 @@ export class Worker {
 
   #started(attempt: Attempt): void {
     const deadlineMs = attempt.job.deadline_seconds * 1000;
-    this.#attempts.add(attempt);
-    this.#deadlines.set(attempt, performance.now() + deadlineMs);
+    this.#attempts.set(attempt, performance.now() + deadlineMs);
     this.#pacemaker.expect(deadlineMs);
   }
 
@@ -352,7 +351,6 @@ export class Worker {
       });
     }
     this.#attempts.delete(attempt);
-    this.#deadlines.delete(attempt);
     this.#changed.ring();
   }
 
@@ -373,7 +371,7 @@ export class Worker {
 
   #remainingMs(): number {
     let last = 0;
-    for (const at of this.#deadlines.values()) last = Math.max(last, at);
+    for (const at of this.#attempts.values()) last = Math.max(last, at);
     return last === 0 ? 0 : last - performance.now();
   }
 
@@ -404,9 +402,9 @@ export class Worker {
   async #drain(): Promise<void> {
     const graceEnds = performance.now() + this.#grace * 1000;
     await this.#until(() => this.#attempts.size === 0, graceEnds);
-    for (const attempt of this.#attempts) attempt.stop("shutdown", "the worker ends");
+    for (const attempt of [...this.#attempts.keys()]) attempt.stop("shutdown", "the worker ends");
     await this.#until(() => this.#attempts.size === 0, performance.now() + SETTLE_MS);
-    for (const attempt of [...this.#attempts]) attempt.giveUp();
+    for (const attempt of [...this.#attempts.keys()]) attempt.giveUp();
     const sessions = [...this.#sessions.values()];
     await this.#until(() => this.stats.held === 0, Math.max(graceEnds, performance.now() + FLUSH_MS));
     const { held } = this.stats;
