@@ -11,7 +11,7 @@ import { type Transport, fetchTransport } from "./transport.js";
 export interface ClientOptions {
   /** Such as `https://jobs.example.com`. Default: the environment's `HOLDFAST_URL`. */
   readonly url?: string | URL | undefined;
-  /** An API key: the scope `produce` to enqueue, `read` to wait for jobs. Default: the environment's `HOLDFAST_API_KEY`. */
+  /** An API key: the scope `produce` to enqueue, `read:payload` to wait for results. Default: the environment's `HOLDFAST_API_KEY`. */
   readonly key?: string | undefined;
   /** For one try of a call, in seconds. Default: 10. */
   readonly timeoutSeconds?: number | undefined;

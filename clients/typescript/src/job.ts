@@ -36,7 +36,8 @@ export class JobHandle<Result = unknown> {
   }
 
   /**
-   * Waits until the job has ended, and returns what its handler returned. Needs the scope `read`.
+   * Waits until the job has ended, and returns what its handler returned. Needs the scope `read:payload`; with `read` alone the result is
+   * `"[redacted]"`.
    * @throws JobFailedError if it was discarded or cancelled, WaitTimeoutError after `timeoutSeconds`
    */
   async wait({ timeoutSeconds = Number.POSITIVE_INFINITY, signal }: WaitOptions = {}): Promise<Result> {
@@ -45,7 +46,7 @@ export class JobHandle<Result = unknown> {
     return job.result as Result;
   }
 
-  /** Waits until the job has ended, however that is. @throws WaitTimeoutError */
+  /** Waits until the job has ended, however that is. Needs the scope `read`. @throws WaitTimeoutError */
   async ended({ timeoutSeconds = Number.POSITIVE_INFINITY, signal }: WaitOptions = {}): Promise<Job> {
     const end = performance.now() + timeoutSeconds * 1000;
     for (;;) {
