@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 from conftest import eventually, is_alive
+from holdfast._http import Endpoint
 from holdfast.worker import _pulse
+from holdfast.worker._lease import ProcessLease
 
 PROGRAM = Path(_pulse.__file__)
 
@@ -204,3 +206,28 @@ def test_a_session_that_is_no_longer_named_has_no_heartbeats(heard: Heard) -> No
     time.sleep(0.3)
     assert len(heard.beats) == beats
     process.close()
+
+
+def test_what_the_process_tells_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Any] = []
+
+    class Source:
+        def session(self, id: str) -> Any:
+            return id if id == "W1" else None
+
+        def heard(self, session: Any, version: int, answer: Any) -> None:
+            heard.append((session, version, answer and answer.cancel))
+
+    lease = ProcessLease(Endpoint.of("http://test", None, None), None, Source(), kills=False)  # type: ignore[arg-type]
+    for line in (
+        'beat\tW1\t3\t200\t{"cancel":["J1"],"newer":1}',
+        'beat\tW1\t4\t404\t{"type":"urn:holdfast:problem:worker-not-found"}',
+        "beat\tW1\t5\t404\t<html>not here</html>",
+        "beat\tW1\t6\t200\t<html>sign in</html>",
+        "beat\tW1\t7\t503\t",
+        "fail\tW1\tTimeoutError: no answer",
+        'beat\tW9\t8\t200\t{"cancel":["J1"]}',
+    ):
+        lease._hear(line)
+    assert heard == [("W1", 3, ("J1",)), ("W1", 4, None)]
+    assert caplog.text.count("a heartbeat failed") == 1

@@ -259,7 +259,10 @@ def test_a_deadline_ends_the_attempt_whether_the_handler_listens_or_not(kind: st
         eventually(lambda: len(server.outcomes) == 2, "the worker goes on")
 
 
-def test_handlers_that_do_not_return_after_their_deadline_stop_the_pulling() -> None:
+def test_handlers_that_do_not_return_after_their_deadline_stop_the_pulling_and_then_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("holdfast.worker._worker.STUCK_SECONDS", 0.2)
     block = threading.Event()
     stuck = App(queue="q")
 
@@ -275,6 +278,11 @@ def test_handlers_that_do_not_return_after_their_deadline_stop_the_pulling() -> 
         assert running is not None and running.runs.room == 0
         block.set()
         eventually(lambda: running.runs.room == 1, "it has returned")
+    block.clear()
+    server.give("stuck", {}, "J2", deadline_seconds=0.1)
+    with server.worker(stuck, concurrency=1, kill_when_stuck=True) as worker:
+        assert worker.join() == "stuck"
+    block.set()
 
 
 def test_a_cancelled_async_handler_is_interrupted_if_it_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,8 +116,8 @@ def _worker(options: argparse.Namespace) -> int:
         kill_when_stuck=True,
     )
     _stop_without_parent(worker)
-    worker.run(second_signal_ends=PARENT not in os.environ)
-    return 0
+    reason = worker.run(second_signal_ends=PARENT not in os.environ)
+    return 1 if reason == "stuck" else 0
 
 
 def _declare_kinds(app: App) -> None:

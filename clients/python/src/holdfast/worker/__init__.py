@@ -33,7 +33,8 @@ What if a step is late, not absent
       list named. A job that came again after that is not concerned.
     - *A stop comes while a registration is under way*: the registration is awaited, for its timeout at most, and deleted.
     - *A handler goes on after its deadline*: the outcome (failed, timed out) is sent at the deadline; an async handler is cancelled,
-      a thread cannot be. What it does later is in vain; as many such threads as ``concurrency`` stop the pulling.
+      a thread cannot be. What it does later is in vain; as many such threads as ``concurrency`` stop the pulling,
+      and after a minute a worker of the command line ends, to be started again.
     - *The process hangs* (a C call that never returns Python's lock): its heartbeats go on while its jobs have time left, and 30 s
       more. Then they end, and the jobs are rescued; a worker of the command line is killed.
 

@@ -109,9 +109,14 @@ class Runs:
         return len(self._held)
 
     @property
+    def is_stuck(self) -> bool:
+        """As many handlers as the worker may run go on after their deadlines."""
+        return self._overdue >= self.concurrency
+
+    @property
     def room(self) -> int:
         """How many more jobs the worker may have."""
-        if self.held >= self.held_limit or self._held_bytes >= MAX_HELD_BYTES or self._overdue >= self.concurrency:
+        if self.held >= self.held_limit or self._held_bytes >= MAX_HELD_BYTES or self.is_stuck:
             return 0
         return max(0, self.concurrency - self.running)
 

@@ -56,8 +56,11 @@ WATCH_SECONDS = 0.1
 #: A job whose kind has no handler here is put back for this long, in seconds.
 NO_HANDLER_SECONDS = 15.0
 
-#: What ended a worker: the server's order, a call of `stop`, or a signal.
-Reason = Literal["drain", "stop", "signal"]
+#: How long every place may be taken by a handler that goes on after its deadline, in seconds.
+STUCK_SECONDS = 60.0
+
+#: What ended a worker: the server's order, a call of `stop`, a signal, or handlers that do not return.
+Reason = Literal["drain", "stop", "signal", "stuck"]
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,8 @@ class Running:
         self._reason: Reason = "stop"
         self._grace: float | None = 0.0
         self._deleting: asyncio.Task[None] | None = None
+        self._kills = worker._kills
+        self._stuck_at: float | None = None
 
     def request_stop(self, reason: Reason, grace: float | None) -> None:
         """``grace`` None: handlers may go on until their deadlines. The first reason is kept; a shorter grace counts."""
@@ -360,11 +365,22 @@ class Running:
         while True:
             await asyncio.sleep(WATCH_SECONDS if self.runs.running else WATCH_SECONDS * 5)
             now = time.monotonic()
+            self._watch_stuck(now)
             for run in list(self.runs.at_work()):
                 if run.seconds_left(now) <= 0:
                     self._time_out(run)
                 elif run.cancelled_at is not None and run.handler.is_async and now - run.cancelled_at > CANCEL_SECONDS:
                     self._async.cancel(run)
+
+    def _watch_stuck(self, now: float) -> None:
+        """A worker that can run nothing any more says so, and one of the command line ends, to be started again."""
+        if not self.runs.is_stuck:
+            self._stuck_at = None
+        elif self._stuck_at is None:
+            self._stuck_at = now
+            log.error("every handler goes on after its deadline: nothing is pulled until one returns")
+        elif self._kills and now - self._stuck_at > STUCK_SECONDS:
+            self.request_stop("stuck", 0.0)
 
     def _time_out(self, run: Run) -> None:
         seconds = run.job.deadline_seconds
