@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ._version import VERSION
 from .app import App
-from .errors import ApiError, ConfigurationError, ConnectionFailed, HoldfastError
+from .errors import ApiError, ConfigurationError, ConnectionFailed, Forbidden, HoldfastError
 from .worker import Worker
 from .worker._supervisor import PARENT, Supervisor
 
@@ -128,10 +128,11 @@ def _declare_kinds(app: App) -> None:
             return
         except ConnectionFailed as error:
             log.warning("the kinds are not declared yet: %s", error)
+        except Forbidden:
+            # It lacks the scope, or is bound to queues.
+            log.info("the key may not declare kinds (that needs the scope admin): `holdfast declare` does it, with another key")
+            return
         except ApiError as error:
-            if error.type == "missing-scope":
-                log.info("the key may not declare kinds (that needs the scope admin): `holdfast declare` does it, with another key")
-                return
             if not error.is_transient and error.status < 500:
                 raise
             log.warning("the kinds are not declared yet: %s", error)

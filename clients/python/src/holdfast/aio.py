@@ -204,7 +204,10 @@ class AsyncJob:
         return await self._client.wait(self.id, timeout)
 
     async def result(self, timeout: float | None = None) -> Any:
-        """Waits for the result. Raises WaitTimeout, and JobFailed for a discarded or cancelled job."""
+        """Waits for the result. Raises WaitTimeout, and JobFailed for a discarded or cancelled job.
+
+        The key needs the scope ``read:payload``; with ``read`` alone the result is shown as ``"[redacted]"``.
+        """
         return (await self.wait(timeout)).result_or_raise()
 
     async def cancel(self) -> str:

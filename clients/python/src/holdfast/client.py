@@ -203,7 +203,10 @@ class Job:
         return self._client.wait(self.id, timeout)
 
     def result(self, timeout: float | None = None) -> Any:
-        """Waits for the result. Raises WaitTimeout, and JobFailed for a discarded or cancelled job."""
+        """Waits for the result. Raises WaitTimeout, and JobFailed for a discarded or cancelled job.
+
+        The key needs the scope ``read:payload``; with ``read`` alone the result is shown as ``"[redacted]"``.
+        """
         return self.wait(timeout).result_or_raise()
 
     def cancel(self) -> str:
