@@ -72,6 +72,9 @@ impl From<KeyError> for Problem {
             KeyError::InvalidName => Self::field(ProblemKind::InvalidField, "name", reason),
             KeyError::NameTaken => Self::field(ProblemKind::NameTaken, "name", reason),
             KeyError::GraceTooLong => Self::field(ProblemKind::InvalidField, "grace_seconds", reason),
+            KeyError::InvalidBinding { field, reason } => {
+                Self::field(ProblemKind::InvalidField, field, reason)
+            }
             KeyError::Revoked => Self::new(ProblemKind::KeyRevoked, reason),
             KeyError::TooMany => Self::new(ProblemKind::InvalidField, reason),
             KeyError::Unavailable(source) => {

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::commands::{
     audit, backup, batches, completions, copy, dead_letters, deploy, healthcheck, jobs, keys, kinds, migrate,
-    monitor, queues, redis_check, schedules, signing_keys, users, validate,
+    monitor, queues, redis_check, schedules, signing_keys, users, validate, workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -48,10 +48,12 @@ pub(crate) enum Command {
     Batches(batches::Args),
     /// List, show, redrive and delete dead letters
     DeadLetters(Box<dead_letters::Args>),
-    /// List the kinds of jobs that can be enqueued
+    /// List and show the kinds of jobs that can be enqueued; declare and delete kinds of pull workers
     Kinds(kinds::Args),
-    /// List, pause, resume, limit and purge queues
+    /// List, declare, delete, pause, resume, ring, limit and purge queues
     Queues(queues::Args),
+    /// List workers, and drain pull workers
+    Workers(workers::Args),
     /// List the audit log, newest first: pauses, purges, redrives, changes of keys and so on
     Audit(audit::Args),
     /// Create, show, change and run schedules

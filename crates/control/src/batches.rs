@@ -8,12 +8,13 @@ use chrono::{DateTime, Utc};
 use holdfast_http::body::BodySize;
 use holdfast_http::params::{Params, traceparent};
 use holdfast_http::problem::{Problem, ProblemKind, quote};
-use holdfast_http::{Call, PageParams, Produce, Read, Reply, WithQuery, accepted, json, json_at, ok};
+use holdfast_http::{Bound, Call, PageParams, Produce, Read, Reply, WithQuery, accepted, json, json_at, ok};
 use holdfast_jobs::batches::{BatchFilter, BatchRecord, BatchRequest, EnqueuedBatch, Progress};
 use holdfast_jobs::{BatchId, JobId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::bound::permit_requests;
 use crate::enqueue::{JobBody, bounded};
 use crate::jobs::wait_of;
 use crate::state::ControlState;
@@ -183,17 +184,18 @@ pub struct BatchPage {
         (status = 422, description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
         (status = 504, description = "timed-out"),
     ))]
-pub(crate) async fn create(call: Call<Produce, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn create(call: Call<Bound<Produce>, ControlState>, payload: web::Payload) -> Reply {
     let idempotency_key = call.job_key()?;
     let body: GroupBody = call.json_of(payload, BodySize::Bulk).await?;
     let trace = traceparent(&call.request);
     let members = body.jobs.into_iter();
-    let batch = BatchRequest {
+    let mut batch = BatchRequest {
         name: body.name,
         jobs: members.map(|job| job.into_request(None, trace.clone())).collect(),
         callback: body.callback.map(|callback| callback.into_request(None, None)),
         idempotency_key,
     };
+    permit_requests(&call, &mut batch.jobs, batch.callback.as_mut()).await?;
     let batch = call.run(|state| async move { state.jobs.enqueue_batch(batch).await });
     let view = AcceptedView::from(batch.await?);
     let location = format!("/v1/batches/{}", view.id);

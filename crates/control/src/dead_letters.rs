@@ -44,7 +44,7 @@ pub struct DeadLetterPage {
     params(
         ("queue" = Option<String>, Query, description = "Only this queue"),
         ("kind" = Option<String>, Query, description = "Only this kind"),
-        ("error" = Option<String>, Query, description = "Text that occurs in one of the errors; case-insensitive"),
+        ("error" = Option<String>, Query, description = "Text that occurs in one of the errors; case-insensitive. Needs the scope `read:payload`"),
         ("from" = Option<String>, Query, description = "Discarded at or after this time (RFC 3339)"),
         ("to" = Option<String>, Query, description = "Discarded before this time (RFC 3339)"),
         PageParams,
@@ -65,6 +65,10 @@ pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
     };
     let page = params.page();
     params.finish()?;
+    if filter.error.is_some() {
+        // Else the texts of errors could be guessed piece by piece.
+        call.allowed.needs_payloads("a search in the texts of errors")?;
+    }
     let after = page.cursor()?;
     let page = call.run(move |state| async move {
         let read = |after, wanted| {

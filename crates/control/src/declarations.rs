@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::web;
 use holdfast_http::body::fields::Seconds;
 use holdfast_http::problem::quote;
-use holdfast_http::{Admin, Call, Problem, ProblemKind, Read, Reply, json, ok};
+use holdfast_http::{Admin, Bound, Call, Problem, ProblemKind, Read, Reply, json, ok};
 use holdfast_jobs::declared::{KindDefinition, RetryDefinition};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -162,8 +162,11 @@ pub(crate) async fn put_kind(call: Call<Admin, ControlState>, payload: web::Payl
         (status = 200, body = KindView),
         (status = 404, description = "kind-not-found"),
     ))]
-pub(crate) async fn show_kind(call: Call<Read, ControlState>) -> Reply {
+pub(crate) async fn show_kind(call: Call<Bound<Read>, ControlState>) -> Reply {
     let name = call.path("name");
+    if let Some(binding) = call.allowed.binding() {
+        binding.permit_kind("name", &name)?;
+    }
     let jobs = &call.state().jobs;
     if let Some(kind) = jobs.registry().get(&name) {
         return ok(&KindView::of(kind, jobs));

@@ -8,7 +8,7 @@ use actix_web::web;
 use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::{Moment, Seconds};
 use holdfast_http::params::{idempotency_key, traceparent};
-use holdfast_http::{Call, Produce, Reply, accepted, json, json_at};
+use holdfast_http::{Bound, Call, Produce, Reply, accepted, json, json_at};
 use holdfast_jobs::enqueue::{Enqueued, JobRequest};
 use holdfast_jobs::{JobId, State};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::bound::{permit_request, permit_requests};
 use crate::fields::{Attempts, Urgency};
 use crate::job_view::durability_name;
 use crate::state::ControlState;
@@ -221,10 +222,11 @@ pub(crate) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
         (status = 503, description = "unavailable: no store can take the job; see Retry-After"),
         (status = 504, description = "timed-out"),
     ))]
-pub(crate) async fn one(call: Call<Produce, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn one(call: Call<Bound<Produce>, ControlState>, payload: web::Payload) -> Reply {
     let key = call.job_key()?;
     let body: JobBody = call.json_of(payload, BodySize::Bulk).await?;
-    let request = body.into_request(key, traceparent(&call.request));
+    let mut request = body.into_request(key, traceparent(&call.request));
+    permit_request(&call, &mut request).await?;
     let job = AcceptedJob::from(call.state().jobs.enqueue_request(request).await?);
     job.reply(accepted(job.duplicate))
 }
@@ -249,13 +251,14 @@ pub(crate) async fn one(call: Call<Produce, ControlState>, payload: web::Payload
         (status = 422, description = "the same as for one job, with `index`; batch-empty, idempotency-key-reused"),
         (status = 504, description = "timed-out"),
     ))]
-pub(crate) async fn batch(call: Call<Produce, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn batch(call: Call<Bound<Produce>, ControlState>, payload: web::Payload) -> Reply {
     let key = idempotency_key(&call.request)?;
     let body: BatchBody = call.json_of(payload, BodySize::Bulk).await?;
     let trace = traceparent(&call.request);
     let jobs = body.jobs.into_iter();
-    let requests: Vec<JobRequest> = jobs.map(|job| job.into_request(None, trace.clone())).collect();
-    let under = key.map(|key| (*call.allowed.caller(), key.to_owned()));
+    let mut requests: Vec<JobRequest> = jobs.map(|job| job.into_request(None, trace.clone())).collect();
+    permit_requests(&call, &mut requests, None).await?;
+    let under = key.map(|key| (call.allowed.caller().clone(), key.to_owned()));
     let jobs = call.run(|state| async move {
         let Some((caller, key)) = under else {
             return state.jobs.enqueue_requests(requests).await;

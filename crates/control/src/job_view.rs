@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::config::Durability;
-use holdfast_http::{Call, Read};
+use holdfast_http::Call;
+use holdfast_jobs::declared::hidden;
 use holdfast_jobs::ledger::{ErrorRecord, JobRecord, LedgerError, Priority};
 use holdfast_jobs::link::Link;
 use holdfast_jobs::{BatchId, JobId, State, WorkerId};
@@ -149,10 +150,18 @@ impl JobView {
         }
     }
 
-    /// Hides what the kind marks as secret from a caller who may not see it.
-    pub(crate) fn redact_for<Q>(&mut self, call: &Call<Read, ControlState, Q>) {
+    /// Hides what the caller may not see: payloads, results and the texts of errors from one without `read:payload`; what the kind
+    /// marks as secret from one who is no admin; and payloads of follow-ups that a bound key is not for.
+    pub(crate) fn redact_for<N, Q>(&mut self, call: &Call<N, ControlState, Q>) {
         if call.allowed.sees_secrets() {
             return;
+        }
+        if !call.allowed.sees_payloads() {
+            return self.hide_contents();
+        }
+        if let Some(binding) = call.allowed.caller().binding() {
+            let is_foreign = |link: &Link| !binding.allows(&link.kind, &link.queue);
+            hide_links(self.then.as_deref_mut(), is_foreign);
         }
         let redactor = &call.state().redactor;
         if let Some(shown) = redactor.shown(&self.kind, &self.payload) {
@@ -167,6 +176,17 @@ impl JobView {
         }
     }
 
+    fn hide_contents(&mut self) {
+        self.payload = hidden();
+        for content in [&mut self.result, &mut self.progress] {
+            *content = content.take().map(|_| hidden());
+        }
+        for error in &mut self.errors {
+            "[redacted]".clone_into(&mut error.message);
+        }
+        hide_links(self.then.as_deref_mut(), |_| true);
+    }
+
     /// About how many bytes it takes: what it holds of its producer's and its handler's own.
     pub(crate) fn weight(&self) -> usize {
         let raw = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
@@ -177,6 +197,17 @@ impl JobView {
 
     pub(crate) fn id(&self) -> JobId {
         self.id
+    }
+}
+
+/// Hides the payloads of these follow-ups.
+fn hide_links(first: Option<&mut Link>, is_hidden: impl Fn(&Link) -> bool) {
+    let mut next = first;
+    while let Some(link) = next {
+        if is_hidden(link) {
+            link.payload = hidden();
+        }
+        next = link.then.as_deref_mut();
     }
 }
 

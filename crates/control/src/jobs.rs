@@ -5,12 +5,13 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use holdfast_core::config::Durability;
 use holdfast_http::problem::{Problem, ProblemKind};
-use holdfast_http::{Call, PageParams, Produce, Read, Reply, WithQuery, json, ok};
+use holdfast_http::{Bound, Call, PageParams, Produce, Read, Reply, WithQuery, json, ok};
 use holdfast_jobs::ledger::{CancelReply, JobFilter, JobRecord, LedgerError, RetryReply};
 use holdfast_jobs::{BatchId, JobId, Jobs, State as JobState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::bound::{narrow, permit_job};
 use crate::job_view::{JobView, page_of};
 use crate::state::ControlState;
 
@@ -50,9 +51,10 @@ pub struct SteeredJob {
         (status = 400, description = "invalid-id, invalid-parameter"),
         (status = 404, description = "job-not-found: unknown, or already deleted"),
     ))]
-pub(crate) async fn show(call: Call<Read, ControlState, WithQuery>) -> Reply {
+pub(crate) async fn show(call: Call<Bound<Read>, ControlState, WithQuery>) -> Reply {
     let id = call.id::<JobId>()?;
     let wait = wait_of(&call)?;
+    permit_job(&call, id).await?;
     let stopping = call.context().stopping.clone();
     let found = call.run(move |state| async move {
         let found = tokio::select! {
@@ -102,7 +104,7 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
 
 /// List jobs
 ///
-/// In pages, newest first. Jobs that are stored on the broker are not listed. A page may be shorter than
+/// In pages, newest first. A key that is bound to several queues or kinds names one. Jobs that are stored on the broker are not listed. A page may be shorter than
 /// `limit` if its jobs are large; `next` is set if there are more.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs",
     params(
@@ -117,7 +119,7 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
         (status = 200, body = JobPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
-pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
+pub(crate) async fn list(call: Call<Bound<Read>, ControlState, WithQuery>) -> Reply {
     let filter = filter(&call)?;
     let page = call.run(|state| async move {
         let (limit, after) = (filter.limit, filter.after);
@@ -140,7 +142,7 @@ pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
     ok(&JobPage { jobs, next })
 }
 
-fn filter(call: &Call<Read, ControlState, WithQuery>) -> Result<JobFilter, Problem> {
+fn filter(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<JobFilter, Problem> {
     let mut params = call.params(&["queue", "state", "kind", "batch", "after", "limit"]);
     let state = params.parsed::<JobState>("state");
     let page = params.page();
@@ -148,14 +150,16 @@ fn filter(call: &Call<Read, ControlState, WithQuery>) -> Result<JobFilter, Probl
     let kind = params.short_text("kind", MAX_NAME);
     let batch = params.parsed::<BatchId>("batch");
     params.finish()?;
-    Ok(JobFilter {
+    let mut filter = JobFilter {
         queue,
         state,
         kind,
         batch,
         after: page.cursor()?,
         limit: page.limit,
-    })
+    };
+    narrow(call.allowed.binding(), &mut filter)?;
+    Ok(filter)
 }
 
 /// Cancel a job
@@ -171,8 +175,9 @@ fn filter(call: &Call<Read, ControlState, WithQuery>) -> Result<JobFilter, Probl
         (status = 404, description = "job-not-found"),
         (status = 409, description = "illegal-transition: it has ended"),
     ))]
-pub(crate) async fn cancel(call: Call<Produce, ControlState>) -> Reply {
+pub(crate) async fn cancel(call: Call<Bound<Produce>, ControlState>) -> Reply {
     let (id, by) = (call.id::<JobId>()?, call.actor());
+    permit_job(&call, id).await?;
     let reply = call.run(move |state| async move { state.jobs.steer(&by).cancel(id).await });
     let (status, state) = match reply.await?.ok_or_else(|| not_found(id))? {
         CancelReply::Cancelled | CancelReply::AlreadyFinal(JobState::Cancelled) => {
@@ -198,8 +203,9 @@ pub(crate) async fn cancel(call: Call<Produce, ControlState>) -> Reply {
         (status = 404, description = "job-not-found"),
         (status = 409, description = "illegal-transition: it is running, completed or cancelled, or its unique key is taken"),
     ))]
-pub(crate) async fn retry(call: Call<Produce, ControlState>) -> Reply {
+pub(crate) async fn retry(call: Call<Bound<Produce>, ControlState>) -> Reply {
     let (id, by) = (call.id::<JobId>()?, call.actor());
+    permit_job(&call, id).await?;
     let reply = call.run(move |state| async move { state.jobs.steer(&by).retry(id).await });
     match reply.await?.ok_or_else(|| not_found(id))? {
         RetryReply::Available { .. } => {
@@ -216,7 +222,7 @@ pub(crate) async fn retry(call: Call<Produce, ControlState>) -> Reply {
     }
 }
 
-fn not_found(id: JobId) -> Problem {
+pub(crate) fn not_found(id: JobId) -> Problem {
     let reason = format!("no job {id} is known; it was never accepted, or is no longer kept");
     Problem::field(ProblemKind::JobNotFound, "id", reason)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use holdfast_http::{Call, Read, Reply, ok};
+use holdfast_http::{Bound, Call, Read, Reply, ok};
 use holdfast_jobs::declared::DeclaredKind;
 use holdfast_jobs::{Jitter, Jobs, Kind, RetryPolicy};
 use serde::{Deserialize, Serialize};
@@ -132,18 +132,20 @@ pub struct KindList {
 /// List kinds
 ///
 /// The kinds that this server can enqueue, with the retry policy in force. Each part of it comes from the
-/// kind's configuration, the queue's, the kind's own definition, or the default.
+/// kind's configuration, the queue's, the kind's own definition, or the default. Of a bound key, its kinds.
 #[utoipa::path(get, path = "/v1/kinds", tag = "kinds", operation_id = "list_kinds",
     responses(
         (status = 200, body = KindList),
         (status = 503, description = "unavailable: the database does not answer"),
     ))]
-pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
+pub(crate) async fn list(call: Call<Bound<Read>, ControlState>) -> Reply {
     let jobs = &call.state().jobs;
     let coded = jobs.registry().kinds().map(|kind| KindView::of(kind, jobs));
     let declared = call.state().declared().await?;
     let declared = declared.kinds.values().map(|kind| KindView::declared(kind, jobs));
+    let binding = call.allowed.binding();
+    let is_shown = |kind: &KindView| binding.is_none_or(|binding| binding.allows_kind(&kind.kind));
     ok(&KindList {
-        kinds: coded.chain(declared).collect(),
+        kinds: coded.chain(declared).filter(is_shown).collect(),
     })
 }

@@ -8,6 +8,7 @@
 
 pub mod audit;
 pub mod batches;
+mod bound;
 pub mod bulk;
 pub mod dead_letters;
 pub mod declarations;
@@ -40,7 +41,7 @@ pub mod wire {
         DrainedWorker, FinishBody, FinishedList, HeartbeatAnswer, HeartbeatBody, OutcomeBody, PullBody,
         PulledView, RegisteredWorker, RegistrationBody, WorkerClient,
     };
-    pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue};
+    pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue, WokenQueue};
     pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};
     pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
 }
@@ -65,6 +66,7 @@ holdfast_http::routes! {
     "/v1/queues/{name}" => { PUT declarations::put_queue, DELETE declarations::delete_queue }
     "/v1/queues/{name}/pause" => { POST queues::pause }
     "/v1/queues/{name}/resume" => { POST queues::resume }
+    "/v1/queues/{name}/ring" => { POST queues::ring }
     "/v1/queues/{name}/purge" => { POST bulk::purge }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
     "/v1/workers" => { GET workers::list, POST pull::register }

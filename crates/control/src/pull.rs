@@ -7,7 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::Seconds;
-use holdfast_http::{Admin, Call, Problem, ProblemKind, Reply, Work, json, ok};
+use holdfast_http::{Admin, Binding, Bound, Call, Problem, ProblemKind, Reply, Work, json, ok};
 use holdfast_jobs::pull::{
     Beat, ClientInfo, MAX_WAIT, OutcomeStatus, PullError, PullRequest, Pulled, PulledJob, Registration,
     ReportedOutcome, Verb, fence_text,
@@ -309,8 +309,23 @@ pub struct DrainedWorker {
 }
 
 /// The caller that a worker belongs to.
-fn owner(call: &Call<Work, ControlState>) -> String {
+fn owner<N>(call: &Call<N, ControlState>) -> String {
     call.allowed.caller().to_string()
+}
+
+/// A bound key's worker serves its queues, and runs its kinds: jobs of others on these queues are left for other workers. What it is
+/// registered for is what it pulls, and nobody else's key may speak for it.
+fn keep_to(binding: &Binding, body: &mut RegistrationBody) -> Result<(), Problem> {
+    for (index, queue) in body.queues.iter().enumerate() {
+        binding.permit_queue(&format!("queues[{index}]"), queue)?;
+    }
+    if !binding.kinds.is_empty() {
+        let kinds = body.kinds.get_or_insert_with(|| binding.kinds.clone());
+        for kind in kinds.iter() {
+            binding.permit_kind("kinds", kind)?;
+        }
+    }
+    Ok(())
 }
 
 /// Register a pull worker
@@ -327,8 +342,11 @@ fn owner(call: &Call<Work, ControlState>) -> String {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field, unknown-queue"),
     ))]
-pub(crate) async fn register(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
-    let body: RegistrationBody = call.json(payload).await?;
+pub(crate) async fn register(call: Call<Bound<Work>, ControlState>, payload: web::Payload) -> Reply {
+    let mut body: RegistrationBody = call.json(payload).await?;
+    if let Some(binding) = call.allowed.binding() {
+        keep_to(binding, &mut body)?;
+    }
     let owner = owner(&call);
     let registration = Registration {
         name: body.name,
@@ -368,7 +386,7 @@ pub(crate) async fn register(call: Call<Work, ControlState>, payload: web::Paylo
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn pull(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn pull(call: Call<Bound<Work>, ControlState>, payload: web::Payload) -> Reply {
     let id = call.id::<WorkerId>()?;
     let body: PullBody = call.json(payload).await?;
     let wait = body.wait_seconds.map_or(Duration::ZERO, |seconds| seconds.0);
@@ -403,7 +421,7 @@ pub(crate) async fn pull(call: Call<Work, ControlState>, payload: web::Payload) 
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn finish(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn finish(call: Call<Bound<Work>, ControlState>, payload: web::Payload) -> Reply {
     let id = call.id::<WorkerId>()?;
     let body: FinishBody = call.json_of(payload, BodySize::Bulk).await?;
     let owner = owner(&call);
@@ -456,7 +474,7 @@ fn reported(body: OutcomeBody) -> ReportedOutcome {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn heartbeat(call: Call<Work, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn heartbeat(call: Call<Bound<Work>, ControlState>, payload: web::Payload) -> Reply {
     let id = call.id::<WorkerId>()?;
     let body: HeartbeatBody = call.json_of(payload, BodySize::Bulk).await?;
     let (owner, beat) = (owner(&call), beat_of(body)?);
@@ -495,7 +513,7 @@ fn beat_of(body: HeartbeatBody) -> Result<Beat, Problem> {
         (status = 400, description = "invalid-id"),
         (status = 404, description = "worker-not-found: it is another key's"),
     ))]
-pub(crate) async fn delete(call: Call<Work, ControlState>) -> Reply {
+pub(crate) async fn delete(call: Call<Bound<Work>, ControlState>) -> Reply {
     let id = call.id::<WorkerId>()?;
     let owner = owner(&call);
     call.run(move |state| async move { state.pull.leave(&owner, id).await })

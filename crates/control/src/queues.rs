@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use actix_web::http::StatusCode;
 use holdfast_cache::{Class, Namespace};
 use holdfast_core::config::{Durability, ServedBy};
 use holdfast_http::problem::{Problem, ProblemKind, quote};
 use holdfast_http::responses::{CachedRoute, Lifetime};
-use holdfast_http::{Admin, Call, Read, Reply, ok};
+use holdfast_http::{Admin, Bound, Call, Produce, Read, Reply, json, ok};
 use holdfast_jobs::ledger::{LedgerError, QueueStats, WorkerQueueStats};
 use holdfast_jobs::limits::LimitsInForce;
 use serde::{Deserialize, Serialize};
@@ -139,15 +140,24 @@ pub struct SteeredQueue {
     pub paused: bool,
 }
 
+/// The result of a request to wake the workers of a queue.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct WokenQueue {
+    pub name: String,
+    pub rung: bool,
+}
+
 /// List queues
 ///
 /// Every configured or declared queue and every other queue with jobs: depth by state, age of the oldest job, rates,
-/// limits, and whether it is paused.
+/// limits, and whether it is paused. Of a bound key, its queues.
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
     responses(
         (status = 200, body = QueueList),
     ))]
-pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
+pub(crate) async fn list(call: Call<Bound<Read>, ControlState>) -> Reply {
+    let binding = call.allowed.binding().cloned();
+    let is_shown = move |queue: &str| binding.as_ref().is_none_or(|binding| binding.allows_queue(queue));
     let list = |state: Arc<ControlState>| async move {
         let jobs = &state.jobs;
         let (stats, workers, mut limits) =
@@ -158,7 +168,8 @@ pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
                 rates.entry(queue.clone()).or_default().add(stats);
             }
         }
-        let queues = stats.into_iter().map(|stats| {
+        let stats = stats.into_iter().filter(|stats| is_shown(&stats.queue));
+        let queues = stats.map(|stats| {
             let served_by = jobs.fleet_of(&stats.queue);
             let configured = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
             let durability = configured.or(served_by.map(|_| Durability::Ledger));
@@ -196,6 +207,26 @@ pub(crate) async fn pause(call: Call<Admin, ControlState>) -> Reply {
     ))]
 pub(crate) async fn resume(call: Call<Admin, ControlState>) -> Reply {
     steer(&call, false).await
+}
+
+/// Wake a queue's workers
+///
+/// For jobs that were enqueued by SQL (`holdfast.enqueue`), after the commit. Waiting workers look for jobs of the queue now, and not only
+/// at their next poll. May be repeated; it is never needed for a job to run.
+#[utoipa::path(post, path = "/v1/queues/{name}/ring", tag = "queues", operation_id = "ring_queue",
+    params(("name" = String, Path, description = "A configured or declared queue")),
+    responses(
+        (status = 202, body = WokenQueue),
+        (status = 404, description = "queue-not-found"),
+    ))]
+pub(crate) async fn ring(call: Call<Bound<Produce>, ControlState>) -> Reply {
+    let name = call.path("name");
+    if let Some(binding) = call.allowed.binding() {
+        binding.permit_queue("name", &name)?;
+    }
+    known_queue(call.state(), &name).await?;
+    call.state().jobs.ring_for_all(&name);
+    json(StatusCode::ACCEPTED, &WokenQueue { name, rung: true })
 }
 
 async fn steer(call: &Call<Admin, ControlState>, paused: bool) -> Reply {

@@ -109,9 +109,11 @@ pub struct ScheduleView {
 }
 
 impl ScheduleView {
-    /// Without what its kind marks as secret, where the caller may not see that.
+    /// Without its payload, or what its kind marks as secret of it, where the caller may not see that.
     fn shown_to<Q>(mut self, call: &Call<Read, ControlState, Q>) -> Self {
-        if !call.allowed.sees_secrets()
+        if !call.allowed.sees_payloads() {
+            self.payload = holdfast_jobs::declared::hidden();
+        } else if !call.allowed.sees_secrets()
             && let Some(shown) = call.state().redactor.shown(&self.kind, &self.payload)
         {
             self.payload = shown;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderValue};
@@ -12,6 +13,7 @@ use futures::future::{Either, LocalBoxFuture, Ready, ready};
 use holdfast_jobs::audit::By;
 
 use crate::authentication::{bearer, identify};
+use crate::binding::Binding;
 use crate::caller::Caller;
 use crate::context::ServerContext;
 use crate::middleware;
@@ -25,6 +27,18 @@ pub trait Need: 'static {
     const SCOPE: Option<Scope>;
     /// The class of rate limits that counts its requests.
     const CLASS: Class;
+    /// Whether the handler keeps to the queues and kinds that a key is bound to. Otherwise bound keys are refused.
+    const KEEPS_TO_BINDING: bool = false;
+}
+
+/// What needs `N`, of a handler that keeps to the queues and kinds of a bound key.
+#[derive(Debug)]
+pub struct Bound<N>(PhantomData<N>);
+
+impl<N: Need> Need for Bound<N> {
+    const SCOPE: Option<Scope> = N::SCOPE;
+    const CLASS: Class = N::CLASS;
+    const KEEPS_TO_BINDING: bool = true;
 }
 
 macro_rules! needs {
@@ -67,7 +81,7 @@ impl<N> Allowed<N> {
     /// Whether the caller may read what belongs to this user: one's own with a session, anybody's with a key that has the
     /// scope `read` or with a session that may do everything.
     pub fn reads_user(&self, user: &str) -> Result<(), Problem> {
-        match self.caller {
+        match &self.caller {
             Caller::User { id, scopes } if id.to_string() != user && !scopes.allow(Scope::Admin) => {
                 Err(Problem::new(
                     ProblemKind::MissingScope,
@@ -82,7 +96,7 @@ impl<N> Allowed<N> {
     /// Whether the caller may change and see all of what belongs to this user: one's own with a session, anybody's with the
     /// scope `admin`.
     pub fn acts_for_user(&self, user: &str) -> Result<(), Problem> {
-        match self.caller {
+        match &self.caller {
             Caller::User { id, .. } if id.to_string() == user => Ok(()),
             caller => permit_scope(caller, Admin::SCOPE),
         }
@@ -91,6 +105,20 @@ impl<N> Allowed<N> {
     /// Whether the caller sees what a kind marks as secret, and the tokens in URLs. The one place that decides it.
     pub fn sees_secrets(&self) -> bool {
         self.is_admin()
+    }
+
+    /// Whether the caller sees payloads, results and the texts of errors.
+    pub fn sees_payloads(&self) -> bool {
+        self.caller.may(Scope::ReadPayload)
+    }
+
+    /// Refuses a caller who does not see payloads; `what` needs it.
+    pub fn needs_payloads(&self, what: &str) -> Result<(), Problem> {
+        if self.sees_payloads() {
+            return Ok(());
+        }
+        let detail = format!("{what} needs a key with the scope `{}`", Scope::ReadPayload);
+        Err(Problem::new(ProblemKind::MissingScope, detail))
     }
 
     /// Whether the caller may do everything.
@@ -105,6 +133,13 @@ impl<N> Allowed<N> {
             Some(id) => by.in_request(&id),
             None => by,
         }
+    }
+}
+
+impl<N> Allowed<Bound<N>> {
+    /// What the handler has to keep to.
+    pub fn binding(&self) -> Option<&Arc<Binding>> {
+        self.caller.binding()
     }
 }
 
@@ -126,14 +161,14 @@ impl<N: Need> FromRequest for Allowed<N> {
         if !context.is_keyless
             && let Ok(Some(token)) = bearer(request)
             && let Some(caller) = context.authenticator.known_key(token)
-            && let Some(verdict) = take_at_once(context, N::CLASS, caller)
+            && let Some(verdict) = take_at_once(context, N::CLASS, &caller)
         {
             return Either::Left(ready(verdict.enforce(request).and_then(|()| permit(caller))));
         }
         let (context, request) = (context.clone(), request.clone());
         Either::Right(Box::pin(async move {
             let caller = identify(&context, &request).await?;
-            if let Some(subject) = subject(caller) {
+            if let Some(subject) = subject(&caller) {
                 context.rates.take(N::CLASS, subject).await.enforce(&request)?;
             }
             permit(caller)
@@ -141,7 +176,7 @@ impl<N: Need> FromRequest for Allowed<N> {
     }
 }
 
-fn take_at_once(context: &ServerContext, class: Class, caller: Caller) -> Option<Verdict> {
+fn take_at_once(context: &ServerContext, class: Class, caller: &Caller) -> Option<Verdict> {
     match subject(caller) {
         Some(subject) => context.rates.try_take(class, subject),
         None => Some(Verdict::Unlimited),
@@ -149,25 +184,33 @@ fn take_at_once(context: &ServerContext, class: Class, caller: Caller) -> Option
 }
 
 /// Whose requests are counted together; `None`: those of this machine and of the command line's own process are not counted.
-fn subject(caller: Caller) -> Option<Subject> {
+fn subject(caller: &Caller) -> Option<Subject> {
     match caller {
         Caller::Bootstrap => Some(Subject::Bootstrap),
-        Caller::Key { id, .. } => Some(Subject::Key(id)),
-        Caller::User { id, .. } => Some(Subject::User(id)),
+        Caller::Key { id, .. } => Some(Subject::Key(*id)),
+        Caller::User { id, .. } => Some(Subject::User(*id)),
         Caller::Operator | Caller::Local => None,
     }
 }
 
 fn permit<N: Need>(caller: Caller) -> Result<Allowed<N>, Problem> {
-    permit_scope(caller, N::SCOPE)?;
+    permit_scope(&caller, N::SCOPE)?;
+    if !N::KEEPS_TO_BINDING {
+        refuse_bound(&caller)?;
+    }
     Ok(Allowed {
         caller,
         need: PhantomData,
     })
 }
 
+/// Refuses a key that is bound to queues or kinds.
+pub(crate) fn refuse_bound(caller: &Caller) -> Result<(), Problem> {
+    caller.binding().map_or(Ok(()), |binding| Err(binding.refuse()))
+}
+
 /// Refuses a caller without this scope.
-pub(crate) fn permit_scope(caller: Caller, scope: Option<Scope>) -> Result<(), Problem> {
+pub(crate) fn permit_scope(caller: &Caller, scope: Option<Scope>) -> Result<(), Problem> {
     let Some(scope) = scope.filter(|scope| !caller.may(*scope)) else {
         return Ok(());
     };

@@ -10,7 +10,7 @@ use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderValue};
 use futures::future::BoxFuture;
 
-use crate::access::permit_scope;
+use crate::access::{permit_scope, refuse_bound};
 use crate::caller::Caller;
 use crate::context::ServerContext;
 use crate::local_machine::refuse_other_origins;
@@ -139,7 +139,8 @@ pub(crate) async fn may_read(
         (None, Some(session)) => session.await?,
         (None, None) => callers.look_up_key(token).await?,
     };
-    permit_scope(caller, Some(Scope::Read))
+    permit_scope(&caller, Some(Scope::Read))?;
+    refuse_bound(&caller)
 }
 
 /// The token of the `Authorization` header, if there is one.

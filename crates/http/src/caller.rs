@@ -1,21 +1,28 @@
 //! Who sends a request.
 
 use std::fmt;
+use std::sync::Arc;
 
 use holdfast_jobs::audit::Actor;
 use ulid::Ulid;
 
+use crate::binding::Binding;
 use crate::scope::{Scope, Scopes};
 
 /// The sender of a request, as the [`Authenticator`](crate::authentication::Authenticator) knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
     /// The holder of `HOLDFAST_API_KEY`.
     Bootstrap,
     /// The command line, which runs the API in its own process with a key of that run.
     Operator,
     /// An API key, by its id.
-    Key { id: Ulid, scopes: Scopes },
+    Key {
+        id: Ulid,
+        scopes: Scopes,
+        /// `None`: it may be used for every queue and kind.
+        binding: Option<Arc<Binding>>,
+    },
     /// A user who has logged in, by the user's id.
     User { id: Ulid, scopes: Scopes },
     /// This machine, while there is no key at all.
@@ -32,6 +39,14 @@ impl Caller {
         match self {
             Self::Bootstrap | Self::Operator | Self::Local => Scopes::ADMIN,
             Self::Key { scopes, .. } | Self::User { scopes, .. } => *scopes,
+        }
+    }
+
+    /// The queues and kinds that it is bound to.
+    pub fn binding(&self) -> Option<&Arc<Binding>> {
+        match self {
+            Self::Key { binding, .. } => binding.as_ref(),
+            Self::Bootstrap | Self::Operator | Self::User { .. } | Self::Local => None,
         }
     }
 

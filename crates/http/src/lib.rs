@@ -20,6 +20,7 @@
 pub mod access;
 pub mod authentication;
 pub mod bench_routes;
+pub mod binding;
 pub mod body;
 mod call;
 pub mod caller;
@@ -48,7 +49,8 @@ pub mod wire {
     pub use crate::body::fields::{Moment, Seconds};
 }
 
-pub use access::{Admin, Allowed, Anyone, Produce, Read, Work};
+pub use access::{Admin, Allowed, Anyone, Bound, Produce, Read, Work};
+pub use binding::Binding;
 pub use call::{Admission, Call, NoQuery, Query, Reply, WithQuery, accepted, json_at, ok};
 pub use caller::Caller;
 pub use context::{ServerContext, json};

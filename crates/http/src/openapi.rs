@@ -27,7 +27,7 @@ const SCHEME: &str = "api_key";
     info(
         title = "Holdfast",
         description = "Background jobs that keep running when Redis does not.\n\nSend `Authorization: Bearer`: \
-            an API key, or the token of a session (`/v1/auth/login`). A key has scopes, and so has the role of a user: `produce` (enqueue, cancel, retry), `work` (run jobs), `read` (every GET under /v1), `admin` (pause, resume \
+            an API key, or the token of a session (`/v1/auth/login`). A key has scopes, and so has the role of a user: `produce` (enqueue, cancel, retry), `work` (run jobs), `read` (every GET under /v1, without payloads), `read:payload` (the same with payloads), `admin` (pause, resume \
             and all of the others). Times are RFC 3339 in UTC, ids are ULIDs, errors are `application/problem+json` \
             (RFC 9457) with a `type` that never changes.",
     ),
@@ -76,7 +76,7 @@ fn secure(operation: &mut Operation, route: &Route) {
         .get_or_insert_with(|| vec![SecurityRequirement::new(SCHEME, [scope])]);
     let answers = [
         ("401", "unauthenticated"),
-        ("403", "missing-scope"),
+        ("403", "missing-scope, key-bound"),
         ("503", "unavailable"),
     ];
     for (status, description) in answers {

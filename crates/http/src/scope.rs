@@ -13,20 +13,29 @@ pub enum Scope {
     Produce,
     /// Run jobs: the pull protocol.
     Work,
-    /// See jobs, queues and workers.
+    /// See jobs, queues and workers, without payloads, results and the texts of errors.
     Read,
+    /// The same with payloads, results and the texts of errors; includes `Read`.
+    ReadPayload,
     /// Pause and resume queues, and everything else.
     Admin,
 }
 
 impl Scope {
-    pub const ALL: [Self; 4] = [Self::Produce, Self::Work, Self::Read, Self::Admin];
+    pub const ALL: [Self; 5] = [
+        Self::Produce,
+        Self::Work,
+        Self::Read,
+        Self::ReadPayload,
+        Self::Admin,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Produce => "produce",
             Self::Work => "work",
             Self::Read => "read",
+            Self::ReadPayload => "read:payload",
             Self::Admin => "admin",
         }
     }
@@ -37,6 +46,7 @@ impl Scope {
             Self::Read => 2,
             Self::Admin => 4,
             Self::Work => 8,
+            Self::ReadPayload => 16,
         }
     }
 }
@@ -60,7 +70,7 @@ impl FromStr for Scope {
 
 /// The text names no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scope {0:?}: expected produce, work, read or admin, with commas between")]
+#[error("unknown scope {0:?}: expected produce, work, read, read:payload or admin, with commas between")]
 pub struct UnknownScope(pub String);
 
 /// The scopes of one key, at least one. Written and read as `produce,read`.
@@ -78,7 +88,32 @@ impl Scopes {
 
     /// Whether a key with these scopes may do what needs `scope`.
     pub const fn allow(self, scope: Scope) -> bool {
-        self.0 & (scope.bit() | Scope::Admin.bit()) != 0
+        let including = match scope {
+            Scope::Read => Scope::ReadPayload.bit() | Scope::Admin.bit(),
+            _ => Scope::Admin.bit(),
+        };
+        self.0 & (scope.bit() | including) != 0
+    }
+
+    /// The same with another one.
+    #[must_use]
+    pub const fn with(self, scope: Scope) -> Self {
+        Self(self.0 | scope.bit())
+    }
+
+    /// Whether this very scope is among them.
+    pub const fn names(self, scope: Scope) -> bool {
+        self.0 & scope.bit() != 0
+    }
+
+    /// As releases before `read:payload` know them: with `read` in its place.
+    #[must_use]
+    pub const fn without_payloads(self) -> Self {
+        if self.names(Scope::ReadPayload) {
+            Self((self.0 & !Scope::ReadPayload.bit()) | Scope::Read.bit())
+        } else {
+            self
+        }
     }
 
     pub fn iter(self) -> impl Iterator<Item = Scope> {
@@ -144,13 +179,22 @@ mod tests {
         }
         let read: Scopes = "read".parse().unwrap();
         assert!(read.allow(Scope::Read) && !read.allow(Scope::Produce) && !read.allow(Scope::Admin));
+        assert!(!read.allow(Scope::ReadPayload));
+        let payloads: Scopes = "read:payload".parse().unwrap();
+        assert!(payloads.allow(Scope::Read) && payloads.allow(Scope::ReadPayload));
+        assert_eq!(payloads.without_payloads(), read);
         let both: Scopes = "read, produce".parse().unwrap();
         assert!(both.allow(Scope::Read) && both.allow(Scope::Produce) && !both.allow(Scope::Admin));
     }
 
     #[test]
     fn scopes_survive_text() {
-        for text in ["produce", "work", "produce,work,read", "produce,read,admin"] {
+        for text in [
+            "produce",
+            "work",
+            "produce,work,read,read:payload",
+            "produce,read,admin",
+        ] {
             assert_eq!(text.parse::<Scopes>().unwrap().to_string(), text);
         }
         for text in ["", "root", "read,,produce", "Read"] {

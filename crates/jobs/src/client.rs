@@ -287,9 +287,19 @@ impl Jobs {
         self.0.declared.look_up(&kinds, &queues).await
     }
 
+    /// The queue of a kind's jobs, as far as this process knows the kind now.
+    pub fn queue_of_kind(&self, kind: &str) -> Option<String> {
+        self.0.producer.kind(kind).map(|kind| kind.queue().to_owned())
+    }
+
     /// Wakes the workers of a queue.
     pub fn ring(&self, queue: &str) {
         self.bell().ring(queue, 1, Duration::ZERO);
+    }
+
+    /// Wakes the workers of a queue for jobs that were committed by others, who know how many: as many as a bell wakes at once.
+    pub fn ring_for_all(&self, queue: &str) {
+        self.bell().ring(queue, crate::bell::MAX_ENTRIES, Duration::ZERO);
     }
 
     /// Counts and rings for what the end of a job has enqueued. To be called once the transaction is committed; what is not

@@ -55,6 +55,10 @@ macro_rules! ulid_newtype {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
+                // As SQL shows it: 36 characters with hyphens.
+                if text.len() == 36 {
+                    return Uuid::try_parse(text).map(Self::from_uuid).map_err(|_| InvalidId);
+                }
                 Ulid::from_string(text).map(Self).map_err(|_| InvalidId)
             }
         }

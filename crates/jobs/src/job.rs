@@ -102,6 +102,16 @@ impl PayloadFault {
             reason: reason.into(),
         }
     }
+
+    /// The failure of a job whose payload was not checked when it was enqueued: `payload.headers.accept: …`.
+    pub(crate) fn of_job(self) -> JobError {
+        let Self { field, reason } = self;
+        JobError::permanent(if field.is_empty() {
+            format!("payload: {reason}")
+        } else {
+            format!("payload.{field}: {reason}")
+        })
+    }
 }
 
 /// How an attempt failed. The variant decides what happens next (see [`crate::retry::verdict`]).

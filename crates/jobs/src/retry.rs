@@ -77,6 +77,14 @@ pub const MAX_REST: Duration = Duration::from_secs(30 * 86_400);
 #[derive(Debug, Clone)]
 pub struct RetryPolicies(Arc<Layers>);
 
+/// The configured numbers of attempts; a kind's overrules its queue's, which overrules the kind's own in code.
+#[derive(Debug)]
+pub(crate) struct ConfiguredAttempts<'r> {
+    pub default: u32,
+    pub kinds: BTreeMap<&'r str, u32>,
+    pub queues: BTreeMap<&'r str, u32>,
+}
+
 #[derive(Debug)]
 struct Layers {
     default: RetryPolicy,
@@ -106,6 +114,21 @@ impl RetryPolicies {
             policy = policy.overruled_by(layer);
         }
         policy
+    }
+
+    /// What the configuration says of numbers of attempts.
+    pub(crate) fn configured_attempts(&self) -> ConfiguredAttempts<'_> {
+        fn named(layer: &BTreeMap<String, RetryOverride>) -> BTreeMap<&str, u32> {
+            let named = layer.iter();
+            named
+                .filter_map(|(name, retry)| Some((name.as_str(), retry.max_attempts?)))
+                .collect()
+        }
+        ConfiguredAttempts {
+            default: self.0.default.max_attempts,
+            kinds: named(&self.0.kinds),
+            queues: named(&self.0.queues),
+        }
     }
 
     /// What a kind that says only parts of a policy says in code: the other parts are the configured default's.

@@ -9,6 +9,7 @@
 mod answering;
 pub mod api;
 pub mod beat;
+mod catalogue;
 mod products;
 mod program;
 mod progress;

@@ -10,6 +10,7 @@
 //! When a key was used last is noted in memory, and written once a minute at most, after a reading that some request
 //! caused anyhow: no request waits for it.
 
+pub(crate) mod bounds;
 mod store;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
-use holdfast_http::{Caller, Scopes};
+use holdfast_http::{Binding, Caller, Scopes};
 use holdfast_jobs::audit::By;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
@@ -62,6 +63,8 @@ pub enum KeyError {
     NameTaken,
     #[error("a period of grace has at most {} days", MAX_GRACE.as_secs() / 86_400)]
     GraceTooLong,
+    #[error("{field}: {reason}")]
+    InvalidBinding { field: String, reason: String },
     #[error("the key is revoked: make another")]
     Revoked,
     #[error("{MAX_KEYS} keys are in force already: revoke some")]
@@ -92,6 +95,8 @@ pub struct NewKey {
     pub id: KeyId,
     pub name: String,
     pub scopes: Scopes,
+    /// The only queues and kinds that it may be used for; `None`: any.
+    pub binding: Option<Binding>,
     pub secret: SecretString,
 }
 
@@ -125,6 +130,7 @@ struct ListedKey {
     id: KeyId,
     digest: Digest,
     scopes: Scopes,
+    binding: Option<Arc<Binding>>,
     /// Since `last_used_at` was written last. Shared by the texts of one key.
     used: Arc<AtomicBool>,
 }
@@ -151,6 +157,17 @@ impl ApiKeys {
 
     /// Makes a key. Its text is in the answer and nowhere else.
     pub async fn create(&self, name: &str, scopes: Scopes, by: &By) -> Result<NewKey, KeyError> {
+        self.create_bound(name, scopes, None, by).await
+    }
+
+    /// The same, for these queues and kinds alone.
+    pub async fn create_bound(
+        &self,
+        name: &str,
+        scopes: Scopes,
+        binding: Option<Binding>,
+        by: &By,
+    ) -> Result<NewKey, KeyError> {
         let length = name.chars().count();
         if !(1..=MAX_NAME).contains(&length) || name.trim() != name || name.chars().any(char::is_control) {
             return Err(KeyError::InvalidName);
@@ -161,11 +178,15 @@ impl ApiKeys {
         let secret = secret::generate();
         let id = KeyId::generate();
         let digest = Digest::of_secret(&secret);
-        self.store().insert(id, name, &digest, scopes, by).await?;
+        let binding = binding.filter(|binding| !binding.is_empty());
+        self.store()
+            .insert(id, name, &digest, scopes, binding.as_ref(), by)
+            .await?;
         Ok(NewKey {
             id,
             name: name.to_owned(),
             scopes,
+            binding,
             secret,
         })
     }
@@ -201,13 +222,21 @@ impl ApiKeys {
         };
         let secret = secret::generate();
         let digest = Digest::of_secret(&secret);
-        if !self.store().rotate(key.id, &digest, grace, by).await? {
+        let set = |names: Option<Vec<String>>| names.unwrap_or_default().into_iter().collect();
+        let binding = Binding {
+            queues: set(key.queues),
+            kinds: set(key.kinds),
+        };
+        let binding = Some(binding).filter(|binding| !binding.is_empty());
+        let is_bound = binding.is_some();
+        if !self.store().rotate(key.id, &digest, is_bound, grace, by).await? {
             return Err(KeyError::Revoked);
         }
         Ok(Some(NewKey {
             id: key.id,
             name: key.name,
             scopes: key.scopes,
+            binding,
             secret,
         }))
     }
@@ -337,6 +366,7 @@ impl KnownKeys {
                 id: key.id,
                 digest,
                 scopes: key.scopes,
+                binding: key.binding.clone(),
                 used: Arc::clone(&used),
             };
             self.0.insert(digest, known);
@@ -352,6 +382,7 @@ impl KnownKeys {
         Some(Caller::Key {
             id: known.id.ulid(),
             scopes: known.scopes,
+            binding: known.binding.clone(),
         })
     }
 }

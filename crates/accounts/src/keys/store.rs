@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
-use holdfast_http::Scopes;
+use holdfast_http::{Binding, Scopes};
 use holdfast_jobs::audit::{AuditEntry, By, action};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
@@ -18,6 +19,7 @@ use sqlx::Row;
 use ulid::Ulid;
 use uuid::Uuid;
 
+use super::bounds;
 use crate::secret::Digest;
 use crate::sql::{AuditedAction, StoreError, Write, bounded, execute, fetch_all, unreadable};
 
@@ -90,6 +92,12 @@ pub struct StoredKey {
     pub name: String,
     #[schema(value_type = Vec<String>)]
     pub scopes: Scopes,
+    /// The only queues that it may be used for. Null: any.
+    #[serde(default)]
+    pub queues: Option<Vec<String>>,
+    /// The only kinds that it may be used for. Null: any.
+    #[serde(default)]
+    pub kinds: Option<Vec<String>>,
     pub created_at: DateTime<Utc>,
     /// Accurate to about a minute: it is not written at every request.
     pub last_used_at: Option<DateTime<Utc>>,
@@ -110,9 +118,11 @@ pub(super) struct ActiveKey {
     /// Of the text before the rotation, during its period of grace.
     pub(super) previous: Option<Digest>,
     pub(super) scopes: Scopes,
+    pub(super) binding: Option<Arc<Binding>>,
 }
 
-/// Id, name, scopes, and when it was made, used last, rotated, and until when the text before works, revoked.
+/// Id, name, scopes, and when it was made, used last, rotated, and until when the text before works, revoked; its maker,
+/// and its bounds.
 type ListedRow = (
     Uuid,
     String,
@@ -123,10 +133,19 @@ type ListedRow = (
     Option<i64>,
     Option<i64>,
     Option<String>,
+    Option<bool>,
+    Option<String>,
 );
 
-/// Id, digest, digest before the rotation while that is good, scopes.
-type ActiveRow = (Uuid, Vec<u8>, Option<Vec<u8>>, String);
+/// Id, digest, digest before the rotation while that is good, scopes, bounds.
+type ActiveRow = (
+    Uuid,
+    Vec<u8>,
+    Option<Vec<u8>>,
+    String,
+    Option<bool>,
+    Option<String>,
+);
 
 #[derive(Debug, Clone)]
 pub(super) struct Store {
@@ -144,37 +163,52 @@ impl Store {
         name: &str,
         digest: &Digest,
         scopes: Scopes,
+        binding: Option<&Binding>,
         by: &By,
     ) -> Result<(), StoreError> {
         let deed = AuditedAction {
             by,
-            entry: entry(action::KEY_CREATE, id).details(json!({ "name": name, "scopes": scopes })),
+            entry: entry(action::KEY_CREATE, id).details(match binding {
+                None => json!({ "name": name, "scopes": scopes }),
+                Some(Binding { queues, kinds }) => {
+                    json!({ "name": name, "scopes": scopes, "queues": queues, "kinds": kinds })
+                }
+            }),
         };
-        let (scopes, maker) = (scopes.to_string(), by.actor.to_string());
+        let ((scopes, payloads), maker) = (bounds::stored_scopes(scopes), by.actor.to_string());
+        let (binding, digest) = (
+            bounds::stored_binding(binding),
+            bounds::stored_digest(digest, binding.is_some()),
+        );
         let insert = match &self.database {
             Database::Postgres(pool) => Write::Postgres(
                 pool,
                 sqlx::query(
-                    "insert into holdfast_api_keys (id, name, hash, scopes, created_by) values ($1, $2, $3, $4, $5)",
+                    "insert into holdfast_api_keys (id, name, hash, scopes, created_by, payloads, binding) \
+                     values ($1, $2, $3, $4, $5, $6, $7)",
                 )
                 .bind(id.as_uuid())
                 .bind(name)
-                .bind(digest.as_bytes())
+                .bind(&digest)
                 .bind(&scopes)
-                .bind(&maker),
+                .bind(&maker)
+                .bind(payloads)
+                .bind(&binding),
             ),
             Database::Sqlite(database) => Write::Sqlite(
                 database,
                 sqlx::query(
-                    "insert into holdfast_api_keys (id, name, hash, scopes, created_at, created_by) \
-                     values ($1, $2, $3, $4, $5, $6)",
+                    "insert into holdfast_api_keys (id, name, hash, scopes, created_at, created_by, payloads, binding) \
+                     values ($1, $2, $3, $4, $5, $6, $7, $8)",
                 )
                 .bind(id.as_uuid())
                 .bind(name)
-                .bind(digest.as_bytes())
+                .bind(&digest)
                 .bind(&scopes)
                 .bind(clock::now().timestamp_millis())
-                .bind(&maker),
+                .bind(&maker)
+                .bind(payloads)
+                .bind(&binding),
             ),
         };
         bounded(&self.database, "make an API key", insert.recorded(&deed))
@@ -194,7 +228,7 @@ impl Store {
                          (extract(epoch from last_used_at) * 1000)::bigint, \
                          (extract(epoch from rotated_at) * 1000)::bigint, \
                          (extract(epoch from previous_until) * 1000)::bigint, \
-                         (extract(epoch from revoked_at) * 1000)::bigint, created_by \
+                         (extract(epoch from revoked_at) * 1000)::bigint, created_by, payloads, binding \
                          from holdfast_api_keys order by id",
                         ),
                     )
@@ -203,7 +237,7 @@ impl Store {
                 Database::Sqlite(database) => {
                     sqlx::query_as(
                         "select id, name, scopes, created_at, last_used_at, rotated_at, previous_until, revoked_at, \
-                         created_by \
+                         created_by, payloads, binding \
                          from holdfast_api_keys order by id",
                     )
                     .fetch_all(&database.reader)
@@ -221,14 +255,16 @@ impl Store {
             match &self.database {
                 Database::Postgres(pool) => {
                     let select = sqlx::query_as(
-                        "select id, hash, case when previous_until > now() then previous_hash end, scopes \
+                        "select id, hash, case when previous_until > now() then previous_hash end, scopes, payloads, \
+                         binding \
                          from holdfast_api_keys where revoked_at is null order by id limit $1",
                     );
                     fetch_all(pool, select.bind(limit as i64)).await
                 }
                 Database::Sqlite(database) => {
                     let select = sqlx::query_as(
-                        "select id, hash, case when previous_until > $2 then previous_hash end, scopes \
+                        "select id, hash, case when previous_until > $2 then previous_hash end, scopes, payloads, \
+                         binding \
                          from holdfast_api_keys where revoked_at is null order by id limit $1",
                     );
                     select
@@ -275,10 +311,12 @@ impl Store {
         &self,
         id: KeyId,
         digest: &Digest,
+        is_bound: bool,
         grace: Duration,
         by: &By,
     ) -> Result<bool, StoreError> {
         let grace_ms = grace.as_millis() as i64;
+        let digest = bounds::stored_digest(digest, is_bound);
         let update = match &self.database {
             Database::Postgres(pool) => Write::Postgres(
                 pool,
@@ -288,7 +326,7 @@ impl Store {
                      where id = $1 and revoked_at is null",
                 )
                 .bind(id.as_uuid())
-                .bind(digest.as_bytes())
+                .bind(&digest)
                 .bind(grace_ms),
             ),
             Database::Sqlite(database) => Write::Sqlite(
@@ -298,7 +336,7 @@ impl Store {
                      previous_until = $3 + $4 where id = $1 and revoked_at is null",
                 )
                 .bind(id.as_uuid())
-                .bind(digest.as_bytes())
+                .bind(&digest)
                 .bind(clock::now().timestamp_millis())
                 .bind(grace_ms),
             ),
@@ -358,16 +396,20 @@ fn entry(action: &'static str, id: KeyId) -> AuditEntry {
 }
 
 /// A row that somebody else spoiled must not lock every other key out.
-fn readable((id, hash, previous, scopes): ActiveRow) -> Option<ActiveKey> {
+fn readable((id, hash, previous, scopes, payloads, binding): ActiveRow) -> Option<ActiveKey> {
     let id = KeyId::from_uuid(id);
-    let key = Digest::from_stored(&hash)
-        .zip(scopes.parse().ok())
-        .map(|(digest, scopes)| ActiveKey {
+    let read = || {
+        let binding = bounds::read_binding(binding.as_deref()).ok()?;
+        let digest = |hash: &[u8]| bounds::read_digest(hash, binding.is_some());
+        Some(ActiveKey {
             id,
-            digest,
-            previous: previous.as_deref().and_then(Digest::from_stored),
-            scopes,
-        });
+            digest: digest(&hash)?,
+            previous: previous.as_deref().and_then(digest),
+            scopes: bounds::read_scopes(&scopes, payloads)?,
+            binding: binding.clone(),
+        })
+    };
+    let key = read();
     if key.is_none() {
         tracing::warn!(key.id = %id, "an API key's row cannot be read and is ignored: revoke it and make another");
     }
@@ -375,12 +417,19 @@ fn readable((id, hash, previous, scopes): ActiveRow) -> Option<ActiveKey> {
 }
 
 fn listed(row: ListedRow) -> Result<StoredKey, StoreError> {
-    let (id, name, scopes, created, used, rotated, previous_until, revoked, created_by) = row;
+    let (id, name, scopes, created, used, rotated, previous_until, revoked, created_by, payloads, binding) =
+        row;
+    let binding = bounds::read_binding(binding.as_deref()).map_err(|_| unreadable("binding"))?;
+    let named = |names: &std::collections::BTreeSet<String>| {
+        (!names.is_empty()).then(|| names.iter().cloned().collect::<Vec<_>>())
+    };
     let moment = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
     Ok(StoredKey {
         id: KeyId::from_uuid(id),
         name,
-        scopes: scopes.parse().map_err(|_| unreadable("scopes"))?,
+        scopes: bounds::read_scopes(&scopes, payloads).ok_or_else(|| unreadable("scopes"))?,
+        queues: binding.as_ref().and_then(|binding| named(&binding.queues)),
+        kinds: binding.as_ref().and_then(|binding| named(&binding.kinds)),
         created_at: moment(Some(created)).unwrap_or_default(),
         last_used_at: moment(used),
         rotated_at: moment(rotated),

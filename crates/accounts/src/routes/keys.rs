@@ -11,7 +11,8 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::keys::{KeyId, NewKey, StoredKey};
+use crate::keys::bounds::binding_of;
+use crate::keys::{KeyError, KeyId, NewKey, StoredKey};
 use crate::state::AccountsState;
 
 /// How long the text before works after a rotation that does not say: an hour is enough to deploy the new one.
@@ -32,8 +33,16 @@ pub struct KeyBody {
     /// The owner's name, shown in logs. Never used twice.
     #[schema(max_length = 100)]
     pub name: String,
-    /// `produce`, `work`, `read`, `admin`; at least one.
+    /// `produce`, `work`, `read`, `read:payload`, `admin`; at least one.
     pub scopes: Vec<String>,
+    /// The only queues that the key may be used for. Default: any. Not with `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 100)]
+    pub queues: Option<Vec<String>>,
+    /// The only kinds that the key may be used for. Default: any. Not with `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 100)]
+    pub kinds: Option<Vec<String>>,
 }
 
 /// How a key is rotated.
@@ -55,6 +64,12 @@ pub struct KeyWithText {
     pub name: String,
     #[schema(value_type = Vec<String>)]
     pub scopes: Scopes,
+    /// The only queues that it may be used for. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<Vec<String>>,
+    /// The only kinds that it may be used for. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<Vec<String>>,
     /// Send it as `Authorization: Bearer <key>`.
     pub key: String,
 }
@@ -69,10 +84,16 @@ impl std::fmt::Debug for KeyWithText {
 
 impl From<NewKey> for KeyWithText {
     fn from(key: NewKey) -> Self {
+        let binding = key.binding.unwrap_or_default();
+        let named = |names: std::collections::BTreeSet<String>| {
+            (!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>())
+        };
         Self {
             id: key.id,
             name: key.name,
             scopes: key.scopes,
+            queues: named(binding.queues),
+            kinds: named(binding.kinds),
             key: key.secret.expose_secret().to_owned(),
         }
     }
@@ -93,7 +114,8 @@ pub(crate) async fn list(call: Call<Admin, AccountsState>) -> Reply {
 
 /// Create an API key
 ///
-/// The key is valid immediately. It is shown only in this response.
+/// The key is valid immediately. It is shown only in this response. A key with `queues` or `kinds` is bound: it enqueues, pulls and shows
+/// jobs of these alone, and routes that are about other things refuse it (403 `key-bound`).
 #[utoipa::path(post, path = "/v1/keys", tag = "keys", operation_id = "create_key", request_body = KeyBody,
     responses(
         (status = 201, body = KeyWithText),
@@ -103,7 +125,10 @@ pub(crate) async fn list(call: Call<Admin, AccountsState>) -> Reply {
 pub(crate) async fn create(call: Call<Admin, AccountsState>, payload: web::Payload) -> Reply {
     let body: KeyBody = call.json(payload).await?;
     let (scopes, by) = (scopes(&body.scopes)?, call.actor());
-    let key = call.run(move |state| async move { state.keys.create(&body.name, scopes, &by).await });
+    let binding = binding_of(body.queues, body.kinds, scopes)
+        .map_err(|(field, reason)| Problem::from(KeyError::InvalidBinding { field, reason }))?;
+    let key =
+        call.run(move |state| async move { state.keys.create_bound(&body.name, scopes, binding, &by).await });
     json(StatusCode::CREATED, &KeyWithText::from(key.await?))
 }
 
@@ -151,7 +176,8 @@ fn scopes(names: &[String]) -> Result<Scopes, Problem> {
         .map(|name| name.parse::<Scope>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| refused(error.to_string()))?;
-    Scopes::of(scopes).ok_or_else(|| refused("name at least one of produce, work, read, admin".to_owned()))
+    Scopes::of(scopes)
+        .ok_or_else(|| refused("name at least one of produce, work, read, read:payload, admin".to_owned()))
 }
 
 fn unknown(name: &str) -> Problem {

@@ -9,7 +9,7 @@ use holdfast_http::body::{BodySize, json_body_of};
 use holdfast_http::params::Params;
 use holdfast_http::problem::{Problem, ProblemKind};
 use holdfast_http::rate::{Class, Subject};
-use holdfast_http::{Anyone, Call, Caller, Reply, Scopes, ok};
+use holdfast_http::{Anyone, Bound, Call, Caller, Reply, Scopes, ok};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -92,6 +92,12 @@ pub(crate) struct MeView {
     name: Option<String>,
     #[schema(value_type = Vec<String>)]
     scopes: Scopes,
+    /// The only queues that a bound key may be used for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    queues: Vec<String>,
+    /// The only kinds that a bound key may be used for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kinds: Vec<String>,
 }
 
 /// Log in
@@ -195,8 +201,13 @@ pub(crate) async fn logout(call: Call<Anyone, AccountsState>) -> Reply {
         (status = 200, body = MeView),
         (status = 403, description = "untrusted-origin"),
     ))]
-pub(crate) async fn me(call: Call<Anyone, AccountsState>) -> Reply {
+pub(crate) async fn me(call: Call<Bound<Anyone>, AccountsState>) -> Reply {
     let sessions = &call.state().sessions;
+    let binding = call
+        .allowed
+        .binding()
+        .map(|binding| (**binding).clone())
+        .unwrap_or_default();
     let view = match *call.allowed.caller() {
         Caller::User { id, scopes } => MeView {
             kind: "user",
@@ -206,12 +217,16 @@ pub(crate) async fn me(call: Call<Anyone, AccountsState>) -> Reply {
                 .await
                 .map(|name| name.to_string()),
             scopes,
+            queues: Vec::new(),
+            kinds: Vec::new(),
         },
-        Caller::Key { id, scopes } => MeView {
+        Caller::Key { id, scopes, .. } => MeView {
             kind: "key",
             id: Some(id.to_string()),
             name: None,
             scopes,
+            queues: binding.queues.into_iter().collect(),
+            kinds: binding.kinds.into_iter().collect(),
         },
         Caller::Bootstrap => all_powerful("bootstrap"),
         Caller::Operator => all_powerful("operator"),
@@ -226,6 +241,8 @@ fn all_powerful(kind: &'static str) -> MeView {
         id: None,
         name: None,
         scopes: Scopes::ADMIN,
+        queues: Vec::new(),
+        kinds: Vec::new(),
     }
 }
 

@@ -11,9 +11,9 @@ use holdfast_http::{Scope, Scopes};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Sees everything: `read`.
+    /// Sees everything but payloads: `read`.
     Viewer,
-    /// Enqueues, cancels and retries as well: `produce`, `read`.
+    /// Sees payloads, enqueues, cancels and retries as well: `produce`, `read`, `read:payload`.
     Operator,
     /// Everything: `admin`.
     Admin,
@@ -33,7 +33,7 @@ impl Role {
     pub fn scopes(self) -> Scopes {
         let scopes = match self {
             Self::Viewer => &[Scope::Read][..],
-            Self::Operator => &[Scope::Produce, Scope::Read],
+            Self::Operator => &[Scope::Produce, Scope::Read, Scope::ReadPayload],
             Self::Admin => &[Scope::Admin],
         };
         // None is empty, so there is always a value.

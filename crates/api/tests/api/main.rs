@@ -5,6 +5,7 @@ mod attacks;
 mod auth;
 mod bad_input;
 mod batches;
+mod bindings;
 mod bytes;
 mod caching;
 mod documents;

@@ -40,7 +40,10 @@ async fn registered(client: &mut Client) -> String {
 #[tokio::test]
 async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
     let app = TestApp::start().await;
-    let (mut admin, mut producer) = (app.admin(), app.with_scopes("producer", "produce,read").await);
+    let (mut admin, mut producer) = (
+        app.admin(),
+        app.with_scopes("producer", "produce,read:payload").await,
+    );
     let kind = json!({"queue": "media", "timeout_seconds": 30, "retry": {"max_attempts": 2}, "redact": ["/token"],
         "description": "Makes a thumbnail.", "payload_schema": {"required": ["url"]},
         "result_schema": {"properties": {"width": {"type": "integer"}}}});

@@ -239,7 +239,7 @@ async fn secrets_in_payloads_are_for_admins() {
     assert_eq!(made.status, 201, "{}", made.text());
     app.user("viewer", Role::Viewer).await;
     let mut viewer = app.client().with_bearer(&app.log_in("viewer").await);
-    let mut reader = app.with_scopes("reader", "read,produce").await;
+    let mut reader = app.with_scopes("reader", "read:payload,produce").await;
     let job = format!("/v1/jobs/{id}");
     for path in [
         &*job,

@@ -21,9 +21,16 @@ pub(crate) enum Command {
         /// The owner's name, shown in logs
         #[arg(long)]
         name: String,
-        /// What it may do: produce (enqueue, cancel, retry), work (run jobs), read, admin (everything)
+        /// What it may do: produce (enqueue, cancel, retry), work (run jobs), read (without payloads), read:payload (with them), admin
+        /// (everything)
         #[arg(long, default_value = "produce,read")]
         scopes: Scopes,
+        /// The only queues that it may be used for, with commas between
+        #[arg(long, value_delimiter = ',', value_name = "QUEUES")]
+        queues: Option<Vec<String>>,
+        /// The only kinds that it may be used for, with commas between
+        #[arg(long, value_delimiter = ',', value_name = "KINDS")]
+        kinds: Option<Vec<String>>,
     },
     /// List every key that was ever made, without its text
     List,
@@ -48,9 +55,19 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let output = args.output;
     let api = args.target.open(program).await?;
     match args.command {
-        Command::Create { name, scopes } => {
+        Command::Create {
+            name,
+            scopes,
+            queues,
+            kinds,
+        } => {
             let scopes = scopes.iter().map(|scope| scope.to_string()).collect();
-            let body = KeyBody { name, scopes };
+            let body = KeyBody {
+                name,
+                scopes,
+                queues,
+                kinds,
+            };
             let document = api.post_json(&["v1", "keys"], &body, None).await?;
             show_once(&api, &document, "made", output)
         }
@@ -77,11 +94,26 @@ fn show_once(api: &Api, document: &Document, done: &str, output: OutputArgs) -> 
     output.print(document, || made.key.clone())?;
     if !output.json {
         eprintln!(
-            "{done} {} for {} ({}); it is not shown again",
-            made.id, made.name, made.scopes
+            "{done} {} for {} ({}{}); it is not shown again",
+            made.id,
+            made.name,
+            made.scopes,
+            bounds(made.queues.as_deref(), made.kinds.as_deref())
         );
     }
     Ok(())
+}
+
+/// ` on the queues a, b of the kinds x`, or nothing for a key that is not bound.
+fn bounds(queues: Option<&[String]>, kinds: Option<&[String]>) -> String {
+    let named = |before: &str, names: Option<&[String]>| {
+        names.map_or(String::new(), |names| format!("{before}{}", names.join(", ")))
+    };
+    format!(
+        "{}{}",
+        named(" on the queues ", queues),
+        named(" of the kinds ", kinds)
+    )
 }
 
 async fn list(api: &Api, output: OutputArgs) -> Result<(), Failure> {
@@ -97,7 +129,11 @@ fn row(key: StoredKey) -> [String; 6] {
     [
         key.id.to_string(),
         key.name,
-        key.scopes.to_string(),
+        format!(
+            "{}{}",
+            key.scopes,
+            bounds(key.queues.as_deref(), key.kinds.as_deref())
+        ),
         minute(Some(key.created_at)),
         minute(key.last_used_at),
         minute(key.revoked_at),

@@ -21,6 +21,7 @@ pub(crate) mod schedules;
 pub(crate) mod signing_keys;
 pub(crate) mod users;
 pub(crate) mod validate;
+pub(crate) mod workers;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::DeadLetters(args) => briefly(dead_letters::run(*args, program)),
         Command::Kinds(args) => briefly(kinds::run(args, program)),
         Command::Queues(args) => briefly(queues::run(args, program)),
+        Command::Workers(args) => briefly(workers::run(args, program)),
         Command::Audit(args) => briefly(audit::run(args, program)),
         Command::Schedules(args) => briefly(schedules::run(*args, program)),
         Command::Healthcheck(args) => healthcheck::run(&args),

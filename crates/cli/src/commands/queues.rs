@@ -1,8 +1,9 @@
-//! `holdfast queues`: seen, paused, resumed, limited and purged.
+//! `holdfast queues`: seen, declared, deleted, paused, resumed, rung, limited and purged.
 
 use clap::Subcommand;
 use holdfast_control::wire::{
-    DepthView, LimitedQueue, LimitsBody, Places, PurgeBody, PurgedView, QueueList, QueueView,
+    DeclaredQueue, DepthView, ForgottenName, LimitedQueue, LimitsBody, Places, PurgeBody, PurgedView,
+    QueueBody, QueueList, QueueView,
 };
 use holdfast_core::config::{Rate, check_max_running};
 use holdfast_ops::Failure;
@@ -20,10 +21,16 @@ pub(crate) type Args = OperatorArgs<Command>;
 pub(crate) enum Command {
     /// List queues with their depth
     List,
+    /// Declare a queue for pull workers
+    Declare { name: String },
+    /// Delete a declared queue that no kind names and that has no job to run
+    Delete { name: String },
     /// Stop workers from claiming jobs of a queue; running jobs continue
     Pause { name: String },
     /// Let workers claim jobs of a queue again
     Resume { name: String },
+    /// Wake the waiting workers of a queue, after jobs were enqueued by SQL
+    Ring { name: String },
     /// Set the limits of a queue over all workers, in place of the configured ones
     Limit(Limit),
     /// Cancel every waiting job of a queue
@@ -39,6 +46,22 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let (api, output, command) = args.open(program).await?;
     match command {
         Command::List => list(&api, output).await,
+        Command::Declare { name } => {
+            let document = api
+                .put_json(&["v1", "queues", &name], &QueueBody::default())
+                .await?;
+            let queue: DeclaredQueue = api.read(&document)?;
+            output.print(&document, || format!("declared the queue {}", queue.name))
+        }
+        Command::Delete { name } => {
+            let document = api.delete(&["v1", "queues", &name], &[]).await?;
+            let ForgottenName { name, .. } = api.read(&document)?;
+            output.print(&document, || format!("deleted the queue {name}"))
+        }
+        Command::Ring { name } => {
+            let document = api.post(&["v1", "queues", &name, "ring"]).await?;
+            output.print(&document, || format!("the workers of {name} were woken"))
+        }
         Command::Pause { name } => steer(&api, &name, true, output).await,
         Command::Resume { name } => steer(&api, &name, false, output).await,
         Command::Limit(limit) => limit.run(&api, output).await,

@@ -328,6 +328,117 @@ async fn a_key_is_shown_once_works_with_its_scopes_and_ends_when_revoked() {
 }
 
 #[tokio::test]
+async fn kinds_queues_and_workers_are_declared_shown_and_steered() {
+    let mut place = Place::new().with_env("HOLDFAST_API_KEY", "bootstrap");
+    let dev = Dev::start(&mut place).await;
+    let schema = r#"{"required": ["url"]}"#;
+    std::fs::write(place.path().join("schema.json"), schema).unwrap();
+    let declare = [
+        "kinds",
+        "declare",
+        "thumb.make",
+        "--queue",
+        "media",
+        "--timeout",
+        "30",
+        "--max-attempts",
+        "2",
+        "--payload-schema",
+        "@schema.json",
+        "--redact",
+        "/token",
+        "--description",
+        "Makes a thumbnail.",
+    ];
+    let declared = place.json(&declare).await;
+    assert_eq!(
+        (
+            &declared["queue"],
+            &declared["payload_schema"],
+            &declared["redact"]
+        ),
+        (&json!("media"), &json!({"required": ["url"]}), &json!(["/token"]))
+    );
+    let shown = place.json(&["kinds", "show", "thumb.make"]).await;
+    assert_eq!((&shown, &shown["retry"]["max_attempts"]), (&declared, &json!(2)));
+    let text = place.run(&["kinds", "show", "thumb.make"]).await.text;
+    assert!(
+        text.contains("Makes a thumbnail.") && text.contains(schema),
+        "{text}"
+    );
+    let refused = place
+        .run(&[
+            "kinds",
+            "declare",
+            "x.y",
+            "--queue",
+            "media",
+            "--payload-schema",
+            "{oops",
+        ])
+        .await;
+    assert!(
+        refused.text.contains("the payload schema is not JSON"),
+        "{}",
+        refused.text
+    );
+    assert_eq!(place.run(&["kinds", "delete", "no.such"]).await.code, Some(1));
+
+    assert_eq!(
+        place.json(&["queues", "declare", "mail"]).await["served_by"],
+        "pull"
+    );
+    assert_eq!(place.json(&["queues", "ring", "mail"]).await["rung"], true);
+    assert_eq!(place.run(&["queues", "ring", "no-such"]).await.code, Some(1));
+    assert_eq!(place.json(&["queues", "delete", "mail"]).await["deleted"], true);
+    assert_eq!(
+        place.run(&["queues", "delete", "media"]).await.code,
+        Some(1),
+        "a kind names it"
+    );
+
+    let worker = json!({"name": "media-1", "queues": ["media"], "concurrency": 1,
+        "client": {"name": "curl", "version": "8", "language": "sh"}});
+    let mut client = Client::new(dev.address).with_bearer("bootstrap");
+    let registered = client.post_json("/v1/workers", &worker).await.unwrap();
+    let id = registered.json::<serde_json::Value>().unwrap()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let listed = place.run(&["workers", "list"]).await.text;
+    assert!(
+        listed.contains(&id) && listed.contains("curl 8 (sh)") && listed.contains("rust"),
+        "{listed}"
+    );
+    assert_eq!(place.json(&["workers", "drain", &id]).await["draining"], true);
+    assert_eq!(place.run(&["workers", "drain", UNKNOWN]).await.code, Some(1));
+
+    let bound = [
+        "keys",
+        "create",
+        "--name",
+        "media",
+        "--scopes",
+        "work",
+        "--queues",
+        "media,thumbs",
+        "--kinds",
+        "thumb.make",
+    ];
+    assert_eq!(place.json(&bound).await["queues"], json!(["media", "thumbs"]));
+    let listed = place.run(&["keys", "list"]).await.text;
+    assert!(
+        listed.contains("work on the queues media, thumbs of the kinds thumb.make"),
+        "{listed}"
+    );
+    assert_eq!(
+        place.json(&["kinds", "delete", "thumb.make"]).await["deleted"],
+        true
+    );
+    dev.stop().await;
+}
+
+#[tokio::test]
 async fn a_health_check_tells_a_live_service_from_none_and_needs_no_configuration() {
     let mut place = Place::new();
     let dev = Dev::start(&mut place).await;

@@ -16,6 +16,7 @@ pub enum ProblemKind {
     Unauthenticated,
     LoginFailed,
     MissingScope,
+    KeyBound,
     UntrustedOrigin,
     RouteNotFound,
     JobNotFound,
@@ -75,7 +76,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 66] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -86,6 +87,7 @@ impl ProblemKind {
         Self::Unauthenticated,
         Self::LoginFailed,
         Self::MissingScope,
+        Self::KeyBound,
         Self::UntrustedOrigin,
         Self::RouteNotFound,
         Self::JobNotFound,
@@ -182,6 +184,11 @@ impl ProblemKind {
                 "The name or the password is wrong",
             ),
             Self::MissingScope => ("missing-scope", S::FORBIDDEN, "The API key lacks a scope"),
+            Self::KeyBound => (
+                "key-bound",
+                S::FORBIDDEN,
+                "The API key is bound to other queues or kinds",
+            ),
             Self::UntrustedOrigin => (
                 "untrusted-origin",
                 S::FORBIDDEN,

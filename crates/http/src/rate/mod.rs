@@ -106,7 +106,7 @@ impl From<Scope> for Class {
         match scope {
             Scope::Produce => Self::Produce,
             Scope::Work => Self::Work,
-            Scope::Read => Self::Read,
+            Scope::Read | Scope::ReadPayload => Self::Read,
             Scope::Admin => Self::Admin,
         }
     }

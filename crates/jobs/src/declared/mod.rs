@@ -30,6 +30,7 @@ mod change;
 mod check;
 mod model;
 pub(crate) mod schema;
+mod schema_work;
 mod store;
 
 use std::collections::BTreeMap;

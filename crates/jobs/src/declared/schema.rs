@@ -1,7 +1,7 @@
 //! A JSON Schema (2020-12), compiled once and checked often.
 //!
-//! A schema refers to itself and to the published drafts alone: nothing is fetched, and no file is read. Patterns run in linear
-//! time. A fault names the path of the value and never repeats the value, which may be a secret.
+//! A schema refers to itself and to the published drafts alone: nothing is fetched, and no file is read. Its work is bounded before it
+//! is done (`schema_work.rs`). A fault names the path of the value and never repeats the value, which may be a secret.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -13,6 +13,7 @@ use boon::{
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::schema_work::Graph;
 use crate::enqueue::depth_of;
 use crate::job::PayloadFault;
 
@@ -38,6 +39,8 @@ impl UrlLoader for NoLoader {
 pub(crate) struct Schema {
     schemas: Schemas,
     index: SchemaIndex,
+    /// `Some`: it refers to itself, so that its work depends on each document.
+    graph: Option<Graph>,
 }
 
 impl fmt::Debug for Schema {
@@ -62,6 +65,7 @@ impl Schema {
             return Err(format!("nested {depth} deep; {MAX_SCHEMA_DEPTH} is the most"));
         }
         let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let graph = Graph::of(&document)?;
         let mut compiler = Compiler::new();
         compiler.set_default_draft(Draft::V2020_12);
         compiler.use_loader(Box::new(NoLoader));
@@ -72,13 +76,22 @@ impl Schema {
         let index = compiler
             .compile(PLACE, &mut schemas)
             .map_err(|error| reason(&error))?;
-        Ok(Self { schemas, index })
+        let graph = graph.is_recursive.then_some(graph);
+        Ok(Self {
+            schemas,
+            index,
+            graph,
+        })
     }
 
     /// Whether the document is one that the schema describes; else the first fault.
     pub(crate) fn check(&self, document: &RawValue) -> Result<(), PayloadFault> {
         let document: Value =
             serde_json::from_str(document.get()).map_err(|error| PayloadFault::new("", error.to_string()))?;
+        if let Some(graph) = &self.graph {
+            let weighed = graph.check(&document);
+            weighed.map_err(|reason| PayloadFault::new("", reason))?;
+        }
         self.schemas
             .validate(&document, self.index)
             .map_err(|error| first_fault(&error))

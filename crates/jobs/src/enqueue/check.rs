@@ -62,7 +62,7 @@ impl KnownKind<'_> {
         }
     }
 
-    fn check(&self, payload: &RawValue) -> Result<(), PayloadFault> {
+    pub(crate) fn check(&self, payload: &RawValue) -> Result<(), PayloadFault> {
         match self {
             Self::Coded(kind) => kind.check(payload),
             Self::Declared(kind) => kind.check_payload(payload),

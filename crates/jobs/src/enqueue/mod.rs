@@ -8,6 +8,7 @@
 //! Concurrent producers share statements and commits ([`writer`]).
 
 mod builder;
+mod catalogue;
 mod check;
 mod error;
 mod held_keys;

@@ -12,6 +12,7 @@ use holdfast_core::telemetry::traces::{self, Span};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::catalogue::Catalogue;
 use super::check::{Checker, KnownKind, Origin, check_key};
 use super::held_keys::Key;
 use super::writer::{Lanes, WriteError, Writer};
@@ -83,6 +84,11 @@ impl Producer {
 
     pub(crate) fn bell(&self) -> &Bell {
         &self.bell
+    }
+
+    /// What the functions that enqueue by SQL are to know.
+    pub(super) fn catalogue(&self) -> Catalogue<'_> {
+        Catalogue::of(&self.checker)
     }
 
     pub(crate) fn kind(&self, name: &str) -> Option<KnownKind<'_>> {

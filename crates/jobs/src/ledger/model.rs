@@ -109,6 +109,9 @@ pub struct Options {
     /// The batch whose end enqueued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_batch: Option<EndedBatch>,
+    /// It was enqueued by SQL, which cannot check payloads: its first attempt begins with that check.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchecked: bool,
 }
 
 impl Options {
@@ -119,8 +122,10 @@ impl Options {
             then,
             previous,
             ended_batch,
+            unchecked,
         } = self;
-        backoff.is_none()
+        !unchecked
+            && backoff.is_none()
             && traceparent.is_none()
             && then.is_none()
             && previous.is_none()
@@ -184,6 +189,11 @@ impl ClaimedJob {
             attempt: self.attempt,
             crashes: self.crashes,
         }
+    }
+
+    /// Whether its payload is still to be checked. A job that was tried once was accepted then, whatever became of its schema.
+    pub(crate) fn is_unchecked(&self) -> bool {
+        self.options.unchecked && self.attempt == 0
     }
 }
 

@@ -362,9 +362,11 @@ impl PullWorkers {
         have: &HashSet<JobId>,
         answer: &mut Answer,
     ) -> Result<(), LedgerError> {
+        self.learn_unchecked(&jobs).await?;
         let mut unrun = Vec::new();
         for job in jobs {
-            if let Some(outcome) = refuse(session, queue, &job) {
+            let refused = refuse(session, queue, &job).or_else(|| self.refuse_payload(session, &job));
+            if let Some(outcome) = refused {
                 unrun.push((job, outcome));
                 continue;
             }
@@ -395,6 +397,36 @@ impl PullWorkers {
             })?;
         }
         Ok(())
+    }
+
+    /// Looks for the kinds of jobs that were enqueued by SQL, whose payloads are yet to be checked.
+    async fn learn_unchecked(&self, jobs: &[ClaimedJob]) -> Result<(), LedgerError> {
+        let kinds: BTreeSet<&str> = jobs
+            .iter()
+            .filter(|job| job.is_unchecked())
+            .map(|job| job.kind.as_str())
+            .collect();
+        self.0.jobs.look_up(&Vec::from_iter(kinds), &[]).await
+    }
+
+    /// A payload from SQL that is not what its kind describes makes the job a dead letter. A kind that was deleted meanwhile
+    /// describes nothing any more: its accepted jobs are given all the same.
+    fn refuse_payload(&self, session: &Session, job: &ClaimedJob) -> Option<Outcome> {
+        if !job.is_unchecked() {
+            return None;
+        }
+        let fault = self
+            .0
+            .jobs
+            .producer()
+            .kind(&job.kind)?
+            .check(&job.payload)
+            .err()?;
+        let error = fault.of_job().to_string();
+        Some(Outcome::Discard {
+            fence: job.fence(),
+            error: ErrorRecord::new(clock::now(), job.attempt + 1, "permanent", &error, &session.name),
+        })
     }
 
     /// Whether the job's next crash would be its last.

@@ -32,7 +32,7 @@ use super::lane::Slot;
 use super::weighted_permits::Place;
 use crate::broker::BrokerError;
 use crate::failed_attempt::FailedAttempt;
-use crate::job::{JobContext, JobError, Origin, ProgressCell};
+use crate::job::{JobContext, JobError, Origin, PayloadFault, ProgressCell};
 use crate::ledger::{ClaimedJob, LedgerError, Outcome};
 use crate::meters::KindMeters;
 use crate::registry::Kind;
@@ -278,7 +278,11 @@ async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Le
         .running
         .insert(lease.worker(), fence, on_ledger, cancel.clone(), progress);
     failpoint::reach("run");
-    let end = supervise(shared, kind.run(&job.payload, context), job.timeout, &cancel).await;
+    let handler = match check_first(kind, job) {
+        Ok(()) => kind.run(&job.payload, context),
+        Err(error) => Box::pin(std::future::ready(Err(error))),
+    };
+    let end = supervise(shared, handler, job.timeout, &cancel).await;
     shared.running.remove(&fence);
     let queue = &*slot.lane().name;
     match end {
@@ -287,6 +291,14 @@ async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Le
         // A cancelled token that was not the user's ends as `Aborted` above.
         End::Returned(Err(error)) => failed(shared, kind, job, queue, &error, cancel.is_cancelled()),
     }
+}
+
+/// The check of a payload that was enqueued by SQL; every other was checked before it was accepted.
+fn check_first(kind: &Kind, job: &ClaimedJob) -> Result<(), JobError> {
+    if !job.is_unchecked() {
+        return Ok(());
+    }
+    kind.check(&job.payload).map_err(PayloadFault::of_job)
 }
 
 /// Waits for the handler, its timeout, a cancellation that it does not heed, or the end of the grace period.

@@ -20,6 +20,7 @@ mod operations;
 mod previous_release;
 mod pull;
 mod schedules;
+mod sql_enqueue;
 mod statement_pairs;
 mod stock_apalis;
 mod support;

@@ -280,6 +280,31 @@ async fn a_snooze_spends_no_attempt() {
     system.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_from_sql_is_checked_before_it_runs() {
+    let system = System::start(true, false, &[]).await;
+    assert_eq!(system.jobs.try_publish_catalogue().await.unwrap(), None);
+    let server = system.hosts.0.as_ref().unwrap();
+    let enqueue = async |payload: &str| -> JobId {
+        let sql = format!("select holdfast.job_id(holdfast.enqueue('test.probe', '{payload}'))");
+        server.psql(&sql).await.unwrap().trim().parse().unwrap()
+    };
+    let (bad, good) = (
+        enqueue(r#"{"act":{"echo":"x"}}"#).await,
+        enqueue(r#"{"act":{"echo":7}}"#).await,
+    );
+    let (bad, good) = (system.end_of(bad).await, system.end_of(good).await);
+    assert_eq!((bad.state, bad.attempt), (State::Discarded, 1));
+    assert!(
+        bad.errors[0].message.starts_with("payload.act.echo: "),
+        "{:?}",
+        bad.errors
+    );
+    assert_eq!((good.state, good.result.unwrap().get()), (State::Completed, "7"));
+    assert_eq!(system.seen.runs.load(Ordering::SeqCst), 1);
+    system.stop().await;
+}
+
 /// A running job is asked, and one that does not listen is dropped after its grace.
 async fn a_running_job_is_cancelled(extra: &[(&str, &str)]) {
     let system = System::start(true, true, extra).await;

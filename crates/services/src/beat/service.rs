@@ -11,6 +11,7 @@ use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
 use tokio::time::sleep;
 
 use super::Progress;
+use crate::catalogue::spawn_catalogue;
 use crate::product::Process;
 
 /// Between tries to store the configuration's schedules.
@@ -54,6 +55,7 @@ pub async fn run_beat(
         return Ok(());
     };
     stored?;
+    spawn_catalogue(schedules.jobs(), &stop);
     let duties = crate::beat_duties(Process {
         settings,
         database,

@@ -8,6 +8,7 @@ use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, W
 
 use super::Progress;
 use super::probes::{RedisProbe, SqlProbe};
+use crate::catalogue::spawn_catalogue;
 use crate::product::{Process, WorkerProcess};
 
 /// Why a worker ended otherwise than by being asked to.
@@ -39,6 +40,7 @@ pub async fn run_worker(
         Err(SqlError::Stopped) => return Ok(()),
         ended => ended?,
     }
+    spawn_catalogue(&parts.jobs, &stop);
     let sql_probe = SqlProbe::new(&parts.settings.database);
     let redis_probe = RedisProbe::new(&parts.settings.redis);
     let cache = cache_of(&parts)?;

@@ -95,6 +95,11 @@ impl Args {
 
 /// The payload itself, or what is in the file it names.
 pub(crate) fn payload(given: &str) -> Result<Box<RawValue>, Failure> {
+    document("payload", given)
+}
+
+/// A JSON document itself, or what is in the file it names (`@FILE`, `-` for stdin); `what` it is, for errors.
+pub(crate) fn document(what: &str, given: &str) -> Result<Box<RawValue>, Failure> {
     let text = match given.strip_prefix('@') {
         None if given == "-" => read("stdin", std::io::stdin().lock())?,
         Some(path) => {
@@ -109,8 +114,7 @@ pub(crate) fn payload(given: &str) -> Result<Box<RawValue>, Failure> {
         }
         None => given.to_owned(),
     };
-    serde_json::from_str(text.trim())
-        .map_err(|error| Failure::no(format!("the payload is not JSON: {error}")))
+    serde_json::from_str(text.trim()).map_err(|error| Failure::no(format!("the {what} is not JSON: {error}")))
 }
 
 fn read(name: &str, source: impl std::io::Read) -> Result<String, Failure> {

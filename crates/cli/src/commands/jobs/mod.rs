@@ -4,7 +4,7 @@ mod cancel_many;
 mod enqueue;
 mod list;
 
-pub(crate) use enqueue::{accepted_text, payload};
+pub(crate) use enqueue::{accepted_text, document, payload};
 
 use std::time::Duration;
 

@@ -55,8 +55,10 @@ const READING_UNITS: &[&str] = &[
     "read what became of jobs",
 ];
 
-/// Writes of an operator that touch one row of kinds, queues or workers, and no job: they are not in the pairs.
-const OPERATORS_UNITS: [&str; 5] = [
+/// Writes of an operator, or of a starting process, that touch one row of kinds, queues or workers, and no job: they are not in
+/// the pairs.
+const OPERATORS_UNITS: [&str; 6] = [
+    "announce the kinds",
     "declare a kind",
     "declare a queue",
     "drain a worker",
