@@ -22,6 +22,9 @@ ADMIN_KEY = "python-tests-admin-key-of-no-worth"
 LOST_AFTER_SECONDS = 3.0
 DEADLINE_SECONDS = 60.0
 
+#: Those that were started by the test that runs.
+PROGRAMS: list[Program] = []
+
 
 def eventually(look: Callable[[], Any], what: str) -> Any:
     """The first true value of ``look``."""
@@ -151,6 +154,17 @@ def is_alive(pid: int) -> bool:
     return state != "" and not state.startswith("Z")
 
 
+@pytest.fixture(autouse=True)
+def no_program_is_left() -> Iterator[None]:
+    """Also after a test that failed. Workers of a supervisor end when it has."""
+    yield
+    while PROGRAMS:
+        process = PROGRAMS.pop().process
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class Program:
     """A worker of the command line, in a process of its own."""
 
@@ -161,6 +175,7 @@ class Program:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "holdfast", *arguments], cwd=directory, env=environment, stdout=log, stderr=log
             )
+        PROGRAMS.append(self)
 
     def text(self) -> str:
         return self.log.read_text()
