@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import Server
+from conftest import Server, eventually
 from holdfast import Client, KindDefinition, NewJob, sql
 
 psycopg = pytest.importorskip("psycopg")
@@ -28,7 +28,19 @@ def url(database: tuple[str, Client]) -> str:
     with psycopg.connect(database[0]) as connection:
         if connection.execute("select to_regprocedure('holdfast.enqueue(text,json,jsonb)')").fetchone() == (None,):
             pytest.skip("this release of Holdfast has no SQL function")
+    eventually(lambda: _is_ready(database[0]), "the server has told the database its kinds")
     return database[0]
+
+
+def _is_ready(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        try:
+            sql.enqueue(connection, "order.confirm", {})
+        except psycopg.errors.ObjectNotInPrerequisiteState:
+            return False
+        finally:
+            connection.rollback()
+    return True
 
 
 @pytest.fixture
