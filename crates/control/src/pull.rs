@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::Seconds;
+use holdfast_http::openapi::IdText;
 use holdfast_http::{Admin, Binding, Bound, Call, Problem, ProblemKind, Reply, Work, json, ok};
 use holdfast_jobs::pull::{
     Beat, ClientInfo, MAX_WAIT, OutcomeStatus, PullError, PullRequest, Pulled, PulledJob, Registration,
@@ -47,6 +48,7 @@ pub struct RegistrationBody {
     pub concurrency: u32,
     pub client: WorkerClient,
     /// The kinds that it has handlers for: jobs of other kinds are put back for 15 s. Absent: every kind.
+    #[schema(min_items = 1, max_items = 1_000)]
     pub kinds: Option<BTreeSet<String>>,
 }
 
@@ -76,7 +78,7 @@ pub struct PullBody {
     pub wait_seconds: Option<Seconds>,
     /// Every job that the worker has. A job that is leased to it and not named here is given again.
     #[serde(default)]
-    #[schema(value_type = Vec<String>, max_items = 10_000)]
+    #[schema(value_type = Vec<IdText>, max_items = 10_000)]
     pub have: Vec<JobId>,
 }
 
@@ -200,7 +202,7 @@ pub enum OutcomeVerb {
 #[serde(deny_unknown_fields)]
 #[schema(as = JobOutcome)]
 pub struct OutcomeBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = IdText)]
     pub job: JobId,
     /// As the pull gave it.
     pub fence: String,
@@ -263,7 +265,7 @@ pub struct FinishedList {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogLine {
-    #[schema(value_type = String)]
+    #[schema(value_type = IdText)]
     pub job: JobId,
     /// 4,096 bytes are kept.
     pub line: String,
@@ -276,7 +278,7 @@ pub struct LogLine {
 pub struct HeartbeatBody {
     /// Every job that the worker has.
     #[serde(default)]
-    #[schema(value_type = Vec<String>, max_items = 10_000)]
+    #[schema(value_type = Vec<IdText>, max_items = 10_000)]
     pub running: Vec<JobId>,
     /// The newest progress of some of them, any JSON of up to 64 KiB.
     #[serde(default)]

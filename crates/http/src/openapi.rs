@@ -1,16 +1,20 @@
 //! The OpenAPI document: made of the route tables that a process serves.
 //!
 //! What all routes have in common is added here, so that handlers document what is their own: the scope of a route and the three
-//! answers that come with it (401, 403, 503), and the body of every error.
+//! answers that come with it (401, 403, 503), the answers to a body that cannot be read (400, 413, 415) and to an id that is none (400),
+//! the form of parameters that many routes have, and the body of every error.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use utoipa::OpenApi as _;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response, Schema};
 
 use crate::problem::{PROBLEM_JSON, ProblemBody};
 use crate::responses::{constant, tag_of};
@@ -21,6 +25,37 @@ const CACHE_CONTROL: &str = "public, max-age=300";
 
 /// The name of the security scheme.
 const SCHEME: &str = "api_key";
+
+/// An id: a ULID, in capitals or not.
+const ID_PATTERN: &str = "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$";
+
+/// As [`crate::params::idempotency_key`] takes it. Spaces at the ends are no part of a header's value.
+const IDEMPOTENCY_KEY_PATTERN: &str = "^[!-~]([ -~]{0,198}[!-~])?$";
+
+/// Longest wait of a long poll in seconds, unless the server is configured otherwise.
+const MAX_WAIT_SECONDS: u32 = 60;
+
+/// Below these the `id` of a path may be a name.
+const NAMED: [&str; 2] = ["/v1/keys/", "/v1/users/"];
+
+/// An id in a body, for its document: the type is `String` on the wire.
+#[derive(Debug)]
+pub struct IdText;
+
+impl utoipa::PartialSchema for IdText {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(ID_PATTERN))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for IdText {
+    fn name() -> Cow<'static, str> {
+        "Id".into()
+    }
+}
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -48,7 +83,10 @@ pub fn document(tables: &[RouteTable]) -> OpenApi {
         let path = document.paths.paths.get_mut(route.path);
         if let Some(operation) = path.and_then(|path| operation_of(path, route.method)) {
             secure(operation, route);
+            bound_parameters(operation, route.path);
+            name_unreadable(operation);
             name_problems(operation);
+            name_successes(operation);
         }
     }
     document
@@ -74,16 +112,53 @@ fn secure(operation: &mut Operation, route: &Route) {
     operation
         .security
         .get_or_insert_with(|| vec![SecurityRequirement::new(SCHEME, [scope])]);
-    let answers = [
-        ("401", "unauthenticated"),
-        ("403", "missing-scope, key-bound"),
-        ("503", "unavailable"),
-    ];
-    for (status, description) in answers {
-        let responses = &mut operation.responses.responses;
-        responses
-            .entry(status.to_owned())
-            .or_insert_with(|| RefOr::T(Response::new(description)));
+    answer(operation, "401", "unauthenticated");
+    answer(operation, "403", "missing-scope, key-bound");
+    answer(operation, "503", "unavailable");
+}
+
+/// Adds an answer that the handler does not document.
+fn answer(operation: &mut Operation, status: &str, description: &str) {
+    let responses = &mut operation.responses.responses;
+    responses
+        .entry(status.to_owned())
+        .or_insert_with(|| RefOr::T(Response::new(description)));
+}
+
+/// Adds the form of parameters that mean the same on every route.
+fn bound_parameters(operation: &mut Operation, path: &str) {
+    let mut has_id = false;
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else {
+            continue;
+        };
+        match (&parameter.parameter_in, parameter.name.as_str()) {
+            (ParameterIn::Path, "id") if !NAMED.iter().any(|named| path.starts_with(named)) => {
+                schema.pattern = Some(ID_PATTERN.to_owned());
+                has_id = true;
+            }
+            (ParameterIn::Header, "Idempotency-Key") => {
+                schema.pattern = Some(IDEMPOTENCY_KEY_PATTERN.to_owned());
+            }
+            (ParameterIn::Query, "wait") => {
+                schema.minimum = Some(0_u32.into());
+                schema.maximum = Some(MAX_WAIT_SECONDS.into());
+            }
+            _ => {}
+        }
+    }
+    if has_id {
+        answer(operation, "400", "invalid-id");
+    }
+}
+
+/// Adds the answers to a body that cannot be read.
+fn name_unreadable(operation: &mut Operation) {
+    if operation.request_body.is_some() {
+        answer(operation, "400", "malformed-json");
+        answer(operation, "413", "body-too-large");
+        answer(operation, "415", "unsupported-media-type");
     }
 }
 
@@ -99,6 +174,22 @@ fn name_problems(operation: &mut Operation) {
             response
                 .content
                 .insert(PROBLEM_JSON.to_owned(), RefOr::T(content));
+        }
+    }
+}
+
+/// Gives every answer a description, which OpenAPI requires: generators refuse a document without.
+fn name_successes(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            let status = status
+                .parse()
+                .ok()
+                .and_then(|code| StatusCode::from_u16(code).ok());
+            let reason = status.and_then(|status| status.canonical_reason());
+            response.description = reason.unwrap_or("An answer").to_owned();
         }
     }
 }
@@ -156,7 +247,7 @@ mod tests {
 
     type Answer = Result<HttpResponse, Problem>;
 
-    #[utoipa::path(get, path = "/open", responses((status = 404, description = "gone")))]
+    #[utoipa::path(get, path = "/open", responses((status = 200), (status = 404, description = "gone")))]
     async fn open(_: HttpRequest) -> Answer {
         Ok(HttpResponse::Ok().finish())
     }
@@ -172,10 +263,18 @@ mod tests {
         Ok(HttpResponse::Ok().finish())
     }
 
+    #[utoipa::path(post, path = "/things/{id}", request_body = String,
+        params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+        responses((status = 413, description = "its own words")))]
+    async fn change(_: Allowed<Admin>, _: HttpRequest) -> Answer {
+        Ok(HttpResponse::Ok().finish())
+    }
+
     crate::routes! {
         TABLE:
         "/open" => { GET open }
         "/guarded" => { POST guarded, PUT known }
+        "/things/{id}" => { POST change }
     }
 
     #[test]
@@ -183,8 +282,30 @@ mod tests {
         let access: Vec<_> = TABLE.routes.iter().map(|route| route.access).collect();
         assert_eq!(
             access,
-            [Access::Public, Access::Scope(Scope::Admin), Access::Known]
+            [
+                Access::Public,
+                Access::Scope(Scope::Admin),
+                Access::Known,
+                Access::Scope(Scope::Admin)
+            ]
         );
+    }
+
+    #[test]
+    fn ids_keys_and_bodies_are_described_with_the_answers_to_those_that_cannot_be_read() {
+        let document = serde_json::to_value(document(&[TABLE])).unwrap();
+        let change = &document["paths"]["/things/{id}"]["post"];
+        assert_eq!(change["parameters"][0]["schema"]["pattern"], ID_PATTERN);
+        assert_eq!(
+            change["parameters"][1]["schema"]["pattern"],
+            IDEMPOTENCY_KEY_PATTERN
+        );
+        let says = |status: &str| change["responses"][status]["description"].clone();
+        assert_eq!(
+            [says("400"), says("413"), says("415")],
+            ["invalid-id", "its own words", "unsupported-media-type"]
+        );
+        assert!(document["paths"]["/guarded"]["post"]["responses"]["415"].is_null());
     }
 
     #[test]
@@ -207,6 +328,7 @@ mod tests {
         assert!(answers("put")["200"]["content"].is_null());
         let open = &document["paths"]["/open"]["get"];
         assert!(open["security"].is_null() && open["responses"]["401"].is_null());
+        assert_eq!(open["responses"]["200"]["description"], "OK");
         assert_eq!(schema(&open["responses"]["404"]), problem);
         assert!(document.pointer("/components/schemas/Problem").is_some());
     }

@@ -17,6 +17,7 @@ pub struct PageParams {
     /// The `next` of the previous page
     pub after: Option<String>,
     /// 1 to 1000; default 100
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<usize>,
 }
 

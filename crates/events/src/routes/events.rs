@@ -291,7 +291,7 @@ pub(crate) struct EventPage {
         ("q" = Option<String>, Query, description = "Words that all occur in the title, category, place or description; 10 at most"),
         ("cancelled" = Option<bool>, Query, description = "`true`: cancelled ones too"),
         ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 200; default 50"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 200, description = "1 to 200; default 50"),
     ),
     responses(
         (status = 200, body = EventPage),

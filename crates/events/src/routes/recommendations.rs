@@ -229,7 +229,7 @@ impl From<Item> for RecommendationView {
 #[utoipa::path(get, path = "/v1/users/{id}/recommendations", tag = "recommendations", operation_id = "recommend",
     params(
         ("id" = String, Path, description = "The application's id of the user"),
-        ("limit" = Option<usize>, Query, description = "1 to 50; default 20"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 50, description = "1 to 50; default 20"),
     ),
     responses(
         (status = 200, body = Recommendations),

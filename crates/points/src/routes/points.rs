@@ -179,7 +179,7 @@ pub(crate) struct PointPage {
         ("from" = Option<String>, Query, description = "Recorded at or after this time (RFC 3339)"),
         ("to" = Option<String>, Query, description = "Recorded before this time (RFC 3339)"),
         ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 10000; default 1000"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10000, description = "1 to 10000; default 1000"),
     ),
     responses(
         (status = 200, body = PointPage),
@@ -240,7 +240,7 @@ pub(crate) struct LetterPage {
     params(
         ("track_id" = Option<String>, Query, description = "Only this track"),
         ("after" = Option<String>, Query, description = "The `next` of the previous page"),
-        ("limit" = Option<usize>, Query, description = "1 to 10000; default 1000"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10000, description = "1 to 10000; default 1000"),
     ),
     responses(
         (status = 200, body = LetterPage),
