@@ -189,7 +189,7 @@ fn name_successes(operation: &mut Operation) {
                 .ok()
                 .and_then(|code| StatusCode::from_u16(code).ok());
             let reason = status.and_then(|status| status.canonical_reason());
-            response.description = reason.unwrap_or("An answer").to_owned();
+            reason.unwrap_or("An answer").clone_into(&mut response.description);
         }
     }
 }
