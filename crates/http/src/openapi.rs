@@ -155,10 +155,14 @@ fn bound_parameters(operation: &mut Operation, path: &str) {
 
 /// Adds the answers to a body that cannot be read.
 fn name_unreadable(operation: &mut Operation) {
-    if operation.request_body.is_some() {
+    let Some(body) = &operation.request_body else {
+        return;
+    };
+    let is_json = matches!(body, RefOr::T(body) if body.content.contains_key("application/json"));
+    answer(operation, "413", "body-too-large");
+    answer(operation, "415", "unsupported-media-type");
+    if is_json {
         answer(operation, "400", "malformed-json");
-        answer(operation, "413", "body-too-large");
-        answer(operation, "415", "unsupported-media-type");
     }
 }
 
@@ -189,7 +193,9 @@ fn name_successes(operation: &mut Operation) {
                 .ok()
                 .and_then(|code| StatusCode::from_u16(code).ok());
             let reason = status.and_then(|status| status.canonical_reason());
-            reason.unwrap_or("An answer").clone_into(&mut response.description);
+            reason
+                .unwrap_or("An answer")
+                .clone_into(&mut response.description);
         }
     }
 }
@@ -263,7 +269,7 @@ mod tests {
         Ok(HttpResponse::Ok().finish())
     }
 
-    #[utoipa::path(post, path = "/things/{id}", request_body = String,
+    #[utoipa::path(post, path = "/things/{id}", request_body(content = String, content_type = "application/json"),
         params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
         responses((status = 413, description = "its own words")))]
     async fn change(_: Allowed<Admin>, _: HttpRequest) -> Answer {

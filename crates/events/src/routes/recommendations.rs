@@ -152,6 +152,7 @@ pub(crate) async fn interact(call: Call<Produce, EventsState>, payload: web::Pay
 /// A user's recommendations.
 #[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the name that a client reads")]
+#[schema(as = RecommendationList)]
 pub(crate) struct Recommendations {
     user: String,
     /// `personal`: based on the user's interactions. `popular`: there are none, or the list was not ready in

@@ -39,6 +39,14 @@ pub struct InvitationView {
     pub job: JobId,
 }
 
+/// The form of the page that a link leads to.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it describes the body")]
+pub(crate) struct PasswordForm {
+    #[schema(format = Password)]
+    password: String,
+}
+
 /// Why a user was not invited.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InviteError {
@@ -140,7 +148,7 @@ pub(crate) async fn ask(state: web::Data<UsersState>, request: HttpRequest) -> R
 /// acceptable is answered with the page again.
 #[utoipa::path(post, path = "/v1/set-password/{token}", tag = "users", operation_id = "accept_invitation",
     params(("token" = String, Path, description = "The token of a mail's link")),
-    request_body(content = String, content_type = "application/x-www-form-urlencoded"),
+    request_body(content = PasswordForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "The password is set", content_type = "text/html"),
         (status = 404, description = "link-not-found"),
