@@ -60,7 +60,7 @@ export interface Heartbeat {
   /** The newest progress of some of them, any JSON of up to 64 KiB. */
   progress?: Record<string, unknown>;
   /** Every job that the worker has. */
-  running?: Array<string>;
+  running?: Array<Id>;
 }
 
 /** Instructions to the worker. */
@@ -72,6 +72,8 @@ export interface HeartbeatAnswer {
   /** Jobs that are no longer this worker's: what they still do is in vain. */
   lost: Array<string>;
 }
+
+export type Id = string;
 
 /** A job. */
 export interface Job {
@@ -139,7 +141,7 @@ export interface JobOutcome {
   error?: string | null;
   /** As the pull gave it. */
   fence: string;
-  job: string;
+  job: Id;
   outcome: OutcomeVerb;
   /** Of a completed job. Checked against the kind's `result_schema`. */
   result?: unknown;
@@ -183,7 +185,7 @@ export interface KindRetry {
 
 /** A line that a handler wrote. */
 export interface LogLine {
-  job: string;
+  job: Id;
   /** 4,096 bytes are kept. */
   line: string;
 }
@@ -288,7 +290,7 @@ export interface Problem {
 /** A request for jobs. */
 export interface Pull {
   /** Every job that the worker has. A job that is leased to it and not named here is given again. */
-  have?: Array<string>;
+  have?: Array<Id>;
   /** Jobs at most, 1 to 500. */
   max: number;
   /**
