@@ -74,7 +74,7 @@ pub async fn json_body_of<T: DeserializeOwned + Send + 'static>(
     let bytes = body_bytes(request, payload, context, size, &[]).await?;
     parse_off_thread(context, bytes, |bytes| {
         nul::check_json(bytes, "body")?;
-        parse(bytes)
+        parse_object(bytes)
     })
     .await
 }
@@ -193,6 +193,15 @@ fn broken_off(error: &PayloadError) -> Problem {
             "the body broke off, or its framing is wrong",
         ),
     }
+}
+
+/// Parses a body that is an object. Serde would read a list too, as the fields in their order.
+fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    if items::is_list(bytes) && serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
+        let fault = FieldFault::new("body", "must be a JSON object, not a list");
+        return Err(Problem::faults(ProblemKind::InvalidField, vec![fault]));
+    }
+    parse(bytes)
 }
 
 /// Parses a body, or says what is wrong with it and where.
@@ -326,6 +335,22 @@ mod tests {
     #[allow(dead_code)]
     struct Inner {
         size: u32,
+    }
+
+    #[test]
+    fn a_list_is_no_object_though_serde_would_read_it_as_one() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "it is only read")]
+        struct Optional {
+            grace: Option<u32>,
+        }
+
+        let refused = parse_object::<Optional>(b" [null]").unwrap_err();
+        assert_eq!(refused.kind(), ProblemKind::InvalidField);
+        let broken = parse_object::<Optional>(b"[null").unwrap_err();
+        assert_eq!(broken.kind(), ProblemKind::MalformedJson);
+        assert!(parse_object::<Optional>(b"{}").is_ok());
     }
 
     #[test]
