@@ -46,12 +46,12 @@ async fn a_session_does_what_its_users_role_allows_and_no_more() {
     );
     assert_eq!(
         body["user"],
-        json!({"id": user.id.to_string(), "name": "ada@example.com", "role": "operator", "scopes": ["produce", "read"]})
+        json!({"id": user.id.to_string(), "name": "ada@example.com", "role": "operator", "scopes": ["produce", "read", "read:payload"]})
     );
     let token = body["access_token"].as_str().unwrap();
     assert_eq!(
         body_of(&app.me(token).await),
-        json!({"kind": "user", "id": user.id.to_string(), "name": "ada@example.com", "scopes": ["produce", "read"]})
+        json!({"kind": "user", "id": user.id.to_string(), "name": "ada@example.com", "scopes": ["produce", "read", "read:payload"]})
     );
     let mut session = app.client().with_bearer(token);
     assert_eq!(
