@@ -1,11 +1,13 @@
 //! [`Jobs`]: what a service holds to enqueue jobs, follow them and steer queues.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use holdfast_core::config::{Durability, QueueSettings, Settings};
 use holdfast_core::redis::RedisGate;
+use holdfast_core::sql::dialect::{moment, on_either};
 use holdfast_core::sql::{Database, Tx as LedgerTx};
 
 use crate::audit::AuditLog;
@@ -21,6 +23,7 @@ use crate::ledger::{
     RetryReply, SqliteLedger, WorkerRecord,
 };
 use crate::limits::LimitStore;
+use crate::observer::{Observer, Observers};
 use crate::queue_counts::QueueCounts;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
@@ -36,6 +39,17 @@ const SQLITE_LANES: Lanes = Lanes { plain: 1, keyed: 0 };
 #[derive(Debug, Clone)]
 pub struct Jobs(Arc<Inner>);
 
+/// The same for what [`Jobs`] itself holds.
+#[derive(Debug, Clone)]
+pub struct WeakJobs(Weak<Inner>);
+
+impl WeakJobs {
+    /// `None`: the process has given its handle up.
+    pub fn upgrade(&self) -> Option<Jobs> {
+        self.0.upgrade().map(Jobs)
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     producer: Producer,
@@ -49,6 +63,7 @@ struct Inner {
     audit: AuditLog,
     limits: LimitStore,
     sql: Sql,
+    observers: Observers,
     retries: RetryPolicies,
     default_timeout: Duration,
     /// See `database.prepared_statements`.
@@ -58,7 +73,8 @@ struct Inner {
 impl Jobs {
     /// Over the process' database and its Redis gate of the queue role. Call it inside tokio; it reaches nothing yet.
     pub fn new(settings: &Settings, registry: Registry, database: &Database, gate: &RedisGate) -> Self {
-        let ledger = ledger::open(database, &settings.database);
+        let observers = Observers::default();
+        let ledger = ledger::open_observed(database, &settings.database, observers.clone());
         let broker = gate.is_configured().then(|| {
             let terms = BrokerSettings::new(settings.jobs.broker_result_ttl, settings.worker.lost_after);
             Broker::new(gate.clone(), terms)
@@ -88,7 +104,7 @@ impl Jobs {
             .filter(|(_, queue)| queue.durability == Durability::Redis)
             .map(|(name, _)| name.clone())
             .collect();
-        let sql = Sql::new(database, &settings.database);
+        let sql = Sql::new(database, &settings.database).observed(observers.clone());
         let waiting = WaitHub::new(Arc::clone(&ledger), sql.clone(), broker.clone(), redis_queues);
         Self(Arc::new(Inner {
             producer,
@@ -102,6 +118,7 @@ impl Jobs {
             audit: AuditLog::new(database, &settings.database),
             limits: LimitStore::new(database, &settings.database),
             sql,
+            observers,
             retries,
             default_timeout: settings.jobs.default_timeout,
             named_statements: settings.database.prepared_statements,
@@ -156,6 +173,27 @@ impl Jobs {
 
     pub fn bell(&self) -> &Bell {
         self.0.producer.bell()
+    }
+
+    pub fn downgrade(&self) -> WeakJobs {
+        WeakJobs(Arc::downgrade(&self.0))
+    }
+
+    /// Has an observer decide what ends enqueue. A process has one: further ones are ignored.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.0.observers.set(observer);
+    }
+
+    pub fn observers(&self) -> &Observers {
+        &self.0.observers
+    }
+
+    /// A job that an [`Observer`] enqueues: checked as any other, of a kind and a queue that the program knows.
+    ///
+    /// # Errors
+    /// The check refuses it.
+    pub fn checked(&self, enqueue: Enqueue) -> Result<NewJob, EnqueueError> {
+        self.0.producer.check_typed(enqueue.into_request()?)
     }
 
     pub(crate) fn sql(&self) -> &Sql {
@@ -377,6 +415,26 @@ impl Jobs {
         }
         self.0.waiting.add_broker_depths(&mut stats).await;
         Ok(stats.into_values().collect())
+    }
+
+    /// Since when the oldest waiting job of a queue is due; `None`: none is.
+    pub async fn oldest_due(&self, queue: &str) -> Result<Option<DateTime<Utc>>, LedgerError> {
+        let text = "select @ms(run_at) from holdfast_jobs
+            where state = 'available' and queue = $1 and run_at <= @now order by run_at limit 1";
+        let sql = &self.0.sql;
+        let look = sql.within("look for the oldest due job", async {
+            let mut tx = sql.begin_read().await?;
+            let found = on_either!(
+                tx.on(),
+                sql.named(),
+                query_as::<(i64,)>(text),
+                [queue],
+                fetch_optional
+            )?;
+            tx.commit().await?;
+            Ok(found)
+        });
+        Ok(look.await?.map(|(millis,)| moment(millis)))
     }
 
     pub(crate) fn counts_changed(&self) {

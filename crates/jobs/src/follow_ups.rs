@@ -10,7 +10,8 @@
 //!   one statement and the commit; a flush of outcomes touches each of its batches once. [`finish_free`] takes the batches
 //!   first, and may, since it waits for none of its locks.
 //!
-//! Jobs without a chain or a batch never reach this module.
+//! What observers enqueue ([`crate::observer`]) is written in the same transactions. Jobs without a chain or a batch, whose outcome no
+//! observer wants, never reach this module.
 //!
 //! # When things fail
 //! The transaction is fenced as every outcome is, so it may be repeated after a lost reply: then nothing is held any more,
@@ -34,6 +35,7 @@ use crate::ledger::{
 };
 use crate::ledger::{FreeRows, WrittenOutcome};
 use crate::link::Previous;
+use crate::observer::Observers;
 use crate::sql::Sql;
 use crate::state::StoredState;
 
@@ -47,6 +49,8 @@ pub struct FollowedOutcome {
     pub batch: Option<BatchId>,
     /// What its completion enqueues.
     pub next: Option<NewJob>,
+    /// What observers enqueue if it is written.
+    pub observed: Vec<NewJob>,
 }
 
 impl FollowedOutcome {
@@ -56,7 +60,21 @@ impl FollowedOutcome {
         job.batch.is_some() || completed && job.options.then.is_some()
     }
 
-    /// `None`: nothing follows this outcome of the job. Every outcome of a batch's job is tied, one that puts it back too: if
+    /// The outcome of a job of this queue, with all that follows it.
+    pub(crate) fn observed(job: &ClaimedJob, queue: &str, outcome: &Outcome, observers: &Observers) -> Self {
+        let followed = Self::of(job, outcome).unwrap_or_else(|| Self {
+            outcome: outcome.clone(),
+            batch: None,
+            next: None,
+            observed: Vec::new(),
+        });
+        Self {
+            observed: observers.on_outcome(job, queue, outcome, false),
+            ..followed
+        }
+    }
+
+    /// `None`: nothing follows this outcome of the job by itself. Every outcome of a batch's job is tied, one that puts it back too: if
     /// the job was asked to cancel, the row becomes final and is to be counted.
     pub fn of(job: &ClaimedJob, outcome: &Outcome) -> Option<Self> {
         let batch = job.batch;
@@ -74,6 +92,7 @@ impl FollowedOutcome {
             outcome: outcome.clone(),
             batch,
             next,
+            observed: Vec::new(),
         })
     }
 }
@@ -125,7 +144,7 @@ pub async fn finish(
             LedgerTx::Postgres(on) => PostgresLedger::finish_in(on, worker, &plain, sql.named).await?,
             LedgerTx::Sqlite(on) => SqliteLedger::finish_in(on, worker, &plain).await?,
         };
-        let effects = follow_all(tx.on(), outcomes, &held, sql.named).await?;
+        let effects = follow_all(tx.on(), outcomes, &held, sql).await?;
         failpoint::reach("tied");
         tx.commit().await?;
         Ok((held.into_iter().map(|row| row.id).collect(), effects))
@@ -156,7 +175,7 @@ pub async fn finish_free(
                 locked: Vec::new(),
             },
         };
-        let effects = follow_all(tx.on(), outcomes, &rows.written, sql.named).await?;
+        let effects = follow_all(tx.on(), outcomes, &rows.written, sql).await?;
         tx.commit().await?;
         rows.locked
             .extend(left.iter().map(|tied| tied.outcome.fence().id));
@@ -170,7 +189,7 @@ async fn follow_all(
     mut on: LedgerTx<'_>,
     outcomes: &[FollowedOutcome],
     held: &[WrittenOutcome],
-    named: bool,
+    sql: &Sql,
 ) -> Result<Effects, sqlx::Error> {
     let by_id: HashMap<JobId, &FollowedOutcome> = outcomes
         .iter()
@@ -180,7 +199,12 @@ async fn follow_all(
         .iter()
         .filter_map(|row| Some((*by_id.get(&row.id)?, row.state)))
         .collect();
-    let mut effects = follow(on.reborrow(), &ended, named).await?;
+    let mut effects = follow(on.reborrow(), &ended, sql.named).await?;
+    let observed = ended
+        .iter()
+        .filter(|(tied, state)| *state == tied.outcome.state())
+        .flat_map(|(tied, _)| tied.observed.iter().cloned());
+    effects.merge(enqueue(on.reborrow(), &observed.collect::<Vec<_>>(), sql.named).await?);
     // By what the rows became: a job that was asked to cancel does not become available again.
     let mut tallies = BTreeMap::<BatchId, Tally>::new();
     for (tied, state) in ended.iter().filter(|(_, state)| state.is_final()) {
@@ -188,7 +212,7 @@ async fn follow_all(
             tallies.entry(batch).or_default().add(*state, 1);
         }
     }
-    effects.merge(count(on, &tallies, named).await?);
+    effects.merge(count(on, &tallies, sql.named, Some(&sql.observers)).await?);
     Ok(effects)
 }
 
@@ -229,12 +253,28 @@ async fn insert(on: LedgerTx<'_>, jobs: &[NewJob], named: bool) -> Result<Vec<Ac
     }
 }
 
+/// Enqueues what an observer asked for. Nothing at all for none.
+pub(crate) async fn enqueue(on: LedgerTx<'_>, jobs: &[NewJob], named: bool) -> Result<Effects, sqlx::Error> {
+    let mut effects = Effects::default();
+    if jobs.is_empty() {
+        return Ok(effects);
+    }
+    let accepted = insert(on, jobs, named).await?;
+    for (job, accepted) in jobs.iter().zip(&accepted) {
+        if matches!(accepted, Accepted::New(_)) {
+            effects.enqueued(job);
+        }
+    }
+    Ok(effects)
+}
+
 /// Moves the counts of batches that have not ended, ends those that are complete, and enqueues their callbacks. To be
 /// called last in its transaction: it locks the batches.
 pub(crate) async fn count(
     mut on: LedgerTx<'_>,
     tallies: &BTreeMap<BatchId, Tally>,
     named: bool,
+    observers: Option<&Observers>,
 ) -> Result<Effects, sqlx::Error> {
     let mut effects = Effects::default();
     if tallies.is_empty() {
@@ -242,6 +282,9 @@ pub(crate) async fn count(
     }
     for (batch, callback) in batches::store::count(on.reborrow(), tallies, named).await? {
         effects.ended.push(batch.id);
+        if let Some(observers) = observers {
+            effects.merge(enqueue(on.reborrow(), &observers.on_batch(&batch), named).await?);
+        }
         let Some(callback) = callback else { continue };
         let job = callback.at_end_of(batch);
         let accepted = insert(on.reborrow(), std::slice::from_ref(&job), named).await?;

@@ -31,6 +31,7 @@ pub mod link;
 mod look_pace;
 mod maintenance;
 mod meters;
+pub mod observer;
 pub mod pull;
 mod queue_counts;
 mod registry;
@@ -43,7 +44,7 @@ mod wait;
 pub mod worker;
 
 pub use admin::{CancelFilter, Purged, Steering};
-pub use client::Jobs;
+pub use client::{Jobs, WeakJobs};
 pub use envelope::Envelope;
 pub use holdfast_core::sql::Tx as LedgerTx;
 pub use id::{BatchId, InvalidId, JobId, WorkerId};

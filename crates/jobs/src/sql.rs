@@ -11,6 +11,7 @@ use holdfast_core::sql::{Bounds, Database};
 
 use crate::LedgerTx;
 use crate::ledger::LedgerError;
+use crate::observer::Observers;
 
 pub use holdfast_core::sql::OwnTx;
 
@@ -28,6 +29,8 @@ pub struct Sql {
     database: Database,
     /// See `database.prepared_statements`.
     pub(crate) named: bool,
+    /// Who is asked when a unit ends jobs or batches.
+    pub(crate) observers: Observers,
 }
 
 impl Sql {
@@ -35,7 +38,12 @@ impl Sql {
         Self {
             database: database.clone(),
             named: settings.prepared_statements,
+            observers: Observers::default(),
         }
+    }
+
+    pub(crate) fn observed(self, observers: Observers) -> Self {
+        Self { observers, ..self }
     }
 
     /// Whether statements may be prepared by name: what `persistent` of a query takes.

@@ -39,6 +39,7 @@ impl From<NoticeError> for Problem {
     fn from(error: NoticeError) -> Self {
         let text = error.to_string();
         match error {
+            NoticeError::Reserved(_) => Self::field(ProblemKind::InvalidField, "type", text),
             NoticeError::InvalidData(reason) => Self::field(ProblemKind::InvalidField, "data", reason),
             NoticeError::TooLarge { .. } => Self::field(ProblemKind::PayloadTooLarge, "data", text),
             NoticeError::KeyReused(_) => Self::field(

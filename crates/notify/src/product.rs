@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_cache::Cache;
+use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{
     Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, WorkerProcess, handler_state,
@@ -11,7 +12,7 @@ use holdfast_product::{
 use crate::mail::{Mail, NotifyDigest, NotifyEmail};
 use crate::notifications::Notices;
 use crate::personal_data::NotifyData;
-use crate::webhooks::NotifyWebhook;
+use crate::webhooks::{EngineEvents, NotifyWebhook, Watch};
 use crate::{NotifyState, PreferenceStore};
 
 /// The actions of the audit log.
@@ -56,13 +57,18 @@ impl Product for NotifyProduct {
             .with(notices.mail().clone())
             .with(MessengerResource(Arc::new(notices.clone())));
         let pruning: Duty = Box::pin(async move { notices.watch().await });
-        (resources, vec![pruning])
+        let watching: Duty = Box::pin(Watch::of(worker.process, observe(worker.process)).run());
+        (resources, vec![pruning, watching])
     }
 
     fn beat_duties(&self, beat: Process<'_>) -> Vec<Duty> {
         let mail = Mail::new(beat.settings, beat.database, beat.jobs.clone());
         let period = beat.settings.beat.poll;
-        vec![Box::pin(async move { mail.sweep_digests(period).await })]
+        let watch = Watch::of(beat, observe(beat));
+        vec![
+            Box::pin(async move { mail.sweep_digests(period).await }),
+            Box::pin(watch.run()),
+        ]
     }
 
     fn routes(&self) -> Option<ProductRoutes> {
@@ -74,6 +80,7 @@ impl Product for NotifyProduct {
                     database,
                     jobs,
                 } = api.process;
+                observe(api.process);
                 handler_state(NotifyState {
                     http: Arc::clone(api.http),
                     notices: Notices::new(settings, database, jobs.clone()),
@@ -100,4 +107,12 @@ impl Product for NotifyProduct {
     fn personal_data(&self, process: Process<'_>, _: &Cache) -> Option<Arc<dyn PersonalData>> {
         Some(Arc::new(NotifyData::new(process)))
     }
+}
+
+/// Has the ends of jobs and batches in this process become events.
+fn observe(process: Process<'_>) -> Arc<EngineEvents> {
+    let sql = Sql::new(process.database, &process.settings.database);
+    let events = EngineEvents::new(sql, process.jobs);
+    process.jobs.observe(events.clone());
+    events
 }

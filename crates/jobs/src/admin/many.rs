@@ -21,6 +21,7 @@ use crate::bulk::{
 use crate::bulk::{BulkStep, Step};
 use crate::follow_ups::{self, Effects};
 use crate::ledger::LedgerError;
+use crate::observer::Observers;
 use crate::sql::{limit, sqlite_now};
 use crate::state::{State, StoredState};
 
@@ -214,6 +215,7 @@ impl Step for Cancel<'_> {
         mut on: LedgerTx<'_>,
         position: BulkPosition,
         named: bool,
+        observers: &Observers,
     ) -> Result<BulkStep, sqlx::Error> {
         let mut changed = 0;
         let mut effects = Effects::default();
@@ -223,7 +225,8 @@ impl Step for Cancel<'_> {
                 .await?;
             changed = batches.len() as u64;
             let ends = batches.into_iter().map(|batch| (batch, StoredState::Cancelled));
-            effects = follow_ups::count(on.reborrow(), &follow_ups::tallied(ends, 1), named).await?;
+            let tallies = follow_ups::tallied(ends, 1);
+            effects = follow_ups::count(on.reborrow(), &tallies, named, Some(observers)).await?;
         }
         if changed == 0 && self.running_too && self.filter.takes_running() {
             let asked = self.change(on, position, named, |all| all.running).await?;

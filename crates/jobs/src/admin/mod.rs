@@ -104,12 +104,15 @@ impl Steering<'_> {
 
     async fn cancel_in_ledger(&self, id: JobId) -> Result<Option<CancelReply>, LedgerError> {
         let sql = self.jobs.sql();
+        sql.observers.ready().await?;
         let done = sql
             .within("cancel a job", async {
                 let mut tx = sql.begin().await?;
                 let done = match tx.on() {
-                    LedgerTx::Postgres(on) => PostgresLedger::cancel_in(on, id, sql.named).await?,
-                    LedgerTx::Sqlite(on) => SqliteLedger::cancel_in(on, id).await?,
+                    LedgerTx::Postgres(on) => {
+                        PostgresLedger::cancel_in(on, id, sql.named, &sql.observers).await?
+                    }
+                    LedgerTx::Sqlite(on) => SqliteLedger::cancel_in(on, id, &sql.observers).await?,
                 };
                 let reply = done.as_ref().map(|(reply, _)| *reply);
                 if let Some(reply) = reply.filter(|reply| has_changed(*reply)) {

@@ -15,6 +15,7 @@ use crate::audit::action;
 use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
 use crate::follow_ups;
 use crate::id::BatchId;
+use crate::observer::Observers;
 use crate::sql::{limit, sqlite_now};
 
 /// The result of a cancellation.
@@ -98,6 +99,7 @@ impl Step for Cancel {
         mut on: LedgerTx<'_>,
         _: BulkPosition,
         named: bool,
+        observers: &Observers,
     ) -> Result<BulkStep, sqlx::Error> {
         let mut changed = Changed::default();
         for reach in std::iter::once(Reach::Free).chain(std::iter::repeat_n(Reach::One, WAITS)) {
@@ -114,7 +116,7 @@ impl Step for Cancel {
             cancelled: i64::try_from(changed.cancelled).unwrap_or(i64::MAX),
             ..Tally::default()
         };
-        let effects = follow_ups::count(on, &[(self.0, tally)].into(), named).await?;
+        let effects = follow_ups::count(on, &[(self.0, tally)].into(), named, Some(observers)).await?;
         Ok(BulkStep {
             seen: changed.total(),
             affected: changed.total(),

@@ -138,22 +138,26 @@ impl Batches {
 
     /// Ends up to `most` batches that nobody has ended though all of their jobs are final; see the module.
     pub async fn sweep(&self, most: usize) -> Result<u64, LedgerError> {
-        let (swept, effects) = self
-            .sql
-            .within("look for batches that should have ended", async {
-                let mut tx = self.sql.begin_read().await?;
-                let left = upkeep::left_open(tx.on(), most, self.sql.named).await?;
-                tx.commit().await?;
-                if left.is_empty() {
-                    return Ok((0, crate::follow_ups::Effects::default()));
-                }
-                let mut tx = self.sql.begin().await?;
-                let missing = upkeep::sweep(tx.on(), &left, self.sql.named).await?;
-                let effects = crate::follow_ups::count(tx.on(), &missing, self.sql.named).await?;
-                tx.commit().await?;
-                Ok((missing.len() as u64, effects))
-            })
-            .await?;
+        let look = self.sql.within("look for batches that should have ended", async {
+            let mut tx = self.sql.begin_read().await?;
+            let left = upkeep::left_open(tx.on(), most, self.sql.named).await?;
+            tx.commit().await?;
+            Ok(left)
+        });
+        let left = look.await?;
+        if left.is_empty() {
+            return Ok(0);
+        }
+        self.sql.observers.ready().await?;
+        let end = self.sql.within("end batches that were left open", async {
+            let mut tx = self.sql.begin().await?;
+            let missing = upkeep::sweep(tx.on(), &left, self.sql.named).await?;
+            let observers = Some(&self.sql.observers);
+            let effects = crate::follow_ups::count(tx.on(), &missing, self.sql.named, observers).await?;
+            tx.commit().await?;
+            Ok((missing.len() as u64, effects))
+        });
+        let (swept, effects) = end.await?;
         self.jobs.announce(&effects);
         Ok(swept)
     }

@@ -34,6 +34,7 @@ use crate::audit::{AuditId, By};
 use crate::client::Jobs;
 use crate::follow_ups::Effects;
 use crate::ledger::LedgerError;
+use crate::observer::Observers;
 use crate::sql::now_ms;
 
 /// Rows of one step, and so of one transaction.
@@ -125,6 +126,7 @@ pub(crate) trait Step: Sync {
         on: LedgerTx<'_>,
         position: BulkPosition,
         named: bool,
+        observers: &Observers,
     ) -> impl Future<Output = Result<BulkStep, sqlx::Error>> + Send;
 }
 
@@ -204,9 +206,12 @@ async fn advance(
     record: &Record,
 ) -> Result<(Record, BulkStep), LedgerError> {
     let sql = jobs.sql();
+    sql.observers.ready().await?;
     sql.within("do a step of a bulk operation", async {
         let mut tx = sql.begin().await?;
-        let stepped = step.step(tx.on(), record.position(), sql.named).await?;
+        let stepped = step
+            .step(tx.on(), record.position(), sql.named, &sql.observers)
+            .await?;
         let next = record.after(&stepped);
         if next.is_worth_keeping() {
             record::save(tx.on(), by, operation, &next, &stepped, sql.named).await?;

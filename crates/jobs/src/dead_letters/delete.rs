@@ -10,6 +10,7 @@ use crate::LedgerTx;
 use crate::admin::Steering;
 use crate::audit::action;
 use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
+use crate::observer::Observers;
 use crate::sql::limit;
 
 impl Steering<'_> {
@@ -55,6 +56,7 @@ impl Step for Delete<'_> {
         on: LedgerTx<'_>,
         position: BulkPosition,
         named: bool,
+        _: &Observers,
     ) -> Result<BulkStep, sqlx::Error> {
         let deleted: Vec<Uuid> = match on {
             LedgerTx::Postgres(on) => {

@@ -17,6 +17,7 @@ use crate::audit::action;
 use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
 use crate::enqueue::{EnqueueError, JobRequest};
 use crate::follow_ups;
+use crate::observer::Observers;
 use crate::sql::{limit, now_ms};
 use crate::state::StoredState;
 
@@ -151,6 +152,7 @@ impl Step for Redrive {
         mut on: LedgerTx<'_>,
         position: BulkPosition,
         named: bool,
+        _: &Observers,
     ) -> Result<BulkStep, sqlx::Error> {
         let now = now_ms(on.reborrow(), named).await?;
         let spacing = self.rate.map_or(0.0, |rate| 1_000.0 / rate);
@@ -161,7 +163,7 @@ impl Step for Redrive {
         };
         let free = picked.iter().filter(|(_, _, free, _)| *free);
         let back = free.map(|(.., batch)| (*batch, StoredState::Discarded));
-        follow_ups::count(on, &follow_ups::tallied(back, -1), named).await?;
+        follow_ups::count(on, &follow_ups::tallied(back, -1), named, None).await?;
         Ok(stepped(&picked, first, spacing))
     }
 }

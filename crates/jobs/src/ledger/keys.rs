@@ -13,6 +13,7 @@ use crate::batches::Tally;
 use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId};
 use crate::json_text;
+use crate::observer::{EndedJob, Observers};
 use crate::state::{State, StoredState, UnknownState};
 
 /// How often an insert is repeated whose obstacle was gone by the time it was looked for.
@@ -227,17 +228,42 @@ pub(super) fn stored_filter(state: Option<State>) -> (Option<StoredState>, Optio
     }
 }
 
-/// A row that the rescuer has moved: id, queue, state, batch.
-pub(super) type Rescued = (Uuid, String, String, Option<Uuid>);
+/// A row that the rescuer has moved: id, queue, state, batch, kind, attempts before, crashes.
+pub(super) type Rescued = (Uuid, String, String, Option<Uuid>, String, i32, i32);
 
 /// What the rescuer's ends are to the batches of the jobs.
 pub(super) fn tallies_of(rows: &[Rescued]) -> Result<BTreeMap<BatchId, Tally>, UnknownState> {
     let ends: Vec<_> = rows
         .iter()
-        .filter(|(.., batch)| batch.is_some())
-        .map(|(_, _, state, batch)| Ok((*batch, state.parse()?)))
+        .filter(|row| row.3.is_some())
+        .map(|(_, _, state, batch, ..)| Ok((*batch, state.parse()?)))
         .collect::<Result<_, UnknownState>>()?;
     Ok(follow_ups::tallied(ends, 1))
+}
+
+/// Whether a rescue has discarded a job.
+pub(super) fn is_any_poisoned(rows: &[Rescued]) -> bool {
+    rows.iter().any(|row| row.2 == StoredState::Discarded.as_str())
+}
+
+/// What observers enqueue for the jobs that a rescue has discarded.
+pub(super) fn observed(rows: &[Rescued], observers: &Observers) -> Vec<NewJob> {
+    let poisoned = rows.iter().filter(|row| row.2 == StoredState::Discarded.as_str());
+    let jobs = poisoned.map(|(id, queue, _, batch, kind, attempt, crashes)| {
+        observers.on_job(&EndedJob {
+            id: JobId::from_uuid(*id),
+            kind,
+            queue,
+            state: StoredState::Discarded,
+            // The attempt that was under way.
+            attempt: attempt.unsigned_abs() + 1,
+            crashes: crashes.unsigned_abs(),
+            batch: batch.map(BatchId::from_uuid),
+            error_class: Some("crash"),
+            may_repeat: false,
+        })
+    });
+    jobs.flatten().collect()
 }
 
 /// What a rescue came to: the rows that it moved, and what the ends brought about.
@@ -246,7 +272,7 @@ pub(super) fn rescue_report(rows: &[Rescued], effects: Effects) -> RescueReport 
         effects,
         ..RescueReport::default()
     };
-    for (id, queue, state, _) in rows {
+    for (id, queue, state, ..) in rows {
         if *state == StoredState::Discarded.as_str() {
             report.poisoned.push(JobId::from_uuid(*id));
         } else if *state == StoredState::Cancelled.as_str() {

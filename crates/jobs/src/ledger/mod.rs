@@ -42,6 +42,7 @@ pub use sqlite::SqliteLedger;
 
 use crate::follow_ups::Effects;
 use crate::id::{JobId, WorkerId};
+use crate::observer::Observers;
 
 /// Most rows one statement writes or claims; callers split what is larger.
 pub const MAX_STATEMENT_ROWS: usize = 1_000;
@@ -193,8 +194,17 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
 
 /// The ledger on the database that the settings name.
 pub fn open(database: &Database, settings: &holdfast_core::config::DatabaseSettings) -> Arc<dyn Ledger> {
+    open_observed(database, settings, Observers::default())
+}
+
+/// The same, with whom it asks when it ends jobs or batches itself.
+pub(crate) fn open_observed(
+    database: &Database,
+    settings: &holdfast_core::config::DatabaseSettings,
+    observers: Observers,
+) -> Arc<dyn Ledger> {
     match database {
-        Database::Postgres(pool) => Arc::new(PostgresLedger::new(pool.clone(), settings)),
-        Database::Sqlite(database) => Arc::new(SqliteLedger::new(database.clone())),
+        Database::Postgres(pool) => Arc::new(PostgresLedger::new(pool.clone(), settings).observed(observers)),
+        Database::Sqlite(database) => Arc::new(SqliteLedger::new(database.clone()).observed(observers)),
     }
 }

@@ -1,6 +1,7 @@
 //! Outcomes of a pull worker: decided by the rules of Rust workers, stored by the same statements.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::failpoint;
@@ -77,9 +78,12 @@ pub struct StoredOutcome {
     pub refused: Option<String>,
 }
 
+/// A job, its queue, and how it ended.
+pub(super) type DecidedOutcome = (ClaimedJob, Arc<str>, Outcome);
+
 /// Outcomes that are written together, and how often the ledger refused them.
 struct Piece {
-    outcomes: Vec<(ClaimedJob, Outcome)>,
+    outcomes: Vec<DecidedOutcome>,
     refusals: u32,
 }
 
@@ -166,8 +170,12 @@ impl PullWorkers {
             if let Some(reason) = reason {
                 refused.insert(reported.job, reason);
             }
-            ends.push((leased.job.kind.clone(), leased.queue, outcome.clone()));
-            decided.push((leased.job, outcome));
+            ends.push((
+                leased.job.kind.clone(),
+                Arc::clone(&leased.queue),
+                outcome.clone(),
+            ));
+            decided.push((leased.job, leased.queue, outcome));
         }
         failpoint::reach("finish");
         let stored = self.store(worker, &session.name, decided).await?;
@@ -182,7 +190,7 @@ impl PullWorkers {
     }
 
     /// Counts an outcome, and wakes whoever it concerns.
-    fn count(&self, worker: WorkerId, kind: &str, queue: &std::sync::Arc<str>, outcome: &Outcome) {
+    fn count(&self, worker: WorkerId, kind: &str, queue: &Arc<str>, outcome: &Outcome) {
         let jobs = &self.0.jobs;
         match jobs.producer().kind(kind) {
             Some(known) => known.meters().ended(outcome),
@@ -281,11 +289,11 @@ impl PullWorkers {
         &self,
         worker: WorkerId,
         name: &str,
-        outcomes: Vec<(ClaimedJob, Outcome)>,
+        outcomes: Vec<DecidedOutcome>,
     ) -> Result<HashSet<JobId>, PullError> {
         let (followed, plain): (Vec<_>, Vec<_>) = outcomes
             .into_iter()
-            .partition(|(job, outcome)| FollowedOutcome::is_tied(job, outcome));
+            .partition(|outcome| self.is_followed(outcome));
         let mut pieces: Vec<Piece> = [followed, plain].into_iter().flat_map(pieces_of).collect();
         let mut stored = HashSet::new();
         while let Some(mut piece) = pieces.pop() {
@@ -300,9 +308,9 @@ impl PullWorkers {
                         });
                         pieces.push(piece);
                     } else {
-                        let replaced = piece.outcomes.into_iter().filter_map(|(job, outcome)| {
+                        let replaced = piece.outcomes.into_iter().filter_map(|(job, queue, outcome)| {
                             let outcome = replacement(&outcome, piece.refusals, &error, name)?;
-                            Some((job, outcome))
+                            Some((job, queue, outcome))
                         });
                         let outcomes: Vec<_> = replaced.collect();
                         if outcomes.is_empty() {
@@ -320,24 +328,26 @@ impl PullWorkers {
         Ok(stored)
     }
 
-    /// Writes a piece, all plain or all followed.
-    async fn write(
-        &self,
-        worker: WorkerId,
-        outcomes: &[(ClaimedJob, Outcome)],
-    ) -> Result<Vec<JobId>, PullError> {
+    fn is_followed(&self, (job, queue, outcome): &DecidedOutcome) -> bool {
+        FollowedOutcome::is_tied(job, outcome) || self.0.jobs.observers().may_want(&job.kind, queue, outcome)
+    }
+
+    /// Writes a piece; in one statement if nothing follows any of it.
+    async fn write(&self, worker: WorkerId, outcomes: &[DecidedOutcome]) -> Result<Vec<JobId>, PullError> {
         let jobs = &self.0.jobs;
-        let followed: Vec<FollowedOutcome> = outcomes
-            .iter()
-            .filter_map(|(job, outcome)| FollowedOutcome::of(job, outcome))
-            .collect();
-        if followed.is_empty() {
-            let outcomes: Vec<Outcome> = outcomes.iter().map(|(_, outcome)| outcome.clone()).collect();
+        if !outcomes.iter().any(|outcome| self.is_followed(outcome)) {
+            let outcomes: Vec<Outcome> = outcomes.iter().map(|(.., outcome)| outcome.clone()).collect();
             return match jobs.ledger().finish(worker, &outcomes).await {
                 Err(error) if error.is_contention() => Err(PullError::Locked),
                 written => Ok(written?),
             };
         }
+        let observers = jobs.observers();
+        observers.ready().await?;
+        let followed: Vec<FollowedOutcome> = outcomes
+            .iter()
+            .map(|(job, queue, outcome)| FollowedOutcome::observed(job, queue, outcome, observers))
+            .collect();
         match follow_ups::finish(jobs.sql(), worker, &followed).await {
             Ok((held, effects)) => {
                 jobs.announce(&effects);
@@ -380,7 +390,7 @@ impl PullWorkers {
     }
 }
 
-fn pieces_of(mut outcomes: Vec<(ClaimedJob, Outcome)>) -> Vec<Piece> {
+fn pieces_of(mut outcomes: Vec<DecidedOutcome>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     while !outcomes.is_empty() {
         let rest = outcomes.split_off(outcomes.len().min(BATCH));

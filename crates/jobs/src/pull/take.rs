@@ -367,7 +367,7 @@ impl PullWorkers {
         for job in jobs {
             let refused = refuse(session, queue, &job).or_else(|| self.refuse_payload(session, &job));
             if let Some(outcome) = refused {
-                unrun.push((job, outcome));
+                unrun.push((job, Arc::clone(queue), outcome));
                 continue;
             }
             if job.crashes > 0 {
@@ -377,7 +377,7 @@ impl PullWorkers {
                             fence: job.fence(),
                             delay: SUSPECT_REST,
                         };
-                        unrun.push((job, outcome));
+                        unrun.push((job, Arc::clone(queue), outcome));
                         continue;
                     }
                     answer.has_suspect = true;

@@ -13,11 +13,13 @@ use serde_json::value::RawValue;
 use super::check::check;
 use super::model::{BeatRecord, Definition, Rhythm, Schedule, ScheduleRecord, Source};
 use super::store::{self, Note, ScheduleStore, Summary};
+use super::tick;
 use crate::audit::{Actor, By, action};
 use crate::client::Jobs;
 use crate::enqueue::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
 use crate::json_text;
 use crate::ledger::LedgerError;
+use crate::observer::MissedTick;
 
 /// Most schedules that are kept.
 pub const MAX_SCHEDULES: u64 = 10_000;
@@ -94,6 +96,15 @@ impl Schedules {
 
     pub fn store(&self) -> &Arc<dyn ScheduleStore> {
         &self.store
+    }
+
+    /// Up to `limit` ticks that no beat has taken for longer than `missed_after`; one for each schedule.
+    pub async fn missed(&self, missed_after: Duration, limit: usize) -> Result<Vec<MissedTick>, LedgerError> {
+        let due = self.store.due(limit, &[]).await?;
+        Ok(due
+            .iter()
+            .filter_map(|record| tick::missed(record, missed_after))
+            .collect())
     }
 
     /// By name, from the one after `after`.

@@ -15,10 +15,10 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, Row};
 use uuid::Uuid;
 
 use super::model::{BeatRecord, Schedule, ScheduleRecord, Source};
-use super::rows::{Columns, StoredSchedule, owned, taken};
+use super::rows::{Columns, StoredSchedule, owned, taken, with_observed};
 use super::store::{FORGET_AFTER, Note, ScheduleStore, Step, Summary, Taken};
 use crate::id::{JobId, WorkerId};
-use crate::ledger::{LedgerError, NewJob, PostgresLedger};
+use crate::ledger::{LedgerError, PostgresLedger};
 
 const RECORD: &str = "
 select name, source, enabled, paused, cron, every_seconds, time_zone, kind, payload::text as payload, queue, catch_up,
@@ -339,7 +339,7 @@ impl ScheduleStore for PostgresSchedules {
                     .fetch_all(&mut *tx)
                     .await?;
                 let ours = owned(steps, &ours);
-                let jobs: Vec<NewJob> = ours.iter().flat_map(|step| step.jobs.iter().cloned()).collect();
+                let jobs = with_observed(&ours);
                 let accepted = PostgresLedger::insert_in(&mut tx, &jobs, self.named_statements).await?;
                 let taken = taken(&ours, accepted.iter().map(crate::ledger::Accepted::id));
                 let last_jobs: Vec<Option<Uuid>> = taken

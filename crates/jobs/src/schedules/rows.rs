@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::model::{CatchUp, Rhythm, Schedule, Source};
 use super::store::{Step, Taken};
 use crate::id::JobId;
+use crate::ledger::NewJob;
 
 /// A schedule as both databases store it.
 pub(super) struct Columns<'a> {
@@ -113,6 +114,14 @@ pub(super) fn owned<'s>(steps: &'s [Step], names: &[String]) -> Vec<&'s Step> {
     steps
         .iter()
         .filter(|step| names.contains(step.name.as_str()))
+        .collect()
+}
+
+/// The jobs of all steps in their order, and what observers enqueue behind them.
+pub(super) fn with_observed(steps: &[&Step]) -> Vec<NewJob> {
+    let jobs = steps.iter().flat_map(|step| &step.jobs);
+    jobs.chain(steps.iter().flat_map(|step| &step.observed))
+        .cloned()
         .collect()
 }
 

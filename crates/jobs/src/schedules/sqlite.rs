@@ -13,10 +13,10 @@ use sqlx::{AssertSqlSafe, FromRow, Row};
 use uuid::Uuid;
 
 use super::model::{BeatRecord, Schedule, ScheduleRecord, Source};
-use super::rows::{Columns, StoredSchedule, owned, taken};
+use super::rows::{Columns, StoredSchedule, owned, taken, with_observed};
 use super::store::{FORGET_AFTER, Note, ScheduleStore, Step, Summary, Taken};
 use crate::id::{JobId, WorkerId};
-use crate::ledger::{LedgerError, NewJob, SqliteLedger};
+use crate::ledger::{LedgerError, SqliteLedger};
 
 /// The database's now, in milliseconds.
 macro_rules! now {
@@ -334,7 +334,7 @@ impl ScheduleStore for SqliteSchedules {
                 .fetch_all(&mut *tx)
                 .await?;
             let ours = owned(steps, &ours);
-            let jobs: Vec<NewJob> = ours.iter().flat_map(|step| step.jobs.iter().cloned()).collect();
+            let jobs = with_observed(&ours);
             let accepted = SqliteLedger::insert_in(&mut *tx, &jobs).await?;
             let taken = taken(&ours, accepted.iter().map(crate::ledger::Accepted::id));
             let moves: Vec<_> = ours

@@ -30,6 +30,8 @@ pub struct Step {
     /// The newest tick that becomes a job; `None` if none does.
     pub ticked: Option<DateTime<Utc>>,
     pub jobs: Vec<NewJob>,
+    /// What an observer enqueues, because the step is late.
+    pub observed: Vec<NewJob>,
 }
 
 /// A step that was taken: by this call, and by no other.

@@ -9,6 +9,7 @@ use super::store::Step;
 use crate::client::Jobs;
 use crate::enqueue::JobRequest;
 use crate::ledger::{NewJob, RunAt};
+use crate::observer::MissedTick;
 
 /// The step that a schedule is due for, at the server's time at which it was read; `None` if it is not due.
 ///
@@ -34,6 +35,9 @@ pub(super) fn step(
         let missed_after = TimeDelta::from_std(missed_after).unwrap_or(TimeDelta::MAX);
         ticks.retain(|tick| now - *tick <= missed_after);
     }
+    let observed = missed(record, missed_after)
+        .map(|tick| jobs.observers().on_missed(&tick))
+        .unwrap_or_default();
     let made = ticks.iter().map(|tick| job(&record.schedule, *tick, jobs));
     Ok(Some(Step {
         name: record.schedule.name.clone(),
@@ -41,8 +45,21 @@ pub(super) fn step(
         from,
         to: timing.next_after(now),
         jobs: made.collect::<Result<_, _>>()?,
+        observed,
         ticked: ticks.last().copied(),
     }))
+}
+
+/// The tick that the schedule waits for, if it is late by more than `missed_after`.
+pub(super) fn missed(record: &ScheduleRecord, missed_after: Duration) -> Option<MissedTick> {
+    let slot = record.next_tick?;
+    let late = (record.read_at - slot).to_std().unwrap_or_default();
+    (late > missed_after).then(|| MissedTick {
+        schedule: record.schedule.name.clone(),
+        kind: record.schedule.kind.clone(),
+        queue: record.schedule.queue.clone(),
+        slot,
+    })
 }
 
 /// The job of one tick. Its key makes it the only one.

@@ -190,6 +190,12 @@ impl Ticker {
             .filter_map(|record| record.schedule.queue.as_deref())
             .collect();
         self.schedules.jobs().look_up(&kinds, &queues).await?;
+        if due
+            .iter()
+            .any(|record| tick::missed(record, self.settings.missed_after).is_some())
+        {
+            self.schedules.jobs().observers().ready().await?;
+        }
         for record in due {
             match tick::step(record, self.schedules.jobs(), self.settings.missed_after) {
                 Ok(Some(step)) => {
@@ -253,6 +259,9 @@ impl Ticker {
                 late_ms = (now - step.from).num_milliseconds(),
                 "a tick was taken"
             );
+            for job in &step.observed {
+                self.schedules.jobs().ring(&job.queue);
+            }
             for job in &step.jobs {
                 let crate::ledger::RunAt::Tick(at) = job.run_at else {
                     continue;

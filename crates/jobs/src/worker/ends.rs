@@ -13,7 +13,7 @@ use crate::ledger::{ErrorRecord, FreeFinish, LedgerError, Outcome};
 pub(super) enum Sort {
     /// Nothing follows these: one statement.
     Plain,
-    /// The next job of a chain, or the count of a batch, follows each of these.
+    /// The next job of a chain, the count of a batch, or what an observer enqueues follows each of these.
     Tied,
 }
 
@@ -25,14 +25,14 @@ impl Sort {
         worker: WorkerId,
         finished: impl Iterator<Item = &'f Finished>,
     ) -> Result<Vec<JobId>, LedgerError> {
-        match self {
-            Self::Plain => shared.jobs.ledger().finish(worker, &plain(finished)).await,
-            Self::Tied => {
-                let (held, effects) = follow_ups::finish(shared.jobs.sql(), worker, &tied(finished)).await?;
-                shared.jobs.announce(&effects);
-                Ok(held)
-            }
+        let finished: Vec<&Finished> = finished.collect();
+        if !self.is_followed(shared, &finished) {
+            return shared.jobs.ledger().finish(worker, &plain(&finished)).await;
         }
+        let outcomes = followed(shared, &finished).await?;
+        let (held, effects) = follow_ups::finish(shared.jobs.sql(), worker, &outcomes).await?;
+        shared.jobs.announce(&effects);
+        Ok(held)
     }
 
     /// The same without waiting for what somebody has locked.
@@ -42,33 +42,39 @@ impl Sort {
         worker: WorkerId,
         finished: impl Iterator<Item = &'f Finished>,
     ) -> Result<FreeFinish, LedgerError> {
-        match self {
-            Self::Plain => shared.jobs.ledger().finish_free(worker, &plain(finished)).await,
-            Self::Tied => {
-                let (finish, effects) =
-                    follow_ups::finish_free(shared.jobs.sql(), worker, &tied(finished)).await?;
-                shared.jobs.announce(&effects);
-                Ok(finish)
-            }
+        let finished: Vec<&Finished> = finished.collect();
+        if !self.is_followed(shared, &finished) {
+            return shared.jobs.ledger().finish_free(worker, &plain(&finished)).await;
         }
+        let outcomes = followed(shared, &finished).await?;
+        let (finish, effects) = follow_ups::finish_free(shared.jobs.sql(), worker, &outcomes).await?;
+        shared.jobs.announce(&effects);
+        Ok(finish)
+    }
+
+    /// An outcome may have become one that an observer wants since it was sorted: a refused one is replaced by a dead letter.
+    fn is_followed(self, shared: &Shared, finished: &[&Finished]) -> bool {
+        let observers = shared.jobs.observers();
+        self == Self::Tied
+            || finished
+                .iter()
+                .any(|one| observers.may_want(&one.job.kind, &one.slot.lane().name, &one.outcome))
     }
 }
 
-fn plain<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<Outcome> {
-    finished.map(|one| one.outcome.clone()).collect()
+fn plain(finished: &[&Finished]) -> Vec<Outcome> {
+    finished.iter().map(|one| one.outcome.clone()).collect()
 }
 
-/// An outcome that was replaced may have lost what followed it; it is stored in the same way nevertheless.
-fn tied<'f>(finished: impl Iterator<Item = &'f Finished>) -> Vec<FollowedOutcome> {
-    finished
-        .map(|one| {
-            FollowedOutcome::of(&one.job, &one.outcome).unwrap_or_else(|| FollowedOutcome {
-                outcome: one.outcome.clone(),
-                batch: None,
-                next: None,
-            })
-        })
-        .collect()
+/// An outcome that was replaced may have lost what followed it, and one that an observer might have wanted is perhaps not
+/// wanted; they are stored in the same way nevertheless.
+async fn followed(shared: &Shared, finished: &[&Finished]) -> Result<Vec<FollowedOutcome>, LedgerError> {
+    let observers = shared.jobs.observers();
+    observers.ready().await?;
+    let followed = finished
+        .iter()
+        .map(|one| FollowedOutcome::observed(&one.job, &one.slot.lane().name, &one.outcome, observers));
+    Ok(followed.collect())
 }
 
 /// In place of an outcome that the ledger refuses for good: a dead letter with the reason; if that is refused too, one that

@@ -4,7 +4,7 @@
 //! A batch is whatever waits when the one before is done, so a lone outcome is stored at once and a busy lane shares
 //! statements. A store that does not end soon is overtaken: up to [`STORES`] are under way, so that one that waits (for a
 //! lock, for a slow statement) delays its own outcomes alone. Outcomes of the ledger that something follows ([`crate::follow_ups`])
-//! are stored apart from the plain ones. What a store could not write goes to [`super::held`].
+//! are stored apart from the plain ones, and so are those that an observer may want ([`crate::observer`]). What a store could not write goes to [`super::held`].
 //!
 //! Outcomes of broker jobs go to the broker; what must live on (a retry, a dead letter) goes to the ledger first
 //! ([`super::moving`]) and leaves the broker after ([`super::departure`]): a crash in between runs the job twice, never not at
@@ -30,6 +30,7 @@ use super::moving;
 use crate::follow_ups::FollowedOutcome;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, Outcome};
+use crate::observer::Observers;
 
 /// Outcomes of one statement or script at most.
 pub(super) const BATCH: usize = 500;
@@ -86,12 +87,21 @@ pub(crate) struct Outcomes {
     plain: mpsc::Sender<Finished>,
     tied: mpsc::Sender<Finished>,
     broker: mpsc::Sender<Finished>,
+    observers: Observers,
 }
 
 impl Outcomes {
+    fn is_followed(&self, finished: &Finished) -> bool {
+        let Finished {
+            job, outcome, slot, ..
+        } = finished;
+        FollowedOutcome::is_tied(job, outcome)
+            || self.observers.may_want(&job.kind, &slot.lane().name, outcome)
+    }
+
     pub(crate) fn send(&self, finished: Finished) {
         let to = match finished.lease {
-            Lease::Ledger { .. } if FollowedOutcome::is_tied(&finished.job, &finished.outcome) => &self.tied,
+            Lease::Ledger { .. } if self.is_followed(&finished) => &self.tied,
             Lease::Ledger { .. } => &self.plain,
             Lease::Broker { .. } => &self.broker,
         };
@@ -113,7 +123,7 @@ pub(crate) struct Finishers {
 }
 
 /// `most`: slots of all lanes together. Two fetchers may fill one lane at the same time, hence twice.
-pub(crate) fn channels(most: usize) -> (Outcomes, Finishers) {
+pub(crate) fn channels(most: usize, observers: Observers) -> (Outcomes, Finishers) {
     let most = most * 2;
     let (to_plain, plain) = mpsc::channel(most);
     let (to_tied, tied) = mpsc::channel(most);
@@ -122,6 +132,7 @@ pub(crate) fn channels(most: usize) -> (Outcomes, Finishers) {
         plain: to_plain,
         tied: to_tied,
         broker: to_broker,
+        observers,
     };
     let finishers = Finishers {
         plain,
@@ -315,9 +326,16 @@ async fn finish_on_broker(
         let (outcomes_to_move, ended): (Vec<_>, Vec<_>) = finished
             .into_iter()
             .partition(|one| moving::is_for_ledger(&one.outcome));
+        let (observed, ended) = moving::observed_ends(&shared, &queue, ended).await;
         if !ended.is_empty() {
             let departure = Departure::of(&queue, worker, &ended);
             departure::leave_broker(&shared, departure, ended, &holding).await;
+        }
+        if !observed.finished.is_empty() {
+            let (shared, queue, tracker) = (Arc::clone(&shared), Arc::clone(&queue), holding.clone());
+            holding.spawn(async move {
+                moving::end_observed(&shared, &queue, worker, observed, &tracker).await;
+            });
         }
         if !outcomes_to_move.is_empty() {
             // Apart, so that jobs which only end do not wait for the database.

@@ -178,7 +178,8 @@ impl Worker {
             return Err(WorkerError::NoQueues);
         }
         let most: usize = lanes.values().map(|lane| lane.most()).sum();
-        let (outcomes, finishers) = finisher::channels(most + last_chances::MOST);
+        let (outcomes, finishers) =
+            finisher::channels(most + last_chances::MOST, parts.jobs.observers().clone());
         let shared = Arc::new(Shared {
             identity: Identity::new(),
             lanes,

@@ -36,6 +36,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_
 struct Move {
     finished: Finished,
     row: NewJob,
+    /// What an observer enqueues.
+    observed: Vec<NewJob>,
     /// How often the ledger refused it.
     refusals: u32,
 }
@@ -57,11 +59,19 @@ pub(super) async fn move_to_ledger(
     holding: &TaskTracker,
     ending: &CancellationToken,
 ) {
+    let observers = shared.jobs.observers();
+    if finished
+        .iter()
+        .any(|one| matches!(one.outcome, Outcome::Discard { .. }))
+    {
+        observers.nearly_ready().await;
+    }
     let moves: Vec<Move> = finished
         .into_iter()
         .filter_map(|finished| {
             Some(Move {
                 row: ledger_row(queue, &finished)?,
+                observed: observers.on_outcome(&finished.job, queue, &finished.outcome, true),
                 finished,
                 refusals: 0,
             })
@@ -82,6 +92,7 @@ pub(super) async fn move_to_ledger(
                     match storable(&one, &error, &shared.identity.name()) {
                         Some(row) => pieces.push(vec![Move {
                             row,
+                            observed: one.observed,
                             refusals: one.refusals + 1,
                             finished: one.finished,
                         }]),
@@ -100,13 +111,21 @@ pub(super) async fn move_to_ledger(
 
 /// Writes the rows, through transient failures. An error: the ledger refuses them for good, or (of several) takes too long.
 async fn write(shared: &Shared, piece: &[Move]) -> Result<(), LedgerError> {
-    let rows: Vec<NewJob> = piece.iter().map(|one| one.row.clone()).collect();
+    let rows: Vec<NewJob> = piece
+        .iter()
+        .flat_map(|one| std::iter::once(&one.row).chain(&one.observed))
+        .cloned()
+        .collect();
+    write_rows(shared, &rows, piece.len() > 1).await
+}
+
+async fn write_rows(shared: &Shared, rows: &[NewJob], is_divisible: bool) -> Result<(), LedgerError> {
     let mut failures = 0;
     loop {
-        let Err(error) = shared.jobs.ledger().insert(&rows).await else {
+        let Err(error) = shared.jobs.ledger().insert(rows).await else {
             return Ok(());
         };
-        if !error.is_transient() || rows.len() > 1 && is_slow(&error) {
+        if !error.is_transient() || is_divisible && is_slow(&error) {
             return Err(error);
         }
         if failures == 0 {
@@ -127,6 +146,62 @@ async fn leave(
     let moved: Vec<Finished> = piece.into_iter().map(|one| one.finished).collect();
     arm_alarms(&moved);
     leave_broker(shared, Departure::of(queue, worker, &moved), moved, holding).await;
+}
+
+/// Jobs that leave the broker once what an observer enqueues for them is in the ledger.
+pub(super) struct ObservedEnds {
+    pub finished: Vec<Finished>,
+    pub observed: Vec<NewJob>,
+}
+
+/// Those of the jobs that an observer wants, and the others.
+pub(super) async fn observed_ends(
+    shared: &Shared,
+    queue: &str,
+    finished: Vec<Finished>,
+) -> (ObservedEnds, Vec<Finished>) {
+    let observers = shared.jobs.observers();
+    let mut ends = ObservedEnds {
+        finished: Vec::new(),
+        observed: Vec::new(),
+    };
+    if !finished.is_empty() {
+        observers.nearly_ready().await;
+    }
+    let mut others = Vec::with_capacity(finished.len());
+    for one in finished {
+        let observed = observers.on_outcome(&one.job, queue, &one.outcome, true);
+        if observed.is_empty() {
+            others.push(one);
+        } else {
+            ends.observed.extend(observed);
+            ends.finished.push(one);
+        }
+    }
+    (ends, others)
+}
+
+/// Repeats until the ledger has taken what is enqueued for them; the jobs end then. They end without it if the ledger refuses it
+/// for good.
+pub(super) async fn end_observed(
+    shared: &Arc<Shared>,
+    queue: &Arc<str>,
+    worker: WorkerId,
+    ends: ObservedEnds,
+    holding: &TaskTracker,
+) {
+    match write_rows(shared, &ends.observed, false).await {
+        Ok(()) => {
+            for job in &ends.observed {
+                shared.jobs.ring(&job.queue);
+            }
+        }
+        Err(error) => {
+            tracing::error!(queue = %queue, error = ?error, "events of broker jobs cannot be stored; the jobs end without them");
+        }
+    }
+    let departure = Departure::of(queue, worker, &ends.finished);
+    leave_broker(shared, departure, ends.finished, holding).await;
 }
 
 /// A job that the ledger refuses in every form.

@@ -186,6 +186,7 @@ fn step(record: &ScheduleRecord) -> Step {
         to: Some(next + TimeDelta::hours(1)),
         ticked: Some(next),
         jobs: vec![job],
+        observed: Vec::new(),
     }
 }
 

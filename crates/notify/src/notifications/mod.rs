@@ -26,7 +26,7 @@ use holdfast_jobs::sql::Sql;
 
 pub use self::publish::{Notice, NoticeId, Published};
 use crate::mail::Mail;
-use crate::webhooks::Webhooks;
+use crate::webhooks::{EventType, Webhooks};
 
 /// How often a worker looks for what is past its retention.
 const WATCH_PERIOD: Duration = Duration::from_secs(5);
@@ -36,6 +36,8 @@ const WATCH_PERIOD: Duration = Duration::from_secs(5);
 pub enum NoticeError {
     #[error("data: {0}")]
     InvalidData(String),
+    #[error("{0} is published by the engine alone")]
+    Reserved(EventType),
     #[error("{bytes} bytes are more than the {most} allowed")]
     TooLarge { bytes: usize, most: usize },
     #[error("another notice was published under this key, as {0}")]

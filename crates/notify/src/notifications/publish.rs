@@ -15,7 +15,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{NoticeError, Notices};
-use crate::webhooks::{Event, EventType, RETRY_AFTER};
+use crate::webhooks::{ENGINE_EVENTS, Event, EventType, RETRY_AFTER};
 use holdfast_core::sql::dialect::on_either;
 
 /// Names a notice; a ULID. Its webhooks' `webhook-id` is `msg_` and this.
@@ -72,6 +72,9 @@ pub struct Published {
 impl Notice {
     /// What no job's payload could carry is refused, whether or not anybody listens.
     fn check(&self, limits: &JobsSettings) -> Result<(), NoticeError> {
+        if ENGINE_EVENTS.contains(&self.event_type.as_str()) {
+            return Err(NoticeError::Reserved(self.event_type.clone()));
+        }
         let (text, most) = (
             self.data.get(),
             limits.max_payload_bytes.saturating_sub(ANNOUNCEMENT_FRAME),

@@ -30,8 +30,16 @@ pub(crate) struct CreateBody {
     /// The URL that receives notifications: https or http, at a public address.
     #[schema(max_length = 2048)]
     url: String,
-    /// Which notifications: a type such as `order.paid`, a prefix such as `order.*`, or `*` for all. 1 to 50.
+    /// Which notifications: a type such as `order.paid`, a prefix such as `order.*`, or `*` for all that are published. 1 to 50.
+    /// The engine's own (`job.completed`, `job.discarded`, `batch.completed`, `schedule.missed`, `queue.stalled`) are sent where
+    /// they, or `job.*` and so on, are named; `*` is without them.
     events: Vec<String>,
+    /// Of which kinds the events of jobs and schedules are sent: names, or prefixes such as `report.*`. Default: of all.
+    #[serde(default)]
+    kinds: Vec<String>,
+    /// Of which queues the events of jobs, schedules and queues are sent. Default: of all.
+    #[serde(default)]
+    queues: Vec<String>,
     #[schema(max_length = 255)]
     description: Option<String>,
     /// Your own secret: `whsec_` and the base64 of 24 to 64 random bytes. Default: a generated one.
@@ -50,6 +58,12 @@ pub(crate) struct PutBody {
     #[schema(max_length = 2048)]
     url: String,
     events: Vec<String>,
+    /// Of which kinds the events of jobs and schedules are sent. Default: of all.
+    #[serde(default)]
+    kinds: Vec<String>,
+    /// Of which queues the events of jobs, schedules and queues are sent. Default: of all.
+    #[serde(default)]
+    queues: Vec<String>,
     #[schema(max_length = 255)]
     description: Option<String>,
     /// Default: true.
@@ -84,6 +98,10 @@ pub(crate) struct WebhookView {
     id: WebhookId,
     url: String,
     events: Vec<String>,
+    /// Of which kinds events of jobs and schedules are sent; empty: of all.
+    kinds: Vec<String>,
+    /// Of which queues events of jobs, schedules and queues are sent; empty: of all.
+    queues: Vec<String>,
     description: String,
     enabled: bool,
     /// Why Holdfast disabled it; null if an operator did.
@@ -106,6 +124,8 @@ impl From<WebhookRecord> for WebhookView {
                 .iter()
                 .map(|filter| filter.as_str().to_owned())
                 .collect(),
+            kinds: record.kinds,
+            queues: record.queues,
             description: record.description,
             enabled: record.enabled,
             disabled_reason: record.disabled_reason,
@@ -179,7 +199,9 @@ pub(crate) async fn list(call: Call<Admin, NotifyState, WithQuery>) -> Reply {
     ))]
 pub(crate) async fn create(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
     let body: CreateBody = call.json(payload).await?;
-    let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?;
+    let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?
+        .only(body.kinds, body.queues)
+        .map_err(WebhookError::from)?;
     let by = call.actor();
     let made = call.run(|state| async move {
         let secret = body.secret.as_ref();
@@ -236,7 +258,9 @@ pub(crate) async fn show(call: Call<Admin, NotifyState>) -> Reply {
 pub(crate) async fn put(call: Call<Admin, NotifyState>, payload: web::Payload) -> Reply {
     let (id, by) = (call.id()?, call.actor());
     let body: PutBody = call.json(payload).await?;
-    let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?;
+    let draft = draft(&body.url, body.description.as_deref(), &body.events, body.enabled)?
+        .only(body.kinds, body.queues)
+        .map_err(WebhookError::from)?;
     let record = call.run(move |state| async move { state.notices.webhooks().put(&by, id, &draft).await });
     ok(&WebhookView::from(record.await?))
 }

@@ -8,13 +8,15 @@ use holdfast_jobs::LedgerTx;
 use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
 use secrecy::SecretString;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use super::model::{Filter, WebhookDraft, WebhookFault, WebhookId, WebhookRecord};
-use super::{ENDPOINT_TTL, MAX_WEBHOOKS, SigningSecret, WebhookError, Webhooks};
+use super::model::{WebhookDraft, WebhookFault, WebhookId, WebhookRecord};
+use super::{ENDPOINT_TTL, MAX_ENGINE_WEBHOOKS, MAX_WEBHOOKS, SigningSecret, WebhookError, Webhooks};
 use crate::action;
 use holdfast_core::sql::dialect::{millis, moment, on_either, read_either, rows};
 use holdfast_outbound::shown;
@@ -67,6 +69,8 @@ type Row = (
     String,
     String,
     String,
+    String,
+    String,
     bool,
     Option<String>,
     Option<i64>,
@@ -75,7 +79,8 @@ type Row = (
     i64,
 );
 
-const COLUMNS: &str = "id, url, description, events, enabled, disabled_reason, @ms(failing_since),
+const COLUMNS: &str =
+    "id, url, description, events, kinds, queues, enabled, disabled_reason, @ms(failing_since),
     case when previous_until > @now then @ms(previous_until) end, @ms(created_at), @ms(updated_at)";
 
 /// The secret, the one before it, and for how many milliseconds that one is still good.
@@ -93,6 +98,7 @@ impl Webhooks {
         secret: Option<&SecretString>,
     ) -> Result<MadeWebhook, WebhookError> {
         self.check_address(draft)?;
+        self.check_places(draft, None).await?;
         let secret = own_or_fresh(secret)?;
         let id = WebhookId::generate();
         let sql = &self.0.sql;
@@ -113,6 +119,7 @@ impl Webhooks {
             })
             .await?;
         let webhook = made.ok_or(WebhookError::TooMany)?;
+        self.0.jobs.observers().changed();
         Ok(MadeWebhook { webhook, secret })
     }
 
@@ -151,9 +158,10 @@ impl Webhooks {
         draft: &WebhookDraft,
     ) -> Result<WebhookRecord, WebhookError> {
         self.check_address(draft)?;
+        self.check_places(draft, Some(id)).await?;
         let text = "update holdfast_webhooks
-            set url = $2, description = $3, events = $4, enabled = $5, disabled_reason = null, failing_since = null,
-                updated_at = @now
+            set url = $2, description = $3, events = $4, enabled = $5, kinds = $6, queues = $7, disabled_reason = null,
+                failing_since = null, updated_at = @now
             where id = $1";
         let entry = AuditEntry::new(action::WEBHOOK_UPDATE)
             .target(id)
@@ -170,8 +178,10 @@ impl Webhooks {
                     bound.0,
                     bound.1,
                     bound.2,
-                    filters_text(&draft.events),
-                    draft.enabled
+                    list_text(&draft.events),
+                    draft.enabled,
+                    list_text(&draft.scope.kinds),
+                    list_text(&draft.scope.queues)
                 ],
                 execute
             )?;
@@ -265,6 +275,22 @@ impl Webhooks {
             .map_err(|refused| WebhookFault::new("url", format!("leads to {refused}")))
     }
 
+    /// An event for each job makes as many deliveries as there are endpoints, so these are few.
+    async fn check_places(&self, draft: &WebhookDraft, own: Option<WebhookId>) -> Result<(), WebhookError> {
+        if !draft.enabled || !draft.takes_engine_events() {
+            return Ok(());
+        }
+        let others = self.subscriptions().await?;
+        let others = others.iter().filter(|other| Some(other.webhook) != own).count();
+        if others < MAX_ENGINE_WEBHOOKS {
+            return Ok(());
+        }
+        let reason = format!(
+            "{MAX_ENGINE_WEBHOOKS} enabled webhooks are sent events of jobs, batches, schedules or queues, which is the limit"
+        );
+        Err(WebhookFault::new("events", reason).into())
+    }
+
     /// The endpoint as it was [`ENDPOINT_TTL`] ago at most.
     pub(super) async fn endpoint(&self, id: WebhookId) -> Result<Option<Endpoint>, LedgerError> {
         if let Some(known) = self.known(id) {
@@ -302,6 +328,7 @@ impl Webhooks {
 
     /// What this process has just changed it knows at once.
     pub(super) fn forget(&self, id: WebhookId) {
+        self.0.jobs.observers().changed();
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&id);
     }
@@ -316,12 +343,18 @@ fn own_or_fresh(own: Option<&SecretString>) -> Result<SigningSecret, WebhookFaul
 
 /// For the audit log: origin and path of the URL, since its query may be a secret.
 fn details(draft: &WebhookDraft) -> serde_json::Value {
-    json!({"url": shown(&draft.url), "events": draft.events, "enabled": draft.enabled})
+    json!({
+        "url": shown(&draft.url),
+        "events": draft.events,
+        "kinds": draft.scope.kinds,
+        "queues": draft.scope.queues,
+        "enabled": draft.enabled,
+    })
 }
 
-fn filters_text(filters: &[Filter]) -> String {
+fn list_text(texts: &[impl Serialize]) -> String {
     // A list of texts always encodes.
-    serde_json::to_string(filters).unwrap_or_default()
+    serde_json::to_string(texts).unwrap_or_default()
 }
 
 /// Unless there are too many already; how many were written.
@@ -332,8 +365,9 @@ async fn insert(
     draft: &WebhookDraft,
     secret: &SigningSecret,
 ) -> Result<u64, sqlx::Error> {
-    let text = "insert into holdfast_webhooks (id, url, description, events, secret, enabled, created_at, updated_at)
-        select $1, $2, $3, $4, $5, $6, @now, @now
+    let text = "insert into holdfast_webhooks (id, url, description, events, secret, enabled, kinds, queues, created_at,
+            updated_at)
+        select $1, $2, $3, $4, $5, $6, $8, $9, @now, @now
         where (select count(*) from holdfast_webhooks) < $7";
     on_either!(
         on,
@@ -343,10 +377,12 @@ async fn insert(
             id.as_uuid(),
             draft.url.as_str(),
             &draft.description,
-            filters_text(&draft.events),
+            list_text(&draft.events),
             secret.expose(),
             draft.enabled,
-            rows(MAX_WEBHOOKS)
+            rows(MAX_WEBHOOKS),
+            list_text(&draft.scope.kinds),
+            list_text(&draft.scope.queues)
         ],
         execute
     )
@@ -372,12 +408,27 @@ async fn select(
 }
 
 fn record(row: Row) -> Result<WebhookRecord, sqlx::Error> {
-    let (id, url, description, events, enabled, disabled_reason, failing, previous, created, updated) = row;
+    let (
+        id,
+        url,
+        description,
+        events,
+        kinds,
+        queues,
+        enabled,
+        disabled_reason,
+        failing,
+        previous,
+        created,
+        updated,
+    ) = row;
     Ok(WebhookRecord {
         id: WebhookId::from_uuid(id),
         url,
         description,
-        events: serde_json::from_str(&events).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        events: decoded(&events)?,
+        kinds: decoded(&kinds)?,
+        queues: decoded(&queues)?,
         enabled,
         disabled_reason,
         failing_since: failing.map(moment),
@@ -385,6 +436,10 @@ fn record(row: Row) -> Result<WebhookRecord, sqlx::Error> {
         created_at: moment(created),
         updated_at: moment(updated),
     })
+}
+
+pub(super) fn decoded<T: DeserializeOwned>(json: &str) -> Result<T, sqlx::Error> {
+    serde_json::from_str(json).map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 fn endpoint(row: SecretsRow, read_at: Instant) -> Result<Endpoint, LedgerError> {

@@ -14,6 +14,8 @@
 //!   one is still good: a receiver may change over at any time within the period of grace.
 //! - A secret is shown once, in the answer that makes it. It is stored as it is, because it has to sign, and appears in no
 //!   log, no error, no `Debug` and no list.
+//! - The engine's events ([`ENGINE_EVENTS`]) are enqueued with what they tell of, in its transaction, for the endpoints that name
+//!   them ([`engine_events`]). Nobody else can publish them, and deliveries themselves have none.
 //! - Where requests may go is the business of [`holdfast_outbound`]; redirects are not followed, since a signature is for one
 //!   receiver.
 //! - Each attempt is one row of the log of deliveries, bounded by [`EXCERPT`], kept for
@@ -28,9 +30,11 @@
 mod anonymise;
 mod deliver;
 mod endpoints;
+mod engine_events;
 mod log;
 mod model;
 mod publish;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -47,18 +51,24 @@ pub(crate) use self::anonymise::without_user;
 pub use self::deliver::{Delivered, NotifyWebhook};
 use self::endpoints::CachedEndpoint;
 pub use self::endpoints::{MadeWebhook, RotatedSecret};
+pub(crate) use self::engine_events::EngineEvents;
+pub use self::engine_events::SUBSCRIPTIONS_TTL;
 pub use self::log::{Delivery, DeliveryFilter, DeliveryId};
 use self::log::{Log, LogParts};
 pub use self::model::{
-    EventType, Filter, InvalidEvent, WebhookDraft, WebhookFault, WebhookId, WebhookRecord,
+    ENGINE_EVENTS, EventType, Filter, InvalidEvent, WebhookDraft, WebhookFault, WebhookId, WebhookRecord,
 };
 pub use self::publish::Event;
 pub(crate) use self::publish::RETRY_AFTER;
+pub(crate) use self::watch::Watch;
 use holdfast_outbound::AddressPolicy;
 pub use holdfast_outbound::{InvalidSecret, SigningSecret};
 
 /// Most endpoints that are kept.
 pub const MAX_WEBHOOKS: usize = 1_000;
+
+/// Most enabled endpoints that are sent events of the engine.
+pub const MAX_ENGINE_WEBHOOKS: usize = 20;
 
 /// Most bytes of a request's and of a response's body that the log keeps.
 pub const EXCERPT: usize = 1_024;

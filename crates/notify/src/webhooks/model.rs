@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use holdfast_core::config::{MAX_KIND_NAME, is_queue_name};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ulid::Ulid;
 use url::Url;
@@ -23,7 +24,21 @@ const MAX_DESCRIPTION: usize = 255;
 /// Longest URL of an endpoint, in bytes.
 const MAX_URL: usize = 2_048;
 
-/// Matches every event.
+/// Published by the engine alone. They are sent to endpoints that name them, or their prefix.
+pub const ENGINE_EVENTS: [&str; 5] = [
+    JOB_COMPLETED,
+    JOB_DISCARDED,
+    BATCH_COMPLETED,
+    SCHEDULE_MISSED,
+    QUEUE_STALLED,
+];
+pub(super) const JOB_COMPLETED: &str = "job.completed";
+pub(super) const JOB_DISCARDED: &str = "job.discarded";
+pub(super) const BATCH_COMPLETED: &str = "batch.completed";
+pub(super) const SCHEDULE_MISSED: &str = "schedule.missed";
+pub(super) const QUEUE_STALLED: &str = "queue.stalled";
+
+/// Matches every event that an application publishes.
 const EVERYTHING: &str = "*";
 
 /// Names an endpoint; a ULID.
@@ -151,6 +166,19 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Whether it asks for an event of the engine. `*` does not: it is for what an application publishes, and an event for each
+    /// job is not to reach endpoints that were made before there was one.
+    pub(super) fn names_engine_event(&self, event: &str) -> bool {
+        match self.0.strip_suffix(".*") {
+            Some(prefix) => event
+                .strip_prefix(prefix)
+                .is_some_and(|rest| rest.starts_with('.')),
+            None => self.0 == event,
+        }
+    }
+}
+
 impl FromStr for Filter {
     type Err = InvalidEvent;
 
@@ -202,7 +230,32 @@ pub struct WebhookDraft {
     pub(super) url: Url,
     pub(super) description: String,
     pub(super) events: Vec<Filter>,
+    pub(super) scope: Scope,
     pub(super) enabled: bool,
+}
+
+/// Of which kinds and queues an endpoint is sent the engine's events; an empty list: of all. An event that has no kind (or no
+/// queue) is sent whatever the list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Scope {
+    /// `report.make`, or `report.*`: whatever begins with `report.`.
+    pub(super) kinds: Vec<String>,
+    pub(super) queues: Vec<String>,
+}
+
+impl Scope {
+    pub(super) fn takes(&self, kind: Option<&str>, queue: Option<&str>) -> bool {
+        let is_meant = |pattern: &String, kind: &str| match pattern.strip_suffix(".*") {
+            Some(prefix) => kind
+                .strip_prefix(prefix)
+                .is_some_and(|rest| rest.starts_with('.')),
+            None => pattern == kind,
+        };
+        let takes_kind =
+            |kind: &str| self.kinds.is_empty() || self.kinds.iter().any(|pattern| is_meant(pattern, kind));
+        let takes_queue = |queue: &str| self.queues.is_empty() || self.queues.iter().any(|own| own == queue);
+        kind.is_none_or(takes_kind) && queue.is_none_or(takes_queue)
+    }
 }
 
 impl WebhookDraft {
@@ -223,9 +276,51 @@ impl WebhookDraft {
             url: parsed_url(url)?,
             description: description.to_owned(),
             events: parsed_filters(events)?,
+            scope: Scope::default(),
             enabled,
         })
     }
+
+    /// Narrows the events of jobs, schedules and queues to those of these kinds and queues.
+    ///
+    /// # Errors
+    /// The first name that is invalid.
+    pub fn only(self, kinds: Vec<String>, queues: Vec<String>) -> Result<Self, WebhookFault> {
+        let scope = Scope {
+            kinds: checked_names("kinds", kinds, |name| {
+                let name = name.strip_suffix(".*").unwrap_or(name);
+                (1..=MAX_KIND_NAME).contains(&name.len())
+                    && !name.chars().any(|c| c.is_whitespace() || c.is_control())
+            })?,
+            queues: checked_names("queues", queues, is_queue_name)?,
+        };
+        Ok(Self { scope, ..self })
+    }
+
+    /// Whether it is sent events of the engine.
+    pub(super) fn takes_engine_events(&self) -> bool {
+        ENGINE_EVENTS
+            .iter()
+            .any(|event| self.events.iter().any(|filter| filter.names_engine_event(event)))
+    }
+}
+
+fn checked_names(
+    field: &str,
+    mut names: Vec<String>,
+    is_name: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, WebhookFault> {
+    if names.len() > MAX_FILTERS {
+        let reason = format!("must have {MAX_FILTERS} entries at most; leave it out for all");
+        return Err(WebhookFault::new(field, reason));
+    }
+    if let Some(index) = names.iter().position(|name| !is_name(name)) {
+        let reason = format!("is not a name that one of the {field} can have");
+        return Err(WebhookFault::new(format!("{field}[{index}]"), reason));
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 fn parsed_url(text: &str) -> Result<Url, WebhookFault> {
@@ -271,6 +366,10 @@ pub struct WebhookRecord {
     pub url: String,
     pub description: String,
     pub events: Vec<Filter>,
+    /// Of which kinds events of jobs are sent; empty: of all.
+    pub kinds: Vec<String>,
+    /// The same of queues.
+    pub queues: Vec<String>,
     pub enabled: bool,
     /// Why Holdfast disabled it; null if an operator did.
     pub disabled_reason: Option<String>,
@@ -305,6 +404,41 @@ mod tests {
                 "{filter}"
             );
         }
+    }
+
+    #[test]
+    fn events_of_the_engine_are_asked_for_by_name_and_narrowed_by_kind_and_queue() {
+        for (filter, event, names) in [
+            ("*", JOB_COMPLETED, false),
+            ("job.*", JOB_COMPLETED, true),
+            ("job.completed", JOB_COMPLETED, true),
+            ("job.completed", JOB_DISCARDED, false),
+            ("batch.*", JOB_COMPLETED, false),
+        ] {
+            let filter: Filter = filter.parse().unwrap();
+            assert_eq!(filter.names_engine_event(event), names, "{filter:?} {event}");
+        }
+        let scope = |kinds: &[&str], queues: &[&str]| {
+            let names = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+            WebhookDraft::parse("https://a.example", None, &["job.*".to_owned()], true)
+                .and_then(|draft| draft.only(names(kinds), names(queues)))
+        };
+        let some = scope(&["report.*", "mail"], &["default"]).unwrap();
+        for (kind, queue, takes) in [
+            (Some("report.make"), Some("default"), true),
+            (Some("mail"), Some("default"), true),
+            (Some("mail"), Some("other"), false),
+            (Some("reports.make"), Some("default"), false),
+            (Some("report"), Some("default"), false),
+            (None, Some("default"), true),
+            (None, Some("other"), false),
+            (None, None, true),
+        ] {
+            assert_eq!(some.scope.takes(kind, queue), takes, "{kind:?} {queue:?}");
+        }
+        assert!(scope(&[], &[]).unwrap().scope.takes(Some("a"), Some("b")));
+        assert_eq!(scope(&["a", "b c"], &[]).unwrap_err().field, "kinds[1]");
+        assert_eq!(scope(&[], &["Default"]).unwrap_err().field, "queues[0]");
     }
 
     #[test]

@@ -51,7 +51,12 @@ impl Event {
         }
     }
 
-    fn to(&self, webhook: WebhookId, test: bool) -> NotifyWebhook {
+    /// However often the event is published under this id, it makes one job for an endpoint.
+    pub(super) fn key_for(&self, webhook: WebhookId) -> String {
+        format!("notify.webhook/{}/{webhook}", self.id)
+    }
+
+    pub(super) fn to(&self, webhook: WebhookId, test: bool) -> NotifyWebhook {
         NotifyWebhook {
             webhook,
             id: self.id.clone(),
@@ -143,9 +148,7 @@ pub(super) async fn publish(
             .filter(|(_, filters)| filters.iter().any(|filter| filter.matches(&event.name)));
         told.extend(listening.map(|&(webhook, _)| {
             let job = event.to(webhook, false);
-            // However often the event is published, it makes one job for an endpoint.
-            let key = format!("notify.webhook/{}/{webhook}", event.id);
-            jobs.enqueue(job).idempotency_key(key)
+            jobs.enqueue(job).idempotency_key(event.key_for(webhook))
         }));
     }
     jobs.enqueue_all_in(tx, told).await

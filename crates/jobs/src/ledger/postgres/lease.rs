@@ -10,6 +10,7 @@
 //! - What is decided of a job is decided on the version of its row that was locked: the columns are read in the `set` list of the
 //!   update, never in a subquery, which would see the statement's snapshot.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_core::sql::Bounds;
@@ -21,8 +22,9 @@ use uuid::Uuid;
 use super::PostgresLedger;
 use super::rows::{count, decode_error, from_count, millis};
 use crate::LedgerTx;
-use crate::follow_ups;
-use crate::id::{JobId, WorkerId};
+use crate::batches::Tally;
+use crate::follow_ups::{self, Effects};
+use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::{
     Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,
     WorkerReport, keys,
@@ -50,7 +52,7 @@ macro_rules! put_back {
              started_at = case when j.cancel_requested then j.started_at end,
              worker = case when j.cancel_requested then j.worker end
          where j.id = any (array (select id from held))
-         returning j.id, j.queue, j.state, j.batch_id"
+         returning j.id, j.queue, j.state, j.batch_id, j.kind, j.attempt, j.crashes"
     };
 }
 
@@ -79,7 +81,7 @@ macro_rules! rescue_held {
                                'worker', coalesce((select name from holdfast_workers w where w.id = j.worker),
                                                   j.worker::text)) end
          where j.id = any (array (select id from held))
-         returning j.id, j.queue, j.state, j.batch_id"
+         returning j.id, j.queue, j.state, j.batch_id, j.kind, j.attempt, j.crashes"
     };
 }
 
@@ -389,6 +391,15 @@ impl PostgresLedger {
             .await
     }
 
+    async fn count_ends(
+        &self,
+        on: &mut PgConnection,
+        tallies: &BTreeMap<BatchId, Tally>,
+    ) -> Result<Effects, sqlx::Error> {
+        let observers = Some(&self.observers);
+        follow_ups::count(LedgerTx::Postgres(on), tallies, self.named_statements, observers).await
+    }
+
     /// Counts what was put back, and makes the next claims find it.
     async fn report_returned(
         &self,
@@ -399,7 +410,7 @@ impl PostgresLedger {
             self.frontiers.forget();
         }
         let tallies = keys::tallies_of(&moved).map_err(decode_error)?;
-        let effects = follow_ups::count(LedgerTx::Postgres(on), &tallies, self.named_statements).await?;
+        let effects = self.count_ends(on, &tallies).await?;
         Ok(keys::return_report(&moved, effects))
     }
 
@@ -410,6 +421,23 @@ impl PostgresLedger {
         max_crashes: u32,
         limit: usize,
     ) -> Result<RescueReport, LedgerError> {
+        // A rescue that discards nothing, as almost all, asks no observer.
+        if let Some(report) = self.rescue_step(lost_after, max_crashes, limit, false).await? {
+            return Ok(report);
+        }
+        self.observers.ready().await?;
+        let report = self.rescue_step(lost_after, max_crashes, limit, true).await?;
+        Ok(report.unwrap_or_default())
+    }
+
+    /// `None`: it would discard jobs, whose observers are to be made ready before.
+    async fn rescue_step(
+        &self,
+        lost_after: Duration,
+        max_crashes: u32,
+        limit: usize,
+        is_ready: bool,
+    ) -> Result<Option<RescueReport>, LedgerError> {
         self.within("rescue jobs", async |on| {
             let mut tx = on.begin().await?;
             let moved: Vec<keys::Rescued> = self
@@ -420,10 +448,14 @@ impl PostgresLedger {
                 .bind(LOST_WORKERS)
                 .fetch_all(&mut *tx)
                 .await?;
+            if !is_ready && self.observers.is_old() && keys::is_any_poisoned(&moved) {
+                tx.rollback().await?;
+                return Ok(None);
+            }
             let mut report = self.report_rescued(&mut tx, moved).await?;
             tx.commit().await?;
             report.workers_lost = self.bury(on, lost_after).await?;
-            Ok(report)
+            Ok(Some(report))
         })
         .await
     }
@@ -465,6 +497,7 @@ impl PostgresLedger {
         max_crashes: u32,
         limit: usize,
     ) -> Result<RescueReport, LedgerError> {
+        self.observers.ready().await?;
         let bounds = Bounds::SETTINGS.statement(ORPHANS_WITHIN);
         self.within_bounds("rescue jobs without a worker", bounds, async |on| {
             let moved: Vec<keys::Rescued> = self
@@ -489,7 +522,10 @@ impl PostgresLedger {
             self.frontiers.forget();
         }
         let tallies = keys::tallies_of(&moved).map_err(decode_error)?;
-        let effects = follow_ups::count(LedgerTx::Postgres(on), &tallies, self.named_statements).await?;
+        let observed = keys::observed(&moved, &self.observers);
+        let mut effects =
+            follow_ups::enqueue(LedgerTx::Postgres(&mut *on), &observed, self.named_statements).await?;
+        effects.merge(self.count_ends(on, &tallies).await?);
         Ok(keys::rescue_report(&moved, effects))
     }
 

@@ -35,6 +35,7 @@ use super::{
 use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::limits::ClaimRequest;
+use crate::observer::Observers;
 use crate::state::StoredState;
 
 /// See the module.
@@ -46,6 +47,7 @@ pub struct PostgresLedger {
     named_statements: bool,
     frontiers: Arc<Frontiers>,
     pruned: Arc<PruneCursor>,
+    observers: Observers,
 }
 
 impl PostgresLedger {
@@ -55,7 +57,12 @@ impl PostgresLedger {
             named_statements: settings.prepared_statements,
             frontiers: Arc::new(Frontiers::new(LOOK_BOUND)),
             pruned: Arc::default(),
+            observers: Observers::default(),
         }
+    }
+
+    pub(super) fn observed(self, observers: Observers) -> Self {
+        Self { observers, ..self }
     }
 
     /// With another bound for looks at a queue, so that a test needs fewer rows to reach it.
@@ -346,9 +353,10 @@ impl Ledger for PostgresLedger {
     }
 
     async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Effects)>, LedgerError> {
+        self.observers.ready().await?;
         self.within("cancel a job", async |on| {
             let mut tx = on.begin().await?;
-            let done = Self::cancel_in(&mut tx, id, self.named_statements).await?;
+            let done = Self::cancel_in(&mut tx, id, self.named_statements, &self.observers).await?;
             tx.commit().await?;
             Ok(done)
         })

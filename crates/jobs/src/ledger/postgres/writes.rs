@@ -16,6 +16,7 @@ use crate::ledger::outcome::{FreeRows, OutcomeRow, WrittenOutcome};
 use crate::ledger::{
     Accepted, CancelReply, Fence, MAX_STATEMENT_ROWS, NewJob, Outcome, RetryReply, RunAt, keys,
 };
+use crate::observer::Observers;
 use crate::state::StoredState;
 
 const INSERT: &str = "
@@ -185,6 +186,7 @@ impl PostgresLedger {
         connection: &mut PgConnection,
         id: JobId,
         named_statements: bool,
+        observers: &Observers,
     ) -> Result<Option<(CancelReply, Effects)>, sqlx::Error> {
         let row = sqlx::query(
             "with before as materialized (
@@ -205,7 +207,13 @@ impl PostgresLedger {
         let mut effects = Effects::default();
         if reply == CancelReply::Cancelled {
             let tallies = follow_ups::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
-            effects = follow_ups::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
+            effects = follow_ups::count(
+                LedgerTx::Postgres(connection),
+                &tallies,
+                named_statements,
+                Some(observers),
+            )
+            .await?;
         }
         Ok(Some((reply, effects)))
     }
@@ -245,7 +253,7 @@ impl PostgresLedger {
         };
         if row.try_get("moved")? {
             let tallies = follow_ups::tallied([(row.try_get("batch_id")?, stored_state(&row)?)], -1);
-            follow_ups::count(LedgerTx::Postgres(connection), &tallies, named_statements).await?;
+            follow_ups::count(LedgerTx::Postgres(connection), &tallies, named_statements, None).await?;
             return Ok(Some(RetryReply::Available {
                 queue: row.try_get("queue")?,
             }));

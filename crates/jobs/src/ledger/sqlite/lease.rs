@@ -17,6 +17,7 @@ use crate::ledger::{
     Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,
     WorkerReport, keys,
 };
+use crate::observer::Observers;
 
 /// Rows of workers read for the list of workers; one process has a few.
 const WORKER_ROWS: i64 = 10_000;
@@ -74,7 +75,7 @@ macro_rules! rescue {
     };
 }
 
-const RETURNING: &str = " returning id, queue, state, batch_id";
+const RETURNING: &str = " returning id, queue, state, batch_id, kind, attempt, crashes";
 
 fn rows(limit: usize) -> i64 {
     limit_of(limit.min(MAX_STATEMENT_ROWS))
@@ -209,7 +210,7 @@ impl SqliteLedger {
                         .bind(rows(MAX_STATEMENT_ROWS))
                         .fetch_all(&mut *tx)
                         .await?;
-                report_returned(tx, &moved).await
+                report_returned(tx, &moved, &self.observers).await
             }),
         )
         .await
@@ -240,7 +241,7 @@ impl SqliteLedger {
                         .bind(json!(suspects).to_string())
                         .fetch_all(&mut *tx)
                         .await?;
-                report_returned(tx, &moved).await
+                report_returned(tx, &moved, &self.observers).await
             }),
         )
         .await
@@ -260,7 +261,7 @@ impl SqliteLedger {
                     .bind(rows(MAX_STATEMENT_ROWS))
                     .fetch_all(&mut *tx)
                     .await?;
-                let mut report = report_returned(&mut *tx, &moved).await?;
+                let mut report = report_returned(&mut *tx, &moved, &self.observers).await?;
                 sqlx::query(
                     "delete from holdfast_workers
                      where id = ?1 and not exists (select 1 from holdfast_jobs where state = 'running' and worker = ?1)",
@@ -295,6 +296,7 @@ impl SqliteLedger {
             " - ?2)
                           limit ?3)"
         );
+        self.observers.ready().await?;
         self.within(
             "rescue jobs",
             self.transaction(async |tx| {
@@ -305,7 +307,7 @@ impl SqliteLedger {
                         .bind(rows(limit))
                         .fetch_all(&mut *tx)
                         .await?;
-                let mut report = report_rescued(&mut *tx, &moved).await?;
+                let mut report = report_rescued(&mut *tx, &moved, &self.observers).await?;
                 let buried: Vec<Uuid> = sqlx::query_scalar(concat!(
                     "delete from holdfast_workers
                      where seen_at <= ",
@@ -339,6 +341,7 @@ impl SqliteLedger {
                             and not exists (select 1 from holdfast_workers as w where w.id = holdfast_jobs.worker)
                           limit ?4)"
         );
+        self.observers.ready().await?;
         self.within(
             "rescue jobs without a worker",
             self.transaction(async |tx| {
@@ -350,7 +353,7 @@ impl SqliteLedger {
                         .bind(rows(limit))
                         .fetch_all(&mut *tx)
                         .await?;
-                report_rescued(tx, &moved).await
+                report_rescued(tx, &moved, &self.observers).await
             }),
         )
         .await
@@ -377,18 +380,22 @@ impl SqliteLedger {
 async fn report_returned(
     on: &mut SqliteConnection,
     moved: &[keys::Rescued],
+    observers: &Observers,
 ) -> Result<ReturnReport, sqlx::Error> {
     let tallies = keys::tallies_of(moved).map_err(decode_error)?;
-    let effects = follow_ups::count(LedgerTx::Sqlite(on), &tallies, true).await?;
+    let effects = follow_ups::count(LedgerTx::Sqlite(on), &tallies, true, Some(observers)).await?;
     Ok(keys::return_report(moved, effects))
 }
 
 async fn report_rescued(
     on: &mut SqliteConnection,
     moved: &[keys::Rescued],
+    observers: &Observers,
 ) -> Result<RescueReport, sqlx::Error> {
     let tallies = keys::tallies_of(moved).map_err(decode_error)?;
-    let effects = follow_ups::count(LedgerTx::Sqlite(on), &tallies, true).await?;
+    let observed = keys::observed(moved, observers);
+    let mut effects = follow_ups::enqueue(LedgerTx::Sqlite(&mut *on), &observed, true).await?;
+    effects.merge(follow_ups::count(LedgerTx::Sqlite(on), &tallies, true, Some(observers)).await?);
     Ok(keys::rescue_report(moved, effects))
 }
 

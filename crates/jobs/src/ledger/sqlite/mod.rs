@@ -32,6 +32,7 @@ use super::{
 };
 use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
+use crate::observer::Observers;
 use crate::state::StoredState;
 
 const CLAIM: &str = concat!(
@@ -67,6 +68,7 @@ const PEEK: &str = concat!(
 pub struct SqliteLedger {
     database: SqliteDatabase,
     pruned: Arc<PruneCursor>,
+    observers: Observers,
 }
 
 impl SqliteLedger {
@@ -74,7 +76,12 @@ impl SqliteLedger {
         Self {
             database,
             pruned: Arc::default(),
+            observers: Observers::default(),
         }
+    }
+
+    pub(super) fn observed(self, observers: Observers) -> Self {
+        Self { observers, ..self }
     }
 
     pub(crate) fn database(&self) -> &SqliteDatabase {
@@ -425,7 +432,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn cancel(&self, id: JobId) -> Result<Option<(CancelReply, Effects)>, LedgerError> {
-        let work = self.transaction(async |tx| Self::cancel_in(tx, id).await);
+        self.observers.ready().await?;
+        let work = self.transaction(async |tx| Self::cancel_in(tx, id, &self.observers).await);
         self.within("cancel a job", work).await
     }
 

@@ -12,6 +12,7 @@ use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::{OutcomeRow, WrittenOutcome};
 use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};
+use crate::observer::Observers;
 use crate::state::StoredState;
 
 /// Rows of one `VALUES` list at most; 19 variables each, of the 32,766 that SQLite allows.
@@ -144,6 +145,7 @@ impl SqliteLedger {
     pub(crate) async fn cancel_in(
         connection: &mut SqliteConnection,
         id: JobId,
+        observers: &Observers,
     ) -> Result<Option<(CancelReply, Effects)>, sqlx::Error> {
         let row = sqlx::query("select state, batch_id from holdfast_jobs where id = ?1")
             .bind(id.as_uuid())
@@ -166,7 +168,8 @@ impl SqliteLedger {
         let mut effects = Effects::default();
         if reply == CancelReply::Cancelled {
             let tallies = follow_ups::tallied([(row.try_get("batch_id")?, StoredState::Cancelled)], 1);
-            effects = follow_ups::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
+            effects =
+                follow_ups::count(LedgerTx::Sqlite(connection), &tallies, true, Some(observers)).await?;
         }
         Ok(Some((reply, effects)))
     }
@@ -211,7 +214,7 @@ impl SqliteLedger {
             return RetryReply::unless_taken(error);
         }
         let tallies = follow_ups::tallied([(row.try_get("batch_id")?, state)], -1);
-        follow_ups::count(LedgerTx::Sqlite(connection), &tallies, true).await?;
+        follow_ups::count(LedgerTx::Sqlite(connection), &tallies, true, None).await?;
         Ok(Some(RetryReply::Available {
             queue: row.try_get("queue")?,
         }))

@@ -43,6 +43,7 @@ const READING_UNITS: &[&str] = &[
     "look for ended batches",
     "look for finished jobs",
     "look for stray jobs",
+    "look for the oldest due job",
     "read a batch",
     "read a frontier",
     "read a job",

@@ -123,7 +123,7 @@ operations! {
     RetryDiscarded: Some("retry_now"), ["retry a job"];
     Prune: Some("prune"), ["prune finished jobs", "prune dead letters"];
     PruneBatches: None, ["prune batches"];
-    SweepBatches: None, ["look for batches that should have ended"];
+    SweepBatches: None, ["look for batches that should have ended", "end batches that were left open"];
     SetPaused: Some("set_paused"), ["pause or resume a queue"];
     Settle: Some("settle"), ["settle doubtful jobs"];
     Redrive: None, ["begin a bulk operation", "do a step of a bulk operation"];
@@ -176,11 +176,13 @@ fn tied() -> Vec<FollowedOutcome> {
             },
             ..new_job()
         }),
+        observed: Vec::new(),
     };
     let member = |outcome, of| FollowedOutcome {
         outcome,
         batch: Some(batch(of)),
         next: None,
+        observed: Vec::new(),
     };
     vec![
         member(completed(6), BATCH_MANY),
