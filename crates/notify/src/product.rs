@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use holdfast_cache::Cache;
-use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{
     Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, WorkerProcess, handler_state,
@@ -109,10 +108,6 @@ impl Product for NotifyProduct {
     }
 }
 
-/// Has the ends of jobs and batches in this process become events.
 fn observe(process: Process<'_>) -> Arc<EngineEvents> {
-    let sql = Sql::new(process.database, &process.settings.database);
-    let events = EngineEvents::new(sql, process.jobs);
-    process.jobs.observe(events.clone());
-    events
+    EngineEvents::observe(process.settings, process.database, process.jobs)
 }

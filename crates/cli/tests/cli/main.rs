@@ -12,6 +12,7 @@ mod directions;
 mod env_example;
 mod env_text;
 mod readme;
+mod receivers;
 mod reference;
 mod services;
 mod shell_worker;

@@ -19,6 +19,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
+use holdfast_core::config::Settings;
+use holdfast_core::sql::Database;
 use holdfast_core::sql::dialect::{read_either, rows};
 use holdfast_jobs::ledger::{LedgerError, NewJob};
 use holdfast_jobs::link::EndedBatch;
@@ -105,7 +107,7 @@ struct Known {
 
 /// Makes the engine's events into deliveries.
 #[derive(Debug)]
-pub(crate) struct EngineEvents {
+pub struct EngineEvents {
     sql: Sql,
     jobs: WeakJobs,
     known: RwLock<Known>,
@@ -113,13 +115,16 @@ pub(crate) struct EngineEvents {
 }
 
 impl EngineEvents {
-    pub(crate) fn new(sql: Sql, jobs: &Jobs) -> Arc<Self> {
-        Arc::new(Self {
-            sql,
+    /// Has what ends in this process become events. It reaches nothing yet.
+    pub fn observe(settings: &Settings, database: &Database, jobs: &Jobs) -> Arc<Self> {
+        let events = Arc::new(Self {
+            sql: Sql::new(database, &settings.database),
             jobs: jobs.downgrade(),
             known: RwLock::default(),
             turn: tokio::sync::Mutex::default(),
-        })
+        });
+        jobs.observe(events.clone());
+        events
     }
 
     fn known<T>(&self, read: impl FnOnce(&Known) -> T) -> T {

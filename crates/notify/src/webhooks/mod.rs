@@ -51,8 +51,7 @@ pub(crate) use self::anonymise::without_user;
 pub use self::deliver::{Delivered, NotifyWebhook};
 use self::endpoints::CachedEndpoint;
 pub use self::endpoints::{MadeWebhook, RotatedSecret};
-pub(crate) use self::engine_events::EngineEvents;
-pub use self::engine_events::SUBSCRIPTIONS_TTL;
+pub use self::engine_events::{EngineEvents, SUBSCRIPTIONS_TTL};
 pub use self::log::{Delivery, DeliveryFilter, DeliveryId};
 use self::log::{Log, LogParts};
 pub use self::model::{
@@ -60,7 +59,7 @@ pub use self::model::{
 };
 pub use self::publish::Event;
 pub(crate) use self::publish::RETRY_AFTER;
-pub(crate) use self::watch::Watch;
+pub use self::watch::Watch;
 use holdfast_outbound::AddressPolicy;
 pub use holdfast_outbound::{InvalidSecret, SigningSecret};
 

@@ -24,19 +24,22 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// Most missed schedules of one look.
 const MOST: usize = 100;
 
-/// What a look needs.
+/// Who looks, and how often.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) events: Arc<EngineEvents>,
-    pub(crate) jobs: Jobs,
-    pub(crate) schedules: Schedules,
-    pub(crate) diagnosis: Diagnosis,
-    pub(crate) missed_after: Duration,
-    pub(crate) pause: Duration,
+pub struct Watch {
+    pub events: Arc<EngineEvents>,
+    pub jobs: Jobs,
+    pub schedules: Schedules,
+    pub diagnosis: Diagnosis,
+    /// See `beat.missed_after_seconds`.
+    pub missed_after: Duration,
+    /// Between two looks.
+    pub pause: Duration,
 }
 
 impl Watch {
-    pub(crate) fn of(process: holdfast_product::Process<'_>, events: Arc<EngineEvents>) -> Self {
+    /// With the usual pause and thresholds. It reaches nothing yet.
+    pub fn of(process: holdfast_product::Process<'_>, events: Arc<EngineEvents>) -> Self {
         let holdfast_product::Process {
             settings,
             database,
@@ -53,7 +56,7 @@ impl Watch {
     }
 
     /// Never ends by itself.
-    pub(crate) async fn run(self) {
+    pub async fn run(self) {
         let mut stalled = BTreeSet::new();
         loop {
             tokio::time::sleep(self.pause).await;

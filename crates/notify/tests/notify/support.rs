@@ -200,6 +200,15 @@ impl Fixture {
         }
     }
 
+    /// An id as the database writes it, of 32 hexadecimal digits.
+    #[allow(dead_code, reason = "the tests of services use it")]
+    pub(crate) fn uuid_literal(&self, hex: &str) -> String {
+        match &self.database {
+            Database::Postgres(_) => format!("'{hex}'"),
+            Database::Sqlite(_) => format!("x'{hex}'"),
+        }
+    }
+
     /// So long ago, as the database writes times.
     pub(crate) fn ago(&self, seconds: u64) -> String {
         match &self.database {

@@ -9,7 +9,12 @@
 mod accounts;
 mod deletion;
 mod discover;
+mod events;
 mod kinds;
+/// The one of the tests of `holdfast-notify`.
+#[path = "../../../notify/tests/notify/official.rs"]
+#[allow(dead_code, reason = "the tests of webhooks use all of it")]
+mod official;
 /// The one of the tests of `holdfast-notify`, over all products.
 #[path = "../../../notify/tests/notify/support.rs"]
 #[allow(dead_code, reason = "the tests of webhooks and mail use all of it")]
