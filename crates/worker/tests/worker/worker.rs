@@ -10,9 +10,14 @@ use std::time::Duration;
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::{Jobs, State};
+use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::ledger::JobFilter;
+use holdfast_jobs::{JobId, Jobs, State};
 use holdfast_services::kinds::{DebugEcho, DebugSleep};
-use holdfast_testkit::{Child, PostgresServer, RedisOptions, RedisServer, eventually, free_port, http};
+use holdfast_services::notify::webhooks::{WebhookDraft, Webhooks};
+use holdfast_testkit::{
+    Child, PostgresServer, Receiver, RedisOptions, RedisServer, eventually, free_port, http,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -242,4 +247,83 @@ async fn a_database_that_lets_nobody_in_ends_the_worker() {
     let bench = Bench::new(&postgres.database_url("no_such_database"));
     let mut worker = bench.worker();
     assert_eq!(worker.wait_exit(DEADLINE).await.unwrap().code(), Some(69));
+}
+
+/// The outcomes that are committed, and the events that are.
+async fn outcomes_and_events(jobs: &Jobs) -> (Vec<JobId>, Vec<String>) {
+    let all_of = async |kind: &str| {
+        let filter = JobFilter {
+            kind: Some(kind.to_owned()),
+            limit: 1_000,
+            ..JobFilter::default()
+        };
+        jobs.list(&filter).await.unwrap()
+    };
+    let echoed = all_of("debug.echo").await;
+    let completed = echoed.into_iter().filter(|job| job.state == State::Completed);
+    let mut completed: Vec<JobId> = completed.map(|job| job.id).collect();
+    let deliveries = all_of("notify.webhook").await;
+    let told = deliveries.iter().map(|delivery| {
+        let payload: Value = serde_json::from_str(delivery.payload.get()).unwrap();
+        payload["data"]["job"].as_str().unwrap().to_owned()
+    });
+    let mut told: Vec<String> = told.collect();
+    completed.sort();
+    told.sort();
+    (completed, told)
+}
+
+/// The failpoint lies behind what an outcome enqueues, and before the commit of both.
+#[tokio::test]
+async fn a_worker_that_is_killed_before_its_commit_leaves_one_event_for_each_committed_outcome() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let receiver = Receiver::start().await.unwrap();
+    let bench = Bench::new(&postgres.url())
+        .with("HOLDFAST__HTTP_REQUEST__ALLOW_PRIVATE", "true")
+        .with("HOLDFAST__WORKER__HEARTBEAT_SECONDS", "0.3")
+        .with("HOLDFAST__WORKER__LOST_AFTER_SECONDS", "2")
+        .with("HOLDFAST__WORKER__MAINTENANCE_SECONDS", "0.3")
+        .with("HOLDFAST__WORKER__BATCH_SIZE", "20");
+    let settings = bench.settings();
+    migrate(&settings.database).await.unwrap();
+    let jobs = bench.jobs();
+    let database = Database::open(&settings.database).unwrap();
+    let webhooks = Webhooks::new(&settings, &database, jobs.clone());
+    let events = ["job.*".to_owned()];
+    let draft = WebhookDraft::parse(&receiver.url("/events"), None, &events, true).unwrap();
+    webhooks
+        .create(&By::new(Actor::system()), &draft, None)
+        .await
+        .unwrap();
+    let echo = || DebugEcho(serde_json::from_str("[1]").unwrap());
+    let requests: Vec<DebugEcho> = (0..200).map(|_| echo()).collect();
+    jobs.enqueue_all(&requests).await.unwrap();
+    for times in [1, 3] {
+        let dying = Bench {
+            directory: TempDir::new().unwrap(),
+            env: bench.env.clone(),
+            port: bench.port,
+        };
+        let mut worker = dying.with("HOLDFAST_FAILPOINT", format!("tied:{times}")).worker();
+        assert!(!worker.wait_exit(DEADLINE).await.unwrap().success());
+        let (completed, told) = outcomes_and_events(&jobs).await;
+        let completed: Vec<String> = completed.iter().map(ToString::to_string).collect();
+        assert_eq!(told, completed, "events of exactly the committed outcomes");
+        assert!(completed.len() < 200, "it died before the end");
+    }
+    let _worker = bench.worker();
+    let what = "an event of each job, delivered";
+    let delivered = async || {
+        let (completed, told) = outcomes_and_events(&jobs).await;
+        (completed.len() == 200 && told.len() == 200 && receiver.requests() >= 200).then_some(())
+    };
+    eventually(what, DEADLINE * 2, POLL * 10, delivered)
+        .await
+        .unwrap();
+    let ids: std::collections::BTreeSet<String> = receiver
+        .recorded()
+        .iter()
+        .map(|request| request.header("webhook-id").unwrap().to_owned())
+        .collect();
+    assert_eq!(ids.len(), 200, "each event has an id of its own");
 }
