@@ -96,10 +96,19 @@ impl Observers {
     }
 
     /// To be awaited before a transaction that may end something.
+    ///
+    /// # Errors
+    /// Transient ones alone: an observer whose memory cannot be filled at all must not make an outcome one that cannot be stored.
     pub(crate) async fn ready(&self) -> Result<(), LedgerError> {
-        match self.get() {
-            Some(observer) if !observer.is_current() => observer.refresh().await,
-            _ => Ok(()),
+        let Some(observer) = self.get().filter(|observer| !observer.is_current()) else {
+            return Ok(());
+        };
+        match observer.refresh().await {
+            Err(error) if !error.is_transient() => {
+                tracing::error!(error = ?error, "events of jobs go by what was known last");
+                Ok(())
+            }
+            refreshed => refreshed,
         }
     }
 

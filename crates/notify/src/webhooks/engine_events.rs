@@ -70,24 +70,40 @@ async fn read(sql: &Sql) -> Result<Vec<Subscription>, LedgerError> {
         [rows(MAX_WEBHOOKS)],
         fetch_all
     )?;
-    let corrupt = |error: sqlx::Error| LedgerError::Corrupt(error.to_string());
     let mut subscriptions = Vec::new();
     for (id, events, kinds, queues) in found {
-        let subscription = Subscription {
-            webhook: WebhookId::from_uuid(id),
-            events: decoded(&events).map_err(corrupt)?,
-            scope: Scope {
-                kinds: decoded(&kinds).map_err(corrupt)?,
-                queues: decoded(&queues).map_err(corrupt)?,
-            },
-        };
-        let is_meant = |event: &&str| subscription.takes(event, None, None);
-        if ENGINE_EVENTS.iter().any(is_meant) {
-            subscriptions.push(subscription);
+        let webhook = WebhookId::from_uuid(id);
+        match subscription(webhook, &events, &kinds, &queues) {
+            Ok(subscription)
+                if ENGINE_EVENTS
+                    .iter()
+                    .any(|event| subscription.takes(event, None, None)) =>
+            {
+                subscriptions.push(subscription);
+            }
+            Ok(_) => {}
+            // One damaged row must not cost the others their events.
+            Err(error) => tracing::error!(webhook.id = %webhook, error = ?error, "a webhook cannot be read"),
         }
     }
     subscriptions.truncate(MAX_ENGINE_WEBHOOKS);
     Ok(subscriptions)
+}
+
+fn subscription(
+    webhook: WebhookId,
+    events: &str,
+    kinds: &str,
+    queues: &str,
+) -> Result<Subscription, sqlx::Error> {
+    Ok(Subscription {
+        webhook,
+        events: decoded(events)?,
+        scope: Scope {
+            kinds: decoded(kinds)?,
+            queues: decoded(queues)?,
+        },
+    })
 }
 
 impl Webhooks {
