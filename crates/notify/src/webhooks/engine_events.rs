@@ -173,9 +173,10 @@ impl EngineEvents {
             .filter(|one| one.takes(event.name.as_str(), kind, queue));
         let checked = taking.filter_map(|one| {
             let delivery = jobs.enqueue(event.to(one.webhook, false));
-            let delivery = match is_keyed {
-                true => delivery.idempotency_key(event.key_for(one.webhook)),
-                false => delivery,
+            let delivery = if is_keyed {
+                delivery.idempotency_key(event.key_for(one.webhook))
+            } else {
+                delivery
             };
             jobs.checked(delivery)
                 .inspect_err(|error| {
@@ -286,12 +287,11 @@ impl Observer for EngineEvents {
         if let Some(class) = job.error_class {
             data["error"] = json!({"class": class});
         }
-        let id = match job.may_repeat {
-            true => {
-                let (id, run) = (job.id.to_string(), format!("{}/{}", job.attempt, job.crashes));
-                named_id(DateTime::UNIX_EPOCH, &[name, &id, &run])
-            }
-            false => fresh_id(),
+        let id = if job.may_repeat {
+            let (id, run) = (job.id.to_string(), format!("{}/{}", job.attempt, job.crashes));
+            named_id(DateTime::UNIX_EPOCH, &[name, &id, &run])
+        } else {
+            fresh_id()
         };
         event(id, name, &data)
             .map(|event| self.deliveries(&event, Some(job.kind), Some(job.queue), job.may_repeat))
