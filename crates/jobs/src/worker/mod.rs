@@ -178,8 +178,7 @@ impl Worker {
             return Err(WorkerError::NoQueues);
         }
         let most: usize = lanes.values().map(|lane| lane.most()).sum();
-        let (outcomes, finishers) =
-            finisher::channels(most + last_chances::MOST, parts.jobs.observers().clone());
+        let (outcomes, finishers) = finisher::channels(most + last_chances::MOST, jobs.observers().clone());
         let shared = Arc::new(Shared {
             identity: Identity::new(),
             lanes,

@@ -307,7 +307,9 @@ async fn a_missed_slot_is_one_event_whoever_notices_it(mut f: Fixture) {
     stop.trigger();
     ticking.await.unwrap();
     all_delivered(&f, 1).await;
-    watching.map(|watch| watch.abort());
+    for watch in watching {
+        watch.abort();
+    }
     let seen = receiver.recorded();
     assert_eq!((seen.len(), f.jobs_of("notify.webhook").await.len()), (1, 1));
     let body = body_of(&seen[0]);
@@ -343,7 +345,9 @@ async fn a_queue_that_stands_still_is_one_event_however_often_it_is_seen(mut f: 
         f.jobs.ledger().heartbeat(&living).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    watching.map(|watch| watch.abort());
+    for watch in watching {
+        watch.abort();
+    }
     f.work();
     all_delivered(&f, 1).await;
     let seen = receiver.recorded();
