@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import shlex
 import sys
 import time
 import traceback
@@ -27,11 +29,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """The options that both commands have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--holdfast", metavar="PATH", default="target/debug/holdfast", help="the built program (default: %(default)s)")
-    parser.add_argument("--adapter", metavar="COMMAND", help="the client's adapter; without it only the server is tested")
+    parser.add_argument("--adapter", metavar="COMMAND", type=from_anywhere, help="the client's adapter; without it only the server is tested")
     parser.add_argument("--only", metavar="TEXT", default="", help="scenarios whose sentence contains this")
     parser.add_argument("--list", action="store_true", help="print the scenarios and end")
     parser.add_argument("--allow-skips", action="store_true", help="what the client cannot do is no failure")
     return parser
+
+
+def from_anywhere(command: str) -> str:
+    """The command with absolute paths: each adapter runs in a directory of its own."""
+    words = shlex.split(command)
+    return shlex.join(os.path.abspath(word) if os.sep in word and os.path.exists(word) else word for word in words)
 
 
 def play(one: Scenario, server: Server, adapter: str | None, directory: Path) -> tuple[str, str]:

@@ -60,7 +60,7 @@ export interface Heartbeat {
   /** The newest progress of some of them, any JSON of up to 64 KiB. */
   progress?: Record<string, unknown>;
   /** Every job that the worker has. */
-  running?: Array<Id>;
+  running?: Array<string>;
 }
 
 /** Instructions to the worker. */
@@ -72,8 +72,6 @@ export interface HeartbeatAnswer {
   /** Jobs that are no longer this worker's: what they still do is in vain. */
   lost: Array<string>;
 }
-
-export type Id = string;
 
 /** A job. */
 export interface Job {
@@ -141,7 +139,7 @@ export interface JobOutcome {
   error?: string | null;
   /** As the pull gave it. */
   fence: string;
-  job: Id;
+  job: string;
   outcome: OutcomeVerb;
   /** Of a completed job. Checked against the kind's `result_schema`. */
   result?: unknown;
@@ -185,7 +183,7 @@ export interface KindRetry {
 
 /** A line that a handler wrote. */
 export interface LogLine {
-  job: Id;
+  job: string;
   /** 4,096 bytes are kept. */
   line: string;
 }
@@ -290,7 +288,7 @@ export interface Problem {
 /** A request for jobs. */
 export interface Pull {
   /** Every job that the worker has. A job that is leased to it and not named here is given again. */
-  have?: Array<Id>;
+  have?: Array<string>;
   /** Jobs at most, 1 to 500. */
   max: number;
   /**
