@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_jobs::diagnosis::{Diagnosis, Thresholds};
 use holdfast_jobs::ledger::WorkerReport;
@@ -224,7 +223,7 @@ fn report(id: WorkerId) -> WorkerReport {
         id,
         name: "a worker".to_owned(),
         queues: vec!["default".to_owned()],
-        started_at: Utc::now(),
+        started_at: holdfast_core::clock::now(),
         stats: BTreeMap::new(),
         client: None,
     }
