@@ -1,6 +1,7 @@
 //! Refuses U+0000, which no text column of PostgreSQL takes, in requests, and names the field.
 //!
-//! Fields that are stored as they were sent (`payload` of a job, `data` of a notice or a mail) may contain the escape.
+//! Fields that are stored as they were sent (`payload` of a job, `result` and `progress` of a pull worker, `data` of a notice or a mail)
+//! may contain the escape.
 
 use std::fmt;
 
@@ -14,7 +15,7 @@ use crate::problem::{FieldFault, Problem, ProblemKind};
 const ESCAPE: &[u8] = b"\\u0000";
 
 /// Fields whose values are stored as they were sent.
-const OPAQUE: [&str; 2] = ["payload", "data"];
+const OPAQUE: [&str; 4] = ["payload", "data", "result", "progress"];
 
 /// Deepest nesting that is searched; deeper documents are refused by the parser.
 const MAX_DEPTH: usize = 128;
@@ -206,6 +207,8 @@ mod tests {
             r#"{"kind":"a","payload":{"x":"\u0000"}}"#,
             r#"{"jobs":[{"kind":"a","payload":["\u0000"]}]}"#,
             r#"{"data":{"a":"\u0000"}}"#,
+            r#"{"outcomes":[{"outcome":"completed","result":{"a":"\u0000\ud800"}}]}"#,
+            r#"{"progress":{"01J":{"a":"\u0000"}}}"#,
             r#"{"a":"\\u0000"}"#,
             r#"{"a": broken \u0000"#,
         ] {

@@ -10,10 +10,14 @@ use crate::support::{TestApp, TestSettings, body_of};
 const SENT: &str = r#"{"z":1,"a":2,"amount":1e2,"neg":-0,"d":1,"d":2,"tiny":1e-20000,"huge":1e999,"id":1234567890123456789012345678901234567890,"nul":"a\u0000b","half":"\ud800","pair":"\ud83d\ude00", "space" : [ 1 , 2 ]}"#;
 
 async fn post(app: &TestApp, path: &str, body: &str) -> Response {
+    request(app, "POST", path, body).await
+}
+
+async fn request(app: &TestApp, method: &str, path: &str, body: &str) -> Response {
     let headers = [("content-type", "application/json")];
     let answer = app
         .admin()
-        .request("POST", path, &headers, body.as_bytes())
+        .request(method, path, &headers, body.as_bytes())
         .await
         .unwrap();
     assert!(answer.status < 300, "{path}: {}", answer.text());
@@ -70,10 +74,44 @@ async fn payloads_are_kept(app: &TestApp) {
     assert!(run.contains(&payload), "a job of a schedule: {run}");
 }
 
+/// What a pull worker reports.
+async fn reports_are_kept(app: &TestApp) {
+    request(app, "PUT", "/v1/kinds/test.sent", r#"{"queue":"sent"}"#).await;
+    let job = send(app, "/v1/jobs", r#"{"kind":"test.sent","payload":1}"#).await;
+    let worker = r#"{"name":"w","queues":["sent"],"concurrency":1,"client":{"name":"c","version":"1","language":"l"}}"#;
+    let worker = send(app, "/v1/workers", worker).await;
+    let worker = format!("/v1/workers/{}", worker["id"].as_str().unwrap());
+    let pulled = send(app, &format!("{worker}/pull"), r#"{"max":1,"wait_seconds":30}"#).await;
+    let (id, fence) = (job["id"].as_str().unwrap(), &pulled["jobs"][0]["fence"]);
+
+    let beat = format!(r#"{{"running":["{id}"],"progress":{{"{id}":{SENT}}}}}"#);
+    post(app, &format!("{worker}/heartbeat"), &beat).await;
+    let progress = shown(app, &job["id"]).await;
+    assert!(
+        progress.contains(&format!(r#""progress":{SENT}"#)),
+        "progress: {progress}"
+    );
+
+    let outcome = format!(r#"{{"job":"{id}","fence":{fence},"outcome":"completed","result":{SENT}}}"#);
+    let stored = send(
+        app,
+        &format!("{worker}/finish"),
+        &format!(r#"{{"outcomes":[{outcome}]}}"#),
+    )
+    .await;
+    assert_eq!(stored["outcomes"][0]["status"], "stored", "{stored}");
+    let result = shown(app, &job["id"]).await;
+    assert!(
+        result.contains(&format!(r#""result":{SENT}"#)),
+        "a result: {result}"
+    );
+}
+
 #[tokio::test]
-async fn payloads_of_jobs_batches_callbacks_and_schedules_are_kept_byte_for_byte() {
+async fn payloads_results_and_progress_are_kept_byte_for_byte() {
     let app = TestApp::start().await;
     payloads_are_kept(&app).await;
+    reports_are_kept(&app).await;
     app.stop().await;
 
     let server = PostgresServer::start().await.unwrap();
@@ -82,5 +120,6 @@ async fn payloads_of_jobs_batches_callbacks_and_schedules_are_kept_byte_for_byte
         .start()
         .await;
     payloads_are_kept(&app).await;
+    reports_are_kept(&app).await;
     app.stop().await;
 }
