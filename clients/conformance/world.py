@@ -117,7 +117,10 @@ class World:
         """Whether no job of the queue waits or runs."""
         unfinished = ("scheduled", "available", "running", "retryable")
         pages = (self.admin.ok("GET", f"/v1/jobs?queue={self.queue}&state={state}&limit=1") for state in unfinished)
-        return not any(page["jobs"] for page in pages)
+        if any(page["jobs"] for page in pages):
+            return False
+        # A rescued job may have moved, between two of these reads, into a state that had been read. Only a final state stays.
+        return all(job["state"] in ("completed", "discarded", "cancelled") for job in self.jobs().values())
 
     def worker_is_listed(self, worker: str) -> bool:
         return any(listed["id"] == worker and listed["alive"] for listed in self.admin.ok("GET", "/v1/workers")["workers"])

@@ -108,6 +108,10 @@ pub(crate) const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/keys", "admin"),
     ("POST", "/v1/keys/{id}/rotate", "admin"),
     ("POST", "/v1/keys/{id}/revoke", "admin"),
+    ("GET", "/v1/signing-keys", "admin"),
+    ("POST", "/v1/signing-keys", "admin"),
+    ("POST", "/v1/signing-keys/rotate", "admin"),
+    ("DELETE", "/v1/signing-keys/{id}", "admin"),
 ];
 
 /// Routes that judge for themselves who asks.
