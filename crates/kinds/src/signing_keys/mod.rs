@@ -8,8 +8,8 @@
 //! - A secret is shown once, in the answer that makes it. It is stored as it is, because it has to sign, and appears in no
 //!   list, log or error.
 //! - Without a key nothing is sent that should be signed: the attempt fails, says what to do, and is retried.
-//! - Each change and its entry in the audit log are one transaction. Of two rotations at the same time one follows the other:
-//!   the slots of the table are unique.
+//! - Each change and its entry in the audit log are one transaction. Of two rotations at the same time one follows the other,
+//!   by a lock of the table.
 //! - A worker uses a changed key after [`KEYS_TTL`] at most.
 //!
 //! # When things fail
@@ -47,9 +47,6 @@ pub const KEYS_TTL: Duration = Duration::from_secs(1);
 
 /// Longest that the key before a rotation signs.
 pub const MAX_GRACE: Duration = Duration::from_hours(30 * 24);
-
-/// How often a change is tried that another one overtakes.
-const TRIES: usize = 5;
 
 /// Names a signing key; a ULID.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -199,16 +196,11 @@ impl SigningKeys {
             return Err(SigningKeyError::GraceTooLong);
         }
         let secret = own_or_generated(secret)?;
-        for _ in 0..TRIES {
-            let made = self
-                .put(by, action::SIGNING_KEY_ROTATE, &secret, Some(grace))
-                .await?;
-            if let Some(key) = made {
-                return Ok((key, secret));
-            }
-        }
-        let text = "other rotations overtook this one".to_owned();
-        Err(LedgerError::Corrupt(text).into())
+        let made = self
+            .put(by, action::SIGNING_KEY_ROTATE, &secret, Some(grace))
+            .await?;
+        let taken = || LedgerError::Corrupt("the place of the current key was taken after it was freed".to_owned());
+        Ok((made.ok_or_else(taken)?, secret))
     }
 
     /// Ends a key now. Without a current one, jobs that are to be signed wait for the next.
@@ -332,8 +324,13 @@ impl SigningKeys {
     }
 }
 
-/// Frees the slot of the current key.
+/// Frees the slot of the current key. Rotations take turns: one that frees the slot of the previous key and moves the current one there
+/// must not meet another's. (SQLite has one writer.)
 async fn retire_current(mut on: LedgerTx<'_>, named: bool, grace: Duration) -> Result<(), sqlx::Error> {
+    if let LedgerTx::Postgres(on) = on.reborrow() {
+        let take_turn = "lock table holdfast_signing_keys in share row exclusive mode";
+        sqlx::query(take_turn).persistent(named).execute(on).await?;
+    }
     let drop_previous = "delete from holdfast_signing_keys where slot = 'previous'";
     on_either!(on.reborrow(), named, query(drop_previous), [], execute)?;
     if grace.is_zero() {
