@@ -400,6 +400,21 @@ fn migrating(
     async move { migrate(&settings).await }
 }
 
+/// The role's own schema is first in its search path.
+#[tokio::test]
+async fn a_later_migration_makes_its_tables_beside_the_others_although_the_role_has_a_schema() {
+    let postgres = PostgresServer::start().await.unwrap();
+    migrated_to(&postgres, 29).await;
+    let own = "create schema holdfast";
+    postgres.psql_at(&postgres.url(), own).await.unwrap();
+    migrate(&settings_of(&postgres.url())).await.unwrap();
+    let elsewhere =
+        "select count(*) from pg_tables where tablename like 'holdfast\\_%' and schemaname <> 'public'";
+    assert_eq!(postgres.psql(elsewhere).await.unwrap(), "0");
+    let made = "select to_regclass('public.holdfast_catalogue') is not null";
+    assert_eq!(postgres.psql(made).await.unwrap(), "t");
+}
+
 /// Applies the first migrations as an older release did, and records them.
 async fn migrated_to(postgres: &PostgresServer, last: usize) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres");

@@ -199,7 +199,8 @@ impl SigningKeys {
         let made = self
             .put(by, action::SIGNING_KEY_ROTATE, &secret, Some(grace))
             .await?;
-        let taken = || LedgerError::Corrupt("the place of the current key was taken after it was freed".to_owned());
+        let taken =
+            || LedgerError::Corrupt("the place of the current key was taken after it was freed".to_owned());
         Ok((made.ok_or_else(taken)?, secret))
     }
 

@@ -54,6 +54,11 @@ const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 /// "holdfast" in ASCII. Releases before 0013 migrate in one transaction under this lock.
 const OLD_RELEASES_LOCK: &str = "SELECT pg_advisory_xact_lock(x'686f6c6466617374'::bigint)";
 
+/// Makes new tables beside those that there are. The schema `holdfast` has the functions for SQL clients, and a role of that name has it
+/// first in its search path.
+const BESIDE_THE_OTHERS: &str = "SELECT set_config('search_path', quote_ident(n.nspname) || ', ' || current_setting('search_path'), true) \
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('holdfast_migrations')";
+
 /// How a server refuses start-up options: a pooler, another pooler, a server that lacks one of them.
 const REFUSED_OPTIONS: [&str; 3] = ["08P01", "42704", "22023"];
 
@@ -194,9 +199,10 @@ impl Run {
     /// statements of one message are a transaction, which ends with the message whether or not the client lives.
     fn transaction(&self, statements: &[&str]) -> String {
         format!(
-            "SET LOCAL client_min_messages = warning; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; {}",
+            "SET LOCAL client_min_messages = warning; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; {}; {}",
             self.left().as_millis(),
             self.lock_wait.as_millis(),
+            BESIDE_THE_OTHERS,
             statements.join(";\n")
         )
     }

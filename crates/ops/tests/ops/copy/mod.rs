@@ -366,7 +366,7 @@ async fn a_table_that_a_later_migration_adds_is_copied_and_its_sequence_goes_on(
     // Made by the owner, as a migration would.
     let mut owner = sqlx::PgConnection::connect(&to).await.unwrap();
     sqlx::raw_sql(
-        "create table holdfast_added (id bigint generated always as identity primary key, note text)",
+        "create table public.holdfast_added (id bigint generated always as identity primary key, note text)",
     )
     .execute(&mut owner)
     .await
@@ -377,10 +377,11 @@ async fn a_table_that_a_later_migration_adds_is_copied_and_its_sequence_goes_on(
         .find(|table| table["table"] == "holdfast_added")
         .unwrap();
     assert_eq!(added["verified"], 1200);
-    let next: i64 = sqlx::query_scalar("insert into holdfast_added (note) values ('next') returning id")
-        .fetch_one(&mut owner)
-        .await
-        .unwrap();
+    let next: i64 =
+        sqlx::query_scalar("insert into public.holdfast_added (note) values ('next') returning id")
+            .fetch_one(&mut owner)
+            .await
+            .unwrap();
     assert_eq!(next, 1201);
 }
 
