@@ -99,7 +99,7 @@ async fn claim_while_full(
         match claimed {
             ClaimResult::OtherwiseClaimed => {}
             ClaimResult::Jobs { jobs, more } => {
-                take(shared, lane, deliveries, worker, jobs).await?;
+                take(shared, lane, deliveries, worker, jobs).await;
                 if !more {
                     return Ok(());
                 }
@@ -152,13 +152,15 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
     Ok((worker, ClaimResult::Jobs { jobs, more }))
 }
 
+/// Each claimed job is delivered, or has an outcome. There is no other way out: this worker counts it as known, so nobody would look
+/// for it.
 async fn take(
     shared: &Shared,
     lane: &Arc<Lane>,
     deliveries: &Deliveries,
     worker: WorkerId,
     claimed: Vec<ClaimedJob>,
-) -> Result<(), LedgerError> {
+) {
     if !claimed.is_empty() {
         failpoint::reach("claim");
     }
@@ -168,10 +170,9 @@ async fn take(
     let (doubtful, certain): (Vec<_>, Vec<_>) = readable.into_iter().partition(|job| job.doubtful);
     deliver(shared, lane, deliveries, worker, certain).await;
     if !doubtful.is_empty() {
-        let cleared = resolve_doubts(shared, lane, worker, doubtful).await?;
+        let cleared = resolve_doubts(shared, lane, worker, doubtful).await;
         deliver(shared, lane, deliveries, worker, cleared).await;
     }
-    Ok(())
 }
 
 /// What this version cannot read becomes a dead letter, with the reason; its row stays as it is, for a version that can.
@@ -240,29 +241,36 @@ async fn resolve_doubts(
     lane: &Arc<Lane>,
     worker: WorkerId,
     jobs: Vec<ClaimedJob>,
-) -> Result<Vec<ClaimedJob>, LedgerError> {
-    let mut cleared = Vec::new();
-    let mut settled: Vec<JobId> = Vec::new();
+) -> Vec<ClaimedJob> {
+    let (mut cleared, mut settled) = (Vec::new(), Vec::new());
     for job in jobs {
         let resolved = match shared.jobs.broker() {
             Some(broker) => broker.resolve(&lane.name, job.id).await,
             None => Ok(Resolved::Unknown),
         };
         match resolved {
-            Ok(Resolved::Removed | Resolved::Unknown) => {
-                settled.push(job.id);
-                cleared.push(job);
-            }
+            Ok(Resolved::Removed | Resolved::Unknown) => settled.push(job),
             Ok(Resolved::Done) => take_over_result(shared, lane, worker, job).await,
             Ok(Resolved::Running) => rest(shared, lane, worker, job),
             Err(_) if age_of(&job) > DOUBT_PATIENCE => cleared.push(job),
             Err(_) => rest(shared, lane, worker, job),
         }
     }
-    if !settled.is_empty() {
-        shared.jobs.ledger().settle(&settled).await?;
+    let ids: Vec<JobId> = settled.iter().map(|job| job.id).collect();
+    if ids.is_empty() {
+        return cleared;
     }
-    Ok(cleared)
+    match shared.jobs.ledger().settle(&ids).await {
+        Ok(()) => cleared.extend(settled),
+        // They keep their mark, and the broker is asked again.
+        Err(error) => {
+            tracing::debug!(queue = %lane.name, jobs = ids.len(), error = ?error, "unconfirmed jobs could not be settled");
+            for job in settled {
+                rest(shared, lane, worker, job);
+            }
+        }
+    }
+    cleared
 }
 
 fn age_of(job: &ClaimedJob) -> Duration {

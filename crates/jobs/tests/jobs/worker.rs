@@ -639,6 +639,42 @@ async fn many_jobs_run_exactly_once_in_every_set_up() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unconfirmed_job_whose_mark_cannot_be_removed_runs_once_it_can() {
+    let system = System::start(true, false, &[]).await;
+    let server = system.hosts.0.as_ref().unwrap();
+    // A restart of the server between the claim and the removal of the mark.
+    server
+        .psql(
+            "create sequence removals;
+             create function fail_once() returns trigger language plpgsql as $f$
+             begin
+                 if nextval('removals') = 1 then
+                     raise exception using errcode = '57P01', message = 'terminating connection';
+                 end if;
+                 return new;
+             end $f$;
+             grant usage on sequence removals to public;
+             create trigger fail_once before update on holdfast_jobs for each row
+                 when (old.doubtful and not new.doubtful) execute function fail_once()",
+        )
+        .await
+        .unwrap();
+    let id = JobId::generate();
+    let payload = serde_json::to_string(&Probe { act: Act::Echo(7) }).unwrap();
+    let insert = format!(
+        "insert into holdfast_jobs (id, queue, kind, payload, run_at, max_attempts, timeout_ms, doubtful)
+         values ('{}', 'default', 'test.probe', '{payload}', now(), 4, 30000, true)",
+        id.as_uuid()
+    );
+    server.psql(&insert).await.unwrap();
+    let record = system.end_of(id).await;
+    assert_eq!((record.state, record.attempt), (State::Completed, 1));
+    assert_eq!(system.seen.runs.load(Ordering::SeqCst), 1);
+    assert_eq!(server.psql("select last_value from removals").await.unwrap(), "2");
+    system.stop().await;
+}
+
 /// A newer version wrote the row, or it is damaged.
 async fn a_job_that_cannot_be_read_is_a_dead_letter(postgres: bool) {
     let system = System::start(postgres, false, &[]).await;
