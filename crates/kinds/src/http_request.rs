@@ -151,7 +151,10 @@ pub enum ResultForm {
 }
 
 impl ResultForm {
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde calls takes a reference")]
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "what serde calls takes a reference"
+    )]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -379,7 +382,10 @@ impl Job for HttpRequest {
     fn validate(&self) -> Result<(), PayloadFault> {
         let call = self.to_call()?;
         if self.result == ResultForm::Json && call.method == reqwest::Method::HEAD {
-            return Err(PayloadFault::new("result", "cannot be json: HEAD is answered without a body"));
+            return Err(PayloadFault::new(
+                "result",
+                "cannot be json: HEAD is answered without a body",
+            ));
         }
         Ok(())
     }
