@@ -29,11 +29,10 @@ fn programs_of_the_release_before() -> PathBuf {
 
 /// Ends the process in good order and starts the program of `folder` in its place.
 async fn replace(cluster: &mut Cluster, role: Role, index: usize, folder: Option<&Path>) {
-    cluster.process(role, index).sigterm(LIMIT).await.unwrap();
-    let process = cluster.process(role, index);
-    process.set_programs(folder);
-    process.start().unwrap();
-    process.wait_ready().await.unwrap();
+    let status = cluster.sigterm(role, index).await.unwrap();
+    assert!(status.success(), "{role:?} {index} ended with {status}");
+    cluster.process(role, index).set_programs(folder);
+    cluster.start_again(role, index).await.unwrap();
 }
 
 #[tokio::test]

@@ -400,12 +400,28 @@ fn migrating(
     async move { migrate(&settings).await }
 }
 
-/// The role's own schema is first in its search path.
+/// The role has a schema of its name, which would be first in its search path.
 #[tokio::test]
-async fn a_later_migration_makes_its_tables_beside_the_others_although_the_role_has_a_schema() {
+async fn later_migrations_and_the_release_before_make_tables_beside_the_others_although_the_role_has_a_schema()
+ {
     let postgres = PostgresServer::start().await.unwrap();
     migrate(&settings_of(&postgres.url())).await.unwrap();
-    // It is applied again, now that the schema is there.
+    // As the release before looks for its tables, and makes those that it does not find.
+    let url = postgres.url();
+    let as_before = "create table if not exists holdfast_migrations (version bigint primary key)";
+    postgres.psql_at(&url, as_before).await.unwrap();
+    let refused = postgres
+        .psql_at(&url, "create table holdfast.other (id bigint)")
+        .await;
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("permission denied for schema holdfast")
+    );
+    // A migration is applied again, now that the schema is there; on a connection that has it first.
+    let undo = "alter role holdfast in database holdfast reset search_path";
+    postgres.psql(undo).await.unwrap();
     let undo = "drop table holdfast_catalogue; drop function holdfast_install_enqueue_1();
                 delete from holdfast_migrations where version = 30";
     postgres.psql(undo).await.unwrap();

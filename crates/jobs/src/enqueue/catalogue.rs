@@ -123,7 +123,11 @@ impl Jobs {
                 .await?;
             let refused: Option<String> = sqlx::query_scalar("select holdfast_install_enqueue_1()")
                 .persistent(sql.named)
-                .fetch_one(on)
+                .fetch_one(&mut *on)
+                .await?;
+            sqlx::query("select holdfast_settle_search_path_1()")
+                .persistent(sql.named)
+                .execute(on)
                 .await?;
             tx.commit().await?;
             Ok(refused)

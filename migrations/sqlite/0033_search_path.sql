@@ -1,0 +1,2 @@
+-- PostgreSQL alone has search paths.
+select 1;
