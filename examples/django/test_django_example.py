@@ -1,4 +1,4 @@
-"""The example, without a server and with one. HOLDFAST_URL and HOLDFAST_API_KEY name a server; else HOLDFAST_BINARY is started."""
+"""The example, without a server, and with the one that HOLDFAST_URL and HOLDFAST_API_KEY name."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ def test_without_a_server() -> None:
         assert Order.objects.get(pk=order).confirmed
 
 
-def test_with_a_server(holdfast_server: tuple[str, str]) -> None:
+def test_with_a_server() -> None:
     from shop.jobs import app
     from shop.models import Order
 
-    app.connect(*holdfast_server)
     app.declare()
     with Worker(app):
         order = Client().post("/orders", {"email": "ada@example.org"}).json()["order"]

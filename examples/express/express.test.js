@@ -1,14 +1,12 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Worker } from "@holdfast/client/worker";
-import { holdfast } from "./holdfast.js";
 import { app, sendWelcome } from "./jobs.js";
 import { web } from "./server.js";
 
-let server, worker, listener, base;
+let worker, listener, base;
 
 before(async () => {
-  server = await holdfast();
   await app.declare();
   worker = new Worker(app, { concurrency: 4 });
   await worker.start();
@@ -21,7 +19,6 @@ after(async () => {
   listener?.close();
   listener?.closeAllConnections();
   await worker?.stop();
-  await server?.stop();
 });
 
 const signUp = (body) =>

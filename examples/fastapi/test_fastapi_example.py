@@ -1,4 +1,4 @@
-"""The example, without a server and with one. HOLDFAST_URL and HOLDFAST_API_KEY name a server; else HOLDFAST_BINARY is started."""
+"""The example, without a server, and with the one that HOLDFAST_URL and HOLDFAST_API_KEY name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def test_without_a_server() -> None:
         assert client.post("/thumbnails", json={"url": "a", "width": 0}).status_code == 422
 
 
-def test_with_a_server(holdfast_server: tuple[str, str]) -> None:
-    app.connect(*holdfast_server)
+def test_with_a_server() -> None:
     app.declare()
     with Worker(app), TestClient(api) as client:
         job = client.post("/thumbnails", json={"url": "https://example.com/a.png", "width": 400}).json()["job"]

@@ -2,16 +2,13 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Worker } from "@holdfast/client/worker";
 import { GET, POST } from "./app/api/reports/route.js";
-import { holdfast } from "./holdfast.js";
 import { app } from "./jobs/reports.js";
 
 const ROUTE = "https://shop.example/api/reports";
 
-let server: Awaited<ReturnType<typeof holdfast>> | undefined;
 let worker: Worker | undefined;
 
 before(async () => {
-  server = await holdfast();
   await app.declare();
   worker = new Worker(app);
   await worker.start();
@@ -19,7 +16,6 @@ before(async () => {
 
 after(async () => {
   await worker?.stop();
-  await server?.stop();
 });
 
 const post = (body: unknown) => POST(new Request(ROUTE, { method: "POST", body: JSON.stringify(body) }));
