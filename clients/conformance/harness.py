@@ -153,7 +153,7 @@ def postgres_program(name: str) -> str:
 
 
 class Postgres:
-    """A private server. As root it runs as the user `postgres` or `nobody`: PostgreSQL refuses to run as root."""
+    """A private server. PostgreSQL does not start as root: then the user is `postgres`, or `nobody` where there is no such user."""
 
     def __init__(self) -> None:
         self.directory = scratch("holdfast-postgres-")

@@ -132,7 +132,7 @@ def test_waiting_runs_the_job_also_within_an_event_loop() -> None:
         ("retry", "completed", 2, "later"),
         ("snooze", "completed", 1, None),
         ("discard", "discarded", 1, "never"),
-        ("cancelled", "discarded", 1, "the handler gave way, but nobody asked it to"),
+        ("cancelled", "discarded", 1, "the handler raised Cancelled, but its job was not cancelled"),
         ("error", "discarded", 5, "ValueError: wrong"),
         ("exit", "discarded", 5, "SystemExit: 3"),
         ("object", "discarded", 1, "the result cannot be written as JSON"),

@@ -1,7 +1,7 @@
 /**
  * Schemas of payloads: anything that follows the [Standard Schema](https://standardschema.dev) interface, such as those of zod, valibot
  * and arktype. They check in this process, before a job is enqueued and before a handler is called. Where a schema can say itself as
- * JSON Schema, the server checks too, whoever enqueues.
+ * JSON Schema, the server checks for every producer.
  */
 import { PayloadError, type PayloadIssue } from "./errors.js";
 

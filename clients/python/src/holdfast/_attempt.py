@@ -101,7 +101,7 @@ def failed(context: Context, error: BaseException) -> Outcome:
     if isinstance(error, Snooze):
         return Outcome("snooze", retry_after=error.after)
     if isinstance(error, Cancelled):
-        return Outcome("discard", error=f"the handler gave way, but nobody asked it to: {_text(error)}")
+        return Outcome("discard", error=f"the handler raised Cancelled, but its job was not cancelled: {_text(error)}")
     log.warning("job %s (%s), attempt %d failed", context.job.id, context.job.kind, context.attempt, exc_info=error)
     return Outcome("failed", error=described(error))
 

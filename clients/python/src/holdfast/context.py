@@ -48,7 +48,7 @@ class Context:
 
     def __init__(self, job: JobInfo, progress: Callable[[str], None], log: Callable[[str], None]) -> None:
         self.job = job
-        #: Why the handler should stop: somebody cancelled the job (``requested``), the deadline has passed (``timeout``), the lease
+        #: Why the handler should stop: the job was cancelled (``requested``), the deadline has passed (``timeout``), the lease
         #: was lost (``lost``), or the worker ends (``shutdown``). None: it should not.
         self.cancel_reason: CancelReason | None = None
         self._progress = progress
@@ -84,7 +84,7 @@ class Context:
     def raise_if_cancelled(self) -> None:
         """Raises Cancelled if the handler should stop."""
         if self.cancel_reason is not None:
-            raise Cancelled(f"the handler gave way: {self.cancel_reason}")
+            raise Cancelled(f"the handler stopped: {self.cancel_reason}")
 
     def progress(self, value: Any) -> None:
         """Shows how far the job is, as JSON of up to 64 KiB, in ``GET /v1/jobs/{id}``. The newest counts; about one a second is sent."""

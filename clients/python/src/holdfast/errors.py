@@ -201,5 +201,5 @@ class Snooze(JobSignal):
 class Cancelled(JobSignal):
     """The handler stopped because it was asked to. ``Context.raise_if_cancelled`` raises it."""
 
-    def __init__(self, reason: str = "the handler gave way to a cancellation") -> None:
+    def __init__(self, reason: str = "the handler stopped because it was asked to") -> None:
         super().__init__(reason)

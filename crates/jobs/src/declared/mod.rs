@@ -78,14 +78,14 @@ pub struct Declarations(Arc<Inner>);
 struct Inner {
     sql: Sql,
     current: RwLock<Arc<Snapshot>>,
-    asked: Mutex<Asked>,
+    asked: Mutex<SnapshotAge>,
     /// One question at a time: the others wait for its answer.
     asking: tokio::sync::Mutex<()>,
 }
 
 /// How old the snapshot is.
 #[derive(Debug, Default)]
-struct Asked {
+struct SnapshotAge {
     /// When the question began that the database answered last. `None`: the answer does not count any more.
     at: Option<Instant>,
     /// Changes that this process has made. An answer counts only if none was made since its question began: the question may have
@@ -139,7 +139,7 @@ impl Declarations {
         asked.changes += 1;
     }
 
-    fn asked(&self) -> std::sync::MutexGuard<'_, Asked> {
+    fn asked(&self) -> std::sync::MutexGuard<'_, SnapshotAge> {
         self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

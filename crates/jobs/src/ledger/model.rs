@@ -191,7 +191,7 @@ impl ClaimedJob {
         }
     }
 
-    /// Whether its payload is still to be checked. A job that was tried once was accepted then, whatever became of its schema.
+    /// Whether its payload is still to be checked. A job that was tried once was accepted then, also if its schema has changed.
     pub(crate) fn is_unchecked(&self) -> bool {
         self.options.unchecked && self.attempt == 0
     }

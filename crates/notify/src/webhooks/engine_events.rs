@@ -113,7 +113,7 @@ impl Webhooks {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct SubscriptionList {
     subscriptions: Arc<[Subscription]>,
     /// From before the question on. `None`: never, or something has changed since.
     read_at: Option<Instant>,
@@ -126,7 +126,7 @@ struct Known {
 pub struct EngineEvents {
     sql: Sql,
     jobs: WeakJobs,
-    known: RwLock<Known>,
+    known: RwLock<SubscriptionList>,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -143,11 +143,11 @@ impl EngineEvents {
         events
     }
 
-    fn known<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+    fn known<T>(&self, read: impl FnOnce(&SubscriptionList) -> T) -> T {
         read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Known)) {
+    fn change(&self, change: impl FnOnce(&mut SubscriptionList)) {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
     }
 

@@ -39,7 +39,7 @@ class Sessions:
         self._runs = runs
         self._all: list[Session] = []
         self.current: Session | None = None
-        #: The newest id, whatever became of it.
+        #: The newest id, also if it is gone.
         self.newest_id: str | None = None
 
     @property
