@@ -42,11 +42,17 @@ SUSPENDED_SECONDS = 30.0
 LOOK_SECONDS = 2.0
 
 
+if TYPE_CHECKING:
+    #: Status, headers with names in lower case, and body.
+    Answer = tuple[int, dict[str, str], bytes]
+
+
 class Connection:
     """One HTTP/1.1 connection that is kept."""
 
-    def __init__(self, scheme: str, host: str, port: int, ca_file: str, headers: str) -> None:
+    def __init__(self, scheme: str, host: str, port: int, ca_file: str, headers: str, most: int = MAX_ANSWER) -> None:
         self._is_tls = scheme == "https"
+        self._most = most
         self._host = host
         self._port = port
         self._ca_file = ca_file
@@ -54,18 +60,24 @@ class Connection:
         self._socket: socket.socket | None = None
         self._deadline = 0.0
 
-    def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
+    def send(self, method: str, path: str, body: bytes, headers: str = "", seconds: float = CALL_SECONDS) -> Answer:
         """Raises OSError or ValueError. On a connection that was kept and is closed by now the call is sent again."""
-        self._deadline = time.monotonic() + CALL_SECONDS
+        self._deadline = time.monotonic() + seconds
+        head = f"{method} {path} HTTP/1.1\r\n{self._headers}{headers}Content-Length: {len(body)}\r\n\r\n"
+        data = head.encode("latin-1") + body
         was_kept = self._socket is not None
         try:
-            return self._exchange(path, body)
+            return self._exchange(data)
         except (OSError, ValueError):
             self.close()
-            if not was_kept or self._left() < CALL_SECONDS / 2:
+            if not was_kept or self._left() < seconds / 2:
                 raise
         try:
-            return self._exchange(path, body)
+            return self._exchange(data)
         except (OSError, ValueError):
             self.close()
             raise
@@ -91,12 +103,11 @@ class Connection:
             connected = context.wrap_socket(connected, server_hostname=self._host)
         return connected
 
-    def _exchange(self, path: str, body: bytes) -> tuple[int, bytes]:
+    def _exchange(self, data: bytes) -> Answer:
         if self._socket is None:
             self._socket = self._connect()
-        head = f"POST {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
         self._socket.settimeout(self._left())
-        self._socket.sendall(head.encode("latin-1") + body)
+        self._socket.sendall(data)
         answer, ends = self._read_until(b"", b"\r\n\r\n")
         status_line, *lines = answer[:ends].decode("latin-1").split("\r\n")
         status = int(status_line.split(" ", 2)[1])
@@ -112,10 +123,10 @@ class Connection:
             raise ValueError("the answer has no length")
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return status, content
+        return status, headers, content
 
     def _more(self, size: int) -> bytes:
-        if size > MAX_ANSWER:
+        if size > self._most:
             raise ValueError("the answer is too long")
         assert self._socket is not None
         self._socket.settimeout(self._left())
@@ -130,7 +141,7 @@ class Connection:
         return data, found
 
     def _read_exactly(self, data: bytes, size: int) -> tuple[bytes, bytes]:
-        if size > MAX_ANSWER:
+        if size > self._most:
             raise ValueError("the answer is too long")
         while len(data) < size:
             data += self._more(len(data))
@@ -145,7 +156,7 @@ class Connection:
             content += chunk[:-2]
             if size == 0:
                 return content
-            if len(content) > MAX_ANSWER:
+            if len(content) > self._most:
                 raise ValueError("the answer is too long")
 
 
@@ -220,7 +231,7 @@ class Pulse:
     def _send(self, session: str, beat: Beat) -> None:
         began = time.monotonic()
         try:
-            status, answer = self._connection.post(f"{self._path}/v1/workers/{session}/heartbeat", beat.body)
+            status, _, answer = self._connection.send("POST", f"{self._path}/v1/workers/{session}/heartbeat", beat.body)
         except (OSError, ValueError) as error:
             beat.due = time.monotonic() + min(beat.interval, RETRY_SECONDS) * jitter()
             self._say(f"fail\t{session}\t{type(error).__name__}: {error}")

@@ -138,7 +138,7 @@ class Runs:
         run.body = outcome.body(run.job.id, run.job.fence)
         self._held[run] = None
         self._held_bytes += len(run.body)
-        self._note()
+        self.note()
 
     def end_overdue(self, run: Run, outcome: Outcome) -> None:
         """The deadline has passed; the handler has not returned."""
@@ -150,7 +150,7 @@ class Runs:
         """The handler of an overdue run has returned after all."""
         run.overdue = False
         self._overdue -= 1
-        self._note()
+        self.note()
 
     def forget(self, run: Run) -> None:
         """Settled, or never to be reported."""
@@ -159,7 +159,7 @@ class Runs:
         if run in self._held:
             del self._held[run]
             self._held_bytes -= len(run.body or "")
-        self._note()
+        self.note()
 
     def have(self, session: Session) -> list[str]:
         """The jobs that a pull names. A lost one is not among them: if it comes again, under another fence, it is wanted."""
@@ -192,5 +192,6 @@ class Runs:
         self._changed.clear()
         await self._changed.wait()
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Something may have changed."""
         self._changed.set()

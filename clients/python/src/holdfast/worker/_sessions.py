@@ -26,7 +26,8 @@ class Identity:
 
     name: str
     queues: Sequence[str]
-    kinds: Sequence[str]
+    #: None: every kind of the queues.
+    kinds: Sequence[str] | None
     concurrency: int
 
 
@@ -35,7 +36,8 @@ class Sessions:
 
     def __init__(self, api: Api, identity: Identity, runs: Runs) -> None:
         self._api = api
-        self._identity = identity
+        #: Counts for the next registration.
+        self.identity = identity
         self._runs = runs
         self._all: list[Session] = []
         self.current: Session | None = None
@@ -73,7 +75,7 @@ class Sessions:
 
     async def _register_once(self) -> Session:
         """A registration under way is not left behind when this is cancelled: it is awaited, and known."""
-        identity = self._identity
+        identity = self.identity
         call = _calls.register(
             identity.name,
             identity.queues,

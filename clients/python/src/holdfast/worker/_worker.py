@@ -11,22 +11,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._attempt import Outcome
-from .._calls import Instructions, PulledJob
+from .._calls import PulledJob
 from .._http import Endpoint
 from ..errors import ConfigurationError
 from ._api import Api
-from ._lease import LoopLease, ProcessLease
-from ._news import News
-from ._puller import Puller
+from ._protocol import Protocol
 from ._runners import Inbox, Loop, Threads
-from ._runs import Listed, Run, Runs, Session
-from ._sender import Sender
-from ._sessions import Identity, Sessions
+from ._runs import Run, Runs, Session
+from ._sessions import Identity
 
 if TYPE_CHECKING:
     import httpx
@@ -220,28 +217,20 @@ class Worker:
             await api.close()
 
 
-class Running:
+class Running(Protocol):
     """A worker at work: everything that belongs to one run of the protocol loop."""
 
     def __init__(self, worker: Worker, api: Api, loop: asyncio.AbstractEventLoop) -> None:
         identity = worker._identity
-        self.loop = loop
-        self.runs = Runs(identity.concurrency, worker._held_limit)
-        self.sessions = Sessions(api, identity, self.runs)
+        runs = Runs(identity.concurrency, worker._held_limit)
+        super().__init__(worker._endpoint, api, loop, identity, runs, heartbeat=worker._heartbeat, kills=worker._kills)
         self._handlers = worker._handlers
-        self._news = News()
         self._inbox = Inbox(loop, self._ended)
         self._threads = Threads(self._inbox.put)
         self._async = Loop(self._inbox.put)
-        self._puller = Puller(api, self.sessions, self.runs, self._take, lambda: self.request_stop("drain", None))
-        self._sender = Sender(api, self.runs, self._news, self.heard, self._settled)
-        self._lease = (
-            ProcessLease(worker._endpoint, api, self, kills=worker._kills) if worker._heartbeat == "process" else LoopLease(api, self)
-        )
         self._stopping = asyncio.Event()
         self._reason: Reason = "stop"
         self._grace: float | None = 0.0
-        self._deleting: asyncio.Task[None] | None = None
         self._kills = worker._kills
         self._stuck_at: float | None = None
 
@@ -264,8 +253,8 @@ class Running:
             if registering.done():
                 registering.result()
                 started()
-                pulling = self._spawn(self._puller.run())
-                tasks = [pulling, *map(self._spawn, (self._sender.run(), self._lease.run(), self._watch()))]
+                pulling = self.spawn(self.puller.run())
+                tasks = [pulling, *map(self.spawn, (self.sender.run(), self.lease.run(), self._watch()))]
                 await self._until_stopped(stop, tasks)
                 pulling.cancel()
                 await asyncio.wait([pulling])
@@ -294,7 +283,7 @@ class Running:
                 if run.handler.is_async:
                     self._async.cancel(run)
             await self._idle(lambda: LAST_SECONDS)
-        await self._sender.flush(FLUSH_SECONDS)
+        await self.sender.flush(FLUSH_SECONDS)
 
     async def _idle(self, grace: Callable[[], float | None]) -> None:
         """Waits until no handler is at work, or the grace (which may become shorter) is over."""
@@ -314,12 +303,9 @@ class Running:
         self._threads.close()
         self._async.close()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self.loop.create_task(coroutine)
-
     # Jobs come and go
 
-    def _take(self, session: Session, jobs: list[PulledJob]) -> None:
+    def take(self, session: Session, jobs: list[PulledJob]) -> None:
         """Pulled jobs are added to the table, and given to their handlers."""
         if not jobs:
             return
@@ -327,13 +313,13 @@ class Running:
         for_loop: list[Run] = []
         for job in jobs:
             handler = self._handlers.get(job.kind)
-            run = Run(session, job, handler or _NO_HANDLER, born, self._news)
+            run = Run(session, job, handler or _NO_HANDLER, born, self.news)
             if not self.runs.add(run):
                 continue
             if handler is None:
                 log.warning("job %s has the kind %r, which has no handler here: it is put back", job.id, job.kind)
                 self.runs.end(run, Outcome("snooze", retry_after=NO_HANDLER_SECONDS))
-                self._sender.wake()
+                self.sender.wake()
             elif handler.is_async:
                 for_loop.append(run)
             else:
@@ -353,12 +339,10 @@ class Running:
                 self.runs.forget(run)
             else:
                 self.runs.end(run, outcome)
-                self._sender.wake()
+                self.sender.wake()
 
-    def _settled(self) -> None:
-        """Outcomes were answered: a session that retires may be done."""
-        if self.sessions.has_former and (self._deleting is None or self._deleting.done()):
-            self._deleting = self._spawn(self.sessions.delete_finished())
+    def drain(self) -> None:
+        self.request_stop("drain", None)
 
     async def _watch(self) -> None:
         """Deadlines, and cancellations that async handlers did not see."""
@@ -389,34 +373,7 @@ class Running:
         if run.handler.is_async:
             self._async.cancel(run)
         self.runs.end_overdue(run, Outcome("failed", error=f"timed out after {seconds:g} s"))
-        self._sender.wake()
-
-    # What heartbeats say and hear (`Source`)
-
-    def listed(self) -> list[Listed]:
-        return self.runs.listed(self.sessions.alive)
-
-    def longest_seconds_left(self) -> float:
-        now = time.monotonic()
-        return max((run.seconds_left(now) for run in self.runs.at_work()), default=0.0)
-
-    def session(self, id: str) -> Session | None:
-        return self.sessions.by_id(id)
-
-    def heard(self, session: Session, version: int, answer: Instructions | None) -> None:
-        """The answer to a heartbeat that named the runs of list ``version``."""
-        if answer is None:
-            self.sessions.mark_gone(session)
-            self._puller.interrupt()
-            return
-        for run in self.runs.named(session, version, answer.cancel):
-            run.stop("requested")
-        for run in self.runs.named(session, version, answer.lost):
-            log.warning("lease_lost: job %s (%s) was given to another worker while it ran", run.job.id, run.job.kind)
-            run.lost = True
-            run.stop("lost")
-        if answer.drain:
-            self.request_stop("drain", None)
+        self.sender.wake()
 
 
 class _NoHandler:
