@@ -14,9 +14,11 @@ while it has it, given to another when that dies. What becomes of every part of 
 :mod:`._message` (the form of a job), :mod:`._link` (consuming) and :mod:`.backend` (results, chords); the guide is ``docs/celery.md``.
 """
 
+from holdfast_kombu import register, register_backend
+
 from ._names import queue_name
-from ._register import register
 
 register()
+register_backend()
 
 __all__ = ["queue_name"]

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Celery on Holdfast beside Celery on Redis, in the same run: publishing one by one, draining, and `delay().get()`.
+
+The server should be a release build, and the machine quiet. Figures are printed, and are no verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from brokers import Broker, Worker
+
+from harness import end_on_signals, eventually, scratch
+
+
+def application(url: str) -> Any:
+    from celery import Celery
+
+    return Celery("app", broker=url, backend=url)
+
+
+def published(app: Any, count: int) -> float:
+    """Tasks a second, one by one; each is accepted when the call returns."""
+    app.send_task("app.nothing", ignore_result=True, queue="figures")
+    began = time.perf_counter()
+    for _ in range(count):
+        app.send_task("app.nothing", ignore_result=True, queue="figures")
+    return count / (time.perf_counter() - began)
+
+
+def drained(broker: Broker, directory: Path, count: int, pool: tuple[str, ...]) -> float:
+    """Tasks a second of a worker that finds all of them waiting, from the first to the last."""
+    worker = Worker(broker.url, directory, "-Q", "figures", "--without-gossip", "--without-mingle", "-l", "info", *pool)
+    first: float | None = None
+    try:
+
+        def done() -> bool:
+            nonlocal first
+            ended = worker.text().count(" succeeded in ")
+            if ended and first is None:
+                first = time.perf_counter()
+            return ended >= count
+
+        eventually(done, f"{count} tasks have ended", 600, 0.02)
+        return count / (time.perf_counter() - (first or 0.0))
+    finally:
+        worker.end()
+
+
+def round_trips(broker: Broker, directory: Path, count: int) -> list[float]:
+    """Milliseconds of `delay().get()` with an idle worker."""
+    worker = Worker(broker.url, directory, "-c", "2", "--without-gossip", "--without-mingle").ready()
+    app = application(broker.url)
+    took = []
+    try:
+        for number in range(count + 10):
+            began = time.perf_counter()
+            app.send_task("app.add", (number, 1)).get(timeout=60)
+            took.append(1_000 * (time.perf_counter() - began))
+        return sorted(took[10:])
+    finally:
+        worker.end()
+
+
+POOLS = {"prefork 2": ("-P", "prefork", "-c", "2"), "threads 16": ("-P", "threads", "-c", "16")}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--holdfast", required=True, metavar="PATH", type=lambda path: str(Path(path).resolve()), help="the built program")
+    parser.add_argument("--tasks", type=int, default=3_000, help="tasks to publish and to drain (default: %(default)s)")
+    parser.add_argument("--trips", type=int, default=200, help="round trips (default: %(default)s)")
+    parser.add_argument("--on", default="sqlite,postgres", help="databases, separated by commas (default: %(default)s)")
+    options = parser.parse_args()
+    end_on_signals()
+    directory = scratch("holdfast-celery-figures-")
+    rows: dict[str, dict[str, float]] = {}
+    for name in ["redis", *options.on.split(",")]:
+        broker = Broker(name, options.holdfast)
+        row = rows.setdefault(name, {})
+        try:
+            app = application(broker.url)
+            for pool, arguments in POOLS.items():
+                row["publish/s"] = max(row.get("publish/s", 0.0), published(app, options.tasks))
+                row[f"drain/s, {pool}"] = drained(broker, directory, options.tasks, arguments)
+            trips = round_trips(broker, directory, options.trips)
+            row["get p50 ms"] = statistics.median(trips)
+            row["get p95 ms"] = trips[int(len(trips) * 0.95)]
+        finally:
+            broker.end()
+    for figure in rows["redis"]:
+        values = ", ".join(f"{name} {row[figure]:.1f} ({row[figure] / rows['redis'][figure]:.2f} x)" for name, row in rows.items())
+        print(f"figure: {figure}: {values}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

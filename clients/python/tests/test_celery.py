@@ -1,0 +1,432 @@
+"""Celery on a real server: the quick part. Celery's own integration suite, the faults and the figures are run by scripts/celery."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import PROGRAMS, Server, clean_environment, eventually, free_port
+
+pytest.importorskip("celery")
+
+from celery import Celery, chain, chord, group
+from celery.exceptions import TaskRevokedError
+from kombu import Connection, Exchange, Queue
+from kombu.exceptions import OperationalError
+
+import holdfast.celery
+from holdfast.celery import _message, queue_name
+from holdfast.celery._calls import Calls
+from holdfast.celery._endpoint import split
+from holdfast.celery.transport import Channel
+from holdfast.errors import ConfigurationError
+
+TASKS = """
+import os
+import time
+from celery import Celery
+from celery.exceptions import Reject
+
+app = Celery("tasks", broker=os.environ["CELERY_URL"], backend=os.environ["CELERY_URL"])
+app.conf.worker_prefetch_multiplier = 2
+
+def note(text):
+    with open(os.environ["RECORD"], "a") as record:
+        record.write(text + "\\n")
+
+@app.task
+def add(x, y):
+    return x + y
+
+@app.task
+def total(numbers):
+    note(f"total {sum(numbers)}")
+    return sum(numbers)
+
+@app.task(bind=True, max_retries=3)
+def flaky(self, fails):
+    if self.request.retries < fails:
+        raise self.retry(countdown=0.1)
+    return self.request.retries
+
+@app.task(autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0.1, max_retries=2)
+def keyed():
+    note("keyed")
+    raise KeyError("k")
+
+@app.task(acks_late=True)
+def refuse():
+    raise Reject("no good", requeue=False)
+
+@app.task(acks_late=True, bind=True)
+def again(self):
+    note("again")
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("later", requeue=True)
+    return "again"
+
+@app.task(acks_late=True)
+def slow(name, seconds):
+    note(f"begin {name}")
+    time.sleep(seconds)
+    note(f"end {name}")
+    return name
+"""
+
+
+class Program:
+    """A worker of Celery, in a process group of its own."""
+
+    def __init__(self, directory: Path, server: Server, *options: str) -> None:
+        directory.mkdir(exist_ok=True)
+        (directory / "tasks.py").write_text(TASKS)
+        self.record = directory / "record"
+        self.log = directory / f"celery-{time.monotonic_ns()}.log"
+        self.url = url_of(server)
+        environment = clean_environment(CELERY_URL=self.url, RECORD=str(self.record), PYTHONPATH=str(directory))
+        command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-l", "info", "--without-mingle"]
+        command += ["-n", f"{directory.name}@t", *options]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def ready(self) -> Program:
+        def look() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            return " ready." in self.log.read_text()
+
+        eventually(look, f"the worker is ready: {self.log.read_text()}")
+        return self
+
+    def notes(self) -> list[str]:
+        return self.record.read_text().splitlines() if self.record.exists() else []
+
+    def kill(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        finally:
+            self.kill()
+
+
+def url_of(server: Server) -> str:
+    return f"holdfast://:{server.key}@127.0.0.1:{server.port}"
+
+
+def application(server: Server | str) -> Celery:
+    url = server if isinstance(server, str) else url_of(server)
+    return Celery("tasks", broker=url, backend=url, set_as_current=False)
+
+
+@pytest.fixture(scope="module")
+def worker(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    running = Program(tmp_path_factory.mktemp("shared"), server, "-c", "2", "-E").ready()
+    yield running
+    running.end()
+
+
+@pytest.fixture
+def app(server: Server, worker: Program) -> Iterator[Celery]:
+    made = application(server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own(server: Server, tmp_path: Path) -> Iterator[Any]:
+    """Makes workers of a queue of the test's own."""
+    made: list[Program] = []
+
+    def start(queue: str, *options: str) -> Program:
+        made.append(Program(tmp_path / f"w{len(made)}", server, "-Q", queue, "--without-gossip", *options))
+        made[-1].record = made[0].record
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.kill()
+
+
+def jobs(server: Server, queue: str) -> list[dict[str, Any]]:
+    answer = httpx.get(f"{server.url}/v1/jobs?queue={queue}&limit=1000", headers={"Authorization": f"Bearer {server.key}"})
+    return list(answer.json()["jobs"])
+
+
+# --- without a server -----------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_the_server_does_not_allow_gets_one_of_its_own() -> None:
+    assert [queue_name(name) for name in ("celery", "high_prio-2")] == ["celery", "high_prio-2"]
+    odd = ["High", "high.prio", "a b", "1", "", "ä", "x" * 64, "x" * 65, "high-prio"]
+    names = [queue_name(name) for name in odd]
+    assert len(set(names)) == len(odd)
+    assert all(len(name) <= 63 and name[0].isalpha() and name == name.lower() and " " not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("holdfast://KEY@h:1", ("h", 1, "KEY", False, "")),
+        ("holdfast://:K%2FY@h", ("h", 8080, "K/Y", False, "")),
+        ("holdfast+https://KEY@h/base/", ("h", 443, "KEY", True, "/base")),
+        ("https://KEY@h", ("h", 443, "KEY", True, "")),
+        ("holdfast://[::1]:9", ("::1", 9, None, False, "")),
+    ],
+)
+def test_a_url_names_the_server_and_the_key(url: str, expected: Any) -> None:
+    assert split(url) == expected
+
+
+def test_a_url_that_is_none_is_refused_without_its_key() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        split("redis://SECRET@h")
+    assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["holdfast://SECRET@h:1", "holdfast://:SECRET@h:1", "holdfast+https://SECRET@h:1", "holdfast+https://:SECRET@h:1"]
+)
+def test_the_key_is_shown_nowhere(url: str) -> None:
+    connection = Connection(url)
+    info = connection.info()
+    info.pop("password")
+    texts = [connection.as_uri(), repr(connection), repr(info), repr(connection.transport.calls.endpoint)]
+    texts += [connection.clone().as_uri(), application(url).backend.as_uri()]
+    assert not [text for text in texts if "SECRET" in text]
+    assert connection.clone().transport.calls is connection.transport.calls
+
+
+def message(**headers: Any) -> dict[str, Any]:
+    return {
+        "body": "[[], {}, {}]",
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"id": "t1", "task": "tasks.add", **headers},
+        "properties": {"delivery_tag": "tag", "priority": 0, "delivery_info": {}},
+    }
+
+
+def test_eta_expires_and_priority_become_those_of_the_job() -> None:
+    eta = datetime(2030, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    call = _message.enqueue("Odd Name", message(eta=eta.isoformat(), expires="2031-01-01T00:00:00Z", ignore_result=True))
+    job = json.loads(call.body or "")
+    assert (job["kind"], job["queue"], job["priority"]) == ("celery", queue_name("Odd Name"), "high")
+    assert (job["run_at"], job["expires_at"]) == ("2030-01-01T10:00:00+00:00", "2031-01-01T00:00:00+00:00")
+    assert job["payload"]["headers"]["eta"] == eta.isoformat()
+    # A worker has to mark it as revoked: somebody waits.
+    assert "expires_at" not in json.loads(_message.enqueue("q", message(expires="2031-01-01T00:00:00Z")).body or "")
+    assert "expires_at" not in json.loads(
+        _message.enqueue("q", message(expires="2031-01-01T00:00:00Z", ignore_result=True, group="g")).body or ""
+    )
+    assert [_message.priority({"priority": number}) for number in (None, 0, 2, 3, 5, 6, 9)] == ["high"] * 3 + ["normal"] * 2 + ["low"] * 2
+
+
+class Recorder:
+    """A channel that notes what it would send."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.fails = 0
+
+    def publish(self, queue: str, message: dict[str, Any]) -> None:
+        self.sent.append(json.loads(json.dumps(message)))
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionResetError("lost")
+
+
+def test_a_repeat_by_kombu_is_the_same_publish_and_another_publish_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(Calls, "publish", lambda _, queue, message: recorder.publish(queue, message))
+    monkeypatch.setattr(Calls, "check", lambda _: None)
+    monkeypatch.setattr(Calls, "is_job_queue", lambda *_: True)
+    monkeypatch.setattr(Channel, "queue_bind", lambda *_, **__: None)
+    app = application("holdfast://:k@127.0.0.1:1")
+    recorder.fails = 2
+    policy = {"max_retries": 5, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+    app.send_task("tasks.add", (1, 2), task_id="same", retry=True, retry_policy=policy)
+    app.send_task("tasks.add", (1, 2), task_id="same", retries=1)
+    app.send_task("tasks.add", (1, 2), task_id="same", retries=1)
+    tags = [one["properties"]["delivery_tag"] for one in recorder.sent]
+    assert len(tags) == 5 and tags[0] == tags[1] == tags[2] and len(set(tags[2:])) == 3
+    assert recorder.sent[0] == recorder.sent[2]
+
+
+def test_a_publish_raises_soon_while_nothing_listens() -> None:
+    app = application(f"holdfast://:k@127.0.0.1:{free_port()}")
+    with pytest.raises(OperationalError):
+        app.send_task("tasks.add", (1, 2), retry=False)
+    with pytest.raises(OperationalError):
+        app.send_task("tasks.add", (1, 2), retry=True, retry_policy={"max_retries": 1, "interval_start": 0})
+
+
+def test_the_schemes_are_known_without_an_import_of_ours() -> None:
+    code = """
+from celery import Celery
+app = Celery(broker="holdfast://h", backend="holdfast+https://h")
+print(app.connection().get_transport_cls().__module__, app.backend.__module__)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment())
+    assert found.stdout.split() == ["holdfast.celery.transport", "holdfast.celery.backend"], found.stderr
+    assert holdfast.celery.queue_name("celery") == "celery"
+
+
+def test_the_guide_says_what_becomes_of_every_setting() -> None:
+    from celery.app.defaults import NAMESPACES, flatten
+
+    guide = next((one / "docs/celery.md" for one in Path(__file__).resolve().parents if (one / "mkdocs.yml").exists()), None)
+    if guide is None:
+        pytest.skip("the documentation is not beside the tests")
+    rows = guide.read_text().partition("<!-- settings -->")[2].partition("<!-- /settings -->")[0].splitlines()
+    listed = [name for row in rows for name in re.findall(r"`([a-z_]+)`", row.split("|")[1] if "|" in row else "")]
+    concerns = ("broker_", "result_", "task_", "control_", "event_", "accept_content")
+    assert len(listed) == len(set(listed))
+    assert [name for name, _ in flatten(NAMESPACES) if name.startswith(concerns) and name not in listed] == []
+    known = {name for name, _ in flatten(NAMESPACES)}
+    assert [name for name in listed if name not in known] == []
+
+
+# --- on a server ----------------------------------------------------------------------------------------------------
+
+
+def test_tasks_chains_groups_and_chords_run(app: Celery, worker: Program) -> None:
+    add, total = app.signature("tasks.add"), app.signature("tasks.total")
+    assert add.delay(1, 2).get(timeout=60) == 3
+    assert chain(add.clone((1, 1)), add.clone((5,)), app=app)().get(timeout=60) == 7
+    assert group([add.clone((i, 1)) for i in range(20)], app=app)().get(timeout=60) == list(range(1, 21))
+    assert chord([add.clone((i, i)) for i in range(10)], app=app)(total.clone()).get(timeout=60) == 90
+    assert worker.notes().count("total 90") == 1
+
+
+def test_a_task_is_retried_by_celery(app: Celery, worker: Program) -> None:
+    assert app.send_task("tasks.flaky", (2,)).get(timeout=60) == 2
+    with pytest.raises(KeyError):
+        app.send_task("tasks.keyed").get(timeout=60)
+    assert worker.notes().count("keyed") == 3
+
+
+def test_a_rejected_task_is_a_dead_letter_and_a_requeued_one_runs_again(app: Celery, server: Server, worker: Program) -> None:
+    with pytest.raises(Exception, match="no good"):
+        app.send_task("tasks.refuse").get(timeout=60)
+    eventually(lambda: [one for one in jobs(server, "celery") if one["state"] == "discarded"], "the dead letter")
+    assert app.send_task("tasks.again").get(timeout=60) == "again"
+    assert worker.notes().count("again") == 2
+
+
+def test_the_server_holds_a_task_with_an_eta(app: Celery, server: Server, worker: Program) -> None:
+    result = app.send_task("tasks.add", (1, 2), countdown=3_600, queue="later")
+    (job,) = jobs(server, "later")
+    assert (job["state"], result.state) == ("scheduled", "PENDING")
+    assert app.send_task("tasks.add", (1, 2), countdown=0.5).get(timeout=60) == 3
+
+
+def test_an_expired_or_revoked_task_is_revoked(app: Celery, worker: Program) -> None:
+    with pytest.raises(TaskRevokedError):
+        app.send_task("tasks.add", (1, 2), expires=-1.0).get(timeout=60)
+    app.control.revoke("revoked-before")
+    eventually(lambda: "revoked-before" in str(app.control.inspect(timeout=2).revoked()), "the revocation is known")
+    with pytest.raises(TaskRevokedError):
+        app.send_task("tasks.add", (1, 2), task_id="revoked-before").get(timeout=60)
+
+
+def test_remote_control_and_events(app: Celery, worker: Program) -> None:
+    inspect = app.control.inspect(timeout=5, limit=1)
+    (answers,) = app.control.ping(timeout=5, limit=1)
+    (name,) = answers
+    assert inspect.stats()[name]["broker"]["transport"] == "holdfast"
+    assert "tasks.add" in inspect.registered()[name]
+    seen: list[str] = []
+
+    def capture() -> None:
+        with app.connection() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": lambda event: seen.append(event["type"])})
+            receiver.capture(limit=None, timeout=60, wakeup=False)
+
+    threading.Thread(target=capture, daemon=True).start()
+
+    def look() -> bool:
+        app.send_task("tasks.add", (1, 2)).get(timeout=60)
+        return {"task-received", "task-started", "task-succeeded"} <= set(seen)
+
+    eventually(look, f"events are seen: {set(seen)}")
+
+
+def test_queues_of_any_name_and_exchanges_of_every_type(server: Server) -> None:
+    got: list[Any] = []
+    topic = Exchange("Topics!", type="topic")
+    queue = Queue("Odd Name/1", topic, routing_key="news.#")
+    with Connection(url_of(server)) as consuming, Connection(url_of(server)) as publishing:
+        with consuming.Consumer([queue], callbacks=[lambda body, message: (got.append(body), message.ack())]):
+            publishing.Producer().publish({"n": 1}, exchange=topic, routing_key="news.today.x")
+            publishing.Producer().publish({"n": 2}, exchange=topic, routing_key="other")
+            binary = {"serializer": None, "content_type": "application/data", "content_encoding": "binary"}
+            publishing.Producer().publish(b"\x00\xff", exchange=topic, routing_key="news.b", **binary)
+            while len(got) < 2:
+                consuming.drain_events(timeout=60)
+        eventually(lambda: {one["state"] for one in jobs(server, queue_name("Odd Name/1"))} == {"completed"}, "both are settled")
+    assert sorted(map(repr, got)) == ["b'\\x00\\xff'", "{'n': 1}"]
+
+
+def test_what_a_worker_has_fetched_goes_back_at_a_warm_shutdown(server: Server, own: Any) -> None:
+    app = application(server)
+    first = own("warm", "-c", "1").ready()
+    for name in range(6):
+        app.send_task("tasks.slow", (str(name), 1.0 if name == 0 else 0.0), queue="warm")
+    eventually(lambda: "begin 0" in first.notes(), "the first task has begun")
+    first.process.terminate()
+    first.process.wait(60)
+    states = sorted(one["state"] for one in jobs(server, "warm"))
+    assert states == ["available"] * 5 + ["completed"], first.log.read_text()
+    assert not [one for one in jobs(server, "warm") if one["crashes"]]
+
+
+def test_the_tasks_of_a_killed_worker_run_elsewhere(server: Server, own: Any) -> None:
+    app = application(server)
+    first = own("killed", "-c", "2").ready()
+    for name in range(20):
+        app.send_task("tasks.slow", (str(name), 600.0 if name < 2 else 0.0), queue="killed")
+    eventually(lambda: {"begin 0", "begin 1"} <= set(first.notes()), "two tasks are at work")
+    first.kill()
+    second = own("killed", "-c", "4").ready()
+    wanted = [f"begin {name}" for name in range(20)]
+    eventually(lambda: set(wanted) <= set(second.notes()), "every task has begun")
+    eventually(lambda: second.notes().count("begin 0") == second.notes().count("begin 1") == 2, "those at work have begun again")
+    assert all(second.notes().count(f"begin {name}") == 1 for name in range(2, 20))
+
+
+def test_a_chord_whose_last_part_runs_again_starts_its_callback_once(app: Celery, server: Server, worker: Program) -> None:
+    result = chord([app.signature("tasks.add", (i, 3)) for i in range(3)], app=app)(app.signature("tasks.total"))
+    assert result.get(timeout=60) == 12
+    (header,) = [one for one in jobs(server, "celery") if one["payload"]["headers"]["id"] == result.id]
+    part = next(one for one in jobs(server, "celery") if one["payload"]["headers"]["group"] == result.parent.id)
+    # The part again, as after a lost acknowledgement: under a key of its own.
+    body = {"kind": "celery", "payload": part["payload"]}
+    answer = httpx.post(f"{server.url}/v1/jobs", json=body, headers={"Authorization": f"Bearer {server.key}"})
+    copy = answer.json()["id"]
+    eventually(lambda: next(one for one in jobs(server, "celery") if one["id"] == copy)["state"] == "completed", "the copy has run")
+    assert app.send_task("tasks.add", (1, 2)).get(timeout=60) == 3
+    assert [one["id"] for one in jobs(server, "celery") if one["payload"]["headers"]["id"] == result.id] == [header["id"]]
+    assert worker.notes().count("total 12") == 1
+
+
+@pytest.fixture(autouse=True)
+def programs_of_conftest_are_not_ours() -> None:
+    assert not PROGRAMS
