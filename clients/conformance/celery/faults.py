@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+from kombu.exceptions import OperationalError
+
 from brokers import Broker, Record, Worker, environment, holdfast_url
 
 from harness import Failure, Redis, Server, end_on_signals, eventually, scratch
@@ -52,7 +54,7 @@ class Case:
                 try:
                     app.send_task(f"app.{task}", (str(self.record.path), number, seconds), retry=retry)
                     break
-                except OSError:
+                except OperationalError:
                     again += 1
                     time.sleep(0.2)
         return again

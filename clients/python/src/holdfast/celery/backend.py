@@ -53,6 +53,10 @@ PATIENCE_SECONDS = 15.0
 DONE_SECONDS = 7 * 86_400
 
 
+#: How long one call waits where not all awaited results fit into it, in seconds.
+TURN_SECONDS = 0.2
+
+
 class ResultConsumer(BaseResultConsumer):
     """Waits for results with long polls. Every thread that waits makes its own."""
 
@@ -60,6 +64,7 @@ class ResultConsumer(BaseResultConsumer):
         super().__init__(*args, **options)
         #: The tasks whose results are awaited, and the version of each that is known.
         self._awaited: dict[str, int] = {}
+        self._turn = 0
 
     def start(self, initial_task_id: str, **_: Any) -> None:
         self.consume_from(initial_task_id)
@@ -73,13 +78,23 @@ class ResultConsumer(BaseResultConsumer):
     def on_after_fork(self) -> None:
         self._awaited = {}
 
+    def _some(self) -> dict[str, int]:
+        """As many of the awaited tasks as one call takes; all have their turn."""
+        tasks = list(self._awaited.items())
+        if len(tasks) <= _documents.MAX_ITEMS:
+            return dict(tasks)
+        self._turn = (self._turn + _documents.MAX_ITEMS) % len(tasks)
+        return dict((tasks + tasks)[self._turn : self._turn + _documents.MAX_ITEMS])
+
     def drain_events(self, timeout: float | None = None) -> None:
         """Waits for news of any awaited result. Raises TimeoutError if there is none."""
         wait = _documents.MAX_WAIT_SECONDS if timeout is None else max(0.0, min(timeout, _documents.MAX_WAIT_SECONDS))
-        awaited = dict(list(self._awaited.items())[: _documents.MAX_ITEMS])
+        awaited = self._some()
         if not awaited:
             time.sleep(min(wait, 0.1))
             return
+        if len(awaited) < len(self._awaited):
+            wait = min(wait, TURN_SECONDS)
         backend: Backend = self.backend
         began = time.monotonic()
         keys = {backend.get_key_for_task(task): task for task in awaited}
@@ -186,6 +201,11 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         meta["task_id"] = bytes_to_str(task_id)
         self._set_with_state(self.get_key_for_task(task_id), self.encode(meta), state)
+        return result
+
+    def _save_group(self, group_id: str, result: Any) -> Any:
+        """A group may be saved again, with other results."""
+        self.set(self.get_key_for_group(group_id), self.encode({"result": result.as_tuple()}))
         return result
 
     def forget(self, task_id: str) -> None:

@@ -25,6 +25,7 @@ from queue import Empty
 from typing import Any
 
 from amqp.protocol import queue_declare_ok_t
+from kombu.exceptions import OperationalError
 from kombu.transport import virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.uuid import uuid
@@ -32,7 +33,7 @@ from kombu.utils.uuid import uuid
 from .. import _documents
 from .._attempt import Outcome
 from .._version import VERSION
-from ..errors import ApiError, ConnectionFailed, NotFound, ServerError, Unavailable
+from ..errors import ApiError, ConnectionFailed, HoldfastError, NotFound, ServerError, Unavailable
 from ._calls import CHANNEL_TTL_SECONDS, Calls, calls_to
 from ._endpoint import PORT, ca_file_of, endpoint, split
 from ._events import EVENT_EXCHANGE, poster_to
@@ -42,6 +43,14 @@ from ._names import exchange_channel, listeners, queue_channel, queue_name
 
 #: Messages that are delivered in one go to a consumer with an event loop; then its other work has its turn.
 MAX_DELIVERIES = 100
+
+
+#: What may pass.
+UNAVAILABLE = (ConnectionFailed, Unavailable, ServerError)
+
+
+class NotPublished(HoldfastError, OperationalError):
+    """The message was not accepted, or it is not known whether it was. Celery documents this type for it."""
 
 
 class QoS(virtual.QoS):
@@ -121,10 +130,13 @@ class Channel(virtual.Channel):
         properties["delivery_info"] = {**properties.get("delivery_info", {}), "exchange": exchange, "routing_key": routing_key}
 
     def _put(self, queue: str, message: Message, **_: Any) -> None:
-        if self._calls.is_job_queue(queue):
-            self._calls.publish(queue, message)
-        else:
-            self._calls.say(queue_channel(queue), [_said(queue, message)])
+        try:
+            if self._calls.is_job_queue(queue):
+                self._calls.publish(queue, message)
+            else:
+                self._calls.say(queue_channel(queue), [_said(queue, message)])
+        except UNAVAILABLE as error:
+            raise NotPublished(str(error)) from error
 
     def _put_fanout(self, exchange: str, message: Message, routing_key: str, **_: Any) -> None:
         text = _said(routing_key, message)
@@ -286,7 +298,7 @@ class Transport(virtual.Transport):
 
     implements = virtual.Transport.implements.extend(asynchronous=True, exchange_type=frozenset(["direct", "topic", "fanout"]))
 
-    connection_errors = (ConnectionFailed, Unavailable, ServerError, OSError)
+    connection_errors = (NotPublished, *UNAVAILABLE, OSError)
     channel_errors = (ApiError,)
     recoverable_connection_errors = connection_errors
     recoverable_channel_errors = ()
