@@ -11,7 +11,8 @@ States
     Acknowledged is ``completed``, rejected is ``discard`` (a dead letter), rejected with requeue is ``snooze`` for 0 s.
 
 Invariants
-    - As many jobs are unsettled as the prefetch count allows; what is held does not count.
+    - As many jobs are unsettled as the prefetch count allows; what is held, or read ahead for a moment (:class:`Deliveries`), does not
+      count.
     - A job is settled once: a second word on the same delivery tag is ignored.
     - The lease of every unsettled job is renewed by the heartbeat process, whatever the consumer's thread does. It ends
       SILENCE_SECONDS after the whole process has stopped to speak.
@@ -35,6 +36,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +73,10 @@ LISTEN_SECONDS = 20.0
 
 #: How often a consumer that decides by itself how much it takes is asked, in seconds.
 ASK_SECONDS = 0.05
+
+#: Of short tasks as many are read ahead as take so long, in seconds, and none is kept for longer than KEEP_SECONDS.
+AHEAD_SECONDS = 0.1
+KEEP_SECONDS = 1.0
 
 #: Jobs that were put back here and are remembered, so that they are marked as redelivered.
 MAX_REMEMBERED = 10_000
@@ -109,16 +115,35 @@ class Inbox:
 
 
 class Deliveries(Runs):
-    """The jobs of a connection. The consumer may say itself whether it takes more."""
+    """The jobs of a connection: those that the consumer has, and a few that are read ahead.
+
+    ``concurrency`` is the prefetch count. Of short tasks as many more are read ahead as were settled in the last AHEAD_SECONDS, so that one
+    call brings many. None is kept for longer than KEEP_SECONDS: the tasks that are at work are long then, and others may be idle.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         #: Celery's `worker_disable_prefetch` decides by what its pool does.
         self.may_take: Callable[[], bool] = lambda: True
+        self.ahead = 0
+        self._settled = 0
+        self._since = time.monotonic()
 
     @property
     def room(self) -> int:
-        return super().room if self.concurrency > 0 and self.may_take() else 0
+        if self.concurrency <= 0 or not self.may_take():
+            return 0
+        if super().room == 0 and (self.held >= self.held_limit or self.running < self.concurrency):
+            return 0
+        return max(0, min(self.concurrency + self.ahead, MAX_UNSETTLED) - self.running)
+
+    def settled(self) -> None:
+        """The consumer is done with a job."""
+        self._settled += 1
+        now = time.monotonic()
+        if now - self._since >= AHEAD_SECONDS:
+            self.ahead = int(self._settled * AHEAD_SECONDS / (now - self._since))
+            self._settled, self._since = 0, now
 
     async def changed(self) -> None:
         try:
@@ -133,10 +158,12 @@ class Lease(Protocol):
     def __init__(self, link: Link, api: Api, loop: asyncio.AbstractEventLoop) -> None:
         name = f"celery-{socket.gethostname()[:70]}-{os.getpid()}"
         identity = Identity(name, (), None, 1)
-        super().__init__(link.endpoint, api, loop, identity, Deliveries(0, HELD_LIMIT), heartbeat=link.heartbeat, kills=False)
+        self.deliveries = Deliveries(0, HELD_LIMIT)
+        super().__init__(link.endpoint, api, loop, identity, self.deliveries, heartbeat=link.heartbeat, kills=False)
         self._link = link
         self._queues: dict[str, str] = {}
         self._unsettled: dict[str, Run] = {}
+        self._ahead: deque[tuple[float, Run]] = deque()
         self._put_back: OrderedDict[str, None] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_draining = False
@@ -145,8 +172,7 @@ class Lease(Protocol):
 
     def serve(self, queues: dict[str, str], prefetch: int, may_take: Callable[[], bool]) -> None:
         """The queues to take jobs from, by their name on the server, and how many at once."""
-        runs = self.runs
-        assert isinstance(runs, Deliveries)
+        runs = self.deliveries
         runs.may_take = may_take
         runs.concurrency = min(prefetch, MAX_UNSETTLED) if queues and not self._is_draining else 0
         if tuple(queues) != tuple(self._queues) and queues:
@@ -157,9 +183,10 @@ class Lease(Protocol):
         if not queues or tuple(queues) != tuple(self._queues):
             self.puller.interrupt()
         self._queues = queues
+        self._give()
         runs.note()
         if queues and not self._tasks:
-            self._tasks = [*map(self.spawn, (self.puller.run(), self.sender.run(), self.lease.run()))]
+            self._tasks = [*map(self.spawn, (self.puller.run(), self.sender.run(), self.lease.run(), self._keep()))]
             for task in self._tasks:
                 task.add_done_callback(_ended)
 
@@ -168,6 +195,7 @@ class Lease(Protocol):
         run = self._unsettled.pop(tag, None)
         if run is None:
             return
+        self.deliveries.settled()
         if outcome.verb == "snooze":
             self._put_back[run.job.id] = None
             if len(self._put_back) > MAX_REMEMBERED:
@@ -176,14 +204,15 @@ class Lease(Protocol):
             self.runs.forget(run)
             log.warning("lease_lost: job %s had been given to another worker when this one was done with it", run.job.id)
             return
-        self.runs.end(run, outcome)
-        self.sender.wake()
+        self._end(run, outcome)
+        self._give()
 
     async def end(self) -> None:
         """Outcomes are sent, and the rest goes back."""
         if not self._tasks:
             return
         self.runs.concurrency = 0
+        self._ahead.clear()
         self._tasks[0].cancel()
         await asyncio.wait([self._tasks[0]])
         if self.runs.held:
@@ -200,10 +229,29 @@ class Lease(Protocol):
         for job in jobs:
             run = Run(session, job, _NO_HANDLER, born, self.news)
             if self.runs.add(run):
-                self._deliver(run)
+                self._ahead.append((time.monotonic(), run))
+        self._give()
+
+    def _give(self) -> None:
+        """To the consumer, as far as its prefetch count allows. What it does not want any more goes back."""
+        while self._ahead and (len(self._unsettled) < self.runs.concurrency or self.runs.concurrency == 0):
+            self._deliver(self._ahead.popleft()[1])
+
+    async def _keep(self) -> None:
+        """What was read ahead and is not taken goes back: others may be idle."""
+        while True:
+            await asyncio.sleep(KEEP_SECONDS / 2)
+            now = time.monotonic()
+            while self._ahead and now - self._ahead[0][0] > KEEP_SECONDS:
+                self.deliveries.ahead = 0
+                self._end(self._ahead.popleft()[1], Outcome("snooze", retry_after=0.0))
 
     def _deliver(self, run: Run) -> None:
         job = run.job
+        if run.lost:
+            # It was read ahead, and is another's by now.
+            self.runs.forget(run)
+            return
         queue = self._queues.get(job.queue)
         if queue is None or self.runs.concurrency == 0:
             # The consumer was cancelled while the pull was under way.
