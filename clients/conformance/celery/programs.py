@@ -171,6 +171,17 @@ def flower(world: World) -> None:
         raise Failure("Flower shows the key")
 
 
+def pools(world: World) -> None:
+    for pool in ("threads", "solo", "gevent", "eventlet"):
+        worker = Worker(world.broker.url, world.directory, "-P", pool, "-c", "4", "-Q", pool, env=world.env).ready()
+        trace = world.directory / f"trace-{pool}"
+        for number in range(8):
+            world.celery("call", "app.record", "--args", json.dumps([str(trace), number, 0.05]), "--queue", pool)
+        eventually(lambda trace=trace: trace.exists() and trace.read_text().count("end") == 8, f"{pool} runs tasks:\n{worker.process.tail()}", 60)
+        contains(world.celery("inspect", "ping", "-d", worker.name, "-t", "10"), "pong")
+        worker.end()
+
+
 def django(world: World) -> None:
     (world.directory / "site_app.py").write_text(DJANGO)
     (world.directory / "site_settings.py").write_text(DJANGO_SETTINGS)
@@ -198,6 +209,7 @@ def django(world: World) -> None:
 PROGRAMS: dict[str, Callable[[World], None]] = {
     "celery inspect and status": inspect,
     "celery control": control,
+    "pools threads, solo, gevent and eventlet": pools,
     "celery events --dump": events,
     "celery purge": purge,
     "celery beat": beat,

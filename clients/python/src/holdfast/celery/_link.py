@@ -1,8 +1,8 @@
 """What a consuming connection receives: jobs under a lease, and messages of channels.
 
 Parts
-    A :class:`Link` belongs to one connection of kombu. It has a thread with an event loop, the *protocol loop*, which runs a
-    :class:`Lease` (the pull protocol of :mod:`holdfast.worker`, with Celery's consumer in the place of handlers) and a :class:`Reader`
+    A :class:`Link` belongs to one connection of kombu. The event loop of a thread, the *protocol loop* of the process, runs its
+    :class:`Lease` (the pull protocol of :mod:`holdfast.worker`, with Celery's consumer in the place of handlers) and its :class:`Reader`
     (channels). What arrives is put into the :class:`Inbox`, from which the thread of kombu's consumer takes it. What the consumer says of
     a message (acknowledged, rejected, put back) goes the other way.
 
@@ -39,6 +39,8 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from .. import _documents
@@ -381,15 +383,49 @@ def _ended(task: asyncio.Task[None]) -> None:
         log.critical("a part of the connection to the server has failed", exc_info=task.exception())
 
 
-#: The name of the thread of a link.
+#: The name of the thread of the protocol loop.
 THREAD = "holdfast-celery"
 
 # httpx logs every call, and Celery shows what is logged. Calls of other threads are the application's.
 logging.getLogger("httpx").addFilter(lambda record: record.threadName != THREAD)
 
 
+class Loop:
+    """The event loop of this process' links, in a thread of its own. With gevent and eventlet, where threads are greenlets, there can only
+    be one."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        threading.Thread(target=self._work, name=THREAD, daemon=True).start()
+        self._started.wait()
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.call_soon(self._started.set)
+        self.loop.run_forever()
+
+
+_LOOP: list[Loop] = []
+_LOOP_LOCK = threading.Lock()
+
+
+def loop_of_process() -> asyncio.AbstractEventLoop:
+    """Starts it if there is none. A forked process has none: its parent's thread is not in it."""
+    with _LOOP_LOCK:
+        if not _LOOP or _LOOP[-1].pid != os.getpid():
+            _LOOP[:] = [Loop()]
+        return _LOOP[-1].loop
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork while the lock is held would leave it locked in the child.
+    os.register_at_fork(before=_LOOP_LOCK.acquire, after_in_parent=_LOOP_LOCK.release, after_in_child=_LOOP_LOCK.release)
+
+
 class Link:
-    """The thread of a consuming connection. It starts with the first consumer."""
+    """What a consuming connection has on the protocol loop. It starts with the first consumer."""
 
     def __init__(self, endpoint: Endpoint, said: Callable[[str, str, Message], None], *, heartbeat: str = "process") -> None:
         self.endpoint = endpoint
@@ -397,14 +433,14 @@ class Link:
         self.said = said
         self.heartbeat: Any = heartbeat
         self._pid = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._main_task: Future[None] | None = None
         self._parts: tuple[Lease, Reader]
-        self._ending: asyncio.Event | None = None
+        self._ending: asyncio.Event
 
     @property
     def is_running(self) -> bool:
-        return self._thread is not None and self._pid == os.getpid()
+        return self._main_task is not None and self._pid == os.getpid()
 
     def serve(self, queues: dict[str, str], prefetch: int, may_take: Callable[[], bool]) -> None:
         """The job queues to consume (by their name on the server) and how many jobs may be unsettled."""
@@ -423,43 +459,31 @@ class Link:
 
     def close(self) -> None:
         """Blocks until what is held was sent, or cannot be."""
-        thread, loop, ending = self._thread, self._loop, self._ending
-        if not self.is_running or thread is None or loop is None or ending is None:
+        if not self.is_running or self._main_task is None:
             return
-        self._thread = None
+        main, self._main_task = self._main_task, None
         atexit.unregister(self.close)
+        self._loop.call_soon_threadsafe(self._ending.set)
         try:
-            loop.call_soon_threadsafe(ending.set)
-        except RuntimeError:
-            return
-        thread.join(END_SECONDS)
+            main.result(END_SECONDS)
+        except (TimeoutError, FutureTimeout):
+            log.warning("the connection to the server could not be ended in time")
 
     def _call(self, function: Callable[[], None]) -> None:
         if not self.is_running:
             self._start()
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(function)
-        except RuntimeError:
-            log.debug("the connection is closed")
+        self._loop.call_soon_threadsafe(function)
 
     def _start(self) -> None:
         self._pid = os.getpid()
+        self._loop = loop_of_process()
         started = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(started,), name=THREAD, daemon=True)
-        self._thread.start()
+        self._main_task = asyncio.run_coroutine_threadsafe(self._main(started), self._loop)
         started.wait()
         # A process that ends without closing its connections gives back what it has nevertheless.
         atexit.register(self.close)
 
-    def _work(self, started: threading.Event) -> None:
-        try:
-            asyncio.run(self._main(started))
-        finally:
-            started.set()
-
     async def _main(self, started: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
         api = Api(self.endpoint, None)
         lease, reader = self._parts = Lease(self, api, self._loop), Reader(self, api, self._loop)
         self._ending = asyncio.Event()
