@@ -62,7 +62,7 @@ def run(name: str, holdfast: str, source: Path, only: str, tests: list[str]) -> 
     env = environment(
         broker.url, TEST_BROKER=broker.url, TEST_BACKEND=broker.url, REDIS_HOST="127.0.0.1", REDIS_PORT=str(tool.port), TEST_REDIS=tool.url
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "celery.contrib.pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1"]
     command += ["-o", "addopts=", "--timeout=300", "--tb=short", "-W", "ignore"]
     command += [f"--ignore=t/integration/{one}" for one in IGNORED]
     command += ["-k", only] if only else []
