@@ -47,4 +47,4 @@ pub mod prelude;
 pub use app::App;
 pub use error::Error;
 pub use holdfast_jobs as jobs;
-pub use holdfast_services::{UnknownRole, events, kinds, notify, outbound, points};
+pub use holdfast_services::{UnknownRole, events, kinds, notify, outbound, points, results};

@@ -25,6 +25,8 @@ use crate::scope::Scope;
 pub trait Need: 'static {
     /// `None`: any caller who is known.
     const SCOPE: Option<Scope>;
+    /// A scope that will do as well.
+    const OR: Option<Scope> = None;
     /// The class of rate limits that counts its requests.
     const CLASS: Class;
     /// Whether the handler keeps to the queues and kinds that a key is bound to. Otherwise bound keys are refused.
@@ -37,6 +39,7 @@ pub struct Bound<N>(PhantomData<N>);
 
 impl<N: Need> Need for Bound<N> {
     const SCOPE: Option<Scope> = N::SCOPE;
+    const OR: Option<Scope> = N::OR;
     const CLASS: Class = N::CLASS;
     const KEEPS_TO_BINDING: bool = true;
 }
@@ -65,6 +68,16 @@ needs! {
     Admin: Some(Scope::Admin), Admin;
     /// Any caller who is known; the handler decides what is allowed.
     Anyone: None, Read;
+}
+
+/// The scope `produce` or the scope `work`: what producers and workers of jobs have in common.
+#[derive(Debug)]
+pub struct ProduceOrWork;
+
+impl Need for ProduceOrWork {
+    const SCOPE: Option<Scope> = Some(Scope::Produce);
+    const OR: Option<Scope> = Some(Scope::Work);
+    const CLASS: Class = Class::Work;
 }
 
 /// A caller who may do what needs `N`.
@@ -194,7 +207,7 @@ fn subject(caller: &Caller) -> Option<Subject> {
 }
 
 fn permit<N: Need>(caller: Caller) -> Result<Allowed<N>, Problem> {
-    permit_scope(&caller, N::SCOPE)?;
+    permit_either(&caller, N::SCOPE, N::OR)?;
     if !N::KEEPS_TO_BINDING {
         refuse_bound(&caller)?;
     }
@@ -211,11 +224,27 @@ pub(crate) fn refuse_bound(caller: &Caller) -> Result<(), Problem> {
 
 /// Refuses a caller without this scope.
 pub(crate) fn permit_scope(caller: &Caller, scope: Option<Scope>) -> Result<(), Problem> {
-    let Some(scope) = scope.filter(|scope| !caller.may(*scope)) else {
+    permit_either(caller, scope, None)
+}
+
+/// Refuses a caller who has neither of these scopes.
+fn permit_either(caller: &Caller, scope: Option<Scope>, or: Option<Scope>) -> Result<(), Problem> {
+    let enough: Vec<Scope> = scope.into_iter().chain(or).collect();
+    if enough.is_empty() || enough.iter().any(|scope| caller.may(*scope)) {
         return Ok(());
+    }
+    let names = |between: &str, quote: &str| {
+        let names = enough.iter().map(|scope| format!("{quote}{scope}{quote}"));
+        names.collect::<Vec<_>>().join(between)
     };
-    let detail = format!("this needs a key with the scope `{scope}`; `admin` includes it");
-    let challenge = format!("Bearer realm=\"holdfast\", error=\"insufficient_scope\", scope=\"{scope}\"");
+    let detail = format!(
+        "this needs a key with the scope {}; `admin` includes it",
+        names(" or ", "`")
+    );
+    let challenge = format!(
+        "Bearer realm=\"holdfast\", error=\"insufficient_scope\", scope=\"{}\"",
+        names(" ", "")
+    );
     let problem = Problem::new(ProblemKind::MissingScope, detail);
     Err(match HeaderValue::from_str(&challenge) {
         Ok(value) => problem.with_header(header::WWW_AUTHENTICATE, value),

@@ -56,7 +56,9 @@ impl Limits {
     }
 
     fn of(&self, request: &ServiceRequest) -> Duration {
-        let waits = request.query_string().contains("wait=") || request.path().ends_with("/pull");
+        let (path, query) = (request.path(), request.query_string());
+        let waits = ["wait=", "wait_seconds="].iter().any(|name| query.contains(name))
+            || ["/pull", "/read"].iter().any(|end| path.ends_with(end));
         if waits {
             self.request + self.wait
         } else {

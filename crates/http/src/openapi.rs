@@ -36,7 +36,7 @@ const IDEMPOTENCY_KEY_PATTERN: &str = "^[!-~]([ -~]{0,198}[!-~])?$";
 const MAX_WAIT_SECONDS: u32 = 60;
 
 /// Below these the `id` of a path may be a name.
-const NAMED: [&str; 2] = ["/v1/keys/", "/v1/users/"];
+const NAMED: [&str; 3] = ["/v1/keys/", "/v1/results/", "/v1/users/"];
 
 /// An id in a body, for its document: the type is `String` on the wire.
 #[derive(Debug)]
@@ -104,14 +104,17 @@ fn operation_of<'a>(path: &'a mut PathItem, method: &str) -> Option<&'a mut Oper
 
 /// Adds what a route that is not public needs and answers. What the handler says for itself stays.
 fn secure(operation: &mut Operation, route: &Route) {
-    let scope = match route.access {
+    let scopes = match route.access {
         Access::Public => return,
-        Access::Known => "any",
-        Access::Scope(scope) => scope.as_str(),
+        Access::Known => vec!["any"],
+        Access::Scope(scope) => vec![scope.as_str()],
+        Access::Either(scope, or) => vec![scope.as_str(), or.as_str()],
     };
-    operation
-        .security
-        .get_or_insert_with(|| vec![SecurityRequirement::new(SCHEME, [scope])]);
+    // Each requirement by itself is enough.
+    operation.security.get_or_insert_with(|| {
+        let requirement = |scope: &str| SecurityRequirement::new(SCHEME, [scope]);
+        scopes.into_iter().map(requirement).collect()
+    });
     answer(operation, "401", "unauthenticated");
     answer(operation, "403", "missing-scope, key-bound");
     answer(operation, "503", "unavailable");

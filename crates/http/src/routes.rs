@@ -20,6 +20,8 @@ pub enum Access {
     Known,
     /// Callers with this scope.
     Scope(Scope),
+    /// Callers with one of these scopes.
+    Either(Scope, Scope),
 }
 
 /// One method of one path.
@@ -48,9 +50,10 @@ pub trait FirstArgument {
 }
 
 impl<N: Need> FirstArgument for Allowed<N> {
-    const ACCESS: Access = match N::SCOPE {
-        Some(scope) => Access::Scope(scope),
-        None => Access::Known,
+    const ACCESS: Access = match (N::SCOPE, N::OR) {
+        (Some(scope), Some(or)) => Access::Either(scope, or),
+        (Some(scope), None) => Access::Scope(scope),
+        (None, _) => Access::Known,
     };
 }
 

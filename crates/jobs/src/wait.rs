@@ -5,11 +5,11 @@
 //! polls of the ledger and of the broker run concurrently, so that neither waits for the other when it is slow. A waiter
 //! reads its job twice: when it begins to wait, and when the poll reports that the job has ended or has left the broker.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use holdfast_core::waiters::{Waiter, Waiters};
 use tokio::time::Instant;
 
 use crate::batches;
@@ -24,6 +24,8 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// Ids of one statement or pipeline.
 const POLL_IDS: usize = 1_000;
+
+type Board = Waiters<Followable>;
 
 #[derive(Debug)]
 pub(crate) struct WaitHub {
@@ -51,12 +53,6 @@ struct LocatedJob {
     record: JobRecord,
     /// On the broker: the place of its queue in `redis_queues`.
     broker_queue: Option<usize>,
-}
-
-#[derive(Debug, Default)]
-struct Board {
-    waiting: Mutex<HashMap<Followable, Vec<oneshot::Sender<()>>>>,
-    joined: Notify,
 }
 
 impl WaitHub {
@@ -144,20 +140,15 @@ impl WaitHub {
                 continue;
             }
             tokio::select! {
-                _ = ended => {}
+                () = ended.notified() => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
     }
 
-    /// Resolves once it has ended, at most a poll later; fails if the hub is dropped.
-    pub(crate) fn join(&self, id: Followable) -> oneshot::Receiver<()> {
-        let (told, ended) = oneshot::channel();
-        let mut waiting = self.board.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.entry(id).or_default().push(told);
-        drop(waiting);
-        self.board.joined.notify_one();
-        ended
+    /// Is notified once it has ended, at most a poll later.
+    pub(crate) fn join(&self, id: Followable) -> Waiter {
+        self.board.join([(id, ())])
     }
 
     pub(crate) async fn cancel_on_broker(&self, id: JobId) -> Option<CancelReply> {
@@ -200,26 +191,6 @@ impl WaitHub {
     }
 }
 
-impl Board {
-    /// What somebody still waits for.
-    fn wanted(&self) -> Vec<Followable> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.retain(|_, waiters| {
-            waiters.retain(|waiter| !waiter.is_closed());
-            !waiters.is_empty()
-        });
-        waiting.keys().copied().collect()
-    }
-
-    fn tell(&self, ids: impl IntoIterator<Item = Followable>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for waiter in ids.into_iter().filter_map(|id| waiting.remove(&id)).flatten() {
-            // A waiter that has gone needs not be told.
-            waiter.send(()).ok();
-        }
-    }
-}
-
 /// What the shared poll reads from.
 struct Poller {
     ledger: Arc<dyn Ledger>,
@@ -235,7 +206,7 @@ async fn run_poller(board: Weak<Board>, poller: Poller) {
         let wanted = strong.wanted();
         if wanted.is_empty() {
             // Wakes now and then to see whether the hub is gone.
-            let _ = tokio::time::timeout(Duration::from_secs(1), strong.joined.notified()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), strong.joined()).await;
             continue;
         }
         poller.poll(&strong, wanted).await;
@@ -245,10 +216,10 @@ async fn run_poller(board: Weak<Board>, poller: Poller) {
 }
 
 impl Poller {
-    async fn poll(&self, board: &Board, wanted: Vec<Followable>) {
+    async fn poll(&self, board: &Board, wanted: Vec<(Followable, ())>) {
         let (mut jobs, mut batches) = (Vec::new(), Vec::new());
         let mut on_broker = vec![Vec::new(); self.redis_queues.len()];
-        for followed in wanted {
+        for (followed, ()) in wanted {
             match followed {
                 Followable::Job(id) => jobs.push(id),
                 Followable::Batch(id) => batches.push(id),
@@ -265,7 +236,7 @@ impl Poller {
     async fn poll_jobs(&self, board: &Board, jobs: &[JobId]) {
         for ids in jobs.chunks(POLL_IDS) {
             match self.ledger.final_among(ids).await {
-                Ok(ended) => board.tell(ended.into_iter().map(Followable::Job)),
+                Ok(ended) => board.notify(ended.into_iter().map(Followable::Job)),
                 Err(error) => tracing::debug!(error = ?error, "cannot poll for finished jobs"),
             }
         }
@@ -274,7 +245,7 @@ impl Poller {
     async fn poll_batches(&self, board: &Board, batches: &[BatchId]) {
         for ids in batches.chunks(POLL_IDS) {
             match ended_batches(&self.sql, ids).await {
-                Ok(ended) => board.tell(ended.into_iter().map(Followable::Batch)),
+                Ok(ended) => board.notify(ended.into_iter().map(Followable::Batch)),
                 Err(error) => tracing::debug!(error = ?error, "cannot poll for ended batches"),
             }
         }
@@ -286,7 +257,7 @@ impl Poller {
             for ids in jobs.chunks(POLL_IDS) {
                 match broker.gone_among(&self.redis_queues[place], ids).await {
                     Ok(gone) => {
-                        board.tell(
+                        board.notify(
                             gone.into_iter()
                                 .map(|id| Followable::BrokerJob { queue: place, id }),
                         );

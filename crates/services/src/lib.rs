@@ -31,6 +31,7 @@ pub use holdfast_notify as notify;
 pub use holdfast_outbound as outbound;
 pub use holdfast_points as points;
 pub use holdfast_product as product;
+pub use holdfast_results as results;
 
 pub use products::PRODUCTS;
 pub use program::Program;

@@ -5,9 +5,16 @@ use holdfast_kinds::KindsProduct;
 use holdfast_notify::NotifyProduct;
 use holdfast_points::PointsProduct;
 use holdfast_product::Product;
+use holdfast_results::ResultsProduct;
 
 /// One line each. A product finds the resources of those above it.
-pub const PRODUCTS: &[&dyn Product] = &[&KindsProduct, &PointsProduct, &NotifyProduct, &EventsProduct];
+pub const PRODUCTS: &[&dyn Product] = &[
+    &KindsProduct,
+    &PointsProduct,
+    &NotifyProduct,
+    &EventsProduct,
+    &ResultsProduct,
+];
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,7 @@ mod pull;
 mod push;
 mod queue_limits;
 mod rates;
+mod results;
 mod schedules;
 mod schema;
 mod security;

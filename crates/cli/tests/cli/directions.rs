@@ -24,6 +24,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &["core", "cache", "jobs", "http", "outbound", "product"],
     ),
     (
+        "results",
+        &["core", "cache", "jobs", "http", "outbound", "product"],
+    ),
+    (
         "events",
         &["core", "cache", "jobs", "http", "control", "outbound", "product"],
     ),
@@ -36,7 +40,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         "services",
         &[
             "core", "cache", "jobs", "http", "accounts", "control", "outbound", "product", "kinds", "points",
-            "events", "notify",
+            "events", "notify", "results",
         ],
     ),
     ("api", BINARY),
@@ -244,7 +248,7 @@ fn some_names_stand_in_one_place_only() {
 
 #[test]
 fn no_service_names_a_product() {
-    let products = ["kinds", "points", "events", "notify"].map(|product| format!("crate::{product}::"));
+    let products = ["kinds", "points", "events", "notify", "results"].map(|product| format!("crate::{product}::"));
     for service in ["api", "worker", "beat"] {
         for file in rust_files(&root().join("crates/services/src").join(service)) {
             let text = std::fs::read_to_string(&file).unwrap();

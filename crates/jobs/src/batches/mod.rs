@@ -89,8 +89,8 @@ impl Batches {
             Some(record) if record.ended_at.is_none() => {}
             known => return Ok(known),
         }
-        // Either way the batch is read again: the deadline may have come first, or the hub have gone.
-        let _ = tokio::time::timeout(limit, ended).await;
+        // Either way the batch is read again.
+        let _ = tokio::time::timeout(limit, ended.notified()).await;
         self.get(id).await
     }
 
