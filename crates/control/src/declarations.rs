@@ -1,11 +1,14 @@
 //! Kinds and queues as data: declared, shown and forgotten at run time.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::web;
 use holdfast_http::body::fields::Seconds;
 use holdfast_http::problem::quote;
-use holdfast_http::{Admin, Bound, Call, Problem, ProblemKind, Read, Reply, json, ok};
-use holdfast_jobs::declared::{KindDefinition, RetryDefinition};
+use holdfast_http::{Admin, Bound, Call, Declare, Problem, ProblemKind, Read, Reply, json, ok};
+use holdfast_jobs::declared::{DeclaredKind, KindDefinition, RetryDefinition};
+use holdfast_jobs::ledger::LedgerError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -131,7 +134,8 @@ fn unknown_kind(name: &str) -> Problem {
 /// Declare a kind
 ///
 /// For jobs that pull workers run, in any language. It can be enqueued here immediately, and at other processes within a second; a
-/// change reaches them within five. Its jobs keep what they were accepted with.
+/// change reaches them within five. Its jobs keep what they were accepted with. A key with the scopes `produce` and `work` may declare
+/// what is not there yet, or repeat what is; to change it takes `admin`.
 #[utoipa::path(put, path = "/v1/kinds/{name}", tag = "kinds", operation_id = "put_kind",
     request_body = KindBody,
     params(("name" = String, Path, description = "A letter, then up to 99 of letters, digits, _, -, . and :")),
@@ -144,15 +148,46 @@ fn unknown_kind(name: &str) -> Problem {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn put_kind(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn put_kind(call: Call<Declare, ControlState>, payload: web::Payload) -> Reply {
     let name = call.path("name");
     let body: KindBody = call.json(payload).await?;
+    let body = KindDefinition::from(body);
+    if !call.allowed.is_admin()
+        && let Some(kind) = existing(&call, &name).await?
+    {
+        if !kind.definition.is_same(&body) {
+            return Err(changes_kind(&name));
+        }
+        return ok(&KindView::declared(&kind, &call.state().jobs));
+    }
     let by = call.actor();
     let (is_new, kind) = call
-        .run(move |state| async move { state.jobs.steer(&by).put_kind(&name, body.into()).await })
+        .run(move |state| async move { state.jobs.steer(&by).put_kind(&name, body).await })
         .await?;
     call.context().responses.forget(&queues::CACHED).await;
     json(put_status(is_new), &KindView::declared(&kind, &call.state().jobs))
+}
+
+/// The kind as it is stored, five seconds old at most.
+async fn existing(
+    call: &Call<Declare, ControlState>,
+    name: &str,
+) -> Result<Option<Arc<DeclaredKind>>, Problem> {
+    let wanted = name.to_owned();
+    call.run(move |state| async move {
+        let jobs = &state.jobs;
+        jobs.look_up(&[&wanted], &[]).await?;
+        Ok::<_, LedgerError>(jobs.declared().snapshot().kinds.get(&*wanted).cloned())
+    })
+    .await
+}
+
+fn changes_kind(name: &str) -> Problem {
+    let detail = format!(
+        "the kind {} is declared otherwise; to change it takes a key with the scope `admin`",
+        quote(name)
+    );
+    Problem::new(ProblemKind::MissingScope, detail)
 }
 
 /// Show a kind
@@ -201,7 +236,8 @@ pub(crate) async fn delete_kind(call: Call<Admin, ControlState>) -> Reply {
 
 /// Declare a queue
 ///
-/// For pull workers, with the durability `ledger`. Queues of Rust workers are in the configuration.
+/// For pull workers, with the durability `ledger`. Queues of Rust workers are in the configuration. A key with the scopes `produce` and
+/// `work` may do it too.
 #[utoipa::path(put, path = "/v1/queues/{name}", tag = "queues", operation_id = "put_queue",
     request_body = QueueBody,
     params(("name" = String, Path, description = "A lower-case letter, then up to 62 of a-z, 0-9, _ and -")),
@@ -214,7 +250,7 @@ pub(crate) async fn delete_kind(call: Call<Admin, ControlState>) -> Reply {
         (status = 415, description = "unsupported-media-type"),
         (status = 422, description = "invalid-field"),
     ))]
-pub(crate) async fn put_queue(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
+pub(crate) async fn put_queue(call: Call<Declare, ControlState>, payload: web::Payload) -> Reply {
     let name = call.path("name");
     let body: QueueBody = call.json(payload).await?;
     if body.served_by.as_deref().is_some_and(|fleet| fleet != "pull") {

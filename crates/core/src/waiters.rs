@@ -161,7 +161,11 @@ mod tests {
         both.notified().await;
         let mut wanted = waiters.wanted();
         wanted.sort_unstable();
-        assert_eq!(wanted, [("a", 1), ("c", 0)], "b is joined for again by its waiter");
+        assert_eq!(
+            wanted,
+            [("a", 1), ("c", 0)],
+            "b is joined for again by its waiter"
+        );
         drop(both);
         drop(other);
         assert_eq!(waiters.wanted(), []);

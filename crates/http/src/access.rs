@@ -27,6 +27,8 @@ pub trait Need: 'static {
     const SCOPE: Option<Scope>;
     /// A scope that will do as well.
     const OR: Option<Scope> = None;
+    /// Scopes that together will do as well.
+    const OR_BOTH: Option<[Scope; 2]> = None;
     /// The class of rate limits that counts its requests.
     const CLASS: Class;
     /// Whether the handler keeps to the queues and kinds that a key is bound to. Otherwise bound keys are refused.
@@ -40,6 +42,7 @@ pub struct Bound<N>(PhantomData<N>);
 impl<N: Need> Need for Bound<N> {
     const SCOPE: Option<Scope> = N::SCOPE;
     const OR: Option<Scope> = N::OR;
+    const OR_BOTH: Option<[Scope; 2]> = N::OR_BOTH;
     const CLASS: Class = N::CLASS;
     const KEEPS_TO_BINDING: bool = true;
 }
@@ -78,6 +81,17 @@ impl Need for ProduceOrWork {
     const SCOPE: Option<Scope> = Some(Scope::Produce);
     const OR: Option<Scope> = Some(Scope::Work);
     const CLASS: Class = Class::Work;
+}
+
+/// The scope `admin`, or `produce` and `work` together: who enqueues jobs and runs them may name what they are. The handler lets
+/// those who are no admins change nothing that exists.
+#[derive(Debug)]
+pub struct Declare;
+
+impl Need for Declare {
+    const SCOPE: Option<Scope> = Some(Scope::Admin);
+    const OR_BOTH: Option<[Scope; 2]> = Some([Scope::Produce, Scope::Work]);
+    const CLASS: Class = Class::Admin;
 }
 
 /// A caller who may do what needs `N`.
@@ -207,7 +221,10 @@ fn subject(caller: &Caller) -> Option<Subject> {
 }
 
 fn permit<N: Need>(caller: Caller) -> Result<Allowed<N>, Problem> {
-    permit_either(&caller, N::SCOPE, N::OR)?;
+    let has_both = N::OR_BOTH.is_some_and(|both| both.iter().all(|scope| caller.may(*scope)));
+    if !has_both {
+        permit_either(&caller, N::SCOPE, N::OR)?;
+    }
     if !N::KEEPS_TO_BINDING {
         refuse_bound(&caller)?;
     }

@@ -49,7 +49,7 @@ pub mod wire {
     pub use crate::body::fields::{Moment, Seconds};
 }
 
-pub use access::{Admin, Allowed, Anyone, Bound, Produce, ProduceOrWork, Read, Work};
+pub use access::{Admin, Allowed, Anyone, Bound, Declare, Produce, ProduceOrWork, Read, Work};
 pub use binding::Binding;
 pub use call::{Admission, Call, NoQuery, Query, Reply, WithQuery, accepted, json_at, ok};
 pub use caller::Caller;

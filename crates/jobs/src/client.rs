@@ -311,7 +311,7 @@ impl Jobs {
     }
 
     /// Looks for those of these names that neither the program nor its configuration knows.
-    pub(crate) async fn look_up(&self, kinds: &[&str], queues: &[&str]) -> Result<(), LedgerError> {
+    pub async fn look_up(&self, kinds: &[&str], queues: &[&str]) -> Result<(), LedgerError> {
         let kinds: Vec<&str> = kinds
             .iter()
             .copied()

@@ -197,12 +197,11 @@ mod tests {
 
     #[test]
     fn an_announcement_survives_the_way_and_other_messages_name_nothing() {
-        let keys = HashSet::from([
-            Key::Document("a \"b\"".to_owned()),
-            Key::Channel("a".to_owned()),
-        ]);
+        let keys = HashSet::from([Key::Document("a \"b\"".to_owned()), Key::Channel("a".to_owned())]);
         assert_eq!(
-            decode(encode(&keys).as_bytes()).into_iter().collect::<HashSet<_>>(),
+            decode(encode(&keys).as_bytes())
+                .into_iter()
+                .collect::<HashSet<_>>(),
             keys
         );
         for odd in ["", "{}", "[1]", "[\"x\", \"\"]"] {

@@ -107,7 +107,13 @@ pub(crate) async fn post(
     let (count, ttl) = (rows(messages.len()), millis(ttl));
     sql.within("post messages", async {
         let mut tx = sql.begin().await?;
-        let numbered = on_either!(tx.on(), sql.named(), query_as::<(i64, i64)>(NUMBER), [channel, count, bytes, ttl], fetch_optional)?;
+        let numbered = on_either!(
+            tx.on(),
+            sql.named(),
+            query_as::<(i64, i64)>(NUMBER),
+            [channel, count, bytes, ttl],
+            fetch_optional
+        )?;
         let (last, total) = numbered.ok_or(sqlx::Error::RowNotFound)?;
         let numbered = numbered_from(messages, last - count, total - bytes);
         match tx.on() {
@@ -115,10 +121,22 @@ pub(crate) async fn post(
             LedgerTx::Sqlite(on) => insert_sqlite(on, channel, &numbered, ttl).await?,
         }
         let oldest = last - MAX_MESSAGES;
-        on_either!(tx.on(), sql.named(), query(DELETE_OLDEST), [channel, oldest], execute)?;
+        on_either!(
+            tx.on(),
+            sql.named(),
+            query(DELETE_OLDEST),
+            [channel, oldest],
+            execute
+        )?;
         if total > MAX_BYTES {
             let too_old = total - MAX_BYTES;
-            on_either!(tx.on(), sql.named(), query(DELETE_BYTES), [channel, too_old], execute)?;
+            on_either!(
+                tx.on(),
+                sql.named(),
+                query(DELETE_BYTES),
+                [channel, too_old],
+                execute
+            )?;
         }
         tx.commit().await?;
         Ok(last)
@@ -140,11 +158,14 @@ fn numbered_from(messages: &[String], mut seq: i64, mut total_bytes: i64) -> Vec
         (seq, total_bytes)
     };
     let numbers: Vec<_> = messages.iter().map(number).collect();
-    let numbered = messages.iter().zip(numbers).map(|(body, (seq, total_bytes))| NumberedMessage {
-        seq,
-        body,
-        total_bytes,
-    });
+    let numbered = messages
+        .iter()
+        .zip(numbers)
+        .map(|(body, (seq, total_bytes))| NumberedMessage {
+            seq,
+            body,
+            total_bytes,
+        });
     numbered.collect()
 }
 
@@ -159,7 +180,12 @@ async fn insert_postgres(
         .bind(channel)
         .bind(messages.iter().map(|message| message.seq).collect::<Vec<_>>())
         .bind(messages.iter().map(|message| message.body).collect::<Vec<_>>())
-        .bind(messages.iter().map(|message| message.total_bytes).collect::<Vec<_>>())
+        .bind(
+            messages
+                .iter()
+                .map(|message| message.total_bytes)
+                .collect::<Vec<_>>(),
+        )
         .bind(ttl)
         .persistent(named)
         .execute(on)
@@ -216,7 +242,10 @@ pub(crate) async fn read(
         let page = match (seen.remove(name), *after) {
             (Some(channel), Some(after)) => channel.page_after(after, limit),
             (Some(channel), None) => ChannelPage::beginning(channel.last),
-            (None, Some(after)) => ChannelPage { last: after, ..ChannelPage::default() },
+            (None, Some(after)) => ChannelPage {
+                last: after,
+                ..ChannelPage::default()
+            },
             (None, None) => ChannelPage::beginning(0),
         };
         (name.clone(), page)
@@ -292,7 +321,10 @@ async fn read_sqlite(
 ) -> Result<BTreeMap<String, SeenChannel>, sqlx::Error> {
     let mut seen = BTreeMap::new();
     for (name, after) in after {
-        let channel = sqlx::query_as(SQLITE_CHANNEL).bind(name).fetch_optional(&mut *on).await?;
+        let channel = sqlx::query_as(SQLITE_CHANNEL)
+            .bind(name)
+            .fetch_optional(&mut *on)
+            .await?;
         let Some((base, last)) = channel else { continue };
         let messages = match after {
             Some(after) => {

@@ -97,7 +97,10 @@ from (select r.id, r.version, r.expires_at, r.body, octet_length(r.body) as byte
       where r.expires_at > cast(unixepoch('subsec') * 1000 as integer) and r.version <> g.value ->> 1)
 order by id";
 
-pub(crate) async fn write(sql: &Sql, writes: Vec<DocumentWrite>) -> Result<Vec<WrittenDocument>, LedgerError> {
+pub(crate) async fn write(
+    sql: &Sql,
+    writes: Vec<DocumentWrite>,
+) -> Result<Vec<WrittenDocument>, LedgerError> {
     let ids: Vec<String> = writes.iter().map(|write| write.id.clone()).collect();
     let mut last = last_of_each(writes);
     last.sort_unstable_by(|one, other| one.id.cmp(&other.id));
@@ -110,7 +113,13 @@ pub(crate) async fn write(sql: &Sql, writes: Vec<DocumentWrite>) -> Result<Vec<W
         let mut kept = BTreeMap::new();
         for write in last.iter().filter(|write| !stored.contains_key(&write.id)) {
             let text = "select version from holdfast_results where id = $1";
-            let version = on_either!(tx.on(), sql.named(), query_scalar::<i64>(text), [&write.id], fetch_optional)?;
+            let version = on_either!(
+                tx.on(),
+                sql.named(),
+                query_scalar::<i64>(text),
+                [&write.id],
+                fetch_optional
+            )?;
             kept.insert(write.id.clone(), version.unwrap_or(0));
         }
         tx.commit().await?;
@@ -120,7 +129,11 @@ pub(crate) async fn write(sql: &Sql, writes: Vec<DocumentWrite>) -> Result<Vec<W
     let written = ids.into_iter().map(|id| {
         let is_stored = stored.contains_key(&id);
         let version = stored.get(&id).or_else(|| kept.get(&id)).copied().unwrap_or(0);
-        WrittenDocument { id, version, is_stored }
+        WrittenDocument {
+            id,
+            version,
+            is_stored,
+        }
     });
     Ok(written.collect())
 }
@@ -134,7 +147,10 @@ fn last_of_each(writes: Vec<DocumentWrite>) -> Vec<DocumentWrite> {
             // It is stored whether or not the earlier ones are, unless all of them give way to a finished one.
             Some(earlier) => {
                 let unless_finished = earlier.unless_finished && write.unless_finished;
-                *earlier = DocumentWrite { unless_finished, ..write };
+                *earlier = DocumentWrite {
+                    unless_finished,
+                    ..write
+                };
             }
             None => {
                 last.insert(write.id.clone(), write);
@@ -263,7 +279,11 @@ async fn delete_postgres(
         "delete from holdfast_result_parts where set_id = any($1)",
         "delete from holdfast_result_sets where id = any($1)",
     ] {
-        sqlx::query(text).bind(&sets).persistent(named).execute(&mut *on).await?;
+        sqlx::query(text)
+            .bind(&sets)
+            .persistent(named)
+            .execute(&mut *on)
+            .await?;
     }
     sqlx::query_scalar(
         "with gone as (

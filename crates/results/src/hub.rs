@@ -149,6 +149,12 @@ async fn news(sql: &Sql, wanted: &[(Key, i64)]) -> Result<HashSet<Key>, LedgerEr
         tx.commit().await?;
         Ok(rows)
     });
-    let key = |(is_channel, name)| if is_channel { Key::Channel(name) } else { Key::Document(name) };
+    let key = |(is_channel, name)| {
+        if is_channel {
+            Key::Channel(name)
+        } else {
+            Key::Document(name)
+        }
+    };
     Ok(found.await?.into_iter().map(key).collect())
 }

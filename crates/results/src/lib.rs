@@ -92,22 +92,37 @@ impl Results {
     pub async fn write(&self, writes: Vec<DocumentWrite>) -> Result<Vec<WrittenDocument>, ResultsError> {
         let written = documents::write(&self.0.sql, writes).await?;
         let stored = written.iter().filter(|one| one.is_stored);
-        self.0.hub.announce(stored.map(|one| Key::Document(one.id.clone())).collect());
+        self.0
+            .hub
+            .announce(stored.map(|one| Key::Document(one.id.clone())).collect());
         Ok(written)
     }
 
     /// The documents whose version differs from the known one (0: none is known), as soon as there is one, or nothing after `wait`.
-    pub async fn read(&self, known: &BTreeMap<String, i64>, wait: Duration) -> Result<DocumentPage, ResultsError> {
+    pub async fn read(
+        &self,
+        known: &BTreeMap<String, i64>,
+        wait: Duration,
+    ) -> Result<DocumentPage, ResultsError> {
         let deadline = Instant::now() + wait;
         loop {
             // Joined before it is read, so that a write in between is announced.
-            let keys = known.iter().map(|(id, version)| (Key::Document(id.clone()), *version));
-            let waiter = if wait.is_zero() { None } else { Some(self.0.hub.join(keys)?) };
+            let keys = known
+                .iter()
+                .map(|(id, version)| (Key::Document(id.clone()), *version));
+            let waiter = if wait.is_zero() {
+                None
+            } else {
+                Some(self.0.hub.join(keys)?)
+            };
             let page = documents::read(&self.0.sql, known).await?;
             let Some(waiter) = waiter.filter(|_| page.is_empty()) else {
                 return Ok(page);
             };
-            if tokio::time::timeout_at(deadline, waiter.notified()).await.is_err() {
+            if tokio::time::timeout_at(deadline, waiter.notified())
+                .await
+                .is_err()
+            {
                 return Ok(page);
             }
         }
@@ -134,7 +149,11 @@ impl Results {
     }
 
     /// Takes parts out of a set.
-    pub async fn delete_parts(&self, set: &str, parts: &BTreeSet<String>) -> Result<DeletedParts, ResultsError> {
+    pub async fn delete_parts(
+        &self,
+        set: &str,
+        parts: &BTreeSet<String>,
+    ) -> Result<DeletedParts, ResultsError> {
         Ok(parts::delete(&self.0.sql, set, parts).await?)
     }
 
@@ -156,14 +175,23 @@ impl Results {
         let deadline = Instant::now() + wait;
         let begins = after.values().any(Option::is_none);
         loop {
-            let keys = after.iter().map(|(name, seq)| (Key::Channel(name.clone()), seq.unwrap_or(0)));
-            let waiter = if wait.is_zero() || begins { None } else { Some(self.0.hub.join(keys)?) };
+            let keys = after
+                .iter()
+                .map(|(name, seq)| (Key::Channel(name.clone()), seq.unwrap_or(0)));
+            let waiter = if wait.is_zero() || begins {
+                None
+            } else {
+                Some(self.0.hub.join(keys)?)
+            };
             let pages = channels::read(&self.0.sql, after, limit).await?;
             let is_news = pages.values().any(ChannelPage::is_news);
             let Some(waiter) = waiter.filter(|_| !is_news) else {
                 return Ok(pages);
             };
-            if tokio::time::timeout_at(deadline, waiter.notified()).await.is_err() {
+            if tokio::time::timeout_at(deadline, waiter.notified())
+                .await
+                .is_err()
+            {
                 return Ok(pages);
             }
         }

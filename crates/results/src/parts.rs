@@ -95,7 +95,13 @@ returning count";
 
 /// Locks the set, and takes out of it what has expired.
 async fn lock(mut on: Tx<'_>, named: bool, set: &str) -> Result<(), sqlx::Error> {
-    let may_have_expired = on_either!(on.reborrow(), named, query_scalar::<i32>(LOCK), [set], fetch_optional)?;
+    let may_have_expired = on_either!(
+        on.reborrow(),
+        named,
+        query_scalar::<i32>(LOCK),
+        [set],
+        fetch_optional
+    )?;
     if may_have_expired == Some(1) {
         on_either!(on.reborrow(), named, query(DELETE_EXPIRED), [set], execute)?;
         on_either!(on.reborrow(), named, query(RECOUNT), [set], execute)?;
@@ -201,11 +207,23 @@ pub(crate) async fn list(sql: &Sql, set: &str, after: &str, limit: usize) -> Res
     Ok(PartPage { parts, count, more })
 }
 
-pub(crate) async fn delete(sql: &Sql, set: &str, parts: &BTreeSet<String>) -> Result<DeletedParts, LedgerError> {
+pub(crate) async fn delete(
+    sql: &Sql,
+    set: &str,
+    parts: &BTreeSet<String>,
+) -> Result<DeletedParts, LedgerError> {
     sql.within("delete parts of a result", async {
         let mut tx = sql.begin().await?;
         let exists = "select 1 from holdfast_result_sets where id = $1";
-        if on_either!(tx.on(), sql.named(), query_scalar::<i32>(exists), [set], fetch_optional)?.is_none() {
+        if on_either!(
+            tx.on(),
+            sql.named(),
+            query_scalar::<i32>(exists),
+            [set],
+            fetch_optional
+        )?
+        .is_none()
+        {
             return Ok(DeletedParts::default());
         }
         lock(tx.on(), sql.named(), set).await?;
@@ -231,7 +249,13 @@ pub(crate) async fn delete(sql: &Sql, set: &str, parts: &BTreeSet<String>) -> Re
         };
         let deleted = i64::try_from(deleted).unwrap_or(i64::MAX);
         let subtract = "update holdfast_result_sets set count = count - $2 where id = $1 returning count";
-        let count = on_either!(tx.on(), sql.named(), query_scalar::<i64>(subtract), [set, deleted], fetch_optional)?;
+        let count = on_either!(
+            tx.on(),
+            sql.named(),
+            query_scalar::<i64>(subtract),
+            [set, deleted],
+            fetch_optional
+        )?;
         tx.commit().await?;
         let count = count.unwrap_or(0);
         Ok(DeletedParts { count, deleted })

@@ -248,7 +248,8 @@ fn some_names_stand_in_one_place_only() {
 
 #[test]
 fn no_service_names_a_product() {
-    let products = ["kinds", "points", "events", "notify", "results"].map(|product| format!("crate::{product}::"));
+    let products =
+        ["kinds", "points", "events", "notify", "results"].map(|product| format!("crate::{product}::"));
     for service in ["api", "worker", "beat"] {
         for file in rust_files(&root().join("crates/services/src").join(service)) {
             let text = std::fs::read_to_string(&file).unwrap();

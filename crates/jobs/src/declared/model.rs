@@ -46,6 +46,20 @@ pub struct KindDefinition {
     pub redact: Vec<String>,
 }
 
+impl KindDefinition {
+    /// Whether both declare the same, to the byte of their schemas.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let text = |schema: &Option<Box<RawValue>>| schema.as_deref().map(|schema| schema.get().to_owned());
+        self.queue == other.queue
+            && self.timeout_seconds == other.timeout_seconds
+            && self.retry == other.retry
+            && text(&self.payload_schema) == text(&other.payload_schema)
+            && text(&self.result_schema) == text(&other.result_schema)
+            && self.description == other.description
+            && self.redact == other.redact
+    }
+}
+
 /// The parts of a retry policy that a kind decides; the others are the configured default's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RetryDefinition {

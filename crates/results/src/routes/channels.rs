@@ -159,7 +159,9 @@ pub(crate) async fn listen(call: Call<ProduceOrWork, ResultsState, WithQuery>) -
     let name = call.path("name");
     let mut params = call.params(&["after", "wait_seconds", "limit"]);
     let after = params.parsed::<i64>("after");
-    let wait = params.seconds("wait_seconds", check::MAX_WAIT).unwrap_or_default();
+    let wait = params
+        .seconds("wait_seconds", check::MAX_WAIT)
+        .unwrap_or_default();
     let limit = params.count("limit", 1, MAX_LIMIT).unwrap_or(DEFAULT_LIMIT);
     params.finish()?;
     check::name("name", &name)?;
@@ -186,10 +188,15 @@ pub(crate) async fn read(call: Call<ProduceOrWork, ResultsState>, payload: web::
     let body: ReadBody = call.json(payload).await?;
     check::count("channels", body.channels.len())?;
     if body.channels.len() > MAX_CHANNELS {
-        let rule = format!("channels has {} names; at most {MAX_CHANNELS} are allowed", body.channels.len());
+        let rule = format!(
+            "channels has {} names; at most {MAX_CHANNELS} are allowed",
+            body.channels.len()
+        );
         return Err(Problem::new(ProblemKind::BatchTooLarge, rule));
     }
-    body.channels.keys().try_for_each(|name| check::name("channels", name))?;
+    body.channels
+        .keys()
+        .try_for_each(|name| check::name("channels", name))?;
     let wait = check::wait(body.wait_seconds, call.context().max_wait)?;
     let limit = body.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
@@ -197,7 +204,10 @@ pub(crate) async fn read(call: Call<ProduceOrWork, ResultsState>, payload: web::
     }
     let pages = heard(&call, body.channels, limit, wait).await?;
     ok(&ChannelListView {
-        channels: pages.into_iter().map(|(name, page)| (name, page.into())).collect(),
+        channels: pages
+            .into_iter()
+            .map(|(name, page)| (name, page.into()))
+            .collect(),
     })
 }
 

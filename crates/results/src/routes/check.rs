@@ -29,7 +29,10 @@ pub(super) fn name(field: &str, text: &str) -> Result<(), Problem> {
         return Err(invalid(field, rule));
     }
     if RESERVED.contains(&text) {
-        return Err(invalid(field, format!("{text:?} is the name of a route; use another one")));
+        return Err(invalid(
+            field,
+            format!("{text:?} is the name of a route; use another one"),
+        ));
     }
     Ok(())
 }
@@ -54,7 +57,10 @@ pub(super) fn body(field: &str, text: &str, most: usize) -> Result<(), Problem> 
     if text.len() <= most {
         return Ok(());
     }
-    let reason = format!("has {} bytes; at most {most} are allowed (jobs.max_payload_bytes)", text.len());
+    let reason = format!(
+        "has {} bytes; at most {most} are allowed (jobs.max_payload_bytes)",
+        text.len()
+    );
     Err(Problem::field(ProblemKind::PayloadTooLarge, field, reason))
 }
 
@@ -66,7 +72,10 @@ pub(super) fn ttl_within(field: &str, seconds: u32, most: u32) -> Result<Duratio
     if (1..=most).contains(&seconds) {
         return Ok(Duration::from_secs(seconds.into()));
     }
-    Err(invalid(field, format!("must be a whole number of seconds from 1 to {most}")))
+    Err(invalid(
+        field,
+        format!("must be a whole number of seconds from 1 to {most}"),
+    ))
 }
 
 /// The wait that a body asks for, cut to the server's longest.

@@ -77,7 +77,10 @@ fn checked(parts: &BTreeSet<String>) -> Result<(), Problem> {
     if parts.iter().all(|part| (1..=MAX_PART).contains(&part.len())) {
         return Ok(());
     }
-    Err(check::invalid("parts", format!("each must have 1 to {MAX_PART} bytes")))
+    Err(check::invalid(
+        "parts",
+        format!("each must have 1 to {MAX_PART} bytes"),
+    ))
 }
 
 /// Add parts to a result
@@ -144,7 +147,8 @@ pub(crate) async fn list(call: Call<ProduceOrWork, ResultsState, WithQuery>) -> 
         (status = 422, description = "invalid-field, batch-empty"),
     ))]
 pub(crate) async fn delete(call: Call<ProduceOrWork, ResultsState>, payload: web::Payload) -> Reply {
-    let (id, body): (String, DeletePartsBody) = (call.path("id"), call.json_of(payload, BodySize::Bulk).await?);
+    let (id, body): (String, DeletePartsBody) =
+        (call.path("id"), call.json_of(payload, BodySize::Bulk).await?);
     check::name("id", &id)?;
     checked(&body.parts)?;
     let deleted = call
