@@ -41,7 +41,7 @@ create table holdfast_channel_messages (
     channel    text        collate "C" not null,
     seq        bigint      not null,
     body       text        not null,
-    total_bytesbigint      not null,                   -- of the channel, up to and with this message
+    total_bytes bigint      not null,                  -- of the channel, up to and with this message
     expires_at timestamptz not null,
     primary key (channel, seq)
 );

@@ -41,7 +41,7 @@ create table holdfast_channel_messages (
     channel    text    not null,
     seq        integer not null,
     body       text    not null,
-    total_bytesinteger not null,                   -- of the channel, up to and with this message
+    total_bytes integer not null,                  -- of the channel, up to and with this message
     expires_at integer not null,
     primary key (channel, seq)
 );

@@ -211,6 +211,7 @@ fn success_of(id: &str) -> DocumentWrite {
 async fn what_has_expired_is_shown_to_nobody_and_swept(f: &Fixture) {
     let results = &f.results;
     f.execute("delete from holdfast_results").await;
+    f.execute("delete from holdfast_channels").await;
     let many: Vec<_> = (0..1_000).map(|n| document(&format!("x{n}"), "x")).collect();
     results.write(many).await.unwrap();
     let finished = results
