@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
 import re
 import shutil
 import subprocess
@@ -60,7 +61,9 @@ def run(name: str, holdfast: str, source: Path, only: str, tests: list[str]) -> 
     tool = broker.redis or Redis()
     report = directory / "report.xml"
     env = environment(
-        broker.url, TEST_BROKER=broker.url, TEST_BACKEND=broker.url, REDIS_HOST="127.0.0.1", REDIS_PORT=str(tool.port), TEST_REDIS=tool.url
+        broker.url, TEST_BROKER=broker.url, TEST_BACKEND=broker.url, REDIS_HOST="127.0.0.1", REDIS_PORT=str(tool.port),
+        # Some tests call the program `celery`.
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "celery.contrib.pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1"]
     command += ["-o", "addopts=", "--timeout=300", "--tb=short", "-W", "ignore"]

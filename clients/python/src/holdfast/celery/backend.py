@@ -7,8 +7,8 @@ Results
 
 Chords
     Each part writes what it returned (a document), and adds its task to the set of the chord's parts. The set counts a task once, however
-    often it runs. The parts that find the set full join it and publish the callback, under one Idempotency-Key, made of the chord and
-    the callback's task: if the last part is run again, or two workers both see the set full, one callback exists. A mark says that a
+    often it runs. The parts that find the set full join it and publish the callback, under one Idempotency-Key made of the run of the
+    chord and the callback's task: if the last part is run again, or two workers both see the set full, one callback exists. A mark says that a
     chord is done, so that a copy that comes days later starts nothing.
 
 When things fail
@@ -35,6 +35,7 @@ from celery.exceptions import BackendStoreError, ChordError
 from celery.result import GroupResult, allow_join_result
 from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
+from kombu.utils.uuid import uuid
 
 from .. import _documents
 from .._calls import Call
@@ -215,9 +216,10 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
     # Chords
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        # A chord that is applied again has the same group, and is a new run. (The first parts of this one may have returned already.)
+        # A frozen chord that is applied again has the same group and the same callback, and is a new run. (The first parts of this one
+        # may have returned already.)
         self.call(_documents.delete([self._chord(group_id, "done")]))
-        self._write(self._chord(group_id, "size"), json.dumps(chord_size), self._chord_ttl)
+        self._write(self._chord(group_id, "size"), json.dumps([chord_size, uuid()]), self._chord_ttl)
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         self.call(_documents.add_parts(self._chord(chord_id, "more"), [str(result.id)], self._chord_ttl))
@@ -242,19 +244,21 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         part = json.dumps(["~" if index is None else f"{int(index):012d}", str(request.id)])
         self._write(self._part(group, request.id), value, self._chord_ttl)
         count = self.call(_documents.add_parts(self._chord(group, "parts"), [part], self._chord_ttl))
-        if self._is_full(group, count):
-            self._complete(request, group)
+        run = self._full(group, count)
+        if run is not None:
+            self._complete(request, group, run)
 
-    def _is_full(self, group: str, count: int) -> bool:
-        """Whether every part has returned, and the callback was not started."""
+    def _full(self, group: str, count: int) -> str | None:
+        """The run of the chord, if every part has returned and the callback was not started."""
         size, done, more = self.mget([self._chord(group, name) for name in ("size", "done", "more")])
         if size is None or done is not None:
             # The last part of the header has not been published, or this is a copy of one that has counted.
-            return False
+            return None
+        wanted, run = json.loads(size)
         added = len(self._parts(self._chord(group, "more"))) if more is not None else 0
-        return count >= int(json.loads(size)) + added
+        return str(run) if count >= int(wanted) + added else None
 
-    def _complete(self, request: Any, group: str) -> None:
+    def _complete(self, request: Any, group: str, run: str) -> None:
         callback = maybe_signature(request.chord, app=self.app)
         try:
             results = self._joined(group)
@@ -265,10 +269,10 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             logger.exception("Chord %r raised: %r", group, error)
             self._failed(group, callback, _create_chord_error_with_cause(f"Join error: {error!r}", original_exc=error))
         else:
-            self._publish(group, callback, results)
+            self._publish(group, run, callback, results)
 
-    def _publish(self, group: str, callback: Any, results: Any) -> None:
-        callback.options[ONCE] = f"chord/{group}"
+    def _publish(self, group: str, run: str, callback: Any, results: Any) -> None:
+        callback.options[ONCE] = f"chord/{run}"
         try:
             self.app.amqp._retry_publish(callback.delay, results)
         except Exception as error:
