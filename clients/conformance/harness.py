@@ -314,7 +314,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin = Api(self.url, ADMIN_KEY)
-        self.env = child_env(
+        own = dict(
             DATABASE_URL=self.postgres.url if self.postgres else f"sqlite://{self.directory}/holdfast.db",
             HOLDFAST_API_KEY=ADMIN_KEY,
             LOG_LEVEL="info",
@@ -325,8 +325,8 @@ class Server:
             HOLDFAST__WORKER__HEARTBEAT_SECONDS=str(HEARTBEAT_SECONDS),
             HOLDFAST__WORKER__LOST_AFTER_SECONDS=str(LOST_AFTER_SECONDS),
             **({"REDIS_URL": redis.url} if redis else {}),
-            **(settings or {}),
         )
+        self.env = child_env(**{**own, **(settings or {})})
         self.services: dict[str, Process] = {}
         self.start("api")
         self.start("worker")

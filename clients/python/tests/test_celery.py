@@ -89,10 +89,10 @@ def slow(name, seconds):
 class Program:
     """A worker of Celery, in a process group of its own."""
 
-    def __init__(self, directory: Path, server: Server, *options: str) -> None:
+    def __init__(self, directory: Path, server: Server, *options: str, record: Path | None = None) -> None:
         directory.mkdir(exist_ok=True)
         (directory / "tasks.py").write_text(TASKS)
-        self.record = directory / "record"
+        self.record = record or directory / "record"
         self.log = directory / f"celery-{time.monotonic_ns()}.log"
         self.url = url_of(server)
         environment = clean_environment(CELERY_URL=self.url, RECORD=str(self.record), PYTHONPATH=str(directory))
@@ -165,8 +165,7 @@ def own(server: Server, tmp_path: Path) -> Iterator[Any]:
     made: list[Program] = []
 
     def start(queue: str, *options: str) -> Program:
-        made.append(Program(tmp_path / f"w{len(made)}", server, "-Q", queue, "--without-gossip", *options))
-        made[-1].record = made[0].record
+        made.append(Program(tmp_path / f"w{len(made)}", server, "-Q", queue, "--without-gossip", *options, record=tmp_path / "record"))
         return made[-1]
 
     yield start
@@ -384,9 +383,14 @@ def test_queues_of_any_name_and_exchanges_of_every_type(server: Server) -> None:
     queue = Queue("Odd Name/1", topic, routing_key="news.#")
     with Connection(url_of(server)) as consuming, Connection(url_of(server)) as publishing:
         with consuming.Consumer([queue], callbacks=[lambda body, message: (got.append(body), message.ack())]):
-            publishing.Producer().publish({"n": 1}, exchange=topic, routing_key="news.today.x")
-            publishing.Producer().publish({"n": 2}, exchange=topic, routing_key="other")
-            binary = {"serializer": None, "content_type": "application/data", "content_encoding": "binary"}
+            publishing.Producer().publish({"n": 1}, exchange=topic, routing_key="news.today.x", declare=[topic])
+            publishing.Producer().publish({"n": 2}, exchange=topic, routing_key="other", declare=[topic])
+            binary: dict[str, Any] = {
+                "declare": [topic],
+                "serializer": None,
+                "content_type": "application/data",
+                "content_encoding": "binary",
+            }
             publishing.Producer().publish(b"\x00\xff", exchange=topic, routing_key="news.b", **binary)
             while len(got) < 2:
                 consuming.drain_events(timeout=60)
@@ -425,7 +429,7 @@ def test_a_chord_whose_last_part_runs_again_starts_its_callback_once(app: Celery
     result = chord([app.signature("tasks.add", (i, 3)) for i in range(3)], app=app)(app.signature("tasks.total"))
     assert result.get(timeout=60) == 12
     (header,) = [one for one in jobs(server, "celery") if one["payload"]["headers"]["id"] == result.id]
-    part = next(one for one in jobs(server, "celery") if one["payload"]["headers"]["group"] == result.parent.id)
+    part = next(one for one in jobs(server, "celery") if one["payload"]["headers"]["id"] == result.parent.results[0].id)
     # The part again, as after a lost acknowledgement: under a key of its own.
     body = {"kind": "celery", "payload": part["payload"]}
     answer = httpx.post(f"{server.url}/v1/jobs", json=body, headers={"Authorization": f"Bearer {server.key}"})

@@ -249,3 +249,15 @@ def test_times_of_the_api_are_read_by_every_python() -> None:
     assert moment_of("2026-01-31T12:00:00Z") == datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
     assert moment_of("2026-01-31T12:00:00.5Z") == datetime(2026, 1, 31, 12, 0, 0, 500000, tzinfo=timezone.utc)
     assert moment_of(None) is None
+
+
+def test_errors_go_from_one_process_to_another() -> None:
+    import pickle
+
+    from holdfast.errors import Fault, JobFailed, PayloadError, api_error
+    from holdfast.models import JobRecord
+
+    error = pickle.loads(pickle.dumps(api_error(503, {"type": "unavailable", "title": "t", "detail": "d", "field": "f"}, 2.0)))
+    assert (type(error).__name__, error.status, error.errors, error.retry_after) == ("Unavailable", 503, (Fault("f", "d"),), 2.0)
+    assert pickle.loads(pickle.dumps(JobFailed(JobRecord("1", "k", "q", "discarded")))).record.id == "1"
+    assert str(pickle.loads(pickle.dumps(PayloadError("a.b", "wrong")))) == "a.b: wrong"

@@ -40,7 +40,7 @@ class News:
 
 def write(id: str, body: str, ttl: int, *, finished: bool = False, unless_finished: bool = False) -> Call[None]:
     """Stores a document. With ``unless_finished`` one that was stored as ``finished`` stays as it is."""
-    item: dict[str, Any] = {"id": id, "body": body, "ttl_seconds": ttl}
+    item: dict[str, Any] = {"id": id, "body": body, "ttl_seconds": int(ttl)}
     if finished:
         item["finished"] = True
     if unless_finished:
@@ -69,7 +69,7 @@ def delete(ids: Sequence[str]) -> Call[None]:
 
 def add_parts(id: str, parts: Sequence[str], ttl: int) -> Call[int]:
     """Adds to a set. Returns how many it has then."""
-    body = _json.encode({"parts": list(parts), "ttl_seconds": ttl})
+    body = _json.encode({"parts": list(parts), "ttl_seconds": int(ttl)})
     return Call("POST", f"/v1/results/{_part(id)}/parts", lambda answer: int(answer["count"]), body)
 
 
@@ -89,7 +89,7 @@ def delete_parts(id: str, parts: Sequence[str]) -> Call[None]:
 
 def say(channel: str, messages: Sequence[str], ttl: int) -> Call[None]:
     """To all who listen. A repeat says it again."""
-    body = _json.encode({"messages": list(messages), "ttl_seconds": ttl})
+    body = _json.encode({"messages": list(messages), "ttl_seconds": int(ttl)})
     return Call("POST", f"/v1/channels/{_part(channel)}", _nothing, body, repeatable=False)
 
 

@@ -46,6 +46,9 @@ class JobFailed(HoldfastError):
         super().__init__(f"job {record.id} ({record.kind}) is {record.state}: {reason}")
         self.record = record
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.record,)
+
 
 class PayloadError(HoldfastError, ValueError):
     """A payload is not what its handler's types describe. ``path`` names the field, such as ``payload.sizes[0]``."""
@@ -54,6 +57,9 @@ class PayloadError(HoldfastError, ValueError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,11 @@ class ApiError(HoldfastError):
         self.request_id = request_id
         #: Seconds, from the answer's ``Retry-After``.
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors of tasks go from one process to another.
+        arguments = (self.status, self.type, self.title, self.detail, self.errors, self.request_id, self.retry_after)
+        return type(self), arguments
 
     @property
     def field(self) -> str | None:

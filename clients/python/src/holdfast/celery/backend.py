@@ -8,8 +8,8 @@ Results
 Chords
     Each part writes what it returned (a document), and adds its task to the set of the chord's parts. The set counts a task once, however
     often it runs. The parts that find the set full join it and publish the callback, under one Idempotency-Key made of the run of the
-    chord and the callback's task: if the last part is run again, or two workers both see the set full, one callback exists. A mark says that a
-    chord is done, so that a copy that comes days later starts nothing.
+    chord and the callback's task: if the last part is run again, or two workers both see the set full, one callback exists. A mark says
+    that a chord is done, so that a copy that comes days later starts nothing.
 
 When things fail
     - *The server is unavailable*: calls are repeated, in a worker's tasks and its own process for WORKER_PATIENCE_SECONDS (the lease of the
@@ -315,8 +315,8 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         return result
 
     @property
-    def _chord_ttl(self) -> Any:
-        return self.chord_expires or self.expires
+    def _chord_ttl(self) -> int:
+        return _ttl(self.chord_expires or self.expires)
 
     def _chord(self, group: str, name: str) -> str:
         return f"{self.chord_keyprefix}{group}.{name}"

@@ -306,6 +306,8 @@ class Transport(virtual.Transport):
     def __init__(self, client: Any, **options: Any) -> None:
         host, port, key, is_tls, path = _address(client)
         super().__init__(client, **options)
+        # Of a first connection, where the caller gives no policy: a publish that cannot be sent is to raise, and not to wait.
+        client.transport_options.setdefault("max_retries", 0)
         ca_file = ca_file_of(client.transport_options) or ca_file_of(client.ssl)
         self.calls = calls_to(endpoint(host, port, key, is_tls, path, ca_file))
         heartbeat = "loop" if client.transport_options.get("heartbeat") == "loop" else "process"
