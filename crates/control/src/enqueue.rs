@@ -109,6 +109,9 @@ pub struct JobBody {
     /// At most one job of this kind with this key waits or runs; a further request returns the first.
     #[schema(max_length = 255)]
     pub unique_key: Option<String>,
+    /// The job is cancelled, with an error of the class `expired`, if it has not begun by then (RFC 3339). Not for follow-ups.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Moment>,
     /// The key for per-key limits of concurrency and rate, e.g. a customer's id.
     #[schema(max_length = 255)]
     pub limit_key: Option<String>,
@@ -132,6 +135,7 @@ impl JobBody {
             max_attempts: None,
             timeout_seconds: None,
             unique_key: None,
+            expires_at: None,
             limit_key: None,
             then: None,
         }
@@ -151,6 +155,7 @@ impl JobBody {
             max_attempts: self.max_attempts.map(|attempts| attempts.0),
             timeout: self.timeout_seconds.map(|seconds| seconds.0),
             unique_key: self.unique_key,
+            expires_at: self.expires_at.map(|moment| moment.0),
             limit_key: self.limit_key,
             idempotency_key,
             traceparent,

@@ -86,6 +86,9 @@ pub struct JobView {
     /// The batch whose callback the job is.
     #[schema(value_type = Option<String>)]
     pub callback_of: Option<BatchId>,
+    /// The job is cancelled if it has not begun by then.
+    #[serde(default)]
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl JobView {
@@ -118,6 +121,7 @@ impl JobView {
             child,
             parent,
             callback_of,
+            expires_at,
         } = record;
         Self {
             id,
@@ -147,6 +151,7 @@ impl JobView {
             child,
             parent,
             callback_of,
+            expires_at,
         }
     }
 

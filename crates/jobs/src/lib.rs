@@ -20,6 +20,7 @@ pub mod diagnosis;
 pub mod enqueue;
 mod envelope;
 mod erase;
+pub mod expiry;
 mod failed_attempt;
 pub mod follow_ups;
 mod id;

@@ -327,6 +327,7 @@ fn job_record(queue: &str, record: BrokerRecord) -> JobRecord {
         child: None,
         parent: None,
         callback_of: None,
+        expires_at: None,
     };
     match record.place {
         Place::Waiting => {}

@@ -31,6 +31,8 @@ class JobOptions(TypedDict, total=False):
     run_at: datetime
     #: The earliest start, from now, by the database's clock.
     delay_seconds: float | timedelta
+    #: The job is cancelled if it has not begun by then; with a time zone.
+    expires_at: datetime
     priority: Priority
     #: Largest number of attempts, the first included: 1 to 100.
     max_attempts: int
@@ -55,6 +57,7 @@ class EnqueueOptions(JobOptions, total=False):
 
 _CALL_OPTIONS = frozenset({"idempotency_key", "traceparent"})
 _DURATIONS = frozenset({"delay_seconds", "timeout_seconds"})
+_MOMENTS = frozenset({"run_at", "expires_at"})
 _JOB_OPTIONS = frozenset(JobOptions.__annotations__)
 
 
@@ -96,16 +99,16 @@ def _check_names(options: Mapping[str, Any], known: frozenset[str]) -> None:
 def _option(name: str, value: Any) -> Any:
     if name in _DURATIONS:
         return seconds_of(value, name)
-    if name == "run_at":
-        return _moment(value)
+    if name in _MOMENTS:
+        return _moment(name, value)
     if name == "then":
         return value.body()
     return value
 
 
-def _moment(value: datetime) -> str:
+def _moment(name: str, value: datetime) -> str:
     if value.tzinfo is None:
-        raise ValueError("run_at must have a time zone: datetime.now(timezone.utc), or delay_seconds instead")
+        raise ValueError(f"{name} must have a time zone, such as that of datetime.now(timezone.utc)")
     return value.astimezone(timezone.utc).isoformat()
 
 
@@ -146,6 +149,8 @@ class JobRecord:
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    #: It is cancelled if it has not begun by then.
+    expires_at: datetime | None = None
     errors: tuple[JobError, ...] = ()
     worker: str | None = None
     cancel_requested: bool = False
@@ -172,7 +177,7 @@ class JobRecord:
     def of(cls, body: Mapping[str, Any]) -> JobRecord:
         """From the API's Job."""
         fields = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
-        for name in ("run_at", "created_at", "started_at", "finished_at"):
+        for name in ("run_at", "created_at", "started_at", "finished_at", "expires_at"):
             fields[name] = moment_of(fields.get(name))
         fields["errors"] = tuple(
             JobError(

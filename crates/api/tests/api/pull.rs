@@ -405,3 +405,44 @@ async fn bad_input_of_workers_and_declarations_is_named() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_job_that_has_expired_is_given_to_nobody_and_shows_why() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    good(
+        &put(&mut admin, "/v1/kinds/thumbnail.make", &json!({"queue": "media"})).await,
+        201,
+    );
+    let job = |expires: &str| json!({"kind": "thumbnail.make", "payload": {}, "expires_at": expires});
+    let expired = good(
+        &post(&mut admin, "/v1/jobs", job("2020-01-31T12:00:00Z")).await,
+        202,
+    );
+    let other = good(
+        &post(&mut admin, "/v1/jobs", job("2030-01-31T12:00:00Z")).await,
+        202,
+    );
+    let worker = registered(&mut admin).await;
+    let pull = json!({"max": 10, "wait_seconds": 30, "have": []});
+    let pulled = good(
+        &post(&mut admin, &format!("/v1/workers/{worker}/pull"), pull).await,
+        200,
+    );
+    assert_eq!(pulled["jobs"].as_array().unwrap().len(), 1, "{pulled}");
+    assert_eq!(pulled["jobs"][0]["id"], other["id"]);
+    let path = format!("/v1/jobs/{}?wait=30", expired["id"].as_str().unwrap());
+    let seen = good(&admin.get(&path).await.unwrap(), 200);
+    assert_eq!(
+        (&seen["state"], &seen["errors"][0]["class"]),
+        (&json!("cancelled"), &json!("expired"))
+    );
+    assert_eq!(seen["expires_at"], "2020-01-31T12:00:00Z");
+    let follow = json!({"kind": "thumbnail.make", "payload": {}, "then": job("2020-01-31T12:00:00Z")});
+    problem_of(
+        &post(&mut admin, "/v1/jobs", follow).await,
+        422,
+        "invalid-field",
+        "then.expires_at",
+    );
+}

@@ -51,6 +51,11 @@ impl Enqueue {
         self.set(|request| request.run_at = Some(at))
     }
 
+    /// Cancelled, and never run, if it has not begun by then, by the database's clock.
+    pub fn expires_at(self, at: DateTime<Utc>) -> Self {
+        self.set(|request| request.expires_at = Some(at))
+    }
+
     pub fn priority(self, priority: Priority) -> Self {
         self.set(|request| request.priority = priority)
     }

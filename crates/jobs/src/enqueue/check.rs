@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::config::{JobsSettings, QueueSettings, ServedBy};
 use serde_json::value::RawValue;
@@ -166,6 +167,7 @@ impl Checker {
         self.check_payload(&request.payload, &kind, origin)?;
         let then = self.check_then(request.then.take(), origin, place + 1)?;
         let run_at = run_at(&request)?;
+        check_moment("expires_at", request.expires_at)?;
         let policy = kind.policy(&self.retries, &queue);
         let max_attempts = max_attempts(request.max_attempts, policy)?;
         let timeout = timeout(
@@ -191,6 +193,7 @@ impl Checker {
                 backoff: request.backoff,
                 traceparent: request.traceparent,
                 then,
+                expires_at: request.expires_at,
                 ..Options::default()
             },
             batch: None,
@@ -318,6 +321,10 @@ fn check_follower(request: &JobRequest) -> Result<(), Fault> {
         let reason = "it is enqueued when the job before it has ended; give delay_seconds, counted from then";
         return Err(Fault::field("run_at", reason));
     }
+    if request.expires_at.is_some() {
+        let reason = "it is enqueued when the job before it has ended, whenever that is; leave it out";
+        return Err(Fault::field("expires_at", reason));
+    }
     if request.idempotency_key.is_some() {
         let reason = "it is enqueued once in any case; leave the key out, or give it to the first job";
         return Err(Fault::field("idempotency_key", reason));
@@ -338,16 +345,23 @@ fn run_at(request: &JobRequest) -> Result<RunAt, Fault> {
         )),
         (None, Some(delay)) => Ok(RunAt::In(delay)),
         (Some(at), None) => {
-            let ahead = at.signed_duration_since(clock::now());
-            if ahead.to_std().is_ok_and(|ahead| ahead > MAX_DELAY) {
-                return Err(Fault::field("run_at", "at most five years ahead"));
-            }
-            if at.timestamp() < 0 {
-                return Err(Fault::field("run_at", "must not be before 1970"));
-            }
+            check_moment("run_at", Some(at))?;
             Ok(RunAt::At(at))
         }
     }
+}
+
+/// From 1970 to five years from now.
+fn check_moment(field: &str, at: Option<DateTime<Utc>>) -> Result<(), Fault> {
+    let Some(at) = at else { return Ok(()) };
+    let ahead = at.signed_duration_since(clock::now());
+    if ahead.to_std().is_ok_and(|ahead| ahead > MAX_DELAY) {
+        return Err(Fault::field(field, "at most five years ahead"));
+    }
+    if at.timestamp() < 0 {
+        return Err(Fault::field(field, "must not be before 1970"));
+    }
+    Ok(())
 }
 
 fn max_attempts(asked: Option<u32>, policy: RetryPolicy) -> Result<u32, Fault> {

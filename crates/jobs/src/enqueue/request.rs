@@ -28,7 +28,9 @@ pub struct JobRequest {
     /// Whose place and tokens the job takes in a queue with limits by key, such as a customer's.
     pub limit_key: Option<String>,
     pub traceparent: Option<String>,
-    /// Enqueued when this one completes, in the same transaction: its own `run_at`, idempotency key and trace are not
+    /// It is cancelled if it has not begun by then ([`crate::expiry`]).
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Enqueued when this one completes, in the same transaction: its own `run_at`, expiry, idempotency key and trace are not
     /// its to choose.
     pub then: Option<Box<JobRequest>>,
 }
@@ -49,6 +51,7 @@ impl JobRequest {
             idempotency_key: None,
             limit_key: None,
             traceparent: None,
+            expires_at: None,
             then: None,
         }
     }

@@ -356,6 +356,7 @@ impl Producer {
             && job.idempotency_key.is_none()
             && job.limit_key.is_none()
             && job.options.then.is_none()
+            && job.options.expires_at.is_none()
     }
 
     async fn push(&self, broker: &Broker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {

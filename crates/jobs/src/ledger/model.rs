@@ -112,6 +112,9 @@ pub struct Options {
     /// It was enqueued by SQL, which cannot check payloads: its first attempt begins with that check.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unchecked: bool,
+    /// It is cancelled if it has not begun by then ([`crate::expiry`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl Options {
@@ -123,8 +126,10 @@ impl Options {
             previous,
             ended_batch,
             unchecked,
+            expires_at,
         } = self;
         !unchecked
+            && expires_at.is_none()
             && backoff.is_none()
             && traceparent.is_none()
             && then.is_none()
@@ -172,6 +177,8 @@ pub struct ClaimedJob {
     /// What of its row cannot be read, and why: a newer version wrote it, or it is damaged. Such a job must not run; it is
     /// to be discarded under its fence, and its row stays as it is.
     pub unreadable: Option<String>,
+    /// Its `expires_at` had passed when it was claimed: it must not run, and is to be cancelled under its fence.
+    pub expired: bool,
 }
 
 /// Which execution of a job speaks. With the worker's id it fences every outcome.
@@ -189,6 +196,12 @@ impl ClaimedJob {
             attempt: self.attempt,
             crashes: self.crashes,
         }
+    }
+
+    /// The time after which it must not begin; `None` also for a job that has begun before.
+    pub(crate) fn expires_at(&self) -> Option<DateTime<Utc>> {
+        let is_fresh = self.attempt == 0 && self.crashes == 0 && self.snoozes == 0;
+        self.options.expires_at.filter(|_| is_fresh)
     }
 
     /// Whether its payload is still to be checked. A job that was tried once was accepted then, also if its schema has changed.
@@ -492,6 +505,8 @@ pub struct JobRecord {
     pub parent: Option<JobId>,
     /// The batch whose callback the job is.
     pub callback_of: Option<BatchId>,
+    /// It is cancelled if it has not begun by then.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// Which jobs to list.

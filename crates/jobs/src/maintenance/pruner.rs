@@ -1,5 +1,6 @@
 //! Deletes finished jobs, ended batches and audit entries past their retention, and what limits no longer need, in small
-//! steps. Also ends the batches that an older version left open (see [`crate::batches`]).
+//! steps. Also cancels jobs that have expired ([`crate::expiry`]), and ends the batches that an older version left open (see
+//! [`crate::batches`]).
 
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(super) async fn run(shared: &Shared) {
             .prune(shared.settings.jobs.retain_batches, BATCH)
             .await;
         let swept = shared.jobs.batches().sweep(SWEEP).await;
+        let expired = shared.jobs.cancel_expired(BATCH).await;
+        maintained("cancel_expired", &expired, |cancelled| *cancelled);
         maintained("prune_batches", &batches, |deleted| *deleted);
         maintained("sweep_batches", &swept, |ended| *ended);
         maintained("prune_jobs", &jobs, |pruned| pruned.deleted);
@@ -51,6 +54,7 @@ pub(super) async fn run(shared: &Shared) {
             entries.map(has_more),
             buckets.map(has_more),
             batches.map(has_more),
+            expired.map(has_more),
         ]
         .into_iter()
         .map(rest_after)

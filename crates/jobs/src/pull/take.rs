@@ -16,6 +16,7 @@ use super::rows::{self, Payloads};
 use super::{ANSWER_BYTES, MAX_HELD, MAX_JOBS, PullError, PullWorkers, SUSPECT_REST, UNKNOWN_KIND_REST};
 use crate::claiming;
 use crate::enqueue::Fault;
+use crate::expiry;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome, UNREADABLE};
 use crate::limits::ClaimRequest;
@@ -358,11 +359,12 @@ impl PullWorkers {
         session: &Session,
         worker: WorkerId,
         queue: &Arc<str>,
-        jobs: Vec<ClaimedJob>,
+        mut jobs: Vec<ClaimedJob>,
         have: &HashSet<JobId>,
         answer: &mut Answer,
     ) -> Result<(), LedgerError> {
         self.learn_unchecked(&jobs).await?;
+        self.0.jobs.mark_expired(&mut jobs).await;
         let mut unrun = Vec::new();
         for job in jobs {
             let refused = refuse(session, queue, &job).or_else(|| self.refuse_payload(session, &job));
@@ -446,6 +448,9 @@ impl PullWorkers {
 
 /// The outcome of a job that this worker cannot run.
 fn refuse(session: &Session, queue: &str, job: &ClaimedJob) -> Option<Outcome> {
+    if job.expired {
+        return Some(expiry::outcome(job, &session.name));
+    }
     if let Some(reason) = &job.unreadable {
         tracing::error!(queue, job.id = %job.id, reason, "a job cannot be read and is discarded");
         catalogue::JOBS_UNREADABLE.with([queue]).increment(1);

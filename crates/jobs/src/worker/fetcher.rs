@@ -30,6 +30,7 @@ use crate::broker::{
 };
 use crate::claiming;
 use crate::envelope::Envelope;
+use crate::expiry;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Options, Outcome, Priority, UNREADABLE};
 use crate::limits::ClaimRequest;
@@ -159,10 +160,16 @@ async fn take(
     lane: &Arc<Lane>,
     deliveries: &Deliveries,
     worker: WorkerId,
-    claimed: Vec<ClaimedJob>,
+    mut claimed: Vec<ClaimedJob>,
 ) {
     if !claimed.is_empty() {
         failpoint::reach("claim");
+    }
+    shared.jobs.mark_expired(&mut claimed).await;
+    let (expired, claimed): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|job| job.expired);
+    for job in expired {
+        let outcome = expiry::outcome(&job, &shared.identity.name());
+        store_unrun(shared, lane, worker, job, outcome);
     }
     let (unreadable, readable): (Vec<_>, Vec<_>) =
         claimed.into_iter().partition(|job| job.unreadable.is_some());
@@ -507,6 +514,7 @@ impl BrokerSource<'_> {
             snoozes: 0,
             doubtful: false,
             unreadable: None,
+            expired: false,
         }
     }
 

@@ -196,6 +196,26 @@ async fn start_worker(
     (jobs, stop, seen, tokio::spawn(worker.run()))
 }
 
+#[tokio::test]
+async fn an_expired_job_never_runs_on_either_durability() {
+    let ago = holdfast_core::clock::now() - chrono::Duration::minutes(1);
+    for extra in [&[][..], &[("HOLDFAST__QUEUES__DEFAULT__DURABILITY", "redis")]] {
+        let system = System::start(false, true, extra).await;
+        let act = Act::Echo(1);
+        let expired = system.jobs.enqueue(Probe { act }).expires_at(ago).await.unwrap();
+        assert_eq!(expired.durability, holdfast_core::config::Durability::Ledger);
+        let record = system.end_of(expired.id).await;
+        assert_eq!(
+            (record.state, &*record.errors[0].class),
+            (State::Cancelled, "expired")
+        );
+        let other = system.enqueue(Act::Echo(2)).await;
+        assert_eq!(system.end_of(other).await.state, State::Completed);
+        assert_eq!(system.seen.runs.load(Ordering::SeqCst), 1);
+        system.stop().await;
+    }
+}
+
 /// Every set-up runs every job of the list to its end.
 async fn jobs_come_to_their_ends(postgres: bool, redis: bool, extra: &[(&str, &str)]) {
     let system = System::start(postgres, redis, extra).await;

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// At or after this time (RFC 3339)
     #[arg(long, value_parser = time::instant)]
     run_at: Option<DateTime<Utc>>,
+    /// Cancel the job if it has not begun by then (RFC 3339)
+    #[arg(long, value_parser = time::instant)]
+    expires_at: Option<DateTime<Utc>>,
     /// high, normal or low
     #[arg(long, value_parser = priority, default_value = "normal")]
     priority: Priority,
@@ -88,6 +91,7 @@ impl Args {
             max_attempts: self.max_attempts.map(Attempts),
             timeout_seconds: self.timeout.map(Seconds),
             unique_key: self.unique_key,
+            expires_at: self.expires_at.map(Moment),
             ..JobBody::new(self.kind, payload)
         })
     }

@@ -80,6 +80,7 @@ impl FromRow<'_, PgRow> for ClaimedJob {
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
             unreadable: decoded.faults(),
+            expired: false,
         })
     }
 }
@@ -116,6 +117,7 @@ impl FromRow<'_, PgRow> for JobRecord {
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
             then: options.then,
+            expires_at: options.expires_at,
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
             parent: options.previous.map(|previous| previous.id),
             callback_of: options.ended_batch.map(|batch| batch.id),

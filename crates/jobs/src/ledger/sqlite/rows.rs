@@ -90,6 +90,7 @@ impl FromRow<'_, SqliteRow> for ClaimedJob {
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
             unreadable: decoded.faults(),
+            expired: false,
         })
     }
 }
@@ -146,6 +147,7 @@ impl FromRow<'_, SqliteRow> for JobRecord {
                 .try_get::<Option<Uuid>, _>("batch_id")?
                 .map(BatchId::from_uuid),
             then: options.then,
+            expires_at: options.expires_at,
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
             parent: options.previous.map(|previous| previous.id),
             callback_of: options.ended_batch.map(|batch| batch.id),

@@ -25,3 +25,4 @@ mod batches;
 mod cancel;
 mod chains;
 mod dead_letters;
+mod expiry;

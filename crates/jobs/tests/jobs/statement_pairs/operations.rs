@@ -130,6 +130,7 @@ operations! {
     DeleteDeadLetters: None, ["begin a bulk operation", "do a step of a bulk operation"];
     CancelMany: None, ["begin a bulk operation", "do a step of a bulk operation"];
     Purge: None, ["begin a bulk operation", "do a step of a bulk operation"];
+    CancelExpired: None, ["cancel expired jobs"];
     SetLimits: None, ["set a queue's limits"];
     DeclareLimits: None, ["declare the configured limits"];
 }
@@ -249,6 +250,9 @@ impl Operation {
             Self::SetLimits | Self::DeclareLimits | Self::LimitedClaim => self.limits(side).await?,
             Self::PruneBatches => {
                 side.jobs.batches().prune(Duration::from_hours(1), 10).await?;
+            }
+            Self::CancelExpired => {
+                side.jobs.cancel_expired(10).await?;
             }
             Self::SweepBatches => {
                 side.jobs.batches().sweep(10).await?;

@@ -94,11 +94,11 @@ begin
     -- number, queue, state, worker, batch, started, crashes, cancel, unique key, due, finished
     -- A job that is due later was accepted without a delay, before the clock was set back.
     insert into holdfast_jobs (id, queue, kind, state, run_at, created_at, worker, batch_id, started_at, crashes, cancel_requested, unique_key,
-                               finished_at, max_attempts, timeout_ms, payload, doubtful, options)
+                               finished_at, max_attempts, timeout_ms, payload, doubtful, expires_at, options)
     select pairs_id(1, n), queue, 'test.kind', state, now() - interval '1 minute' + coalesce(due, interval '0'), now() + coalesce(due, interval '0'),
            case when w is not null then pairs_id(2, w) end, case when b is not null then pairs_id(3, b) end,
            case when started then now() - interval '30 seconds' end, crashes, cancel, key, now() - ended, 4, 30000, '{"n":1}',
-           n = 18,
+           n = 18, case when n in (2, 3) then now() - interval '1 second' end,
            (case when n = 7 then '{"then": {"kind": "test.kind", "queue": "default", "payload": {"n": 2}, "max_attempts": 4, "timeout_seconds": 30}}' end)::json
     from (values
         (1, 'default', 'available', null, null, false, 0, false, null, null::interval, null::interval),

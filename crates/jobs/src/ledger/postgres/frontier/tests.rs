@@ -24,6 +24,7 @@ fn job(priority: Priority, run_at: DateTime<Utc>) -> ClaimedJob {
         snoozes: 0,
         doubtful: false,
         unreadable: None,
+        expired: false,
     }
 }
 

@@ -1,0 +1,4 @@
+-- When a job that has not begun is cancelled: crates/jobs/src/expiry.rs. The claim reads it from `options`; this column is for the sweep.
+alter table holdfast_jobs add column expires_at integer;
+
+create index holdfast_jobs_expires on holdfast_jobs (expires_at) where state = 'available' and expires_at is not null;
