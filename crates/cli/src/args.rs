@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, backup, batches, completions, copy, dead_letters, deploy, healthcheck, jobs, keys, kinds, migrate,
-    monitor, queues, redis_check, schedules, signing_keys, users, validate, workers,
+    audit, backup, batches, completions, copy, dead_letters, deploy, healthcheck, import, jobs, keys, kinds,
+    migrate, monitor, queues, redis_check, schedules, signing_keys, users, validate, workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Backup(backup::Args),
     /// Copy an installation from SQLite to PostgreSQL, and compare both row by row
     Copy(copy::Args),
+    /// Move what waits in the Redis of Celery, Sidekiq or BullMQ into Holdfast, each job once
+    Import(Box<import::Args>),
     /// Create, list, rotate and revoke API keys
     Keys(keys::Args),
     /// List, create, rotate and delete the key that signs `http.request` jobs

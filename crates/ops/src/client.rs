@@ -65,6 +65,14 @@ struct Problem {
 }
 
 impl ApiError {
+    /// What the API answered with, if it did.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } | Self::Foreign { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
     /// The API answered 404.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)

@@ -11,6 +11,7 @@ use holdfast_core::sql::SqlError;
 use crate::backup::BackupError;
 use crate::client::ApiError;
 use crate::copy::CopyError;
+use crate::import::ImportError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -36,6 +37,8 @@ pub enum Failure {
     Backup(#[from] BackupError),
     #[error(transparent)]
     Copy(#[from] CopyError),
+    #[error(transparent)]
+    Import(#[from] ImportError),
     #[error(transparent)]
     Api(#[from] ApiError),
     /// Everything is said already, on stdout; this is the exit code.

@@ -10,6 +10,7 @@ pub mod client;
 pub mod copy;
 pub mod deploy;
 pub mod failure;
+pub mod import;
 pub mod in_process;
 pub mod monitor;
 pub mod time;

@@ -10,6 +10,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod healthcheck;
+pub(crate) mod import;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod kinds;
@@ -39,6 +40,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Migrate(args) => briefly(migrate::run(args, program)),
         Command::Backup(args) => briefly(backup::run(args, program)),
         Command::Copy(args) => briefly(copy::run(args, program)),
+        Command::Import(args) => briefly(import::run(*args, program)),
         Command::Keys(args) => briefly(keys::run(args, program)),
         Command::SigningKeys(args) => briefly(signing_keys::run(args, program)),
         Command::Users(args) => briefly(users::run(args, program)),

@@ -9,6 +9,7 @@ mod checks;
 mod copy;
 mod deploy;
 mod deployment;
+mod import;
 
 use std::time::Duration;
 
