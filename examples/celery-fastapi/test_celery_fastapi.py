@@ -97,7 +97,7 @@ def test_orders_are_priced_and_the_schedule_runs(broker: str, programs: Programs
     port, trace = free_port(), tmp_path / "trace"
     env = {"CELERY_URL": broker_url(broker, programs), "PYTHONPATH": str(HERE), "SWEEP_TRACE": str(trace)}
     python = (sys.executable, "-m")
-    worker = programs.start("worker", *python, "celery", "-A", "orders", "worker", "-c", "2", "-Q", "celery,documents", "-E", **env)
+    worker = programs.start("worker", *python, "celery", "-A", "orders", "worker", "-l", "info", "-c", "2", "-Q", "celery,documents", **env)
     programs.start("beat", *python, "celery", "-A", "orders", "beat", "-s", str(tmp_path / "schedule"), **env)
     programs.start("api", *python, "uvicorn", "orders:api", "--port", str(port), **env)
     eventually(lambda: listens(port), "the API listens")

@@ -398,6 +398,13 @@ def test_queues_of_any_name_and_exchanges_of_every_type(server: Server) -> None:
     assert sorted(map(repr, got)) == ["b'\\x00\\xff'", "{'n': 1}"]
 
 
+def test_a_worker_of_several_queues_serves_all_of_them(server: Server, own: Any) -> None:
+    app = application(server)
+    own("one,two,three", "-c", "1").ready()
+    results = [app.send_task("tasks.add", (number, 1), queue=queue) for number, queue in enumerate(("one", "two", "three"))]
+    assert [result.get(timeout=60) for result in results] == [1, 2, 3]
+
+
 def test_what_a_worker_has_fetched_goes_back_at_a_warm_shutdown(server: Server, own: Any) -> None:
     app = application(server)
     first = own("warm", "-c", "1").ready()

@@ -14,7 +14,7 @@ from .._calls import Call, put_queue
 from .._flow import Pause, repeated
 from .._http import Endpoint
 from .._wire import Wire
-from ..errors import ApiError, Conflict, Forbidden, InvalidRequest, NotFound
+from ..errors import Conflict, Forbidden, InvalidRequest, NotFound
 from ._message import KIND, KIND_DEFINITION, ONCE, Message, enqueue
 from ._names import bindings, listeners, queue_name
 
@@ -24,6 +24,10 @@ log = logging.getLogger("holdfast.celery")
 
 #: How long a publish in a running task is repeated while the server is unavailable, in seconds. Elsewhere it is not repeated here.
 TASK_PATIENCE_SECONDS = 300.0
+
+#: How often a publish to a queue that was just declared is repeated, and after how many seconds each time.
+DECLARE_TRIES = 10
+DECLARE_PAUSE_SECONDS = 0.2
 
 #: How long bindings of queues with jobs are remembered by the server, and how often they are told again, in seconds.
 BINDING_TTL_SECONDS = 31_536_000
@@ -45,6 +49,8 @@ class Calls:
         #: Queues that hold jobs, as far as is known here, and when each binding was told last.
         self._job_queues: set[str] = set()
         self._told: dict[tuple[str, str], float] = {}
+        #: Servers of an older version refuse the field.
+        self._knows_expiry = True
 
     def run(self, call: Call[T], patience: float = 0.0) -> T:
         """The call's result. It is repeated for ``patience`` seconds. Raises ApiError or ConnectionFailed."""
@@ -69,22 +75,32 @@ class Calls:
 
     def publish(self, queue: str, message: Message) -> None:
         """Returns once the job is committed."""
-        once = ONCE in message["properties"]
-        call = enqueue(queue, message)
         patience = TASK_PATIENCE_SECONDS if in_task() else 0.0
-        try:
+        for tried in range(DECLARE_TRIES + 1):
             try:
-                self.run(call, patience)
-            except ApiError as error:
-                if error.type not in ("unknown-kind", "unknown-queue"):
+                self.run(enqueue(queue, message, expires=self._knows_expiry), patience)
+                break
+            except InvalidRequest as error:
+                if error.type == "idempotency-key-reused" and ONCE in message["properties"]:
+                    # The job exists: its message was written by another worker, and differs in what does not matter.
+                    break
+                if tried == DECLARE_TRIES or not self._mend(queue, error, tried):
                     raise
-                self.declare_queue(queue)
-                self.run(call, patience)
-        except InvalidRequest as error:
-            # A job with this key exists: its message was written by another worker, and differs in what does not matter.
-            if not (once and error.type == "idempotency-key-reused"):
-                raise
         self._job_queues.add(queue)
+
+    def _mend(self, queue: str, error: InvalidRequest, tried: int) -> bool:
+        """Whether the same publish may be accepted now."""
+        if error.type in ("unknown-kind", "unknown-queue"):
+            if tried == 0:
+                self.declare_queue(queue)
+            else:
+                # Another process of the server answers, and learns of the queue within a second.
+                time.sleep(DECLARE_PAUSE_SECONDS)
+            return True
+        if error.field == "expires_at" and self._knows_expiry:
+            self._knows_expiry = False
+            return True
+        return False
 
     def declare_queue(self, queue: str) -> None:
         """Makes the queue, and the kind of Celery's jobs."""

@@ -45,18 +45,18 @@ ONCE = "holdfast_once"
 Message = dict[str, Any]
 
 
-def enqueue(queue: str, message: Message) -> Call[Accepted]:
-    """Enqueues the message."""
+def enqueue(queue: str, message: Message, *, expires: bool = True) -> Call[Accepted]:
+    """Enqueues the message. ``expires`` False: for a server that does not know ``expires_at``; then a worker drops what has expired."""
     headers: Mapping[str, Any] = message.get("headers") or {}
     properties: Mapping[str, Any] = message["properties"]
     job: dict[str, Any] = {"kind": KIND, "queue": queue_name(queue), "payload": message, "priority": priority(properties)}
     eta = moment(headers.get("eta"))
     if eta is not None:
         job["run_at"] = eta
-    if headers.get("ignore_result") is True and not headers.get("group"):
-        expires = moment(headers.get("expires"))
-        if expires is not None:
-            job["expires_at"] = expires
+    if expires and headers.get("ignore_result") is True and not headers.get("group"):
+        expires_at = moment(headers.get("expires"))
+        if expires_at is not None:
+            job["expires_at"] = expires_at
     key = {"Idempotency-Key": f"celery/{properties['delivery_tag']}/{queue_name(queue)}"[:200]}
     return Call("POST", "/v1/jobs", _accepted, json.dumps(job, separators=(",", ":"), allow_nan=False), key)
 

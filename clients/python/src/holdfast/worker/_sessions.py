@@ -61,9 +61,13 @@ class Sessions:
         """Registers, as often as it takes. What the first registration is refused for ends the worker: raises ApiError."""
         backoff = Backoff()
         while True:
+            identity = self.identity
             try:
                 session = await self._register_once()
-                break
+                if self.identity is identity:
+                    break
+                # Its queues have changed while this was under way.
+                self.retire(session)
             except Failure as error:
                 if is_first and isinstance(error, ApiError) and not (error.is_transient or error.status >= 500):
                     raise
