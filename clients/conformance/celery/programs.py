@@ -198,7 +198,8 @@ def django(world: World) -> None:
 
     python("-m", "django", "migrate", "-v", "0")
     python("-c", SCHEDULE)
-    world.start("site-worker", [*CELERY, "-A", "site_app", "worker", "-l", "info", "-c", "1", "-Q", "celery", "-n", "site@test"], **env)
+    site = world.start("site-worker", [*CELERY, "-A", "site_app", "worker", "-l", "info", "-c", "1", "-Q", "celery", "-n", "site@test"], **env)
+    eventually(lambda: "site@test ready" in site.log.read_text(errors="replace"), f"the site's worker is ready:\n{site.tail()}", 90)
     # The application's own worker knows no task of the site.
     world.celery("control", "cancel_consumer", "celery", "-d", world.worker.name, "-t", "10")
     python("-c", RESULTS)

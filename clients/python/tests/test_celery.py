@@ -405,6 +405,18 @@ def test_a_worker_of_several_queues_serves_all_of_them(server: Server, own: Any)
     assert [result.get(timeout=60) for result in results] == [1, 2, 3]
 
 
+def test_a_task_that_a_cancelled_consumer_was_given_goes_to_another(server: Server, own: Any) -> None:
+    app = application(server)
+    first, second = own("handed", "-c", "1").ready(), own("handed", "-c", "1").ready()
+    for _ in range(3):
+        # Both wait for tasks; one of them gives its pull up, and is not to keep what that had claimed.
+        app.control.cancel_consumer("handed", destination=["w0@t"], reply=True, timeout=10)
+        results = [app.send_task("tasks.add", (number, 1), queue="handed") for number in range(5)]
+        assert [result.get(timeout=60) for result in results] == [1, 2, 3, 4, 5]
+        app.control.add_consumer("handed", destination=["w0@t"], reply=True, timeout=10)
+    assert first.process.poll() is None and second.process.poll() is None
+
+
 def test_what_a_worker_has_fetched_goes_back_at_a_warm_shutdown(server: Server, own: Any) -> None:
     app = application(server)
     first = own("warm", "-c", "1").ready()

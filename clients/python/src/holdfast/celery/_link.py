@@ -43,13 +43,14 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from .. import _documents
+from .. import _calls, _documents
 from .._attempt import Outcome
 from .._calls import PulledJob
 from .._http import Endpoint
 from ..errors import ApiError, ConnectionFailed
 from ..worker._api import Api, Backoff, Failure
 from ..worker._protocol import Protocol
+from ..worker._puller import MAX_PULL
 from ..worker._runs import Run, Runs, Session
 from ..worker._sessions import Identity
 from ._message import Message, message_of
@@ -163,7 +164,9 @@ class Lease(Protocol):
         self.deliveries = Deliveries(0, HELD_LIMIT)
         super().__init__(link.endpoint, api, loop, identity, self.deliveries, heartbeat=link.heartbeat, kills=False)
         self._link = link
+        self._api = api
         self._queues: dict[str, str] = {}
+        self._recovering: set[asyncio.Task[None]] = set()
         self._unsettled: dict[str, Run] = {}
         self._ahead: deque[tuple[float, Run]] = deque()
         self._put_back: OrderedDict[str, None] = OrderedDict()
@@ -176,21 +179,39 @@ class Lease(Protocol):
         """The queues to take jobs from, by their name on the server, and how many at once."""
         runs = self.deliveries
         runs.may_take = may_take
+        asked = max(1, min(runs.room, MAX_PULL))
         runs.concurrency = min(prefetch, MAX_UNSETTLED) if queues and not self._is_draining else 0
-        if tuple(queues) != tuple(self._queues) and queues:
-            self.sessions.identity = Identity(self.sessions.identity.name, tuple(queues), None, max(1, runs.concurrency))
-            if self.sessions.current is not None:
-                self.sessions.retire(self.sessions.current)
-            self.delete_finished()
-        if not queues or tuple(queues) != tuple(self._queues):
-            self.puller.interrupt()
+        has_changed = tuple(queues) != tuple(self._queues)
         self._queues = queues
+        if has_changed:
+            self._change(asked)
         self._give()
         runs.note()
         if queues and not self._tasks:
             self._tasks = [*map(self.spawn, (self.puller.run(), self.sender.run(), self.lease.run(), self._keep()))]
             for task in self._tasks:
                 task.add_done_callback(_ended)
+
+    def _change(self, asked: int) -> None:
+        """Another registration, for the queues of now; none, if there are none."""
+        former = self.sessions.current
+        if self._queues:
+            self.sessions.identity = Identity(self.sessions.identity.name, tuple(self._queues), None, max(1, self.runs.concurrency))
+        if former is not None:
+            self.sessions.retire(former)
+            self.puller.interrupt()
+            self._recovering.add(recovering := self.spawn(self._recover(former, asked)))
+            recovering.add_done_callback(self._recovering.discard)
+
+    async def _recover(self, former: Session, asked: int) -> None:
+        """What the pull that was given up had claimed is leased to the former registration: its next pull gives it."""
+        try:
+            pulled = await self._api.call(_calls.pull(former.id, asked, 0.0, self.runs.have(former)))
+        except Failure as error:
+            log.info("registration %s is given up: %s", former.id, error)
+        else:
+            self.take(former, pulled.jobs)
+        self.delete_finished()
 
     def settle(self, tag: str, outcome: Outcome) -> None:
         """The consumer's word on a message."""
@@ -215,6 +236,8 @@ class Lease(Protocol):
             return
         self.runs.concurrency = 0
         self._ahead.clear()
+        if self._recovering:
+            await asyncio.wait(self._recovering, timeout=FLUSH_SECONDS)
         self._tasks[0].cancel()
         await asyncio.wait([self._tasks[0]])
         if self.runs.held:
