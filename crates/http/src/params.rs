@@ -207,7 +207,8 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Problem> {
     value
         .to_str()
         .ok()
-        .filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()))
+        // A header's value may have tabs.
+        .filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && !key.contains('\t'))
         .map(Some)
         .ok_or_else(|| {
             let reason = format!("must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");

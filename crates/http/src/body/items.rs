@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::body::parse;
+use crate::body::{objects, parse};
 use crate::nul;
 use crate::problem::{FieldFault, Problem, ProblemKind};
 
@@ -91,7 +91,7 @@ pub fn read_items<T: for<'de> Deserialize<'de>>(
     }
     let (mut good, mut rejected) = (Vec::with_capacity(pieces.len()), Vec::new());
     for (index, piece) in pieces.iter().enumerate() {
-        match serde_json::from_str(piece.get()) {
+        match objects::from_slice(piece.get().as_bytes()) {
             Ok(item) => good.push((index, item)),
             Err(error) => {
                 let (field, reason) = shape_fault(&error, names.one);

@@ -8,6 +8,7 @@
 mod budget;
 pub mod fields;
 pub mod items;
+pub mod objects;
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
@@ -20,6 +21,7 @@ use serde_path_to_error::{Path, Segment};
 
 pub use self::budget::BodyBudget;
 use self::budget::BodyPermit;
+use self::objects::Objects;
 use crate::context::ServerContext;
 use crate::nul;
 use crate::problem::{FieldFault, Problem, ProblemKind};
@@ -206,7 +208,7 @@ fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 /// Parses a body, or says what is wrong with it and where.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| {
+    objects::from_slice(bytes).map_err(|error| {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             let detail = "the body is empty; a JSON object is needed";
             return Problem::new(ProblemKind::MalformedJson, detail).at(1, 1);
@@ -229,7 +231,7 @@ fn malformed(error: &serde_json::Error) -> Problem {
 /// Parses again, now following the path.
 fn diagnosed<T: DeserializeOwned>(bytes: &[u8], first: &serde_json::Error) -> Problem {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let fault = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+    let fault = match serde_path_to_error::deserialize::<_, T>(Objects(&mut deserializer)) {
         Err(error) => located(error.path(), error.inner()),
         Ok(_) => located_at_root(first),
     };

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use actix_web::{HttpMessage, HttpRequest, web};
 use chrono::{DateTime, Utc};
 use holdfast_http::body::items::{AtMost, Fault, Names, RejectedItem, is_list, moment, pieces, shape_fault};
-use holdfast_http::body::{BodySize, body_bytes, parse_off_thread};
+use holdfast_http::body::{BodySize, body_bytes, objects, parse_off_thread};
 use holdfast_http::{Problem, ServerContext};
 use serde::Deserialize;
 use ulid::Ulid;
@@ -79,17 +79,19 @@ pub(super) async fn read_points(
 /// All of them, if all are well-formed and no more than there may be.
 fn worded(bytes: &[u8]) -> Option<Vec<PointText<'_>>> {
     if is_list(bytes) {
-        let list: AtMost<PointText<'_>, MOST> = serde_json::from_slice(bytes).ok()?;
+        let list: AtMost<PointText<'_>, MOST> = objects::from_slice(bytes).ok()?;
         return Some(list.0);
     }
-    let wrapped: PointList<'_> = serde_json::from_slice(bytes).ok()?;
+    let wrapped: PointList<'_> = objects::from_slice(bytes).ok()?;
     Some(wrapped.points.0)
 }
 
 fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
     let pieces = pieces(bytes, NAMES)?;
     Ok(checked(
-        pieces.iter().map(|piece| serde_json::from_str(piece.get())),
+        pieces
+            .iter()
+            .map(|piece| objects::from_slice(piece.get().as_bytes())),
         latest,
     ))
 }
@@ -101,7 +103,7 @@ fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
         .take(NAMES.most + 1)
         .collect();
     NAMES.within(lines.len())?;
-    let (good, mut rejected) = checked(lines.iter().map(|(_, line)| serde_json::from_slice(line)), latest);
+    let (good, mut rejected) = checked(lines.iter().map(|(_, line)| objects::from_slice(line)), latest);
     for one in &mut rejected {
         one.line = lines.get(one.index).map(|(line, _)| *line);
     }
