@@ -101,6 +101,9 @@ async def act(ctx: Context, payload: dict[str, Any]) -> Any:
     if do == "sleep":
         await asyncio.sleep(seconds)
         return "slept"
+    if do == "block" and payload.get("idle"):
+        time.sleep(seconds)
+        return "blocked"
     if do == "block":
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:

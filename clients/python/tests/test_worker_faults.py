@@ -223,7 +223,7 @@ def pulses() -> list[int]:
     """The heartbeat processes of this one."""
     listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
-    return [int(pid) for pid, parent, command in rows if int(parent) == os.getpid() and "_pulse.py" in command]
+    return [int(pid) for pid, parent, command in rows if int(parent) == os.getpid() and "import _pulse" in command]
 
 
 def test_what_is_held_is_sent_at_the_end_without_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The heartbeat process of a worker: a program of its own, because a handler can hold Python's lock in the worker's process.
 
-It imports little of the standard library and nothing else, so that it is small. :class:`holdfast.worker._lease.ProcessLease` starts it.
+It imports modules that are part of the interpreter, and nothing else, so that it is small (`socket` and `signal` would take 3 MiB).
+:class:`holdfast.worker._lease.ProcessLease` starts it.
 
 Input, in lines; fields are separated by tabs:
     1. ``scheme host port path ca_file parent kill`` and a line with the value of the header Authorization (may be empty);
@@ -15,10 +16,10 @@ killed: it hangs. Signals for the process group are ignored: the worker decides 
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+import _socket
 import os
 import select
-import signal
-import socket
 import sys
 import time
 
@@ -37,6 +38,9 @@ MAX_ANSWER = 4 * 1024 * 1024
 
 #: A gap of so many seconds between two looks means that this process was suspended: a look takes LOOK_SECONDS, or a few calls.
 SUSPENDED_SECONDS = 30.0
+
+#: Most bytes of one read of the input.
+READ_BYTES = 65_536
 
 #: How often the parent is looked for, in seconds.
 LOOK_SECONDS = 2.0
@@ -57,7 +61,7 @@ class Connection:
         self._port = port
         self._ca_file = ca_file
         self._headers = headers
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
         self._deadline = 0.0
 
     @property
@@ -93,15 +97,35 @@ class Connection:
             raise TimeoutError("no answer in time")
         return left
 
-    def _connect(self) -> socket.socket:
-        connected = socket.create_connection((self._host, self._port), timeout=self._left())
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._is_tls:
-            import ssl
+    def _connect(self) -> _socket.socket:
+        connected = self._connect_to_first()
+        connected.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        return self._secured(connected) if self._is_tls else connected
 
-            context = ssl.create_default_context(cafile=self._ca_file)
-            connected = context.wrap_socket(connected, server_hostname=self._host)
-        return connected
+    def _connect_to_first(self) -> _socket.socket:
+        """To the first address that answers, as `socket.create_connection` does."""
+        failure: OSError = ConnectionError("the host has no address")
+        # A text would load the codec of international names, and with it a table of all characters.
+        host = self._host.encode("ascii") if self._host.isascii() else self._host
+        for family, kind, protocol, _, address in _socket.getaddrinfo(host, self._port, 0, _socket.SOCK_STREAM):
+            connecting = _socket.socket(family, kind, protocol)
+            try:
+                connecting.settimeout(self._left())
+                connecting.connect(address)
+                return connecting
+            except OSError as error:
+                connecting.close()
+                failure = error
+        raise failure
+
+    def _secured(self, connected: _socket.socket) -> _socket.socket:
+        import socket
+        import ssl
+
+        plain = socket.socket(fileno=connected.detach())
+        plain.settimeout(self._left())
+        context = ssl.create_default_context(cafile=self._ca_file)
+        return context.wrap_socket(plain, server_hostname=self._host)
 
     def _exchange(self, data: bytes) -> Answer:
         if self._socket is None:
@@ -226,7 +250,7 @@ class Pulse:
     def _worker_hangs(self) -> None:
         self._beats.clear()
         if self._kills and not self.is_orphan:
-            os.kill(self._parent, signal.SIGKILL)
+            os.kill(self._parent, _signal.SIGKILL)
 
     def _send(self, session: str, beat: Beat) -> None:
         began = time.monotonic()
@@ -260,15 +284,15 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    for one in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGINT)):
-        signal.signal(one, signal.SIG_IGN)
+    for one in (_signal.SIGINT, _signal.SIGTERM, getattr(_signal, "SIGHUP", _signal.SIGINT)):
+        _signal.signal(one, _signal.SIG_IGN)
     lines: list[str] = []
     rest = b""
     pulse: Pulse | None = None
     while True:
         wait = LOOK_SECONDS if pulse is None else pulse.wait_seconds()
         if select.select([0], [], [], wait)[0]:
-            data = os.read(0, 1 << 20)
+            data = os.read(0, READ_BYTES)
             if not data:
                 return
             whole, rest = lines_of(rest + data)
@@ -286,8 +310,12 @@ def main() -> None:
             pulse.beat()
 
 
-if __name__ == "__main__":
+def program() -> None:
     try:
         main()
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(0)
+
+
+if __name__ == "__main__":
+    program()
