@@ -305,12 +305,15 @@ class Server:
     """The services of Holdfast, each a process: `api`, a Rust `worker` that rescues lost jobs, and `beat` where it is wanted."""
 
     def __init__(
-        self, holdfast: str, database: str, *, redis: Redis | None = None, beat: bool = False, settings: dict[str, str] | None = None
+        self, holdfast: str, database: str, *, redis: Redis | None = None, beat: bool = False, settings: dict[str, str] | None = None,
+        lost_after: int = LOST_AFTER_SECONDS,
     ) -> None:
+        """With `lost_after` of 15 s the leases are those of an installation that sets nothing."""
         self.holdfast = str(Path(holdfast).resolve())
         self.directory = scratch("holdfast-server-")
         self.postgres = Postgres() if database == "postgres" else None
         self.redis = redis
+        self.lost_after = lost_after
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin = Api(self.url, ADMIN_KEY)
@@ -322,8 +325,8 @@ class Server:
             HOLDFAST__SERVER__HOST="127.0.0.1",
             HOLDFAST__SERVER__GRACE_SECONDS="2",
             HOLDFAST__CACHE__LISTS_TTL_SECONDS="0",
-            HOLDFAST__WORKER__HEARTBEAT_SECONDS=str(HEARTBEAT_SECONDS),
-            HOLDFAST__WORKER__LOST_AFTER_SECONDS=str(LOST_AFTER_SECONDS),
+            HOLDFAST__WORKER__HEARTBEAT_SECONDS=str(HEARTBEAT_SECONDS if lost_after == LOST_AFTER_SECONDS else lost_after // 3),
+            HOLDFAST__WORKER__LOST_AFTER_SECONDS=str(lost_after),
             **({"REDIS_URL": redis.url} if redis else {}),
         )
         self.env = child_env(**{**own, **(settings or {})})

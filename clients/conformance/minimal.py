@@ -396,6 +396,9 @@ class Handler:
         if do == "sleep":
             time.sleep(payload["seconds"])
             return "slept"
+        if do == "block" and payload.get("idle"):
+            time.sleep(payload["seconds"])
+            return "blocked"
         if do == "block":
             until = time.monotonic() + payload["seconds"]
             while time.monotonic() < until:

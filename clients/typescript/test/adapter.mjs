@@ -170,9 +170,10 @@ const behaviours = {
     await sleep(seconds * 1000);
     return "slept";
   },
-  block: ({ seconds }) => {
+  block: ({ seconds, idle }) => {
+    if (idle) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, seconds * 1000);
     const end = performance.now() + seconds * 1000;
-    while (performance.now() < end);
+    while (!idle && performance.now() < end);
     return "blocked";
   },
   wait_cancel: async ({ seconds }, ctx, record) => {
