@@ -15,6 +15,7 @@ use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources};
 use holdfast_services::notify::webhooks::NotifyWebhook;
+use schemars::JsonSchema;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -28,7 +29,7 @@ pub(super) const PAYLOAD_BYTES: usize = 200;
 pub(super) const QUEUE: &str = "bench";
 
 /// A job that does nothing but say when it began.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(super) struct Noop {
     /// Microseconds since the bench began, at enqueue; 0 where nobody asks.
     pub at: u64,

@@ -62,11 +62,11 @@ pub struct KindView {
     pub declared: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// JSON Schema of its payloads, if it has one.
+    /// JSON Schema (2020-12) of its payloads, with `examples` where there are some. Only a declared kind may have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub payload_schema: Option<Box<RawValue>>,
-    /// JSON Schema of its results, if it has one.
+    /// JSON Schema of its results, if it has results and they have a schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub result_schema: Option<Box<RawValue>>,
@@ -86,8 +86,8 @@ impl KindView {
             retry_on: on_other_queues(jobs, kind.queue, policy),
             declared: false,
             description: None,
-            payload_schema: None,
-            result_schema: None,
+            payload_schema: Some(kind.schemas().payload.clone()),
+            result_schema: kind.schemas().result.clone(),
             redact: Vec::new(),
         }
     }

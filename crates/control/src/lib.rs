@@ -16,6 +16,7 @@ pub mod enqueue;
 pub mod fields;
 pub mod job_view;
 pub mod jobs;
+mod kind_schemas;
 pub mod kinds;
 pub mod limits;
 pub mod pull;
@@ -46,6 +47,7 @@ pub mod wire {
     pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
 }
 
+pub use kind_schemas::coded_schemas;
 pub use state::{ControlState, Redactor};
 
 holdfast_http::routes! {

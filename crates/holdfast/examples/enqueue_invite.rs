@@ -7,7 +7,7 @@ use holdfast::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// A kind of the application. Producer and application have it from a crate that both depend on.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct SendInvite {
     to: String,
     team: String,

@@ -8,7 +8,7 @@ use holdfast::jobs::stock::TaskSink;
 use holdfast::prelude::*;
 use serde::{Deserialize, Serialize};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct SendInvite {
     to: String,
     team: String,

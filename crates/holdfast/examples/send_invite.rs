@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use holdfast::prelude::*;
 use serde::{Deserialize, Serialize};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct SendInvite {
     to: String,
 }

@@ -10,7 +10,7 @@
 //! use holdfast::prelude::*;
 //! use serde::{Deserialize, Serialize};
 //!
-//! #[derive(Serialize, Deserialize)]
+//! #[derive(Serialize, Deserialize, JsonSchema)]
 //! struct SendInvite {
 //!     to: String,
 //! }
@@ -36,7 +36,8 @@
 //!
 //! # Dependencies
 //! Beside this crate an application needs `serde` with its feature `derive` for the payloads, and an async runtime for its
-//! `main`. Databases, Redis and HTTP are this crate's business.
+//! `main`. Databases, Redis and HTTP are this crate's business. The derive `JsonSchema` comes with the prelude; a file that does not
+//! import the prelude says `use holdfast::schemars::{self, JsonSchema};`.
 
 #![warn(missing_docs)]
 
@@ -48,3 +49,4 @@ pub use app::App;
 pub use error::Error;
 pub use holdfast_jobs as jobs;
 pub use holdfast_services::{UnknownRole, events, kinds, notify, outbound, points, results};
+pub use schemars;

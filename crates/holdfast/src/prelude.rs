@@ -6,4 +6,7 @@ pub use holdfast_jobs::{
     State,
 };
 
+/// Payloads and results derive it: see [`Job`](holdfast_jobs::Job#schemas). The derive looks for the crate `schemars`, which is here too.
+pub use schemars::{self, JsonSchema};
+
 pub use crate::App;

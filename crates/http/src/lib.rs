@@ -37,6 +37,7 @@ mod page;
 pub mod params;
 pub mod problem;
 pub mod rate;
+pub mod refinements;
 mod request_metrics;
 pub mod responses;
 pub mod routes;

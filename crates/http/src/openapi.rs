@@ -1,27 +1,41 @@
 //! The OpenAPI document: made of the route tables that a process serves.
 //!
+//! The schemas of payloads and results of kinds are among its components: those of the program's kinds for everybody, those of declared
+//! kinds for callers who may list them.
+//!
 //! What all routes have in common is added here, so that handlers document what is their own: the scope of a route and the three
 //! answers that come with it (401, 403, 503), the answers to a body that cannot be read (400, 413, 415) and to an id that is none (400),
 //! the form of parameters that many routes have, and the body of every error.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::OnceLock;
 
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde_json::Value;
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response, Schema};
 
+use crate::access::{Allowed, Bound, Read};
+use crate::context::ServerContext;
 use crate::problem::{PROBLEM_JSON, ProblemBody};
+use crate::refinements::Refinements;
 use crate::responses::{constant, tag_of};
 use crate::routes::{Access, Route, RouteTable};
 
 /// How long clients may keep it: it changes with a new version of the server only.
 const CACHE_CONTROL: &str = "public, max-age=300";
+
+/// The same of what only some callers are shown: declared kinds change at any time.
+const PRIVATE_CACHE_CONTROL: &str = "private, no-cache";
 
 /// The name of the security scheme.
 const SCHEME: &str = "api_key";
@@ -144,6 +158,9 @@ fn bound_parameters(operation: &mut Operation, path: &str) {
             (ParameterIn::Header, "Idempotency-Key") => {
                 schema.pattern = Some(IDEMPOTENCY_KEY_PATTERN.to_owned());
             }
+            (ParameterIn::Query, "from" | "to") => {
+                schema.format = Some(SchemaFormat::KnownFormat(KnownFormat::DateTime));
+            }
             (ParameterIn::Query, "wait") => {
                 schema.minimum = Some(0_u32.into());
                 schema.maximum = Some(MAX_WAIT_SECONDS.into());
@@ -203,32 +220,108 @@ fn name_successes(operation: &mut Operation) {
     }
 }
 
+/// Schemas for the components of the document, by name. A name that is taken is left as it is.
+pub type NamedSchemas = Vec<(String, Value)>;
+
+/// The schemas that a caller may see beside those that everybody sees; `None`: they are not known now.
+pub type SchemasFor =
+    Box<dyn Fn(Allowed<Bound<Read>>) -> BoxFuture<'static, Option<NamedSchemas>> + Send + Sync>;
+
 /// The document of one server, made when it is asked for first.
-#[derive(Debug)]
 pub struct ServedDocument {
     tables: Vec<RouteTable>,
+    refinements: Refinements,
+    schemas: NamedSchemas,
+    schemas_for: SchemasFor,
+    document: OnceLock<Value>,
     text: OnceLock<(Bytes, String)>,
+}
+
+impl fmt::Debug for ServedDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServedDocument")
+            .field("tables", &self.tables)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ServedDocument {
     /// Of these tables. Register it as the data of [`ROUTES`].
-    pub fn new(tables: Vec<RouteTable>) -> Self {
+    pub fn new(
+        tables: Vec<RouteTable>,
+        refinements: Refinements,
+        schemas: NamedSchemas,
+        schemas_for: SchemasFor,
+    ) -> Self {
         Self {
             tables,
+            refinements,
+            schemas,
+            schemas_for,
+            document: OnceLock::new(),
             text: OnceLock::new(),
         }
     }
 
-    /// The text, and its ETag.
-    fn text(&self) -> &(Bytes, String) {
-        self.text.get_or_init(|| {
+    fn document(&self) -> &Value {
+        self.document.get_or_init(|| {
             // The document is our own, and its parts are all JSON.
-            let text = document(&self.tables).to_json();
-            let text = text.map(Bytes::from).unwrap_or_default();
-            let tag = tag_of(&text);
-            (text, tag)
+            let mut document = serde_json::to_value(document(&self.tables)).unwrap_or_default();
+            self.refinements.apply(&mut document);
+            allow_empty_parameters(&mut document);
+            add_schemas(&mut document, self.schemas.clone());
+            document
         })
     }
+
+    /// The text for everybody, and its ETag.
+    fn text(&self) -> &(Bytes, String) {
+        self.text.get_or_init(|| text_of(self.document()))
+    }
+
+    /// The text for the caller of this request; `None`: that for everybody.
+    async fn text_for(&self, request: &HttpRequest) -> Option<(Bytes, String)> {
+        let context = request.app_data::<web::Data<ServerContext>>()?;
+        if !context.is_keyless && !request.headers().contains_key(header::AUTHORIZATION) {
+            return None;
+        }
+        let caller = Allowed::from_request(request, &mut Payload::None).await.ok()?;
+        let schemas = (self.schemas_for)(caller).await?;
+        if schemas.is_empty() {
+            return None;
+        }
+        let mut document = self.document().clone();
+        add_schemas(&mut document, schemas);
+        Some(text_of(&document))
+    }
+}
+
+/// As [`crate::params::Params`] reads a query: an empty parameter counts as left out.
+fn allow_empty_parameters(document: &mut Value) {
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    let operations = paths.filter_map(|(_, path)| path.as_object_mut()).flatten();
+    let parameters = operations.filter_map(|(_, operation)| operation.get_mut("parameters")?.as_array_mut());
+    for parameter in parameters
+        .flatten()
+        .filter(|parameter| parameter["in"] == "query")
+    {
+        parameter["allowEmptyValue"] = Value::Bool(true);
+    }
+}
+
+fn add_schemas(document: &mut Value, more: NamedSchemas) {
+    let Some(components) = document["components"]["schemas"].as_object_mut() else {
+        return;
+    };
+    for (name, schema) in more {
+        components.entry(name).or_insert(schema);
+    }
+}
+
+fn text_of(document: &Value) -> (Bytes, String) {
+    let text = Bytes::from(document.to_string());
+    let tag = tag_of(&text);
+    (text, tag)
 }
 
 crate::routes! {
@@ -238,17 +331,27 @@ crate::routes! {
 }
 
 /// This document
+///
+/// With the schemas of the kinds that are part of the program, as `HttpRequestPayload` and `HttpRequestResult`. With a key or a session
+/// that may list kinds, those of declared kinds too.
 #[utoipa::path(get, path = "/openapi.json", tag = "about", operation_id = "openapi",
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")),
+    security((), ("api_key" = ["read"])))]
 async fn show(document: web::Data<ServedDocument>, request: HttpRequest) -> HttpResponse {
-    let (text, tag) = document.text();
-    constant(&request, tag, text, CACHE_CONTROL)
+    let mut answer = match document.text_for(&request).await {
+        Some((text, tag)) => constant(&request, &tag, &text, PRIVATE_CACHE_CONTROL),
+        None => {
+            let (text, tag) = document.text();
+            constant(&request, tag, text, CACHE_CONTROL)
+        }
+    };
+    let vary = HeaderValue::from_static("authorization");
+    answer.headers_mut().append(header::VARY, vary);
+    answer
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
     use crate::access::{Admin, Allowed, Anyone};
     use crate::problem::Problem;

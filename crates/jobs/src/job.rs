@@ -2,9 +2,10 @@
 //!
 //! ```
 //! use holdfast_jobs::{Job, JobContext, JobError};
+//! use schemars::JsonSchema;
 //! use serde::{Deserialize, Serialize};
 //!
-//! #[derive(Serialize, Deserialize)]
+//! #[derive(Serialize, Deserialize, JsonSchema)]
 //! struct SendInvite {
 //!     to: String,
 //! }
@@ -27,6 +28,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -37,14 +39,25 @@ use crate::link::{EndedBatch, Previous};
 use crate::retry::RetryPolicy;
 
 /// A job kind. One file each, and one line in the registry.
-pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
+///
+/// # Schemas
+/// Payload and result derive [`JsonSchema`], from which `GET /v1/kinds` and the OpenAPI document describe them, and by which payloads
+/// are checked when they are enqueued over HTTP. The derive follows serde's attributes; `#[schemars(range(max = 100))]` and
+/// `#[schemars(length(min = 1))]` add bounds. For a field whose type has no schema, `#[schemars(with = "String")]` names one that has
+/// the same JSON; `#[schemars(with = "serde_json::Value")]` is any JSON.
+pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// The stable name on the wire, such as `notify.email`.
     const KIND: &'static str;
     /// The queue a job of this kind goes to when the producer names none.
     const QUEUE: &'static str = "default";
 
     /// What `run` returns; stored as the job's result.
-    type Output: Serialize + Send;
+    type Output: Serialize + JsonSchema + Send;
+
+    /// A payload to be shown with the schema. None by default.
+    fn example() -> Option<Self> {
+        None
+    }
 
     /// Longest one attempt may take. `None`: the configured default.
     fn timeout() -> Option<Duration> {

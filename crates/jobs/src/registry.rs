@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use serde_json::value::RawValue;
 
 use crate::job::{Job, JobContext, JobError, PayloadFault, SecretField};
+use crate::job_schema::KindSchemas;
 use crate::meters::KindMeters;
 use crate::retry::RetryPolicy;
 
@@ -25,6 +26,7 @@ pub struct Kind {
     pub retry: Option<RetryPolicy>,
     /// See [`Job::secret_fields`].
     pub secret_fields: &'static [SecretField],
+    schemas: Arc<LazyLock<KindSchemas>>,
     check: Check,
     /// See [`Registry::restrict`].
     restriction: Option<Check>,
@@ -50,6 +52,7 @@ impl Kind {
             retry: J::retry(),
             secret_fields: J::secret_fields(),
             meters: KindMeters::of(J::KIND),
+            schemas: Arc::new(LazyLock::new(KindSchemas::of::<J>)),
             check: Arc::new(|payload| parse::<J>(payload).and_then(|job| job.validate())),
             restriction: None,
             run: |payload, ctx| {
@@ -67,8 +70,20 @@ impl Kind {
         }
     }
 
-    /// Whether a payload is one this kind can run.
+    /// The JSON Schemas of its payload and its result.
+    pub fn schemas(&self) -> &KindSchemas {
+        &self.schemas
+    }
+
+    /// Whether a payload is one that this kind runs, and one that its schema describes.
     pub fn check(&self, payload: &RawValue) -> Result<(), PayloadFault> {
+        self.check_type(payload)?;
+        self.schemas.check(payload)
+    }
+
+    /// Whether the type of the payload takes it, whatever the schema says: the part of [`Kind::check`] that names faults in the words
+    /// of the kind.
+    pub fn check_type(&self, payload: &RawValue) -> Result<(), PayloadFault> {
         (self.check)(payload)
     }
 
@@ -155,13 +170,16 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
 
     use super::*;
 
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, JsonSchema)]
     struct Nested {
         headers: BTreeMap<String, u32>,
+        #[serde(default)]
+        next: Option<Box<Nested>>,
     }
 
     impl Job for Nested {
@@ -182,5 +200,37 @@ mod tests {
         let good: Box<RawValue> = serde_json::from_str(r#"{"headers":{"accept":1}}"#).unwrap();
         assert_eq!(kind.check(&good), Ok(()));
         assert!(registry.get("test.other").is_none());
+    }
+
+    #[test]
+    fn a_payload_that_its_schema_forbids_is_refused_although_its_type_takes_it() {
+        let registry = Registry::new().register::<Nested>();
+        let kind = registry.get("test.nested").unwrap();
+        for (payload, field) in [
+            // Serde takes a list for an object, by the order of the fields.
+            (r#"[{"accept":1}]"#, ""),
+            (r#"{"headers":{},"next":[{}]}"#, "next"),
+        ] {
+            let payload: Box<RawValue> = serde_json::from_str(payload).unwrap();
+            assert_eq!(kind.check_type(&payload), Ok(()));
+            assert_eq!(kind.check(&payload).unwrap_err().field, field);
+        }
+        let nested: Box<RawValue> =
+            serde_json::from_str(r#"{"headers":{},"next":{"headers":{"a":1}}}"#).unwrap();
+        assert_eq!(kind.check(&nested), Ok(()));
+        assert_eq!(kind.schemas().fault(), None);
+        assert!(kind.schemas().result.is_none(), "it returns nothing");
+    }
+
+    #[test]
+    fn an_integer_of_a_schema_has_the_bounds_of_its_type() {
+        let registry = Registry::new().register::<Nested>();
+        let schema = &registry.get("test.nested").unwrap().schemas().payload;
+        let schema: serde_json::Value = serde_json::from_str(schema.get()).unwrap();
+        let number = schema
+            .pointer("/properties/headers/additionalProperties")
+            .unwrap();
+        assert_eq!(number["maximum"], u32::MAX);
+        assert_eq!(number["minimum"], 0);
     }
 }

@@ -10,33 +10,40 @@
 use std::time::Duration;
 
 use holdfast_jobs::{Job, JobContext, JobError, PayloadFault};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest `retry_after_seconds`.
 const MAX_RETRY_AFTER_SECONDS: u64 = 24 * 60 * 60;
 
 /// How to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailMode {
     /// An error worth a retry.
     Transient,
     /// An error that discards the job.
     Permanent,
-    /// An error that names its own rest, `retry_after_seconds`.
+    /// An error that sets its own delay, `retry_after_seconds`.
     RetryAfter,
     /// A panic in the handler.
     Panic,
     /// Run again after `retry_after_seconds`, without spending an attempt.
     Snooze,
-    /// Never return, and hear no cancellation: only the timeout ends it.
+    /// Never return, and ignore a cancellation: only the timeout ends it.
     Hang,
     /// Kill the process.
     Abort,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A failure to be shown.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+// The modes that spend no attempt refuse a number of them.
+#[schemars(extend("not" = {
+    "required": ["times"],
+    "properties": {"mode": {"enum": ["snooze", "abort"]}, "times": {"type": "integer"}},
+}))]
 pub struct DebugFail {
     /// How to fail.
     pub mode: FailMode,
@@ -47,12 +54,13 @@ pub struct DebugFail {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Delay in seconds, for `retry_after` and `snooze`. Default: 1.
+    #[schemars(range(max = MAX_RETRY_AFTER_SECONDS))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
 }
 
 /// The result of an attempt after the failing ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Recovered {
     /// The attempt that succeeded.
     pub attempt: u32,
@@ -81,6 +89,10 @@ impl DebugFail {
 impl Job for DebugFail {
     const KIND: &'static str = "debug.fail";
     type Output = Recovered;
+
+    fn example() -> Option<Self> {
+        Some(Self::new(FailMode::Transient).times(1))
+    }
 
     fn validate(&self) -> Result<(), PayloadFault> {
         if self.times.is_some() && matches!(self.mode, FailMode::Snooze | FailMode::Abort) {

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use holdfast_jobs::{Job, JobContext, JobError, PayloadFault};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
@@ -16,19 +17,25 @@ const MAX_SLEEP: Duration = Duration::from_hours(24);
 const REPORTS: u32 = 20;
 const MIN_PERIOD: Duration = Duration::from_millis(100);
 
-/// Exactly one of the two.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// A sleep. Exactly one of the two fields is given.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [
+    {"required": ["milliseconds"], "properties": {"milliseconds": {"type": "integer"}}},
+    {"required": ["seconds"], "properties": {"seconds": {"type": "number"}}},
+]))]
 pub struct DebugSleep {
+    #[schemars(range(max = MAX_SLEEP.as_millis() as u64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub milliseconds: Option<u64>,
     /// May have a fraction.
+    #[schemars(range(min = 0, max = MAX_SLEEP.as_secs()))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }
 
 /// The result, and the shape of the progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Slept {
     pub slept_ms: u64,
     pub of_ms: u64,
@@ -68,6 +75,13 @@ impl DebugSleep {
 impl Job for DebugSleep {
     const KIND: &'static str = "debug.sleep";
     type Output = Slept;
+
+    fn example() -> Option<Self> {
+        Some(Self {
+            milliseconds: None,
+            seconds: Some(0.5),
+        })
+    }
 
     fn validate(&self) -> Result<(), PayloadFault> {
         self.duration().map(drop)

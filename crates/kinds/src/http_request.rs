@@ -34,6 +34,7 @@ use holdfast_jobs::{Job, JobContext, JobError, PayloadFault, SecretField, Secret
 use percent_encoding::percent_decode_str;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
@@ -56,6 +57,12 @@ const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 const MAX_EXPECTED: usize = 32;
+
+/// What the schema says of a URL: more than this is decided by the parser.
+const URL_PATTERN: &str = "^\\s*[Hh][Tt][Tt][Pp][Ss]?:";
+/// A token of RFC 9110.
+const HEADER_NAME_PATTERN: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+const HEADER_VALUE_PATTERN: &str = r"^[^\u0000-\u0008\u000a-\u001f\u007f]*$";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const HOLDFAST_ATTEMPT: HeaderName = HeaderName::from_static("holdfast-attempt");
@@ -82,7 +89,7 @@ const REFUSED_HEADERS: [&str; 14] = [
 ];
 
 /// The methods that `http.request` knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
     Get,
@@ -109,15 +116,29 @@ impl From<Method> for reqwest::Method {
 }
 
 /// A request to make.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+// A GET or HEAD request has no body, and the answer to HEAD has none.
+#[schemars(extend("allOf" = [
+    {"not": {
+        "required": ["method", "body"],
+        "properties": {"method": {"enum": ["GET", "HEAD"]}, "body": {"not": {"type": "null"}}},
+    }},
+    {"not": {"required": ["method", "result"], "properties": {"method": {"const": "HEAD"}, "result": {"const": "json"}}}},
+]))]
 pub struct HttpRequest {
     /// `http` or `https`. A user and password in it are sent as `Authorization: Basic`.
+    #[schemars(length(max = MAX_URL_BYTES), extend("pattern" = URL_PATTERN))]
     pub url: String,
     /// Default: `POST` with a body, `GET` without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
     /// Headers of the request.
+    #[schemars(extend(
+        "maxProperties" = MAX_HEADERS,
+        "propertyNames" = {"pattern": HEADER_NAME_PATTERN},
+        "additionalProperties" = {"type": "string", "pattern": HEADER_VALUE_PATTERN},
+    ))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// A JSON string is sent as text, any other JSON unchanged. The content type is set accordingly, unless
@@ -125,9 +146,11 @@ pub struct HttpRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Box<RawValue>>,
     /// Timeout of the whole exchange, redirects included; above 0, at most 300. Default: 30.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = MAX_TIMEOUT.as_secs()))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<f64>,
     /// The statuses that complete the job, instead of 2xx. A redirect status listed here is not followed.
+    #[schemars(length(max = MAX_EXPECTED), inner(range(min = 200, max = 599)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected_status: Vec<u16>,
     /// Whether the request is signed with the installation's key (`/v1/signing-keys`), as Standard Webhooks specifies.
@@ -140,10 +163,10 @@ pub struct HttpRequest {
 }
 
 /// What an `http.request` job returns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ResultForm {
-    /// An [`HttpResult`].
+    /// Status, headers, and the body as text.
     #[default]
     Response,
     /// The body of the answer, parsed as JSON.
@@ -161,7 +184,7 @@ impl ResultForm {
 }
 
 /// The result of an `http.request` job.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum HttpOutput {
     Response(HttpResult),
@@ -303,7 +326,8 @@ impl HttpRequest {
             return Ok(DEFAULT_TIMEOUT);
         };
         match Duration::try_from_secs_f64(seconds) {
-            Ok(timeout) if !timeout.is_zero() && timeout <= MAX_TIMEOUT => Ok(timeout),
+            // Less than a nanosecond is above 0 too.
+            Ok(timeout) if seconds > 0.0 && timeout <= MAX_TIMEOUT => Ok(timeout.max(Duration::from_nanos(1))),
             _ => Err(PayloadFault::new(
                 "timeout_seconds",
                 "must be more than 0 and at most 300",
@@ -370,6 +394,15 @@ fn move_credentials(url: &mut Url, headers: &mut HeaderMap) -> Result<(), Payloa
 impl Job for HttpRequest {
     const KIND: &'static str = "http.request";
     type Output = HttpOutput;
+
+    fn example() -> Option<Self> {
+        let body = serde_json::value::to_raw_value(&serde_json::json!({"month": "2026-11"}));
+        Some(Self {
+            body: body.ok(),
+            timeout_seconds: Some(10.0),
+            ..Self::to("https://example.com/hooks/report")
+        })
+    }
 
     fn timeout() -> Option<Duration> {
         Some(MAX_TIMEOUT + TIMEOUT_MARGIN)

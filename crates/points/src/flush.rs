@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_core::redis::GateError;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -18,7 +19,7 @@ const LANES: usize = 3;
 const LONGEST: Duration = Duration::from_mins(2);
 
 /// Takes everything out of the buffer. Nothing is said in the payload: there is one buffer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PointsFlush {}
 
@@ -28,7 +29,7 @@ impl PointsFlush {
 }
 
 /// What a flush did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Flushed {
     /// Taken out of the buffer.
     pub flushed: u64,
@@ -41,6 +42,10 @@ pub struct Flushed {
 impl Job for PointsFlush {
     const KIND: &'static str = "points.flush";
     type Output = Flushed;
+
+    fn example() -> Option<Self> {
+        Some(Self {})
+    }
 
     fn timeout() -> Option<Duration> {
         Some(LONGEST * 2)

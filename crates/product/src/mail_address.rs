@@ -12,7 +12,7 @@ use lettre::message::Mailbox;
 use unicode_normalization::UnicodeNormalization as _;
 
 /// Longest address with its display name, in bytes.
-const MAX_ADDRESS: usize = 512;
+pub const MAX_ADDRESS: usize = 512;
 
 /// Reads an address, or one with a display name, in whichever way its letters are composed.
 ///

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use holdfast_jobs::NO_CONTROL_PATTERN;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ulid::Ulid;
 use uuid::Uuid;
@@ -12,9 +14,10 @@ use uuid::Uuid;
 pub const MAX_USER: usize = 128;
 
 /// A user's name: 1 to [`MAX_USER`] bytes, no control characters.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-pub struct UserName(Arc<str>);
+#[schemars(!try_from, !into, inline, extend("minLength" = 1, "maxLength" = MAX_USER, "pattern" = NO_CONTROL_PATTERN))]
+pub struct UserName(#[schemars(with = "String")] Arc<str>);
 
 /// The text is no user's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -133,12 +133,13 @@ fn personal_data(process: Process<'_>, cache: &Cache) -> Vec<Arc<dyn PersonalDat
 #[cfg(test)]
 mod tests {
     use holdfast_jobs::{Job, JobContext, JobError, SecretField, SecretPart};
+    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
     use serde_json::value::RawValue;
 
     use super::*;
 
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, JsonSchema)]
     struct Charge {
         amount: u32,
         card: String,

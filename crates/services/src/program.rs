@@ -28,6 +28,7 @@ struct OwnKind {
     /// The type's path, for faults.
     type_name: &'static str,
     register: fn(Registry) -> Registry,
+    schema_fault: fn() -> Option<String>,
 }
 
 impl Program {
@@ -39,6 +40,11 @@ impl Program {
             queue: J::QUEUE,
             type_name: std::any::type_name::<J>(),
             register: Registry::register::<J>,
+            schema_fault: || {
+                let registry = Registry::new().register::<J>();
+                let schemas = registry.get(J::KIND)?.schemas();
+                schemas.fault().map(str::to_owned)
+            },
         });
         self
     }
@@ -96,6 +102,12 @@ impl Program {
                 let fix = "set QUEUE to a lower-case letter, then up to 62 of a-z, 0-9, _ and -".to_owned();
                 faults.push(kind.fault(problem, fix));
             }
+            if let Some(fault) = (kind.schema_fault)() {
+                let problem = format!("the JSON Schema of its payload is invalid: {fault}");
+                let fix =
+                    "derive JsonSchema, or mend the schema that the type or a field gives by hand".to_owned();
+                faults.push(kind.fault(problem, fix));
+            }
             let owner = match of_products.get(kind.name) {
                 Some(_) => Some("Holdfast"),
                 None => owners.insert(kind.name, kind.type_name),
@@ -132,6 +144,7 @@ mod tests {
     use holdfast_core::config::{Sources, load_from};
     use holdfast_jobs::{JobContext, JobError};
     use holdfast_outbound::Outbound;
+    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -139,7 +152,7 @@ mod tests {
     /// A kind whose constants the test chooses.
     macro_rules! kind {
         ($type:ident, $kind:literal, $queue:literal) => {
-            #[derive(Serialize, Deserialize)]
+            #[derive(Serialize, Deserialize, JsonSchema)]
             struct $type {}
 
             impl Job for $type {
@@ -159,6 +172,34 @@ mod tests {
     kind!(Echo, "debug.echo", "default");
     kind!(Spaced, "send invite", "invites");
     kind!(Shouting, "invite.shout", "Invites");
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Misdescribed {
+        #[schemars(pattern("("))]
+        to: String,
+    }
+
+    impl Job for Misdescribed {
+        const KIND: &'static str = "invite.misdescribed";
+        type Output = ();
+
+        async fn run(self, _: JobContext) -> Result<(), JobError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_kind_whose_schema_is_invalid_is_a_fault_that_says_what_is_wrong() {
+        let found = problems(&Program::default().register::<Misdescribed>());
+        let [(setting, problem)] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(setting, "the kind \"invite.misdescribed\"");
+        assert!(
+            problem.starts_with("the JSON Schema of its payload is invalid: "),
+            "{problem}"
+        );
+    }
 
     fn problems(program: &Program) -> Vec<(String, String)> {
         let faults = program.faults().into_iter();

@@ -6,7 +6,7 @@ use holdfast::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// The payload. Producers send these fields as JSON.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SendInvite {
     to: String,
@@ -14,7 +14,7 @@ struct SendInvite {
 }
 
 /// The result, stored with the job.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Sent {
     subject: String,
 }

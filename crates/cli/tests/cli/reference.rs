@@ -1,5 +1,5 @@
 //! The generated pages of the reference: `docs/api.md` from the document of the API, the tables of docs/kinds.md from
-//! `GET /v1/kinds` and the payload types in the sources.
+//! `GET /v1/kinds`.
 //!
 //! The pages say what a running `holdfast dev` says. `scripts/generate` writes them; a test compares them, and enqueues the
 //! example of each kind.
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::readme::{parsed, read, root};
+use crate::readme::{read, root};
 use crate::snippets::Dev;
 
 const API: &str = "docs/api.md";
@@ -32,13 +32,11 @@ async fn the_reference_says_what_the_program_says() {
 #[tokio::test]
 async fn the_example_of_every_kind_is_accepted() {
     let dev = Dev::start().await;
-    let page = read(KINDS);
-    for kind in kinds_of(&dev.ask("/v1/kinds", &[]).await) {
-        let (_, section) = page.split_once(&opening(&kind)).unwrap();
-        let (_, example) = section.split_once("```json\n").unwrap();
-        let (example, _) = example.split_once("```").unwrap();
+    let kinds = dev.ask("/v1/kinds", &[]).await;
+    for kind in kinds["kinds"].as_array().unwrap() {
+        let (example, kind) = (&kind["payload_schema"]["examples"][0], text(kind, "kind"));
         // A day ahead: it is checked and stored, and does not run.
-        let job = json!({"kind": kind, "payload": parsed(example), "delay_seconds": 86_400}).to_string();
+        let job = json!({"kind": kind, "payload": example, "delay_seconds": 86_400}).to_string();
         let accepted = dev
             .ask(
                 "/v1/jobs",
@@ -65,30 +63,15 @@ fn api_page(openapi: &Value) -> String {
 }
 
 fn kinds_page(kinds: &Value) -> String {
-    let sources = sources();
     let mut page = read(KINDS);
     for described in kinds["kinds"].as_array().unwrap() {
         let name = text(described, "kind");
-        let payload = sources
-            .iter()
-            .find_map(|source| payload_fields(source, &name))
-            .unwrap_or_else(|| panic!("no source file declares the kind {name}"));
-        page = with_text_between(
-            &page,
-            &opening(&name),
-            "<!-- /kind -->",
-            &kind(described, &payload),
-        );
+        page = with_text_between(&page, &opening(&name), "<!-- /kind -->", &kind(described));
     }
     page
 }
 
-fn kinds_of(kinds: &Value) -> Vec<String> {
-    let kinds = kinds["kinds"].as_array().unwrap().iter();
-    kinds.map(|described| text(described, "kind")).collect()
-}
-
-/// The line of docs/kinds.md that the table of a kind follows. A new kind gets its section there, with an example.
+/// The line of docs/kinds.md that the table of a kind follows. A new kind gets its section there.
 fn opening(kind: &str) -> String {
     format!("<!-- kind {kind} -->\n")
 }
@@ -99,23 +82,6 @@ fn with_text_between(page: &str, opening: &str, end: &str, text: &str) -> String
         .unwrap_or_else(|| panic!("there is no line {opening:?}"));
     let (_, after) = rest.split_once(end).unwrap();
     format!("{before}{opening}{text}{end}{after}")
-}
-
-/// Every Rust file that ships.
-fn sources() -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders = vec![root().join("crates")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() && !path.ends_with("tests") {
-                folders.push(path);
-            } else if path.extension() == Some("rs".as_ref()) {
-                found.push(std::fs::read_to_string(path).unwrap());
-            }
-        }
-    }
-    found
 }
 
 // --- docs/api.md ---------------------------------------------------------------------------------------------------
@@ -130,7 +96,9 @@ fn api(openapi: &Value) -> String {
         }
     }
     page.push_str("## Schemas\n\n");
-    for (name, schema) in entries(&openapi["components"]["schemas"]) {
+    // Those of kinds are in docs/kinds.md.
+    let schemas = entries(&openapi["components"]["schemas"]).filter(|(_, schema)| schema["x-kind"].is_null());
+    for (name, schema) in schemas {
         page.push_str(&schema_section(name, schema));
     }
     page.truncate(page.trim_end().len());
@@ -295,12 +263,17 @@ fn type_of(schema: &Value) -> String {
         let name = reference.rsplit('/').next().unwrap_or(reference);
         return format!("[{name}](#{})", name.to_lowercase());
     }
-    if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["allOf"].as_array()) {
-        let names: Vec<String> = choices
+    let choices = ["oneOf", "anyOf", "allOf"].into_iter();
+    let choices = choices
+        .filter(|_| schema["type"].is_null())
+        .find_map(|name| schema[name].as_array());
+    if let Some(choices) = choices {
+        let mut names: Vec<String> = choices
             .iter()
             .filter(|choice| choice["type"] != "null")
             .map(type_of)
             .collect();
+        names.dedup();
         return names.join(" or ");
     }
     let name = match &schema["type"] {
@@ -318,17 +291,8 @@ fn type_of(schema: &Value) -> String {
 
 // --- docs/kinds.md -------------------------------------------------------------------------------------------------
 
-/// A field of a payload, as its declaration says.
-#[derive(Debug, PartialEq, Eq)]
-struct Field {
-    name: String,
-    type_name: String,
-    is_optional: bool,
-    help: String,
-}
-
-/// The table of a kind: where it runs, how often it is tried, what its payload holds.
-fn kind(kind: &Value, payload: &[Field]) -> String {
+/// The table of a kind: where it runs, how often it is tried, what its payload holds, and an example.
+fn kind(kind: &Value) -> String {
     let retry = &kind["retry"];
     let mut page = format!(
         "Queue `{}` · timeout {} · {} attempts, delays from {} to {}{}\n\n",
@@ -343,81 +307,10 @@ fn kind(kind: &Value, payload: &[Field]) -> String {
             _ => "",
         }
     );
-    let rows: Vec<String> = payload
-        .iter()
-        .map(|field| {
-            let optional = if field.is_optional { ", optional" } else { "" };
-            format!(
-                "| `{}` | {}{optional} | {} |\n",
-                field.name,
-                field.type_name,
-                cell(&field.help)
-            )
-        })
-        .collect();
-    table(&mut page, &["field", "type", "meaning"], &rows);
-    page.truncate(page.trim_end().len());
-    page.push('\n');
+    let schema = &kind["payload_schema"];
+    table(&mut page, &["field", "type", "meaning"], &fields(schema));
+    let _ = write!(page, "```json\n{}\n```\n", schema["examples"][0]);
     page
-}
-
-/// The fields of the payload type of a kind, read from the source file that declares both. Empty: any JSON, or no field.
-fn payload_fields(source: &str, kind: &str) -> Option<Vec<Field>> {
-    let (before, _) = source.split_once(&format!("const KIND: &'static str = \"{kind}\";"))?;
-    let (_, implementation) = before.rsplit_once("impl Job for ")?;
-    let type_name = implementation.split([' ', '{']).next()?;
-    let Some((_, declaration)) = source.split_once(&format!("pub struct {type_name} {{\n")) else {
-        return Some(Vec::new());
-    };
-    let (body, _) = declaration.split_once("\n}").unwrap_or_default();
-    Some(fields_of(body))
-}
-
-fn fields_of(body: &str) -> Vec<Field> {
-    let mut fields = Vec::new();
-    let (mut help, mut attributes) = (Vec::new(), String::new());
-    for line in body.lines().map(str::trim) {
-        if let Some(comment) = line.strip_prefix("///") {
-            help.push(comment.trim());
-        } else if line.starts_with("#[") {
-            attributes.push_str(line);
-        } else if let Some((name, declared)) = line.trim_start_matches("pub ").split_once(": ") {
-            let declared = declared.trim_end_matches(',');
-            fields.push(Field {
-                name: renamed(&attributes).unwrap_or(name).to_owned(),
-                type_name: json_type(declared),
-                is_optional: declared.starts_with("Option<") || attributes.contains("serde(default"),
-                help: std::mem::take(&mut help).join(" "),
-            });
-            attributes.clear();
-        }
-    }
-    fields
-}
-
-fn renamed(attributes: &str) -> Option<&str> {
-    attributes.split_once("rename = \"")?.1.split('"').next()
-}
-
-/// What a Rust type is in JSON.
-fn json_type(declared: &str) -> String {
-    let inner = |outer: &str| declared.strip_prefix(outer)?.strip_suffix('>');
-    if let Some(inside) = inner("Option<").or_else(|| inner("Box<")) {
-        return json_type(inside);
-    }
-    if let Some(inside) = inner("Vec<") {
-        return format!("list of {}", json_type(inside));
-    }
-    match declared {
-        "bool" => "boolean",
-        "f64" | "f32" => "number",
-        name if name.starts_with(['u', 'i']) && name[1..].chars().all(|c| c.is_ascii_digit()) => "integer",
-        "RawValue" | "Value" => "any JSON",
-        name if name.starts_with("BTreeMap<") => "object",
-        name if name.starts_with("DateTime<") => "time",
-        _ => "string",
-    }
-    .to_owned()
 }
 
 // --- Markdown ------------------------------------------------------------------------------------------------------
@@ -484,28 +377,4 @@ fn duration(seconds: &Value) -> String {
         (seconds, "s")
     };
     format!("{amount} {unit}")
-}
-
-#[test]
-fn fields_are_read_from_the_declaration_of_the_payload() {
-    let source = "/// A request.\npub struct Ask {\n    /// Where\n    /// to.\n    pub url: String,\n    #[serde(rename = \"type\", default)]\n    pub kind: Option<Vec<u16>>,\n}\nimpl Job for Ask {\n    const KIND: &'static str = \"ask\";\n}\n";
-    let fields = payload_fields(source, "ask").unwrap();
-    assert_eq!(
-        fields,
-        [
-            Field {
-                name: "url".to_owned(),
-                type_name: "string".to_owned(),
-                is_optional: false,
-                help: "Where to.".to_owned(),
-            },
-            Field {
-                name: "type".to_owned(),
-                type_name: "list of integer".to_owned(),
-                is_optional: true,
-                help: String::new(),
-            },
-        ]
-    );
-    assert_eq!(payload_fields(source, "other"), None);
 }

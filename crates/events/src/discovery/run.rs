@@ -9,7 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_core::clock;
 use holdfast_core::telemetry::catalogue;
 use holdfast_jobs::ledger::LedgerError;
-use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy};
+use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy, id_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -42,15 +43,16 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 const LEAST_REST: f64 = 0.5;
 
 /// Discovers a source.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventsDiscover {
     /// The id of the source.
+    #[schemars(schema_with = "id_schema")]
     pub source: SourceId,
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Ok,
@@ -156,7 +158,7 @@ impl Report {
 }
 
 /// The job's result: the report without its lists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Discovered {
     pub status: Status,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,6 +173,11 @@ impl Job for EventsDiscover {
     const KIND: &'static str = "events.discover";
     const QUEUE: &'static str = "events";
     type Output = Discovered;
+
+    fn example() -> Option<Self> {
+        let source = "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().ok()?;
+        Some(Self { source })
+    }
 
     fn timeout() -> Option<Duration> {
         Some(TIMEOUT)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_jobs::{Job, JobContext, JobError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ListSource, Recommender, Trained};
@@ -11,7 +12,7 @@ use holdfast_product::UserName;
 const QUEUE: &str = "ml";
 
 /// Trains what has changed since the last training. Made for a schedule; two at once do no harm but to the time.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MlTrain {
     /// Train from scratch, whatever has changed.
@@ -24,6 +25,10 @@ impl Job for MlTrain {
     const QUEUE: &'static str = QUEUE;
     type Output = Trained;
 
+    fn example() -> Option<Self> {
+        Some(Self { full: true })
+    }
+
     fn timeout() -> Option<Duration> {
         Some(Duration::from_mins(15))
     }
@@ -35,7 +40,7 @@ impl Job for MlTrain {
 }
 
 /// Makes a user's list and caches it, so that it is there when it is asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MlRecommend {
     /// The application's id of the user.
@@ -43,7 +48,7 @@ pub struct MlRecommend {
 }
 
 /// What `ml.recommend` made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Recommended {
     pub source: ListSource,
     pub items: usize,
@@ -53,6 +58,11 @@ impl Job for MlRecommend {
     const KIND: &'static str = "ml.recommend";
     const QUEUE: &'static str = QUEUE;
     type Output = Recommended;
+
+    fn example() -> Option<Self> {
+        let user = "user-17".parse().ok()?;
+        Some(Self { user })
+    }
 
     fn timeout() -> Option<Duration> {
         Some(Duration::from_mins(1))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use holdfast_cache::{Class, Found, Key, LoadError, Namespace};
 use holdfast_core::clock;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -31,7 +32,7 @@ const LISTS: Namespace<List> = Namespace::json(Class::Recommendation, "recommend
 const POPULAR: Namespace<List> = Namespace::json(Class::ApiResponse, "popular-events", 1);
 
 /// What a list was made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ListSource {
     /// What the user did.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use holdfast_core::clock;
 use holdfast_jobs::{JobContext, JobError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -27,7 +28,7 @@ const ACTIONS: usize = 1_000;
 const LIKES: usize = 300;
 
 /// What a training found to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainedWhat {
     /// Nothing has changed: the model stands.
@@ -38,10 +39,11 @@ pub enum TrainedWhat {
 }
 
 /// What a training did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Trained {
     pub what: TrainedWhat,
     /// The version that counts now; the one before if there was nothing to do.
+    #[schemars(with = "Option<String>")]
     pub version: Option<Ulid>,
     pub events: usize,
     /// Learned from; zero unless everything was learned.

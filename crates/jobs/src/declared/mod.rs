@@ -42,6 +42,7 @@ use tokio::time::Instant;
 pub use change::DeclareError;
 pub use model::{DeclaredKind, KindDefinition, RetryDefinition, hidden, is_kind_name};
 pub use schema::MAX_SCHEMA_BYTES;
+pub(crate) use schema::Schema;
 
 use crate::ledger::LedgerError;
 use crate::sql::Sql;

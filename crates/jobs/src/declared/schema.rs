@@ -66,6 +66,19 @@ impl Schema {
         }
         let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let graph = Graph::of(&document)?;
+        let graph = graph.is_recursive.then_some(graph);
+        Self::of(document, graph)
+    }
+
+    /// A schema that the program has derived from a type: its size is the program's own business.
+    ///
+    /// # Errors
+    /// As [`Schema::compile`].
+    pub(crate) fn compile_own(document: Value) -> Result<Self, String> {
+        Self::of(document, None)
+    }
+
+    fn of(document: Value, graph: Option<Graph>) -> Result<Self, String> {
         let mut compiler = Compiler::new();
         compiler.set_default_draft(Draft::V2020_12);
         compiler.use_loader(Box::new(NoLoader));
@@ -76,7 +89,6 @@ impl Schema {
         let index = compiler
             .compile(PLACE, &mut schemas)
             .map_err(|error| reason(&error))?;
-        let graph = graph.is_recursive.then_some(graph);
         Ok(Self {
             schemas,
             index,

@@ -20,6 +20,7 @@ use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
 use holdfast_jobs::ledger::JobFilter;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry};
 use holdfast_testkit::{PostgresOptions, PostgresServer, eventually};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
 use support::{raw, settings};
@@ -31,7 +32,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Connections of each process' pool.
 const POOL: i64 = 10;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct Step {
     n: u32,
 }

@@ -20,6 +20,7 @@ use holdfast_jobs::ledger::JobFilter;
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry, Resources, State};
 use holdfast_testkit::{PostgresOptions, PostgresServer, RedisOptions, RedisServer, eventually};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
 use support::settings;
@@ -39,7 +40,7 @@ struct Seen {
     gate: Semaphore,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Act {
     Return,
@@ -48,7 +49,7 @@ enum Act {
     Fail,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Probe {
     n: u32,
     act: Act,

@@ -23,6 +23,7 @@ use holdfast_jobs::schedules::{
 };
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry};
 use holdfast_testkit::eventually;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::AssertSqlSafe;
 use support::{Fixture, raw};
@@ -61,7 +62,7 @@ contract!(
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Greet {
     to: String,

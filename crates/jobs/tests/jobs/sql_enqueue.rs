@@ -9,6 +9,7 @@ use holdfast_jobs::declared::{KindDefinition, RetryDefinition};
 use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
 use holdfast_jobs::pull::{ClientInfo, PullRequest, PullWorkers, Pulled, Registration};
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry, State, WorkerId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 use sqlx::{AssertSqlSafe, Connection};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Fixture, Host, postgres, raw, settings};
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct Coded {}
 
 impl Job for Coded {

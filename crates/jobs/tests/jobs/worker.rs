@@ -22,6 +22,7 @@ use holdfast_jobs::{
     Backoff, Jitter, Job, JobContext, JobError, JobId, Jobs, Registry, Resources, RetryPolicy, State,
 };
 use holdfast_testkit::{PostgresOptions, PostgresServer, RedisOptions, RedisServer, eventually};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
 use support::{raw, settings};
@@ -31,7 +32,7 @@ use tokio::task::JoinHandle;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a probe job shall do, and what the test sees of it.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]
 enum Act {
     Echo(u32),
@@ -47,7 +48,7 @@ enum Act {
     Nul,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Probe {
     act: Act,
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use holdfast_outbound::{Answer, shown};
@@ -35,7 +36,7 @@ const BODY_FRAME: usize = r#","body_base64":"","truncated":true"#.len();
 pub struct ResultLimit(pub usize);
 
 /// What came back.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct HttpResult {
     pub status: u16,
     /// Origin and path of the URL that answered, if redirects led elsewhere.

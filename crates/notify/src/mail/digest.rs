@@ -22,6 +22,7 @@ use holdfast_core::clock;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy};
 use lettre::message::Mailbox;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use ulid::Ulid;
@@ -44,7 +45,7 @@ const DIGEST_LIST: &str = "digest";
 const TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Sends a user what was put aside. The beat makes it when it is due.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyDigest {
     /// The id of the user: of an account, or the application's.
@@ -52,7 +53,7 @@ pub struct NotifyDigest {
 }
 
 /// What became of a digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Digested {
     /// The server has taken it from this job.
     pub sent: bool,
@@ -76,6 +77,11 @@ impl Job for NotifyDigest {
     const KIND: &'static str = "notify.digest";
     const QUEUE: &'static str = "notifications";
     type Output = Digested;
+
+    fn example() -> Option<Self> {
+        let user = "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().ok()?;
+        Some(Self { user })
+    }
 
     fn timeout() -> Option<Duration> {
         Some(TIMEOUT)

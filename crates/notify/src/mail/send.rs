@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
-use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy, SecretField, SecretPart};
+use holdfast_jobs::{
+    Backoff, Job, JobContext, JobError, NO_CONTROL_PATTERN, PayloadFault, RetryPolicy, SecretField,
+    SecretPart,
+};
 use holdfast_product::UserName;
-use holdfast_product::mail_address::{mailbox, normalised};
+use holdfast_product::mail_address::{MAX_ADDRESS, mailbox, normalised};
 use lettre::Message;
 use lettre::message::Mailbox;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -20,7 +24,7 @@ use super::sent::{Claim, LEASE};
 use super::templates::MailTemplate;
 use super::transport::SendFault;
 use super::{Mail, MailError};
-use crate::names::is_name;
+use crate::names::{NAME_PATTERN, is_name};
 use crate::preferences::{self, Mode, Preferences};
 
 /// Longest attempt: the server's time and the database's. Below [`LEASE`].
@@ -28,6 +32,9 @@ const TIMEOUT: Duration = Duration::from_secs(150);
 
 /// How long a job rests that finds its mail being sent by another.
 const ASIDE: Duration = Duration::from_secs(30);
+
+/// What the schema says of an address: more than this is decided by the parser.
+const ADDRESS_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]*@[^\u0000-\u001f\u007f-\u009f]*$";
 
 /// Longest key of a payload, in bytes.
 const MAX_KEY: usize = 255;
@@ -39,11 +46,16 @@ pub(super) const NOWHERE: &str = "the user has no confirmed mail address";
 const UNWANTED: &str = "the user wants no mail of this list";
 
 /// A mail to be sent.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("anyOf" = [
+    {"required": ["to"], "properties": {"to": {"type": "string"}}},
+    {"required": ["user"], "properties": {"user": {"type": "string"}}},
+]))]
 pub struct NotifyEmail {
     /// One address, `ada@example.com` or `Ada <ada@example.com>`. May be left out where there is a `user`: then it goes to
     /// the address of that user's preferences, if it is confirmed, or to the user's name, if that is an address.
+    #[schemars(length(max = MAX_ADDRESS), pattern(ADDRESS_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// The user who receives the mail: the id of an account, or the application's id of a user. With a `list`, that user's
@@ -51,18 +63,23 @@ pub struct NotifyEmail {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserName>,
     /// The name of a template of `PUT /v1/mail-templates/{name}`.
+    #[schemars(pattern(NAME_PATTERN))]
     pub template: String,
     /// The variables of the template: an object.
+    #[schemars(extend("type" = ["object", "null"]))]
     #[serde(default)]
     pub data: Value,
     /// The mailing list, which readers can unsubscribe from, e.g. `digest`. Default: none, for mail such as a
     /// receipt.
+    #[schemars(pattern(NAME_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<String>,
     /// The address for replies.
+    #[schemars(length(max = MAX_ADDRESS), pattern(ADDRESS_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// One address receives one mail for each key. Default: the job's id.
+    #[schemars(length(min = 1, max = MAX_KEY), pattern(NO_CONTROL_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
@@ -78,7 +95,7 @@ impl std::fmt::Debug for NotifyEmail {
 }
 
 /// What became of a mail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Mailed {
     /// The server has taken it from this job.
     pub sent: bool,
@@ -92,6 +109,18 @@ impl Job for NotifyEmail {
     const KIND: &'static str = "notify.email";
     const QUEUE: &'static str = "notifications";
     type Output = Mailed;
+
+    fn example() -> Option<Self> {
+        Some(Self {
+            to: Some("Ada <ada@example.com>".to_owned()),
+            user: None,
+            template: "invite".to_owned(),
+            data: serde_json::json!({"team": "Compilers"}),
+            list: Some("invitations".to_owned()),
+            reply_to: None,
+            key: Some("invite-17".to_owned()),
+        })
+    }
 
     fn timeout() -> Option<Duration> {
         Some(TIMEOUT)

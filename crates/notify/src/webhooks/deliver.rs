@@ -12,15 +12,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy};
+use holdfast_jobs::{Backoff, Job, JobContext, JobError, PayloadFault, RetryPolicy, id_schema};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::endpoints::Endpoint;
 use super::log::Attempt;
-use super::model::{EventType, WebhookId};
+use super::model::{ENGINE_EVENTS, EVENT_PATTERN, EventType, MAX_EVENT, WebhookId};
 use super::{EXCERPT, Webhooks};
 use holdfast_outbound::{Call, Outbound, Reply, shown, signed_headers};
 
@@ -33,17 +34,25 @@ const MAX_ID: usize = 255;
 const HOLDFAST_ATTEMPT: HeaderName = HeaderName::from_static("holdfast-attempt");
 
 /// An event for an endpoint.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyWebhook {
     /// The id of the endpoint, from `POST /v1/webhooks`.
+    #[schemars(schema_with = "id_schema")]
     pub webhook: WebhookId,
     /// The id of the notification, sent as `webhook-id`, by which a receiver recognises a repeat.
+    #[schemars(pattern(r"^[!-\-/-~]{1,255}$"))]
     pub id: String,
-    /// The type of the notification, e.g. `order.paid`.
+    /// The type of the notification, e.g. `order.paid`. Not one of the engine's own, such as `job.completed`.
+    #[schemars(
+        with = "String",
+        length(max = MAX_EVENT),
+        extend("pattern" = EVENT_PATTERN, "not" = {"enum": ENGINE_EVENTS})
+    )]
     #[serde(rename = "type")]
     pub event_type: EventType,
     /// When it happened.
+    #[schemars(extend("pattern" = r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"))]
     pub timestamp: DateTime<Utc>,
     /// The data of the notification.
     pub data: Box<RawValue>,
@@ -62,7 +71,7 @@ struct Body<'a> {
 }
 
 /// How it was delivered.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Delivered {
     pub status: u16,
     pub elapsed_ms: u64,
@@ -72,6 +81,18 @@ impl Job for NotifyWebhook {
     const KIND: &'static str = "notify.webhook";
     const QUEUE: &'static str = "notifications";
     type Output = Delivered;
+
+    fn example() -> Option<Self> {
+        let data = serde_json::value::to_raw_value(&serde_json::json!({"order": 17}));
+        Some(Self {
+            webhook: "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().ok()?,
+            id: "msg_17".to_owned(),
+            event_type: "order.paid".parse().ok()?,
+            timestamp: DateTime::from_timestamp(1_795_953_600, 0)?,
+            data: data.ok()?,
+            test: false,
+        })
+    }
 
     fn timeout() -> Option<Duration> {
         Some(TIMEOUT)
@@ -91,11 +112,16 @@ impl Job for NotifyWebhook {
                 .id
                 .bytes()
                 .all(|byte| byte.is_ascii_graphic() && byte != b'.');
-        if is_sound {
-            return Ok(());
+        if !is_sound {
+            let reason = "must be 1 to 255 printable ASCII characters without blanks and dots";
+            return Err(PayloadFault::new("id", reason));
         }
-        let reason = "must be 1 to 255 printable ASCII characters without blanks and dots";
-        Err(PayloadFault::new("id", reason))
+        // The engine's own deliveries are made in its transactions, and are not checked here.
+        if ENGINE_EVENTS.contains(&self.event_type.as_str()) {
+            let reason = "is reserved for events of the engine";
+            return Err(PayloadFault::new("type", reason));
+        }
+        Ok(())
     }
 
     async fn run(self, ctx: JobContext) -> Result<Delivered, JobError> {

@@ -13,7 +13,10 @@ use uuid::Uuid;
 use super::InvalidSecret;
 
 /// Longest name of an event, in bytes.
-const MAX_EVENT: usize = 255;
+pub(super) const MAX_EVENT: usize = 255;
+
+/// Its form. [`MAX_EVENT`] is the longest.
+pub(super) const EVENT_PATTERN: &str = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$";
 
 /// Most filters of one endpoint.
 const MAX_FILTERS: usize = 50;

@@ -6,18 +6,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
 use actix_web::web::ServiceConfig;
+use futures::FutureExt as _;
 use holdfast_accounts::{
     AccountsState, Admission, AdmissionError, ApiKeys, KeysAndSessions, Sessions, SessionsProbe, Users,
     admit, generate_key,
 };
 use holdfast_cache::Cache;
-use holdfast_control::ControlState;
+use holdfast_control::{ControlState, coded_schemas};
 use holdfast_core::config::Settings;
 use holdfast_core::redis::RedisGate;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_http::health::{self, Health};
 use holdfast_http::openapi::{self, ServedDocument};
+use holdfast_http::refinements::Refinements;
 use holdfast_http::server::{self, BindError, Listeners, Reach};
 use holdfast_http::{Route, RouteTable, ServerContext, bench_routes, docs};
 use holdfast_jobs::Jobs;
@@ -65,6 +67,23 @@ fn tables() -> Vec<RouteTable> {
     ];
     let products = crate::product_routes().map(|routes| routes.table);
     own.into_iter().chain(products).collect()
+}
+
+/// Of the OpenAPI document.
+const REFINEMENTS: &str = include_str!("refinements.json");
+
+/// The OpenAPI document, with the schemas of all kinds.
+fn served_document(control: &ControlState) -> ServedDocument {
+    let documented = std::iter::once(health::ROUTES).chain(tables()).collect();
+    let coded = coded_schemas(control.jobs.registry());
+    let control = control.clone();
+    let schemas_for = move |caller| {
+        let control = control.clone();
+        async move { control.declared_schemas(&caller).await }.boxed()
+    };
+    // It is part of the program; a test parses it.
+    let refinements = Refinements::parse(REFINEMENTS).unwrap_or_default();
+    ServedDocument::new(documented, refinements, coded, Box::new(schemas_for))
 }
 
 /// Every route of the API, beside [`HEALTH_ROUTES`].
@@ -204,22 +223,29 @@ impl Application {
             http: &http,
         };
         let context = Arc::clone(&http);
-        let documented = std::iter::once(health::ROUTES).chain(tables()).collect();
+        let redactor = crate::redactor(jobs.registry());
+        let control = ControlState::new(&http, settings, jobs, database, redactor);
         let own: [HandlerState; 6] = [
             Box::new(move |config| context.register(config)),
             handler_state(self.health.clone()),
-            handler_state(ServedDocument::new(documented)),
+            handler_state(served_document(&control)),
             handler_state(AccountsState::new(&http, callers)),
-            handler_state(ControlState::new(
-                &http,
-                settings,
-                jobs,
-                database,
-                crate::redactor(jobs.registry()),
-            )),
+            handler_state(control),
             handler_state(UsersState::new(api, callers.sessions.clone())),
         ];
         let products = crate::product_routes().map(|routes| (routes.state)(api));
         own.into_iter().chain(products).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refinement_of_the_document_has_its_place() {
+        let refinements = Refinements::parse(REFINEMENTS).unwrap();
+        let document = serde_json::to_value(openapi::document(&tables())).unwrap();
+        assert_eq!(refinements.misplaced(&document), Vec::<String>::new());
     }
 }

@@ -15,6 +15,7 @@ mod kinds;
 #[path = "../../../notify/tests/notify/official.rs"]
 #[allow(dead_code, reason = "the tests of webhooks use all of it")]
 mod official;
+mod schemas;
 /// The one of the tests of `holdfast-notify`, over all products.
 #[path = "../../../notify/tests/notify/support.rs"]
 #[allow(dead_code, reason = "the tests of webhooks and mail use all of it")]

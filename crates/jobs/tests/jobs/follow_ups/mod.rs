@@ -21,6 +21,7 @@ use holdfast_jobs::link::EndedBatch;
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry, Resources, State};
 use holdfast_testkit::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
@@ -41,7 +42,7 @@ impl Seen {
 }
 
 /// Adds to what the job before it returned.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Add(u64);
 
 impl Job for Add {
@@ -59,7 +60,7 @@ impl Job for Add {
 }
 
 /// Fails until it is healed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Fail;
 
 impl Job for Fail {
@@ -76,7 +77,7 @@ impl Job for Fail {
 }
 
 /// Asks twice to be run later, then fails once, then is done.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Later;
 
 impl Job for Later {
@@ -96,7 +97,7 @@ impl Job for Later {
 }
 
 /// Takes a while.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Nap;
 
 impl Job for Nap {

@@ -14,6 +14,7 @@ use holdfast_jobs::{
     Backoff, Jitter, Job, JobContext, JobError, JobId, Jobs, Registry, Resources, RetryPolicy,
 };
 use holdfast_testkit::{PostgresOptions, PostgresServer, eventually};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Connection as _;
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ pub(crate) const POLL: Duration = Duration::from_millis(50);
 /// A lock that claims wait for once [`System::slow_claims`] was called.
 const GATE: i64 = 42;
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Act {
     /// Ends at once.
@@ -41,7 +42,7 @@ pub(crate) enum Act {
     Hang,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Probe {
     pub(crate) act: Act,
     pub(crate) number: u32,

@@ -15,6 +15,7 @@ use holdfast_jobs::worker::{Worker, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources, WorkerId};
 use holdfast_testkit::{Child, FaultProxy, Mode, PostgresServer, eventually};
 use rand::RngExt as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
@@ -285,7 +286,7 @@ async fn a_worker_that_reads_no_answer_holds_up_nobody() {
 }
 
 /// A job that says when it ran, by the clock of the database.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct Witnessed {
     number: i64,
 }

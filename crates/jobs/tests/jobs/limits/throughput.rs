@@ -13,6 +13,7 @@ use holdfast_jobs::limits::QueueLimits;
 use holdfast_jobs::worker::{Worker, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources};
 use holdfast_testkit::{RedisOptions, RedisServer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Limited, key_max_running, keyed, max_running};
@@ -20,7 +21,7 @@ use crate::support::{self, Host, new_job, raw, settings};
 
 const WORKERS: usize = 3;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct Counted {}
 
 impl Job for Counted {

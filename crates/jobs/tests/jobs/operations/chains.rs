@@ -12,6 +12,7 @@ use holdfast_jobs::ledger::{ClaimedJob, ErrorRecord, JobFilter, JobRecord, Outco
 use holdfast_jobs::link::MAX_LINKS;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry, State, WorkerId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Fixture, LOST_AFTER, raw};
@@ -26,7 +27,7 @@ contract!(
 );
 
 /// A kind that needs no worker here: the tests play its part.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Step {
     pub(crate) n: u32,
 }

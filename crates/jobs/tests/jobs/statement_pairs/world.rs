@@ -10,6 +10,7 @@ use holdfast_jobs::limits::LimitStore;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{BatchId, Job, JobContext, JobError, JobId, Jobs, Registry, WorkerId};
 use holdfast_testkit::{PostgresOptions, PostgresServer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -60,7 +61,7 @@ pub(crate) fn fence(id: JobId) -> Fence {
 }
 
 /// A kind that nobody runs: the test plays the worker.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct Step {
     n: u32,
 }
