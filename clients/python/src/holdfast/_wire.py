@@ -8,6 +8,7 @@ eventlet have patched) and for forks: a child process opens connections of its o
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,13 @@ from .worker._pulse import Connection
 
 #: Idle connections that are kept at most. As many as are used at once may be open.
 MAX_IDLE = 20
+
+
+class SocketConnection(Connection):
+    """With the module `socket`, which gevent and eventlet patch."""
+
+    def _open(self) -> socket.socket:
+        return socket.create_connection((self._host, self._port), timeout=self._left())
 
 
 class Wire:
@@ -62,7 +70,7 @@ class Wire:
         try:
             return self._idle.pop()
         except IndexError:
-            return Connection(*self._target)
+            return SocketConnection(*self._target)
 
 
 def _lines(headers: Any) -> str:

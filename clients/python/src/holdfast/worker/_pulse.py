@@ -98,11 +98,11 @@ class Connection:
         return left
 
     def _connect(self) -> _socket.socket:
-        connected = self._connect_to_first()
+        connected = self._open()
         connected.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         return self._secured(connected) if self._is_tls else connected
 
-    def _connect_to_first(self) -> _socket.socket:
+    def _open(self) -> _socket.socket:
         """To the first address that answers, as `socket.create_connection` does."""
         failure: OSError = ConnectionError("the host has no address")
         # A text would load the codec of international names, and with it a table of all characters.
@@ -122,8 +122,10 @@ class Connection:
         import socket
         import ssl
 
-        plain = socket.socket(fileno=connected.detach())
-        plain.settimeout(self._left())
+        plain = connected
+        if not isinstance(plain, socket.socket):
+            plain = socket.socket(fileno=connected.detach())
+            plain.settimeout(self._left())
         context = ssl.create_default_context(cafile=self._ca_file)
         return context.wrap_socket(plain, server_hostname=self._host)
 
