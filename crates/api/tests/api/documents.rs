@@ -112,3 +112,38 @@ async fn swagger_ui_is_absent_in_production_and_the_document_is_not() {
     problem(&client.get("/docs/").await.unwrap(), 404, "route-not-found");
     assert_eq!(client.get("/openapi.json").await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn the_schemas_of_kinds_are_components_and_those_of_declared_kinds_for_callers_who_may_list_them() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    let kind = serde_json::json!({"queue": "media", "payload_schema": {"type": "object", "properties": {"next": {"$ref": "#"}}}});
+    let declared = admin
+        .request(
+            "PUT",
+            "/v1/kinds/thumbnail.make",
+            &[("content-type", "application/json")],
+            kind.to_string().as_bytes(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(declared.status, 201, "{}", declared.text());
+
+    let public = body_of(&app.client().get("/openapi.json").await.unwrap());
+    let schemas = &public["components"]["schemas"];
+    assert_eq!(schemas["HttpRequestPayload"]["x-kind"], "http.request");
+    assert_eq!(
+        schemas["HttpRequestPayload"]["required"],
+        serde_json::json!(["url"])
+    );
+    assert!(schemas["HttpRequestResult"].is_object());
+    assert!(schemas["ThumbnailMakePayload"].is_null());
+
+    let response = admin.get("/openapi.json").await.unwrap();
+    assert_eq!(response.header("cache-control"), Some("private, no-cache"));
+    let shown = body_of(&response);
+    assert_eq!(
+        shown["components"]["schemas"]["ThumbnailMakePayload"]["properties"]["next"]["$ref"],
+        "#/components/schemas/ThumbnailMakePayload"
+    );
+}

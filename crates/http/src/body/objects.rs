@@ -12,6 +12,7 @@ use serde::de::{
 };
 
 /// A deserializer, or what belongs to one: a visitor, a seed, an access.
+#[derive(Debug)]
 pub struct Objects<T>(pub T);
 
 /// Parses a text, with no more than blanks after it.
