@@ -153,13 +153,13 @@ export interface Kind {
   declared?: boolean;
   description?: string | null;
   kind: string;
-  /** JSON Schema of its payloads, if it has one. */
+  /** JSON Schema (2020-12) of its payloads, with `examples` where there are some. Only a declared kind may have none. */
   payload_schema?: unknown;
   /** The queue of its jobs, unless a job sets another. */
   queue: string;
   /** JSON pointers to what only admins see of its payloads. */
   redact?: Array<string>;
-  /** JSON Schema of its results, if it has one. */
+  /** JSON Schema of its results, if it has results and they have a schema. */
   result_schema?: unknown;
   /** The policy of its jobs on the kind's queue, unless a job sets another. */
   retry: RetryPolicy;
@@ -220,7 +220,7 @@ export interface NewJob {
    * ten jobs in all. It is not enqueued if the job is discarded or cancelled. `delay_seconds` counts from
    * the completion; `run_at` is not allowed. Handlers in Rust can read the previous result.
    */
-  then?: unknown;
+  then?: NewJob | null;
   /** Longest duration of one attempt, in seconds; above 0, at most a day. */
   timeout_seconds?: number | null;
   /** At most one job of this kind with this key waits or runs; a further request returns the first. */
