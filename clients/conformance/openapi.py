@@ -35,7 +35,7 @@ def main() -> int:
     command = [
         options.schemathesis, "--config-file", str(HERE / "schemathesis.toml"), "run", f"{server.url}/openapi.json",
         "--header", f"Authorization: Bearer {ADMIN_KEY}", "--phases", options.phases, "--max-examples", str(options.examples),
-        "--seed", str(options.seed), "--continue-on-failure", "--workers", "2", "--request-timeout", "20", "--no-color",
+        "--seed", str(options.seed), "--continue-on-failure", "--workers", "2", "--request-timeout", "40", "--no-color",
     ]
     try:
         # Its cache of examples would make runs differ.

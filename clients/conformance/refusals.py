@@ -22,6 +22,8 @@ EVERYWHERE = {
     "link-not-found", "mail-template-not-found name", "queue-not-found name", "schedule-not-found name", "source-not-found id",
     "subscription-not-found id", "suppression-not-found address", "track-not-found id", "user-not-found id", "webhook-not-found id",
     "worker-not-found id", "worker-not-found", "signing-key-not-found id", "event-not-found id",
+    # The key of an earlier request, which was another one.
+    "idempotency-key-reused Idempotency-Key",
     # A cursor is what the page before said, and an opaque text.
     "invalid-cursor after", "invalid-parameter after",
     # The text has U+0000, which SQL cannot store: said once for the API, and not in each schema.
@@ -30,7 +32,7 @@ EVERYWHERE = {
     "fraction",
 }
 
-_JOB = {"unknown-kind kind", "unknown-queue queue", "invalid-payload payload", "invalid-field queue", "invalid-field kind", "invalid-field time_zone"}
+_JOB = {"unknown-kind kind", "unknown-queue queue", "invalid-payload payload", "invalid-field queue", "invalid-field kind", "invalid-field time_zone", "invalid-field payload"}
 _SCHEDULE = _JOB | {"invalid-field cron", "invalid-field jitter_seconds"}
 _SOURCE = {"name-taken name", "invalid-field url", "invalid-field time_zone", "invalid-field interval_seconds", "invalid-field mapping", "source-busy id"}
 _BULK = {"illegal-transition", "nothing-matched filter", "idempotency-key-reused Idempotency-Key", "invalid-field filter"}
@@ -50,7 +52,10 @@ REFUSALS: dict[str, set[str]] = {
     "POST /v1/batches/{id}/cancel": {"illegal-transition"},
     "POST /v1/dead-letters/delete": _BULK,
     "POST /v1/dead-letters/redrive": _BULK,
-    "POST /v1/events": {"invalid-field events[].url", "invalid-field events[].time_zone", "invalid-field events[].ends_at", "invalid-field events[].starts_at"},
+    "POST /v1/events": {
+        "invalid-field events[].url", "invalid-field events[].time_zone", "invalid-field events[].ends_at", "invalid-field events[].starts_at",
+        "invalid-field events[].category", "invalid-field events[].place", "invalid-field events[].source",
+    },
     "POST /v1/interactions": {"invalid-field interactions[].at", "invalid-field interactions[].event"},
     "POST /v1/jobs": {"unknown-kind", "unknown-queue", "invalid-payload", "queue-of-another-fleet", "payload-too-deep", "invalid-field timeout_seconds"},
     "POST /v1/jobs/batch": {"unknown-kind", "unknown-queue", "invalid-payload", "queue-of-another-fleet", "invalid-field timeout_seconds"},
@@ -66,6 +71,13 @@ REFUSALS: dict[str, set[str]] = {
     "POST /v1/points/dead-letters/delete": {"nothing-matched filter"},
     "POST /v1/points/dead-letters/redrive": {"nothing-matched filter"},
     "POST /v1/queues/{name}/purge": {"invalid-field confirm"},
+    # Lengths in bytes, and names that are routes.
+    "POST /v1/channels/read": {"invalid-field channels"},
+    "POST /v1/results/delete": {"invalid-field ids"},
+    "POST /v1/results/read": {"invalid-field ids"},
+    "POST /v1/results/write": {"invalid-field results[].id"},
+    "POST /v1/results/{id}/parts": {"invalid-field parts"},
+    "POST /v1/results/{id}/parts/delete": {"invalid-field parts"},
     "POST /v1/schedules": _SCHEDULE | {"invalid-field name", "schedule-exists name"},
     "POST /v1/signing-keys": {"signing-key-exists", "invalid-field secret"},
     "POST /v1/signing-keys/rotate": {"invalid-field secret"},
