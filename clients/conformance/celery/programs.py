@@ -117,12 +117,12 @@ def control(world: World) -> None:
 
 
 def events(world: World) -> None:
-    dump = world.start("events", [*CELERY, "-A", "app", "events", "--dump"])
+    dump = world.start("events", [*CELERY, "-A", "app", "events", "--dump"], PYTHONUNBUFFERED="1")
 
     def look() -> bool:
         world.publish()
         text = dump.log.read_text(errors="replace")
-        return all(word in text for word in ("task received", "task started", "task succeeded", "worker heartbeat"))
+        return all(word in text for word in ("task received", "task started", "task succeeded", "heartbeat:"))
 
     eventually(look, f"events are dumped:\n{dump.tail()}", 90, 0.5)
 
