@@ -327,7 +327,9 @@ impl HttpRequest {
         };
         match Duration::try_from_secs_f64(seconds) {
             // Less than a nanosecond is above 0 too.
-            Ok(timeout) if seconds > 0.0 && timeout <= MAX_TIMEOUT => Ok(timeout.max(Duration::from_nanos(1))),
+            Ok(timeout) if seconds > 0.0 && timeout <= MAX_TIMEOUT => {
+                Ok(timeout.max(Duration::from_nanos(1)))
+            }
             _ => Err(PayloadFault::new(
                 "timeout_seconds",
                 "must be more than 0 and at most 300",
