@@ -164,7 +164,7 @@ async fn hear(bell: Bell, board: Arc<Board>) {
 
 async fn notify_all(mut subscription: Subscription, board: &Board) {
     while let Some(message) = subscription.next().await {
-        board.notify(&decode(&message));
+        board.notify(decode(&message));
     }
 }
 
@@ -174,7 +174,7 @@ fn encode(keys: &HashSet<Key>) -> String {
         Key::Document(id) => format!("d{id}"),
         Key::Channel(name) => format!("c{name}"),
     });
-    serde_json::Value::from_iter(names).to_string()
+    names.collect::<serde_json::Value>().to_string()
 }
 
 /// What is no announcement of ours names nothing.

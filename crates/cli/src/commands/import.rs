@@ -1,5 +1,7 @@
 //! `holdfast import`: what waits in the Redis of another job system.
 
+use std::fmt::Write as _;
+
 use clap::ValueEnum;
 use holdfast_ops::Failure;
 use holdfast_ops::import::{self, ImportOptions, ImportReport, System};
@@ -81,8 +83,7 @@ fn text(report: &ImportReport) -> String {
         .iter()
         .map(|place| {
             [
-                // Celery's priorities are behind control characters.
-                place.place.replace(|c: char| c.is_control(), "^"),
+                printable(&place.place),
                 place.found.to_string(),
                 place.accepted.to_string(),
                 place.duplicates.to_string(),
@@ -93,14 +94,16 @@ fn text(report: &ImportReport) -> String {
     let accepted = if report.dry_run { "TO IMPORT" } else { "IMPORTED" };
     let mut text = table(["PLACE", "FOUND", accepted, "BEFORE", "LEFT"], &rows);
     for left in &report.left {
-        text.push_str(&format!(
-            "\nleft in {}: {}",
-            left.place.replace(|c: char| c.is_control(), "^"),
-            left.reason
-        ));
+        // Writing to a text cannot fail.
+        write!(text, "\nleft in {}: {}", printable(&left.place), left.reason).ok();
     }
     for note in &report.notes {
-        text.push_str(&format!("\nnote: {note}"));
+        write!(text, "\nnote: {note}").ok();
     }
     text
+}
+
+/// Celery's priorities are behind control characters.
+fn printable(place: &str) -> String {
+    place.replace(|c: char| c.is_control(), "^")
 }

@@ -250,9 +250,9 @@ impl Import<'_> {
                     Posted::Accepted { duplicate } => {
                         self.store.remove(place, &entry, &keys).await?;
                         if duplicate {
-                            counts.duplicates += 1
+                            counts.duplicates += 1;
                         } else {
-                            counts.accepted += 1
+                            counts.accepted += 1;
                         }
                     }
                     Posted::Left(reason) => {

@@ -1,5 +1,7 @@
 //! Names of another system as this one takes them.
 
+use std::fmt::Write as _;
+
 use sha2::{Digest, Sha256};
 
 /// Longest name of a queue.
@@ -58,8 +60,11 @@ pub(super) fn key(system: &str, id: &str, content: &[u8]) -> String {
 }
 
 fn hash(bytes: &[u8], digits: usize) -> String {
-    let digest = Sha256::digest(bytes);
-    let mut text: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut text = String::with_capacity(64);
+    for byte in Sha256::digest(bytes) {
+        // Writing to a text cannot fail.
+        write!(text, "{byte:02x}").ok();
+    }
     text.truncate(digits);
     text
 }

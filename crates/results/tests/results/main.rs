@@ -95,12 +95,8 @@ impl Fixture {
                     .unwrap(),
             ),
             Database::Sqlite(database) => {
-                drop(
-                    sqlx::query(sqlx::AssertSqlSafe(text))
-                        .execute(&database.writer)
-                        .await
-                        .unwrap(),
-                );
+                let query = sqlx::query(sqlx::AssertSqlSafe(text));
+                query.execute(&database.writer).await.unwrap();
             }
         }
     }
