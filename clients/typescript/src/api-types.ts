@@ -157,7 +157,7 @@ export interface Kind {
   payload_schema?: unknown;
   /** The queue of its jobs, unless a job sets another. */
   queue: string;
-  /** JSON pointers to what only admins see of its payloads. */
+  /** Paths of secret fields of its payloads: only admins see these. */
   redact?: Array<string>;
   /** JSON Schema of its results, if it has results and they have a schema. */
   result_schema?: unknown;

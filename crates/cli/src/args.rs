@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, backup, batches, completions, copy, dead_letters, deploy, healthcheck, import, jobs, keys, kinds,
-    migrate, monitor, queues, redis_check, schedules, signing_keys, users, validate, workers,
+    audit, backup, batches, completions, copy, dead_letters, deploy, encryption, healthcheck, import, jobs,
+    keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys, users, validate, workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Keys(keys::Args),
     /// List, create, rotate and delete the key that signs `http.request` jobs
     SigningKeys(signing_keys::Args),
+    /// List the keys of encryption at rest, and encrypt stored values under the first of them
+    Encryption(encryption::Args),
     /// Add, invite, show, list, disable and enable users, and set their passwords
     Users(users::Args),
     /// Enqueue, show, list, cancel and retry jobs

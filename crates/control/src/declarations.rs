@@ -64,7 +64,8 @@ pub struct KindBody {
     #[serde(default)]
     #[schema(max_length = 4096)]
     pub description: Option<String>,
-    /// JSON pointers such as `/customer/email`: who is no admin sees `"[redacted]"` there in payloads.
+    /// Secret fields of payloads: paths such as `auth.token`, `items[].secret` or `/customer/email`. Callers that are no admins see
+    /// `"[redacted]"` there, and stored payloads are encrypted there where the installation has keys.
     #[serde(default)]
     #[schema(max_items = 50)]
     pub redact: Vec<String>,

@@ -70,7 +70,7 @@ pub struct KindView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub result_schema: Option<Box<RawValue>>,
-    /// JSON pointers to what only admins see of its payloads.
+    /// Paths of secret fields of its payloads: only admins see these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redact: Vec<String>,
 }

@@ -12,6 +12,7 @@ mod bound;
 pub mod bulk;
 pub mod dead_letters;
 pub mod declarations;
+pub mod encryption;
 pub mod enqueue;
 pub mod fields;
 pub mod job_view;
@@ -32,6 +33,7 @@ pub mod wire {
     pub use crate::bulk::{BulkPreview, BulkView, CancelBody, CancelFilterBody, PurgeBody, PurgedView};
     pub use crate::dead_letters::{DeadLetterFilterBody, DeadLetterPage, DeleteBody, RedriveBody};
     pub use crate::declarations::{DeclaredQueue, ForgottenName, KindBody, QueueBody, RetryBody};
+    pub use crate::encryption::{EncryptionKeyView, EncryptionView, RotateBody, RotatedView, UnreadableView};
     pub use crate::enqueue::{AcceptedJob, JobBody};
     pub use crate::fields::{Attempts, Urgency};
     pub use crate::job_view::{ErrorView, JobView};
@@ -81,6 +83,8 @@ holdfast_http::routes! {
     "/v1/dead-letters/redrive" => { POST dead_letters::redrive }
     "/v1/dead-letters/delete" => { POST dead_letters::delete }
     "/v1/dead-letters/{id}" => { GET dead_letters::show }
+    "/v1/encryption" => { GET encryption::show }
+    "/v1/encryption/rotate" => { POST encryption::rotate }
     "/v1/audit" => { GET audit::list }
     "/v1/schedules" => { GET schedules::list, POST schedules::create }
     "/v1/schedules/{name}" => { GET schedules::show, PUT schedules::put, DELETE schedules::delete }

@@ -111,6 +111,8 @@ pub struct ScheduleView {
 impl ScheduleView {
     /// Without its payload, or what its kind marks as secret of it, where the caller may not see that.
     fn shown_to<Q>(mut self, call: &Call<Read, ControlState, Q>) -> Self {
+        let stored = std::mem::replace(&mut self.payload, holdfast_jobs::declared::hidden());
+        self.payload = call.state().jobs.readable(&self.kind, stored);
         if !call.allowed.sees_payloads() {
             self.payload = holdfast_jobs::declared::hidden();
         } else if !call.allowed.sees_secrets()

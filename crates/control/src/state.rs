@@ -8,11 +8,12 @@ use holdfast_core::sql::Database;
 use holdfast_http::{Problem, ServerContext};
 use holdfast_jobs::declared::{Declarations, Snapshot, hidden};
 use holdfast_jobs::pull::PullWorkers;
+use holdfast_jobs::rotation::{Rotation, SealedColumn};
 use holdfast_jobs::schedules::Schedules;
-use holdfast_jobs::{Jobs, Registry, SecretField};
+use holdfast_jobs::{Jobs, Marks, Registry};
 use serde_json::value::RawValue;
 
-type Redact = fn(&[SecretField], &RawValue) -> Option<Box<RawValue>>;
+type Redact = fn(&Marks, &RawValue) -> Option<Box<RawValue>>;
 
 /// Shows payloads without the fields that their kinds mark as secret. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,15 +44,28 @@ impl Redactor {
     /// `None`: the kind has no secret fields. Of a kind that is not known here (it was deleted, or declared a moment ago by way of
     /// another process) all of the payload is hidden.
     pub fn shown(&self, kind: &str, payload: &RawValue) -> Option<Box<RawValue>> {
+        if is_unstorable(payload.get()) {
+            return Some(hidden());
+        }
         if let Some(kind) = self.registry.get(kind) {
-            return (self.redact)(kind.secret_fields, payload);
+            return (self.redact)(&kind.marks, payload);
         }
         let declared = self.declared.as_ref().map(Declarations::snapshot);
         match declared.as_ref().and_then(|declared| declared.kinds.get(kind)) {
-            Some(kind) => kind.redacted(payload),
+            Some(kind) => (self.redact)(kind.marks(), payload),
             None => Some(hidden()),
         }
     }
+}
+
+/// Of a job that the ledger refused, payload and follow-ups are kept as texts inside another document, where no path finds a secret field.
+fn is_unstorable(payload: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Unstorable {
+        #[serde(rename = "unstorable")]
+        _encoding: serde::de::IgnoredAny,
+    }
+    payload.contains("\"unstorable\"") && serde_json::from_str::<Unstorable>(payload).is_ok()
 }
 
 /// The state of [`ROUTES`](crate::ROUTES).
@@ -65,16 +79,19 @@ pub struct ControlState {
     pub redactor: Redactor,
     /// The pull protocol.
     pub pull: PullWorkers,
+    /// Of encryption keys.
+    pub rotation: Rotation,
 }
 
 impl ControlState {
-    /// It reaches nothing yet.
+    /// It reaches nothing yet. `sealed_columns` are those of the products.
     pub fn new(
         http: &Arc<ServerContext>,
         settings: &Settings,
         jobs: &Jobs,
         database: &Database,
         redactor: Redactor,
+        sealed_columns: impl IntoIterator<Item = SealedColumn>,
     ) -> Self {
         Self {
             http: Arc::clone(http),
@@ -83,6 +100,7 @@ impl ControlState {
             lost_after: settings.worker.lost_after,
             redactor: redactor.knowing(jobs.declared()),
             pull: PullWorkers::new(jobs, settings),
+            rotation: Rotation::new(jobs, sealed_columns),
         }
     }
 }

@@ -7,6 +7,7 @@ mod breaker;
 pub mod build;
 pub mod clock;
 pub mod config;
+pub mod encryption;
 pub mod failpoint;
 pub mod failure;
 pub mod mode;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_cache::Cache;
+use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_outbound::Outbound;
 use holdfast_product::{
@@ -49,6 +50,10 @@ impl Product for EventsProduct {
         let sources = Sources::new(beat.settings, beat.database, beat.jobs.clone());
         let period = beat.settings.beat.poll;
         vec![Box::pin(async move { sources.sweep(period).await })]
+    }
+
+    fn sealed_columns(&self) -> Vec<SealedColumn> {
+        crate::discovery::SEALED.to_vec()
     }
 
     fn routes(&self) -> Option<ProductRoutes> {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::config::{Durability, QueueSettings, Settings};
+use holdfast_core::encryption::Encryption;
 use holdfast_core::redis::RedisGate;
 use holdfast_core::sql::dialect::{moment, on_either};
 use holdfast_core::sql::{Database, Tx as LedgerTx};
+use serde_json::value::RawValue;
 
 use crate::audit::AuditLog;
 use crate::bell::Bell;
@@ -23,6 +25,7 @@ use crate::ledger::{
     RetryReply, SqliteLedger, WorkerRecord,
 };
 use crate::limits::LimitStore;
+use crate::marks::sealed::{self, UnopenedField};
 use crate::observer::{Observer, Observers};
 use crate::queue_counts::QueueCounts;
 use crate::registry::Registry;
@@ -68,6 +71,7 @@ struct Inner {
     default_timeout: Duration,
     /// See `database.prepared_statements`.
     named_statements: bool,
+    encryption: Encryption,
 }
 
 impl Jobs {
@@ -92,6 +96,7 @@ impl Jobs {
             queues: settings.queues.clone(),
             settings: settings.jobs.clone(),
             retries: retries.clone(),
+            encryption: settings.encryption.clone(),
             ledger: Arc::clone(&ledger),
             sql: Sql::new(database, &settings.database),
             lanes,
@@ -122,7 +127,58 @@ impl Jobs {
             retries,
             default_timeout: settings.jobs.default_timeout,
             named_statements: settings.database.prepared_statements,
+            encryption: settings.encryption.clone(),
         }))
+    }
+
+    /// The keys of what is encrypted at rest.
+    pub fn encryption(&self) -> &Encryption {
+        &self.0.encryption
+    }
+
+    /// A stored payload with its encrypted fields opened; `None`: none is encrypted.
+    ///
+    /// # Errors
+    /// The first field that cannot be opened, and why.
+    pub fn opened(&self, kind: &str, payload: &RawValue) -> Result<Option<Box<RawValue>>, UnopenedField> {
+        sealed::open(&self.0.encryption, kind, payload)
+    }
+
+    /// The payload as its producer sent it, or as it is stored where it cannot be opened.
+    pub fn readable(&self, kind: &str, payload: Box<RawValue>) -> Box<RawValue> {
+        match self.opened(kind, &payload) {
+            Ok(Some(opened)) => opened,
+            Ok(None) | Err(_) => payload,
+        }
+    }
+
+    /// A text, such as an error, without the values of the payload's secret fields.
+    pub(crate) fn cleaned(&self, kind: &str, payload: &RawValue, text: String) -> String {
+        let Some(known) = self.0.producer.kind(kind) else {
+            return text;
+        };
+        let opened = self.opened(kind, payload).ok().flatten();
+        known.marks().cleaned(opened.as_deref().unwrap_or(payload), text)
+    }
+
+    /// Whether any kind of pull workers marks fields as secret.
+    pub(crate) fn has_marks(&self) -> bool {
+        let declared = self.0.declared.snapshot();
+        let mut coded = self.0.registry.kinds();
+        declared.kinds.values().any(|kind| !kind.marks().is_empty())
+            || coded.any(|kind| !kind.marks.is_empty())
+    }
+
+    /// A stored job with the payloads that its producer sent: its own, and those of what follows it.
+    pub(crate) fn readable_record(&self, mut record: JobRecord) -> JobRecord {
+        record.payload = self.readable(&record.kind, record.payload);
+        let mut next = record.then.as_deref_mut();
+        while let Some(link) = next {
+            let payload = std::mem::replace(&mut link.payload, RawValue::NULL.to_owned());
+            link.payload = self.readable(&link.kind, payload);
+            next = link.then.as_deref_mut();
+        }
+        record
     }
 
     pub fn registry(&self) -> &Registry {
@@ -363,17 +419,23 @@ impl Jobs {
 
     /// The job, wherever it lives. `None`: unknown, or no longer kept.
     pub async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
-        self.0.waiting.get(id).await
+        let found = self.0.waiting.get(id).await?;
+        Ok(found.map(|record| self.readable_record(record)))
     }
 
     /// The job once it is final, or as it stands after `limit`.
     pub async fn wait(&self, id: JobId, limit: Duration) -> Result<Option<JobRecord>, LedgerError> {
-        self.0.waiting.wait(id, limit).await
+        let found = self.0.waiting.wait(id, limit).await?;
+        Ok(found.map(|record| self.readable_record(record)))
     }
 
     /// Jobs of the ledger, newest first.
     pub async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
-        self.0.ledger.list(filter).await
+        let found = self.0.ledger.list(filter).await?;
+        Ok(found
+            .into_iter()
+            .map(|record| self.readable_record(record))
+            .collect())
     }
 
     /// Cancels a waiting job, asks a running one to give way. `None`: unknown id.

@@ -2,9 +2,11 @@
 
 use holdfast_core::clock;
 use holdfast_core::telemetry::catalogue;
+use serde_json::value::RawValue;
 
 use crate::job::JobError;
 use crate::ledger::{ClaimedJob, ErrorRecord, Outcome};
+use crate::marks::Marks;
 use crate::retry::{self, MAX_SNOOZES, RetryPolicy, Verdict};
 
 /// An attempt that did not complete.
@@ -18,6 +20,8 @@ pub(crate) struct FailedAttempt<'a> {
     pub cancelled: bool,
     /// The worker's name, for the record of the error.
     pub worker: &'a str,
+    /// The kind's secret fields, and the payload: the error is cleaned of what it repeats of them.
+    pub secrets: Option<(&'a Marks, &'a RawValue)>,
 }
 
 impl FailedAttempt<'_> {
@@ -29,6 +33,10 @@ impl FailedAttempt<'_> {
         let message = match error {
             JobError::Snooze(_) => format!("it was snoozed {MAX_SNOOZES} times, and no more is allowed"),
             error => error.to_string(),
+        };
+        let message = match self.secrets {
+            Some((marks, payload)) => marks.cleaned(payload, message),
+            None => message,
         };
         let record = || ErrorRecord::new(clock::now(), attempt, error.class(), &message, self.worker);
         catalogue::JOB_FAILURES
@@ -44,7 +52,7 @@ impl FailedAttempt<'_> {
         ) {
             Verdict::RetryIn(delay) => {
                 tracing::info!(
-                    job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = %error,
+                    job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = message,
                     delay_ms = delay.as_millis() as u64, "an attempt failed and will be retried"
                 );
                 Outcome::Retry {
@@ -56,7 +64,7 @@ impl FailedAttempt<'_> {
             Verdict::SnoozeFor(delay) => Outcome::Snooze { fence, delay },
             Verdict::Discard => {
                 tracing::warn!(
-                    job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = %error, "a job was discarded"
+                    job.id = %job.id, job.kind = %job.kind, job.attempt = attempt, error = message, "a job was discarded"
                 );
                 Outcome::Discard {
                     fence,

@@ -70,8 +70,11 @@ pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
         None
     }
 
-    /// The fields of the payload, by their names at its top level, that only callers with the scope `admin` are shown: in jobs, dead
-    /// letters, schedules, and what follows a job. None by default.
+    /// The fields of the payload that only callers with the scope `admin` are shown, in jobs, dead letters, schedules, and what follows a
+    /// job; that errors are cleaned of; and that are encrypted at rest where `HOLDFAST_ENCRYPTION_KEYS` is set. By their paths, such as
+    /// `token`, `auth.token` and `items[].secret` (see [`FieldPath`](crate::marks::FieldPath)). None by default.
+    ///
+    /// A path that cannot be read is a fault of the program: [`Registry::register`](crate::Registry::register) panics.
     fn secret_fields() -> &'static [SecretField] {
         &[]
     }
@@ -85,7 +88,7 @@ pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
     fn run(self, ctx: JobContext) -> impl Future<Output = Result<Self::Output, JobError>> + Send;
 }
 
-/// A field at the top level of a payload, by its name, and which part of it is secret.
+/// A field of a payload, by its path, and which part of it is secret.
 pub type SecretField = (&'static str, SecretPart);
 
 /// Which part of a field is secret.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_core::encryption::Encryption;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -134,12 +135,9 @@ impl Link {
             errors: Vec::new(),
             doubtful: false,
             discarded: false,
+            // It has no idempotency key.
+            encryption: Encryption::default(),
         }
-    }
-
-    /// How many links there are, this one included.
-    pub(crate) fn links(&self) -> usize {
-        1 + self.then.as_ref().map_or(0, |then| then.links())
     }
 
     /// Bytes of payload, of this one and all behind it.

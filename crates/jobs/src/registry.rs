@@ -9,8 +9,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
 
-use crate::job::{Job, JobContext, JobError, PayloadFault, SecretField};
+use crate::job::{Job, JobContext, JobError, PayloadFault};
 use crate::job_schema::KindSchemas;
+use crate::marks::Marks;
 use crate::meters::KindMeters;
 use crate::retry::RetryPolicy;
 
@@ -25,7 +26,7 @@ pub struct Kind {
     pub timeout: Option<Duration>,
     pub retry: Option<RetryPolicy>,
     /// See [`Job::secret_fields`].
-    pub secret_fields: &'static [SecretField],
+    pub marks: Arc<Marks>,
     schemas: Arc<LazyLock<KindSchemas>>,
     check: Check,
     /// See [`Registry::restrict`].
@@ -50,7 +51,7 @@ impl Kind {
             queue: J::QUEUE,
             timeout: J::timeout(),
             retry: J::retry(),
-            secret_fields: J::secret_fields(),
+            marks: Arc::new(marks_of::<J>()),
             meters: KindMeters::of(J::KIND),
             schemas: Arc::new(LazyLock::new(KindSchemas::of::<J>)),
             check: Arc::new(|payload| parse::<J>(payload).and_then(|job| job.validate())),
@@ -101,6 +102,14 @@ impl Kind {
     }
 }
 
+/// Of a path that cannot be read nobody would know what it was to hide.
+fn marks_of<J: Job>() -> Marks {
+    match Marks::of_fields(J::secret_fields()) {
+        Ok(marks) => marks,
+        Err((field, invalid)) => panic!("the secret field {field:?} of the kind {} {invalid}", J::KIND),
+    }
+}
+
 fn parse<J: Job>(payload: &RawValue) -> Result<J, PayloadFault> {
     let mut deserializer = serde_json::Deserializer::from_str(payload.get());
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -124,7 +133,7 @@ impl Registry {
     /// Adds a kind.
     ///
     /// # Panics
-    /// If two types claim one name: a fault of the program, found at its first start.
+    /// If two types claim one name, or a path of [`Job::secret_fields`] cannot be read: a fault of the program, found at its first start.
     #[must_use]
     pub fn register<J: Job>(self) -> Self {
         let mut kinds = Arc::unwrap_or_clone(self.0);

@@ -49,6 +49,7 @@ pub mod signing_keys;
 use std::sync::Arc;
 
 use holdfast_core::config::Settings;
+use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_outbound::{AddressPolicy, Outbound};
 use holdfast_product::{Duty, Process, Product, ProductError, ProductRoutes, WorkerProcess, handler_state};
@@ -91,6 +92,10 @@ impl Product for KindsProduct {
     fn worker_duties(&self, worker: WorkerProcess<'_>, resources: Resources) -> (Resources, Vec<Duty>) {
         let keys = signing_keys_of(worker.process);
         (resources.with(keys), Vec::new())
+    }
+
+    fn sealed_columns(&self) -> Vec<SealedColumn> {
+        signing_keys::SEALED.to_vec()
     }
 
     fn routes(&self) -> Option<ProductRoutes> {

@@ -264,8 +264,12 @@ impl NotifyData {
             [key_of(user), rows(MAX_DIGEST_ITEMS)],
             fetch_all
         )?;
+        let encryption = self.jobs.encryption();
+        let items = found
+            .into_iter()
+            .map(|row| Ok::<_, LedgerError>(json!(item(encryption, row)?)));
         Ok(ExportPage {
-            items: found.into_iter().map(|row| json!(item(row))).collect(),
+            items: items.collect::<Result<_, _>>()?,
             next: None,
         })
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_cache::Cache;
+use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{
     Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, WorkerProcess, handler_state,
@@ -12,7 +13,7 @@ use crate::mail::{Mail, NotifyDigest, NotifyEmail};
 use crate::notifications::Notices;
 use crate::personal_data::NotifyData;
 use crate::webhooks::{EngineEvents, NotifyWebhook, Watch};
-use crate::{NotifyState, PreferenceStore};
+use crate::{NotifyState, PreferenceStore, mail, secrets, webhooks};
 
 /// The actions of the audit log.
 pub mod action {
@@ -68,6 +69,10 @@ impl Product for NotifyProduct {
             Box::pin(async move { mail.sweep_digests(period).await }),
             Box::pin(watch.run()),
         ]
+    }
+
+    fn sealed_columns(&self) -> Vec<SealedColumn> {
+        [webhooks::SEALED, mail::SEALED_DIGESTS, secrets::SEALED].concat()
     }
 
     fn routes(&self) -> Option<ProductRoutes> {

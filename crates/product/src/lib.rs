@@ -23,6 +23,7 @@ use holdfast_core::config::Settings;
 use holdfast_core::redis::RedisGate;
 use holdfast_core::sql::Database;
 use holdfast_http::{RouteTable, ServerContext};
+use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Jobs, Registry, Resources};
 
 pub use messenger::{ANNOUNCEMENT_FRAME, Announcement, AnnouncementMail, Messenger, MessengerResource};
@@ -139,6 +140,11 @@ pub trait Product: Send + Sync {
     /// The duties of each beat. Any number of beats may have them at once.
     fn beat_duties(&self, beat: Process<'_>) -> Vec<Duty> {
         let _ = beat;
+        Vec::new()
+    }
+
+    /// The columns whose values are encrypted where there are keys: what a rotation rewrites.
+    fn sealed_columns(&self) -> Vec<SealedColumn> {
         Vec::new()
     }
 

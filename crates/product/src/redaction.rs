@@ -1,51 +1,33 @@
 //! How a payload is shown to callers who may not see its secrets.
 //!
-//! A kind names its secret fields ([`holdfast_jobs::Job::secret_fields`]). The caller decides who may see secrets. A payload that cannot be
-//! parsed is not shown at all if its kind has secret fields.
+//! A kind names its secret fields: one of the code by [`holdfast_jobs::Job::secret_fields`], a declared one by `redact`. The caller decides
+//! who may see secrets. What is not of the form that a path expects is hidden whole ([`holdfast_jobs::marks`]).
 
 use reqwest::header::HeaderName;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use url::Url;
 
-use holdfast_jobs::{SecretField, SecretPart};
+pub use holdfast_jobs::marks::REDACTED;
+use holdfast_jobs::{Marks, SecretPart};
 use holdfast_outbound::is_public;
 
-/// Replaces a secret.
-pub const REDACTED: &str = "[redacted]";
-
 /// A payload without its secrets; `None`: there are no secret fields.
-pub fn redact(fields: &[SecretField], payload: &RawValue) -> Option<Box<RawValue>> {
-    if fields.is_empty() {
-        return None;
-    }
-    let shown = match serde_json::from_str::<Map<String, Value>>(payload.get()) {
-        Ok(mut values) => {
-            for (name, part) in fields {
-                if let Some(value) = values.get_mut(*name) {
-                    redact_value(*part, value);
-                }
-            }
-            Value::Object(values)
-        }
-        Err(_) => Value::from(REDACTED),
-    };
-    serde_json::value::to_raw_value(&shown).ok()
+pub fn redact(marks: &Marks, payload: &RawValue) -> Option<Box<RawValue>> {
+    marks.replaced(payload, shown)
 }
 
-fn redact_value(part: SecretPart, value: &mut Value) {
-    let shown = match (part, &mut *value) {
-        (SecretPart::Url, Value::String(url)) => Value::String(redacted_url(url)),
-        (SecretPart::Headers, Value::Object(headers)) => {
+fn shown(part: SecretPart, value: Value) -> Value {
+    match (part, value) {
+        (SecretPart::Url, Value::String(url)) => Value::String(redacted_url(&url)),
+        (SecretPart::Headers, Value::Object(mut headers)) => {
             for (_, value) in headers.iter_mut().filter(|(name, _)| !is_public_name(name)) {
                 *value = Value::from(REDACTED);
             }
-            return;
+            Value::Object(headers)
         }
-        (_, Value::Null) => return,
         _ => Value::from(REDACTED),
-    };
-    *value = shown;
+    }
 }
 
 fn is_public_name(name: &str) -> bool {
@@ -80,6 +62,8 @@ pub fn redacted_feed(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_jobs::SecretField;
+
     use super::*;
 
     fn shown(kind: &str, payload: &str) -> String {
@@ -89,7 +73,8 @@ mod tests {
             "notify.email" => &[("data", SecretPart::Whole)],
             _ => &[],
         };
-        redact(fields, &payload).unwrap_or(payload).get().to_owned()
+        let marks = Marks::of_fields(fields).unwrap();
+        redact(&marks, &payload).unwrap_or(payload).get().to_owned()
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use holdfast_cache::Cache;
 use holdfast_control::Redactor;
 use holdfast_core::config::Settings;
+use holdfast_jobs::rotation::{Rotation, SealedColumn};
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{Duty, PersonalData, Process, ProductError, ProductRoutes, WorkerProcess, redaction};
 
@@ -94,10 +95,18 @@ pub fn worker_duties(worker: WorkerProcess<'_>, resources: Resources) -> (Resour
 
 /// What a beat does beside its schedules. The duties never end by themselves.
 pub fn beat_duties(beat: Process<'_>) -> Vec<Duty> {
+    let rotation = Rotation::new(beat.jobs, sealed_columns());
+    let of_engine: Duty = Box::pin(rotation.keep_rotating());
     PRODUCTS
         .iter()
         .flat_map(|product| product.beat_duties(beat))
+        .chain([of_engine])
         .collect()
+}
+
+/// What a rotation of encryption keys rewrites beside what the engine stores.
+pub fn sealed_columns() -> impl Iterator<Item = SealedColumn> {
+    PRODUCTS.iter().flat_map(|product| product.sealed_columns())
 }
 
 /// Polls all of these; it never ends by itself.

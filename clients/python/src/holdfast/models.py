@@ -259,7 +259,7 @@ class KindDefinition:
     payload_schema: Mapping[str, Any] | None = None
     result_schema: Mapping[str, Any] | None = None
     description: str | None = None
-    #: JSON pointers to what only admins see of its payloads.
+    #: Paths of secret fields of its payloads: only admins see these.
     redact: tuple[str, ...] = field(default=())
 
     def body(self) -> dict[str, Any]:

@@ -118,6 +118,8 @@ pub(crate) const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/keys", "admin"),
     ("POST", "/v1/keys/{id}/rotate", "admin"),
     ("POST", "/v1/keys/{id}/revoke", "admin"),
+    ("GET", "/v1/encryption", "admin"),
+    ("POST", "/v1/encryption/rotate", "admin"),
     ("GET", "/v1/signing-keys", "admin"),
     ("POST", "/v1/signing-keys", "admin"),
     ("POST", "/v1/signing-keys/rotate", "admin"),

@@ -241,7 +241,7 @@ async fn bad_input_of_workers_and_declarations_is_named() {
         ),
         (
             "/v1/kinds/a.b",
-            json!({"queue": "media", "redact": ["token"]}),
+            json!({"queue": "media", "redact": ["token."]}),
             422,
             "invalid-field",
             "redact[0]",

@@ -48,8 +48,8 @@ pub(crate) struct Declare {
     result_schema: Option<String>,
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// A JSON pointer to what only admins see of a payload; may be repeated
-    #[arg(long, value_name = "POINTER")]
+    /// The path of a secret field of its payloads, such as auth.token, items[].secret or /customer/email; may be repeated
+    #[arg(long, value_name = "PATH")]
     redact: Vec<String>,
 }
 

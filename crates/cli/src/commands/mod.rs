@@ -9,6 +9,7 @@ pub(crate) mod copy;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod dev;
+pub(crate) mod encryption;
 pub(crate) mod healthcheck;
 pub(crate) mod import;
 pub(crate) mod jobs;
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Import(args) => briefly(import::run(*args, program)),
         Command::Keys(args) => briefly(keys::run(args, program)),
         Command::SigningKeys(args) => briefly(signing_keys::run(args, program)),
+        Command::Encryption(args) => briefly(encryption::run(args, program)),
         Command::Users(args) => briefly(users::run(args, program)),
         Command::Jobs(args) => briefly(jobs::run(*args, program)),
         Command::Batches(args) => briefly(batches::run(args, program)),

@@ -26,6 +26,7 @@ use super::settings::{
     TracesSettings, WorkerSettings,
 };
 use super::tables;
+use crate::encryption::{Encryption, InvalidKeys};
 
 pub(super) fn settings(
     root: &Map<String, Value>,
@@ -57,6 +58,7 @@ fn read(reader: &mut Reader<'_>) -> Settings {
             retain: reader.seconds("audit.retain_seconds", 3600.0..=315_360_000.0),
         },
         auth: auth(reader),
+        encryption: encryption(reader),
         rate_limit: rate_limit(reader),
         metrics: MetricsSettings {
             public: reader.flag("metrics.public"),
@@ -83,6 +85,21 @@ fn read(reader: &mut Reader<'_>) -> Settings {
         smtp: smtp(reader),
         log: log(reader, environment),
     }
+}
+
+fn encryption(reader: &mut Reader<'_>) -> Encryption {
+    const PATH: &str = "encryption.keys";
+    let Some(text) = reader.secret(PATH) else {
+        return Encryption::default();
+    };
+    text.expose_secret().parse().unwrap_or_else(|fault: InvalidKeys| {
+        let fix = format!(
+            "set {} to ID:KEY,ID:KEY… with ids of a-z, 0-9 and -, and keys of 32 bytes in base64: openssl rand -base64 32",
+            variable_of(PATH)
+        );
+        reader.fault_once(PATH, || (fault.to_string(), fix));
+        Encryption::default()
+    })
 }
 
 fn discovery(reader: &mut Reader<'_>) -> DiscoverySettings {

@@ -38,6 +38,7 @@ pub(super) const FAILPOINT_VARIABLE: &str = "HOLDFAST_FAILPOINT";
 const CONVENTIONAL: &[(&str, &str)] = &[
     ("HOLDFAST_ENV", "environment"),
     ("HOLDFAST_API_KEY", "server.api_key"),
+    ("HOLDFAST_ENCRYPTION_KEYS", "encryption.keys"),
     ("PORT", "server.port"),
     ("DATABASE_URL", "database.url"),
     ("DATABASE_UNPOOLED_URL", "database.direct_url"),
@@ -57,6 +58,7 @@ const CONVENTIONAL: &[(&str, &str)] = &[
 /// Settings whose value never appears in a text.
 const SECRETS: &[&str] = &[
     "server.api_key",
+    "encryption.keys",
     "auth.jwt_secret",
     "database.url",
     "database.direct_url",

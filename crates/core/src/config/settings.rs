@@ -16,6 +16,7 @@ use url::Url;
 
 use super::allowed_host::AllowedHost;
 use super::limits::QueueLimits;
+use crate::encryption::Encryption;
 
 /// Where the process runs; production refuses what is merely convenient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Settings {
     pub kinds: BTreeMap<String, KindSettings>,
     pub http_request: HttpRequestSettings,
     pub audit: AuditSettings,
+    /// `HOLDFAST_ENCRYPTION_KEYS`: the keys of values that are encrypted at rest.
+    pub encryption: Encryption,
     pub auth: AuthSettings,
     pub rate_limit: RateLimitSettings,
     pub metrics: MetricsSettings,

@@ -4,15 +4,14 @@ use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
 use serde_json::{Value, json};
 use ulid::Ulid;
-use url::Url;
 use uuid::Uuid;
 
 use super::Sources;
 use super::source::{MAX_SOURCES, NewSource, SourceFault, SourceId, SourceRecord};
-use super::store::{COLUMNS, Row, SourceError, encoded, record, uuid};
+use super::store::{COLUMNS, Row, SourceError, record, stored_definition, uuid};
 use crate::action;
 use holdfast_core::sql::dialect::{on_either, read_either};
-use holdfast_outbound::shown;
+use holdfast_product::redaction::redacted_feed;
 
 impl Sources {
     /// Makes a source, which is discovered at once if it is enabled.
@@ -22,7 +21,8 @@ impl Sources {
             return Err(SourceError::TooMany);
         }
         let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
-        let definition = encoded(&source.definition)?;
+        let encryption = self.0.jobs.encryption();
+        let definition = stored_definition(encryption, Uuid::from_u128(id.0), &source.definition)?;
         let text = format!(
             "insert into holdfast_sources (id, name, definition, enabled, next_run_at, created_at, updated_at)
              values ($1, $2, $3, $4, case when $4 then @tick(0) end, @now, @now)
@@ -48,7 +48,7 @@ impl Sources {
             })
             .await?;
         let made = made.ok_or_else(|| SourceError::NameTaken(source.name.clone()))?;
-        Ok(record(made)?)
+        Ok(record(encryption, made)?)
     }
 
     /// Puts another source in the place of one, under its id. It is discovered anew, at once.
@@ -62,7 +62,8 @@ impl Sources {
         if self.named(&source.name).await?.is_some_and(|other| other != id) {
             return Err(SourceError::NameTaken(source.name.clone()));
         }
-        let definition = encoded(&source.definition)?;
+        let encryption = self.0.jobs.encryption();
+        let definition = stored_definition(encryption, uuid(id), &source.definition)?;
         let text = format!(
             "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
                  next_run_at = case when $4 then @tick(0) end, etag = null, last_modified = null, failures = 0,
@@ -88,7 +89,7 @@ impl Sources {
                 Ok(replaced)
             })
             .await?;
-        Ok(record(replaced.ok_or(SourceError::Unknown(id))?)?)
+        Ok(record(encryption, replaced.ok_or(SourceError::Unknown(id))?)?)
     }
 
     /// Its events stay stored until they are over.
@@ -166,12 +167,12 @@ fn entry(action: &'static str, id: SourceId) -> AuditEntry {
     AuditEntry::new(action).target(id)
 }
 
-/// For the audit log: origin and path of the URL, since its query may be a secret.
+/// For the audit log: the host of the URL, since its path may be a secret.
 fn details(source: &NewSource) -> Value {
     let definition = &source.definition;
-    let url = definition.url.as_deref().and_then(|url| Url::parse(url).ok());
+    let url = definition.url.as_deref().map(redacted_feed);
     json!({
-        "name": source.name, "kind": definition.kind, "url": url.as_ref().map(shown),
+        "name": source.name, "kind": definition.kind, "url": url,
         "subreddit": definition.subreddit, "interval_seconds": definition.interval_seconds, "enabled": source.enabled,
     })
 }

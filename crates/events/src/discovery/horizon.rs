@@ -25,7 +25,7 @@ use url::Url;
 use super::Sources;
 use super::fetch::{Body, gunzip};
 use super::source::SourceRecord;
-use super::store::uuid;
+use super::store::{BODY_URL, uuid};
 use holdfast_core::sql::dialect::{read_either, write_either};
 
 /// Largest body that is kept, in bytes of gzip: some 60,000 lines.
@@ -87,16 +87,29 @@ impl Sources {
             [uuid(source.id), source.revision],
             fetch_optional
         )?;
-        Ok(row.map(|(until, packed, content_type, url)| KeptBody {
-            read_until: DateTime::from_timestamp_millis(until).unwrap_or_default(),
-            packed,
-            content_type,
-            url,
+        let opened = |stored| {
+            let row = uuid(source.id).to_string();
+            self.0.jobs.encryption().open_text(&BODY_URL.column(&row), stored)
+        };
+        Ok(row.and_then(|(until, packed, content_type, url)| {
+            Some(KeptBody {
+                read_until: DateTime::from_timestamp_millis(until).unwrap_or_default(),
+                packed,
+                content_type,
+                // One that cannot be opened is passed over like one that cannot be read.
+                url: opened(url).ok()?,
+            })
         }))
     }
 
     /// Keeps a body in place of the one before, unless the source was edited since it was fetched.
     pub(super) async fn keep_body(&self, source: &SourceRecord, kept: &KeptBody) -> Result<(), LedgerError> {
+        let row = uuid(source.id).to_string();
+        let url = self
+            .0
+            .jobs
+            .encryption()
+            .seal_text(&BODY_URL.column(&row), &kept.url);
         let text = "insert into holdfast_source_bodies (source_id, revision, read_until, body, content_type, url)
             select id, revision, @at($3), $4, $5, $6 from holdfast_sources where id = $1 and revision = $2
             on conflict (source_id) do update set revision = excluded.revision, read_until = excluded.read_until,
@@ -111,7 +124,7 @@ impl Sources {
                 kept.read_until.timestamp_millis(),
                 kept.packed.as_deref(),
                 kept.content_type.as_deref(),
-                kept.url.as_str()
+                &url
             ],
             execute
         )?;

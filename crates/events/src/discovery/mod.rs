@@ -62,6 +62,7 @@ pub use self::source::{
     Definition, Listing, MAX_NAME, MAX_PAGES, MAX_SOURCES, NewSource, SourceFault, SourceId, SourceKind,
     SourceRecord,
 };
+pub(crate) use self::store::SEALED;
 pub use self::store::SourceError;
 pub use self::subscriptions::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId, Subscriptions, Wish};
 

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use chrono::DateTime;
+use holdfast_core::encryption::{Column, Encryption};
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::rotation::{SealedColumn, SealedForm};
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Sources;
 use super::run::{EventsDiscover, Report};
-use super::source::{MAX_SOURCES, SourceFault, SourceId, SourceRecord};
+use super::source::{Definition, MAX_SOURCES, SourceFault, SourceId, SourceRecord};
 use holdfast_core::sql::dialect::{self, read_either, write_either};
 
 /// Why a source was not changed or shown.
@@ -53,7 +55,7 @@ pub(super) const COLUMNS: &str =
     "id, name, definition, enabled, revision, @ms(next_run_at), etag, last_modified, failures,
     @ms(last_run_at), @ms(last_success_at), report, @ms(created_at), @ms(updated_at)";
 
-pub(super) fn record(row: Row) -> Result<SourceRecord, LedgerError> {
+pub(super) fn record(encryption: &Encryption, row: Row) -> Result<SourceRecord, LedgerError> {
     let (
         id,
         name,
@@ -71,11 +73,14 @@ pub(super) fn record(row: Row) -> Result<SourceRecord, LedgerError> {
         edited,
     ) = row;
     let at = |millis| DateTime::from_timestamp_millis(millis).unwrap_or_default();
+    let mut found: Definition = serde_json::from_str(&definition)
+        .map_err(|error| LedgerError::Corrupt(format!("the source {name}: {error}")))?;
+    found.url = opened(encryption, &URL.column(&id.to_string()), found.url)?;
     let corrupt = |error: serde_json::Error| LedgerError::Corrupt(format!("the source {name}: {error}"));
     Ok(SourceRecord {
         id: SourceId(Ulid(id.as_u128())),
         enabled,
-        definition: serde_json::from_str(&definition).map_err(corrupt)?,
+        definition: found,
         revision,
         next_run_at: next.map(at),
         etag,
@@ -91,6 +96,51 @@ pub(super) fn record(row: Row) -> Result<SourceRecord, LedgerError> {
         created_at: at(made),
         updated_at: at(edited),
         name,
+    })
+}
+
+/// The columns that are encrypted where there are keys: of a definition the URL alone, because SQL reads the rest.
+pub(crate) const SEALED: &[SealedColumn] = &[URL, BODY_URL];
+
+const URL: SealedColumn = SealedColumn {
+    table: "holdfast_sources",
+    key: "id",
+    column: "definition",
+    place: "definition.url",
+    form: SealedForm::Member("url"),
+};
+
+pub(super) const BODY_URL: SealedColumn = SealedColumn {
+    table: "holdfast_source_bodies",
+    key: "source_id",
+    column: "url",
+    place: "url",
+    form: SealedForm::Text,
+};
+
+fn opened(
+    encryption: &Encryption,
+    column: &Column<'_>,
+    stored: Option<String>,
+) -> Result<Option<String>, LedgerError> {
+    let opened = stored.map(|stored| encryption.open_text(column, stored));
+    opened.transpose().map_err(|source| LedgerError::Sealed {
+        what: "the URL of a source",
+        source,
+    })
+}
+
+/// A definition as it is stored.
+pub(super) fn stored_definition(
+    encryption: &Encryption,
+    id: Uuid,
+    definition: &Definition,
+) -> Result<String, LedgerError> {
+    let row = id.to_string();
+    let url = definition.url.as_deref();
+    encoded(&Definition {
+        url: url.map(|url| encryption.seal_text(&URL.column(&row), url)),
+        ..definition.clone()
     })
 }
 
@@ -131,7 +181,10 @@ impl Sources {
             [uuid(id)],
             fetch_optional
         )?;
-        Ok(record(row.ok_or(SourceError::Unknown(id))?)?)
+        Ok(record(
+            self.0.jobs.encryption(),
+            row.ok_or(SourceError::Unknown(id))?,
+        )?)
     }
 
     /// By id, which is the order in which they were made, from the one after `after`.
@@ -149,7 +202,9 @@ impl Sources {
             [after, dialect::rows(limit)],
             fetch_all
         )?;
-        rows.into_iter().map(record).collect()
+        rows.into_iter()
+            .map(|row| record(self.0.jobs.encryption(), row))
+            .collect()
     }
 
     /// Discovers it now, beside its rhythm, enabled or not.

@@ -12,6 +12,7 @@
 //! look. `/health/live` asks nothing at all.
 
 mod beats;
+mod encryption;
 pub mod hints;
 mod ledger;
 mod probe;
@@ -38,6 +39,7 @@ use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
 pub use self::beats::BeatsProbe;
+pub use self::encryption::EncryptionProbe;
 pub use self::ledger::LedgerProbe;
 pub use self::probe::{Finding, HealthProbe, ServiceStatus};
 pub use self::probes::{DatabaseProbe, QueueProbe, RedisProbe, WorkersProbe};
@@ -207,6 +209,7 @@ impl Health {
             .probe(LedgerProbe::new(diagnosis))
             .probe(WorkersProbe::new(jobs.clone(), &settings.worker))
             .probe(BeatsProbe::new(schedules, &settings.beat))
+            .probe(EncryptionProbe::new(jobs.encryption().clone()))
     }
 
     /// The report, a second old at most.

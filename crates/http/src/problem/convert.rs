@@ -133,6 +133,9 @@ impl From<ScheduleError> for Problem {
             }
             ScheduleError::Configured(_) => Self::field(ProblemKind::ScheduleConfigured, "name", text),
             ScheduleError::TooMany => Self::new(ProblemKind::TooManySchedules, text),
+            ScheduleError::Sealed(reason) => {
+                Self::unavailable(format!("the schedule cannot be run: {reason}"), RETRY_AFTER)
+            }
             ScheduleError::Contended(_) => Self::unavailable(format!("{text}; try again"), RETRY_AFTER),
             ScheduleError::Enqueue(error) => error.into(),
             ScheduleError::Ledger(error) => error.into(),

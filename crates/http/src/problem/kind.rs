@@ -46,6 +46,7 @@ pub enum ProblemKind {
     NameTaken,
     KeyRevoked,
     SigningKeyExists,
+    EncryptionOff,
     TrackExists,
     TooManySources,
     TooManySubscriptions,
@@ -76,7 +77,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// In the order of their status codes.
-    pub const ALL: [Self; 66] = [
+    pub const ALL: [Self; 67] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidHeader,
@@ -117,6 +118,7 @@ impl ProblemKind {
         Self::NameTaken,
         Self::KeyRevoked,
         Self::SigningKeyExists,
+        Self::EncryptionOff,
         Self::TrackExists,
         Self::TooManySources,
         Self::TooManySubscriptions,
@@ -302,6 +304,7 @@ impl ProblemKind {
                 S::CONFLICT,
                 "The installation has a signing key",
             ),
+            Self::EncryptionOff => ("encryption-off", S::CONFLICT, "There are no encryption keys"),
             Self::TrackExists => ("track-exists", S::CONFLICT, "Another track has this id"),
             Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::PayloadTooLarge => (

@@ -31,6 +31,7 @@ pub mod action {
     pub const BATCH_CANCEL: &str = "batch.cancel";
     pub const DEAD_LETTERS_REDRIVE: &str = "dead_letters.redrive";
     pub const DEAD_LETTERS_DELETE: &str = "dead_letters.delete";
+    pub const ENCRYPTION_ROTATE: &str = "encryption.rotate";
     pub const KEY_CREATE: &str = "key.create";
     pub const KEY_ROTATE: &str = "key.rotate";
     pub const KEY_REVOKE: &str = "key.revoke";

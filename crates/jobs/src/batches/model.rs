@@ -29,7 +29,8 @@ pub(crate) struct NewBatch {
     pub(crate) callback: Option<Link>,
     pub(crate) idempotency_key: Option<String>,
     /// Of what was asked for, where there is a key: what comes again under it must say the same.
-    pub(crate) fingerprint: Option<String>,
+    /// Of what it says; the first is stored. Empty: it has no key.
+    pub(crate) fingerprints: Vec<String>,
 }
 
 /// An accepted batch.

@@ -63,7 +63,7 @@ async fn insert_row(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<b
         .bind(total)
         .bind(callback)
         .bind(&batch.idempotency_key)
-        .bind(&batch.fingerprint)
+        .bind(batch.fingerprints.first())
         .persistent(named)
         .execute(on)
         .await?
@@ -79,7 +79,7 @@ async fn insert_row(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<b
         .bind(total)
         .bind(callback)
         .bind(&batch.idempotency_key)
-        .bind(&batch.fingerprint)
+        .bind(batch.fingerprints.first())
         .execute(on)
         .await?
         .rows_affected(),
@@ -117,7 +117,7 @@ async fn standing(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<Opt
         let id = BatchId::from_uuid(id);
         if id == batch.id {
             Written::New
-        } else if fingerprint == batch.fingerprint {
+        } else if fingerprint.is_some_and(|fingerprint| batch.fingerprints.contains(&fingerprint)) {
             Written::Duplicate(id, total.unsigned_abs())
         } else {
             Written::Conflict(id)

@@ -94,12 +94,14 @@ impl DeadLetters {
                 Ok(records)
             })
             .await
+            .map(|found| found.into_iter().map(|record| self.jobs.readable_record(record)).collect())
     }
 
     /// One dead letter; `None` if there is none with this id.
     pub async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
         let record = self.jobs.ledger().get(id).await?;
-        Ok(record.filter(|record| record.state == State::Discarded))
+        let dead = record.filter(|record| record.state == State::Discarded);
+        Ok(dead.map(|record| self.jobs.readable_record(record)))
     }
 
     /// How many match, up to [`COUNT_CAP`].

@@ -5,12 +5,13 @@ use holdfast_core::config::is_queue_name;
 
 use super::{DeclaredKind, KindDefinition, is_kind_name};
 use crate::enqueue::{Fault, FaultCode, MAX_TIMEOUT};
+use crate::marks::FieldPath;
 use crate::retry::MAX_ATTEMPTS_LIMIT;
 
 /// Longest description, in bytes.
 const MAX_DESCRIPTION: usize = 4_096;
 
-/// Most secret fields of one kind, and the longest pointer in bytes.
+/// Most secret fields of one kind, and the longest path in bytes.
 const MAX_POINTERS: usize = 50;
 const MAX_POINTER: usize = 255;
 
@@ -90,16 +91,14 @@ fn pointers(pointers: &[String]) -> Option<Fault> {
     if pointers.len() > MAX_POINTERS {
         return Some(Fault::field(
             "redact",
-            format!("has more than {MAX_POINTERS} pointers"),
+            format!("has more than {MAX_POINTERS} paths"),
         ));
     }
-    let is_good = |pointer: &String| {
-        pointer.len() <= MAX_POINTER
-            && !pointer.contains('\0')
-            && (pointer.is_empty() || pointer.starts_with('/'))
+    let is_good = |path: &String| {
+        path.len() <= MAX_POINTER && !path.contains('\0') && path.parse::<FieldPath>().is_ok()
     };
     let index = pointers.iter().position(|pointer| !is_good(pointer))?;
-    let rule =
-        "must be a JSON pointer such as /customer/email, of at most 255 bytes; \"\" is the whole payload";
+    let rule = "must be a path such as customer.email, items[].secret or /customer/email, of at most 255 bytes; \"\" is the whole \
+                payload";
     Some(Fault::field(&format!("redact[{index}]"), rule))
 }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::schema::Schema;
 use crate::job::PayloadFault;
+use crate::marks::{Marks, REDACTED};
 use crate::meters::KindMeters;
 
 /// Longest name of a declared kind, in bytes.
@@ -41,7 +42,7 @@ pub struct KindDefinition {
     pub result_schema: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// JSON pointers to what only admins see of a payload.
+    /// Paths to what only admins see of a payload: see [`FieldPath`](crate::marks::FieldPath).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redact: Vec<String>,
 }
@@ -97,6 +98,7 @@ pub struct DeclaredKind {
     pub updated_at: DateTime<Utc>,
     payload: Option<Schema>,
     result: Option<Schema>,
+    marks: Marks,
     pub(crate) meters: KindMeters,
 }
 
@@ -117,6 +119,7 @@ impl DeclaredKind {
             payload: compiled("payload_schema", &definition.payload_schema)?,
             result: compiled("result_schema", &definition.result_schema)?,
             name: Arc::from(name),
+            marks: Marks::of_paths(definition.redact.iter().map(String::as_str)),
             definition,
             created_at,
             updated_at,
@@ -140,24 +143,13 @@ impl DeclaredKind {
         self.result.as_ref().map_or(Ok(()), |schema| schema.check(result))
     }
 
-    /// The payload without what only admins see; `None`: nothing is hidden.
-    pub fn redacted(&self, payload: &RawValue) -> Option<Box<RawValue>> {
-        if self.definition.redact.is_empty() {
-            return None;
-        }
-        let Ok(mut document) = serde_json::from_str::<serde_json::Value>(payload.get()) else {
-            return Some(hidden());
-        };
-        for pointer in &self.definition.redact {
-            if let Some(value) = document.pointer_mut(pointer) {
-                *value = serde_json::Value::from("[redacted]");
-            }
-        }
-        Some(serde_json::value::to_raw_value(&document).unwrap_or_else(|_| hidden()))
+    /// What only admins see of a payload.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 }
 
 /// What is shown in place of a payload that is hidden whole.
 pub fn hidden() -> Box<RawValue> {
-    serde_json::value::to_raw_value("[redacted]").unwrap_or_else(|_| RawValue::NULL.to_owned())
+    serde_json::value::to_raw_value(REDACTED).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::config::{JobsSettings, QueueSettings, ServedBy};
+use holdfast_core::encryption::{Encryption, SEALED_PREFIX};
 use serde_json::value::RawValue;
 
 use super::{Fault, FaultCode, JobRequest, MAX_DELAY, MAX_KEY_BYTES, MAX_TIMEOUT};
@@ -15,6 +16,7 @@ use crate::id::JobId;
 use crate::job::PayloadFault;
 use crate::ledger::{NewJob, Options, RunAt};
 use crate::link::{Link, MAX_LINKS};
+use crate::marks::{Marks, sealed};
 use crate::meters::KindMeters;
 use crate::registry::{Kind, Registry};
 use crate::retry::{MAX_ATTEMPTS_LIMIT, RetryPolicies, RetryPolicy};
@@ -78,6 +80,14 @@ impl KnownKind<'_> {
         }
     }
 
+    /// Its secret fields.
+    pub(crate) fn marks(&self) -> &Marks {
+        match self {
+            Self::Coded(kind) => &kind.marks,
+            Self::Declared(kind) => kind.marks(),
+        }
+    }
+
     pub(crate) fn meters(&self) -> &KindMeters {
         match self {
             Self::Coded(kind) => &kind.meters,
@@ -93,6 +103,7 @@ pub(super) struct Checker {
     pub queues: BTreeMap<String, QueueSettings>,
     pub settings: JobsSettings,
     pub retries: RetryPolicies,
+    pub encryption: Encryption,
 }
 
 impl Checker {
@@ -116,8 +127,9 @@ impl Checker {
 
     /// A job that another's end enqueues: a callback, with what follows it.
     pub(super) fn check_callback(&self, request: JobRequest, origin: Origin) -> Result<Link, Fault> {
+        let weight = Weight::of(&request);
         let link = Link::of(self.check_link(request, origin, 1)?);
-        self.check_weight(&link)?;
+        self.check_weight(weight)?;
         Ok(link)
     }
 
@@ -133,26 +145,25 @@ impl Checker {
             let reason = format!("at most {MAX_LINKS} jobs may follow one another");
             return Err(Fault::field("then", reason));
         }
+        let weight = Weight::of(&then);
         let job = self
             .check_link(*then, origin, place)
             .map_err(|fault| fault.under("then"))?;
-        let link = Link::of(job);
         if place == 1 {
-            self.check_weight(&link).map_err(|fault| fault.under("then"))?;
+            self.check_weight(weight).map_err(|fault| fault.under("then"))?;
         }
-        Ok(Some(Box::new(link)))
+        Ok(Some(Box::new(Link::of(job))))
     }
 
     /// What waits behind a job travels with it, so all of it together may be as large as one payload.
-    fn check_weight(&self, link: &Link) -> Result<(), Fault> {
-        let (bytes, most) = (link.payload_bytes(), self.settings.max_payload_bytes);
+    fn check_weight(&self, Weight { links, bytes }: Weight) -> Result<(), Fault> {
+        let most = self.settings.max_payload_bytes;
         if bytes <= most {
             return Ok(());
         }
         let reason = format!(
-            "the payloads of the {} jobs that follow one another have {bytes} bytes together, which are more than the \
-             {most} allowed",
-            link.links()
+            "the payloads of the {links} jobs that follow one another have {bytes} bytes together, which are more than the \
+             {most} allowed"
         );
         Err(Fault::new(FaultCode::PayloadTooLarge, "payload", reason))
     }
@@ -181,7 +192,7 @@ impl Checker {
             id: JobId::generate(),
             kind: Arc::from(kind.name()),
             queue,
-            payload: Arc::from(request.payload),
+            payload: Arc::from(self.sealed(&kind, request.payload)),
             priority: request.priority,
             run_at,
             max_attempts,
@@ -202,7 +213,13 @@ impl Checker {
             errors: Vec::new(),
             doubtful: false,
             discarded: false,
+            encryption: self.encryption.clone(),
         })
+    }
+
+    /// The payload as it is stored: with the secret fields of its kind encrypted, where there are keys.
+    fn sealed(&self, kind: &KnownKind<'_>, payload: Box<RawValue>) -> Box<RawValue> {
+        sealed::seal(&self.encryption, kind.marks(), kind.name(), &payload).unwrap_or(payload)
     }
 
     fn kind(&self, name: &str) -> Result<KnownKind<'_>, Fault> {
@@ -269,18 +286,43 @@ impl Checker {
                 ),
             ));
         }
+        if let Some(place) = sealed::first_sealed(text) {
+            let reason =
+                format!("begins with {SEALED_PREFIX:?}, which marks values that Holdfast has encrypted");
+            return Err(Fault::new(FaultCode::InvalidPayload, field_of(&place), reason));
+        }
         let checked = match origin {
             Origin::Text => kind.check(payload),
             Origin::Typed => kind.check_restriction(payload),
         };
-        checked.map_err(|fault| {
-            let field = if fault.field.is_empty() {
-                "payload".into()
-            } else {
-                format!("payload.{}", fault.field)
-            };
-            Fault::new(FaultCode::InvalidPayload, field, fault.reason)
-        })
+        checked.map_err(|fault| Fault::new(FaultCode::InvalidPayload, field_of(&fault.field), fault.reason))
+    }
+}
+
+/// A field of the payload, as faults name it.
+fn field_of(path: &str) -> String {
+    if path.is_empty() {
+        "payload".to_owned()
+    } else {
+        format!("payload.{path}")
+    }
+}
+
+/// Of a job that waits for another's end, with all behind it.
+#[derive(Clone, Copy)]
+struct Weight {
+    links: usize,
+    /// Of payload, as it was sent: sealing adds a third to the fields that it seals.
+    bytes: usize,
+}
+
+impl Weight {
+    fn of(first: &JobRequest) -> Self {
+        let all = || std::iter::successors(Some(first), |link| link.then.as_deref());
+        Self {
+            links: all().count(),
+            bytes: all().map(|link| link.payload.get().len()).sum(),
+        }
     }
 }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::config::{Durability, JobsSettings, QueueSettings};
+use holdfast_core::encryption::Encryption;
 use holdfast_core::failpoint;
 use holdfast_core::failure::Certainty;
 use holdfast_core::sql::Bounds;
 use holdfast_core::telemetry::traces::{self, Span};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::catalogue::Catalogue;
@@ -26,6 +28,8 @@ use crate::envelope::Envelope;
 use crate::id::{BatchId, JobId};
 use crate::json_text;
 use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, Priority, RunAt};
+use crate::link::Link;
+use crate::marks::sealed;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
@@ -42,6 +46,7 @@ pub(crate) struct ProducerParts {
     pub queues: BTreeMap<String, QueueSettings>,
     pub settings: JobsSettings,
     pub retries: RetryPolicies,
+    pub encryption: Encryption,
     pub ledger: Arc<dyn Ledger>,
     pub sql: Sql,
     /// Statements that may be under way at once.
@@ -69,6 +74,7 @@ impl Producer {
                 queues: parts.queues,
                 settings: parts.settings,
                 retries: parts.retries,
+                encryption: parts.encryption,
             },
             writer: Writer::spawn(parts.ledger, parts.lanes),
             sql: parts.sql,
@@ -216,10 +222,10 @@ impl Producer {
             jobs,
             callback,
             idempotency_key,
-            fingerprint: None,
+            fingerprints: Vec::new(),
         };
         if batch.idempotency_key.is_some() {
-            batch.fingerprint = Some(fingerprint(&batch)?);
+            batch.fingerprints = fingerprints(&self.checker.encryption, &batch)?;
         }
         Ok(batch)
     }
@@ -501,16 +507,47 @@ fn check_member(job: &JobRequest) -> Result<(), Fault> {
 }
 
 /// What a batch says, however it is spelt. Of ordinary texts it is what the releases before 0015 stored.
-fn fingerprint(batch: &NewBatch) -> Result<String, EnqueueError> {
+///
+/// The first one is stored, and a batch repeats one that has any of them. Where something in it is encrypted they are keyed, one for
+/// each key, because a plain one would let the secrets be guessed; the plain one is last, for batches from before the keys.
+fn fingerprints(encryption: &Encryption, batch: &NewBatch) -> Result<Vec<String>, EnqueueError> {
     let mut hash = Sha256::new();
+    let mut has_sealed = false;
+    let mut opened = |kind: &str, payload: &RawValue| {
+        let opened = sealed::open(encryption, kind, payload).ok().flatten();
+        has_sealed |= opened.is_some();
+        opened
+    };
     for job in &batch.jobs {
-        let payload = json_text::exact_value(job.payload.get());
-        let then = exact_document(job.options.then.as_ref())?;
+        let plain = opened(&job.kind, &job.payload);
+        let payload = json_text::exact_value(plain.as_deref().unwrap_or(&job.payload).get());
+        let mut then = job.options.then.clone();
+        open_links(then.as_deref_mut(), &mut opened);
+        let then = exact_document(then.as_ref())?;
         hash.update(serde_json::json!([job.kind, job.queue, payload, then]).to_string());
     }
-    let callback = exact_document(batch.callback.as_ref())?;
+    let mut callback = batch.callback.clone();
+    open_links(callback.as_mut(), &mut opened);
+    let callback = exact_document(callback.as_ref())?;
     hash.update(serde_json::json!([batch.name, callback]).to_string());
-    Ok(format!("{:x}", hash.finalize()))
+    let plain = hash.finalize();
+    let mut fingerprints = if has_sealed {
+        encryption.digests(&plain)
+    } else {
+        Vec::new()
+    };
+    fingerprints.push(format!("{plain:x}"));
+    Ok(fingerprints)
+}
+
+fn open_links(first: Option<&mut Link>, opened: &mut impl FnMut(&str, &RawValue) -> Option<Box<RawValue>>) {
+    let mut next = first;
+    while let Some(link) = next {
+        if let Some(plain) = opened(&link.kind, &link.payload) {
+            link.payload = plain;
+        }
+        next = link.then.as_deref_mut();
+    }
 }
 
 /// By its text: a document may hold a payload that no value can.
@@ -560,7 +597,7 @@ fn answers(jobs: &[NewJob], accepted: Vec<Accepted>) -> Result<Vec<Enqueued>, En
 /// The job without its payload: what the answer and the bell need.
 fn summary(job: &NewJob) -> NewJob {
     NewJob {
-        payload: Arc::from(serde_json::value::RawValue::NULL.to_owned()),
+        payload: Arc::from(RawValue::NULL.to_owned()),
         errors: Vec::new(),
         ..job.clone()
     }

@@ -12,7 +12,7 @@ use super::{
 use crate::batches::Tally;
 use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId};
-use crate::json_text;
+use crate::marks::sealed;
 use crate::observer::{EndedJob, Observers};
 use crate::state::{State, StoredState, UnknownState};
 
@@ -162,7 +162,8 @@ impl<'a> InsertProgress<'a> {
                 .as_deref()
                 .and_then(|key| by_idempotency.get(key))
             {
-                let same = row.kind == *job.kind && json_text::same(&row.payload, job.payload.get());
+                let same = row.kind == *job.kind
+                    && sealed::same(&job.encryption, &job.kind, &row.payload, job.payload.get());
                 self.repeated.get_or_insert(row.id);
                 *accepted = Some(if same {
                     Accepted::Duplicate(row.id)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use holdfast_core::encryption::{Encryption, Unopened};
 use holdfast_core::failure::{Certainty, FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::mode::DegradedReason;
 use holdfast_core::sql::UnitError;
@@ -91,6 +92,8 @@ pub struct NewJob {
     pub doubtful: bool,
     /// A dead letter from the broker: it is kept, and not run.
     pub discarded: bool,
+    /// Opens the payload of the job that has the same idempotency key.
+    pub encryption: Encryption,
 }
 
 /// What few jobs carry.
@@ -655,12 +658,22 @@ pub enum LedgerError {
     },
     #[error("a row of the ledger cannot be read: {0}")]
     Corrupt(String),
+    /// An encrypted column cannot be opened.
+    #[error("{what} cannot be decrypted")]
+    Sealed {
+        what: &'static str,
+        #[source]
+        source: Unopened,
+    },
 }
 
 impl fmt::Debug for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;
         if let Self::Sql { source, .. } = self {
+            write!(f, ": {source}")?;
+        }
+        if let Self::Sealed { source, .. } = self {
             write!(f, ": {source}")?;
         }
         Ok(())
@@ -687,6 +700,11 @@ impl LedgerError {
             Self::Sql { source, .. } => classify_sql(source).class,
             Self::TimedOut { .. } | Self::Unavailable { .. } => FailureClass::Transient,
             Self::Corrupt(_) => FailureClass::Permanent,
+            // The key may come back.
+            Self::Sealed { source, .. } => match source {
+                Unopened::MissingKey(_) => FailureClass::Transient,
+                Unopened::NotAuthentic => FailureClass::Permanent,
+            },
         }
     }
 

@@ -151,7 +151,14 @@ impl PullWorkers {
         outcomes: &[ReportedOutcome],
     ) -> Result<(HashSet<JobId>, HashMap<JobId, String>), PullError> {
         let jobs = &self.0.jobs;
-        let mut leased = rows::leased(jobs.sql(), worker, ids, Payloads::LeftOut).await?;
+        // An error is cleaned of the secret fields of its payload.
+        let is_cleaned = outcomes.iter().any(|outcome| outcome.error.is_some()) && jobs.has_marks();
+        let payloads = if is_cleaned {
+            Payloads::Read
+        } else {
+            Payloads::LeftOut
+        };
+        let mut leased = rows::leased(jobs.sql(), worker, ids, payloads).await?;
         let kinds: Vec<String> = leased.values().map(|leased| leased.job.kind.clone()).collect();
         let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
         if let Err(error) = jobs.look_up(&kinds, &[]).await {
@@ -245,12 +252,14 @@ impl PullWorkers {
             Some(kind) => kind.policy(jobs.retries(), &leased.queue),
             None => jobs.retries().of(&leased.job.kind, None, &leased.queue),
         };
+        let payload = jobs.readable(&leased.job.kind, leased.job.payload.clone());
         let outcome = FailedAttempt {
             job: &leased.job,
             error: &error,
             policy,
             cancelled: leased.cancel_requested,
             worker,
+            secrets: kind.as_ref().map(|kind| (kind.marks(), &*payload)),
         }
         .outcome();
         (outcome, refused)

@@ -20,6 +20,7 @@ use crate::expiry;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome, UNREADABLE};
 use crate::limits::ClaimRequest;
+use crate::worker::MISSING_KEY_PAUSE;
 
 /// Jobs of the first claim: before one has answered, nobody knows how long payloads are.
 const FIRST_SLICE: usize = 256;
@@ -366,8 +367,10 @@ impl PullWorkers {
         self.learn_unchecked(&jobs).await?;
         self.0.jobs.mark_expired(&mut jobs).await;
         let mut unrun = Vec::new();
-        for job in jobs {
-            let refused = refuse(session, queue, &job).or_else(|| self.refuse_payload(session, &job));
+        for mut job in jobs {
+            let refused = refuse(session, queue, &job)
+                .or_else(|| self.open_payload(session, &mut job))
+                .or_else(|| self.refuse_payload(session, &job));
             if let Some(outcome) = refused {
                 unrun.push((job, Arc::clone(queue), outcome));
                 continue;
@@ -411,6 +414,33 @@ impl PullWorkers {
         self.0.jobs.look_up(&Vec::from_iter(kinds), &[]).await
     }
 
+    /// A pull worker is given the payload that the producer sent. A job whose key is missing here waits for it, and no attempt is
+    /// counted; one whose payload was tampered with becomes a dead letter.
+    fn open_payload(&self, session: &Session, job: &mut ClaimedJob) -> Option<Outcome> {
+        let unopened = match self.0.jobs.opened(&job.kind, &job.payload) {
+            Ok(Some(opened)) => {
+                job.payload = opened;
+                return None;
+            }
+            Ok(None) => return None,
+            Err(unopened) => unopened,
+        };
+        let fence = job.fence();
+        Some(if unopened.is_missing_key() {
+            Outcome::Snooze {
+                fence,
+                delay: MISSING_KEY_PAUSE,
+            }
+        } else {
+            let (attempt, reason) = (job.attempt + 1, unopened.to_string());
+            tracing::warn!(job.id = %job.id, job.kind = %job.kind, error = reason, "a job was discarded");
+            Outcome::Discard {
+                fence,
+                error: ErrorRecord::new(clock::now(), attempt, "permanent", &reason, &session.name),
+            }
+        })
+    }
+
     /// A payload from SQL that is not what its kind describes makes the job a dead letter. A kind that was deleted meanwhile
     /// describes nothing any more: its accepted jobs are given all the same.
     fn refuse_payload(&self, session: &Session, job: &ClaimedJob) -> Option<Outcome> {
@@ -424,7 +454,10 @@ impl PullWorkers {
             .kind(&job.kind)?
             .check(&job.payload)
             .err()?;
-        let error = fault.of_job().to_string();
+        let error = self
+            .0
+            .jobs
+            .cleaned(&job.kind, &job.payload, fault.of_job().to_string());
         Some(Outcome::Discard {
             fence: job.fence(),
             error: ErrorRecord::new(clock::now(), job.attempt + 1, "permanent", &error, &session.name),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
 
 use super::model::{CatchUp, Definition, Rhythm, Schedule};
 use super::timing::{self, MAX_INTERVAL_SECONDS, Timing};
@@ -44,13 +45,13 @@ pub(super) fn check(definition: Definition, jobs: &Jobs, now: DateTime<Utc>) -> 
     let catch_up = collect(catch_up(&definition), &mut faults);
     let timing = rhythm.as_ref().and_then(|rhythm: &Rhythm| rhythm.timing().ok());
     let jitter = collect(jitter(&definition, timing.as_ref(), now), &mut faults);
-    collect(job(&definition, jobs), &mut faults);
-    match (rhythm, catch_up, jitter) {
-        (Some(rhythm), Some(catch_up), Some(jitter)) if faults.is_empty() => Ok(Schedule {
+    let payload = collect(job(&definition, jobs), &mut faults);
+    match (rhythm, catch_up, jitter, payload) {
+        (Some(rhythm), Some(catch_up), Some(jitter), Some(payload)) if faults.is_empty() => Ok(Schedule {
             name: definition.name,
             rhythm,
             kind: definition.kind,
-            payload: Arc::from(definition.payload),
+            payload,
             queue: definition.queue,
             catch_up,
             jitter,
@@ -152,8 +153,8 @@ fn jitter(definition: &Definition, timing: Option<&Timing>, now: DateTime<Utc>) 
     Err(Fault::field("jitter_seconds", reason))
 }
 
-/// What a producer of this job would be told.
-fn job(definition: &Definition, jobs: &Jobs) -> Result<(), Fault> {
+/// The payload as it is stored; or what a producer of this job would be told.
+fn job(definition: &Definition, jobs: &Jobs) -> Result<Arc<RawValue>, Fault> {
     let request = JobRequest {
         queue: definition.queue.clone(),
         ..JobRequest::new(definition.kind.clone(), definition.payload.clone())
@@ -161,7 +162,7 @@ fn job(definition: &Definition, jobs: &Jobs) -> Result<(), Fault> {
     match jobs.producer().check_text(request) {
         Err(EnqueueError::Invalid(fault)) => Err(fault),
         Err(other) => Err(Fault::new(FaultCode::InvalidField, "kind", other.to_string())),
-        Ok(_) => Ok(()),
+        Ok(job) => Ok(job.payload),
     }
 }
 

@@ -46,6 +46,9 @@ pub enum ScheduleError {
     TooMany,
     #[error("the schedule {0:?} is being changed by other requests; try again")]
     Contended(String),
+    /// A field of its payload is encrypted and cannot be opened.
+    #[error("{0}")]
+    Sealed(String),
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),
     #[error(transparent)]
@@ -176,9 +179,10 @@ impl Schedules {
     /// Makes its job now, beside its ticks, enabled or not.
     pub async fn run(&self, by: &By, name: &str) -> Result<Enqueued, ScheduleError> {
         let schedule = self.get(name).await?.schedule;
+        let payload = tick::payload(&schedule, &self.jobs).map_err(ScheduleError::Sealed)?;
         let request = JobRequest {
             queue: schedule.queue,
-            ..JobRequest::new(schedule.kind, (*schedule.payload).to_owned())
+            ..JobRequest::new(schedule.kind, payload)
         };
         let enqueued = self.jobs.enqueue_request(request).await?;
         let note = Note {
@@ -254,7 +258,7 @@ impl Schedules {
                 paused: standing.schedule.paused && schedule.enabled,
                 ..schedule.clone()
             };
-            if standing.source == Source::Config && same(&standing.schedule, schedule) {
+            if standing.source == Source::Config && self.same(&standing.schedule, schedule) {
                 return Ok(false);
             }
             if standing.source == Source::Api {
@@ -274,6 +278,25 @@ impl Schedules {
             }
         }
         Err(ScheduleError::Contended(schedule.name.clone()))
+    }
+
+    fn same(&self, standing: &Schedule, new: &Schedule) -> bool {
+        standing.rhythm == new.rhythm
+            && standing.kind == new.kind
+            && standing.queue == new.queue
+            && standing.catch_up == new.catch_up
+            && standing.jitter == new.jitter
+            && (standing.enabled, standing.paused) == (new.enabled, new.paused)
+            && self.says_the_same(standing, new)
+    }
+
+    /// A payload whose key is missing is replaced by the one of the configuration.
+    fn says_the_same(&self, standing: &Schedule, new: &Schedule) -> bool {
+        let said = |schedule: &Schedule| tick::payload(schedule, &self.jobs);
+        let (Ok(standing), Ok(new)) = (said(standing), said(new)) else {
+            return false;
+        };
+        json_text::same(standing.get(), new.get())
     }
 
     async fn checked(&self, definition: Definition) -> Result<Schedule, ScheduleError> {
@@ -370,16 +393,6 @@ impl Schedules {
         }
         schedule.rhythm.timing().ok()?.next_after(now)
     }
-}
-
-fn same(standing: &Schedule, new: &Schedule) -> bool {
-    standing.rhythm == new.rhythm
-        && standing.kind == new.kind
-        && standing.queue == new.queue
-        && standing.catch_up == new.catch_up
-        && standing.jitter == new.jitter
-        && (standing.enabled, standing.paused) == (new.enabled, new.paused)
-        && json_text::same(standing.payload.get(), new.payload.get())
 }
 
 fn definition(name: &str, settings: &ScheduleSettings) -> Result<Definition, Vec<Fault>> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde_json::value::RawValue;
 
 use super::model::{CatchUp, Schedule, ScheduleRecord};
 use super::store::Step;
@@ -72,15 +73,22 @@ fn job(schedule: &Schedule, tick: DateTime<Utc>, jobs: &Jobs) -> Result<NewJob, 
     let request = JobRequest {
         queue: schedule.queue.clone(),
         idempotency_key: Some(key),
-        ..JobRequest::new(schedule.kind.clone(), (*schedule.payload).to_owned())
+        ..JobRequest::new(schedule.kind.clone(), payload(schedule, jobs)?)
     };
     let job = jobs
         .producer()
         .check_text(request)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| jobs.cleaned(&schedule.kind, &schedule.payload, error.to_string()))?;
     // Ticks that are caught up with run in their order.
     let run_at = RunAt::Tick(tick + jitter(&schedule.name, tick, schedule.jitter));
     Ok(NewJob { run_at, ..job })
+}
+
+/// As the schedule's owner gave it.
+pub(super) fn payload(schedule: &Schedule, jobs: &Jobs) -> Result<Box<RawValue>, String> {
+    let opened = jobs.opened(&schedule.kind, &schedule.payload);
+    let opened = opened.map_err(|unopened| unopened.to_string())?;
+    Ok(opened.unwrap_or_else(|| (*schedule.payload).to_owned()))
 }
 
 /// A share of `most` that name and tick alone decide.

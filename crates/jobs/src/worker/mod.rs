@@ -66,7 +66,7 @@ use weighted_permits::Shares;
 
 pub(crate) use ends::replacement;
 pub(crate) use identity::{JOBS_PER_ID, process_name};
-pub(crate) use runner::{Delivery, execute};
+pub(crate) use runner::{Delivery, MISSING_KEY_PAUSE, execute};
 pub use watchdog::{DEAF_EXIT_CODE, DependencyProbe, Watchdog};
 
 /// What a worker is made of.

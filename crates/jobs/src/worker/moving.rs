@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use holdfast_core::backoff::Backoff;
 use holdfast_core::clock;
+use holdfast_core::encryption::Encryption;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio_util::sync::CancellationToken;
@@ -262,6 +263,7 @@ fn ledger_row(queue: &Arc<str>, one: &Finished) -> Option<NewJob> {
         errors: error.cloned().into_iter().collect(),
         doubtful: false,
         discarded,
+        encryption: Encryption::default(),
     })
 }
 

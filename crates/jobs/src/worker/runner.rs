@@ -17,6 +17,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use holdfast_core::backoff::Backoff;
+use holdfast_core::encryption::Unopened;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
 use holdfast_core::telemetry::traces;
@@ -39,6 +40,9 @@ use crate::registry::Kind;
 
 /// A kind that this worker does not know (an older version beside a newer one) is left for another worker.
 const UNKNOWN_KIND_REST: Duration = Duration::from_secs(15);
+
+/// How long a job waits whose encryption key this process does not have; then it is looked for again.
+pub(crate) const MISSING_KEY_PAUSE: Duration = Duration::from_mins(1);
 
 /// How long a job may take to give way once the grace period is over.
 const ABORT_GRACE: Duration = Duration::from_millis(500);
@@ -98,7 +102,7 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
             let started = Instant::now();
             let mut trace = begin_trace(&job, &slot);
             let logged = span_of(&job, &slot);
-            let outcome = attempt(shared, kind, &job, &lease, &slot)
+            let outcome = opened_attempt(shared, kind, &job, &lease, &slot)
                 .instrument(logged)
                 .await;
             let outcome = unless_cancelled(shared, &lease, outcome).await;
@@ -256,7 +260,49 @@ enum End {
     Aborted,
 }
 
-async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Lease, slot: &Slot) -> Outcome {
+/// An attempt with the payload that the producer sent. A job whose key is missing here waits for it, and no attempt is counted.
+async fn opened_attempt(
+    shared: &Shared,
+    kind: &Kind,
+    job: &Arc<ClaimedJob>,
+    lease: &Lease,
+    slot: &Slot,
+) -> Outcome {
+    match shared.jobs.opened(&job.kind, &job.payload) {
+        Ok(opened) => {
+            let payload = opened.as_deref().unwrap_or(&job.payload);
+            let attempted = Attempted { kind, job, payload };
+            attempt(shared, attempted, lease, slot).await
+        }
+        Err(unopened) if unopened.is_missing_key() => Outcome::Snooze {
+            fence: job.fence(),
+            delay: MISSING_KEY_PAUSE,
+        },
+        Err(unopened) => {
+            let error = JobError::permanent(unopened);
+            let payload = &job.payload;
+            failed(
+                shared,
+                Attempted { kind, job, payload },
+                &slot.lane().name,
+                &error,
+                false,
+            )
+        }
+    }
+}
+
+/// What is attempted.
+#[derive(Clone, Copy)]
+struct Attempted<'a> {
+    kind: &'a Kind,
+    job: &'a ClaimedJob,
+    /// As its producer sent it.
+    payload: &'a RawValue,
+}
+
+async fn attempt(shared: &Shared, attempted: Attempted<'_>, lease: &Lease, slot: &Slot) -> Outcome {
+    let Attempted { kind, job, payload } = attempted;
     let cancel = CancellationToken::new();
     let progress = ProgressCell::default();
     let fence = job.fence();
@@ -278,8 +324,8 @@ async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Le
         .running
         .insert(lease.worker(), fence, on_ledger, cancel.clone(), progress);
     failpoint::reach("run");
-    let handler = match check_first(kind, job) {
-        Ok(()) => kind.run(&job.payload, context),
+    let handler = match check_first(attempted) {
+        Ok(()) => kind.run(payload, context),
         Err(error) => Box::pin(std::future::ready(Err(error))),
     };
     let end = supervise(shared, handler, job.timeout, &cancel).await;
@@ -287,18 +333,18 @@ async fn attempt(shared: &Shared, kind: &Kind, job: &Arc<ClaimedJob>, lease: &Le
     let queue = &*slot.lane().name;
     match end {
         End::Aborted => Outcome::HandBack { fence },
-        End::Returned(Ok(result)) => completed(shared, kind, job, queue, result),
+        End::Returned(Ok(result)) => completed(shared, attempted, queue, result),
         // A cancelled token that was not the user's ends as `Aborted` above.
-        End::Returned(Err(error)) => failed(shared, kind, job, queue, &error, cancel.is_cancelled()),
+        End::Returned(Err(error)) => failed(shared, attempted, queue, &error, cancel.is_cancelled()),
     }
 }
 
 /// The check of a payload that was enqueued by SQL; every other was checked before it was accepted.
-fn check_first(kind: &Kind, job: &ClaimedJob) -> Result<(), JobError> {
+fn check_first(Attempted { kind, job, payload }: Attempted<'_>) -> Result<(), JobError> {
     if !job.is_unchecked() {
         return Ok(());
     }
-    kind.check(&job.payload).map_err(PayloadFault::of_job)
+    kind.check(payload).map_err(PayloadFault::of_job)
 }
 
 /// Waits for the handler, its timeout, a cancellation that it does not heed, or the end of the grace period.
@@ -344,8 +390,7 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 fn completed(
     shared: &Shared,
-    kind: &Kind,
-    job: &ClaimedJob,
+    attempted: Attempted<'_>,
     queue: &str,
     result: Option<Box<RawValue>>,
 ) -> Outcome {
@@ -356,10 +401,10 @@ fn completed(
                 "the result has {} bytes; {limit} are the most",
                 raw.get().len()
             ));
-            failed(shared, kind, job, queue, &error, false)
+            failed(shared, attempted, queue, &error, false)
         }
         _ => Outcome::Completed {
-            fence: job.fence(),
+            fence: attempted.job.fence(),
             result: result.map(Arc::from),
         },
     }
@@ -367,8 +412,40 @@ fn completed(
 
 fn failed(
     shared: &Shared,
-    kind: &Kind,
-    job: &ClaimedJob,
+    attempted: Attempted<'_>,
+    queue: &str,
+    error: &JobError,
+    cancelled: bool,
+) -> Outcome {
+    let job = attempted.job;
+    match unopened_column(error) {
+        Some(Unopened::MissingKey(_)) => {
+            return Outcome::Snooze {
+                fence: job.fence(),
+                delay: MISSING_KEY_PAUSE,
+            };
+        }
+        Some(Unopened::NotAuthentic) => {
+            let error = &JobError::permanent(error.to_string());
+            return outcome_of(shared, attempted, queue, error, cancelled);
+        }
+        None => {}
+    }
+    outcome_of(shared, attempted, queue, error, cancelled)
+}
+
+/// Why an encrypted column that the handler needed was not opened.
+fn unopened_column(error: &JobError) -> Option<&Unopened> {
+    let JobError::Transient(cause) = error else {
+        return None;
+    };
+    let first: &(dyn std::error::Error + 'static) = &**cause;
+    std::iter::successors(Some(first), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+fn outcome_of(
+    shared: &Shared,
+    Attempted { kind, job, payload }: Attempted<'_>,
     queue: &str,
     error: &JobError,
     cancelled: bool,
@@ -379,6 +456,7 @@ fn failed(
         policy: shared.jobs.retries().of(kind.name, kind.retry, queue),
         cancelled,
         worker: &shared.identity.name(),
+        secrets: Some((&kind.marks, payload)),
     }
     .outcome()
 }

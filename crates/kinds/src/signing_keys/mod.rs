@@ -5,8 +5,8 @@
 //! carries both signatures, so receivers may switch at any time within the grace period.
 //!
 //! # Invariants
-//! - A secret is shown once, in the answer that makes it. It is stored as it is, because it has to sign, and appears in no
-//!   list, log or error.
+//! - A secret is shown once, in the answer that makes it. It is stored as it is, because it has to sign, or encrypted where there are
+//!   keys, and appears in no list, log or error.
 //! - Without a key nothing is sent that should be signed: the attempt fails, says what to do, and is retried.
 //! - Each change and its entry in the audit log are one transaction. Of two rotations at the same time one follows the other,
 //!   by a lock of the table.
@@ -27,6 +27,7 @@ use holdfast_core::sql::Database;
 use holdfast_core::sql::dialect::{millis, moment, on_either, read_either};
 use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::rotation::{SealedColumn, SealedForm};
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{JobError, Jobs, LedgerTx};
 use holdfast_outbound::{InvalidSecret, SigningSecret};
@@ -143,6 +144,17 @@ impl fmt::Debug for SigningKeys {
     }
 }
 
+/// The columns that are encrypted where there are keys.
+pub(crate) const SEALED: &[SealedColumn] = &[SECRET_COLUMN];
+
+const SECRET_COLUMN: SealedColumn = SealedColumn {
+    table: "holdfast_signing_keys",
+    key: "id",
+    column: "secret",
+    place: "secret",
+    form: SealedForm::Text,
+};
+
 type Row = (Uuid, i64, Option<i64>);
 
 const COLUMNS: &str = "id, @ms(created_at), @ms(expires_at)";
@@ -252,7 +264,7 @@ impl SigningKeys {
                 tx.on(),
                 sql.named(),
                 query_as::<Row>(&text),
-                [Uuid::from_u128(id.0.0), secret.expose()],
+                [Uuid::from_u128(id.0.0), self.sealed(id, secret)],
                 fetch_optional
             )?;
             if made.is_some() {
@@ -305,22 +317,43 @@ impl SigningKeys {
         // From before the question on, so that a key is never believed for longer.
         let read_at = Instant::now();
         let text = format!(
-            "select secret, @ms(expires_at) - @ms(@now) from holdfast_signing_keys where {IN_FORCE} order by slot"
+            "select id, secret, @ms(expires_at) - @ms(@now) from holdfast_signing_keys where {IN_FORCE} order by slot"
         );
         let rows = read_either!(
             self.0.sql,
             "read the signing keys",
-            query_as::<(String, Option<i64>)>(&text),
+            query_as::<(Uuid, String, Option<i64>)>(&text),
             [],
             fetch_all
         )?;
-        let secrets = rows.into_iter().map(|(secret, left)| {
+        let secrets = rows.into_iter().map(|(id, secret, left)| {
             let left = left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or_default()));
-            (SigningSecret::stored(secret), left.map(|left| read_at + left))
+            let secret = self.opened(id, secret)?;
+            Ok((SigningSecret::stored(secret), left.map(|left| read_at + left)))
         });
         Ok(KnownKeys {
-            secrets: secrets.collect(),
+            secrets: secrets.collect::<Result<_, LedgerError>>()?,
             read_at,
+        })
+    }
+
+    fn sealed(&self, id: SigningKeyId, secret: &SigningSecret) -> String {
+        let row = Uuid::from_u128(id.0.0).to_string();
+        self.0
+            .jobs
+            .encryption()
+            .seal_text(&SECRET_COLUMN.column(&row), secret.expose())
+    }
+
+    fn opened(&self, id: Uuid, stored: String) -> Result<String, LedgerError> {
+        let opened = self
+            .0
+            .jobs
+            .encryption()
+            .open_text(&SECRET_COLUMN.column(&id.to_string()), stored);
+        opened.map_err(|source| LedgerError::Sealed {
+            what: "a signing key",
+            source,
         })
     }
 }

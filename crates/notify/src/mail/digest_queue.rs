@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
+use holdfast_core::encryption::Encryption;
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::rotation::{SealedColumn, SealedForm};
 use serde::Serialize;
 use ulid::Ulid;
 use uuid::Uuid;
@@ -40,19 +42,47 @@ pub struct DigestItem {
     pub due_at: DateTime<Utc>,
 }
 
-pub(crate) type ItemRow = (String, String, String, i64, i64);
+pub(crate) type ItemRow = (Uuid, String, String, String, i64, i64);
 
 /// Of an [`ItemRow`].
-pub(crate) const ITEM: &str = "list, subject, body, @ms(at), @ms(due_at)";
+pub(crate) const ITEM: &str = "id, list, subject, body, @ms(at), @ms(due_at)";
 
-pub(crate) fn item((list, subject, text, at, due): ItemRow) -> DigestItem {
-    DigestItem {
+/// The columns that are encrypted where there are keys: both may repeat the `data` of a mail.
+pub(crate) const SEALED: &[SealedColumn] = &[SUBJECT, BODY];
+
+const SUBJECT: SealedColumn = SealedColumn {
+    table: "holdfast_digest_items",
+    key: "id",
+    column: "subject",
+    place: "subject",
+    form: SealedForm::Text,
+};
+
+const BODY: SealedColumn = SealedColumn {
+    column: "body",
+    place: "body",
+    ..SUBJECT
+};
+
+pub(crate) fn item(
+    encryption: &Encryption,
+    (id, list, subject, text, at, due): ItemRow,
+) -> Result<DigestItem, LedgerError> {
+    let row = id.to_string();
+    let opened = |column: &SealedColumn, stored| {
+        let opened = encryption.open_text(&column.column(&row), stored);
+        opened.map_err(|source| LedgerError::Sealed {
+            what: "a mail that waits for a digest",
+            source,
+        })
+    };
+    Ok(DigestItem {
         list,
-        subject,
-        text,
+        subject: opened(&SUBJECT, subject)?,
+        text: opened(&BODY, text)?,
         at: moment(at),
         due_at: moment(due),
-    }
+    })
 }
 
 /// For whose digest a mail is put aside.
@@ -96,9 +126,13 @@ impl Mail {
             on conflict (user_id, key) do nothing";
         let look = "select key from holdfast_digest_items where user_id = $1 and key = $2";
         let id = Uuid::from_u128(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()).0);
+        let (encryption, row) = (self.0.jobs.encryption(), id.to_string());
+        let sealed = |column: &SealedColumn, text: &str, most| {
+            encryption.seal_text(&column.column(&row), &excerpt(text, most))
+        };
         let (subject, text) = (
-            excerpt(&written.subject, MAX_SUBJECT),
-            excerpt(&written.text, MAX_TEXT),
+            sealed(&SUBJECT, &written.subject, MAX_SUBJECT),
+            sealed(&BODY, &written.text, MAX_TEXT),
         );
         let user = preferences::key_of(&aside.user);
         let sql = &self.0.sql;
@@ -171,7 +205,8 @@ impl Mail {
             Ok((batch, items))
         });
         let (batch, items) = found.await?;
-        Ok((batch, items.into_iter().map(item).collect()))
+        let items = items.into_iter().map(|row| item(self.0.jobs.encryption(), row));
+        Ok((batch, items.collect::<Result<_, _>>()?))
     }
 
     /// `sent`: the key and the address under which it was, which is noted in the same transaction.

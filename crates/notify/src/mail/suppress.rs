@@ -91,7 +91,14 @@ impl Mail {
     /// What takes the place of a normal form whose user is deleted.
     pub(crate) async fn hashed_address(&self, normal: &str) -> Result<String, LedgerError> {
         let key = &self.0.suppressions_key;
-        let mac = key.mac(&self.0.sql, SUPPRESSIONS_KEY, normal.as_bytes()).await?;
+        let mac = key
+            .mac(
+                &self.0.sql,
+                self.0.jobs.encryption(),
+                SUPPRESSIONS_KEY,
+                normal.as_bytes(),
+            )
+            .await?;
         Ok(format!("{HASHED}{}", BASE64.encode(mac.finalize().into_bytes())))
     }
 

@@ -329,7 +329,11 @@ impl PreferenceStore {
         token.extend_from_slice(key.as_bytes());
         token.extend_from_slice(&until.to_be_bytes());
         token.extend_from_slice(&hash_of(&normalised(address)));
-        let mac = self.0.confirmations_key.mac(&self.0.sql, KEY, &token).await?;
+        let mac = self
+            .0
+            .confirmations_key
+            .mac(&self.0.sql, self.0.jobs.encryption(), KEY, &token)
+            .await?;
         token.extend_from_slice(&mac.finalize().into_bytes());
         let base = base.as_str().trim_end_matches('/');
         Ok(Some(format!(
@@ -348,7 +352,11 @@ impl PreferenceStore {
             return Ok(None);
         };
         let (signed, signature) = token.split_at(SIGNED);
-        let mac = self.0.confirmations_key.mac(&self.0.sql, KEY, signed).await?;
+        let mac = self
+            .0
+            .confirmations_key
+            .mac(&self.0.sql, self.0.jobs.encryption(), KEY, signed)
+            .await?;
         if mac.verify_slice(signature).is_err() {
             return Ok(None);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_jobs::rotation::{SealedColumn, SealedForm};
 use secrecy::SecretString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -83,6 +84,23 @@ const COLUMNS: &str =
     "id, url, description, events, kinds, queues, enabled, disabled_reason, @ms(failing_since),
     case when previous_until > @now then @ms(previous_until) end, @ms(created_at), @ms(updated_at)";
 
+/// The columns that are encrypted where there are keys. A rotation of a secret moves it to the second one as it is, so both are one place.
+pub(crate) const SEALED: &[SealedColumn] = &[
+    SECRET_COLUMN,
+    SealedColumn {
+        column: "previous_secret",
+        ..SECRET_COLUMN
+    },
+];
+
+const SECRET_COLUMN: SealedColumn = SealedColumn {
+    table: "holdfast_webhooks",
+    key: "id",
+    column: "secret",
+    place: "secret",
+    form: SealedForm::Text,
+};
+
 /// The secret, the one before it, and for how many milliseconds that one is still good.
 type SecretsRow = (String, bool, Option<String>, String, Option<String>, Option<i64>);
 
@@ -101,11 +119,12 @@ impl Webhooks {
         self.check_places(draft, None).await?;
         let secret = own_or_fresh(secret)?;
         let id = WebhookId::generate();
+        let sealed = self.sealed(id, &secret);
         let sql = &self.0.sql;
         let made = sql
             .within("make a webhook", async {
                 let mut tx = sql.begin().await?;
-                let written = insert(tx.on(), sql.named(), id, draft, &secret).await?;
+                let written = insert(tx.on(), sql.named(), id, draft, &sealed).await?;
                 if written == 0 {
                     return Ok(None);
                 }
@@ -228,6 +247,7 @@ impl Webhooks {
                 previous_until = case when $3 > 0 then @ahead($3) end,
                 secret = $2, updated_at = @now
             where id = $1";
+        let sealed = self.sealed(id, &secret);
         let entry = AuditEntry::new(action::WEBHOOK_ROTATE)
             .target(id)
             .details(json!({"grace_seconds": grace.as_secs_f64()}));
@@ -238,7 +258,7 @@ impl Webhooks {
                 tx.on(),
                 sql.named(),
                 query(text),
-                [id.as_uuid(), secret.expose(), millis(grace)],
+                [id.as_uuid(), &sealed, millis(grace)],
                 execute
             )?;
             self.finish_change(tx, by, id, changed, &entry).await
@@ -305,7 +325,7 @@ impl Webhooks {
             [id.as_uuid()],
             fetch_optional
         )?;
-        let endpoint = row.map(|row| endpoint(row, read_at)).transpose()?;
+        let endpoint = row.map(|row| self.endpoint_of(id, row, read_at)).transpose()?;
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_WEBHOOKS {
             known.clear();
@@ -316,6 +336,48 @@ impl Webhooks {
         };
         known.insert(id, entry);
         Ok(endpoint)
+    }
+
+    fn sealed(&self, id: WebhookId, secret: &SigningSecret) -> String {
+        let row = id.as_uuid().to_string();
+        self.0
+            .jobs
+            .encryption()
+            .seal_text(&SECRET_COLUMN.column(&row), secret.expose())
+    }
+
+    fn opened(&self, id: WebhookId, stored: String) -> Result<SigningSecret, LedgerError> {
+        let row = id.as_uuid().to_string();
+        let opened = self
+            .0
+            .jobs
+            .encryption()
+            .open_text(&SECRET_COLUMN.column(&row), stored);
+        opened
+            .map(SigningSecret::stored)
+            .map_err(|source| LedgerError::Sealed {
+                what: "the secret of a webhook",
+                source,
+            })
+    }
+
+    fn endpoint_of(&self, id: WebhookId, row: SecretsRow, read_at: Instant) -> Result<Endpoint, LedgerError> {
+        let (url, enabled, disabled_reason, secret, previous, good_for) = row;
+        let url =
+            Url::parse(&url).map_err(|error| LedgerError::Corrupt(format!("a webhook's URL: {error}")))?;
+        let good_for = good_for
+            .and_then(|ms| u64::try_from(ms).ok())
+            .map(Duration::from_millis);
+        let previous = previous
+            .zip(good_for)
+            .map(|(secret, good_for)| Ok((self.opened(id, secret)?, read_at + good_for)));
+        Ok(Endpoint {
+            url,
+            enabled,
+            disabled_reason,
+            secret: self.opened(id, secret)?,
+            previous: previous.transpose()?,
+        })
     }
 
     fn known(&self, id: WebhookId) -> Option<CachedEndpoint> {
@@ -363,7 +425,7 @@ async fn insert(
     named: bool,
     id: WebhookId,
     draft: &WebhookDraft,
-    secret: &SigningSecret,
+    sealed_secret: &str,
 ) -> Result<u64, sqlx::Error> {
     let text = "insert into holdfast_webhooks (id, url, description, events, secret, enabled, kinds, queues, created_at,
             updated_at)
@@ -378,7 +440,7 @@ async fn insert(
             draft.url.as_str(),
             &draft.description,
             list_text(&draft.events),
-            secret.expose(),
+            sealed_secret,
             draft.enabled,
             rows(MAX_WEBHOOKS),
             list_text(&draft.scope.kinds),
@@ -440,21 +502,4 @@ fn record(row: Row) -> Result<WebhookRecord, sqlx::Error> {
 
 pub(super) fn decoded<T: DeserializeOwned>(json: &str) -> Result<T, sqlx::Error> {
     serde_json::from_str(json).map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-fn endpoint(row: SecretsRow, read_at: Instant) -> Result<Endpoint, LedgerError> {
-    let (url, enabled, disabled_reason, secret, previous, good_for) = row;
-    let url = Url::parse(&url).map_err(|error| LedgerError::Corrupt(format!("a webhook's URL: {error}")))?;
-    let good_for = good_for
-        .and_then(|ms| u64::try_from(ms).ok())
-        .map(Duration::from_millis);
-    Ok(Endpoint {
-        url,
-        enabled,
-        disabled_reason,
-        secret: SigningSecret::stored(secret),
-        previous: previous
-            .zip(good_for)
-            .map(|(secret, good_for)| (SigningSecret::stored(secret), read_at + good_for)),
-    })
 }

@@ -50,6 +50,7 @@ use holdfast_jobs::sql::Sql;
 pub(crate) use self::anonymise::without_user;
 pub use self::deliver::{Delivered, NotifyWebhook};
 use self::endpoints::CachedEndpoint;
+pub(crate) use self::endpoints::SEALED;
 pub use self::endpoints::{MadeWebhook, RotatedSecret};
 pub use self::engine_events::{EngineEvents, SUBSCRIPTIONS_TTL};
 pub use self::log::{Delivery, DeliveryFilter, DeliveryId};

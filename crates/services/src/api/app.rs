@@ -224,7 +224,7 @@ impl Application {
         };
         let context = Arc::clone(&http);
         let redactor = crate::redactor(jobs.registry());
-        let control = ControlState::new(&http, settings, jobs, database, redactor);
+        let control = ControlState::new(&http, settings, jobs, database, redactor, crate::sealed_columns());
         let own: [HandlerState; 6] = [
             Box::new(move |config| context.register(config)),
             handler_state(self.health.clone()),

@@ -9,6 +9,7 @@
 mod accounts;
 mod deletion;
 mod discover;
+mod encryption;
 mod events;
 mod kinds;
 /// The one of the tests of `holdfast-notify`.

@@ -67,6 +67,9 @@ const OPERATORS_UNITS: [&str; 6] = [
     "forget a queue",
 ];
 
+/// Writes that wait for no row: what another transaction has locked is passed over. Nothing can wait in a circle with them.
+const UNITS_WITHOUT_WAITS: [&str; 1] = ["encrypt stored values"];
+
 /// Parts of the crate whose statements touch neither jobs, workers, queues nor batches: they have tests of their own.
 const ELSEWHERE: [&str; 2] = ["audit", "schedules"];
 
@@ -136,6 +139,7 @@ fn every_unit_of_work_that_writes_is_in_the_pairs() {
         .flat_map(|one| one.units().iter().copied())
         .chain(READING_UNITS.iter().copied())
         .chain(OPERATORS_UNITS)
+        .chain(UNITS_WITHOUT_WAITS)
         .map(str::to_owned)
         .collect();
     let missing: Vec<_> = units.difference(&known).collect();

@@ -183,5 +183,6 @@ pub(crate) fn new_job() -> NewJob {
         errors: Vec::new(),
         doubtful: false,
         discarded: false,
+        encryption: holdfast_core::encryption::Encryption::default(),
     }
 }
