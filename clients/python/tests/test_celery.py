@@ -31,7 +31,7 @@ from holdfast.celery import _message, queue_name
 from holdfast.celery._calls import Calls
 from holdfast.celery._endpoint import split
 from holdfast.celery.transport import Channel
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, InvalidRequest
 
 TASKS = """
 import os
@@ -322,6 +322,14 @@ def test_tasks_chains_groups_and_chords_run(app: Celery, worker: Program) -> Non
     assert group([add.clone((i, 1)) for i in range(20)], app=app)().get(timeout=60) == list(range(1, 21))
     assert chord([add.clone((i, i)) for i in range(10)], app=app)(total.clone()).get(timeout=60) == 90
     assert worker.notes().count("total 90") == 1
+
+
+def test_a_large_message_is_compressed_and_one_that_is_too_large_is_refused(app: Celery, worker: Program) -> None:
+    assert app.send_task("tasks.total", ([1] * 150_000,)).get(timeout=60) == 150_000
+    # Its result is as large.
+    assert len(app.send_task("tasks.add", (["x" * 50] * 8_000, ["y"])).get(timeout=60)) == 8_001
+    with pytest.raises(InvalidRequest, match="payload-too-large"):
+        app.send_task("tasks.add", (os.urandom(300_000).hex(), ""))
 
 
 def test_a_task_is_retried_by_celery(app: Celery, worker: Program) -> None:

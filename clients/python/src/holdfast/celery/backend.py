@@ -24,6 +24,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+import zlib
 from functools import cached_property
 from typing import Any
 
@@ -161,6 +162,8 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         return WORKER_PATIENCE_SECONDS if in_task() or _in_worker() else PATIENCE_SECONDS
 
     def decode(self, payload: Any) -> Any:
+        if isinstance(payload, str) and payload.startswith(ZLIB):
+            payload = zlib.decompress(base64.b64decode(payload[len(ZLIB) :])).decode("utf-8")
         if isinstance(payload, str) and payload.startswith(BYTES):
             payload = base64.b64decode(payload[len(BYTES) :])
         return super().decode(payload)
@@ -184,7 +187,9 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         self._write(key, value, self._failure_expires if state == states.FAILURE else self.expires, state)
 
     def _write(self, key: str, value: Any, expires: Any, state: str | None = None) -> None:
-        body = value if isinstance(value, str) else _text(value)
+        body = value if isinstance(value, str) else BYTES + base64.b64encode(bytes(value)).decode("ascii")
+        if len(body) > COMPRESS_BYTES:
+            body = ZLIB + base64.b64encode(zlib.compress(body.encode("utf-8"))).decode("ascii")
         call = _documents.write(key, body, _ttl(expires), finished=state == states.SUCCESS, unless_finished=state is not None)
         try:
             self.call(call)
@@ -337,12 +342,11 @@ def _ttl(expires: Any) -> int:
     return max(1, min(int(expires), _documents.MAX_TTL_SECONDS)) if expires else _documents.MAX_TTL_SECONDS
 
 
-def _text(value: Any) -> str:
-    """Documents are text. Serializers that make bytes (pickle, msgpack) are written in base64."""
-    return BYTES + base64.b64encode(bytes(value)).decode("ascii")
-
-
-#: Begins a document whose serializer makes bytes.
+#: Documents are text. This begins one whose serializer makes bytes (pickle, msgpack), and this one that is compressed.
 BYTES = "base64:"
+ZLIB = "zlib:"
+
+#: Results that are longer are compressed: a server takes documents of 256 KiB by default.
+COMPRESS_BYTES = 65_536
 
 __all__ = ["Backend", "ResultConsumer"]
