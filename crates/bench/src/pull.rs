@@ -34,7 +34,8 @@ const SAMPLES: usize = 300;
 const PAUSE: Duration = Duration::from_millis(20);
 
 const POLLS: usize = 200;
-const SETTLE: Duration = Duration::from_secs(5);
+/// Longer than the 10 s after which the server counts the transactions of connections that do nothing.
+const SETTLE: Duration = Duration::from_secs(15);
 const WATCH: Duration = Duration::from_secs(20);
 
 pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> Result<(), Failure> {

@@ -80,18 +80,115 @@ pub(super) async fn ledger(setup: &Setup, scale: f64, report: &mut Report) -> Re
     system.close().await
 }
 
-/// Beside a report that has run since before the first job: nothing that was claimed or finished may be vacuumed.
+/// Jobs of an hour at 5,000 a second.
+const JOBS_OF_AN_HOUR: usize = 18_000_000;
+/// Jobs that one statement of [`churn`] passes through a state.
+const CHURN_ROWS: usize = 50_000;
+
+/// What a transaction costs that has been open while an hour's jobs passed: drain and pick-up before it, and beside it after each
+/// quarter of these jobs. Nothing that was claimed or finished since it began may be vacuumed.
+///
+/// The jobs of the hour pass by statements inside the server, which leave the same dead rows and index entries as workers do, in
+/// minutes instead of an hour.
 pub(super) async fn old_transaction(setup: &Setup, scale: f64, report: &mut Report) -> Result<(), Failure> {
     let part = "old-transaction";
     let mut system = System::open(setup).await?;
+    let count = scaled(100_000, scale.min(1.0));
+    let without = measure_beside(&mut system, count).await?;
+    report.figure(part, "drain without it", Figure::Rate(without.drain), None);
+    report.figure(part, "pick-up without it, p50", Figure::Millis(without.p50), None);
+    report.figure(part, "pick-up without it, p99", Figure::Millis(without.p99), None);
     let mut old = begin_transaction(&system).await?;
-    let count = scaled(100_000, scale);
-    enqueue_bulk(&system, count).await?;
-    let drained = drain(&mut system, count).await?;
-    drained.report(report, part, 50_000.0);
-    pick_up(&mut system, report, part, (1.5, 5.0), 2_000).await?;
+    let quarter = scaled(JOBS_OF_AN_HOUR / 4, scale);
+    for passed in (0..=4).map(|quarters| quarters * quarter) {
+        if passed > 0 {
+            churn(&system, passed - quarter, quarter).await?;
+        }
+        let beside = measure_beside(&mut system, count).await?;
+        let what = format!("beside it, after {passed} jobs");
+        report.figure(part, &format!("drain {what}"), Figure::Rate(beside.drain), None);
+        report.figure(
+            part,
+            &format!("pick-up {what}, p50"),
+            Figure::Millis(beside.p50),
+            None,
+        );
+        report.figure(
+            part,
+            &format!("pick-up {what}, p99"),
+            Figure::Millis(beside.p99),
+            None,
+        );
+        report.figure(
+            part,
+            "  its drain as a share of without",
+            Figure::Share(100.0 * beside.drain / without.drain),
+            Some(Figure::Share(80.0)),
+        );
+        report.figure(
+            part,
+            "  its p99 above that without",
+            Figure::Percent(100.0 * (beside.p99 / without.p99 - 1.0)),
+            Some(Figure::Percent(20.0)),
+        );
+    }
     old.execute("commit").await.map_err(failed)?;
     system.close().await
+}
+
+/// Jobs a second; milliseconds.
+struct Pace {
+    drain: f64,
+    p50: f64,
+    p99: f64,
+}
+
+/// The median of three drains, and a pick-up of 2,000 jobs one by one.
+async fn measure_beside(system: &mut System, count: usize) -> Result<Pace, Failure> {
+    let mut drains = Vec::new();
+    for _ in 0..3 {
+        enqueue_bulk(system, count).await?;
+        drains.push(drain(system, count).await?.rate);
+        system.tally.take_waits();
+    }
+    drains.sort_by(f64::total_cmp);
+    let waits = sample_pick_up(system, 2_000).await?;
+    system.stop_working().await?;
+    Ok(Pace {
+        drain: drains[1],
+        p50: quantile(&waits, 0.5),
+        p99: quantile(&waits, 0.99),
+    })
+}
+
+/// Passes `count` jobs through the states that a worker takes them through. They are due at times scattered over the last hour.
+async fn churn(system: &System, first: usize, count: usize) -> Result<(), Failure> {
+    const PASSAGE: [&str; 3] = [
+        "insert into holdfast_jobs (id, queue, kind, payload, run_at, max_attempts, timeout_ms)
+         select lpad(to_hex(i), 32, '0')::uuid, $3, 'bench.noop', '{}', now() - random() * interval '1 hour', 1, 1000
+         from generate_series($1::bigint, $2 - 1) as i",
+        "update holdfast_jobs set state = 'running', worker = id, started_at = now()
+         where id >= lpad(to_hex($1::bigint), 32, '0')::uuid and id < lpad(to_hex($2::bigint), 32, '0')::uuid
+           and queue = $3",
+        "update holdfast_jobs set state = 'completed', attempt = 1, finished_at = now()
+         where id >= lpad(to_hex($1::bigint), 32, '0')::uuid and id < lpad(to_hex($2::bigint), 32, '0')::uuid
+           and queue = $3",
+    ];
+    let url = system.settings.database.url.expose_secret();
+    let mut connection = PgConnection::connect(url).await.map_err(failed)?;
+    for from in (first..first + count).step_by(CHURN_ROWS) {
+        let to = (from + CHURN_ROWS).min(first + count);
+        for statement in PASSAGE {
+            sqlx::query(statement)
+                .bind(from as i64)
+                .bind(to as i64)
+                .bind(QUEUE)
+                .execute(&mut connection)
+                .await
+                .map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// On a connection of its own, with a snapshot that lasts.
@@ -254,6 +351,13 @@ async fn pick_up(
     aim: (f64, f64),
     samples: usize,
 ) -> Result<(), Failure> {
+    let waits = sample_pick_up(system, samples).await?;
+    latency(report, part, "pick-up, idle worker", &waits, aim);
+    Ok(())
+}
+
+/// In milliseconds, in ascending order.
+async fn sample_pick_up(system: &mut System, samples: usize) -> Result<Vec<f64>, Failure> {
     system.work()?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for _ in 0..samples {
@@ -266,34 +370,29 @@ async fn pick_up(
         system.tally.reaches(before + 1, PATIENCE).await?;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    latency(
-        report,
-        part,
-        "pick-up, idle worker",
-        &system.tally.take_waits(),
-        aim,
-    );
-    Ok(())
+    Ok(system.tally.take_waits())
+}
+
+/// 0 without samples. `sorted` ascends.
+fn quantile(sorted: &[f64], quantile: f64) -> f64 {
+    sorted
+        .get(((sorted.len() as f64 - 1.0) * quantile) as usize)
+        .copied()
+        .unwrap_or(0.0)
 }
 
 pub(super) fn latency(report: &mut Report, part: &str, what: &str, sorted: &[f64], aim: (f64, f64)) {
-    let at = |quantile: f64| {
-        sorted
-            .get(((sorted.len() as f64 - 1.0) * quantile) as usize)
-            .copied()
-            .unwrap_or(0.0)
-    };
     let aimed = |aim: f64| aim.is_finite().then_some(Figure::Millis(aim));
     report.figure(
         part,
         &format!("{what}, p50"),
-        Figure::Millis(at(0.5)),
+        Figure::Millis(quantile(sorted, 0.5)),
         aimed(aim.0),
     );
     report.figure(
         part,
         &format!("{what}, p99"),
-        Figure::Millis(at(0.99)),
+        Figure::Millis(quantile(sorted, 0.99)),
         aimed(aim.1),
     );
 }

@@ -119,9 +119,9 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// Renews the worker's lease, even a stale one: each job that was rescued meanwhile is fenced by itself.
     async fn heartbeat(&self, report: &WorkerReport) -> Result<Heartbeat, LedgerError>;
 
-    /// Renews the leases of ids that claim no more, as far as nobody else holds their rows; answers with those that have a
-    /// row.
-    async fn touch(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError>;
+    /// Renews the leases of several workers, as far as no other transaction holds their rows; answers with those that have a
+    /// row. For those in `idle` it also reads whether they have running jobs.
+    async fn renew(&self, ids: &[WorkerId], idle: &[WorkerId]) -> Result<Vec<RenewedLease>, LedgerError>;
 
     /// Which running jobs of these ids somebody wants cancelled.
     async fn cancel_requests(&self, workers: &[WorkerId]) -> Result<Vec<JobId>, LedgerError>;

@@ -358,6 +358,26 @@ pub enum Heartbeat {
     Lost,
 }
 
+/// The answer of a [renewal](crate::ledger::Ledger::renew).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RenewedLease {
+    pub worker: WorkerId,
+    /// It is to take no more jobs.
+    pub draining: bool,
+    /// It was said to be idle, and jobs run under its id.
+    pub has_jobs: bool,
+}
+
+impl RenewedLease {
+    pub(super) fn from_row((worker, draining, has_jobs): (uuid::Uuid, bool, bool)) -> Self {
+        Self {
+            worker: WorkerId::from_uuid(worker),
+            draining,
+            has_jobs,
+        }
+    }
+}
+
 /// A heartbeat this far ahead of the server's clock was written before the clock was set back. Less is no harm: nothing is
 /// delayed by more than that.
 pub(crate) const CLOCK_AHEAD: Duration = Duration::from_secs(1);

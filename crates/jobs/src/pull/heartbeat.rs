@@ -48,6 +48,9 @@ impl PullWorkers {
     /// Renews the worker's lease, even a late one; see the module.
     pub async fn beat(&self, owner: &str, worker: WorkerId, beat: Beat) -> Result<BeatAnswer, PullError> {
         check(&beat).map_err(|fault| PullError::Invalid(vec![fault]))?;
+        if let Some(answer) = self.beat_of_idle(owner, worker, &beat).await? {
+            return Ok(answer);
+        }
         // An order to drain is to be heard with the next heartbeat.
         let session = self.read_session(owner, worker).await?;
         let (jobs, sql) = (&self.0.jobs, self.0.jobs.sql());
@@ -96,6 +99,31 @@ impl PullWorkers {
                 .collect(),
             drain: session.draining,
         })
+    }
+
+    /// The heartbeat of a worker that has nothing and reports nothing new: the group renews its lease. `None`: it is no such heartbeat,
+    /// or the group failed.
+    async fn beat_of_idle(
+        &self,
+        owner: &str,
+        worker: WorkerId,
+        beat: &Beat,
+    ) -> Result<Option<BeatAnswer>, PullError> {
+        let has_news = !(beat.running.is_empty() && beat.progress.is_empty() && beat.log.is_empty());
+        if has_news || !self.0.memory.is_quiet(worker) {
+            return Ok(None);
+        }
+        self.session(owner, worker).await?;
+        match self.0.renewals.join(worker).answer().await {
+            Some(true) => {}
+            Some(false) => return Err(PullError::UnknownWorker(worker)),
+            None => return Ok(None),
+        }
+        let session = self.session(owner, worker).await?;
+        Ok(Some(BeatAnswer {
+            drain: session.draining,
+            ..BeatAnswer::default()
+        }))
     }
 
     /// The worker's row, if this caller registered it.

@@ -9,6 +9,9 @@
 //! - A wake-up is not lost: it is a mark on the pull, which is taken off before the claim. What is rung during a claim makes another
 //!   claim.
 //! - Nothing depends on a ring: the ledger is looked at as often as [`LookPace`] says, one statement for all queues.
+//! - A queue is *empty* while a claim that found nothing was the last news of it, and at least one pull has waited for it since
+//!   then. A pull that begins, and may wait, does not claim from an empty queue: it is woken by the same rings and looks as the others.
+//!   Queues with limits are never held for empty: only their claims know whether a job may start.
 //! - One pull of a worker waits at a time: a newer one ends the older, which is answered with nothing. What that had claimed by then
 //!   is given by the newer one.
 //! - The task runs while there is a handle; it does nothing while no pull waits.
@@ -55,6 +58,17 @@ struct State {
     turn: HashMap<Arc<str>, u64>,
     alarms: BTreeMap<Arc<str>, Instant>,
     limited: BTreeSet<Arc<str>>,
+    /// Those that pulls wait for.
+    awaited: HashMap<Arc<str>, AwaitedQueue>,
+}
+
+#[derive(Debug, Default)]
+struct AwaitedQueue {
+    /// Pulls that wait for it.
+    pulls: usize,
+    /// How often it was worth a claim.
+    wakes: u64,
+    empty: bool,
 }
 
 #[derive(Debug)]
@@ -113,7 +127,7 @@ impl Hub {
             superseded: false,
             notify: Arc::clone(&notify),
         };
-        state.waiting.insert(number, waiting);
+        state.insert(number, waiting);
         self.shared.changed.notify_one();
         Ok(Poll {
             shared: Arc::clone(&self.shared),
@@ -160,6 +174,21 @@ impl Hub {
         }
     }
 
+    /// Whether a claim from the queue would find nothing, for all that this process knows.
+    pub(super) fn is_empty(&self, queue: &str) -> bool {
+        self.shared.state().is_empty(queue)
+    }
+
+    /// To be read before a claim, for [`Hub::found_empty`].
+    pub(super) fn wakes(&self, queue: &str) -> u64 {
+        self.shared.state().wakes(queue)
+    }
+
+    /// A claim that began at `wakes` found nothing.
+    pub(super) fn found_empty(&self, queue: &str, wakes: u64) {
+        self.shared.state().found_empty(queue, wakes);
+    }
+
     fn start(&self) {
         self.started.call_once(|| {
             let task = run(Arc::clone(&self.shared), self.jobs.clone(), self.settings.clone());
@@ -186,8 +215,46 @@ impl State {
         }
     }
 
+    fn is_empty(&self, queue: &str) -> bool {
+        self.awaited.get(queue).is_some_and(|awaited| awaited.empty)
+    }
+
+    fn wakes(&self, queue: &str) -> u64 {
+        self.awaited.get(queue).map_or(0, |awaited| awaited.wakes)
+    }
+
+    fn found_empty(&mut self, queue: &str, wakes: u64) {
+        if let Some(awaited) = self.awaited.get_mut(queue) {
+            awaited.empty = awaited.wakes == wakes;
+        }
+    }
+
+    fn insert(&mut self, number: u64, waiting: Waiting) {
+        for queue in &waiting.queues {
+            self.awaited.entry(Arc::clone(queue)).or_default().pulls += 1;
+        }
+        self.waiting.insert(number, waiting);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&number)?;
+        for queue in &waiting.queues {
+            if let Some(awaited) = self.awaited.get_mut(queue) {
+                awaited.pulls -= 1;
+                if awaited.pulls == 0 {
+                    self.awaited.remove(queue);
+                }
+            }
+        }
+        Some(waiting)
+    }
+
     /// Wakes the next in turn that waits for this queue and was not woken for it.
     fn wake(&mut self, queue: &str) {
+        if let Some(awaited) = self.awaited.get_mut(queue) {
+            awaited.wakes += 1;
+            awaited.empty = false;
+        }
         let last = self.turn.get(queue).copied().unwrap_or(0);
         let waits = |(_, waiting): &(&u64, &Waiting)| {
             !waiting.superseded
@@ -280,7 +347,7 @@ impl Drop for Poll {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         // Whoever goes without a claim passes its wake-ups on.
-        if let Some(gone) = state.waiting.remove(&self.number) {
+        if let Some(gone) = state.remove(self.number) {
             for queue in gone.woken {
                 state.wake(&queue);
             }
@@ -365,12 +432,37 @@ mod tests {
             superseded: false,
             notify: Arc::clone(&notify),
         };
-        state.waiting.insert(number, waiting);
+        state.insert(number, waiting);
         Poll {
             shared: Arc::clone(shared),
             number,
             notify,
         }
+    }
+
+    #[test]
+    fn a_queue_is_empty_until_a_wake_or_until_no_pull_waits_for_it() {
+        let shared = Arc::new(Shared::default());
+        let is_empty = || shared.state().is_empty("a");
+        let first = enter(&shared, "a");
+        let wakes = shared.state().wakes("a");
+        shared.state().found_empty("a", wakes);
+        assert!(is_empty());
+        shared.state().wake("a");
+        assert!(!is_empty());
+        shared.state().found_empty("a", wakes);
+        assert!(!is_empty(), "the claim began before the wake");
+        let wakes = shared.state().wakes("a");
+        shared.state().found_empty("a", wakes);
+        let second = enter(&shared, "a");
+        assert!(is_empty());
+        first.take_wakes();
+        drop(first);
+        assert!(is_empty(), "another pull waits for it");
+        drop(second);
+        drop(enter(&shared, "a"));
+        assert!(!is_empty(), "nobody listened for a while");
+        assert!(shared.state().awaited.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What a process remembers of pull workers. It only saves statements: without it, or in another process, the database is asked.
 //!
 //! # What is remembered
-//! - Who registered a worker, and for which queues, for [`SESSION_FOR`].
+//! - Who registered a worker, and for which queues, for [`SESSION_FOR`] or as long as its lease is fresh.
 //! - Which jobs it was given. While each of them is in the next pull's `have`, or was finished through this process, no reply was
 //!   lost, and nobody asks the ledger what the worker holds: that question walks past every entry that the worker has left in an
 //!   index since the last vacuum. A claim that was begun and not answered, a job that the client does not name, and [`LOOK_EVERY`]
@@ -15,9 +15,10 @@ use tokio::time::Instant;
 
 use super::PullClient;
 use crate::id::{JobId, WorkerId};
-use crate::ledger::WorkerQueueStats;
+use crate::ledger::{RenewedLease, WorkerQueueStats};
 
-/// How long a worker's row is taken for what it was. So long an order to drain may go unnoticed by pulls.
+/// How long a worker's row is taken for what it was, unless its lease is renewed through this process: renewals tell whether it is to
+/// drain.
 const SESSION_FOR: Duration = Duration::from_secs(2);
 
 /// How often the ledger is asked in any case: a pull of the same worker may have claimed late in another process.
@@ -30,7 +31,7 @@ const MAX_KNOWN: usize = 10_000;
 const WORN_AFTER: u64 = crate::worker::JOBS_PER_ID;
 
 /// A worker as its row has it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Session {
     pub name: String,
     pub queues: Vec<Arc<str>>,
@@ -54,6 +55,8 @@ struct KnownWorker {
     total: u64,
     ended: BTreeMap<Arc<str>, Ended>,
     reported_at: Instant,
+    /// The row says that nothing runs and nothing has ended lately.
+    reported_quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,12 +67,23 @@ struct Ended {
     lately: u64,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<HashMap<WorkerId, KnownWorker>>);
+#[derive(Debug)]
+pub(super) struct Memory {
+    workers: Mutex<HashMap<WorkerId, KnownWorker>>,
+    /// So long after it was renewed a lease holds for certain, with a pause of the [renewals](super::renewals) to spare.
+    fresh_for: Duration,
+}
 
 impl Memory {
+    pub(super) fn new(lost_after: Duration) -> Self {
+        Self {
+            workers: Mutex::default(),
+            fresh_for: lost_after * 3 / 4,
+        }
+    }
+
     fn workers(&self) -> MutexGuard<'_, HashMap<WorkerId, KnownWorker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, worker: WorkerId, change: impl FnOnce(&mut KnownWorker)) {
@@ -81,7 +95,59 @@ impl Memory {
     pub(super) fn session(&self, worker: WorkerId) -> Option<Arc<Session>> {
         let workers = self.workers();
         let known = workers.get(&worker)?;
-        (known.read_at.elapsed() < SESSION_FOR).then(|| Arc::clone(&known.session))
+        let is_current = known.read_at.elapsed() < SESSION_FOR || known.heard_at.elapsed() < self.fresh_for;
+        is_current.then(|| Arc::clone(&known.session))
+    }
+
+    pub(super) fn is_known(&self, worker: WorkerId) -> bool {
+        self.workers().contains_key(&worker)
+    }
+
+    pub(super) fn is_draining(&self, worker: WorkerId) -> bool {
+        self.workers()
+            .get(&worker)
+            .is_some_and(|known| known.session.draining)
+    }
+
+    /// Whether the worker's lease holds for certain until the next renewal.
+    pub(super) fn is_fresh(&self, worker: WorkerId) -> bool {
+        self.heard_at(worker)
+            .is_some_and(|heard_at| heard_at.elapsed() < self.fresh_for)
+    }
+
+    /// Whether the worker has nothing by what this process knows, and the ledger was not asked for a while.
+    pub(super) fn is_idle(&self, worker: WorkerId) -> bool {
+        self.workers().get(&worker).is_some_and(|known| {
+            let is_due = known.looked_at.is_none_or(|at| at.elapsed() > LOOK_EVERY / 3);
+            is_due && known.given.is_empty() && known.losses == known.resolved
+        })
+    }
+
+    /// Whether the worker's row says all that there is to say of its figures.
+    pub(super) fn is_quiet(&self, worker: WorkerId) -> bool {
+        self.workers().get(&worker).is_some_and(|known| {
+            known.reported_quiet
+                && known.given.is_empty()
+                && known.ended.values().all(|ended| ended.lately == 0)
+        })
+    }
+
+    /// What a renewal that began then has answered; `was_asked`: also whether the worker has jobs.
+    pub(super) fn renewed(&self, lease: &RenewedLease, began: Instant, was_asked: bool) {
+        self.change(lease.worker, |known| {
+            known.heard_at = began;
+            if known.session.draining != lease.draining {
+                let mut session = Session::clone(&known.session);
+                session.draining = lease.draining;
+                known.session = Arc::new(session);
+            }
+            if lease.has_jobs {
+                // It may have them from a pull that is under way: then the look finds nothing more.
+                known.losses += 1;
+            } else if was_asked {
+                known.looked_at = Some(began);
+            }
+        });
     }
 
     pub(super) fn remember(&self, worker: WorkerId, session: &Arc<Session>) {
@@ -114,6 +180,7 @@ impl Memory {
                 total: 0,
                 ended: BTreeMap::new(),
                 reported_at: now,
+                reported_quiet: false,
             },
         );
     }
@@ -213,6 +280,8 @@ impl Memory {
         };
         let seconds = known.reported_at.elapsed().as_secs_f64().max(0.001);
         known.reported_at = Instant::now();
+        known.reported_quiet =
+            running.values().all(|jobs| *jobs == 0) && known.ended.values().all(|ended| ended.lately == 0);
         let session = Arc::clone(&known.session);
         session
             .queues
@@ -276,7 +345,7 @@ mod tests {
     use super::*;
 
     fn known() -> (Memory, WorkerId) {
-        let (memory, worker) = (Memory::default(), WorkerId::generate());
+        let (memory, worker) = (Memory::new(Duration::from_secs(15)), WorkerId::generate());
         let session = Session {
             name: "w".to_owned(),
             queues: vec![Arc::from("media")],
@@ -334,5 +403,36 @@ mod tests {
             memory.must_look(WorkerId::generate(), &none),
             "of another process"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_tells_whether_an_idle_worker_has_jobs_and_is_to_drain() {
+        let (memory, worker) = known();
+        let memory = Arc::new(memory);
+        let none = HashSet::new();
+        let lease = RenewedLease {
+            worker,
+            draining: false,
+            has_jobs: false,
+        };
+        assert!(memory.is_idle(worker), "nobody has looked yet");
+        memory.renewed(&lease, Instant::now(), true);
+        assert!(!memory.is_idle(worker), "somebody has just looked");
+        let pull = memory.begin(worker);
+        assert!(!memory.must_look(worker, &none));
+        tokio::time::advance(LOOK_EVERY / 2).await;
+        assert!(memory.is_idle(worker) && memory.is_fresh(worker));
+        let claimed_late = RenewedLease {
+            draining: true,
+            has_jobs: true,
+            ..lease
+        };
+        memory.renewed(&claimed_late, Instant::now(), true);
+        assert!(memory.must_look(worker, &none) && memory.has_losses(worker));
+        assert!(memory.is_draining(worker));
+        assert!(!memory.is_idle(worker), "its next pull looks");
+        drop(pull);
+        tokio::time::advance(Duration::from_secs(12)).await;
+        assert!(!memory.is_fresh(worker) && memory.session(worker).is_none());
     }
 }

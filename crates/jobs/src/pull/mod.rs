@@ -52,12 +52,14 @@
 //! # What it costs
 //! A pull that finds jobs at once: a heartbeat and one claim for each queue. A finish: one read by primary key and one or two
 //! statements for all of its outcomes. A pull that waits costs nothing until it is woken: one listener and one look serve all
-//! of a process' waiting pulls.
+//! of a process' waiting pulls. While others wait for its queues and found nothing, a pull does not claim before it waits ([`hub`]).
+//! Workers with nothing to do have their leases renewed in groups ([`renewals`]): 200 of them cost about a statement in two seconds.
 
 mod finish;
 mod heartbeat;
 mod hub;
 mod memory;
+mod renewals;
 mod rows;
 mod take;
 
@@ -78,6 +80,7 @@ use crate::id::{JobId, WorkerId};
 use crate::ledger::{Fence, LedgerError, ReturnReport, WorkerReport};
 use hub::Hub;
 use memory::Memory;
+use renewals::Renewals;
 
 pub use finish::{OutcomeStatus, ReportedOutcome, StoredOutcome, Verb};
 pub use heartbeat::{Beat, BeatAnswer};
@@ -179,6 +182,7 @@ struct Inner {
     settings: Settings,
     hub: Hub,
     memory: Arc<Memory>,
+    renewals: Renewals,
     /// Whether this process' configured limits stand in SQL; nothing is claimed before they do.
     limits_declared: OnceCell<()>,
 }
@@ -186,11 +190,14 @@ struct Inner {
 impl PullWorkers {
     /// It reaches nothing yet.
     pub fn new(jobs: &Jobs, settings: &Settings) -> Self {
+        let lost_after = settings.worker.lost_after;
+        let memory = Arc::new(Memory::new(lost_after));
         Self(Arc::new(Inner {
+            renewals: Renewals::new(jobs.clone(), Arc::clone(&memory), lost_after),
             jobs: jobs.clone(),
             settings: settings.clone(),
             hub: Hub::new(jobs.clone(), settings.worker.clone()),
-            memory: Arc::default(),
+            memory,
             limits_declared: OnceCell::new(),
         }))
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::{Poll, Wake};
 use super::memory::{Pulling, Session};
+use super::renewals::Renewal;
 use super::rows::{self, Payloads};
 use super::{ANSWER_BYTES, MAX_HELD, MAX_JOBS, PullError, PullWorkers, SUSPECT_REST, UNKNOWN_KIND_REST};
 use crate::claiming;
@@ -27,6 +28,9 @@ const FIRST_SLICE: usize = 256;
 
 /// A queue that another claim has locked is asked again after this.
 const CONTENTION_REST: Duration = Duration::from_millis(20);
+
+/// A pull that waits for less claims in any case: no ring may come in this time.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
 
 /// How often one claim is repeated because a queue has limits, or none, against what was known.
 const TRIES: usize = 3;
@@ -130,7 +134,7 @@ impl PullWorkers {
             return Err(PullError::Invalid(vec![Fault::field("have", rule)]));
         }
         let session = self.session(owner, worker).await?;
-        self.renew(worker).await?;
+        let mut renewal = self.renew(worker).await?;
         let have: HashSet<JobId> = asked.have.into_iter().collect();
         let mut answer = Answer {
             jobs: Vec::new(),
@@ -152,7 +156,8 @@ impl PullWorkers {
                 have: &have,
                 deadline,
             };
-            self.fill(&filling, &mut pulling, &mut answer, stop).await?;
+            self.fill(&filling, &mut renewal, &mut pulling, &mut answer, stop)
+                .await?;
         }
         let mut jobs = answer.jobs;
         if poll.is_superseded() {
@@ -171,25 +176,45 @@ impl PullWorkers {
         failpoint::reach("pulled");
         Ok(Pulled {
             jobs,
-            drain: session.draining,
+            drain: self.0.memory.is_draining(worker),
             register_again: self.0.memory.is_worn(worker),
         })
     }
 
-    /// The lease lives on from here.
-    async fn renew(&self, worker: WorkerId) -> Result<(), PullError> {
-        if self.0.jobs.ledger().touch(&[worker]).await?.is_empty() {
+    /// The lease lives on from here: it is renewed now, or holds for certain until the group of the next renewals has renewed it.
+    async fn renew(&self, worker: WorkerId) -> Result<Renewal, PullError> {
+        if self.0.memory.is_fresh(worker) {
+            return Ok(self.0.renewals.join(worker));
+        }
+        self.renew_now(worker).await?;
+        Ok(Renewal::done())
+    }
+
+    async fn renew_now(&self, worker: WorkerId) -> Result<(), PullError> {
+        let began = Instant::now();
+        let found = self.0.jobs.ledger().renew(&[worker], &[]).await?;
+        let Some(lease) = found.first() else {
             self.0.memory.forget(worker);
             return Err(PullError::UnknownWorker(worker));
-        }
-        self.0.memory.heard(worker);
+        };
+        self.0.memory.renewed(lease, began, false);
         Ok(())
+    }
+
+    /// The end of a renewal in a group.
+    async fn settle(&self, worker: WorkerId, has_row: Option<bool>) -> Result<(), PullError> {
+        match has_row {
+            Some(true) => Ok(()),
+            Some(false) => Err(PullError::UnknownWorker(worker)),
+            None => self.renew_now(worker).await,
+        }
     }
 
     /// Claims until there is a job, or no more time.
     async fn fill(
         &self,
         filling: &Filling<'_>,
+        renewal: &mut Renewal,
         pulling: &mut Pulling,
         answer: &mut Answer,
         stop: &CancellationToken,
@@ -203,6 +228,9 @@ impl PullWorkers {
         } = *filling;
         self.declare_limits().await?;
         let mut queues = self.served(session).await?;
+        if deadline.saturating_duration_since(Instant::now()) >= SHORT_WAIT {
+            queues.retain(|queue| !self.0.hub.is_empty(queue));
+        }
         loop {
             for queue in &queues {
                 if poll.is_superseded() {
@@ -227,10 +255,18 @@ impl PullWorkers {
             if !answer.jobs.is_empty() {
                 return Ok(());
             }
-            let woken = tokio::select! {
-                biased;
-                () = stop.cancelled() => Wake::TimeIsUp,
-                woken = self.wait(worker, poll, deadline) => woken,
+            let woken = loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break Wake::TimeIsUp,
+                    has_row = renewal.answer(), if renewal.is_pending() => {
+                        self.settle(worker, has_row).await?;
+                        if self.0.memory.has_losses(worker) {
+                            break Wake::Woken;
+                        }
+                    }
+                    woken = self.wait(worker, poll, deadline) => break woken,
+                }
             };
             if woken != Wake::Woken {
                 return Ok(());
@@ -282,6 +318,7 @@ impl PullWorkers {
         let mut tries = 0;
         while answer.room() > 0 && tries < TRIES {
             let limited = self.0.hub.is_limited(queue);
+            let wakes = self.0.hub.wakes(queue);
             let asked = ClaimRequest {
                 queue,
                 worker: filling.worker,
@@ -293,7 +330,8 @@ impl PullWorkers {
                 .await
                 .map_err(|failure| failure.error)?;
             failpoint::reach("claim");
-            if claimed.jobs.is_empty() && answer.jobs.is_empty() {
+            let claimed_none = claimed.jobs.is_empty();
+            if claimed_none && answer.jobs.is_empty() {
                 pulling.took_nothing();
             }
             if claimed.limited != limited {
@@ -317,6 +355,9 @@ impl PullWorkers {
                     .await?;
             }
             if !claimed.more {
+                if claimed_none && !limited {
+                    self.0.hub.found_empty(queue, wakes);
+                }
                 break;
             }
         }

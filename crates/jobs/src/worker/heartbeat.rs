@@ -147,13 +147,14 @@ async fn replace_worn(shared: &Shared, successor: &mut Option<WorkerId>) -> Resu
 async fn beat_retired(shared: &Shared) {
     loop {
         let retired = shared.identity.retired();
-        let touched = if retired.is_empty() {
+        let renewed = if retired.is_empty() {
             Ok(Vec::new())
         } else {
-            shared.jobs.ledger().touch(&retired).await
+            shared.jobs.ledger().renew(&retired, &[]).await
         };
-        let pause = match touched {
+        let pause = match renewed {
             Ok(found) => {
+                let found: Vec<WorkerId> = found.iter().map(|lease| lease.worker).collect();
                 if !retired.is_empty() {
                     shared.vitals.heartbeat();
                 }

@@ -26,8 +26,8 @@ use crate::batches::Tally;
 use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::{
-    Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,
-    WorkerReport, keys,
+    Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RenewedLease, RescueReport, ReturnReport,
+    WorkerRecord, WorkerReport, keys,
 };
 
 /// Lost workers that one statement looks after. An id has a bounded number of entries in `holdfast_jobs_running`, and this bounds
@@ -190,12 +190,14 @@ where j.state = 'running' and j.worker = $1
 limit $3";
 
 /// All in one statement; one whose row somebody else holds is not waited for.
-const TOUCH: &str = "
+const RENEW: &str = "
 with free as materialized (
     select id from holdfast_workers where id = any ($1) for no key update skip locked),
-touched as (
+renewed as (
     update holdfast_workers set seen_at = now() where id = any (array (select id from free)))
-select id from holdfast_workers where id = any ($1)";
+select id, draining,
+       id = any ($2) and exists (select from holdfast_jobs where state = 'running' and worker = holdfast_workers.id)
+from holdfast_workers where id = any ($1)";
 
 fn rows(limit: usize) -> i64 {
     i64::try_from(limit.min(MAX_STATEMENT_ROWS)).unwrap_or(1)
@@ -241,15 +243,20 @@ impl PostgresLedger {
         .await
     }
 
-    /// See [`crate::ledger::Ledger::touch`].
-    pub(super) async fn touch_workers(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError> {
-        self.within("renew the leases of retired ids", async |on| {
-            let found: Vec<Uuid> = self
-                .query_scalar(TOUCH)
+    /// See [`crate::ledger::Ledger::renew`].
+    pub(super) async fn renew_leases(
+        &self,
+        ids: &[WorkerId],
+        idle: &[WorkerId],
+    ) -> Result<Vec<RenewedLease>, LedgerError> {
+        self.within("renew leases", async |on| {
+            let found: Vec<(Uuid, bool, bool)> = self
+                .query_as(RENEW)
                 .bind(uuids(ids))
+                .bind(uuids(idle))
                 .fetch_all(&mut *on)
                 .await?;
-            Ok(found.into_iter().map(WorkerId::from_uuid).collect())
+            Ok(found.into_iter().map(RenewedLease::from_row).collect())
         })
         .await
     }

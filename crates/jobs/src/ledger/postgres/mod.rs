@@ -29,8 +29,9 @@ use self::rows::count;
 use super::prune::PruneCursor;
 use super::{
     Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
-    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RescueReport,
-    Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport, decode, keys,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease,
+    RescueReport, Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport,
+    decode, keys,
 };
 use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
@@ -255,8 +256,8 @@ impl Ledger for PostgresLedger {
         self.beat(report).await
     }
 
-    async fn touch(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError> {
-        self.touch_workers(ids).await
+    async fn renew(&self, ids: &[WorkerId], idle: &[WorkerId]) -> Result<Vec<RenewedLease>, LedgerError> {
+        self.renew_leases(ids, idle).await
     }
 
     async fn cancel_requests(&self, workers: &[WorkerId]) -> Result<Vec<JobId>, LedgerError> {

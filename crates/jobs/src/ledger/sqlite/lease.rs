@@ -14,8 +14,8 @@ use crate::LedgerTx;
 use crate::follow_ups;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{
-    Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RescueReport, ReturnReport, WorkerRecord,
-    WorkerReport, keys,
+    Fence, Heartbeat, IdRange, LedgerError, MAX_STATEMENT_ROWS, RenewedLease, RescueReport, ReturnReport,
+    WorkerRecord, WorkerReport, keys,
 };
 use crate::observer::Observers;
 
@@ -126,18 +126,26 @@ impl SqliteLedger {
         .await
     }
 
-    /// See [`crate::ledger::Ledger::touch`].
-    pub(super) async fn touch_workers(&self, ids: &[WorkerId]) -> Result<Vec<WorkerId>, LedgerError> {
-        self.write("renew the leases of retired ids", async |on| {
-            let found: Vec<Uuid> = sqlx::query_scalar(concat!(
+    /// See [`crate::ledger::Ledger::renew`].
+    pub(super) async fn renew_leases(
+        &self,
+        ids: &[WorkerId],
+        idle: &[WorkerId],
+    ) -> Result<Vec<RenewedLease>, LedgerError> {
+        self.write("renew leases", async |on| {
+            let found: Vec<(Uuid, bool, bool)> = sqlx::query_as(concat!(
                 "update holdfast_workers set seen_at = ",
                 now!(),
-                " where id in (select unhex(value) from json_each(?1)) returning id"
+                " where id in (select unhex(value) from json_each(?1))
+                 returning id, draining,
+                     id in (select unhex(value) from json_each(?2)) and exists (
+                         select 1 from holdfast_jobs as j where j.state = 'running' and j.worker = holdfast_workers.id)"
             ))
             .bind(hex_workers(ids))
+            .bind(hex_workers(idle))
             .fetch_all(&mut *on)
             .await?;
-            Ok(found.into_iter().map(WorkerId::from_uuid).collect())
+            Ok(found.into_iter().map(RenewedLease::from_row).collect())
         })
         .await
     }

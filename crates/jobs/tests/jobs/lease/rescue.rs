@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_core::sql::Database;
 use holdfast_jobs::ledger::{CancelReply, IdRange, NewJob, Priority, RunAt, TimeSpan};
-use holdfast_jobs::{BatchId, JobId, State};
+use holdfast_jobs::{BatchId, JobId, State, WorkerId};
 
 use crate::support::{Fixture, LOST_AFTER, new_job, report};
 
@@ -16,7 +16,7 @@ contract!(
     a_job_that_ran_is_due_when_it_goes_back_after_the_clock_was_set_back,
     a_stray_that_was_asked_to_cancel_is_cancelled,
     suspects_go_back_under_their_fences_alone,
-    retired_ids_are_kept_alive_together,
+    leases_are_renewed_together,
     the_rows_of_one_process_are_one_worker,
 );
 
@@ -177,7 +177,7 @@ async fn a_job_that_ran_is_due_when_it_goes_back_after_the_clock_was_set_back(f:
     let returned = f.ledger.return_strays(leaving, &[]).await.unwrap();
     assert_eq!(returned.returned["default"], 2);
     f.age_workers().await;
-    f.ledger.touch(&[next]).await.unwrap();
+    f.ledger.renew(&[next], &[]).await.unwrap();
     assert_eq!(f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap().jobs(), 1);
     assert_eq!(
         f.ledger
@@ -232,23 +232,27 @@ async fn suspects_go_back_under_their_fences_alone(f: Fixture) {
     assert_eq!(state(&f, claimed[2].id).await, State::Available);
 }
 
-async fn retired_ids_are_kept_alive_together(f: Fixture) {
-    let (one, other) = (f.worker().await, f.worker().await);
+async fn leases_are_renewed_together(f: Fixture) {
+    let (busy, idle, silent) = (f.worker().await, f.worker().await, f.worker().await);
+    f.ledger.insert(&[new_job()]).await.unwrap();
+    let claimed = f.ledger.claim("default", busy, 1, LOST_AFTER).await.unwrap();
+    assert_eq!(claimed.len(), 1);
     f.age_workers().await;
     let unknown = holdfast_jobs::WorkerId::generate();
-    let mut found = f.ledger.touch(&[one, unknown, other]).await.unwrap();
-    found.sort();
-    let mut both = [one, other];
-    both.sort();
-    assert_eq!(found, both);
-    assert!(
-        f.ledger
-            .rescue(LOST_AFTER, 3, 10)
-            .await
-            .unwrap()
-            .workers_lost
-            .is_empty()
+    let has_jobs = async |ids: &[WorkerId], asked: &[WorkerId]| {
+        let found = f.ledger.renew(ids, asked).await.unwrap();
+        let found = found.into_iter().map(|lease| (lease.worker, lease.has_jobs));
+        BTreeMap::from_iter(found)
+    };
+    let found = has_jobs(&[busy, unknown, idle], &[busy, idle]).await;
+    assert_eq!(found, BTreeMap::from([(busy, true), (idle, false)]));
+    assert_eq!(
+        has_jobs(&[busy], &[]).await,
+        BTreeMap::from([(busy, false)]),
+        "it was not asked"
     );
+    let rescued = f.ledger.rescue(LOST_AFTER, 3, 10).await.unwrap();
+    assert_eq!(rescued.workers_lost, [silent]);
 }
 
 async fn the_rows_of_one_process_are_one_worker(f: Fixture) {

@@ -111,7 +111,7 @@ operations! {
     MakeDue: Some("make_due"), ["make jobs due"];
     Register: Some("register"), ["register the worker"];
     Heartbeat: Some("heartbeat"), ["record a heartbeat"];
-    Touch: Some("touch"), ["renew the leases of retired ids"];
+    Renew: Some("renew"), ["renew leases"];
     ReturnStrays: Some("return_strays"), ["put stray jobs back"];
     ReturnSuspects: Some("return_suspects"), ["put stray jobs back"];
     Deregister: Some("deregister"), ["deregister the worker"];
@@ -374,8 +374,8 @@ impl Operation {
             Self::Heartbeat => {
                 ledger.heartbeat(&report(of)).await?;
             }
-            Self::Touch => {
-                ledger.touch(&[of, worker(world::SILENT)]).await?;
+            Self::Renew => {
+                ledger.renew(&[of, worker(world::SILENT)], &[of]).await?;
             }
             Self::ReturnStrays => {
                 ledger.return_strays(of, &[job(5), job(6)]).await?;
