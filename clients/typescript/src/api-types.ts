@@ -90,6 +90,8 @@ export interface Job {
   durability: string;
   /** One for each failed attempt and crash. */
   errors: Array<JobFailure>;
+  /** The job is cancelled if it has not begun by then. */
+  expires_at?: string | null;
   finished_at?: string | null;
   id: string;
   kind: string;
@@ -198,6 +200,8 @@ export interface NewBatch {
 export interface NewJob {
   /** The earliest start, in seconds from now, by the database's clock. */
   delay_seconds?: number | null;
+  /** The job is cancelled, with an error of the class `expired`, if it has not begun by then (RFC 3339). Not for follow-ups. */
+  expires_at?: string | null;
   /** The kind of job; `GET /v1/kinds` lists them. */
   kind: string;
   /** The key for per-key limits of concurrency and rate, e.g. a customer's id. */
