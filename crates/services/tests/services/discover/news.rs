@@ -380,7 +380,7 @@ async fn changes_of_a_source_are_in_the_audit_log(f: Fixture) {
         (&details["enabled"], &details["url"], &details["name"]),
         (
             &json!(false),
-            &json!("https://example.com/a.ics"),
+            &json!("https://example.com/[redacted]"),
             &json!("calendar")
         )
     );
