@@ -4,8 +4,8 @@
 use holdfast_http::openapi::NamedSchemas;
 use holdfast_http::{Allowed, Bound, Read};
 use holdfast_jobs::Registry;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::state::ControlState;
 
@@ -59,13 +59,10 @@ fn type_name(kind: &str) -> String {
 }
 
 /// The schema at its place in the document: its references to itself lead there.
-fn component(kind: &str, name: &str, schema: Value) -> Value {
-    let mut schema = match schema {
-        Value::Object(schema) => schema,
-        // `true` and `false` are schemas.
-        other => [("allOf".to_owned(), Value::Array(vec![other]))]
-            .into_iter()
-            .collect(),
+fn component(kind: &str, name: &str, mut schema: Value) -> Value {
+    spell_out(&mut schema);
+    let Value::Object(mut schema) = schema else {
+        return schema;
     };
     // The name says it, and code generators would name types by the title.
     schema.remove("title");
@@ -78,6 +75,38 @@ fn component(kind: &str, name: &str, schema: Value) -> Value {
         lead_to(&mut schema, &format!("#/components/schemas/{name}"));
     }
     schema
+}
+
+/// The keywords whose values are schemas, lists of schemas, and schemas by name.
+const SCHEMA: [&str; 6] = ["contains", "else", "if", "items", "not", "then"];
+const SCHEMA_LIST: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
+const SCHEMA_BY_NAME: [&str; 4] = ["$defs", "dependentSchemas", "patternProperties", "properties"];
+
+/// Writes what code generators read: the schemas `true` and `false` as objects, and no alternatives of which one is everything.
+fn spell_out(schema: &mut Value) {
+    let keywords = match schema {
+        Value::Bool(true) => return *schema = json!({}),
+        Value::Bool(false) => return *schema = json!({"not": {}}),
+        Value::Object(keywords) => keywords,
+        _ => return,
+    };
+    for (keyword, value) in &mut *keywords {
+        let keyword = keyword.as_str();
+        match value {
+            Value::Array(items) if SCHEMA_LIST.contains(&keyword) => items.iter_mut().for_each(spell_out),
+            Value::Object(named) if SCHEMA_BY_NAME.contains(&keyword) => {
+                named.values_mut().for_each(spell_out);
+            }
+            value if SCHEMA.contains(&keyword) => spell_out(value),
+            // As a boolean it is known to all of them.
+            value if keyword == "additionalProperties" && value.is_object() => spell_out(value),
+            _ => {}
+        }
+    }
+    let is_anything = |schemas: &Value| schemas.as_array().is_some_and(|some| some.contains(&json!({})));
+    if keywords.get("anyOf").is_some_and(is_anything) {
+        keywords.remove("anyOf");
+    }
 }
 
 fn lead_to(schema: &mut Value, place: &str) {
@@ -102,8 +131,6 @@ fn lead_to(schema: &mut Value, place: &str) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -112,9 +139,19 @@ mod tests {
             "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#/$defs/leaf"}}, "$defs": {"leaf": true}});
         let raw = serde_json::value::to_raw_value(&schema).unwrap();
         let components = components("tree.walk-all", Some(&raw), None);
-        let expected = json!({"x-kind": "tree.walk-all", "$defs": {"leaf": true}, "properties": {
+        let expected = json!({"x-kind": "tree.walk-all", "$defs": {"leaf": {}}, "properties": {
             "left": {"$ref": "#/components/schemas/TreeWalkAllPayload"},
             "right": {"$ref": "#/components/schemas/TreeWalkAllPayload/$defs/leaf"}}});
         assert_eq!(components, [("TreeWalkAllPayload".to_owned(), expected)]);
+    }
+
+    #[test]
+    fn code_generators_see_neither_boolean_schemas_nor_alternatives_of_which_one_is_everything() {
+        let mut schema = json!({"properties": {"a": true, "b": false}, "additionalProperties": false,
+            "items": {"anyOf": [{"type": "string"}, true], "description": "d"}});
+        spell_out(&mut schema);
+        let expected = json!({"properties": {"a": {}, "b": {"not": {}}}, "additionalProperties": false,
+            "items": {"description": "d"}});
+        assert_eq!(schema, expected);
     }
 }
