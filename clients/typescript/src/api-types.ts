@@ -238,7 +238,10 @@ export interface NewKind {
   payload_schema?: unknown;
   /** The queue of its jobs, served by pull workers. It is declared with the kind if there is none. */
   queue: string;
-  /** JSON pointers such as `/customer/email`: who is no admin sees `"[redacted]"` there in payloads. */
+  /**
+   * Secret fields of payloads: paths such as `auth.token`, `items[].secret` or `/customer/email`. Callers that are no admins see
+   * `"[redacted]"` there, and stored payloads are encrypted there where the installation has keys.
+   */
   redact?: Array<string>;
   /** The same of the result. Checked when a job completes. */
   result_schema?: unknown;

@@ -15,6 +15,7 @@ use holdfast_product::{Process, WorkerProcess};
 use holdfast_services::api::{Application, Services};
 use holdfast_testkit::http::{Client, Response};
 use holdfast_testkit::{PostgresServer, eventually};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -29,19 +30,19 @@ const ADMIN: &str = "bootstrap-key-of-the-tests";
 struct Seen(Arc<Mutex<Vec<String>>>);
 
 /// An application's own kind, with secrets deep in its payload.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Pay {
     auth: Auth,
     items: Vec<Item>,
     note: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Auth {
     token: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Item {
     pin: String,
     n: u32,
