@@ -239,7 +239,7 @@ export interface NewKind {
   /** The queue of its jobs, served by pull workers. It is declared with the kind if there is none. */
   queue: string;
   /**
-   * Secret fields of payloads: paths such as `auth.token`, `items[].secret` or `/customer/email`. Callers that are no admins see
+   * Secret fields of payloads: paths such as `login.token`, `items[].secret` or `/customer/email`. Callers that are no admins see
    * `"[redacted]"` there, and stored payloads are encrypted there where the installation has keys.
    */
   redact?: Array<string>;

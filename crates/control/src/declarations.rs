@@ -64,7 +64,7 @@ pub struct KindBody {
     #[serde(default)]
     #[schema(max_length = 4096)]
     pub description: Option<String>,
-    /// Secret fields of payloads: paths such as `auth.token`, `items[].secret` or `/customer/email`. Callers that are no admins see
+    /// Secret fields of payloads: paths such as `login.token`, `items[].secret` or `/customer/email`. Callers that are no admins see
     /// `"[redacted]"` there, and stored payloads are encrypted there where the installation has keys.
     #[serde(default)]
     #[schema(max_items = 50)]

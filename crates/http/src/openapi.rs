@@ -338,12 +338,11 @@ crate::routes! {
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")),
     security((), ("api_key" = ["read"])))]
 async fn show(document: web::Data<ServedDocument>, request: HttpRequest) -> HttpResponse {
-    let mut answer = match document.text_for(&request).await {
-        Some((text, tag)) => constant(&request, &tag, &text, PRIVATE_CACHE_CONTROL),
-        None => {
-            let (text, tag) = document.text();
-            constant(&request, tag, text, CACHE_CONTROL)
-        }
+    let mut answer = if let Some((text, tag)) = document.text_for(&request).await {
+        constant(&request, &tag, &text, PRIVATE_CACHE_CONTROL)
+    } else {
+        let (text, tag) = document.text();
+        constant(&request, tag, text, CACHE_CONTROL)
     };
     let vary = HeaderValue::from_static("authorization");
     answer.headers_mut().append(header::VARY, vary);

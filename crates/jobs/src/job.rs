@@ -72,7 +72,7 @@ pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
 
     /// The fields of the payload that only callers with the scope `admin` are shown, in jobs, dead letters, schedules, and what follows a
     /// job; that errors are cleaned of; and that are encrypted at rest where `HOLDFAST_ENCRYPTION_KEYS` is set. By their paths, such as
-    /// `token`, `auth.token` and `items[].secret` (see [`FieldPath`](crate::marks::FieldPath)). None by default.
+    /// `token`, `login.token` and `items[].secret` (see [`FieldPath`](crate::marks::FieldPath)). None by default.
     ///
     /// A path that cannot be read is a fault of the program: [`Registry::register`](crate::Registry::register) panics.
     fn secret_fields() -> &'static [SecretField] {

@@ -114,7 +114,7 @@ class App:
 
         ``timeout_seconds`` is the longest duration of one attempt, ``max_attempts`` counts the first one. A delay between attempts
         is at most ``retry_base_seconds``, doubled after each failure, up to ``retry_cap_seconds``. ``redact`` names fields that only
-        admins see, by their paths (``auth.token``, ``items[].secret`` or ``/customer/email``). What is not given is the server's default.
+        admins see, by their paths (``login.token``, ``items[].secret`` or ``/customer/email``). What is not given is the server's default.
 
         The description is the function's docstring, unless another one is given. With ``check_result`` the server checks results by
         the type that the function returns; a job whose result is refused is a dead letter, although its handler has run.

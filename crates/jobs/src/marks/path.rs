@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A path into a payload, in one of two forms:
-/// - `auth.token`, `items[].secret`, `items[0].secret`, `headers.*`: members by their names, `[]` every item of a list, `[N]` one item
+/// - `login.token`, `items[].secret`, `items[0].secret`, `headers.*`: members by their names, `[]` every item of a list, `[N]` one item
 ///   from 0, `*` every member of an object;
 /// - a JSON pointer (RFC 6901), `/auth/token`, for names that hold `.`, `[`, `]` or `*`.
 ///

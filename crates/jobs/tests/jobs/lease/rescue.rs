@@ -242,7 +242,7 @@ async fn leases_are_renewed_together(f: Fixture) {
     let has_jobs = async |ids: &[WorkerId], asked: &[WorkerId]| {
         let found = f.ledger.renew(ids, asked).await.unwrap();
         let found = found.into_iter().map(|lease| (lease.worker, lease.has_jobs));
-        BTreeMap::from_iter(found)
+        found.collect::<BTreeMap<_, _>>()
     };
     let found = has_jobs(&[busy, unknown, idle], &[busy, idle]).await;
     assert_eq!(found, BTreeMap::from([(busy, true), (idle, false)]));

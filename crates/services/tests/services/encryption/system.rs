@@ -293,7 +293,9 @@ impl System {
 
     /// The tables with a row that holds this text, as it is or as bytes; for SQLite `file` too, if its file does.
     pub(super) async fn holders_of(&self, text: &str) -> BTreeSet<String> {
-        let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let hex = text
+            .bytes()
+            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let mut holders = BTreeSet::new();
         for (table, row) in self.everything().await {
             if row.contains(text) || row.to_lowercase().contains(&hex) {
