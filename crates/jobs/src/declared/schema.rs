@@ -136,6 +136,7 @@ fn first_fault(error: &ValidationError<'_, '_>) -> PayloadFault {
         }
         ErrorKind::Pattern { want, .. } => format!("it does not match the pattern {want:?}"),
         ErrorKind::Format { want, .. } => format!("it is not a valid {want}"),
+        ErrorKind::Not => "it is a value that the schema excludes".to_owned(),
         ErrorKind::AnyOf => "it matches none of the alternatives of anyOf".to_owned(),
         ErrorKind::OneOf(None) => "it matches none of the alternatives of oneOf".to_owned(),
         kind => kind.to_string(),

@@ -640,7 +640,8 @@ async fn an_address_is_the_users_once_its_owner_confirms_it(people: People) {
     assert_eq!(state.unwrap(), Some(AddressState::Unconfirmed));
     let link = people.link().await.unwrap();
     let token = token_of(&link);
-    let forged = format!("{}A", &token[..token.len() - 1]);
+    let last = if token.ends_with('A') { 'B' } else { 'A' };
+    let forged = format!("{}{last}", &token[..token.len() - 1]);
     for odd in ["", "x", &forged, &token[1..]] {
         assert_eq!(people.preferences.confirm(odd).await.unwrap(), None, "{odd}");
     }

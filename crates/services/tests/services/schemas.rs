@@ -242,6 +242,6 @@ fn an_event_that_the_engine_alone_publishes_cannot_be_delivered_by_a_producer() 
     let fault = kind.check(&raw(&payload)).unwrap_err();
     assert_eq!(
         (&*fault.field, &*fault.reason),
-        ("type", "is reserved for events of the engine")
+        ("type", "it is a value that the schema excludes")
     );
 }
