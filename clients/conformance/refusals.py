@@ -52,6 +52,8 @@ REFUSALS: dict[str, set[str]] = {
     "POST /v1/batches/{id}/cancel": {"illegal-transition"},
     "POST /v1/dead-letters/delete": _BULK,
     "POST /v1/dead-letters/redrive": _BULK,
+    # The server of this check has no keys.
+    "POST /v1/encryption/rotate": {"encryption-off"},
     "POST /v1/events": {
         "invalid-field events[].url", "invalid-field events[].time_zone", "invalid-field events[].ends_at", "invalid-field events[].starts_at",
         "invalid-field events[].category", "invalid-field events[].place", "invalid-field events[].source",
@@ -94,8 +96,8 @@ REFUSALS: dict[str, set[str]] = {
     "POST /v1/workers/{id}/heartbeat": {"invalid-field progress"},
     "PUT /v1/kinds/{name}": {
         "queue-of-another-fleet queue", "kind-coded name", "invalid-field payload_schema", "invalid-field result_schema", "invalid-field retry.cap_seconds",
-        # Less than a nanosecond.
-        "invalid-field timeout_seconds",
+        # Less than a nanosecond; paths have a grammar.
+        "invalid-field timeout_seconds", "invalid-field redact[]",
     },
     "PUT /v1/queues/{name}": {"queue-configured name"},
     "PUT /v1/queues/{name}/limits": {"invalid-field rate", "invalid-field key_rate"},

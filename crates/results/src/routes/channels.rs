@@ -127,7 +127,7 @@ pub(crate) struct ChannelListView {
 pub(crate) async fn post(call: Call<ProduceOrWork, ResultsState>, payload: web::Payload) -> Reply {
     let (name, body): (String, PostBody) = (call.path("name"), call.json_of(payload, BodySize::Bulk).await?);
     check::name("name", &name)?;
-    check::count("messages", body.messages.len())?;
+    check::count("messages", body.messages.len(), check::MAX_ITEMS)?;
     for (index, message) in body.messages.iter().enumerate() {
         check::body(&format!("messages[{index}]"), message, call.state().max_body)?;
     }
@@ -186,14 +186,7 @@ pub(crate) async fn listen(call: Call<ProduceOrWork, ResultsState, WithQuery>) -
     ))]
 pub(crate) async fn read(call: Call<ProduceOrWork, ResultsState>, payload: web::Payload) -> Reply {
     let body: ReadBody = call.json(payload).await?;
-    check::count("channels", body.channels.len())?;
-    if body.channels.len() > MAX_CHANNELS {
-        let rule = format!(
-            "channels has {} names; at most {MAX_CHANNELS} are allowed",
-            body.channels.len()
-        );
-        return Err(Problem::new(ProblemKind::BatchTooLarge, rule));
-    }
+    check::count("channels", body.channels.len(), MAX_CHANNELS)?;
     body.channels
         .keys()
         .try_for_each(|name| check::name("channels", name))?;

@@ -37,19 +37,17 @@ pub(super) fn name(field: &str, text: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// 1 to [`MAX_ITEMS`] items.
-pub(super) fn count(field: &str, items: usize) -> Result<(), Problem> {
-    match items {
-        0 => {
-            let rule = format!("{field} must have 1 to {MAX_ITEMS} items");
-            Err(Problem::new(ProblemKind::BatchEmpty, rule))
-        }
-        1..=MAX_ITEMS => Ok(()),
-        _ => {
-            let rule = format!("{field} has {items} items; at most {MAX_ITEMS} are allowed");
-            Err(Problem::new(ProblemKind::BatchTooLarge, rule))
-        }
+/// 1 to `most` items.
+pub(super) fn count(field: &str, items: usize, most: usize) -> Result<(), Problem> {
+    if items == 0 {
+        let rule = format!("{field} must have 1 to {most} items");
+        return Err(Problem::new(ProblemKind::BatchEmpty, rule));
     }
+    if items > most {
+        let rule = format!("{field} has {items} items; at most {most} are allowed");
+        return Err(Problem::new(ProblemKind::BatchTooLarge, rule));
+    }
+    Ok(())
 }
 
 /// A body that the server stores as it is.

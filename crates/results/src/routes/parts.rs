@@ -73,7 +73,7 @@ pub(crate) struct PartList {
 }
 
 fn checked(parts: &BTreeSet<String>) -> Result<(), Problem> {
-    check::count("parts", parts.len())?;
+    check::count("parts", parts.len(), check::MAX_ITEMS)?;
     if parts.iter().all(|part| (1..=MAX_PART).contains(&part.len())) {
         return Ok(());
     }

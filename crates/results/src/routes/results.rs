@@ -204,7 +204,7 @@ pub(crate) async fn put(call: Call<ProduceOrWork, ResultsState>, payload: web::P
     ))]
 pub(crate) async fn write(call: Call<ProduceOrWork, ResultsState>, payload: web::Payload) -> Reply {
     let body: WriteBody = call.json_of(payload, BodySize::Bulk).await?;
-    check::count("results", body.results.len())?;
+    check::count("results", body.results.len(), check::MAX_ITEMS)?;
     let most = call.state().max_body;
     let writes = body.results.into_iter().enumerate().map(|(index, result)| {
         let body = ResultBody {
@@ -239,7 +239,7 @@ pub(crate) async fn read(call: Call<ProduceOrWork, ResultsState>, payload: web::
         mut known,
         wait_seconds,
     } = call.json_of(payload, BodySize::Bulk).await?;
-    check::count("ids", ids.len())?;
+    check::count("ids", ids.len(), check::MAX_ITEMS)?;
     ids.iter().try_for_each(|id| check::name("ids", id))?;
     let wait = check::wait(wait_seconds, call.context().max_wait)?;
     let known: BTreeMap<String, i64> = ids
@@ -275,7 +275,7 @@ pub(crate) async fn read(call: Call<ProduceOrWork, ResultsState>, payload: web::
     ))]
 pub(crate) async fn delete(call: Call<ProduceOrWork, ResultsState>, payload: web::Payload) -> Reply {
     let DeleteBody { ids } = call.json_of(payload, BodySize::Bulk).await?;
-    check::count("ids", ids.len())?;
+    check::count("ids", ids.len(), check::MAX_ITEMS)?;
     ids.iter().try_for_each(|id| check::name("ids", id))?;
     let deleted = call
         .run(move |state| async move { state.results.delete(&ids).await })
