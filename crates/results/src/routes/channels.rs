@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::web;
 use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::Seconds;
-use holdfast_http::problem::{Problem, ProblemKind};
+use holdfast_http::problem::Problem;
 use holdfast_http::{Call, ProduceOrWork, Reply, WithQuery, ok};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
