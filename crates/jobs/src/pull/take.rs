@@ -70,6 +70,7 @@ struct Filling<'p> {
     worker: WorkerId,
     poll: &'p Poll,
     have: &'p HashSet<JobId>,
+    begun: Instant,
     deadline: Instant,
 }
 
@@ -147,13 +148,15 @@ impl PullWorkers {
         if self.0.memory.must_look(worker, &have) {
             self.give_again(&session, worker, &have, &mut answer).await?;
         }
-        let deadline = Instant::now() + asked.wait;
+        let begun = Instant::now();
+        let deadline = begun + asked.wait;
         if !session.draining {
             let filling = Filling {
                 session: &session,
                 worker,
                 poll: &poll,
                 have: &have,
+                begun,
                 deadline,
             };
             self.fill(&filling, &mut renewal, &mut pulling, &mut answer, stop)
@@ -224,6 +227,7 @@ impl PullWorkers {
             worker,
             poll,
             have,
+            begun,
             deadline,
         } = *filling;
         self.declare_limits().await?;
@@ -265,7 +269,7 @@ impl PullWorkers {
                             break Wake::Woken;
                         }
                     }
-                    woken = self.wait(worker, poll, deadline) => break woken,
+                    woken = self.wait(worker, poll, begun, deadline) => break woken,
                 }
             };
             if woken != Wake::Woken {
@@ -278,13 +282,14 @@ impl PullWorkers {
         }
     }
 
-    /// A worker that is not heard of is answered before its lease ends, so that it can say that it lives.
-    async fn wait(&self, worker: WorkerId, poll: &Poll, deadline: Instant) -> Wake {
+    /// A worker that is not heard of is answered before its lease ends, so that it can say that it lives. The pull that began then said
+    /// so too: its renewal may be under way.
+    async fn wait(&self, worker: WorkerId, poll: &Poll, begun: Instant, deadline: Instant) -> Wake {
         loop {
             let Some(heard_at) = self.0.memory.heard_at(worker) else {
                 return Wake::TimeIsUp;
             };
-            let quiet = heard_at + self.lost_after() / 2;
+            let quiet = heard_at.max(begun) + self.lost_after() / 2;
             match poll.wait(deadline.min(quiet)).await {
                 Wake::TimeIsUp if quiet < deadline && self.0.memory.heard_at(worker) > Some(heard_at) => {}
                 woken => return woken,
