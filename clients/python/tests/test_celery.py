@@ -239,7 +239,7 @@ def test_eta_expires_and_priority_become_those_of_the_job() -> None:
     assert (job["kind"], job["queue"], job["priority"]) == ("celery", queue_name("Odd Name"), "high")
     assert (job["run_at"], job["expires_at"]) == ("2030-01-01T10:00:00+00:00", "2031-01-01T00:00:00+00:00")
     assert job["payload"]["headers"]["eta"] == eta.isoformat()
-    # A worker has to mark it as revoked: somebody waits.
+    # A worker has to mark it as revoked: the producer waits for the result.
     assert "expires_at" not in json.loads(_message.enqueue("q", message(expires="2031-01-01T00:00:00Z")).body or "")
     assert "expires_at" not in json.loads(
         _message.enqueue("q", message(expires="2031-01-01T00:00:00Z", ignore_result=True, group="g")).body or ""

@@ -42,6 +42,21 @@ Step = Call[Any] | Pause
 Flow = Generator[Step, "Reply | Broken | None", T]
 
 
+def run(flow: Flow[T], send: Callable[[Call[Any]], Reply | Broken]) -> T:
+    """What the flow returns. Blocks in its pauses, and in ``send``."""
+    try:
+        step = next(flow)
+        while True:
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                step = flow.send(None)
+            else:
+                step = flow.send(send(step))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
 class _Final(Protocol):
     @property
     def is_final(self) -> bool: ...

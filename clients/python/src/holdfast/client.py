@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _calls, _flow
-from ._flow import Flow, Pause
+from ._flow import Flow
 from ._http import Blocking, Endpoint
 from .models import Accepted, AcceptedBatch, BatchRecord, EnqueueOptions, JobRecord, KindDefinition, NewJob
 
@@ -165,17 +164,7 @@ class Client:
         return self._run(_flow.repeated(call, self._patience))
 
     def _run(self, flow: Flow[T]) -> T:
-        try:
-            step = next(flow)
-            while True:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                    step = flow.send(None)
-                else:
-                    step = flow.send(self._http.send(step))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        return _flow.run(flow, self._http.send)
 
 
 class Job:

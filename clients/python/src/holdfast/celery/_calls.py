@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .. import _documents, _json
 from .._calls import Call, put_queue
-from .._flow import Pause, repeated
+from .._flow import repeated, run
 from .._http import Endpoint
 from .._wire import Wire
 from ..errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -54,18 +54,7 @@ class Calls:
 
     def run(self, call: Call[T], patience: float = 0.0) -> T:
         """The call's result. It is repeated for ``patience`` seconds. Raises ApiError or ConnectionFailed."""
-        flow = repeated(call, patience)
-        try:
-            step = next(flow)
-            while True:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                    step = flow.send(None)
-                else:
-                    step = flow.send(self._wire.send(step))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        return run(repeated(call, patience), self._wire.send)
 
     def check(self) -> None:
         """Raises what a wrong URL, a wrong key or a server without these routes answers."""

@@ -7,7 +7,7 @@ which. What the server needs to know is repeated beside it:
 ==============  =======================================================================================================================
 ``queue``       the Celery queue (:func:`holdfast.celery.queue_name`)
 ``run_at``      ``headers.eta``: the server holds the task, so that no worker hoards it
-``expires_at``  ``headers.expires``, of tasks whose end nobody waits for. Others must reach a worker, which marks them as revoked
+``expires_at``  ``headers.expires``, of tasks whose result no producer waits for. Others must reach a worker, which marks them as revoked
 ``priority``    0 to 2 ``high``, 3 to 5 ``normal``, 6 to 9 ``low``: 0 comes first, as with Celery on Redis
 ==============  =======================================================================================================================
 

@@ -2,7 +2,7 @@
 
 Results
     A result is a document with a time to live (``result_expires``), written in one call. SUCCESS is written as finished, and everything
-    as "unless finished": what a lost or late copy of a task writes never replaces the result of the one that succeeded. Whoever waits
+    as "unless finished": what a lost or late copy of a task writes never replaces the result of the one that succeeded. A waiting producer
     reads with a long poll, and is answered when the document changes.
 
 Chords

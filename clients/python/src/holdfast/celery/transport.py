@@ -268,7 +268,7 @@ class Channel(virtual.Channel):
             connection.link.settle(delivery_tag, outcome)
 
     def again(self, message: Any) -> None:
-        """A message of a channel that was put back: here, because nobody else has it."""
+        """A message of a channel that was put back. It is stored here: no other process has it."""
         queue = message.properties["holdfast_queue"]
         self.connection.link.inbox.put(queue, message.serializable())
 
