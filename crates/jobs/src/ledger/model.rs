@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_core::encryption::{Encryption, Unopened};
+use holdfast_core::encryption::{Encryption, OpenFailure};
 use holdfast_core::failure::{Certainty, FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::mode::DegradedReason;
 use holdfast_core::sql::UnitError;
@@ -362,6 +362,8 @@ pub enum Heartbeat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RenewedLease {
     pub worker: WorkerId,
+    /// False: another transaction holds the row, and the lease is as old as it was.
+    pub is_renewed: bool,
     /// It is to take no more jobs.
     pub draining: bool,
     /// It was said to be idle, and jobs run under its id.
@@ -369,9 +371,10 @@ pub struct RenewedLease {
 }
 
 impl RenewedLease {
-    pub(super) fn from_row((worker, draining, has_jobs): (uuid::Uuid, bool, bool)) -> Self {
+    pub(super) fn from_row((worker, is_renewed, draining, has_jobs): (uuid::Uuid, bool, bool, bool)) -> Self {
         Self {
             worker: WorkerId::from_uuid(worker),
+            is_renewed,
             draining,
             has_jobs,
         }
@@ -683,7 +686,7 @@ pub enum LedgerError {
     Sealed {
         what: &'static str,
         #[source]
-        source: Unopened,
+        source: OpenFailure,
     },
 }
 
@@ -722,8 +725,8 @@ impl LedgerError {
             Self::Corrupt(_) => FailureClass::Permanent,
             // The key may come back.
             Self::Sealed { source, .. } => match source {
-                Unopened::MissingKey(_) => FailureClass::Transient,
-                Unopened::NotAuthentic => FailureClass::Permanent,
+                OpenFailure::MissingKey(_) => FailureClass::Transient,
+                OpenFailure::NotAuthentic => FailureClass::Permanent,
             },
         }
     }

@@ -461,7 +461,7 @@ mod tests {
         assert!(is_empty(), "another pull waits for it");
         drop(second);
         drop(enter(&shared, "a"));
-        assert!(!is_empty(), "nobody listened for a while");
+        assert!(!is_empty(), "no pull listened for a while");
         assert!(shared.state().awaited.is_empty());
     }
 

@@ -135,7 +135,9 @@ impl Memory {
     /// What a renewal that began then has answered; `was_asked`: also whether the worker has jobs.
     pub(super) fn renewed(&self, lease: &RenewedLease, began: Instant, was_asked: bool) {
         self.change(lease.worker, |known| {
-            known.heard_at = began;
+            if lease.is_renewed {
+                known.heard_at = began;
+            }
             if known.session.draining != lease.draining {
                 let mut session = Session::clone(&known.session);
                 session.draining = lease.draining;
@@ -368,7 +370,7 @@ mod tests {
         let (one, two) = (JobId::generate(), JobId::generate());
         let none = HashSet::new();
         let mut pull = memory.begin(worker);
-        assert!(memory.must_look(worker, &none), "nobody has looked yet");
+        assert!(memory.must_look(worker, &none), "the ledger was not asked yet");
         memory.looked(worker, &none, memory.losses(worker), true);
         pull.claims();
         pull.gave([one, two]);
@@ -412,12 +414,13 @@ mod tests {
         let none = HashSet::new();
         let lease = RenewedLease {
             worker,
+            is_renewed: true,
             draining: false,
             has_jobs: false,
         };
-        assert!(memory.is_idle(worker), "nobody has looked yet");
+        assert!(memory.is_idle(worker), "the ledger was not asked yet");
         memory.renewed(&lease, Instant::now(), true);
-        assert!(!memory.is_idle(worker), "somebody has just looked");
+        assert!(!memory.is_idle(worker), "the ledger was just asked");
         let pull = memory.begin(worker);
         assert!(!memory.must_look(worker, &none));
         tokio::time::advance(LOOK_EVERY / 2).await;

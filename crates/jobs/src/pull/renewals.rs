@@ -4,14 +4,14 @@
 //! - A renewal is answered after its statement has committed, never before.
 //! - The first of a group waits for at most [`Renewals::pause`] since the group before began; alone, it does not wait. So a process
 //!   sends one statement a pause, however many workers it serves.
-//! - A group that fails answers nobody: each caller then renews for itself. A row that another transaction holds therefore delays the
+//! - A group that fails gives no answer: each caller then renews for itself. A row that another transaction holds therefore delays the
 //!   workers of one group once, for as long as the statement's deadline, and fails none of them.
 //! - With the renewal of an idle worker comes whether jobs run under its id that it does not know: a reply was lost, or a claim
 //!   committed late. Idle workers cost no statement of their own for that.
 //!
 //! # What if a step is late
-//! The statement commits after its callers gave up: the leases are renewed for a time in which nobody asked for it, at most the
-//! statement's deadline longer than the worker lives.
+//! The statement commits after its callers gave up: these leases last longer than their workers, by at most the statement's deadline.
+//! A row that another transaction holds is not renewed, and its lease does not count as fresh: the worker's next call renews it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,12 +41,12 @@ pub(super) struct Renewals {
 
 #[derive(Debug, Default)]
 struct Shared {
-    pending: Mutex<Vec<Pending>>,
+    pending: Mutex<Vec<PendingRenewal>>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct Pending {
+struct PendingRenewal {
     worker: WorkerId,
     answer: oneshot::Sender<bool>,
 }
@@ -101,14 +101,14 @@ impl Renewals {
             tokio::spawn(self.stop.clone().run_until_cancelled_owned(task));
         });
         let (answer, answered) = oneshot::channel();
-        self.shared.pending().push(Pending { worker, answer });
+        self.shared.pending().push(PendingRenewal { worker, answer });
         self.shared.changed.notify_one();
         Renewal(Some(answered))
     }
 }
 
 impl Shared {
-    fn pending(&self) -> std::sync::MutexGuard<'_, Vec<Pending>> {
+    fn pending(&self) -> std::sync::MutexGuard<'_, Vec<PendingRenewal>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,22 +124,14 @@ async fn run(shared: Arc<Shared>, jobs: Jobs, memory: Arc<Memory>, pause: Durati
         next = Instant::now() + pause;
         let mut pending = std::mem::take(&mut *shared.pending());
         pending.retain(|one| !one.answer.is_closed() || memory.is_known(one.worker));
-        for group in split(pending) {
+        while !pending.is_empty() {
+            let group = pending.split_off(pending.len().saturating_sub(MAX_STATEMENT_ROWS));
             renew(&jobs, &memory, group).await;
         }
     }
 }
 
-fn split(mut pending: Vec<Pending>) -> Vec<Vec<Pending>> {
-    let mut groups = Vec::new();
-    while pending.len() > MAX_STATEMENT_ROWS {
-        groups.push(pending.split_off(pending.len() - MAX_STATEMENT_ROWS));
-    }
-    groups.push(pending);
-    groups
-}
-
-async fn renew(jobs: &Jobs, memory: &Memory, group: Vec<Pending>) {
+async fn renew(jobs: &Jobs, memory: &Memory, group: Vec<PendingRenewal>) {
     let mut ids: Vec<WorkerId> = group.iter().map(|one| one.worker).collect();
     ids.sort_unstable();
     ids.dedup();

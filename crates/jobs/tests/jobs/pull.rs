@@ -1,7 +1,7 @@
 //! Workers that pull over HTTP, and the kinds and queues that are declared for them: below HTTP, on both databases.
 
 use std::collections::{BTreeSet, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::audit::{Actor, By};
@@ -35,6 +35,7 @@ contract!(
     a_declared_kind_is_checked_everywhere_and_known_to_other_processes_in_time,
     kinds_that_are_declared_concurrently_are_each_known_at_once,
     a_waiting_pull_is_woken_and_a_newer_one_ends_it,
+    an_idle_worker_waits_out_each_of_its_pulls,
 );
 
 const OWNER: &str = "key";
@@ -459,4 +460,31 @@ async fn a_waiting_pull_is_woken_and_a_newer_one_ends_it(f: Fixture) {
     let last = waiting(register(&workers).await);
     stop.cancel();
     assert!(end(last).await.is_empty(), "the process stops");
+}
+
+/// The lease of an idle worker is renewed while its pull waits: until then the pull is not answered early, or clients would ask in a loop.
+async fn an_idle_worker_waits_out_each_of_its_pulls(mut f: Fixture) {
+    let lost_after = Duration::from_secs(2);
+    f.settings.worker.lost_after = lost_after;
+    let (jobs, workers) = process(&f);
+    declare(&jobs, "thumbnail.make", KindDefinition::default()).await;
+    let worker = register(&workers).await;
+    for _ in 0..4 {
+        let asked = PullRequest {
+            max: 1,
+            wait: Duration::from_secs(30),
+            have: Vec::new(),
+        };
+        let began = Instant::now();
+        let pulled = workers
+            .pull(OWNER, worker, asked, &CancellationToken::new())
+            .await
+            .unwrap();
+        assert_eq!(ids(&pulled.jobs), []);
+        assert!(
+            began.elapsed() >= lost_after / 2,
+            "it was answered after {:?}",
+            began.elapsed()
+        );
+    }
 }

@@ -195,7 +195,7 @@ with free as materialized (
     select id from holdfast_workers where id = any ($1) for no key update skip locked),
 renewed as (
     update holdfast_workers set seen_at = now() where id = any (array (select id from free)))
-select id, draining,
+select id, id = any (array (select id from free)), draining,
        id = any ($2) and exists (select from holdfast_jobs where state = 'running' and worker = holdfast_workers.id)
 from holdfast_workers where id = any ($1)";
 
@@ -250,7 +250,7 @@ impl PostgresLedger {
         idle: &[WorkerId],
     ) -> Result<Vec<RenewedLease>, LedgerError> {
         self.within("renew leases", async |on| {
-            let found: Vec<(Uuid, bool, bool)> = self
+            let found: Vec<(Uuid, bool, bool, bool)> = self
                 .query_as(RENEW)
                 .bind(uuids(ids))
                 .bind(uuids(idle))

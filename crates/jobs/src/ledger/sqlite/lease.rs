@@ -133,11 +133,11 @@ impl SqliteLedger {
         idle: &[WorkerId],
     ) -> Result<Vec<RenewedLease>, LedgerError> {
         self.write("renew leases", async |on| {
-            let found: Vec<(Uuid, bool, bool)> = sqlx::query_as(concat!(
+            let found: Vec<(Uuid, bool, bool, bool)> = sqlx::query_as(concat!(
                 "update holdfast_workers set seen_at = ",
                 now!(),
                 " where id in (select unhex(value) from json_each(?1))
-                 returning id, draining,
+                 returning id, true, draining,
                      id in (select unhex(value) from json_each(?2)) and exists (
                          select 1 from holdfast_jobs as j where j.state = 'running' and j.worker = holdfast_workers.id)"
             ))
