@@ -5,7 +5,7 @@
 //!
 //! # Who cancels it
 //! - The worker that claims it ([`Jobs::mark_expired`]): the outcome is written under the lease's fence, like any other.
-//! - The sweep of every Rust worker ([`Jobs::cancel_expired`]), for jobs that nobody claims.
+//! - The sweep of every Rust worker ([`Jobs::cancel_expired`]), for jobs that no worker claims.
 //!
 //! Both leave an error of the class [`EXPIRED`] with the job, count it in its batch, and enqueue nothing that was to follow it, as a
 //! cancellation does.
@@ -15,7 +15,8 @@
 //! taken jobs with one reads the clock once. A job of a `redis` queue that expires is stored in the ledger.
 //!
 //! # When things fail
-//! If the clock cannot be read, this host's decides. A job that expires between its claim and its start runs. A worker that dies before
+//! If the clock of the database cannot be read, the claimed jobs run: this host's clock may be wrong, and would cancel accepted jobs too
+//! early. A job that expires between its claim and its start runs. A worker that dies before
 //! it has written the outcome leaves the job leased: it is rescued as one that has not started, and expires at its next claim.
 
 use holdfast_core::clock;
@@ -79,8 +80,8 @@ impl Jobs {
         let now = match self.ledger().check_clock().await {
             Ok(clock) => clock.now,
             Err(error) => {
-                tracing::debug!(error = ?error, "the clock of the database cannot be read: this host's decides what has expired");
-                clock::now()
+                tracing::warn!(error = ?error, "the clock of the database cannot be read: jobs run without a look at their expiry");
+                return;
             }
         };
         for job in claimed {
@@ -113,7 +114,7 @@ impl Jobs {
     }
 }
 
-/// The batch of each job that was cancelled. A row that somebody has locked is left for the next sweep.
+/// The batch of each job that was cancelled. A row that another transaction holds is left for the next sweep.
 async fn cancel(
     on: LedgerTx<'_>,
     error: &str,
