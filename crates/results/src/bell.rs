@@ -80,7 +80,7 @@ impl Bell {
         self.0.rung.notify_one();
     }
 
-    /// Somebody waits.
+    /// A request waits.
     pub(crate) fn listen(&self) {
         if !self.0.wanted.swap(true, Ordering::AcqRel) {
             self.0.listen.notify_one();
@@ -152,6 +152,8 @@ async fn hear(bell: Bell, board: Arc<Board>) {
                     _ = mode.wait_for(|mode| !mode.is_normal()) => {}
                 }
                 bell.set_heard(false);
+                // A server that accepts subscriptions and ends them is not asked without a pause.
+                tokio::time::sleep(RETRY.delay(1)).await;
             }
             Err(error) => {
                 failures += 1;
