@@ -47,6 +47,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
+/// Entries of one place that cannot be imported, at most: they are held in memory until the place has been read.
+const MOST_LEFT: usize = 10_000;
+
 /// Entries that are listed with the reason why they stay.
 const LISTED: usize = 100;
 
@@ -153,7 +156,7 @@ struct NewKind<'a> {
 }
 
 /// What became of an entry.
-enum Posted {
+enum PostResult {
     Accepted { duplicate: bool },
     Left(String),
 }
@@ -236,7 +239,7 @@ impl Import<'_> {
             ..ImportedPlace::default()
         };
         let mut left: Vec<Entry> = Vec::new();
-        loop {
+        while left.len() < MOST_LEFT {
             let entries = self.store.taken(place, left.len()).await?;
             if entries.is_empty() {
                 if !self.store.take(place).await? {
@@ -247,7 +250,7 @@ impl Import<'_> {
             counts.found += entries.len() as u64;
             for (entry, keys, posted) in self.post_all(place, entries).await? {
                 match posted {
-                    Posted::Accepted { duplicate } => {
+                    PostResult::Accepted { duplicate } => {
                         self.store.remove(place, &entry, &keys).await?;
                         if duplicate {
                             counts.duplicates += 1;
@@ -255,12 +258,19 @@ impl Import<'_> {
                             counts.accepted += 1;
                         }
                     }
-                    Posted::Left(reason) => {
+                    PostResult::Left(reason) => {
                         self.note_left(place, &entry, reason);
                         left.push(entry);
                     }
                 }
             }
+        }
+        if left.len() >= MOST_LEFT {
+            self.report.notes.push(format!(
+                "{} has {} entries or more that cannot be imported: what is behind them was not looked at",
+                place.key,
+                left.len()
+            ));
         }
         counts.left = left.len() as u64;
         // The oldest last: it is to be at the end that is taken from first.
@@ -293,9 +303,9 @@ impl Import<'_> {
             counts.found += entries.len() as u64;
             for (entry, _, posted) in self.post_all(place, entries).await? {
                 match posted {
-                    Posted::Accepted { duplicate: true } => counts.duplicates += 1,
-                    Posted::Accepted { duplicate: false } => counts.accepted += 1,
-                    Posted::Left(reason) => {
+                    PostResult::Accepted { duplicate: true } => counts.duplicates += 1,
+                    PostResult::Accepted { duplicate: false } => counts.accepted += 1,
+                    PostResult::Left(reason) => {
                         self.note_left(place, &entry, reason);
                         counts.left += 1;
                     }
@@ -321,7 +331,7 @@ impl Import<'_> {
         &mut self,
         place: &Place,
         entries: Vec<Entry>,
-    ) -> Result<Vec<(Entry, Vec<String>, Posted)>, ImportError> {
+    ) -> Result<Vec<(Entry, Vec<String>, PostResult)>, ImportError> {
         let mut read = Vec::with_capacity(entries.len());
         for entry in entries {
             let job = self.job(place, &entry).await?;
@@ -333,8 +343,8 @@ impl Import<'_> {
         let (api, dry_run) = (self.api, self.options.dry_run);
         let posts = read.into_iter().map(|(entry, job)| async move {
             let (keys, posted) = match job {
-                Err(reason) => (Vec::new(), Posted::Left(reason)),
-                Ok(job) if dry_run => (job.keys, Posted::Accepted { duplicate: false }),
+                Err(reason) => (Vec::new(), PostResult::Left(reason)),
+                Ok(job) if dry_run => (job.keys, PostResult::Accepted { duplicate: false }),
                 Ok(job) => {
                     let posted = post(api, &job).await?;
                     (job.keys, posted)
@@ -427,19 +437,19 @@ fn unless_refused(declared: Result<(), ApiError>) -> Result<(), ApiError> {
 }
 
 /// Posts a job until the API takes or refuses it.
-async fn post(api: &Api, job: &FoundJob) -> Result<Posted, ApiError> {
+async fn post(api: &Api, job: &FoundJob) -> Result<PostResult, ApiError> {
     let give_up = Instant::now() + PATIENCE;
     for attempt in 1.. {
         let answer = api.post_json(&["v1", "jobs"], &job.body, Some(&job.key)).await;
         match answer {
             Ok(document) => {
                 let accepted: AcceptedJob = api.read(&document)?;
-                return Ok(Posted::Accepted {
+                return Ok(PostResult::Accepted {
                     duplicate: accepted.duplicate,
                 });
             }
             Err(error) if is_about_the_job(&error) => {
-                return Ok(Posted::Left(format!("job {:?}: {error}", job.id)));
+                return Ok(PostResult::Left(format!("job {:?}: {error}", job.id)));
             }
             Err(error) if !is_worth_a_try(&error) || Instant::now() >= give_up => return Err(error),
             Err(error) => {
@@ -448,7 +458,7 @@ async fn post(api: &Api, job: &FoundJob) -> Result<Posted, ApiError> {
             }
         }
     }
-    Ok(Posted::Left("it was tried too often".to_owned()))
+    Ok(PostResult::Left("it was tried too often".to_owned()))
 }
 
 fn is_about_the_job(error: &ApiError) -> bool {
