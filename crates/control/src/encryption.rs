@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::web;
 use holdfast_http::{Admin, Call, Problem, ProblemKind, Reply, ok};
 use holdfast_jobs::audit::{AuditEntry, action};
-use holdfast_jobs::rotation::{Rotated, RotationPosition};
+use holdfast_jobs::rotation::{RotationPosition, RotationReport};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -126,8 +126,8 @@ pub(crate) async fn rotate(call: Call<Admin, ControlState>, payload: web::Payloa
     ok(&RotatedView::from(rotated.await?))
 }
 
-impl From<Rotated> for RotatedView {
-    fn from(rotated: Rotated) -> Self {
+impl From<RotationReport> for RotatedView {
+    fn from(rotated: RotationReport) -> Self {
         let unreadable = rotated.unreadable.into_iter();
         Self {
             rewritten: rotated.rewritten,

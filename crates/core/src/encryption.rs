@@ -1,7 +1,7 @@
 //! Encryption of stored values under keys that come from the environment and that no database holds.
 //!
 //! A *sealed* value is the text `$sealed:1:ID:BASE64(nonce ‖ ciphertext ‖ tag)`: the version of the form, the id of the key, and
-//! XChaCha20-Poly1305 with a random nonce of 192 bits. Whoever seals and opens a value gives the *place* that it belongs to as
+//! XChaCha20-Poly1305 with a random nonce of 192 bits. The caller that seals or opens a value gives the *place* that it belongs to as
 //! associated data: a sealed value that was moved to another place does not open.
 //!
 //! # States
@@ -13,8 +13,8 @@
 //! - Keys are erased from memory when the last clone is dropped; what was opened is erased by its [`Zeroizing`].
 //!
 //! # When things fail
-//! *A key is missing* ([`Unopened::MissingKey`]): the value may open once the key is back, so callers put off what needs it. The id
-//! is reported by [`Encryption::missing`] for [`REPORT_MISSING_FOR`]. *A value is not authentic* ([`Unopened::NotAuthentic`]): it was
+//! *A key is missing* ([`OpenFailure::MissingKey`]): the value may open once the key is back, so callers put off what needs it. The id
+//! is reported by [`Encryption::missing`] for [`REPORT_MISSING_FOR`]. *A value is not authentic* ([`OpenFailure::NotAuthentic`]): it was
 //! altered or moved, or was sealed under another key of the same id, and will never open.
 
 use std::collections::BTreeMap;
@@ -102,7 +102,7 @@ pub enum InvalidKeys {
 
 /// Why a sealed value was not opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unopened {
+pub enum OpenFailure {
     #[error(
         "it is encrypted under the key {0:?}, which HOLDFAST_ENCRYPTION_KEYS of this process does not hold"
     )]
@@ -211,23 +211,23 @@ impl Encryption {
     ///
     /// # Errors
     /// The key is missing, or the value is not one that was sealed for this place.
-    pub fn open(&self, place: &[&[u8]], sealed: &str) -> Result<Zeroizing<Vec<u8>>, Unopened> {
-        let id = key_of(sealed).ok_or(Unopened::NotAuthentic)?;
+    pub fn open(&self, place: &[&[u8]], sealed: &str) -> Result<Zeroizing<Vec<u8>>, OpenFailure> {
+        let id = key_of(sealed).ok_or(OpenFailure::NotAuthentic)?;
         let Some(key) = self.0.keys.iter().find(|key| key.id == id) else {
             self.note_missing(id);
-            return Err(Unopened::MissingKey(id.to_owned()));
+            return Err(OpenFailure::MissingKey(id.to_owned()));
         };
         let encoded = sealed
             .get(SEALED_PREFIX.len() + id.len() + 1..)
             .unwrap_or_default();
-        let bytes = BASE64.decode(encoded).map_err(|_| Unopened::NotAuthentic)?;
+        let bytes = BASE64.decode(encoded).map_err(|_| OpenFailure::NotAuthentic)?;
         let (nonce, msg) = bytes
             .split_first_chunk::<NONCE_BYTES>()
-            .ok_or(Unopened::NotAuthentic)?;
+            .ok_or(OpenFailure::NotAuthentic)?;
         let place = joined(place);
         let payload = Payload { msg, aad: &place };
         let opened = key.cipher.decrypt(&XNonce::from(*nonce), payload);
-        opened.map(Zeroizing::new).map_err(|_| Unopened::NotAuthentic)
+        opened.map(Zeroizing::new).map_err(|_| OpenFailure::NotAuthentic)
     }
 
     /// A text column's value as it is stored: sealed where there are keys.
@@ -243,10 +243,10 @@ impl Encryption {
     ///
     /// # Errors
     /// It is sealed and cannot be opened.
-    pub fn open_text(&self, column: &Column<'_>, stored: String) -> Result<String, Unopened> {
+    pub fn open_text(&self, column: &Column<'_>, stored: String) -> Result<String, OpenFailure> {
         if is_sealed(&stored) {
             let plain = self.open(&column.place(), &stored)?;
-            return String::from_utf8(plain.to_vec()).map_err(|_| Unopened::NotAuthentic);
+            return String::from_utf8(plain.to_vec()).map_err(|_| OpenFailure::NotAuthentic);
         }
         Ok(match stored.strip_prefix(PLAIN_PREFIX) {
             Some(plain) => plain.to_owned(),
@@ -337,12 +337,12 @@ mod tests {
         let ring = keys(&format!("{NEW}, {OLD}"));
         assert_eq!(ring.open(&[b"a", b"bc"], &sealed).unwrap().as_slice(), b"plain");
         for place in [&[&b"a"[..], b"b"][..], &[b"ab", b"c"], &[b"abc"]] {
-            assert_eq!(ring.open(place, &sealed).unwrap_err(), Unopened::NotAuthentic);
+            assert_eq!(ring.open(place, &sealed).unwrap_err(), OpenFailure::NotAuthentic);
         }
         assert!(ring.missing().is_empty());
         assert_eq!(
             keys(NEW).open(&[b"a", b"bc"], &sealed).unwrap_err(),
-            Unopened::MissingKey("old".to_owned())
+            OpenFailure::MissingKey("old".to_owned())
         );
     }
 
@@ -357,7 +357,7 @@ mod tests {
             let altered = String::from_utf8(altered).unwrap();
             assert_eq!(
                 ring.open(&[b"p"], &altered).unwrap_err(),
-                Unopened::NotAuthentic,
+                OpenFailure::NotAuthentic,
                 "{at}"
             );
         }
@@ -370,7 +370,7 @@ mod tests {
         ] {
             assert_eq!(
                 ring.open(&[b"p"], text).unwrap_err(),
-                Unopened::NotAuthentic,
+                OpenFailure::NotAuthentic,
                 "{text}"
             );
         }
@@ -426,7 +426,7 @@ mod tests {
             let other = Column { row: "2", ..column };
             assert_eq!(
                 ring.open_text(&other, sealed).unwrap_err(),
-                Unopened::NotAuthentic
+                OpenFailure::NotAuthentic
             );
         }
     }

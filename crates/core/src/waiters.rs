@@ -1,4 +1,4 @@
-//! Those who wait for something that one poll of the process looks for, whatever their number.
+//! Waiters for news that one poll of the process looks for, whatever their number.
 //!
 //! A waiter names its keys, and with each key what it knows of it (`T`: a version, say; `()` where there is nothing to know). The
 //! poll asks for what is [`wanted`](Waiters::wanted), and [`notify`](Waiters::notify)s the keys for which there is news. A notified
@@ -86,7 +86,7 @@ impl<K: Eq + Hash + Clone, T: PartialEq + Clone> Waiters<K, T> {
         Ok(waiter)
     }
 
-    /// Resolves once somebody has joined since the last time.
+    /// Resolves once a waiter has joined since the last time.
     pub async fn joined(&self) {
         self.joined.notified().await;
     }

@@ -25,7 +25,7 @@ use crate::ledger::{
     RetryReply, SqliteLedger, WorkerRecord,
 };
 use crate::limits::LimitStore;
-use crate::marks::sealed::{self, UnopenedField};
+use crate::marks::sealed::{self, FieldOpenFailure};
 use crate::observer::{Observer, Observers};
 use crate::queue_counts::QueueCounts;
 use crate::registry::Registry;
@@ -140,7 +140,7 @@ impl Jobs {
     ///
     /// # Errors
     /// The first field that cannot be opened, and why.
-    pub fn opened(&self, kind: &str, payload: &RawValue) -> Result<Option<Box<RawValue>>, UnopenedField> {
+    pub fn opened(&self, kind: &str, payload: &RawValue) -> Result<Option<Box<RawValue>>, FieldOpenFailure> {
         sealed::open(&self.0.encryption, kind, payload)
     }
 

@@ -55,7 +55,7 @@ pub use id::{BatchId, InvalidId, JobId, WorkerId};
 pub use job::{Job, JobContext, JobError, PayloadFault, Resources, SecretField, SecretPart};
 pub use job_schema::{ID_PATTERN, KindSchemas, NO_CONTROL_PATTERN, id_schema};
 pub use marks::Marks;
-pub use marks::sealed::UnopenedField;
+pub use marks::sealed::FieldOpenFailure;
 pub use registry::{Kind, Registry};
 pub use retry::{Backoff, Jitter, RetryPolicy};
 pub use state::{State, StoredState, Transition, UnknownState};

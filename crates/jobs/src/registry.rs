@@ -102,7 +102,7 @@ impl Kind {
     }
 }
 
-/// Of a path that cannot be read nobody would know what it was to hide.
+/// A path that cannot be read does not say what it was to hide.
 fn marks_of<J: Job>() -> Marks {
     match Marks::of_fields(J::secret_fields()) {
         Ok(marks) => marks,

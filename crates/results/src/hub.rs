@@ -47,7 +47,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// Starts the tasks; they do nothing while nobody waits. Call it inside tokio.
+    /// Starts the tasks; they do nothing while no request waits. Call it inside tokio.
     pub(crate) fn new(sql: Sql, gate: &RedisGate) -> Self {
         let (board, stop) = (Arc::new(Board::default()), CancellationToken::new());
         let bell = Bell::start(gate, &board, &stop);

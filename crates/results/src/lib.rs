@@ -6,7 +6,7 @@
 //! - A *channel* carries short-lived messages to all who listen. Each message has a number; a reader says the last one that it has.
 //!
 //! # Invariants
-//! - Written means committed. What has expired is shown to nobody from that moment on, by the clock of the database; a beat deletes it
+//! - Written means committed. What has expired is not shown from that moment on, by the clock of the database; a beat deletes it
 //!   within seconds, a bounded number of rows at a time.
 //! - The version of a document grows, also over its expiry, its deletion and a write under the same id: it is at least the clock of the
 //!   database in microseconds. So a reader that knows a version never takes a newer document for it.
@@ -18,7 +18,7 @@
 //!
 //! # Waiting
 //! All waiters of a process share one poll ([`hub`]); a write in the same process wakes them without it, and one in another process
-//! over Redis, where there is Redis. Nothing depends on that: the poll finds what nobody announced.
+//! over Redis, where there is Redis. Nothing depends on that: the poll finds what was not announced.
 //!
 //! # When things fail
 //! - *The database is unavailable*: every call is answered 503 in microseconds while the gate is closed. Those who wait go on waiting.

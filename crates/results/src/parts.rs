@@ -3,7 +3,7 @@
 //! # Invariants
 //! - Parts come and go under the lock of their set's row, so `count` is the number of parts while none has expired.
 //! - `next_expiry` is a lower bound: once it has passed, the expired parts are deleted and the others are counted before anything else
-//!   is done with the set. So nobody counts parts that a sweep deletes beside it.
+//!   is done with the set. So parts that a sweep deletes are not counted at the same time.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

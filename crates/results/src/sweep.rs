@@ -37,7 +37,7 @@ pub(crate) async fn sweep(sql: &Sql) -> Result<bool, LedgerError> {
     Ok(more)
 }
 
-/// A row that somebody has locked to write it anew is left.
+/// A row that another transaction has locked to write it again is left.
 async fn sweep_table(sql: &Sql, table: &str, kept: i64) -> Result<u64, LedgerError> {
     sql.within("sweep results", async {
         let mut tx = sql.begin().await?;

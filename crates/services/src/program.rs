@@ -174,12 +174,12 @@ mod tests {
     kind!(Shouting, "invite.shout", "Invites");
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    struct Misdescribed {
+    struct InvalidKindSchema {
         #[schemars(pattern("("))]
         to: String,
     }
 
-    impl Job for Misdescribed {
+    impl Job for InvalidKindSchema {
         const KIND: &'static str = "invite.misdescribed";
         type Output = ();
 
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_kind_whose_schema_is_invalid_is_a_fault_that_says_what_is_wrong() {
-        let found = problems(&Program::default().register::<Misdescribed>());
+        let found = problems(&Program::default().register::<InvalidKindSchema>());
         let [(setting, problem)] = &found[..] else {
             panic!("{found:?}");
         };

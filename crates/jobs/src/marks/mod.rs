@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - A field that is there twice (`{"a":1,"a":2}`) is found twice.
-//! - Where a payload has another form than a path expects (a text in place of an object), all of that part is found: nobody knows where
+//! - Where a payload has another form than a path expects (a text in place of an object), all of that part is found: it is not known where
 //!   in it the secret is. So a payload that is not even an object is found whole.
 //! - `null` and what is not there is no secret.
 //! - The reader does not recurse deeper than the longest path, however deep the payload is.
@@ -39,7 +39,7 @@ pub struct Marks(Vec<(FieldPath, SecretPart)>);
 
 /// A secret value in the text of a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct MarkedValue {
     /// The bytes of the value.
     pub range: Range<usize>,
     /// The path of this very value, such as `items[2].secret`; empty: the payload itself.
@@ -68,7 +68,7 @@ impl Marks {
     }
 
     /// The secret values of a well-formed text, in its order; none is inside another.
-    pub(crate) fn find(&self, text: &str) -> Vec<Found> {
+    pub(crate) fn find(&self, text: &str) -> Vec<MarkedValue> {
         let mut search = Search {
             marks: &self.0,
             cursor: Cursor::new(text),
@@ -91,7 +91,7 @@ impl Marks {
             return None;
         }
         let text = payload.get();
-        let value = |found: &Found| {
+        let value = |found: &MarkedValue| {
             let secret = text.get(found.range.clone()).map(serde_json::from_str::<Value>);
             match secret {
                 Some(Ok(secret)) => shown(found.part, secret).to_string(),
@@ -162,7 +162,7 @@ pub(crate) fn spliced(text: &str, parts: impl Iterator<Item = (Range<usize>, Str
 struct Search<'m, 't> {
     marks: &'m [(FieldPath, SecretPart)],
     cursor: Cursor<'t>,
-    found: Vec<Found>,
+    found: Vec<MarkedValue>,
 }
 
 impl Search<'_, '_> {
@@ -184,7 +184,7 @@ impl Search<'_, '_> {
             if !is_null {
                 // What is not of the expected form is hidden whole.
                 let is_there = step == self.marks[mark].0.len();
-                self.found.push(Found {
+                self.found.push(MarkedValue {
                     range: start..self.cursor.at(),
                     place: place.clone(),
                     part: if is_there {

@@ -84,7 +84,7 @@ impl FieldPath {
     }
 
     /// Whether the step at this place can be taken in a value of this shape. Where it cannot, the payload has another form than its kind
-    /// expects, and nobody knows where in it the secret is.
+    /// expects, and it is not known where in it the secret is.
     pub(super) fn fits(&self, step: usize, shape: Shape) -> bool {
         match (self.steps.get(step), shape) {
             (_, Shape::Scalar) | (None, _) => false,

@@ -13,14 +13,14 @@
 
 use std::borrow::Cow;
 
-use holdfast_core::encryption::{Encryption, SEALED_PREFIX, Unopened};
+use holdfast_core::encryption::{Encryption, OpenFailure, SEALED_PREFIX};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 use super::json::{Cursor, said};
 use super::path::Part;
-use super::{Found, Marks, add_part, spliced};
+use super::{MarkedValue, Marks, add_part, spliced};
 use crate::job::SecretPart;
 use crate::json_text;
 
@@ -33,16 +33,16 @@ const PLACEHOLDER: &str = "0";
 /// A sealed value of a payload that cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("payload{}{place}: {reason}", if place.is_empty() { "" } else { "." })]
-pub struct UnopenedField {
+pub struct FieldOpenFailure {
     /// Its path in the payload.
     pub place: String,
-    pub reason: Unopened,
+    pub reason: OpenFailure,
 }
 
-impl UnopenedField {
+impl FieldOpenFailure {
     /// It may open once the key is back.
     pub fn is_missing_key(&self) -> bool {
-        matches!(self.reason, Unopened::MissingKey(_))
+        matches!(self.reason, OpenFailure::MissingKey(_))
     }
 }
 
@@ -67,13 +67,13 @@ pub(crate) fn open(
     encryption: &Encryption,
     kind: &str,
     payload: &RawValue,
-) -> Result<Option<Box<RawValue>>, UnopenedField> {
+) -> Result<Option<Box<RawValue>>, FieldOpenFailure> {
     let Some((plain, _)) = open_values(encryption, kind, payload.get())? else {
         return Ok(None);
     };
-    let broken = |_| UnopenedField {
+    let broken = |_| FieldOpenFailure {
         place: String::new(),
-        reason: Unopened::NotAuthentic,
+        reason: OpenFailure::NotAuthentic,
     };
     RawValue::from_string(plain).map(Some).map_err(broken)
 }
@@ -88,12 +88,12 @@ pub(crate) fn seal_anew(
     marks: Option<&Marks>,
     kind: &str,
     payload: &RawValue,
-) -> Result<Option<Box<RawValue>>, UnopenedField> {
+) -> Result<Option<Box<RawValue>>, FieldOpenFailure> {
     let Some(prefix) = encryption.current_prefix() else {
         return Ok(None);
     };
     let sealed = sealed_values(payload.get());
-    let is_current = |found: &Found| {
+    let is_current = |found: &MarkedValue| {
         let token = payload.get().get(found.range.clone());
         token.is_some_and(|token| token.get(1..).is_some_and(|value| value.starts_with(&prefix)))
     };
@@ -109,7 +109,7 @@ pub(crate) fn seal_anew(
 }
 
 /// Of values that are inside one another, or found twice, the outermost; in the order of the text.
-fn outermost(mut found: Vec<Found>) -> Vec<Found> {
+fn outermost(mut found: Vec<MarkedValue>) -> Vec<MarkedValue> {
     found.sort_by_key(|one| (one.range.start, std::cmp::Reverse(one.range.end)));
     let mut end = 0;
     found.retain(|one| {
@@ -120,7 +120,12 @@ fn outermost(mut found: Vec<Found>) -> Vec<Found> {
     found
 }
 
-fn seal_values(encryption: &Encryption, kind: &str, text: &str, found: &[Found]) -> Option<Box<RawValue>> {
+fn seal_values(
+    encryption: &Encryption,
+    kind: &str,
+    text: &str,
+    found: &[MarkedValue],
+) -> Option<Box<RawValue>> {
     if found.is_empty() {
         return None;
     }
@@ -143,13 +148,13 @@ fn open_values(
     encryption: &Encryption,
     kind: &str,
     text: &str,
-) -> Result<Option<(String, Vec<Found>)>, UnopenedField> {
+) -> Result<Option<(String, Vec<MarkedValue>)>, FieldOpenFailure> {
     let sealed = sealed_values(text);
     if sealed.is_empty() {
         return Ok(None);
     }
     let rest = digest_of_rest(text, &sealed);
-    let refused = |found: &Found, reason| UnopenedField {
+    let refused = |found: &MarkedValue, reason| FieldOpenFailure {
         place: found.place.clone(),
         reason,
     };
@@ -160,17 +165,17 @@ fn open_values(
             .unwrap_or_default();
         let (value, group) = inner.split_once(GROUP_MARK).unwrap_or((inner, ""));
         if *first_group.get_or_insert(group) != group {
-            return Err(refused(one, Unopened::NotAuthentic));
+            return Err(refused(one, OpenFailure::NotAuthentic));
         }
         let place = place(kind, &one.place, group, &rest);
         let plain = encryption
             .open(&place, value)
             .map_err(|reason| refused(one, reason))?;
-        let plain = String::from_utf8(plain.to_vec()).map_err(|_| refused(one, Unopened::NotAuthentic))?;
+        let plain = String::from_utf8(plain.to_vec()).map_err(|_| refused(one, OpenFailure::NotAuthentic))?;
         // A sealed value is longer than what is in it.
         let start = one.range.start - shift;
         shift += one.range.len() - plain.len();
-        found.push(Found {
+        found.push(MarkedValue {
             range: start..start + plain.len(),
             ..one.clone()
         });
@@ -180,7 +185,7 @@ fn open_values(
 }
 
 /// Whether two stored payloads of one kind say the same. One that cannot be opened because its key is missing is taken for the same: it
-/// stands under the same key, and nobody here can say more.
+/// stands under the same key, and this process cannot say more.
 pub(crate) fn same(encryption: &Encryption, kind: &str, a: &str, b: &str) -> bool {
     if json_text::same(a, b) {
         return true;
@@ -194,8 +199,8 @@ pub(crate) fn same(encryption: &Encryption, kind: &str, a: &str, b: &str) -> boo
     };
     match (opened(a), opened(b)) {
         (Ok(a), Ok(b)) => json_text::same(a.get(), b.get()),
-        (Err(UnopenedField { reason, .. }), _) | (_, Err(UnopenedField { reason, .. })) => {
-            matches!(reason, Unopened::MissingKey(_))
+        (Err(FieldOpenFailure { reason, .. }), _) | (_, Err(FieldOpenFailure { reason, .. })) => {
+            matches!(reason, OpenFailure::MissingKey(_))
         }
     }
 }
@@ -228,7 +233,7 @@ fn place<'p>(kind: &'p str, path: &'p str, group: &'p str, rest: &'p [u8]) -> [&
 }
 
 /// Of all that is not sealed.
-fn digest_of_rest(text: &str, sealed: &[Found]) -> Vec<u8> {
+fn digest_of_rest(text: &str, sealed: &[MarkedValue]) -> Vec<u8> {
     let placeholders = sealed
         .iter()
         .map(|found| (found.range.clone(), PLACEHOLDER.to_owned()));
@@ -252,7 +257,7 @@ struct Level {
 }
 
 /// The strings that begin as sealed values do, in the order of the text. Only values count, no names.
-fn sealed_values(text: &str) -> Vec<Found> {
+fn sealed_values(text: &str) -> Vec<MarkedValue> {
     let mut found = Vec::new();
     if !may_hold_sealed(text) {
         return found;
@@ -303,7 +308,7 @@ fn sealed_values(text: &str) -> Vec<Found> {
                         .get(1..)
                         .is_some_and(|value| value.starts_with(SEALED_PREFIX)) =>
                     {
-                        found.push(Found {
+                        found.push(MarkedValue {
                             range: start..cursor.at(),
                             place: place.clone(),
                             part: SecretPart::Whole,
@@ -402,12 +407,12 @@ mod tests {
         ];
         for payload in moved {
             let refused = open(&ring, "shop.pay", &raw(&payload)).unwrap_err();
-            assert_eq!(refused.reason, Unopened::NotAuthentic, "{payload}");
+            assert_eq!(refused.reason, OpenFailure::NotAuthentic, "{payload}");
         }
         let refused = open(&ring, "shop.other", &first).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            format!("payload.auth.token: {}", Unopened::NotAuthentic),
+            format!("payload.auth.token: {}", OpenFailure::NotAuthentic),
             "of another kind"
         );
     }
@@ -446,7 +451,7 @@ mod tests {
     fn without_the_key_the_field_and_the_key_are_named() {
         let refused = open(&OTHER.parse().unwrap(), "shop.pay", &sealed()).unwrap_err();
         assert_eq!(refused.place, "auth.token");
-        assert_eq!(refused.reason, Unopened::MissingKey("k1".to_owned()));
+        assert_eq!(refused.reason, OpenFailure::MissingKey("k1".to_owned()));
     }
 
     #[test]

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use crate::marks::sealed::UnopenedField;
+use crate::marks::sealed::FieldOpenFailure;
 
 /// Rewrites one payload of a kind; `None`: it stays as it is.
-pub(super) type Rewrite<'r> = dyn Fn(&str, &RawValue) -> Result<Option<Box<RawValue>>, UnopenedField> + 'r;
+pub(super) type Rewrite<'r> = dyn Fn(&str, &RawValue) -> Result<Option<Box<RawValue>>, FieldOpenFailure> + 'r;
 
 /// By name, each as it is stored: a document of a newer version loses nothing.
 type Members = BTreeMap<String, Box<RawValue>>;
 
 /// The options of a job, with the payloads of what follows it rewritten; `None`: nothing has changed.
-pub(super) fn options(text: &str, rewrite: &Rewrite<'_>) -> Result<Option<String>, UnopenedField> {
+pub(super) fn options(text: &str, rewrite: &Rewrite<'_>) -> Result<Option<String>, FieldOpenFailure> {
     let Ok(mut members) = serde_json::from_str::<Members>(text) else {
         return Ok(None);
     };
@@ -25,7 +25,7 @@ pub(super) fn options(text: &str, rewrite: &Rewrite<'_>) -> Result<Option<String
 }
 
 /// A link, with its payload and those of what follows it rewritten; `None`: nothing has changed.
-pub(super) fn link(text: &str, rewrite: &Rewrite<'_>) -> Result<Option<String>, UnopenedField> {
+pub(super) fn link(text: &str, rewrite: &Rewrite<'_>) -> Result<Option<String>, FieldOpenFailure> {
     let Ok(mut members) = serde_json::from_str::<Members>(text) else {
         return Ok(None);
     };
@@ -46,7 +46,7 @@ pub(super) fn link(text: &str, rewrite: &Rewrite<'_>) -> Result<Option<String>, 
 }
 
 /// Rewrites the member `then`, which is a link.
-fn follow(members: &mut Members, rewrite: &Rewrite<'_>) -> Result<bool, UnopenedField> {
+fn follow(members: &mut Members, rewrite: &Rewrite<'_>) -> Result<bool, FieldOpenFailure> {
     let Some(then) = member(members, "then") else {
         return Ok(false);
     };

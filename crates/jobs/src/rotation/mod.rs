@@ -8,12 +8,12 @@
 //! # Invariants
 //! - At most [`STEP_ROWS`] rows are rewritten in one transaction, in the order of the primary key.
 //! - It waits for no row: one that another transaction has locked, or that changed since it was read, is passed over and counted
-//!   ([`Rotated::skipped`]). The next pass finds it.
+//!   ([`RotationReport::skipped`]). The next pass finds it.
 //! - A value changes its encryption and nothing else. What is encrypted stays encrypted, also of a kind that this process does not know.
 //!
 //! # When things fail
 //! It may end anywhere and begin again: what is rewritten is found to be so. Any number of processes may rotate at once. A value that
-//! cannot be opened is left as it is and counted ([`Rotated::unreadable`]). Values on Redis are not rewritten: they end with their jobs.
+//! cannot be opened is left as it is and counted ([`RotationReport::unreadable`]). Values on Redis are not rewritten: they end with their jobs.
 //!
 //! # What if a step is late
 //! A step that commits after the keys changed again has written values under a key of before, which the next pass finds.
@@ -116,7 +116,7 @@ impl FromStr for RotationPosition {
 
 /// What a pass, or a part of it, did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rotated {
+pub struct RotationReport {
     /// Rows.
     pub rewritten: u64,
     /// Rows that were locked or changed meanwhile.
@@ -127,7 +127,7 @@ pub struct Rotated {
     pub next: Option<RotationPosition>,
 }
 
-impl Rotated {
+impl RotationReport {
     pub(crate) fn unreadable(&mut self, reason: impl fmt::Display) {
         *self.unreadable.entry(reason.to_string()).or_default() += 1;
     }
@@ -163,9 +163,9 @@ impl Rotation {
     }
 
     /// Goes on from a position until the pass is complete or the time is up; at least one step. Without keys there is nothing to do.
-    pub async fn run(&self, from: RotationPosition, time: Duration) -> Result<Rotated, LedgerError> {
+    pub async fn run(&self, from: RotationPosition, time: Duration) -> Result<RotationReport, LedgerError> {
         let until = Instant::now() + time;
-        let mut rotated = Rotated::default();
+        let mut rotated = RotationReport::default();
         let Some(prefix) = self.encryption().current_prefix() else {
             return Ok(rotated);
         };
@@ -201,8 +201,8 @@ impl Rotation {
         }
     }
 
-    async fn pass(&self) -> Result<Rotated, LedgerError> {
-        let (mut total, mut position) = (Rotated::default(), RotationPosition::default());
+    async fn pass(&self) -> Result<RotationReport, LedgerError> {
+        let (mut total, mut position) = (RotationReport::default(), RotationPosition::default());
         loop {
             let part = self.run(position, Duration::ZERO).await?;
             let has_written = part.rewritten > 0;
@@ -218,7 +218,7 @@ impl Rotation {
     }
 }
 
-fn report(rotated: &Rotated) {
+fn report(rotated: &RotationReport) {
     if rotated.rewritten > 0 {
         tracing::info!(
             rows = rotated.rewritten,

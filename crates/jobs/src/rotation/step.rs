@@ -1,15 +1,15 @@
 //! One step: a transaction that looks at the next rows of one table, and rewrites those that need it.
 
-use holdfast_core::encryption::{SEALED_PREFIX, Unopened, is_sealed};
+use holdfast_core::encryption::{OpenFailure, SEALED_PREFIX, is_sealed};
 use holdfast_core::sql::dialect::{on_either, rows};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Rotated, Rotation, RotationPosition, STEP_ROWS, SealedColumn, SealedForm, links};
+use super::{Rotation, RotationPosition, RotationReport, STEP_ROWS, SealedColumn, SealedForm, links};
 use crate::LedgerTx;
 use crate::enqueue::KnownKind;
 use crate::ledger::LedgerError;
-use crate::marks::sealed::{self, UnopenedField};
+use crate::marks::sealed::{self, FieldOpenFailure};
 
 /// Rows of `holdfast_jobs` that one step looks through.
 const SCAN_ROWS: usize = 1_000;
@@ -50,17 +50,21 @@ struct Step<'s> {
     named: bool,
     prefix: &'s str,
     after: &'s str,
-    rotated: Rotated,
+    rotated: RotationReport,
 }
 
 /// The rows of a step: how many there were, and the key of the last one.
-struct Seen {
+struct StepRows {
     rows: usize,
     last: Option<String>,
 }
 
 impl Rotation {
-    pub(super) async fn step(&self, from: &RotationPosition, prefix: &str) -> Result<Rotated, LedgerError> {
+    pub(super) async fn step(
+        &self,
+        from: &RotationPosition,
+        prefix: &str,
+    ) -> Result<RotationReport, LedgerError> {
         let sql = self.jobs.sql();
         sql.within("encrypt stored values", async {
             let mut tx = sql.begin().await?;
@@ -69,7 +73,7 @@ impl Rotation {
                 named: sql.named(),
                 prefix,
                 after: &from.after,
-                rotated: Rotated::default(),
+                rotated: RotationReport::default(),
             };
             let seen = match from.table {
                 0 => step.jobs(tx.on()).await?,
@@ -77,7 +81,7 @@ impl Rotation {
                 2 => step.batches(tx.on()).await?,
                 other => match self.columns.get(other - ENGINE_TABLES) {
                     Some(column) => step.column(tx.on(), column).await?,
-                    None => Seen { rows: 0, last: None },
+                    None => StepRows { rows: 0, last: None },
                 },
             };
             let mut rotated = step.rotated;
@@ -88,7 +92,7 @@ impl Rotation {
         .await
     }
 
-    fn next(&self, from: &RotationPosition, seen: Seen) -> Option<RotationPosition> {
+    fn next(&self, from: &RotationPosition, seen: StepRows) -> Option<RotationPosition> {
         if let Some(last) = seen.last.filter(|_| seen.rows > 0) {
             return Some(RotationPosition {
                 table: from.table,
@@ -103,7 +107,7 @@ impl Rotation {
     }
 
     /// The payload under the first key; `None`: it stays as it is.
-    fn rewritten(&self, kind: &str, payload: &RawValue) -> Result<Option<Box<RawValue>>, UnopenedField> {
+    fn rewritten(&self, kind: &str, payload: &RawValue) -> Result<Option<Box<RawValue>>, FieldOpenFailure> {
         let known = self.jobs.producer().kind(kind);
         sealed::seal_anew(
             self.encryption(),
@@ -127,7 +131,7 @@ impl Rotation {
 }
 
 impl Step<'_> {
-    async fn jobs(&mut self, mut on: LedgerTx<'_>) -> Result<Seen, sqlx::Error> {
+    async fn jobs(&mut self, mut on: LedgerTx<'_>) -> Result<StepRows, sqlx::Error> {
         type Row = (Uuid, String, String, Option<String>);
         let (named, after) = (self.named, self.uuid_after());
         let end = on_either!(
@@ -179,7 +183,7 @@ impl Step<'_> {
             self.count(written);
         }
         let is_last = last == Uuid::max();
-        Ok(Seen {
+        Ok(StepRows {
             rows: usize::from(!is_last),
             last: Some(last.to_string()),
         })
@@ -191,7 +195,7 @@ impl Step<'_> {
         kind: &str,
         payload: &str,
         options: Option<&str>,
-    ) -> Result<Option<(String, Option<String>)>, UnopenedField> {
+    ) -> Result<Option<(String, Option<String>)>, FieldOpenFailure> {
         let rewrite = |kind: &str, payload: &RawValue| self.rotation.rewritten(kind, payload);
         let new_payload = self.payload(kind, payload)?;
         let new_options = options
@@ -207,7 +211,7 @@ impl Step<'_> {
         )))
     }
 
-    fn payload(&self, kind: &str, payload: &str) -> Result<Option<String>, UnopenedField> {
+    fn payload(&self, kind: &str, payload: &str) -> Result<Option<String>, FieldOpenFailure> {
         let Ok(payload) = RawValue::from_string(payload.to_owned()) else {
             return Ok(None);
         };
@@ -215,7 +219,7 @@ impl Step<'_> {
         Ok(new.map(|new| new.get().to_owned()))
     }
 
-    async fn schedules(&mut self, mut on: LedgerTx<'_>) -> Result<Seen, sqlx::Error> {
+    async fn schedules(&mut self, mut on: LedgerTx<'_>) -> Result<StepRows, sqlx::Error> {
         let found = on_either!(
             on.reborrow(),
             self.named,
@@ -241,7 +245,7 @@ impl Step<'_> {
         Ok(seen)
     }
 
-    async fn batches(&mut self, mut on: LedgerTx<'_>) -> Result<Seen, sqlx::Error> {
+    async fn batches(&mut self, mut on: LedgerTx<'_>) -> Result<StepRows, sqlx::Error> {
         let found = on_either!(
             on.reborrow(),
             self.named,
@@ -268,14 +272,14 @@ impl Step<'_> {
         Ok(seen)
     }
 
-    async fn column(&mut self, on: LedgerTx<'_>, column: &SealedColumn) -> Result<Seen, sqlx::Error> {
+    async fn column(&mut self, on: LedgerTx<'_>, column: &SealedColumn) -> Result<StepRows, sqlx::Error> {
         match column.form {
             SealedForm::Text | SealedForm::Member(_) => self.texts(on, column).await,
             SealedForm::Bytes => self.bytes(on, column).await,
         }
     }
 
-    async fn texts(&mut self, mut on: LedgerTx<'_>, column: &SealedColumn) -> Result<Seen, sqlx::Error> {
+    async fn texts(&mut self, mut on: LedgerTx<'_>, column: &SealedColumn) -> Result<StepRows, sqlx::Error> {
         let SealedColumn {
             table,
             key,
@@ -315,7 +319,7 @@ impl Step<'_> {
         Ok(seen)
     }
 
-    fn text(&self, column: &SealedColumn, row: &str, stored: &str) -> Result<Option<String>, Unopened> {
+    fn text(&self, column: &SealedColumn, row: &str, stored: &str) -> Result<Option<String>, OpenFailure> {
         let (encryption, place) = (self.rotation.encryption(), column.column(row));
         let anew = |value: String| {
             let plain = encryption.open_text(&place, value)?;
@@ -335,7 +339,7 @@ impl Step<'_> {
         Ok(serde_json::to_string(&document).ok())
     }
 
-    async fn bytes(&mut self, mut on: LedgerTx<'_>, column: &SealedColumn) -> Result<Seen, sqlx::Error> {
+    async fn bytes(&mut self, mut on: LedgerTx<'_>, column: &SealedColumn) -> Result<StepRows, sqlx::Error> {
         let SealedColumn {
             table,
             key,
@@ -379,7 +383,7 @@ impl Step<'_> {
         column: &SealedColumn,
         row: &str,
         stored: &[u8],
-    ) -> Result<Option<Vec<u8>>, Unopened> {
+    ) -> Result<Option<Vec<u8>>, OpenFailure> {
         let (encryption, place) = (self.rotation.encryption(), column.column(row));
         let sealed = |plain: &[u8]| Ok(encryption.seal(&place.place(), plain).map(String::into_bytes));
         match std::str::from_utf8(stored) {
@@ -390,7 +394,7 @@ impl Step<'_> {
     }
 
     /// What is to be written, where it could be opened.
-    fn noted<T, E: Into<UnopenedReason>>(&mut self, rewritten: Result<Option<T>, E>) -> Option<T> {
+    fn noted<T, E: Into<OpenFailureReason>>(&mut self, rewritten: Result<Option<T>, E>) -> Option<T> {
         rewritten.unwrap_or_else(|unopened| {
             self.rotated.unreadable(unopened.into().0);
             None
@@ -415,22 +419,22 @@ impl Step<'_> {
 }
 
 /// Why a value was not opened, without its place.
-struct UnopenedReason(Unopened);
+struct OpenFailureReason(OpenFailure);
 
-impl From<Unopened> for UnopenedReason {
-    fn from(reason: Unopened) -> Self {
+impl From<OpenFailure> for OpenFailureReason {
+    fn from(reason: OpenFailure) -> Self {
         Self(reason)
     }
 }
 
-impl From<UnopenedField> for UnopenedReason {
-    fn from(field: UnopenedField) -> Self {
+impl From<FieldOpenFailure> for OpenFailureReason {
+    fn from(field: FieldOpenFailure) -> Self {
         Self(field.reason)
     }
 }
 
-fn seen<T>(found: &[T], key: impl Fn(&T) -> String) -> Seen {
-    Seen {
+fn seen<T>(found: &[T], key: impl Fn(&T) -> String) -> StepRows {
+    StepRows {
         rows: found.len(),
         last: found.last().map(key),
     }

@@ -17,7 +17,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use holdfast_core::backoff::Backoff;
-use holdfast_core::encryption::Unopened;
+use holdfast_core::encryption::OpenFailure;
 use holdfast_core::failpoint;
 use holdfast_core::failure::FailureClass;
 use holdfast_core::telemetry::traces;
@@ -271,7 +271,7 @@ async fn opened_attempt(
     match shared.jobs.opened(&job.kind, &job.payload) {
         Ok(opened) => {
             let payload = opened.as_deref().unwrap_or(&job.payload);
-            let attempted = Attempted { kind, job, payload };
+            let attempted = AttemptedJob { kind, job, payload };
             attempt(shared, attempted, lease, slot).await
         }
         Err(unopened) if unopened.is_missing_key() => Outcome::Snooze {
@@ -283,7 +283,7 @@ async fn opened_attempt(
             let payload = &job.payload;
             failed(
                 shared,
-                Attempted { kind, job, payload },
+                AttemptedJob { kind, job, payload },
                 &slot.lane().name,
                 &error,
                 false,
@@ -294,15 +294,15 @@ async fn opened_attempt(
 
 /// What is attempted.
 #[derive(Clone, Copy)]
-struct Attempted<'a> {
+struct AttemptedJob<'a> {
     kind: &'a Kind,
     job: &'a ClaimedJob,
     /// As its producer sent it.
     payload: &'a RawValue,
 }
 
-async fn attempt(shared: &Shared, attempted: Attempted<'_>, lease: &Lease, slot: &Slot) -> Outcome {
-    let Attempted { kind, job, payload } = attempted;
+async fn attempt(shared: &Shared, attempted: AttemptedJob<'_>, lease: &Lease, slot: &Slot) -> Outcome {
+    let AttemptedJob { kind, job, payload } = attempted;
     let cancel = CancellationToken::new();
     let progress = ProgressCell::default();
     let fence = job.fence();
@@ -340,7 +340,7 @@ async fn attempt(shared: &Shared, attempted: Attempted<'_>, lease: &Lease, slot:
 }
 
 /// The check of a payload that was enqueued by SQL; every other was checked before it was accepted.
-fn check_first(Attempted { kind, job, payload }: Attempted<'_>) -> Result<(), JobError> {
+fn check_first(AttemptedJob { kind, job, payload }: AttemptedJob<'_>) -> Result<(), JobError> {
     if !job.is_unchecked() {
         return Ok(());
     }
@@ -390,7 +390,7 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 fn completed(
     shared: &Shared,
-    attempted: Attempted<'_>,
+    attempted: AttemptedJob<'_>,
     queue: &str,
     result: Option<Box<RawValue>>,
 ) -> Outcome {
@@ -412,20 +412,20 @@ fn completed(
 
 fn failed(
     shared: &Shared,
-    attempted: Attempted<'_>,
+    attempted: AttemptedJob<'_>,
     queue: &str,
     error: &JobError,
     cancelled: bool,
 ) -> Outcome {
     let job = attempted.job;
     match unopened_column(error) {
-        Some(Unopened::MissingKey(_)) => {
+        Some(OpenFailure::MissingKey(_)) => {
             return Outcome::Snooze {
                 fence: job.fence(),
                 delay: MISSING_KEY_PAUSE,
             };
         }
-        Some(Unopened::NotAuthentic) => {
+        Some(OpenFailure::NotAuthentic) => {
             let error = &JobError::permanent(error.to_string());
             return outcome_of(shared, attempted, queue, error, cancelled);
         }
@@ -435,7 +435,7 @@ fn failed(
 }
 
 /// Why an encrypted column that the handler needed was not opened.
-fn unopened_column(error: &JobError) -> Option<&Unopened> {
+fn unopened_column(error: &JobError) -> Option<&OpenFailure> {
     let JobError::Transient(cause) = error else {
         return None;
     };
@@ -445,7 +445,7 @@ fn unopened_column(error: &JobError) -> Option<&Unopened> {
 
 fn outcome_of(
     shared: &Shared,
-    Attempted { kind, job, payload }: Attempted<'_>,
+    AttemptedJob { kind, job, payload }: AttemptedJob<'_>,
     queue: &str,
     error: &JobError,
     cancelled: bool,

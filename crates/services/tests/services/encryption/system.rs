@@ -27,7 +27,7 @@ const ADMIN: &str = "bootstrap-key-of-the-tests";
 
 /// The names of the payloads that handlers were given, whole.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<String>>>);
+struct HandledNames(Arc<Mutex<Vec<String>>>);
 
 /// An application's own kind, with secrets deep in its payload.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -62,7 +62,7 @@ impl Job for Pay {
     async fn run(self, ctx: JobContext) -> Result<(), JobError> {
         assert_eq!(self.auth.token, format!("S3CRET-{}", self.note));
         assert_eq!(self.items[0].pin, "S3CRET-pin");
-        let seen = ctx.resource::<Seen>()?;
+        let seen = ctx.resource::<HandledNames>()?;
         seen.0.lock().unwrap().push(self.note.clone());
         if self.note == "fail" {
             return Err(JobError::permanent(format!(
@@ -130,7 +130,7 @@ pub(super) struct System {
     stop: Shutdown,
     serving: JoinHandle<std::io::Result<()>>,
     worker: Option<JoinHandle<Result<(), WorkerError>>>,
-    seen: Seen,
+    seen: HandledNames,
     file: std::path::PathBuf,
 }
 
@@ -178,7 +178,7 @@ impl System {
             address,
             stop,
             worker: None,
-            seen: Seen::default(),
+            seen: HandledNames::default(),
             file: place.directory.path().join("test.db"),
         }
     }
