@@ -29,6 +29,8 @@ macro_rules! contract {
     };
 }
 
+mod limits;
+
 contract!(
     a_job_is_given_once_and_again_only_if_the_client_does_not_have_it,
     jobs_of_a_silent_worker_are_rescued_and_suspects_are_given_one_at_a_time,
