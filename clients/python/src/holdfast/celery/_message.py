@@ -25,6 +25,7 @@ from typing import Any
 
 from .._calls import Call, PulledJob, _accepted
 from ..models import Accepted
+from ._lost import LOSSES
 from ._names import queue_name
 
 #: The kind of every Celery task.
@@ -101,6 +102,8 @@ def message_of(job: PulledJob, redelivered: bool) -> Message | None:
     properties = payload["properties"]
     properties["delivery_tag"] = f"{job.id}.{job.fence}"
     info = properties.setdefault("delivery_info", {})
+    # Those of a message that was published from a received one are not its own.
+    info[LOSSES] = job.attempt - 1
     if redelivered:
         info["redelivered"] = True
         headers = payload.get("headers")

@@ -39,6 +39,7 @@ from ._calls import CHANNEL_TTL_SECONDS, Calls, calls_to
 from ._endpoint import PORT, ca_file_of, endpoint, split
 from ._events import EVENT_EXCHANGE, poster_to
 from ._link import UNLIMITED, Link
+from ._lost import limit_losses
 from ._message import ONCE, Message
 from ._names import exchange_channel, listeners, queue_channel, queue_name
 
@@ -75,13 +76,16 @@ class QoS(virtual.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         message = self._forget(delivery_tag)
+        loss = self.channel.lost.pop(delivery_tag, None)
         if message:
             if requeue:
                 self.channel.again(message)
+        elif requeue and loss:
+            self.channel.settle(delivery_tag, Outcome("failed", error=loss, retry_after=0.0))
         elif requeue:
             self.channel.settle(delivery_tag, Outcome("snooze", retry_after=0.0))
         else:
-            self.channel.settle(delivery_tag, Outcome("discard", error="the worker rejected the task"))
+            self.channel.settle(delivery_tag, Outcome("discard", error=loss or "the worker rejected the task"))
 
     def _forget(self, delivery_tag: str) -> Any:
         return self._delivered.pop(delivery_tag, None)
@@ -104,6 +108,8 @@ class Channel(virtual.Channel):
         self._listening: dict[str, list[tuple[str, re.Pattern[str] | None, int]]] = {}
         #: Delivery tags of jobs that were given to this channel's consumers.
         self._unsettled: set[str] = set()
+        #: Tasks that are about to be rejected because they have killed their process (:mod:`._lost`): why, by delivery tag.
+        self.lost: dict[str, str] = {}
 
     # Publishing
 
@@ -412,6 +418,7 @@ class Transport(virtual.Transport):
     # Celery's event loop
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        limit_losses()
         self._leave_hub()
         reader, writer = socket.socketpair()
         reader.setblocking(False)
