@@ -69,6 +69,8 @@ def options(world: World) -> None:
     moment = "2031-02-03T04:05:06Z"
     job = client.ask("enqueue", kind=world.kind, payload={}, options={"run_at": moment})["id"]
     equal(world.job(job)["run_at"].replace(".000", ""), moment, "run_at")
+    job = client.ask("enqueue", kind=world.kind, payload={}, options={"expires_at": moment})["id"]
+    equal(world.job(job)["expires_at"].replace(".000", ""), moment, "expires_at")
 
 
 @scenario("enqueue_many accepts more jobs than one request may have, and answers their ids in order")

@@ -269,8 +269,8 @@ class Adapter:
 
 def options_of(options: dict[str, Any] | None) -> Any:
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    if "run_at" in given:
-        given["run_at"] = datetime.fromisoformat(given["run_at"].replace("Z", "+00:00"))
+    for name in {"run_at", "expires_at"} & given.keys():
+        given[name] = datetime.fromisoformat(given[name].replace("Z", "+00:00"))
     if "then" in given:
         given["then"] = new_job_of(given["then"])
     return given

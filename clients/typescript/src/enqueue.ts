@@ -11,6 +11,8 @@ export interface JobSettings {
   readonly runAt?: Date | string | undefined;
   /** Not before so many seconds from now, by the database's clock. */
   readonly delaySeconds?: number | undefined;
+  /** The job is cancelled if it has not begun by then; a text is RFC 3339. Not for a follow-up (`then`). */
+  readonly expiresAt?: Date | string | undefined;
   readonly priority?: "high" | "normal" | "low" | undefined;
   /** 1 to 100, the first attempt included. */
   readonly maxAttempts?: number | undefined;
@@ -75,8 +77,9 @@ export function bodyOf(request: JobRequest): string {
 export function settingsOf(settings: JobSettings): Omit<NewJob, "kind" | "payload" | "then"> {
   return defined({
     queue: settings.queue,
-    run_at: momentOf(settings.runAt),
+    run_at: momentOf("runAt", settings.runAt),
     delay_seconds: numberOf("delaySeconds", settings.delaySeconds),
+    expires_at: momentOf("expiresAt", settings.expiresAt),
     priority: settings.priority,
     max_attempts: numberOf("maxAttempts", settings.maxAttempts),
     timeout_seconds: numberOf("timeoutSeconds", settings.timeoutSeconds),
@@ -100,9 +103,9 @@ export function defined<T extends object>(fields: T): Defined<T> {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Defined<T>;
 }
 
-function momentOf(moment: Date | string | undefined): string | undefined {
+export function momentOf(name: string, moment: Date | string | undefined): string | undefined {
   if (!(moment instanceof Date)) return moment;
-  if (Number.isNaN(moment.getTime())) throw new ConfigurationError("runAt is an invalid date");
+  if (Number.isNaN(moment.getTime())) throw new ConfigurationError(`${name} is an invalid date`);
   return moment.toISOString();
 }
 

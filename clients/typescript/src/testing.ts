@@ -7,7 +7,7 @@
  */
 import type { Job, PulledJob } from "./api-types.js";
 import type { JobKind } from "./app.js";
-import { type Backend, type CallOptions, type EnqueueOptions, type JobRequest, payloadText } from "./enqueue.js";
+import { type Backend, type CallOptions, type EnqueueOptions, type JobRequest, momentOf, payloadText } from "./enqueue.js";
 import { HoldfastError } from "./errors.js";
 import { ExecutionContext, type Outcome, execute } from "./execution.js";
 
@@ -222,6 +222,7 @@ function viewOf(job: StoredJob): Job {
     crashes: 0,
     timeout_seconds: job.request.timeoutSeconds ?? 300,
     run_at: now,
+    expires_at: momentOf("expiresAt", job.request.expiresAt) ?? null,
     created_at: now,
     finished_at: FINAL.has(job.state) ? now : null,
     result: job.result,

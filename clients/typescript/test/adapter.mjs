@@ -108,11 +108,12 @@ function withoutNulls(fields) {
 
 /** The options of `POST /v1/jobs` in the words of this client. */
 function optionsOf(options) {
-  const { run_at, delay_seconds, max_attempts, timeout_seconds, unique_key, limit_key, idempotency_key, then, ...same } = withoutNulls(options ?? {});
+  const { run_at, delay_seconds, expires_at, max_attempts, timeout_seconds, unique_key, limit_key, idempotency_key, then, ...same } = withoutNulls(options ?? {});
   return {
     ...same,
     runAt: run_at,
     delaySeconds: delay_seconds,
+    expiresAt: expires_at,
     maxAttempts: max_attempts,
     timeoutSeconds: timeout_seconds,
     uniqueKey: unique_key,

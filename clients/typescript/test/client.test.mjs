@@ -65,12 +65,14 @@ describe("enqueue", () => {
   it("sends the settings in the API's words, and leaves out what is not given", async () => {
     const { client, requests } = clientOf(ACCEPTED);
     const runAt = new Date("2030-01-02T03:04:05Z");
-    await client.enqueue("a", { x: 1 }, { queue: "q", runAt, maxAttempts: 3, uniqueKey: "u", then: { kind: "b", delaySeconds: 2 } });
+    const expiresAt = new Date("2030-01-03T00:00:00Z");
+    await client.enqueue("a", { x: 1 }, { queue: "q", runAt, expiresAt, maxAttempts: 3, uniqueKey: "u", then: { kind: "b", delaySeconds: 2 } });
     assert.deepEqual(bodies(requests), [{
       kind: "a",
       payload: { x: 1 },
       queue: "q",
       run_at: "2030-01-02T03:04:05.000Z",
+      expires_at: "2030-01-03T00:00:00.000Z",
       max_attempts: 3,
       unique_key: "u",
       then: { kind: "b", payload: null, delay_seconds: 2 },
@@ -135,6 +137,7 @@ describe("enqueue", () => {
     for (const payload of [1n, loop, () => 1, Symbol("x")]) await assert.rejects(client.enqueue("a", payload), PayloadError);
     await assert.rejects(client.enqueue("a", {}, { delaySeconds: Number.NaN }), ConfigurationError);
     await assert.rejects(client.enqueue("a", {}, { runAt: new Date("no") }), ConfigurationError);
+    await assert.rejects(client.enqueue("a", {}, { expiresAt: new Date("no") }), /expiresAt is an invalid date/);
     await assert.rejects(client.enqueue(""), ConfigurationError);
     assert.equal(requests.length, 0);
   });
