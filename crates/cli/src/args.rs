@@ -9,7 +9,8 @@ use url::Url;
 
 use crate::commands::{
     audit, backup, batches, completions, copy, dead_letters, deploy, encryption, healthcheck, import, jobs,
-    keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys, users, validate, workers,
+    keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys, stats, users, validate,
+    workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Queues(queues::Args),
     /// List workers, and drain pull workers
     Workers(workers::Args),
+    /// Show what was done lately: jobs, waiting and running times, outages
+    Stats(stats::Args),
     /// List the audit log, newest first: pauses, purges, redrives, changes of keys and so on
     Audit(audit::Args),
     /// Create, show, change and run schedules

@@ -24,6 +24,7 @@ pub mod pull;
 pub mod queues;
 pub mod schedules;
 mod state;
+pub mod stats;
 pub mod workers;
 
 /// The documents of the routes, for clients in Rust.
@@ -46,6 +47,7 @@ pub mod wire {
     };
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue, WokenQueue};
     pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};
+    pub use crate::stats::{OutageView, PercentileSeries, PercentileView, SeriesView, StatsView, TotalView};
     pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
 }
 
@@ -73,6 +75,7 @@ holdfast_http::routes! {
     "/v1/queues/{name}/ring" => { POST queues::ring }
     "/v1/queues/{name}/purge" => { POST bulk::purge }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
+    "/v1/stats" => { GET stats::show }
     "/v1/workers" => { GET workers::list, POST pull::register }
     "/v1/workers/{id}" => { DELETE pull::delete }
     "/v1/workers/{id}/pull" => { POST pull::pull }

@@ -4,9 +4,10 @@
 //! | --- | --- | --- |
 //! | `GET /v1/queues` | `cache.lists_ttl_seconds` | pause, resume |
 //! | `GET /v1/workers` | `cache.lists_ttl_seconds` | |
+//! | `GET /v1/stats` | `cache.lists_ttl_seconds` | |
 //! | `GET /v1/events` | `cache.api_response_ttl_seconds` | a change of any event, by whoever made it |
 //!
-//! The first two are polled by dashboards, cost the database a count of the table, and may be a second old. An answer is kept
+//! The first three are polled by dashboards, cost the database a count of the table, and may be a second old. An answer is kept
 //! under method, path, canonical query and identity: what one key was told is never told to another, and HEAD is
 //! answered from what GET would say. It is also kept under a fingerprint of the database, for those who let two
 //! deployments share one Redis. Only answers with status 200 are kept.

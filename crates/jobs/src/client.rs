@@ -31,6 +31,7 @@ use crate::queue_counts::QueueCounts;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
+use crate::statistics::Statistics;
 use crate::wait::WaitHub;
 
 /// Statements that enqueue at once: while one waits for the disk, the next gathers.
@@ -67,6 +68,7 @@ struct Inner {
     limits: LimitStore,
     sql: Sql,
     observers: Observers,
+    statistics: Statistics,
     retries: RetryPolicies,
     default_timeout: Duration,
     /// See `database.prepared_statements`.
@@ -88,6 +90,7 @@ impl Jobs {
         } else {
             SQLITE_LANES
         };
+        let statistics = Statistics::new(Sql::new(database, &settings.database), database, gate);
         let retries = RetryPolicies::new(settings);
         let declared = Declarations::new(Sql::new(database, &settings.database));
         let producer = Producer::new(ProducerParts {
@@ -102,6 +105,7 @@ impl Jobs {
             lanes,
             bell: Bell::new(gate.clone()),
             broker: broker.clone(),
+            statistics: statistics.clone(),
         });
         let redis_queues = settings
             .queues
@@ -124,6 +128,7 @@ impl Jobs {
             limits: LimitStore::new(database, &settings.database),
             sql,
             observers,
+            statistics,
             retries,
             default_timeout: settings.jobs.default_timeout,
             named_statements: settings.database.prepared_statements,
@@ -211,6 +216,11 @@ impl Jobs {
 
     pub fn ledger(&self) -> &Arc<dyn Ledger> {
         &self.0.ledger
+    }
+
+    /// What this process counts, and what all processes have counted.
+    pub fn statistics(&self) -> &Statistics {
+        &self.0.statistics
     }
 
     /// Who did what.
@@ -403,6 +413,7 @@ impl Jobs {
             if let Some(kind) = self.0.producer.kind(&job.kind) {
                 kind.meters().enqueued(Durability::Ledger);
             }
+            self.0.statistics.enqueued(&job.queue, &job.kind);
             self.bell().ring(&job.queue, 1, job.delay);
         }
         for batch in &effects.ended {

@@ -43,6 +43,7 @@ pub mod rotation;
 pub mod schedules;
 pub mod sql;
 mod state;
+pub mod statistics;
 pub mod stock;
 mod wait;
 pub mod worker;

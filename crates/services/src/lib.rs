@@ -9,11 +9,11 @@
 mod answering;
 pub mod api;
 pub mod beat;
-mod catalogue;
 mod products;
 mod program;
 mod progress;
 mod role;
+mod upkeep;
 mod users;
 pub mod worker;
 

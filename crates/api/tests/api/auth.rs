@@ -31,6 +31,7 @@ pub(crate) const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/queues/{name}/ring", "produce"),
     ("POST", "/v1/jobs/cancel", "admin"),
     ("POST", "/v1/queues/{name}/purge", "admin"),
+    ("GET", "/v1/stats", "read"),
     ("GET", "/v1/dead-letters", "read"),
     ("GET", "/v1/dead-letters/{id}", "read"),
     ("POST", "/v1/dead-letters/redrive", "admin"),

@@ -32,5 +32,6 @@ mod security;
 mod sessions;
 mod sources;
 mod start;
+mod stats;
 mod support;
 mod users;

@@ -21,6 +21,7 @@ pub(crate) mod queues;
 pub(crate) mod redis_check;
 pub(crate) mod schedules;
 pub(crate) mod signing_keys;
+pub(crate) mod stats;
 pub(crate) mod users;
 pub(crate) mod validate;
 pub(crate) mod workers;
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Kinds(args) => briefly(kinds::run(args, program)),
         Command::Queues(args) => briefly(queues::run(args, program)),
         Command::Workers(args) => briefly(workers::run(args, program)),
+        Command::Stats(args) => briefly(stats::run(args, program)),
         Command::Audit(args) => briefly(audit::run(args, program)),
         Command::Schedules(args) => briefly(schedules::run(*args, program)),
         Command::Healthcheck(args) => healthcheck::run(&args),

@@ -13,6 +13,8 @@
 //! | `@field(payload, 'user')` | a field of the document as text, whatever else the document holds | the same |
 //! | `@text(payload)` | JSON as text, as it was given | the same |
 //! | `@find(a, b)` | where `b` is in `a`, or 0 | the same |
+//! | `@names($1)` | the texts of a JSON array, as a subquery | the same |
+//! | `@each($1)` | a row `value` for each element of a JSON array | the same |
 //! | `@skip_locked` | `for update skip locked` | nothing: there is one writer |
 //!
 //! Only for statements that mean the same on both. Where a batch is written, or locks matter, each database has a text
@@ -151,6 +153,12 @@ pub fn postgres(text: &str) -> String {
     let text = call(&text, "@field", postgres_field);
     let text = call(&text, "@text", |json| format!("{json}::text"));
     let text = call(&text, "@find", |arguments| format!("strpos({arguments})"));
+    let text = call(&text, "@names", |array| {
+        format!("select json_array_elements_text({array}::text::json)")
+    });
+    let text = call(&text, "@each", |array| {
+        format!("json_array_elements({array}::text::json) as item(value)")
+    });
     text.replace("@now", "now()")
         .replace("@json", "json")
         .replace("@share", "for key share")
@@ -171,6 +179,10 @@ pub fn sqlite(text: &str) -> String {
     let text = call(&text, "@field", sqlite_field);
     let text = call(&text, "@text", str::to_owned);
     let text = call(&text, "@find", |arguments| format!("instr({arguments})"));
+    let text = call(&text, "@names", |array| {
+        format!("select value from json_each({array})")
+    });
+    let text = call(&text, "@each", |array| format!("json_each({array})"));
     text.replace("@now", SQLITE_NOW)
         .replace("@json", "text")
         .replace("@share", "")

@@ -34,6 +34,7 @@ use crate::registry::Registry;
 use crate::retry::RetryPolicies;
 use crate::sql::Sql;
 use crate::state::State;
+use crate::statistics::Statistics;
 
 /// What a producer is told to wait when no store can take its job.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ pub(crate) struct ProducerParts {
     pub lanes: Lanes,
     pub bell: Bell,
     pub broker: Option<Broker>,
+    pub statistics: Statistics,
 }
 
 /// Checks jobs and puts them where they belong. Cheap to share.
@@ -63,6 +65,7 @@ pub(crate) struct Producer {
     sql: Sql,
     bell: Bell,
     broker: Option<Broker>,
+    statistics: Statistics,
 }
 
 impl Producer {
@@ -80,6 +83,7 @@ impl Producer {
             sql: parts.sql,
             bell: parts.bell,
             broker: parts.broker,
+            statistics: parts.statistics,
         }
     }
 
@@ -345,6 +349,7 @@ impl Producer {
             if let Some(kind) = self.kind(&job.kind) {
                 kind.meters().enqueued(job.durability);
             }
+            self.statistics.enqueued(&job.queue, &job.kind);
         }
     }
 

@@ -181,16 +181,18 @@ impl PullWorkers {
                 leased.job.kind.clone(),
                 Arc::clone(&leased.queue),
                 outcome.clone(),
+                leased.ran_for,
             ));
             decided.push((leased.job, leased.queue, outcome));
         }
         failpoint::reach("finish");
         let stored = self.store(worker, &session.name, decided).await?;
-        for (kind, queue, outcome) in ends
+        for (kind, queue, outcome, ran_for) in ends
             .iter()
-            .filter(|(_, _, outcome)| stored.contains(&outcome.fence().id))
+            .filter(|(_, _, outcome, _)| stored.contains(&outcome.fence().id))
         {
             self.count(worker, kind, queue, outcome);
+            jobs.statistics().ended(queue, kind, outcome, *ran_for);
         }
         self.0.memory.finished(worker, ids);
         Ok((stored, refused))

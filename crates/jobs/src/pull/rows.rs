@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_core::sql::dialect::on_either;
 use sqlx::{FromRow, Row};
@@ -22,14 +23,16 @@ const DRAIN: &str = "update holdfast_workers set draining = true where id = $1 a
 /// By primary key, and never by the index of running jobs: until a vacuum that holds an entry for each job that the worker ever
 /// ran. An expression keeps the planner from it.
 macro_rules! leased {
-    ($payload:literal, $options:literal, $where:literal) => {
+    ($payload:literal, $options:literal, $ran:literal, $where:literal) => {
         concat!(
             "select id, kind, ",
             $payload,
             " as payload, attempt, crashes, max_attempts, timeout_ms, ",
             $options,
             " as options, priority, run_at, snoozes, doubtful, batch_id, queue, cancel_requested,
-             started_at is not null as started from holdfast_jobs where ",
+             started_at is not null as started, ",
+            $ran,
+            " as ran_ms from holdfast_jobs where ",
             $where
         )
     };
@@ -38,21 +41,25 @@ macro_rules! leased {
 const POSTGRES_WHOLE: &str = leased!(
     "payload::text",
     "options::text",
+    "(extract(epoch from now() - started_at) * 1000)::bigint",
     "id = any ($1) and state || '' = 'running' and worker = $2"
 );
 const POSTGRES_BARE: &str = leased!(
     "'null'",
     "options::text",
+    "(extract(epoch from now() - started_at) * 1000)::bigint",
     "id = any ($1) and state || '' = 'running' and worker = $2"
 );
 const SQLITE_WHOLE: &str = leased!(
     "payload",
     "options",
+    "cast(unixepoch('subsec') * 1000 as integer) - started_at",
     "id in (select unhex(value) from json_each(?1)) and +state = 'running' and worker = ?2"
 );
 const SQLITE_BARE: &str = leased!(
     "'null'",
     "options",
+    "cast(unixepoch('subsec') * 1000 as integer) - started_at",
     "id in (select unhex(value) from json_each(?1)) and +state = 'running' and worker = ?2"
 );
 
@@ -71,6 +78,8 @@ pub(super) struct Leased {
     pub queue: Arc<str>,
     pub cancel_requested: bool,
     pub started: bool,
+    /// Since when it was claimed.
+    pub ran_for: Option<Duration>,
 }
 
 /// How a job is now that a worker has not, or no longer.
@@ -175,12 +184,17 @@ where
     ClaimedJob: for<'r> FromRow<'r, R>,
     for<'r> &'r str: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database> + sqlx::ColumnIndex<R>,
     bool: for<'r> sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    i64: for<'r> sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
 {
     Ok(Leased {
         job: ClaimedJob::from_row(row)?,
         queue: Arc::from(row.try_get::<&str, _>("queue")?),
         cancel_requested: row.try_get("cancel_requested")?,
         started: row.try_get("started")?,
+        ran_for: row
+            .try_get::<Option<i64>, _>("ran_ms")?
+            .and_then(|millis| u64::try_from(millis).ok())
+            .map(Duration::from_millis),
     })
 }
 

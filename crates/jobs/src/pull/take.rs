@@ -22,6 +22,7 @@ use crate::id::{JobId, WorkerId};
 use crate::ledger::{ClaimedJob, ErrorRecord, LedgerError, Outcome, UNREADABLE};
 use crate::limits::ClaimRequest;
 use crate::worker::MISSING_KEY_PAUSE;
+use crate::worker::lane::waited_since;
 
 /// Jobs of the first claim: before one has answered, nobody knows how long payloads are.
 const FIRST_SLICE: usize = 256;
@@ -438,6 +439,8 @@ impl PullWorkers {
                     continue;
                 }
             }
+            let waited = waited_since(job.run_at);
+            self.0.jobs.statistics().started(queue, &job.kind, waited);
             answer.add(job, queue);
         }
         if !unrun.is_empty() {

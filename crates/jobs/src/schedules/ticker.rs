@@ -262,6 +262,10 @@ impl Ticker {
             for job in &step.observed {
                 self.schedules.jobs().ring(&job.queue);
             }
+            let statistics = self.schedules.jobs().statistics();
+            for job in step.jobs.iter().filter(|job| one.jobs.contains(&job.id)) {
+                statistics.enqueued(&job.queue, &job.kind);
+            }
             for job in &step.jobs {
                 let crate::ledger::RunAt::Tick(at) = job.run_at else {
                     continue;

@@ -200,10 +200,11 @@ impl Lane {
         }
     }
 
-    /// A job that was due at this time starts. Two hosts' clocks may disagree: then it counts as at once.
-    pub(crate) fn picked_up(&self, run_at: DateTime<Utc>) {
-        let waited = clock::now().signed_duration_since(run_at).to_std();
-        self.pickup.record(waited.unwrap_or_default());
+    /// A job that was due at this time starts; how long it has waited.
+    pub(crate) fn picked_up(&self, run_at: DateTime<Utc>) -> Duration {
+        let waited = waited_since(run_at);
+        self.pickup.record(waited);
+        waited
     }
 
     pub(crate) fn started(&self) {
@@ -235,6 +236,12 @@ impl Lane {
             per_second,
         }
     }
+}
+
+/// How long a job has waited that was due at this time; nothing if the clocks of two hosts disagree.
+pub(crate) fn waited_since(run_at: DateTime<Utc>) -> Duration {
+    let waited = clock::now().signed_duration_since(run_at).to_std();
+    waited.unwrap_or_default()
 }
 
 impl Meter {

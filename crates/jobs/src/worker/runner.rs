@@ -81,7 +81,9 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
         return delivery.hand_back(shared);
     };
     lane.started();
-    lane.picked_up(delivery.job.run_at);
+    let waited = lane.picked_up(delivery.job.run_at);
+    let statistics = shared.jobs.statistics();
+    statistics.started(&lane.name, &delivery.job.kind, waited);
     match prepare(shared, &delivery).await {
         Prepared::Run => {}
         Prepared::HandBack => {
@@ -106,7 +108,9 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
                 .instrument(logged)
                 .await;
             let outcome = unless_cancelled(shared, &lease, outcome).await;
-            kind.meters.executed(&outcome, started.elapsed());
+            let took = started.elapsed();
+            kind.meters.executed(&outcome, took);
+            statistics.ended(&slot.lane().name, &job.kind, &outcome, Some(took));
             end_trace(&mut trace, &outcome);
             outcome
         }

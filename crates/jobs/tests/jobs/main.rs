@@ -22,6 +22,7 @@ mod pull;
 mod schedules;
 mod sql_enqueue;
 mod statement_pairs;
+mod statistics;
 mod stock_apalis;
 mod support;
 mod worker;

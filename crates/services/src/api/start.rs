@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::app::{Application, Services, StartError};
 use crate::Program;
-use crate::catalogue::spawn_catalogue;
+use crate::upkeep::{finish_upkeep, spawn_upkeep};
 
 /// How long the start waits for the database before it goes on without it.
 const FIRST_TRY: Duration = Duration::from_secs(2);
@@ -115,7 +115,10 @@ async fn prepare_and_serve(
 }
 
 async fn serve(settings: &Settings, services: Services, shutdown: &Shutdown) -> Result<(), RunError> {
-    spawn_catalogue(&services.jobs, shutdown);
+    let jobs = services.jobs.clone();
+    spawn_upkeep(&jobs, false, shutdown);
     let application = Application::build(settings, services).await?;
-    Ok(application.run_until_stopped(shutdown.clone()).await?)
+    let served = application.run_until_stopped(shutdown.clone()).await;
+    finish_upkeep(&jobs).await;
+    Ok(served?)
 }

@@ -11,8 +11,8 @@ use holdfast_jobs::schedules::{ScheduleError, Schedules, Ticker};
 use tokio::time::sleep;
 
 use super::Progress;
-use crate::catalogue::spawn_catalogue;
 use crate::product::Process;
+use crate::upkeep::{finish_upkeep, spawn_upkeep};
 
 /// Between tries to store the configuration's schedules.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(3));
@@ -55,7 +55,8 @@ pub async fn run_beat(
         return Ok(());
     };
     stored?;
-    spawn_catalogue(schedules.jobs(), &stop);
+    let jobs = schedules.jobs().clone();
+    spawn_upkeep(&jobs, false, &stop);
     let duties = crate::beat_duties(Process {
         settings,
         database,
@@ -68,6 +69,7 @@ pub async fn run_beat(
         // They never end by themselves.
         () = crate::perform(duties) => {}
     }
+    finish_upkeep(&jobs).await;
     Ok(())
 }
 

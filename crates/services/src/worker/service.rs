@@ -8,8 +8,8 @@ use holdfast_jobs::worker::{DEAF_EXIT_CODE, DependencyProbe, Watchdog, Worker, W
 
 use super::Progress;
 use super::probes::{RedisProbe, SqlProbe};
-use crate::catalogue::spawn_catalogue;
 use crate::product::{Process, WorkerProcess};
+use crate::upkeep::{finish_upkeep, spawn_upkeep};
 
 /// Why a worker ended otherwise than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,8 @@ pub async fn run_worker(
         Err(SqlError::Stopped) => return Ok(()),
         ended => ended?,
     }
-    spawn_catalogue(&parts.jobs, &stop);
+    spawn_upkeep(&parts.jobs, true, &stop);
+    let jobs = parts.jobs.clone();
     let sql_probe = SqlProbe::new(&parts.settings.database);
     let redis_probe = RedisProbe::new(&parts.settings.redis);
     let cache = cache_of(&parts)?;
@@ -59,11 +60,13 @@ pub async fn run_worker(
     let worker = Worker::new(parts, stop)?;
     watch(worker.watchdog(), sql_probe, redis_probe).map_err(WorkError::Watchdog)?;
     progress.begin(worker.watchdog());
-    tokio::select! {
-        ended = worker.run() => Ok(ended?),
+    let ended = tokio::select! {
+        ended = worker.run() => ended,
         // They never end by themselves.
         () = crate::perform(duties) => Ok(()),
-    }
+    };
+    finish_upkeep(&jobs).await;
+    Ok(ended?)
 }
 
 /// The cache that the process has already, in which an API beside the worker finds what jobs put there; or one of its own.

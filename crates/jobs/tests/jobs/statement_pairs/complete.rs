@@ -71,7 +71,7 @@ const OPERATORS_UNITS: [&str; 6] = [
 const UNITS_WITHOUT_WAITS: [&str; 1] = ["encrypt stored values"];
 
 /// Parts of the crate whose statements touch neither jobs, workers, queues nor batches: they have tests of their own.
-const ELSEWHERE: [&str; 2] = ["audit", "schedules"];
+const ELSEWHERE: [&str; 3] = ["audit", "schedules", "statistics"];
 
 /// What stands between `before` and `after`, wherever it does.
 fn between<'t>(text: &'t str, before: &str, after: char) -> Vec<&'t str> {
