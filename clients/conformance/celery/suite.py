@@ -2,8 +2,8 @@
 """Runs Celery's own integration suite on Redis and on Holdfast, and compares: what passes on Redis must pass on ours.
 
 The suite is `t/integration` of Celery's source distribution, as it is, with one change: where a test asks whether the result backend
-is Redis because it needs a Redis to count side effects in, it is told yes (there is one). The exceptions are listed, each with its reason, in
-docs/celery.md between the marks `suite-exceptions`.
+is Redis, because it needs a Redis to count side effects in, it is told yes (there is one). The exceptions are listed, each with its reason, in
+docs/celery.md between the marks `suite-exceptions`: tests by a pattern, and files that are not run at all by their names.
 """
 
 from __future__ import annotations
@@ -26,15 +26,12 @@ from harness import end_on_signals, scratch
 
 DOCS = HERE.parents[2] / "docs/celery.md"
 
-#: Files about other brokers and backends, or that need services which are not here.
-IGNORED = ("test_backend.py", "test_cache_backend.py", "test_database_backend.py", "test_redis_backend.py")
-
 #: Of one run, in seconds. The whole takes a quarter of that.
 LONGEST_SECONDS = 3_600
 
 
 def exceptions() -> dict[str, str]:
-    """Patterns of test names, and why they are no part of the comparison."""
+    """Patterns of test names, and names of files, and why they are no part of the comparison."""
     text = DOCS.read_text()
     part = text.partition("<!-- suite-exceptions -->")[2].partition("<!-- /suite-exceptions -->")[0]
     return {name: reason.strip() for name, reason in re.findall(r"^\| `([^`]+)` \| (.+) \|$", part, re.M)}
@@ -45,7 +42,7 @@ def prepared(source: Path, into: Path) -> Path:
     shutil.copytree(source / "t", into / "t")
     for file in (into / "t/integration").glob("test_*.py"):
         text = file.read_text()
-        text = re.sub(r"result_backend\.startswith\((['\"])redis\1\)", "result_backend.startswith(('redis', 'holdfast'))", text)
+        text = re.sub(r"\b(result_backend|url)\.startswith\((['\"])redis\2\)", r"\1.startswith(('redis', 'holdfast'))", text)
         file.write_text(text.replace("result_backend.startswith(('redis', 'rpc'))", "result_backend.startswith(('redis', 'rpc', 'holdfast'))"))
     for file in source.glob("pyproject.toml"):
         shutil.copy(file, into)
@@ -69,7 +66,7 @@ def run(name: str, holdfast: str, source: Path, only: str, tests: list[str]) -> 
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "celery.contrib.pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1"]
     command += ["-o", "addopts=", "--timeout=300", "--tb=short", "-W", "ignore"]
-    command += [f"--ignore=t/integration/{one}" for one in IGNORED]
+    command += [f"--ignore=t/integration/{one}" for one in exceptions() if one.endswith(".py")]
     command += ["-k", only] if only else []
     command += tests or ["t/integration"]
     log = directory / "log.txt"
@@ -115,7 +112,7 @@ def main() -> int:
     with ThreadPoolExecutor(len(names)) as pool:
         found = dict(zip(names, pool.map(lambda name: run(name, options.holdfast, options.source.resolve(), options.only, options.tests), names)))
     expected = found.pop("redis")
-    excused = exceptions()
+    excused = {name: reason for name, reason in exceptions().items() if not name.endswith(".py")}
     passed = [name for name, outcome in expected.items() if outcome == "passed"]
     faults, unused = [], set(excused)
     for database, outcomes in found.items():

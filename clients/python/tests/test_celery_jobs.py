@@ -126,6 +126,15 @@ def test_a_task_that_expires_without_a_result_is_dropped_by_the_server(server: S
     assert [error["class"] for error in job["errors"]] == ["expired"], job
 
 
+def test_results_live_as_long_as_celery_says(server: Server) -> None:
+    app = application(server)
+    app.conf.update(result_expires=1, result_failure_expires=3_600)
+    app.backend.store_result("short", 1, "SUCCESS")
+    app.backend.store_result("long", KeyError("k"), "FAILURE")
+    eventually(lambda: app.AsyncResult("short").state == "PENDING", "the result has expired")
+    assert app.AsyncResult("long").state == "FAILURE"
+
+
 @deep
 def test_a_task_longer_than_a_lease_runs_once(server: Server, own: Any) -> None:
     app = application(server)
