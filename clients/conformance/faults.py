@@ -106,6 +106,25 @@ def verdict(world: World, jobs: list[str], began: float, crashes_allowed: bool =
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
+@fault("connections say nothing any more: of a pull that gives jobs, of a finish, and of an enqueue")
+def silent_connections(world: World) -> None:
+    world.declare()
+    proxies = [world.proxy() for _ in range(3)]
+    first, second, producer = (world.adapter(proxy) for proxy in proxies)
+    # Heartbeats, on other connections, pass.
+    rules = [proxies[0].hang("POST", PULL, when=has_jobs), proxies[1].hang("POST", FINISH), proxies[2].hang("POST", JOBS)]
+    world.start(first, worker="first", concurrency=10)
+    world.start(second, worker="second", concurrency=10)
+    pending = producer.send("enqueue", kind=world.kind, payload=world.payload())
+    jobs = load(world, 200, do="sleep", seconds=0.01)
+    jobs.append(pending.answer()["id"])
+    settle(world)
+    silent = [call for proxy in proxies for call in list(proxy.calls) if call.lost]
+    equal(([rule.used for rule in rules], len(silent)), ([1, 1, 1], 3), "calls that were never answered")
+    verdict(world, jobs, max(call.answered_at or 0.0 for call in silent), crashes_allowed=False)
+    equal(len(world.jobs()), len(jobs), "jobs of the queue")
+
+
 @fault("kill -9 of a worker in the middle of 2,000 jobs")
 def killed_worker(world: World) -> None:
     world.declare()

@@ -1,4 +1,5 @@
-"""A small HTTP proxy between a client and the server: it loses replies, refuses calls, alters answers, and records every call.
+"""A small HTTP proxy between a client and the server: it loses replies, says nothing, refuses calls, alters answers, and records every
+call.
 
 Each rule matches a method and a path (a regular expression, searched in the path), and is used up after `times` calls. The first
 rule that matches a call is applied to it.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import select
 import socket
 import threading
 import time
@@ -104,6 +106,11 @@ class Proxy:
 
         return self._add("after", method, path, times, action, when)
 
+    def hang(self, method: str, path: str, times: int | None = 1, when: Callable[[Call], bool] | None = None) -> Rule:
+        """The server answers and the client is told nothing, on a connection that stays open, as behind a gateway that has forgotten it.
+        `answered_at` is then when the client has closed it."""
+        return self._add("after", method, path, times, lambda _: "hang", when)
+
     def refuse(self, method: str, path: str, times: int | None = 1, status: int = 503, retry_after: float | None = None,
                html: bool = False) -> Rule:
         """The proxy answers itself; the server never sees the call."""
@@ -187,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         action = rule.action(call) if rule else None
         if self.owner.is_down or action == "lose":
             return self._drop(call)
+        if action == "hang":
+            return self._hang(call)
         if callable(action) and status < 300 and call.reply is not None:
             call.reply = action(call.reply)
             text = json.dumps(call.reply).encode()
@@ -230,6 +239,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text)
         if self.owner.closes_idle:
             self.close_connection = True
+
+    def _hang(self, call: Call) -> None:
+        while not self.owner.is_down and not self._is_closed():
+            pass
+        self._drop(call)
+
+    def _is_closed(self) -> bool:
+        """Whether the client has closed the connection; waits for it for a moment."""
+        try:
+            ready, _, _ = select.select([self.connection], [], [], 0.1)
+            return bool(ready) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _drop(self, call: Call) -> None:
         call.lost, call.answered_at = True, time.monotonic()
