@@ -33,10 +33,22 @@ class Unreachable(Exception):
     """A service that is down now and then."""
 
 
+def is_first_of(item: str) -> bool:
+    """Leaves a trace, as the sweep does."""
+    directory = os.environ.get("PRICE_TRACES")
+    if directory is None:
+        return False
+    try:
+        open(os.path.join(directory, item), "x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
 @celery.task(name="orders.price", autoretry_for=(Unreachable,), retry_backoff=0.1, retry_backoff_max=1, max_retries=20)
 def price(item: str, count: int) -> int:
-    """In cents. One of three calls fails."""
-    if random.random() < 0.33:
+    """In cents. The first call for each item fails, and some of the others."""
+    if is_first_of(item) or random.random() < 0.2:
         raise Unreachable(item)
     return 100 * len(item) * count
 

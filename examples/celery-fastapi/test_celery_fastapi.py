@@ -94,11 +94,14 @@ def broker_url(name: str, programs: Programs) -> str:
 
 @pytest.mark.parametrize("broker", ["redis", "holdfast"])
 def test_orders_are_priced_and_the_schedule_runs(broker: str, programs: Programs, tmp_path: Path) -> None:
-    port, trace = free_port(), tmp_path / "trace"
-    env = {"CELERY_URL": broker_url(broker, programs), "PYTHONPATH": str(HERE), "SWEEP_TRACE": str(trace)}
+    port, monitor, trace, prices = free_port(), free_port(), tmp_path / "trace", tmp_path / "prices"
+    prices.mkdir()
+    env = {"CELERY_URL": broker_url(broker, programs), "PYTHONPATH": str(HERE), "SWEEP_TRACE": str(trace), "PRICE_TRACES": str(prices)}
     python = (sys.executable, "-m")
-    worker = programs.start("worker", *python, "celery", "-A", "orders", "worker", "-l", "info", "-c", "2", "-Q", "celery,documents", **env)
+    worker = programs.start("worker", *python, "celery", "-A", "orders", "worker", "-l", "info", "-c", "2", "-E", "-Q", "celery,documents", **env)
     programs.start("beat", *python, "celery", "-A", "orders", "beat", "-s", str(tmp_path / "schedule"), **env)
+    flower = ("celery", "-A", "orders", "flower", "--address=127.0.0.1", f"--port={monitor}")
+    flower_log = programs.start("flower", *python, *flower, FLOWER_UNAUTHENTICATED_API="true", **env)
     programs.start("api", *python, "uvicorn", "orders:api", "--port", str(port), **env)
     eventually(lambda: listens(port), "the API listens")
     eventually(lambda: " ready." in worker.read_text(), "the worker is ready")
@@ -109,3 +112,10 @@ def test_orders_are_priced_and_the_schedule_runs(broker: str, programs: Programs
             shown = eventually(lambda id=id: client.get(f"/invoices/{id}").json()["invoice"], f"invoice {number}: {worker.read_text()[-2000:]}")
             assert shown == {"order": f"order {number}", "total": 100 * (3 * 2 + 5 * 10 + 6 + 6)}
     eventually(lambda: trace.exists() and trace.read_text().count("swept") >= 2, "the schedule has run twice")
+    # Each item's first call failed, and was tried again.
+    assert sorted(path.name for path in prices.iterdir()) == sorted(items)
+    assert worker.read_text().count("Retry in") >= len(items)
+    eventually(lambda: listens(monitor), f"Flower listens: {flower_log.read_text()[-2000:]}")
+    with httpx.Client(base_url=f"http://127.0.0.1:{monitor}", timeout=30) as client:
+        eventually(lambda: "orders.price" in client.get("/api/workers?refresh=1").text, f"Flower lists the worker: {flower_log.read_text()[-2000:]}")
+        eventually(lambda: "orders.sweep" in client.get("/api/tasks").text, "Flower lists the tasks that run by the clock")
