@@ -3,12 +3,9 @@
 //! A job belongs to the key if its kind and its queue do. Jobs that do not are answered as jobs that there are none: a bound key is not
 //! told what else the installation runs.
 
-use std::sync::Arc;
-
-use holdfast_http::problem::{Problem, ProblemKind};
+use holdfast_http::problem::Problem;
 use holdfast_http::{Binding, Bound, Call};
 use holdfast_jobs::enqueue::JobRequest;
-use holdfast_jobs::ledger::JobFilter;
 use holdfast_jobs::{JobId, Jobs};
 
 use crate::jobs::not_found;
@@ -75,27 +72,4 @@ pub(crate) async fn permit_job<N, Q>(
         Some(job) if binding.allows(&job.kind, &job.queue) => Ok(()),
         _ => Err(not_found(id)),
     }
-}
-
-/// Narrows a list to the key's jobs. A list is of one queue and one kind at most: a key with several names one.
-pub(crate) fn narrow(binding: Option<&Arc<Binding>>, filter: &mut JobFilter) -> Result<(), Problem> {
-    let Some(binding) = binding else { return Ok(()) };
-    for (field, asked, allowed) in [
-        ("queue", &mut filter.queue, &binding.queues),
-        ("kind", &mut filter.kind, &binding.kinds),
-    ] {
-        let mut only = allowed.iter();
-        match (&asked, only.next(), only.next()) {
-            (Some(name), _, _) if field == "queue" => binding.permit_queue(field, name)?,
-            (Some(name), _, _) => binding.permit_kind(field, name)?,
-            (None, Some(one), None) => *asked = Some(one.clone()),
-            (None, None, _) => {}
-            (None, Some(_), Some(_)) => {
-                let reason =
-                    format!("this key is bound to {binding}: name one {field} with the parameter `{field}`");
-                return Err(Problem::field(ProblemKind::InvalidParameter, field, reason));
-            }
-        }
-    }
-    Ok(())
 }

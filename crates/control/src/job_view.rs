@@ -20,7 +20,7 @@ use crate::state::ControlState;
 const CHUNK: usize = 100;
 
 /// A page that holds so many bytes of payloads, results and errors ends early; the next one goes on.
-const PAGE_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 pub(crate) const fn durability_name(durability: Durability) -> &'static str {
     match durability {
@@ -186,9 +186,7 @@ impl JobView {
         for content in [&mut self.result, &mut self.progress] {
             *content = content.take().map(|_| hidden());
         }
-        for error in &mut self.errors {
-            "[redacted]".clone_into(&mut error.message);
-        }
+        self.errors.iter_mut().for_each(ErrorView::hide);
         hide_links(self.then.as_deref_mut(), |_| true);
     }
 
@@ -228,6 +226,13 @@ pub struct ErrorView {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
+}
+
+impl ErrorView {
+    /// Hides its text.
+    pub(crate) fn hide(&mut self) {
+        "[redacted]".clone_into(&mut self.message);
+    }
 }
 
 impl From<ErrorRecord> for ErrorView {

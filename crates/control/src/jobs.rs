@@ -5,27 +5,15 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use holdfast_core::config::Durability;
 use holdfast_http::problem::{Problem, ProblemKind};
-use holdfast_http::{Bound, Call, PageParams, Produce, Read, Reply, WithQuery, json, ok};
-use holdfast_jobs::ledger::{CancelReply, JobFilter, JobRecord, LedgerError, RetryReply};
-use holdfast_jobs::{BatchId, JobId, Jobs, State as JobState};
+use holdfast_http::{Bound, Call, Produce, Read, Reply, WithQuery, json, ok};
+use holdfast_jobs::ledger::{CancelReply, JobRecord, LedgerError, RetryReply};
+use holdfast_jobs::{JobId, Jobs, State as JobState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::bound::{narrow, permit_job};
-use crate::job_view::{JobView, page_of};
+use crate::bound::permit_job;
+use crate::job_view::JobView;
 use crate::state::ControlState;
-
-/// Longest name in a filter, in bytes.
-const MAX_NAME: usize = 255;
-
-/// One page of jobs, newest first.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct JobPage {
-    pub jobs: Vec<JobView>,
-    /// Pass it as `after` to get the next page. Null on the last page.
-    #[schema(value_type = Option<String>)]
-    pub next: Option<JobId>,
-}
 
 /// The result of a request to cancel or retry.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -100,66 +88,6 @@ async fn viewed(jobs: &Jobs, record: JobRecord) -> JobView {
         Durability::Ledger
     };
     JobView::new(record, durability)
-}
-
-/// List jobs
-///
-/// In pages, newest first. A key that is bound to several queues or kinds names one. Jobs that are stored on the broker are not listed. A page may be shorter than
-/// `limit` if its jobs are large; `next` is set if there are more.
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", operation_id = "list_jobs",
-    params(
-        ("queue" = Option<String>, Query, description = "Only this queue"),
-        ("state" = Option<String>, Query,
-            description = "scheduled, available, running, retryable, completed, discarded or cancelled"),
-        ("kind" = Option<String>, Query, description = "Only this kind"),
-        ("batch" = Option<String>, Query, description = "Only jobs of the batch with this id"),
-        PageParams,
-    ),
-    responses(
-        (status = 200, body = JobPage),
-        (status = 400, description = "invalid-parameter, invalid-cursor"),
-    ))]
-pub(crate) async fn list(call: Call<Bound<Read>, ControlState, WithQuery>) -> Reply {
-    let filter = filter(&call)?;
-    let page = call.run(|state| async move {
-        let (limit, after) = (filter.limit, filter.after);
-        let read = |after, limit| {
-            let filter = JobFilter {
-                after,
-                limit,
-                ..filter.clone()
-            };
-            let jobs = state.jobs.clone();
-            async move { jobs.list(&filter).await }
-        };
-        page_of(limit, after, read).await
-    });
-    let (mut jobs, next) = page.await?;
-    call.state().learn().await;
-    for job in &mut jobs {
-        job.redact_for(&call);
-    }
-    ok(&JobPage { jobs, next })
-}
-
-fn filter(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<JobFilter, Problem> {
-    let mut params = call.params(&["queue", "state", "kind", "batch", "after", "limit"]);
-    let state = params.parsed::<JobState>("state");
-    let page = params.page();
-    let queue = params.short_text("queue", MAX_NAME);
-    let kind = params.short_text("kind", MAX_NAME);
-    let batch = params.parsed::<BatchId>("batch");
-    params.finish()?;
-    let mut filter = JobFilter {
-        queue,
-        state,
-        kind,
-        batch,
-        after: page.cursor()?,
-        limit: page.limit,
-    };
-    narrow(call.allowed.binding(), &mut filter)?;
-    Ok(filter)
 }
 
 /// Cancel a job

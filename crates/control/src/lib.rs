@@ -15,6 +15,7 @@ pub mod declarations;
 pub mod encryption;
 pub mod enqueue;
 pub mod fields;
+pub mod job_list;
 pub mod job_view;
 pub mod jobs;
 mod kind_schemas;
@@ -37,8 +38,9 @@ pub mod wire {
     pub use crate::encryption::{EncryptionKeyView, EncryptionView, RotateBody, RotatedView, UnreadableView};
     pub use crate::enqueue::{AcceptedJob, JobBody};
     pub use crate::fields::{Attempts, Urgency};
+    pub use crate::job_list::{JobListing, JobPage, JobSummaryPage, SummaryView};
     pub use crate::job_view::{ErrorView, JobView};
-    pub use crate::jobs::{JobPage, SteeredJob};
+    pub use crate::jobs::SteeredJob;
     pub use crate::kinds::{KindList, KindView, PolicyView};
     pub use crate::limits::{LimitedQueue, LimitsBody, LimitsView, Places};
     pub use crate::pull::{
@@ -57,7 +59,7 @@ pub use state::{ControlState, Redactor};
 holdfast_http::routes! {
     /// The routes of this crate. Their state is [`ControlState`].
     pub ROUTES:
-    "/v1/jobs" => { GET jobs::list, POST enqueue::one }
+    "/v1/jobs" => { GET job_list::list, POST enqueue::one }
     "/v1/jobs/cancel" => { POST bulk::cancel }
     "/v1/jobs/batch" => { POST enqueue::batch }
     "/v1/jobs/{id}" => { GET jobs::show }

@@ -7,6 +7,7 @@ use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_http::{Problem, ServerContext};
 use holdfast_jobs::declared::{Declarations, Snapshot, hidden};
+use holdfast_jobs::marks::FieldPath;
 use holdfast_jobs::pull::PullWorkers;
 use holdfast_jobs::rotation::{Rotation, SealedColumn};
 use holdfast_jobs::schedules::Schedules;
@@ -55,6 +56,16 @@ impl Redactor {
             Some(kind) => (self.redact)(kind.marks(), payload),
             None => Some(hidden()),
         }
+    }
+
+    /// Whether the kind marks what the path leads to, or a part of it, as secret.
+    pub fn hides(&self, kind: &str, path: &FieldPath) -> bool {
+        if let Some(kind) = self.registry.get(kind) {
+            return kind.marks.cover(path);
+        }
+        let declared = self.declared.as_ref().map(Declarations::snapshot);
+        let declared = declared.as_ref().and_then(|declared| declared.kinds.get(kind));
+        declared.is_some_and(|kind| kind.marks().cover(path))
     }
 }
 

@@ -30,6 +30,7 @@ use crate::observer::{Observer, Observers};
 use crate::queue_counts::QueueCounts;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
+use crate::search::{self, FoundJobs, JobSearch, JobSummary};
 use crate::sql::Sql;
 use crate::statistics::Statistics;
 use crate::wait::WaitHub;
@@ -442,11 +443,36 @@ impl Jobs {
 
     /// Jobs of the ledger, newest first.
     pub async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
-        let found = self.0.ledger.list(filter).await?;
-        Ok(found
+        let found = search::list(&self.0.sql, filter).await?;
+        Ok(self.readable_records(found))
+    }
+
+    /// Looks for jobs of the ledger, as far as one call goes: see [`search`].
+    pub async fn search(&self, search: &JobSearch) -> Result<FoundJobs, LedgerError> {
+        let opened = |kind: &str, payload: &str| {
+            let payload = sealed::may_hold_sealed(payload).then(|| payload.to_owned())?;
+            let payload = RawValue::from_string(payload).ok()?;
+            Some(self.opened(kind, &payload).ok().flatten()?.get().to_owned())
+        };
+        search::find(&self.0.sql, search, &opened, true).await
+    }
+
+    /// These jobs of the ledger, in this order; those that are gone are left out.
+    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, LedgerError> {
+        let found = search::read(&self.0.sql, ids).await?;
+        Ok(self.readable_records(found))
+    }
+
+    /// The same, without payloads and results.
+    pub async fn summaries(&self, ids: &[JobId]) -> Result<Vec<JobSummary>, LedgerError> {
+        search::summaries(&self.0.sql, ids).await
+    }
+
+    fn readable_records(&self, records: Vec<JobRecord>) -> Vec<JobRecord> {
+        records
             .into_iter()
             .map(|record| self.readable_record(record))
-            .collect())
+            .collect()
     }
 
     /// Cancels a waiting job, asks a running one to give way. `None`: unknown id.

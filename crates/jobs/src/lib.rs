@@ -41,6 +41,7 @@ mod registry;
 pub mod retry;
 pub mod rotation;
 pub mod schedules;
+pub mod search;
 pub mod sql;
 mod state;
 pub mod statistics;

@@ -114,6 +114,17 @@ impl State {
         Self::Cancelled,
     ];
 
+    /// What a row in this state stores.
+    pub const fn stored(self) -> StoredState {
+        match self {
+            Self::Scheduled | Self::Available | Self::Retryable => StoredState::Available,
+            Self::Running => StoredState::Running,
+            Self::Completed => StoredState::Completed,
+            Self::Discarded => StoredState::Discarded,
+            Self::Cancelled => StoredState::Cancelled,
+        }
+    }
+
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Discarded | Self::Cancelled)
     }

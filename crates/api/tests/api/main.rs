@@ -28,6 +28,7 @@ mod rates;
 mod results;
 mod schedules;
 mod schema;
+mod search;
 mod security;
 mod sessions;
 mod sources;

@@ -215,20 +215,6 @@ pub(super) fn errors_text(errors: &[ErrorRecord]) -> Option<String> {
     }
 }
 
-/// How the rows of a visible state are found: stored state, `run_at` ahead, tried before.
-pub(super) fn stored_filter(state: Option<State>) -> (Option<StoredState>, Option<bool>, Option<bool>) {
-    match state {
-        None => (None, None, None),
-        Some(State::Scheduled) => (Some(StoredState::Available), Some(true), Some(false)),
-        Some(State::Retryable) => (Some(StoredState::Available), Some(true), Some(true)),
-        Some(State::Available) => (Some(StoredState::Available), Some(false), None),
-        Some(State::Running) => (Some(StoredState::Running), None, None),
-        Some(State::Completed) => (Some(StoredState::Completed), None, None),
-        Some(State::Discarded) => (Some(StoredState::Discarded), None, None),
-        Some(State::Cancelled) => (Some(StoredState::Cancelled), None, None),
-    }
-}
-
 /// A row that the rescuer has moved: id, queue, state, batch, kind, attempts before, crashes.
 pub(super) type Rescued = (Uuid, String, String, Option<Uuid>, String, i32, i32);
 

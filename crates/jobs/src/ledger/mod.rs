@@ -164,9 +164,6 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
 
     async fn get(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError>;
 
-    /// Newest first.
-    async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError>;
-
     /// The final ones among `ids`.
     async fn final_among(&self, ids: &[JobId]) -> Result<Vec<JobId>, LedgerError>;
 

@@ -12,6 +12,7 @@
 //! - The reader does not recurse deeper than the longest path, however deep the payload is.
 
 mod json;
+mod lookup;
 mod path;
 pub(crate) mod sealed;
 
@@ -65,6 +66,11 @@ impl Marks {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether a field is secret that this path leads to, or leads into.
+    pub fn cover(&self, path: &FieldPath) -> bool {
+        self.0.iter().any(|(secret, _)| secret.overlaps(path))
     }
 
     /// The secret values of a well-formed text, in its order; none is inside another.

@@ -83,6 +83,25 @@ impl FieldPath {
         }
     }
 
+    /// Whether the steps at this place of both paths may lead to the same part of a value.
+    pub(super) fn meets(&self, other: &Self, step: usize) -> bool {
+        use Step::{EveryItem, EveryMember, Item, Member, Token};
+        match (self.steps.get(step), other.steps.get(step)) {
+            (Some(Member(one) | Token(one)), Some(Member(two) | Token(two))) => one == two,
+            (Some(Item(one)), Some(Item(two))) => one == two,
+            (Some(Token(number)), Some(Item(item))) | (Some(Item(item)), Some(Token(number))) => {
+                number.parse() == Ok(*item)
+            }
+            (Some(EveryItem), Some(Token(number))) | (Some(Token(number)), Some(EveryItem)) => {
+                number.parse::<usize>().is_ok()
+            }
+            (Some(EveryItem), Some(EveryItem | Item(_))) | (Some(Item(_)), Some(EveryItem)) => true,
+            (Some(EveryMember), Some(EveryMember | Member(_) | Token(_)))
+            | (Some(Member(_) | Token(_)), Some(EveryMember)) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the step at this place can be taken in a value of this shape. Where it cannot, the payload has another form than its kind
     /// expects, and it is not known where in it the secret is.
     pub(super) fn fits(&self, step: usize, shape: Shape) -> bool {

@@ -100,14 +100,12 @@ async fn an_insert_repeated_after_a_lost_reply_changes_nothing(f: Fixture) {
         jobs.iter().map(|job| Accepted::New(job.id)).collect::<Vec<_>>()
     );
     assert_eq!(
-        f.ledger
-            .list(&JobFilter {
-                limit: 10,
-                ..JobFilter::default()
-            })
-            .await
-            .unwrap()
-            .len(),
+        f.list(&JobFilter {
+            limit: 10,
+            ..JobFilter::default()
+        })
+        .await
+        .len(),
         2
     );
 }
@@ -838,7 +836,7 @@ async fn the_list_filters_and_pages(f: Fixture) {
     }
     ids.reverse();
     let page = async |filter: JobFilter| {
-        let records = f.ledger.list(&filter).await.unwrap();
+        let records = f.list(&filter).await;
         records.into_iter().map(|record| record.id).collect::<Vec<_>>()
     };
     let first = page(JobFilter {
@@ -1003,7 +1001,7 @@ async fn a_row_that_cannot_be_read_fails_no_other(f: Fixture) {
         limit: 10,
         ..JobFilter::default()
     };
-    assert_eq!(f.ledger.list(&filter).await.unwrap().len(), 5);
+    assert_eq!(f.list(&filter).await.len(), 5);
     let record = f.ledger.get(newer).await.unwrap().unwrap();
     let payload: serde_json::Value = serde_json::from_str(record.payload.get()).unwrap();
     assert_eq!(
@@ -1063,14 +1061,12 @@ async fn pruning_takes_only_what_is_past_its_retention(f: Fixture) {
     assert!(f.ledger.get(claimed[0].id).await.unwrap().is_none());
     assert_eq!(state(&f, claimed[1].id).await, State::Discarded);
     assert_eq!(
-        f.ledger
-            .list(&JobFilter {
-                limit: 10,
-                ..JobFilter::default()
-            })
-            .await
-            .unwrap()
-            .len(),
+        f.list(&JobFilter {
+            limit: 10,
+            ..JobFilter::default()
+        })
+        .await
+        .len(),
         3
     );
 }

@@ -112,7 +112,7 @@ async fn jobs(f: &Fixture) -> Vec<JobRecord> {
         limit: 5_000,
         ..JobFilter::default()
     };
-    f.ledger.list(&filter).await.unwrap()
+    f.list(&filter).await
 }
 
 /// Lets every schedule wait for a tick `hours` before the one it waits for.

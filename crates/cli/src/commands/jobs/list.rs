@@ -10,6 +10,9 @@ use crate::output::{shown, table};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Only jobs for which every term holds: 'kind:http.request state:discarded error:"timed out" payload.customer.id:42 age:>1h'
+    #[arg(long = "where", value_name = "SEARCH")]
+    search: Option<String>,
     /// Only jobs of this queue
     #[arg(long)]
     queue: Option<String>,
@@ -30,29 +33,48 @@ pub(crate) struct Args {
     limit: u16,
 }
 
+/// Goes on until there are as many jobs as asked for, or no more: each request looks at a part of the jobs.
 pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(), Failure> {
-    let query = query([
+    let limit = usize::from(args.limit);
+    let mut filters = query([
+        ("q", args.search),
         ("queue", args.queue),
         ("state", args.state.map(|state| state.to_string())),
         ("kind", args.kind),
         ("batch", args.batch.map(|id| id.to_string())),
-        ("after", args.after.map(|id| id.to_string())),
-        ("limit", Some(args.limit.to_string())),
     ]);
-    let document = api.get(&["v1", "jobs"], &query).await?;
-    let page: JobPage = api.read(&document)?;
-    output.print(&document, || {
-        let rows: Vec<_> = page.jobs.into_iter().map(row).collect();
+    let fixed = filters.len();
+    let mut found = JobPage {
+        jobs: Vec::new(),
+        next: args.after,
+        searched: 0,
+        of: None,
+        complete: false,
+    };
+    loop {
+        filters.truncate(fixed);
+        filters.push(("limit", (limit - found.jobs.len()).to_string()));
+        filters.extend(found.next.map(|next| ("after", next.to_string())));
+        let page: JobPage = api.read(&api.get(&["v1", "jobs"], &filters).await?)?;
+        found.jobs.extend(page.jobs);
+        found.searched += page.searched;
+        (found.next, found.of, found.complete) = (page.next, page.of.or(found.of), page.complete);
+        if found.jobs.len() >= limit || found.next.is_none() {
+            break;
+        }
+    }
+    output.print(&found, || {
+        let rows: Vec<_> = found.jobs.iter().map(row).collect();
         table(["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "RUN AT"], &rows)
     })
 }
 
-fn row(job: JobView) -> [String; 6] {
+fn row(job: &JobView) -> [String; 6] {
     [
         job.id.to_string(),
         job.state.to_string(),
-        job.kind,
-        job.queue,
+        job.kind.clone(),
+        job.queue.clone(),
         format!("{}/{}", job.attempt, job.max_attempts),
         shown(job.run_at),
     ]

@@ -28,16 +28,14 @@ pub(crate) use self::rows::RECORD;
 use self::rows::count;
 use super::prune::PruneCursor;
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
-    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease,
-    RescueReport, Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport,
-    decode, keys,
+    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobRecord,
+    Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease, RescueReport,
+    Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport, keys,
 };
 use crate::follow_ups::Effects;
-use crate::id::{BatchId, JobId, WorkerId};
+use crate::id::{JobId, WorkerId};
 use crate::limits::ClaimRequest;
 use crate::observer::Observers;
-use crate::state::StoredState;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -308,32 +306,6 @@ impl Ledger for PostgresLedger {
                 .bind(id.as_uuid())
                 .fetch_optional(&mut *on)
                 .await
-        })
-        .await
-    }
-
-    async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
-        let (stored, ahead, tried) = keys::stored_filter(filter.state);
-        self.within("list jobs", async |on| {
-            let rows = self.query(sqlx::AssertSqlSafe(format!(
-                "{RECORD}
-                 where ($1::text is null or queue = $1) and ($2::text is null or state = $2)
-                   and ($3::text is null or kind = $3) and ($4::uuid is null or id < $4)
-                   and ($5::boolean is null or (run_at > now()) = $5) and ($6::boolean is null or (attempt > 0) = $6)
-                   and ($8::uuid is null or batch_id = $8)
-                 order by id desc limit $7"
-            )))
-            .bind(filter.queue.as_deref())
-            .bind(stored.map(StoredState::as_str))
-            .bind(filter.kind.as_deref())
-            .bind(filter.after.map(JobId::as_uuid))
-            .bind(ahead)
-            .bind(tried)
-            .bind(i64::try_from(filter.limit).unwrap_or(100))
-            .bind(filter.batch.map(BatchId::as_uuid))
-            .fetch_all(&mut *on)
-            .await?;
-            Ok(decode::records(&rows))
         })
         .await
     }

@@ -26,15 +26,13 @@ pub(crate) use self::rows::RECORD;
 use self::rows::{hex, hex_array, limit_of, millis};
 use super::prune::{PruneCursor, WINDOW};
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobFilter,
-    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease,
-    RescueReport, Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport,
-    decode, keys,
+    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobRecord,
+    Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease, RescueReport,
+    Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport, keys,
 };
 use crate::follow_ups::Effects;
-use crate::id::{BatchId, JobId, WorkerId};
+use crate::id::{JobId, WorkerId};
 use crate::observer::Observers;
-use crate::state::StoredState;
 
 const CLAIM: &str = concat!(
     "update holdfast_jobs set state = 'running', worker = ?2, started_at = case when crashes = 0 then ", now!(), " end
@@ -387,32 +385,6 @@ impl Ledger for SqliteLedger {
                 .bind(id.as_uuid())
                 .fetch_optional(&self.database.reader)
                 .await
-        })
-        .await
-    }
-
-    async fn list(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, LedgerError> {
-        let (stored, ahead, tried) = keys::stored_filter(filter.state);
-        self.within("list jobs", async {
-            let rows = sqlx::query(AssertSqlSafe(format!(
-                "{RECORD}
-                 where (?1 is null or queue = ?1) and (?2 is null or state = ?2) and (?3 is null or kind = ?3)
-                   and (?4 is null or id < ?4) and (?5 is null or (run_at > {}) = ?5)
-                   and (?6 is null or (attempt > 0) = ?6) and (?8 is null or batch_id = ?8)
-                 order by id desc limit ?7",
-                now!()
-            )))
-            .bind(filter.queue.as_deref())
-            .bind(stored.map(StoredState::as_str))
-            .bind(filter.kind.as_deref())
-            .bind(filter.after.map(JobId::as_uuid))
-            .bind(ahead)
-            .bind(tried)
-            .bind(limit_of(filter.limit))
-            .bind(filter.batch.map(BatchId::as_uuid))
-            .fetch_all(&self.database.reader)
-            .await?;
-            Ok(decode::records(&rows))
         })
         .await
     }

@@ -26,3 +26,4 @@ mod cancel;
 mod chains;
 mod dead_letters;
 mod expiry;
+mod search;

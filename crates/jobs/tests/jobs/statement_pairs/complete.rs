@@ -7,12 +7,11 @@ use std::path::Path;
 use crate::statement_pairs::operations::Operation;
 
 /// Methods of the trait that write nothing.
-const READING_METHODS: [&str; 13] = [
+const READING_METHODS: [&str; 12] = [
     "cancel_requests",
     "doubtful",
     "final_among",
     "get",
-    "list",
     "look_again_in",
     "locks_rows",
     "paused_queues",
@@ -31,11 +30,11 @@ const READING_UNITS: &[&str] = &[
     "count dead letters",
     "count jobs to be cancelled",
     "count the queues",
+    "estimate the number of jobs",
     // It deletes rows that say nothing, of a table that nothing else of the ledger waits for.
     "forget full buckets",
     "list batches",
     "list dead letters",
-    "list jobs",
     "list workers",
     "look for cancelled jobs",
     "look for doubtful jobs",
@@ -48,12 +47,14 @@ const READING_UNITS: &[&str] = &[
     "read a frontier",
     "read a job",
     "read a worker",
+    "read jobs",
     "read the declared kinds",
     "read the jobs of a worker",
     "read the limits",
     "read the paused queues",
     "read the server's settings",
     "read what became of jobs",
+    "search jobs",
 ];
 
 /// Writes of an operator, or of a starting process, that touch one row of kinds, queues or workers, and no job: they are not in

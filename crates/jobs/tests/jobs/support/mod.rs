@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::ledger::{self, Ledger, NewJob, Options, Priority, RunAt, WorkerReport};
-use holdfast_jobs::{JobId, WorkerId};
+use holdfast_jobs::ledger::{
+    self, JobFilter, JobRecord, Ledger, NewJob, Options, Priority, RunAt, WorkerReport,
+};
+use holdfast_jobs::sql::Sql;
+use holdfast_jobs::{JobId, WorkerId, search};
 use holdfast_testkit::{PgBouncer, PostgresOptions, PostgresServer};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -139,6 +142,12 @@ impl Fixture {
             "update holdfast_workers set seen_at = seen_at - 60000",
         )
         .await;
+    }
+
+    /// Jobs, newest first.
+    pub(crate) async fn list(&self, filter: &JobFilter) -> Vec<JobRecord> {
+        let sql = Sql::new(&self.database, &self.settings.database);
+        search::list(&sql, filter).await.expect("jobs")
     }
 
     pub(crate) async fn worker(&self) -> WorkerId {
