@@ -6,7 +6,7 @@ use holdfast_http::problem::{Problem, ProblemKind, nothing_matched, quote};
 use holdfast_http::{Admin, Call, Reply, ok};
 use holdfast_jobs::audit::AuditId;
 use holdfast_jobs::bulk::Done;
-use holdfast_jobs::{CancelFilter, State as JobState};
+use holdfast_jobs::{CancelFilter, JobId, State as JobState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -80,11 +80,18 @@ pub(crate) fn check_name(field: &str, name: Option<&String>) -> Result<(), Probl
     }
 }
 
-/// Which jobs to cancel.
+/// Most ids in one request.
+pub(crate) const MAX_IDS: usize = 1_000;
+
+/// Which jobs to cancel. Exactly one of `ids`, `filter` and `all`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = CancelRequest, example = json!({"filter": {"queue": "default", "kind": "debug.sleep"}}))]
 pub struct CancelBody {
+    /// Up to 1,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub ids: Option<Vec<JobId>>,
     pub filter: Option<CancelFilterBody>,
     /// True, instead of a filter: every job that is not final.
     #[serde(default)]
@@ -115,11 +122,24 @@ pub struct CancelFilterBody {
 impl CancelBody {
     fn filter(self) -> Result<CancelFilter, Problem> {
         let needed = |reason: &str| Err(Problem::field(ProblemKind::InvalidField, "filter", reason));
+        if let Some(ids) = self.ids {
+            if self.all || self.filter.is_some() {
+                return needed("give only one of `ids`, `filter` and `all`");
+            }
+            if !(1..=MAX_IDS).contains(&ids.len()) {
+                let reason = format!("has {} ids; 1 to {MAX_IDS} are allowed", ids.len());
+                return Err(Problem::field(ProblemKind::InvalidField, "ids", reason));
+            }
+            return Ok(CancelFilter {
+                ids: Some(ids),
+                ..CancelFilter::default()
+            });
+        }
         let Some(body) = self.filter else {
             return if self.all {
                 Ok(CancelFilter::default())
             } else {
-                needed("say which jobs: give a filter, or `\"all\": true`")
+                needed("say which jobs: give `ids`, a filter, or `\"all\": true`")
             };
         };
         if self.all {
@@ -138,6 +158,7 @@ impl CancelBody {
             state: body.state,
             from: body.from.map(|moment| moment.0),
             to: body.to.map(|moment| moment.0),
+            ids: None,
         };
         if filter == CancelFilter::default() {
             return needed(

@@ -13,16 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::bulk::{BulkAnswer, BulkPreview, BulkView, MAX_NAME, check_name};
+use crate::bulk::{BulkAnswer, BulkPreview, BulkView, MAX_IDS, MAX_NAME, check_name};
 use crate::fields::Attempts;
 use crate::job_view::{JobView, page_of};
 use crate::state::ControlState;
 
 /// Longest piece of an error that is searched for, in bytes.
 const MAX_ERROR: usize = 500;
-
-/// Most ids in one request.
-const MAX_IDS: usize = 1_000;
 
 /// Dead letters shown by a dry run.
 const SAMPLE: usize = 10;

@@ -1,5 +1,6 @@
 //! `GET /v1/jobs`: pages of jobs, and searches among them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +9,7 @@ use holdfast_http::problem::{Problem, ProblemKind};
 use holdfast_http::{Binding, Bound, Call, PageParams, Read, Reply, WithQuery, ok};
 use holdfast_jobs::ledger::{LedgerError, Priority};
 use holdfast_jobs::search::{
-    FoundJobs, JobQuery, JobSearch, JobSummary, SearchFrom, ShownPayload,
+    Certainty, CountBy, CountedJobs, FoundJobs, JobQuery, JobSearch, JobSummary, SearchFrom, ShownPayload,
 };
 use holdfast_jobs::{BatchId, JobId, Jobs, State as JobState, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -203,6 +204,99 @@ pub(crate) async fn list(call: Call<Bound<Read>, ControlState, WithQuery>) -> Re
     ok(&listing)
 }
 
+/// How many jobs match.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct JobCounts {
+    /// `state`, `queue` or `kind`.
+    #[schema(value_type = String)]
+    pub by: Cow<'static, str>,
+    /// The largest first, 200 at most.
+    pub counts: Vec<JobCount>,
+    /// There are more than 200.
+    pub cut: bool,
+    /// Jobs that this request has looked at.
+    pub searched: u64,
+    /// About how many there are to look at; null: unknown.
+    pub of: Option<u64>,
+    /// All of them were looked at: every count is exact.
+    pub complete: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct JobCount {
+    pub value: String,
+    pub count: u64,
+    /// `exact`; `approximate`: raised from the jobs that were looked at to all of them; `at_least`: there may be more.
+    #[schema(value_type = String)]
+    pub certainty: Cow<'static, str>,
+}
+
+impl JobCounts {
+    fn new(by: CountBy, counted: CountedJobs) -> Self {
+        let certainty = |certainty| match certainty {
+            Certainty::Exact => "exact",
+            Certainty::Approximate => "approximate",
+            Certainty::AtLeast => "at_least",
+        };
+        let by = match by {
+            CountBy::State => "state",
+            CountBy::Queue => "queue",
+            CountBy::Kind => "kind",
+        };
+        let counts = counted.groups.into_iter().map(|group| JobCount {
+            value: group.value,
+            count: group.count,
+            certainty: certainty(group.certainty).into(),
+        });
+        Self {
+            by: by.into(),
+            counts: counts.collect(),
+            cut: counted.is_cut,
+            searched: counted.searched,
+            of: counted.of,
+            complete: counted.is_complete,
+        }
+    }
+}
+
+/// Count jobs
+///
+/// By state, queue or kind, with the same `q` as the list of jobs. A request looks at 20,000 jobs or for 150 ms. If those are all, the counts
+/// are exact; else they are approximate, and say so. Without `q`, the counts of jobs that have not ended and of dead letters are always
+/// exact. Jobs that are stored on the broker are not counted.
+#[utoipa::path(get, path = "/v1/jobs/counts", tag = "jobs", operation_id = "count_jobs",
+    params(
+        ("q" = Option<String>, Query, description = "Only jobs for which every term holds"),
+        ("by" = Option<String>, Query, description = "`state` (default), `queue` or `kind`"),
+    ),
+    responses(
+        (status = 200, body = JobCounts),
+        (status = 400, description = "invalid-parameter"),
+    ))]
+pub(crate) async fn counts(call: Call<Bound<Read>, ControlState, WithQuery>) -> Reply {
+    call.state().learn().await;
+    let mut params = call.params(&["q", "by"]);
+    let query = params.parsed::<JobQuery>("q").unwrap_or_default();
+    let by = match params.text("by") {
+        None | Some("state") => CountBy::State,
+        Some("queue") => CountBy::Queue,
+        Some("kind") => CountBy::Kind,
+        Some(_) => {
+            params.fault("by", "jobs are counted by state, queue or kind".to_owned());
+            CountBy::State
+        }
+    };
+    params.finish()?;
+    let search = JobSearch {
+        query: allowed(&call, query)?,
+        from: SearchFrom::Newest,
+        limit: 0,
+        shown: shown_to(&call),
+    };
+    let counted = call.run(move |state| async move { state.jobs.count_jobs(&search, by).await });
+    ok(&JobCounts::new(by, counted.await?))
+}
+
 fn put_newest_first<T>(jobs: &mut [T], from: SearchFrom) {
     if matches!(from, SearchFrom::NewerThan(_)) {
         jobs.reverse();
@@ -249,7 +343,7 @@ fn request(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<(JobSear
     let mut params = call.params(&[
         "q", "queue", "state", "kind", "batch", "before", "after", "limit", "view",
     ]);
-    let mut query = params.parsed::<JobQuery>("q").unwrap_or_default();
+    let query = params.parsed::<JobQuery>("q").unwrap_or_default();
     let state = params.parsed::<JobState>("state");
     let page = params.page();
     let before = params.parsed::<JobId>("before");
@@ -268,18 +362,11 @@ fn request(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<(JobSear
         }
     };
     params.finish()?;
-    check_contents(call, &query)?;
     if let Some(binding) = call.allowed.binding() {
-        permit(binding, "q", query.queues(), query.kinds())?;
         permit(binding, "queue", queue.as_deref(), None)?;
         permit(binding, "kind", None, kind.as_deref())?;
-        if !binding.queues.is_empty() {
-            query.only_queues(binding.queues.iter().cloned());
-        }
-        if !binding.kinds.is_empty() {
-            query.only_kinds(binding.kinds.iter().cloned());
-        }
     }
+    let mut query = allowed(call, query)?;
     if let Some(queue) = queue {
         query.only_queues([queue]);
     }
@@ -304,6 +391,24 @@ fn request(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<(JobSear
         shown: shown_to(call),
     };
     Ok((search, view))
+}
+
+/// The query as the caller may ask it: of the jobs that its key is bound to, and not in what it may not see.
+fn allowed(
+    call: &Call<Bound<Read>, ControlState, WithQuery>,
+    mut query: JobQuery,
+) -> Result<JobQuery, Problem> {
+    check_contents(call, &query)?;
+    if let Some(binding) = call.allowed.binding() {
+        permit(binding, "q", query.queues(), query.kinds())?;
+        if !binding.queues.is_empty() {
+            query.only_queues(binding.queues.iter().cloned());
+        }
+        if !binding.kinds.is_empty() {
+            query.only_kinds(binding.kinds.iter().cloned());
+        }
+    }
+    Ok(query)
 }
 
 /// What the caller is shown of payloads.

@@ -24,6 +24,7 @@ pub mod limits;
 pub mod pull;
 pub mod queues;
 pub mod schedules;
+pub mod standing;
 mod state;
 pub mod stats;
 pub mod workers;
@@ -38,7 +39,7 @@ pub mod wire {
     pub use crate::encryption::{EncryptionKeyView, EncryptionView, RotateBody, RotatedView, UnreadableView};
     pub use crate::enqueue::{AcceptedJob, JobBody};
     pub use crate::fields::{Attempts, Urgency};
-    pub use crate::job_list::{JobListing, JobPage, JobSummaryPage, SummaryView};
+    pub use crate::job_list::{JobCount, JobCounts, JobListing, JobPage, JobSummaryPage, SummaryView};
     pub use crate::job_view::{ErrorView, JobView};
     pub use crate::jobs::SteeredJob;
     pub use crate::kinds::{KindList, KindView, PolicyView};
@@ -50,6 +51,7 @@ pub mod wire {
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue, WokenQueue};
     pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};
     pub use crate::stats::{OutageView, PercentileSeries, PercentileView, SeriesView, StatsView, TotalView};
+    pub use crate::standing::{JobStanding, ReasonView, RerunBody};
     pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
 }
 
@@ -62,16 +64,19 @@ holdfast_http::routes! {
     "/v1/jobs" => { GET job_list::list, POST enqueue::one }
     "/v1/jobs/cancel" => { POST bulk::cancel }
     "/v1/jobs/batch" => { POST enqueue::batch }
+    "/v1/jobs/counts" => { GET job_list::counts }
     "/v1/jobs/{id}" => { GET jobs::show }
     "/v1/jobs/{id}/cancel" => { POST jobs::cancel }
     "/v1/jobs/{id}/retry" => { POST jobs::retry }
+    "/v1/jobs/{id}/rerun" => { POST standing::rerun }
+    "/v1/jobs/{id}/why" => { GET standing::why }
     "/v1/batches" => { GET batches::list, POST batches::create }
     "/v1/batches/{id}" => { GET batches::show }
     "/v1/batches/{id}/cancel" => { POST batches::cancel }
     "/v1/kinds" => { GET kinds::list }
     "/v1/kinds/{name}" => { GET declarations::show_kind, PUT declarations::put_kind, DELETE declarations::delete_kind }
     "/v1/queues" => { GET queues::list }
-    "/v1/queues/{name}" => { PUT declarations::put_queue, DELETE declarations::delete_queue }
+    "/v1/queues/{name}" => { GET queues::show, PUT declarations::put_queue, DELETE declarations::delete_queue }
     "/v1/queues/{name}/pause" => { POST queues::pause }
     "/v1/queues/{name}/resume" => { POST queues::resume }
     "/v1/queues/{name}/ring" => { POST queues::ring }

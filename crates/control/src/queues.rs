@@ -159,29 +159,55 @@ pub(crate) async fn list(call: Call<Bound<Read>, ControlState>) -> Reply {
     let binding = call.allowed.binding().cloned();
     let is_shown = move |queue: &str| binding.as_ref().is_none_or(|binding| binding.allows_queue(queue));
     let list = |state: Arc<ControlState>| async move {
-        let jobs = &state.jobs;
-        let (stats, workers, mut limits) =
-            tokio::try_join!(jobs.queue_stats(), jobs.workers(), jobs.limits().all())?;
-        let mut rates: BTreeMap<String, RateView> = BTreeMap::new();
-        for worker in workers.iter().filter(|worker| is_alive(worker, state.lost_after)) {
-            for (queue, stats) in &worker.stats {
-                rates.entry(queue.clone()).or_default().add(stats);
-            }
-        }
-        let stats = stats.into_iter().filter(|stats| is_shown(&stats.queue));
-        let queues = stats.map(|stats| {
-            let served_by = jobs.fleet_of(&stats.queue);
-            let configured = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
-            let durability = configured.or(served_by.map(|_| Durability::Ledger));
-            let rates = rates.remove(&stats.queue).unwrap_or_default();
-            let limits = limits.remove(&stats.queue).unwrap_or_default();
-            QueueView::new(stats, durability, served_by, rates, limits)
-        });
-        Ok::<_, LedgerError>(QueueList {
-            queues: queues.collect(),
-        })
+        let queues = views(&state, is_shown).await?;
+        Ok::<_, LedgerError>(QueueList { queues })
     };
     call.cached(&CACHED, list).await
+}
+
+/// The queues whose names are to be shown.
+async fn views(state: &ControlState, is_shown: impl Fn(&str) -> bool) -> Result<Vec<QueueView>, LedgerError> {
+    let jobs = &state.jobs;
+    let (stats, workers, mut limits) =
+        tokio::try_join!(jobs.queue_stats(), jobs.workers(), jobs.limits().all())?;
+    let mut rates: BTreeMap<String, RateView> = BTreeMap::new();
+    for worker in workers.iter().filter(|worker| is_alive(worker, state.lost_after)) {
+        for (queue, stats) in &worker.stats {
+            rates.entry(queue.clone()).or_default().add(stats);
+        }
+    }
+    let stats = stats.into_iter().filter(|stats| is_shown(&stats.queue));
+    let queues = stats.map(|stats| {
+        let served_by = jobs.fleet_of(&stats.queue);
+        let configured = jobs.queues().get(&stats.queue).map(|queue| queue.durability);
+        let durability = configured.or(served_by.map(|_| Durability::Ledger));
+        let rates = rates.remove(&stats.queue).unwrap_or_default();
+        let limits = limits.remove(&stats.queue).unwrap_or_default();
+        QueueView::new(stats, durability, served_by, rates, limits)
+    });
+    Ok(queues.collect())
+}
+
+/// Show a queue
+///
+/// Also one that is neither configured nor declared, while it has jobs.
+#[utoipa::path(get, path = "/v1/queues/{name}", tag = "queues", operation_id = "show_queue",
+    params(("name" = String, Path, description = "The queue's name")),
+    responses(
+        (status = 200, body = QueueView),
+        (status = 404, description = "queue-not-found"),
+    ))]
+pub(crate) async fn show(call: Call<Bound<Read>, ControlState>) -> Reply {
+    let name = call.path("name");
+    if let Some(binding) = call.allowed.binding() {
+        binding.permit_queue("name", &name)?;
+    }
+    let queue = name.clone();
+    let found = call.run(move |state| async move { views(&state, |shown| shown == queue).await });
+    match found.await?.pop() {
+        Some(view) => ok(&view),
+        None => Err(unknown_queue(call.state(), &name).await?),
+    }
 }
 
 /// Pause a queue
@@ -255,6 +281,12 @@ pub(crate) async fn known_queue(state: &ControlState, name: &str) -> Result<(), 
     if declared.queues.contains(name) {
         return Ok(());
     }
+    Err(unknown_queue(state, name).await?)
+}
+
+/// The answer about a queue that there is not.
+async fn unknown_queue(state: &ControlState, name: &str) -> Result<Problem, Problem> {
+    let declared = state.declared().await?;
     let configured = state.jobs.queues().keys().map(String::as_str);
     let known: Vec<&str> = configured
         .chain(declared.queues.iter().map(|queue| &**queue))
@@ -265,7 +297,7 @@ pub(crate) async fn known_queue(state: &ControlState, name: &str) -> Result<(), 
         quote(name),
         known.join(", ")
     );
-    Err(Problem::field(ProblemKind::QueueNotFound, "name", reason))
+    Ok(Problem::field(ProblemKind::QueueNotFound, "name", reason))
 }
 
 /// Most names that a refusal lists.

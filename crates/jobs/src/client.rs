@@ -30,7 +30,7 @@ use crate::observer::{Observer, Observers};
 use crate::queue_counts::QueueCounts;
 use crate::registry::Registry;
 use crate::retry::RetryPolicies;
-use crate::search::{self, FoundJobs, JobSearch, JobSummary};
+use crate::search;
 use crate::sql::Sql;
 use crate::statistics::Statistics;
 use crate::wait::WaitHub;
@@ -447,32 +447,16 @@ impl Jobs {
         Ok(self.readable_records(found))
     }
 
-    /// Looks for jobs of the ledger, as far as one call goes: see [`search`].
-    pub async fn search(&self, search: &JobSearch) -> Result<FoundJobs, LedgerError> {
-        let opened = |kind: &str, payload: &str| {
-            let payload = sealed::may_hold_sealed(payload).then(|| payload.to_owned())?;
-            let payload = RawValue::from_string(payload).ok()?;
-            Some(self.opened(kind, &payload).ok().flatten()?.get().to_owned())
-        };
-        search::find(&self.0.sql, search, &opened, true).await
-    }
-
-    /// These jobs of the ledger, in this order; those that are gone are left out.
-    pub async fn get_many(&self, ids: &[JobId]) -> Result<Vec<JobRecord>, LedgerError> {
-        let found = search::read(&self.0.sql, ids).await?;
-        Ok(self.readable_records(found))
-    }
-
-    /// The same, without payloads and results.
-    pub async fn summaries(&self, ids: &[JobId]) -> Result<Vec<JobSummary>, LedgerError> {
-        search::summaries(&self.0.sql, ids).await
-    }
-
-    fn readable_records(&self, records: Vec<JobRecord>) -> Vec<JobRecord> {
+    pub(crate) fn readable_records(&self, records: Vec<JobRecord>) -> Vec<JobRecord> {
         records
             .into_iter()
             .map(|record| self.readable_record(record))
             .collect()
+    }
+
+    /// The queues as the ledger counts them, without what is on the broker.
+    pub(crate) async fn ledger_counts(&self) -> Result<Vec<QueueStats>, LedgerError> {
+        self.0.counts.get(&*self.0.ledger).await
     }
 
     /// Cancels a waiting job, asks a running one to give way. `None`: unknown id.
@@ -497,9 +481,7 @@ impl Jobs {
     /// again for ten times as long, 30 s at most.
     pub async fn queue_stats(&self) -> Result<Vec<QueueStats>, LedgerError> {
         let mut stats: BTreeMap<String, QueueStats> = self
-            .0
-            .counts
-            .get(&*self.0.ledger)
+            .ledger_counts()
             .await?
             .into_iter()
             .map(|one| (one.queue.clone(), one))

@@ -13,6 +13,7 @@ mod events;
 mod handbook;
 mod happy;
 mod health;
+mod job_actions;
 mod keys;
 mod limits;
 mod logins;

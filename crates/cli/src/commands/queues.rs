@@ -21,6 +21,8 @@ pub(crate) type Args = OperatorArgs<Command>;
 pub(crate) enum Command {
     /// List queues with their depth
     List,
+    /// Show one queue
+    Show { name: String },
     /// Declare a queue for pull workers
     Declare { name: String },
     /// Delete a declared queue that no kind names and that has no job to run
@@ -46,6 +48,11 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let (api, output, command) = args.open(program).await?;
     match command {
         Command::List => list(&api, output).await,
+        Command::Show { name } => {
+            let document = api.get(&["v1", "queues", &name], &[]).await?;
+            let queue: QueueView = api.read(&document)?;
+            output.print(&document, || table(HEADER, &[row(queue)]))
+        }
         Command::Declare { name } => {
             let document = api
                 .put_json(&["v1", "queues", &name], &QueueBody::default())
@@ -69,17 +76,18 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     }
 }
 
+const HEADER: [&str; 8] = [
+    "NAME",
+    "PAUSED",
+    "AVAILABLE",
+    "SCHEDULED",
+    "RETRYABLE",
+    "RUNNING",
+    "DEAD",
+    "OLDEST",
+];
+
 async fn list(api: &Api, output: OutputArgs) -> Result<(), Failure> {
-    const HEADER: [&str; 8] = [
-        "NAME",
-        "PAUSED",
-        "AVAILABLE",
-        "SCHEDULED",
-        "RETRYABLE",
-        "RUNNING",
-        "DEAD",
-        "OLDEST",
-    ];
     let document = api.get(&["v1", "queues"], &[]).await?;
     let list: QueueList = api.read(&document)?;
     output.print(&document, || {

@@ -13,13 +13,10 @@
 //! | `@field(payload, 'user')` | a field of the document as text, whatever else the document holds | the same |
 //! | `@text(payload)` | JSON as text, as it was given | the same |
 //! | `@find(a, b)` | where `b` is in `a`, or 0 | the same |
-<<<<<<< HEAD
 //! | `@names($1)` | the texts of a JSON array, as a subquery | the same |
 //! | `@each($1)` | a row `value` for each element of a JSON array | the same |
-=======
 //! | `@size(payload)` | the bytes that a column takes, without reading it | the same |
 //! | `@among($1)` | `= any($1)`, of an array of ids | among the ids of a JSON array of hexadecimal texts |
->>>>>>> db89866 (jobs, control, cli: search jobs by one grammar, as far as one call goes)
 //! | `@skip_locked` | `for update skip locked` | nothing: there is one writer |
 //!
 //! Only for statements that mean the same on both. Where a batch is written, or locks matter, each database has a text
@@ -158,19 +155,16 @@ pub fn postgres(text: &str) -> String {
     let text = call(&text, "@field", postgres_field);
     let text = call(&text, "@text", |json| format!("{json}::text"));
     let text = call(&text, "@find", |arguments| format!("strpos({arguments})"));
-<<<<<<< HEAD
     let text = call(&text, "@names", |array| {
         format!("select json_array_elements_text({array}::text::json)")
     });
     let text = call(&text, "@each", |array| {
         format!("json_array_elements({array}::text::json) as item(value)")
     });
-=======
     let text = call(&text, "@size", |column| {
         format!("pg_column_size({column})::bigint")
     });
     let text = call(&text, "@among", |ids| format!("= any({ids})"));
->>>>>>> db89866 (jobs, control, cli: search jobs by one grammar, as far as one call goes)
     text.replace("@now", "now()")
         .replace("@json", "json")
         .replace("@share", "for key share")
@@ -191,17 +185,14 @@ pub fn sqlite(text: &str) -> String {
     let text = call(&text, "@field", sqlite_field);
     let text = call(&text, "@text", str::to_owned);
     let text = call(&text, "@find", |arguments| format!("instr({arguments})"));
-<<<<<<< HEAD
     let text = call(&text, "@names", |array| {
         format!("select value from json_each({array})")
     });
     let text = call(&text, "@each", |array| format!("json_each({array})"));
-=======
     let text = call(&text, "@size", |column| format!("octet_length({column})"));
     let text = call(&text, "@among", |ids| {
         format!("in (select unhex(value) from json_each({ids}))")
     });
->>>>>>> db89866 (jobs, control, cli: search jobs by one grammar, as far as one call goes)
     text.replace("@now", SQLITE_NOW)
         .replace("@json", "text")
         .replace("@share", "")

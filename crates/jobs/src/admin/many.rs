@@ -20,9 +20,10 @@ use crate::bulk::{
 };
 use crate::bulk::{BulkStep, Step};
 use crate::follow_ups::{self, Effects};
+use crate::id::JobId;
 use crate::ledger::LedgerError;
 use crate::observer::Observers;
-use crate::sql::{limit, sqlite_now};
+use crate::sql::{hex_ids, limit, sqlite_now};
 use crate::state::{State, StoredState};
 
 /// Which jobs to cancel. The default means every job that has not ended.
@@ -36,6 +37,8 @@ pub struct CancelFilter {
     pub from: Option<DateTime<Utc>>,
     /// Accepted before.
     pub to: Option<DateTime<Utc>>,
+    /// Only these.
+    pub ids: Option<Vec<JobId>>,
 }
 
 /// The result of a purge.
@@ -49,14 +52,15 @@ pub struct Purged {
     pub broker_finished: bool,
 }
 
-/// `$1` queue, `$2` kind, `$3` from, `$4` to, `$5` due later, `$6` tried before; all may be null.
+/// `$1` queue, `$2` kind, `$3` from, `$4` to, `$5` due later, `$6` tried before, `$7` ids; all may be null.
 macro_rules! postgres_waiting {
     () => {
         "state = 'available'
          and ($1::text is null or queue = $1) and ($2::text is null or kind = $2)
          and ($3::bigint is null or created_at >= 'epoch'::timestamptz + $3 * interval '1 millisecond')
          and ($4::bigint is null or created_at < 'epoch'::timestamptz + $4 * interval '1 millisecond')
-         and ($5::boolean is null or (run_at > now()) = $5) and ($6::boolean is null or (attempt > 0) = $6)"
+         and ($5::boolean is null or (run_at > now()) = $5) and ($6::boolean is null or (attempt > 0) = $6)
+         and ($7::uuid[] is null or id = any ($7))"
     };
 }
 macro_rules! postgres_running {
@@ -65,7 +69,8 @@ macro_rules! postgres_running {
          and ($1::text is null or queue = $1) and ($2::text is null or kind = $2)
          and ($3::bigint is null or created_at >= 'epoch'::timestamptz + $3 * interval '1 millisecond')
          and ($4::bigint is null or created_at < 'epoch'::timestamptz + $4 * interval '1 millisecond')
-         and ($5::boolean is null or true) and ($6::boolean is null or true)"
+         and ($5::boolean is null or true) and ($6::boolean is null or true)
+         and ($7::uuid[] is null or id = any ($7))"
     };
 }
 macro_rules! sqlite_waiting {
@@ -75,7 +80,8 @@ macro_rules! sqlite_waiting {
              and (?3 is null or created_at >= ?3) and (?4 is null or created_at < ?4)
              and (?5 is null or (run_at > ",
             sqlite_now!(),
-            ") = ?5) and (?6 is null or (attempt > 0) = ?6)"
+            ") = ?5) and (?6 is null or (attempt > 0) = ?6)
+             and (?7 is null or id in (select unhex(value) from json_each(?7)))"
         )
     };
 }
@@ -84,7 +90,8 @@ macro_rules! sqlite_running {
         "state = 'running' and not cancel_requested
          and (?1 is null or queue = ?1) and (?2 is null or kind = ?2)
          and (?3 is null or created_at >= ?3) and (?4 is null or created_at < ?4)
-         and (?5 is null or true) and (?6 is null or true)"
+         and (?5 is null or true) and (?6 is null or true)
+         and (?7 is null or id in (select unhex(value) from json_each(?7)))"
     };
 }
 /// One statement about jobs that match.
@@ -97,8 +104,8 @@ macro_rules! postgres_step {
                  select id from holdfast_jobs where ",
             $filter!(),
             "
-                   and created_at <= 'epoch'::timestamptz + $7 * interval '1 millisecond'
-                 limit $8 for update skip locked))
+                   and created_at <= 'epoch'::timestamptz + $8 * interval '1 millisecond'
+                 limit $9 for update skip locked))
              returning batch_id"
         )
     };
@@ -111,7 +118,7 @@ macro_rules! sqlite_step {
             " where id in (
                  select id from holdfast_jobs where ",
             $filter!(),
-            " and created_at <= ?7 limit ?8)
+            " and created_at <= ?8 limit ?9)
              returning batch_id"
         )
     };
@@ -146,17 +153,17 @@ const SQLITE_STEP: Statements = Statements {
     running: sqlite_step!("cancel_requested = 1", sqlite_running),
 };
 const POSTGRES_COUNT: Statements = Statements {
-    waiting: counting!(postgres_waiting, "$7"),
-    running: counting!(postgres_running, "$7"),
+    waiting: counting!(postgres_waiting, "$8"),
+    running: counting!(postgres_running, "$8"),
 };
 const SQLITE_COUNT: Statements = Statements {
-    waiting: counting!(sqlite_waiting, "?7"),
-    running: counting!(sqlite_running, "?7"),
+    waiting: counting!(sqlite_waiting, "?8"),
+    running: counting!(sqlite_running, "?8"),
 };
 
-/// Binds the six parameters of a filter, on either database.
+/// Binds the seven parameters of a filter, on either database.
 macro_rules! bound {
-    ($statement:expr, $filter:expr) => {{
+    ($statement:expr, $filter:expr, $ids:expr) => {{
         let (ahead, tried) = $filter.shades();
         sqlx::query($statement)
             .bind($filter.queue.clone())
@@ -165,6 +172,7 @@ macro_rules! bound {
             .bind($filter.to.map(|at| at.timestamp_millis()))
             .bind(ahead)
             .bind(tried)
+            .bind($ids)
     }};
 }
 
@@ -190,6 +198,15 @@ impl CancelFilter {
         }
     }
 
+    fn uuids(&self) -> Option<Vec<Uuid>> {
+        let ids = self.ids.as_ref()?;
+        Some(ids.iter().map(|id| id.as_uuid()).collect())
+    }
+
+    fn hex_ids(&self) -> Option<String> {
+        self.uuids().map(|ids| hex_ids(&ids))
+    }
+
     fn document(&self) -> Value {
         let given = [
             ("queue", json!(self.queue)),
@@ -197,6 +214,7 @@ impl CancelFilter {
             ("state", json!(self.state)),
             ("from", json!(self.from)),
             ("to", json!(self.to)),
+            ("ids", json!(self.ids)),
         ];
         let told = given.into_iter().filter(|(_, value)| !value.is_null());
         Value::Object(told.map(|(name, value)| (name.to_owned(), value)).collect())
@@ -253,12 +271,16 @@ impl Cancel<'_> {
         let (began, most) = (position.began_ms, limit(STEP_ROWS));
         match on {
             LedgerTx::Postgres(on) => {
-                let update = bound!(which(&POSTGRES_STEP), self.filter).bind(began).bind(most);
+                let update = bound!(which(&POSTGRES_STEP), self.filter, self.filter.uuids())
+                    .bind(began)
+                    .bind(most);
                 let rows = update.persistent(named).fetch_all(on).await?;
                 rows.iter().map(|row| row.try_get(0)).collect()
             }
             LedgerTx::Sqlite(on) => {
-                let update = bound!(which(&SQLITE_STEP), self.filter).bind(began).bind(most);
+                let update = bound!(which(&SQLITE_STEP), self.filter, self.filter.hex_ids())
+                    .bind(began)
+                    .bind(most);
                 let rows = update.fetch_all(on).await?;
                 rows.iter().map(|row| row.try_get(0)).collect()
             }
@@ -289,11 +311,11 @@ impl Steering<'_> {
             for (_, postgres, sqlite) in sorts.into_iter().filter(|(wanted, _, _)| *wanted) {
                 let count: i64 = match tx.on() {
                     LedgerTx::Postgres(on) => {
-                        let counting = bound!(postgres, filter).bind(most);
+                        let counting = bound!(postgres, filter, filter.uuids()).bind(most);
                         counting.persistent(sql.named).fetch_one(on).await?.try_get(0)?
                     }
                     LedgerTx::Sqlite(on) => {
-                        let counting = bound!(sqlite, filter).bind(most);
+                        let counting = bound!(sqlite, filter, filter.hex_ids()).bind(most);
                         counting.fetch_one(on).await?.try_get(0)?
                     }
                 };

@@ -1,5 +1,5 @@
 //! Looks for what keeps accepted jobs from ending: running jobs without a living worker, locks, old transactions, dead rows,
-//! queues that stand still. It reads alone, and needs no more than the permissions of the role that runs Holdfast.
+//! queues that stand still. Of a single job it says why it waits ([`standing`]). It reads alone, and needs no more than the permissions of the role that runs Holdfast.
 //!
 //! # A look
 //! Three units of work, each in a transaction of its own with bounds on the server: the server's sessions and tables
@@ -23,6 +23,7 @@ mod figures;
 mod judge;
 mod postgres;
 mod sqlite;
+mod standing;
 mod statement;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ pub use self::figures::{
     SlowStatement, TableFigures, Wait,
 };
 use self::judge::Memory;
+pub use self::standing::{MAX_AHEAD, Standing, WaitReason};
 use crate::LedgerTx;
 use crate::client::Jobs;
 use crate::ledger::LedgerError;

@@ -55,6 +55,10 @@ impl Statement {
             condition,
         } in &query.terms
         {
+            // That a row has errors does not tell that it has not the one that is to be missing.
+            if *is_negated && condition.is_about_contents() {
+                continue;
+            }
             let Some(holds) = self.condition(condition) else {
                 continue;
             };
@@ -171,6 +175,8 @@ impl IdSpan {
 /// Where the rows of a search come from.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Source {
+    /// No job can match.
+    Nothing,
     /// All jobs by id.
     Table,
     /// Dead letters by id.
@@ -185,7 +191,11 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) fn of(query: &JobQuery, stored: &[StoredState]) -> Self {
+    pub(super) fn of(query: &JobQuery) -> Self {
+        let stored = query.stored_states();
+        if stored.is_empty() {
+            return Self::Nothing;
+        }
         let mut batches = query.positive().filter_map(|condition| match condition {
             Condition::Batch(ids) if ids.len() == 1 => ids.first(),
             _ => None,
@@ -203,7 +213,7 @@ impl Source {
                 order: "batch_id, state",
             };
         }
-        match stored {
+        match stored.as_slice() {
             [StoredState::Discarded] => Self::DeadLetters,
             [StoredState::Running] => Self::Set {
                 rows: Statement::new("state = 'running'"),
@@ -229,7 +239,7 @@ impl Source {
     pub(super) fn walked(&self) -> &'static str {
         match self {
             Self::DeadLetters => "state = 'discarded'",
-            Self::Table | Self::Set { .. } => "true",
+            Self::Nothing | Self::Table | Self::Set { .. } => "true",
         }
     }
 
@@ -237,7 +247,7 @@ impl Source {
     pub(super) fn relation(&self) -> &'static str {
         match self {
             Self::DeadLetters => "holdfast_jobs_dead",
-            Self::Table | Self::Set { .. } => "holdfast_jobs",
+            Self::Nothing | Self::Table | Self::Set { .. } => "holdfast_jobs",
         }
     }
 }
@@ -261,6 +271,7 @@ mod tests {
             " and kind in ($1, $2) and not coalesce(queue in ($3), false) and attempt >= $4"
         );
         assert_eq!(found.binds.len(), 4);
+        assert_eq!(conditions("error:a -error:b").text, " and errors is not null");
         assert_eq!(
             conditions("-state:retryable,completed").text,
             " and not coalesce(((state = 'available' and run_at > @now and attempt > 0) or state = 'completed'), false)"
@@ -269,14 +280,12 @@ mod tests {
 
     #[test]
     fn the_source_is_the_smallest_index_that_has_every_match() {
-        let source = |text: &str| {
-            let query: JobQuery = text.parse().unwrap();
-            Source::of(&query, &query.stored_states())
-        };
+        let source = |text: &str| Source::of(&text.parse().unwrap());
         assert_eq!(source("kind:a"), Source::Table);
         assert_eq!(source("state:discarded queue:a"), Source::DeadLetters);
         assert_eq!(source("state:running,completed"), Source::Table);
         assert_eq!(source("-state:scheduled"), Source::Table);
+        assert_eq!(source("state:completed state:running"), Source::Nothing);
         for (text, condition) in [
             ("state:running", "state = 'running'"),
             ("state:scheduled", "state = 'available'"),

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use holdfast_control::wire::{CancelBody, CancelFilterBody};
 use holdfast_http::wire::Moment;
-use holdfast_jobs::State;
+use holdfast_jobs::{JobId, State};
 use holdfast_ops::client::Api;
 use holdfast_ops::{Failure, time};
 
@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Accepted before this moment (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     to: Option<DateTime<Utc>>,
+    /// Only this job; may be repeated
+    #[arg(long = "id", value_name = "ID", conflicts_with_all = ["queue", "kind", "state", "from", "to", "all"])]
+    ids: Vec<JobId>,
     /// Every job that has not ended
     #[arg(long, conflicts_with_all = ["queue", "kind", "state", "from", "to"])]
     all: bool,
@@ -43,12 +46,13 @@ pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(),
         || args.state.is_some()
         || args.from.is_some()
         || args.to.is_some();
-    if !is_filtered && !args.all {
+    if !is_filtered && !args.all && args.ids.is_empty() {
         return Err(Failure::no(
-            "say which jobs: --queue, --kind, --state, --from, --to, or --all",
+            "say which jobs: --queue, --kind, --state, --from, --to, --id, or --all",
         ));
     }
     let body = CancelBody {
+        ids: (!args.ids.is_empty()).then_some(args.ids),
         filter: is_filtered.then_some(CancelFilterBody {
             queue: args.queue,
             kind: args.kind,

@@ -133,7 +133,7 @@ fn read(name: &str, source: impl std::io::Read) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn priority(text: &str) -> Result<Priority, String> {
+pub(super) fn priority(text: &str) -> Result<Priority, String> {
     match text {
         "high" => Ok(Priority::High),
         "normal" => Ok(Priority::Normal),

@@ -1,8 +1,11 @@
 //! `holdfast jobs`: enqueued, seen, cancelled and retried.
 
 mod cancel_many;
+mod count;
 mod enqueue;
 mod list;
+mod rerun;
+mod why;
 
 pub(crate) use enqueue::{accepted_text, document, payload};
 
@@ -28,12 +31,18 @@ pub(crate) enum Command {
     Show(Show),
     /// List jobs, newest first
     List(list::Args),
+    /// Count jobs by state, queue or kind
+    Count(count::Args),
+    /// Say why a job waits
+    Why(One),
     /// Cancel a waiting job, or ask a running one to stop
     Cancel(One),
     /// Cancel all matching jobs; running ones are asked to stop
     CancelMany(cancel_many::Args),
     /// Make a discarded or delayed job available now
     Retry(One),
+    /// Enqueue a job like another one, whatever its state
+    Rerun(rerun::Args),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -58,9 +67,12 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         Command::Enqueue(args) => enqueue::run(&api, args, output).await,
         Command::Show(Show { id, wait }) => show(&api, id, wait, output).await,
         Command::List(args) => list::run(&api, args, output).await,
+        Command::Count(args) => count::run(&api, args, output).await,
+        Command::Why(One { id }) => why::run(&api, id, output).await,
         Command::Cancel(One { id }) => steer(&api, id, "cancel", output).await,
         Command::CancelMany(args) => cancel_many::run(&api, args, output).await,
         Command::Retry(One { id }) => steer(&api, id, "retry", output).await,
+        Command::Rerun(args) => rerun::run(&api, args, output).await,
     }
 }
 

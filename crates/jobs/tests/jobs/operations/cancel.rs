@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_jobs::audit::{Actor, AuditFilter, By};
 use holdfast_jobs::ledger::{NewJob, RunAt};
-use holdfast_jobs::{CancelFilter, State};
+use holdfast_jobs::{CancelFilter, JobId, State};
 
 use crate::operations::audit::jobs_of;
 use crate::support::{Fixture, LOST_AFTER, new_job};
@@ -131,12 +131,19 @@ async fn a_filter_cancels_what_waits_and_asks_what_runs(f: Fixture) {
     assert_eq!(jobs.get(other.id).await.unwrap().unwrap().state, State::Available);
     // What was asked to give way is not asked again.
     assert_eq!(steering.cancel_many(&of_kind, None).await.unwrap().affected, 0);
+    let of_ids = CancelFilter {
+        ids: Some(vec![other.id, running.id, JobId::generate()]),
+        ..CancelFilter::default()
+    };
+    assert_eq!(steering.count_cancellable(&of_ids).await.unwrap(), 1);
+    assert_eq!(steering.cancel_many(&of_ids, None).await.unwrap().affected, 1);
+    assert_eq!(jobs.get(other.id).await.unwrap().unwrap().state, State::Cancelled);
     assert_eq!(
         steering
             .cancel_many(&CancelFilter::default(), None)
             .await
             .unwrap()
             .affected,
-        2
+        1
     );
 }

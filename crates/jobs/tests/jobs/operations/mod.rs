@@ -27,3 +27,4 @@ mod chains;
 mod dead_letters;
 mod expiry;
 mod search;
+mod why;

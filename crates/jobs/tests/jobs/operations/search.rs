@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_jobs::ledger::{ErrorRecord, JobFilter, NewJob, Outcome, Priority, RunAt};
-use holdfast_jobs::search::{CALL_ROWS, FoundJobs, JobSearch, SearchFrom};
+use holdfast_jobs::search::{CALL_ROWS, Certainty, CountBy, CountedJobs, FoundJobs, JobSearch, SearchFrom};
 use holdfast_jobs::{JobId, Jobs, State};
 
 use crate::operations::audit::jobs_of;
@@ -18,6 +18,7 @@ contract!(
     a_page_ends_at_its_limit_in_either_direction,
     a_payload_is_searched_as_it_is_shown,
     large_payloads_are_searched_in_parts,
+    counts_are_exact_where_every_job_was_looked_at,
 );
 
 fn search(query: &str) -> JobSearch {
@@ -344,4 +345,76 @@ async fn large_payloads_are_searched_in_parts(f: Fixture) {
     let (calls, ids) = to_the_end(&jobs, search("payload.n:0,19")).await;
     assert_eq!(ids, [all[19].id, all[0].id]);
     assert_eq!(calls.iter().map(|call| call.searched).sum::<u64>(), 20);
+}
+
+fn groups(counted: &CountedJobs) -> Vec<(&str, u64, Certainty)> {
+    let groups = counted.groups.iter();
+    groups
+        .map(|group| (&*group.value, group.count, group.certainty))
+        .collect()
+}
+
+async fn counts_are_exact_where_every_job_was_looked_at(f: Fixture) {
+    use Certainty::{AtLeast, Exact};
+    let jobs = jobs_of(&f);
+    let mut all: Vec<NewJob> = (0..5)
+        .map(|number| NewJob {
+            id: id(number),
+            ..new_job()
+        })
+        .collect();
+    all[0].queue = Arc::from("mail");
+    all[1].run_at = RunAt::In(Duration::from_hours(1));
+    (all[2].attempt, all[2].run_at) = (1, RunAt::In(Duration::from_hours(1)));
+    all[3].discarded = true;
+    f.ledger.insert(&all).await.unwrap();
+    let count = async |query: &str, by| jobs.count_jobs(&search(query), by).await.unwrap();
+    let by_state = count("", CountBy::State).await;
+    assert_eq!(
+        groups(&by_state),
+        [
+            ("available", 2, Exact),
+            ("discarded", 1, Exact),
+            ("retryable", 1, Exact),
+            ("scheduled", 1, Exact)
+        ]
+    );
+    assert_eq!(
+        (by_state.searched, by_state.of, by_state.is_complete),
+        (5, Some(5), true)
+    );
+    let by_queue = count("payload.a:1", CountBy::Queue).await;
+    assert_eq!(groups(&by_queue), [("default", 4, Exact), ("mail", 1, Exact)]);
+    assert_eq!(
+        groups(&count("state:available", CountBy::Kind).await),
+        [("test.kind", 2, Exact)]
+    );
+    assert_eq!(groups(&count("kind:none", CountBy::State).await), []);
+
+    // More than one call looks at: what has not ended is exact all the same, and the rest says what it is.
+    for part in 0..25_u64 {
+        let part: Vec<NewJob> = (0..1_000)
+            .map(|number| NewJob {
+                id: id(100 + part * 1_000 + number),
+                ..new_job()
+            })
+            .collect();
+        f.ledger.insert(&part).await.unwrap();
+    }
+    f.sql(
+        "update holdfast_jobs set state = 'completed', finished_at = now() where state = 'available' and attempt = 0 and run_at <= now()",
+        "update holdfast_jobs set state = 'completed', finished_at = 0 where state = 'available' and attempt = 0 and run_at <= unixepoch('subsec') * 1000",
+    )
+    .await;
+    let many = count("", CountBy::State).await;
+    assert!(!many.is_complete && many.searched <= CALL_ROWS as u64, "{many:?}");
+    let of = |value: &str| {
+        let group = many.groups.iter().find(|group| group.value == value);
+        group.map(|group| (group.count, group.certainty))
+    };
+    assert_eq!(of("scheduled"), Some((1, Exact)));
+    assert_eq!(of("discarded"), Some((1, Exact)));
+    let (completed, certainty) = of("completed").unwrap();
+    assert!(certainty != Exact && completed >= many.searched, "{many:?}");
+    assert!(certainty != AtLeast || many.of.is_none(), "{many:?}");
 }

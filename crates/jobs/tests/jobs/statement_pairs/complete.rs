@@ -54,6 +54,7 @@ const READING_UNITS: &[&str] = &[
     "read the paused queues",
     "read the server's settings",
     "read what became of jobs",
+    "read why a job waits",
     "search jobs",
 ];
 
