@@ -10,7 +10,6 @@ use holdfast_core::config::{QueueLimits, Rate};
 use holdfast_core::sql::dialect::{moment, on_either, rows};
 use uuid::Uuid;
 
-use crate::LedgerTx;
 use crate::client::Jobs;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{JobRecord, LedgerError, WorkerRecord};
@@ -132,10 +131,17 @@ const RUNNING: &str = "select count(*) from holdfast_jobs where state = 'running
 const HOLDERS: &str = "select id from holdfast_jobs where state = 'running' and queue = $1 and limit_key = $2
     order by limit_key limit $3";
 
-const AHEAD: &str = "select count(*) from (
-    select 1 as one from holdfast_jobs as j, holdfast_jobs as me
-    where me.id = $1 and j.state = 'available' and j.queue = me.queue and j.run_at <= @now
-      and (j.priority, j.run_at, j.id) < (me.priority, me.run_at, me.id) limit $2) as ahead";
+/// Due jobs of a more urgent priority, and those of the job's own before it. In the order of the index of claims: else PostgreSQL would
+/// read all that wait.
+const MORE_URGENT: &str = "select count(*) from (
+    select id from holdfast_jobs where state = 'available' and queue = $1 and priority = $2 and run_at <= @now
+    order by run_at, id limit $3) as ahead";
+
+const BEFORE: &str = "select count(*) from (
+    select id from holdfast_jobs
+    where state = 'available' and queue = $1 and priority = $2 and run_at <= (select me.run_at from holdfast_jobs as me where me.id = $4)
+      and (run_at, id) < ((select me.run_at from holdfast_jobs as me where me.id = $4), $4)
+    order by run_at, id limit $3) as ahead";
 
 impl Jobs {
     /// The job, and why it does not end now. `None`: unknown. A worker that was silent for `lost_after` is lost.
@@ -190,14 +196,29 @@ impl Jobs {
                 [queue],
                 fetch_optional
             )?;
-            let most = rows(MAX_AHEAD + 1);
-            let ahead = on_either!(
-                tx.on(),
-                named,
-                query_as::<(i64,)>(AHEAD),
-                [job.id.as_uuid(), most],
-                fetch_optional
-            )?;
+            let mut ahead = 0;
+            for level in 0..=job.priority.rank() {
+                let most = rows(MAX_AHEAD + 1) - ahead;
+                let row = if level < job.priority.rank() {
+                    on_either!(
+                        tx.on(),
+                        named,
+                        query_as::<(i64,)>(MORE_URGENT),
+                        [queue, level, most],
+                        fetch_optional
+                    )?
+                } else {
+                    let id = job.id.as_uuid();
+                    on_either!(
+                        tx.on(),
+                        named,
+                        query_as::<(i64,)>(BEFORE),
+                        [queue, level, most, id],
+                        fetch_optional
+                    )?
+                };
+                ahead += row.map_or(0, |(count,)| count);
+            }
             let (mut key_full_at, mut holders) = (None, Vec::new());
             if let Some(key) = key {
                 key_full_at = on_either!(
@@ -226,7 +247,7 @@ impl Jobs {
                 key_full_at: key_full_at.map(|(full_at,)| full_at),
                 running: count(running),
                 holders: holders.into_iter().map(|(id,)| JobId::from_uuid(id)).collect(),
-                ahead: count(ahead),
+                ahead: ahead.unsigned_abs(),
             })
         })
         .await
