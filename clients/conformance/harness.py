@@ -155,7 +155,8 @@ def postgres_program(name: str) -> str:
 class Postgres:
     """A private server. PostgreSQL does not start as root: then the user is `postgres`, or `nobody` where there is no such user."""
 
-    def __init__(self) -> None:
+    def __init__(self, durable: bool = False) -> None:
+        """With `durable` a commit is on the disk when it is answered, as a server is that sets nothing. Figures need that; scenarios do not."""
         self.directory = scratch("holdfast-postgres-")
         self.port = free_port()
         self._as_user: dict[str, Any] = {}
@@ -170,10 +171,9 @@ class Postgres:
             [postgres_program("initdb"), "-D", data, "-U", "holdfast", "-A", "trust", "-E", "UTF8", "--no-sync"],
             cwd=self.directory, env=env, check=True, stdout=subprocess.DEVNULL, **self._as_user,
         )
-        options = {
-            "listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.directory), "fsync": "off",
-            "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "100",
-        }
+        options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.directory), "max_connections": "100"}
+        if not durable:
+            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         command = [postgres_program("postgres"), "-D", data, "-p", str(self.port)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
@@ -306,12 +306,12 @@ class Server:
 
     def __init__(
         self, holdfast: str, database: str, *, redis: Redis | None = None, beat: bool = False, settings: dict[str, str] | None = None,
-        lost_after: int = LOST_AFTER_SECONDS,
+        lost_after: int = LOST_AFTER_SECONDS, durable: bool = False,
     ) -> None:
-        """With `lost_after` of 15 s the leases are those of an installation that sets nothing."""
+        """With `lost_after` of 15 s the leases are those of an installation that sets nothing; with `durable` PostgreSQL is."""
         self.holdfast = str(Path(holdfast).resolve())
         self.directory = scratch("holdfast-server-")
-        self.postgres = Postgres() if database == "postgres" else None
+        self.postgres = Postgres(durable) if database == "postgres" else None
         self.redis = redis
         self.lost_after = lost_after
         self.port = free_port()

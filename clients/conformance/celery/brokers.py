@@ -36,7 +36,9 @@ def celery_key(server: Server) -> str:
 class Broker:
     """Redis, or Holdfast on one of its databases."""
 
-    def __init__(self, name: str, holdfast: str, *, beat: bool = False, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, holdfast: str, *, beat: bool = False, settings: dict[str, str] | None = None, durable: bool = False
+    ) -> None:
         self.name = name
         self.redis: Redis | None = None
         self.server: Server | None = None
@@ -44,7 +46,7 @@ class Broker:
             self.redis = Redis()
             self.url = self.redis.url + "/0"
         else:
-            self.server = Server(holdfast, name, beat=beat, settings={**DEFAULTS, **(settings or {})})
+            self.server = Server(holdfast, name, beat=beat, settings={**DEFAULTS, **(settings or {})}, durable=durable)
             self.url = holdfast_url(self.server)
 
     def end(self) -> None:
