@@ -106,6 +106,46 @@ def test_async_connections(url: str, client: Client) -> None:
     assert [client.job(id).payload for id in asyncio.run(run())] == [{"id": 3}] * 3
 
 
+def test_psycopg2_connections(url: str, client: Client) -> None:
+    psycopg2 = pytest.importorskip("psycopg2")
+    connection = psycopg2.connect(url)
+    try:
+        with connection:
+            first = sql.enqueue(connection, "order.confirm", {"text": "50 % of it"}, priority="low")
+            many = sql.enqueue_many(connection, [NewJob("order.confirm", {"id": number}) for number in range(2)])
+        lost = sql.enqueue(connection, "order.confirm", {"id": 2})
+        connection.rollback()
+    finally:
+        connection.close()
+    assert (client.job(first).payload, client.job(first).priority) == ({"text": "50 % of it"}, "low")
+    assert [client.job(id).payload for id in many] == [{"id": 0}, {"id": 1}]
+    with pytest.raises(Exception, match="job-not-found"):
+        client.job(lost)
+
+
+def test_asyncpg_connections(url: str, client: Client) -> None:
+    asyncpg = pytest.importorskip("asyncpg")
+
+    async def run() -> tuple[list[str], str]:
+        connection = await asyncpg.connect(url)
+        try:
+            async with connection.transaction():
+                ids = [await sql.aenqueue(connection, "order.confirm", {"text": "$1"}, priority="low")]
+                ids += await sql.aenqueue_many(connection, [NewJob("order.confirm", {"id": 6})])
+            transaction = connection.transaction()
+            await transaction.start()
+            lost = await sql.aenqueue(connection, "order.confirm", {"id": 7})
+            await transaction.rollback()
+            return ids, lost
+        finally:
+            await connection.close()
+
+    ids, lost = asyncio.run(run())
+    assert [client.job(id).payload for id in ids] == [{"text": "$1"}, {"id": 6}] and client.job(ids[0]).priority == "low"
+    with pytest.raises(Exception, match="job-not-found"):
+        client.job(lost)
+
+
 def test_django_transactions(url: str, client: Client) -> None:
     django = pytest.importorskip("django")
     from django.conf import settings
