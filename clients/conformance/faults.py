@@ -141,7 +141,7 @@ def killed_worker(world: World) -> None:
     verdict(world, jobs, began)
 
 
-@fault("kill -9 of the only worker while each of its handlers blocks, and a new one")
+@fault("kill -9 of the only worker while each of its handlers blocks, and a new one", database="postgres")
 def killed_while_blocking(world: World) -> None:
     world.declare()
     jobs = load(world, 8, do="block", seconds=1.5)
@@ -257,7 +257,7 @@ def killed_after_pull(world: World) -> None:
     killed_api(world, "POST", PULL, has_jobs)
 
 
-@fault("the API is killed between the commit of a finish and its reply")
+@fault("the API is killed between the commit of a finish and its reply", database="postgres")
 def killed_after_finish(world: World) -> None:
     killed_api(world, "POST", FINISH)
 

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Programs around Celery, each for real on Holdfast: inspect, control, status, events, purge, beat, Flower, django-celery-beat and
-django-celery-results."""
+"""Programs around Celery, each for real on Holdfast: inspect, control, status, events, purge, amqp, beat, Flower, django-celery-beat and
+django-celery-results; and a worker with several URLs."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import pty
+import select
+import signal
 import sys
 import urllib.request
 from pathlib import Path
@@ -145,6 +149,62 @@ def beat(world: World) -> None:
     eventually(lambda: path.exists() and path.read_text().count("end 7") >= 2, "beat's task has run twice", 60)
 
 
+def embedded_beat(world: World) -> None:
+    path = world.directory / "embedded"
+    (world.directory / "embedding.py").write_text(
+        "from app import app\nimport app as module\n"
+        f"app.conf.beat_schedule = {{'t': {{'task': 'app.record', 'schedule': 1.0, 'args': ({str(path)!r}, 8), 'options': {{'queue': 'embedded'}}}}}}\n"
+    )
+    env = {**world.env, "PYTHONPATH": f"{world.env['PYTHONPATH']}:{world.directory}"}
+    schedule = ["-s", str(world.directory / "embedded.db")]
+    worker = Worker(world.broker.url, world.directory, "-B", *schedule, "-c", "1", "-Q", "embedded", app="embedding:app", env=env).ready()
+    eventually(lambda: path.exists() and path.read_text().count("end 8") >= 2, "its task has run twice", 60)
+    worker.end()
+
+
+def amqp(world: World) -> None:
+    contains(world.celery("amqp", "queue.declare", "amqp-queue"), "OK")
+    world.celery("call", "app.add", "--args", "[1, 2]", "--queue", "amqp-queue")
+    # It waits for a second, in which a busy machine may not come to it.
+    eventually(lambda: "'routing_key': 'amqp-queue'" in world.celery("amqp", "basic.get", "amqp-queue"), "basic.get gives the task", 90)
+
+
+def several_urls(world: World) -> None:
+    """The first one is of no server."""
+    urls = f"holdfast://:k@127.0.0.1:{free_port()};{world.broker.url}"
+    env = environment(world.broker.url, CELERY_BROKER_URL=urls)
+    (world.directory / "several.py").write_text(f"from app import app\napp.conf.broker_url = {urls!r}\n")
+    env["PYTHONPATH"] += f":{world.directory}"
+    worker = Worker(world.broker.url, world.directory, "-c", "1", "-Q", "several", app="several:app", env=env).ready()
+    path = world.directory / "several"
+    found = run([*CELERY, "-A", "several:app", "call", "app.record", "--args", json.dumps([str(path), 9]), "--queue", "several"], env, cwd=world.directory, timeout=120)
+    eventually(path.exists, f"the task has run: {found.stderr[-800:]}", 60)
+    worker.end()
+
+
+def curses(world: World) -> None:
+    """The monitor in a terminal of its own."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(world.directory)
+        os.execve(sys.executable, [*CELERY, "-A", "app", "events"], {**world.env, "TERM": "xterm", "LINES": "40", "COLUMNS": "120"})
+    shown = b""
+    try:
+
+        def look() -> bool:
+            nonlocal shown
+            world.publish()
+            while select.select([terminal], [], [], 0.2)[0]:
+                shown += os.read(terminal, 65_536)
+            return b"app.add" in shown and b"SUCCESS" in shown
+
+        eventually(look, "the monitor shows a task", 60, 0.2)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
 def flower(world: World) -> None:
     port = free_port()
     program = world.start("flower", [*CELERY, "-A", "app", "flower", f"--port={port}", "--address=127.0.0.1"], FLOWER_UNAUTHENTICATED_API="true")
@@ -213,7 +273,11 @@ PROGRAMS: dict[str, Callable[[World], None]] = {
     "pools threads, solo, gevent and eventlet": pools,
     "celery events --dump": events,
     "celery purge": purge,
+    "celery events, the monitor": curses,
+    "celery amqp": amqp,
+    "several URLs": several_urls,
     "celery beat": beat,
+    "worker -B": embedded_beat,
     "Flower": flower,
     "django-celery-beat and django-celery-results": django,
 }

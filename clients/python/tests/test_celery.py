@@ -148,6 +148,18 @@ def test_a_publish_raises_soon_while_nothing_listens() -> None:
         app.send_task("tasks.add", (1, 2), retry=True, retry_policy={"max_retries": 1, "interval_start": 0})
 
 
+def test_several_urls_are_tried_in_turn(server: Server) -> None:
+    nowhere = f"holdfast://:k@127.0.0.1:{free_port()}"
+    app = Celery("tasks", broker=f"{nowhere};{nowhere};{url_of(server)}", set_as_current=False)
+    app.conf.task_default_queue = "in-turn"
+    app.send_task("tasks.add", (1, 2), retry=False)
+    assert len(jobs(server, "in-turn")) == 1
+    # Kombu shares connections by the first URL.
+    nowhere = f"holdfast://:k@127.0.0.1:{free_port()}"
+    with pytest.raises(OperationalError):
+        Celery("tasks", broker=f"{nowhere};{nowhere}", set_as_current=False).send_task("tasks.add", (1, 2), retry=False)
+
+
 def test_the_schemes_are_known_without_an_import_of_ours() -> None:
     code = """
 from celery import Celery

@@ -184,7 +184,7 @@ impl Client {
     }
 }
 
-/// Enqueues, then pulls and reports until nothing is left; jobs a second of the second half.
+/// Enqueues, then pulls and reports until nothing is left; jobs a second from the first pull on.
 async fn drain(client: &mut Client, count: usize) -> Result<f64, Failure> {
     for _ in 0..count / BULK {
         client.enqueue(BULK).await?;

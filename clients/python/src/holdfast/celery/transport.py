@@ -317,8 +317,9 @@ class Transport(virtual.Transport):
     def __init__(self, client: Any, **options: Any) -> None:
         host, port, key, is_tls, path = _address(client)
         super().__init__(client, **options)
-        # Of a first connection, where the caller gives no policy: a publish that cannot be sent is to raise, and not to wait.
-        client.transport_options.setdefault("max_retries", 0)
+        # Of a first connection, where the caller gives no policy: a publish that cannot be sent is to raise once each URL was tried, and not
+        # to wait.
+        client.transport_options.setdefault("max_retries", max(0, len(client.alt or ()) - 1))
         ca_file = ca_file_of(client.transport_options) or ca_file_of(client.ssl)
         self.calls = calls_to(endpoint(host, port, key, is_tls, path, ca_file))
         heartbeat = "loop" if client.transport_options.get("heartbeat") == "loop" else "process"
