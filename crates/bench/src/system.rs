@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
 use holdfast_cache::Cache;
-use holdfast_core::config::{Settings, Sources, load, load_from};
+use holdfast_core::config::{Settings, Sources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{Job, JobContext, JobError, Jobs, Registry, Resources};
+use holdfast_services::Program;
 use holdfast_services::notify::webhooks::NotifyWebhook;
 use schemars::JsonSchema;
 use secrecy::ExposeSecret;
@@ -133,7 +134,7 @@ pub(super) struct Servers {
 
 impl Servers {
     pub(super) fn from_config() -> Result<Self, Failure> {
-        let settings = load(&[]).map_err(Failure::from)?;
+        let settings = Program::default().settings().map_err(Failure::from)?;
         let database = settings.database.url.expose_secret().to_owned();
         Ok(Self {
             postgres: database.starts_with("postgres").then_some(database),
@@ -182,7 +183,7 @@ impl Setup {
     }
 
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        load_from(Sources {
+        holdfast_services::load_from(Sources {
             env: self.env.clone(),
             file: None,
         })

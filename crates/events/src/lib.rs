@@ -15,12 +15,14 @@ mod problems;
 mod product;
 pub mod recommend;
 mod routes;
+mod settings;
 mod state;
 mod store;
 mod words;
 
 pub use product::{EventsProduct, action};
 pub use routes::ROUTES;
+pub use settings::{DiscoverySettings, EventsSettings, RecommendSettings, RedditSettings};
 pub use state::EventsState;
 pub use store::{
     ANSWERS, BATCH, Event, EventFault, Events, Filter, MAX_DESCRIPTION, MAX_SEARCH_WORDS, MAX_TITLE, MAX_UID,

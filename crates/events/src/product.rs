@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use holdfast_cache::Cache;
+use holdfast_core::config::ProductSection;
+use holdfast_http::ProblemKind;
 use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_outbound::Outbound;
@@ -10,10 +12,11 @@ use holdfast_product::{
     Duty, MessengerResource, PersonalData, Process, Product, ProductRoutes, WorkerProcess, handler_state,
 };
 
-use crate::EventsState;
 use crate::discovery::{Announcer, Discoverer, EventsDiscover, NewsAnnouncer, Sources, Subscriptions};
 use crate::personal_data::EventsData;
+use crate::problems::EventsProblem;
 use crate::recommend::{MlRecommend, MlTrain, Recommender};
+use crate::{DiscoverySettings, EventsSettings, EventsState, RecommendSettings, RedditSettings};
 
 /// The actions of the audit log.
 pub mod action {
@@ -29,6 +32,16 @@ pub struct EventsProduct;
 impl Product for EventsProduct {
     fn name(&self) -> &'static str {
         "events"
+    }
+
+    fn settings(&self) -> &'static [ProductSection] {
+        const SECTIONS: &[ProductSection] = &[
+            ProductSection::of::<EventsSettings>(),
+            ProductSection::of::<DiscoverySettings>(),
+            ProductSection::of::<RedditSettings>(),
+            ProductSection::of::<RecommendSettings>(),
+        ];
+        SECTIONS
     }
 
     fn kinds(&self, registry: Registry) -> Registry {
@@ -74,6 +87,10 @@ impl Product for EventsProduct {
                 })
             },
         })
+    }
+
+    fn problems(&self) -> &'static [ProblemKind] {
+        EventsProblem::ALL
     }
 
     fn audit_verbs(&self) -> &'static [&'static str] {

@@ -58,5 +58,9 @@ pub use context::{ServerContext, json};
 pub use middleware::id_of as request_id;
 pub use page::{PageParams, PageRequest};
 pub use problem::{FieldFault, Problem, ProblemKind};
+
+/// For [`problems!`].
+#[doc(hidden)]
+pub use actix_web::http::StatusCode;
 pub use routes::{Access, Route, RouteTable};
 pub use scope::{Scope, Scopes, UnknownScope};

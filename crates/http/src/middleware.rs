@@ -254,16 +254,15 @@ fn is_shaped(response: &ServiceResponse<BoxBody>) -> bool {
 fn log(problem: &Problem, id: &HeaderValue, limits: &Limits) {
     let request_id = id.to_str().unwrap_or_default();
     let cause = problem.cause();
-    match problem.kind() {
-        ProblemKind::Internal => tracing::error!(request.id = request_id, error = cause, "a request failed"),
-        ProblemKind::Unavailable if limits.warnings.permits() => {
-            tracing::warn!(
-                request.id = request_id,
-                error = cause,
-                "requests are refused: {problem}"
-            );
-        }
-        _ => {}
+    let kind = problem.kind();
+    if kind == ProblemKind::Internal {
+        tracing::error!(request.id = request_id, error = cause, "a request failed");
+    } else if kind == ProblemKind::Unavailable && limits.warnings.permits() {
+        tracing::warn!(
+            request.id = request_id,
+            error = cause,
+            "requests are refused: {problem}"
+        );
     }
 }
 

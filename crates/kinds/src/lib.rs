@@ -49,12 +49,13 @@ pub mod signing_keys;
 use std::sync::Arc;
 
 use holdfast_core::config::Settings;
+use holdfast_http::ProblemKind;
 use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_outbound::{AddressPolicy, Outbound};
 use holdfast_product::{Duty, Process, Product, ProductError, ProductRoutes, WorkerProcess, handler_state};
 
-use signing_keys::{SigningKeys, SigningKeysState};
+use signing_keys::{SigningKeyProblem, SigningKeys, SigningKeysState};
 
 pub use debug_fail::{FailMode, Recovered};
 pub use debug_sleep::Slept;
@@ -108,6 +109,10 @@ impl Product for KindsProduct {
                 })
             },
         })
+    }
+
+    fn problems(&self) -> &'static [ProblemKind] {
+        SigningKeyProblem::ALL
     }
 
     fn audit_verbs(&self) -> &'static [&'static str] {

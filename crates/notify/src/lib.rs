@@ -15,6 +15,7 @@ mod problems;
 mod product;
 mod routes;
 mod secrets;
+mod settings;
 mod state;
 pub mod webhooks;
 
@@ -23,4 +24,5 @@ pub use preference_store::{
 };
 pub use product::{NotifyProduct, action};
 pub use routes::ROUTES;
+pub use settings::{NotificationsSettings, SmtpSettings};
 pub use state::NotifyState;

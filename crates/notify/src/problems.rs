@@ -8,13 +8,28 @@ use crate::mail::MailError;
 use crate::notifications::NoticeError;
 use crate::webhooks::WebhookError;
 
+/// The types of problems of this product alone.
+#[derive(Debug)]
+pub struct NotifyProblem;
+
+holdfast_http::problems!(NotifyProblem {
+    WebhookNotFound = NOT_FOUND "webhook-not-found", "There is no such webhook",
+        "See `GET /v1/webhooks`.";
+    MailTemplateNotFound = NOT_FOUND "mail-template-not-found", "There is no such mail template",
+        "See `GET /v1/mail/templates`.";
+    TooManyWebhooks = CONFLICT "too-many-webhooks", "The limit of stored webhooks is reached",
+        "Delete webhooks that are not needed.";
+    TooManyMailTemplates = CONFLICT "too-many-mail-templates", "The limit of stored mail templates is reached",
+        "Delete mail templates that are not needed.";
+});
+
 impl From<WebhookError> for Problem {
     fn from(error: WebhookError) -> Self {
         let text = error.to_string();
         match error {
             WebhookError::Invalid(fault) => Self::field(ProblemKind::InvalidField, fault.field, fault.reason),
-            WebhookError::Unknown(_) => Self::field(ProblemKind::WebhookNotFound, "id", text),
-            WebhookError::TooMany => Self::new(ProblemKind::TooManyWebhooks, text),
+            WebhookError::Unknown(_) => Self::field(NotifyProblem::WebhookNotFound, "id", text),
+            WebhookError::TooMany => Self::new(NotifyProblem::TooManyWebhooks, text),
             WebhookError::Enqueue(error) => error.into(),
             WebhookError::Sql(error) => error.into(),
         }
@@ -26,8 +41,8 @@ impl From<MailError> for Problem {
         let text = error.to_string();
         match error {
             MailError::Invalid { field, reason } => Self::field(ProblemKind::InvalidField, field, reason),
-            MailError::UnknownTemplate(_) => Self::field(ProblemKind::MailTemplateNotFound, "name", text),
-            MailError::TooManyTemplates => Self::new(ProblemKind::TooManyMailTemplates, text),
+            MailError::UnknownTemplate(_) => Self::field(NotifyProblem::MailTemplateNotFound, "name", text),
+            MailError::TooManyTemplates => Self::new(NotifyProblem::TooManyMailTemplates, text),
             MailError::NotSuppressed(_) => Self::field(ProblemKind::NothingMatched, "address", text),
             MailError::Enqueue(error) => error.into(),
             MailError::Sql(error) => error.into(),

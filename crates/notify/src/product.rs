@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use holdfast_cache::Cache;
+use holdfast_core::config::ProductSection;
+use holdfast_http::ProblemKind;
 use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{
@@ -12,8 +14,9 @@ use holdfast_product::{
 use crate::mail::{Mail, NotifyDigest, NotifyEmail};
 use crate::notifications::Notices;
 use crate::personal_data::NotifyData;
+use crate::problems::NotifyProblem;
 use crate::webhooks::{EngineEvents, NotifyWebhook, Watch};
-use crate::{NotifyState, PreferenceStore, mail, secrets, webhooks};
+use crate::{NotificationsSettings, NotifyState, PreferenceStore, SmtpSettings, mail, secrets, webhooks};
 
 /// The actions of the audit log.
 pub mod action {
@@ -36,6 +39,14 @@ pub struct NotifyProduct;
 impl Product for NotifyProduct {
     fn name(&self) -> &'static str {
         "notify"
+    }
+
+    fn settings(&self) -> &'static [ProductSection] {
+        const SECTIONS: &[ProductSection] = &[
+            ProductSection::of::<NotificationsSettings>(),
+            ProductSection::of::<SmtpSettings>(),
+        ];
+        SECTIONS
     }
 
     fn kinds(&self, registry: Registry) -> Registry {
@@ -92,6 +103,10 @@ impl Product for NotifyProduct {
                 })
             },
         })
+    }
+
+    fn problems(&self) -> &'static [ProblemKind] {
+        NotifyProblem::ALL
     }
 
     fn audit_verbs(&self) -> &'static [&'static str] {

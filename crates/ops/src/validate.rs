@@ -8,9 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_core::config::{
-    self, ConfigFaults, Durability, RedisEndpoint, RedisSettings, Settings, Sources,
-};
+use holdfast_core::config::{ConfigFaults, Durability, RedisEndpoint, RedisSettings, Settings, Sources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
@@ -61,9 +59,9 @@ pub async fn check_files(run: &mut Run, directory: &std::path::Path) -> Result<(
         ..Sources::default()
     };
     // A file with faults is told by a check of its own.
-    let settings = match config::load_from(sources) {
+    let settings = match holdfast_services::load_from(sources) {
         Ok(settings) => settings,
-        Err(_) => config::load_from(Sources::default())?,
+        Err(_) => holdfast_services::load_from(Sources::default())?,
     };
     let deployment = Deployment::new(directory.to_owned(), settings.server.grace);
     run.all("files", &deployment, files::CHECKS).await;
@@ -86,7 +84,7 @@ pub async fn check_system(run: &mut Run, options: &Options) -> Result<(), Failur
     if options.drill {
         let settings = match loaded {
             Ok(settings) => settings,
-            Err(_) => config::load_from(Sources::default())?,
+            Err(_) => holdfast_services::load_from(Sources::default())?,
         };
         run.all("drill", &settings, drill::CHECKS).await;
     } else {

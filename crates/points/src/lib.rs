@@ -31,6 +31,7 @@ mod packed;
 mod problems;
 mod product;
 mod routes;
+mod settings;
 mod state;
 mod store;
 mod tracks;
@@ -40,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_core::config::{PointsSettings, Settings};
+use holdfast_core::config::Settings;
 use holdfast_core::redis::RedisGate;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
@@ -54,6 +55,7 @@ pub use self::flush::{Flushed, PointsFlush};
 pub use self::letters::{LetterFilter, PointLetter};
 pub use self::product::{PointsProduct, action};
 pub use self::routes::ROUTES;
+pub use self::settings::PointsSettings;
 pub use self::state::PointsState;
 pub use self::tracks::{Track, TrackMade};
 
@@ -134,7 +136,7 @@ impl Points {
             sql: Sql::new(database, &settings.database),
             gate: gate.clone(),
             jobs,
-            settings: settings.points.clone(),
+            settings: settings.section(),
             triggered: AtomicBool::new(false),
             buffered: AtomicU64::new(0),
             runtime: Handle::current(),

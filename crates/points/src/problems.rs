@@ -4,6 +4,17 @@ use holdfast_http::problem::{Problem, RETRY_AFTER};
 
 use crate::PointsError;
 
+/// The types of problems of this product alone.
+#[derive(Debug)]
+pub struct PointsProblem;
+
+holdfast_http::problems!(PointsProblem {
+    TrackNotFound = NOT_FOUND "track-not-found", "There is no such track",
+        "Create the track first.";
+    TrackExists = CONFLICT "track-exists", "Another track has this id",
+        "Choose another id for the track.";
+});
+
 impl From<PointsError> for Problem {
     fn from(PointsError::Sql(error): PointsError) -> Self {
         if error.is_transient() {

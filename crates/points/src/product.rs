@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use holdfast_core::config::ProductSection;
+use holdfast_http::ProblemKind;
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{Duty, Product, ProductRoutes, WorkerProcess, handler_state};
 
-use crate::{Points, PointsFlush, PointsState};
+use crate::problems::PointsProblem;
+use crate::{Points, PointsFlush, PointsSettings, PointsState};
 
 /// The actions of the audit log.
 pub mod action {
@@ -19,6 +22,11 @@ pub struct PointsProduct;
 impl Product for PointsProduct {
     fn name(&self) -> &'static str {
         "points"
+    }
+
+    fn settings(&self) -> &'static [ProductSection] {
+        const SECTIONS: &[ProductSection] = &[ProductSection::of::<PointsSettings>()];
+        SECTIONS
     }
 
     fn kinds(&self, registry: Registry) -> Registry {
@@ -49,6 +57,10 @@ impl Product for PointsProduct {
                 })
             },
         })
+    }
+
+    fn problems(&self) -> &'static [ProblemKind] {
+        PointsProblem::ALL
     }
 
     fn audit_verbs(&self) -> &'static [&'static str] {

@@ -19,10 +19,10 @@ use std::sync::Arc;
 use actix_web::web::{Data, ServiceConfig};
 use futures::future::BoxFuture;
 use holdfast_cache::Cache;
-use holdfast_core::config::Settings;
+use holdfast_core::config::{ProductSection, Settings};
 use holdfast_core::redis::RedisGate;
 use holdfast_core::sql::Database;
-use holdfast_http::{RouteTable, ServerContext};
+use holdfast_http::{ProblemKind, RouteTable, ServerContext};
 use holdfast_jobs::rotation::SealedColumn;
 use holdfast_jobs::{Jobs, Registry, Resources};
 
@@ -105,6 +105,11 @@ pub trait Product: Send + Sync {
     /// As in the name of its crate.
     fn name(&self) -> &'static str;
 
+    /// The sections of its settings, declared with [`holdfast_core::settings!`].
+    fn settings(&self) -> &'static [ProductSection] {
+        &[]
+    }
+
     /// Registers the kinds that every process knows.
     fn kinds(&self, registry: Registry) -> Registry {
         registry
@@ -151,6 +156,11 @@ pub trait Product: Send + Sync {
     /// The routes of the product; `None`: it has none.
     fn routes(&self) -> Option<ProductRoutes> {
         None
+    }
+
+    /// The types of problems that its routes alone answer with, declared with [`holdfast_http::problems!`].
+    fn problems(&self) -> &'static [ProblemKind] {
+        &[]
     }
 
     /// The actions that the product writes into the audit log.

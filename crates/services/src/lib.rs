@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 use holdfast_cache::Cache;
 use holdfast_control::Redactor;
-use holdfast_core::config::Settings;
+use holdfast_core::config::{self, Additions, ConfigFaults, ProductSection, SettingDoc, Settings, Sources};
+use holdfast_http::ProblemKind;
 use holdfast_jobs::rotation::{Rotation, SealedColumn};
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{Duty, PersonalData, Process, ProductError, ProductRoutes, WorkerProcess, redaction};
@@ -42,6 +43,33 @@ pub use users::{
     DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, InvitationView, MadeKey,
     ROUTES as USER_ROUTES, UserData, UserDataError, UsersState,
 };
+
+/// The sections of the products' settings.
+fn sections() -> Vec<ProductSection> {
+    PRODUCTS
+        .iter()
+        .flat_map(|product| product.settings())
+        .copied()
+        .collect()
+}
+
+/// Every setting, those of the products included.
+pub fn settings_table() -> Vec<SettingDoc> {
+    config::settings_table(&sections())
+}
+
+/// The settings of given sources, those of the products included.
+///
+/// # Errors
+/// Every fault of the sources.
+pub fn load_from(sources: Sources) -> Result<Settings, ConfigFaults> {
+    let sections = sections();
+    let additions = Additions {
+        sections: &sections,
+        ..Additions::default()
+    };
+    config::load_from_with(sources, additions)
+}
 
 /// Every kind that Holdfast brings along, the `debug.*` ones included.
 pub fn registry() -> Registry {
@@ -118,6 +146,12 @@ pub async fn perform(duties: Vec<Duty>) {
 /// The routes of every product that has some.
 pub fn product_routes() -> impl Iterator<Item = ProductRoutes> {
     PRODUCTS.iter().filter_map(|product| product.routes())
+}
+
+/// Every type of problem that the API answers with.
+pub fn problems() -> impl Iterator<Item = ProblemKind> {
+    let of_products = PRODUCTS.iter().flat_map(|product| product.problems());
+    ProblemKind::ALL.iter().chain(of_products).copied()
 }
 
 /// Every action that a product writes into the audit log.

@@ -9,7 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_core::config::{self, ConfigFault, ConfigFaults, MAX_KIND_NAME, Settings, is_queue_name};
+use holdfast_core::config::{
+    self, Additions, ConfigFault, ConfigFaults, MAX_KIND_NAME, Settings, is_queue_name,
+};
 use holdfast_jobs::{Job, Registry, Resources};
 use holdfast_product::ProductError;
 
@@ -63,7 +65,10 @@ impl Program {
     pub fn settings(&self) -> Result<Settings, ConfigFaults> {
         ConfigFaults::check(self.faults())?;
         let queues: Vec<&str> = self.kinds.iter().map(|kind| kind.queue).collect();
-        config::load(&queues)
+        config::load(Additions {
+            queues: &queues,
+            sections: &crate::sections(),
+        })
     }
 
     /// Every kind of a process with these settings.

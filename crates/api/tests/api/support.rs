@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_accounts::{ApiKeys, Role as UserRole, Scopes, User, Users};
 use holdfast_cache::Cache;
-use holdfast_core::config::{Settings, Sources, load_from};
+use holdfast_core::config::{Settings, Sources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{self, Database};
@@ -93,7 +93,7 @@ impl TestSettings {
     }
 
     pub(crate) fn load(&self) -> Settings {
-        load_from(Sources {
+        holdfast_services::load_from(Sources {
             env: self.env.clone(),
             file: None,
         })

@@ -2,7 +2,7 @@
 
 use crate::env_text::generated;
 use crate::readme::read;
-use holdfast_core::config::settings_table;
+use holdfast_services::settings_table;
 
 const PATH: &str = ".env.example";
 /// What Compose reads from `.env` besides settings.

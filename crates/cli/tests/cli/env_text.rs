@@ -3,15 +3,16 @@
 
 use std::fmt::Write as _;
 
-use holdfast_core::config::{SettingDoc, settings_table};
+use holdfast_core::config::SettingDoc;
+use holdfast_services::settings_table;
 
 const WIDTH: usize = 110;
 
 /// What is not ours, and is needed all the same.
 const HEAD: &str = "\
 # Copy to .env, and never commit that. Everything below the second line is a setting of Holdfast, commented out where
-# its default will do. This file is made from the program's own table of settings: change
-# crates/core/src/config/defaults.toml and run `scripts/generate`.
+# its default will do. This file is made from the declarations of the settings: change the `settings!` block of the
+# section and run `scripts/generate`.
 
 # --- deploy/compose.yaml -------------------------------------------------------------------------------------------
 # Passwords of the servers that Compose starts. They become part of URLs: letters and digits only.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_core::config::settings_table;
+use holdfast_services::settings_table;
 use holdfast_testkit::Child;
 use serde_json::Value;
 

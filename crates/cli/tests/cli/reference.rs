@@ -14,6 +14,7 @@ use crate::snippets::Dev;
 
 const API: &str = "docs/api.md";
 const KINDS: &str = "docs/kinds.md";
+const PROBLEMS: &str = "docs/problems.md";
 
 #[tokio::test]
 async fn the_reference_says_what_the_program_says() {
@@ -27,6 +28,40 @@ async fn the_reference_says_what_the_program_says() {
         "{KINDS} is out of date: run scripts/generate"
     );
     dev.stop().await;
+}
+
+#[test]
+fn the_problems_are_those_of_the_program() {
+    assert!(
+        read(PROBLEMS) == problems_page(),
+        "{PROBLEMS} is out of date: run scripts/generate"
+    );
+}
+
+/// The answers of a route name the types of problems that have their status: one word each, apart from texts.
+#[test]
+fn every_problem_that_a_route_documents_has_its_status() {
+    let api = read(API);
+    let rows = api.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let status: u16 = cells.next()?.parse().ok().filter(|status| *status >= 400)?;
+        Some((status, cells.last()?.trim_end_matches(" |")))
+    });
+    let known: BTreeMap<&str, u16> = holdfast_services::problems()
+        .map(|kind| (kind.slug(), kind.status().as_u16()))
+        .collect();
+    let mut count = 0;
+    for (status, meaning) in rows {
+        let is_slug =
+            |word: &&str| word.contains('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        for slug in meaning.split([',', ' ', ';']).filter(is_slug) {
+            if let Some(documented) = known.get(slug) {
+                assert_eq!(*documented, status, "{slug}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 50, "{count}");
 }
 
 #[tokio::test]
@@ -54,6 +89,7 @@ pub(crate) async fn bring_up_to_date() {
     let api = api_page(&dev.ask("/openapi.json", &[]).await);
     let kinds = kinds_page(&dev.ask("/v1/kinds", &[]).await);
     dev.stop().await;
+    std::fs::write(root().join(PROBLEMS), problems_page()).unwrap();
     std::fs::write(root().join(API), api).unwrap();
     std::fs::write(root().join(KINDS), kinds).unwrap();
 }
@@ -69,6 +105,28 @@ fn kinds_page(kinds: &Value) -> String {
         page = with_text_between(&page, &opening(&name), "<!-- /kind -->", &kind(described));
     }
     page
+}
+
+fn problems_page() -> String {
+    let mut problems: Vec<_> = holdfast_services::problems().collect();
+    problems.sort_by_key(|kind| (kind.status(), kind.slug()));
+    let mut table = "| type | status | meaning | what to do |\n| --- | --- | --- | --- |\n".to_owned();
+    for kind in problems {
+        let _ = writeln!(
+            table,
+            "| `{}` | {} | {} | {} |",
+            kind.slug(),
+            kind.status().as_u16(),
+            kind.title(),
+            kind.remedy()
+        );
+    }
+    with_text_between(
+        &read(PROBLEMS),
+        "<!-- problems -->\n",
+        "<!-- /problems -->",
+        &table,
+    )
 }
 
 /// The line of docs/kinds.md that the table of a kind follows. A new kind gets its section there.

@@ -9,15 +9,14 @@ use rustls::pki_types::pem::PemObject as _;
 use super::reader::Reader;
 
 /// Certificates as a setting gives them: the PEM text itself, or the path of its file. `None`: neither.
-pub(super) fn ca_certificate(reader: &mut Reader<'_>, path: &str) -> Option<Arc<str>> {
-    let told = reader.text(path);
-    if told.is_empty() {
+pub(super) fn ca_certificate(reader: &mut Reader<'_>, path: &str, given: String) -> Option<Arc<str>> {
+    if given.is_empty() {
         return None;
     }
-    let pem = if told.starts_with("-----BEGIN") {
-        Ok(told)
+    let pem = if given.starts_with("-----BEGIN") {
+        Ok(given)
     } else {
-        std::fs::read_to_string(&told).map_err(|error| format!("the file {told:?} cannot be read: {error}"))
+        std::fs::read_to_string(&given).map_err(|error| format!("the file {given:?} cannot be read: {error}"))
     };
     match pem.and_then(|pem| check_certificates(&pem).map(|()| pem)) {
         Ok(pem) => Some(pem.into()),

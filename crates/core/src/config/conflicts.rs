@@ -1,9 +1,11 @@
 //! Settings held against each other: what no single one can tell.
 
 use super::reader::Reader;
-use super::settings::{Durability, ServedBy, Settings};
+use super::sections::{Durability, ServedBy};
+use super::settings::Settings;
 
-pub(super) fn check(reader: &mut Reader<'_>, settings: &Settings) {
+/// The second of the settings is that of the sections of products, which check themselves.
+pub(super) fn check(settings: &Settings, reader: &mut Reader<'_>, _: &Settings) {
     let Settings {
         server,
         database,
@@ -13,17 +15,8 @@ pub(super) fn check(reader: &mut Reader<'_>, settings: &Settings) {
         worker,
         beat,
         auth,
-        events,
-        discovery,
         ..
     } = settings;
-    reader.require(
-        discovery.past <= events.retain_past,
-        "discovery.past_seconds",
-        "events.retain_past_seconds",
-        "more than",
-        "lower it: what is pruned would be found again",
-    );
     reader.require(
         auth.access_token <= cache.session_ttl,
         "auth.access_token_seconds",

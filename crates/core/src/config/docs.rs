@@ -1,7 +1,11 @@
-//! The settings as a table, for `docs/configuration.md` and `.env.example`: read from the annotations of `defaults.toml`.
+//! The settings as a table, for `docs/configuration.md` and `.env.example`.
 
-use super::environment::variable_of;
-use super::schema::{DEFAULTS, template_key};
+use config::ValueKind;
+
+use super::ProductSection;
+use super::declare::Declaration;
+use super::environment::generic_variable;
+use super::schema::own_path;
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,74 +20,54 @@ pub struct SettingDoc {
     pub help: String,
 }
 
-/// Every setting in the order of the file; those of a queue appear as `queues.NAME.…` after their template.
-pub fn settings_table() -> Vec<SettingDoc> {
-    let mut docs = Vec::new();
-    let mut section = String::new();
-    let mut comment: Vec<&str> = Vec::new();
-    for line in DEFAULTS.lines() {
-        if let Some(text) = line.strip_prefix('#') {
-            comment.push(text.trim());
-        } else if let Some(name) = line.strip_prefix('[') {
-            section = format!("{}.", name.trim_end_matches(']'));
-            comment.clear();
-        } else if let Some((key, default)) = line.split_once(" = ") {
-            let doc = document(format!("{section}{key}"), default, &comment.join(" "));
-            let of_queue = template_key(&doc.key).map(|key| document_of_queue(key, &doc));
-            docs.push(doc);
-            docs.extend(of_queue);
-            comment.clear();
-        } else {
-            // A comment that a blank line parts from what follows is about the file.
-            comment.clear();
-        }
-    }
-    docs
+/// Every setting of the engine and its services, then those of these products, in the order of their declaration. Those of a queue
+/// appear as `queues.NAME.…` after their template.
+pub fn settings_table(products: &[ProductSection]) -> Vec<SettingDoc> {
+    super::declarations(products).iter().flat_map(rows).collect()
 }
 
-fn document(key: String, default: &str, help: &str) -> SettingDoc {
-    SettingDoc {
-        env: variable_of(&key),
-        key,
-        default: default.to_owned(),
-        help: help.to_owned(),
-    }
+fn rows(declaration: &Declaration) -> impl Iterator<Item = SettingDoc> {
+    let path = &declaration.path;
+    let conventional = declaration.variables.first();
+    let doc = SettingDoc {
+        key: path.clone(),
+        env: conventional.map_or_else(|| generic_variable(path), |name| (*name).to_owned()),
+        default: toml(&declaration.default),
+        help: declaration.help.clone(),
+    };
+    let of_queue = own_path(path, "NAME").map(|own| SettingDoc {
+        env: generic_variable(&own),
+        key: own,
+        default: path.clone(),
+        help: format!("The same for the queue NAME alone. {}", declaration.help),
+    });
+    std::iter::once(doc).chain(of_queue)
 }
 
-fn document_of_queue(key: &str, template: &SettingDoc) -> SettingDoc {
-    let path = format!("queues.NAME.{key}");
-    SettingDoc {
-        env: variable_of(&path),
-        key: path,
-        default: template.key.clone(),
-        help: format!("The same for the queue NAME alone. {}", template.help),
+/// A default as TOML writes it. No list has one.
+fn toml(default: &ValueKind) -> String {
+    match default {
+        ValueKind::String(text) => format!("{text:?}"),
+        ValueKind::Array(_) => "[]".to_owned(),
+        other => other.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema::{Schema, parse_toml};
     use super::*;
 
     #[test]
-    fn every_setting_has_a_row_with_an_explanation() {
-        let schema = Schema::of(&parse_toml(DEFAULTS).unwrap());
-        let table = settings_table();
-        for (path, _) in schema.settings() {
-            let row = table.iter().find(|row| row.key == path);
-            let row = row.unwrap_or_else(|| panic!("{path} has no row"));
-            assert!(row.help.len() > 10, "{path} is not explained");
+    fn every_setting_is_explained_with_its_bounds() {
+        for row in settings_table(&[]) {
+            assert!(row.help.len() > 10, "{} is not explained", row.key);
+            assert!(!row.help.contains(['{', '}']), "{}: {}", row.key, row.help);
         }
-        // What each queue may set for itself has a row of its own.
-        let of_each_queue = schema
-            .settings()
-            .filter(|(path, _)| path.starts_with("queue_defaults."));
-        assert_eq!(table.len(), schema.settings().count() + of_each_queue.count());
     }
 
     #[test]
     fn rows_name_the_conventional_variable_where_there_is_one() {
-        let table = settings_table();
+        let table = settings_table(&[]);
         let row = |key: &str| table.iter().find(|row| row.key == key).unwrap().clone();
         assert_eq!(row("server.port").env, "PORT");
         assert_eq!(row("server.port").default, "8080");

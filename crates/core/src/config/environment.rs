@@ -34,55 +34,8 @@ const CLI_TARGET_VARIABLE: &str = "HOLDFAST_URL";
 /// Where a debug build shall die, which is no setting: see [`crate::failpoint`].
 pub(super) const FAILPOINT_VARIABLE: &str = "HOLDFAST_FAILPOINT";
 
-/// Conventional names, with the setting each stands for. Of two for the same setting the first wins.
-const CONVENTIONAL: &[(&str, &str)] = &[
-    ("HOLDFAST_ENV", "environment"),
-    ("HOLDFAST_API_KEY", "server.api_key"),
-    ("HOLDFAST_ENCRYPTION_KEYS", "encryption.keys"),
-    ("PORT", "server.port"),
-    ("DATABASE_URL", "database.url"),
-    ("DATABASE_UNPOOLED_URL", "database.direct_url"),
-    ("DATABASE_DIRECT_URL", "database.direct_url"),
-    ("REDIS_URL", "redis.url"),
-    ("REDIS_CACHE_URL", "redis.cache_url"),
-    ("REDIS_MAX_CONNECTIONS", "redis.max_connections"),
-    ("JWT_SECRET_KEY", "auth.jwt_secret"),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
-    ("SMTP_URL", "smtp.url"),
-    ("REDDIT_CLIENT_ID", "reddit.client_id"),
-    ("REDDIT_CLIENT_SECRET", "reddit.client_secret"),
-    ("LOG_LEVEL", "log.level"),
-];
-
-/// Settings whose value never appears in a text.
-const SECRETS: &[&str] = &[
-    "server.api_key",
-    "encryption.keys",
-    "auth.jwt_secret",
-    "database.url",
-    "database.direct_url",
-    "redis.url",
-    "redis.cache_url",
-    "traces.headers",
-    "smtp.url",
-    "reddit.client_id",
-    "reddit.client_secret",
-];
-
-pub(super) fn is_secret(path: &str) -> bool {
-    SECRETS.contains(&path)
-}
-
-/// The variable that sets a setting: the conventional one where there is one.
-pub(super) fn variable_of(path: &str) -> String {
-    CONVENTIONAL
-        .iter()
-        .find(|(_, conventional)| *conventional == path)
-        .map_or_else(|| generic_variable(path), |(name, _)| (*name).to_owned())
-}
-
-fn generic_variable(path: &str) -> String {
+/// The variable by which every setting is reached.
+pub(super) fn generic_variable(path: &str) -> String {
     format!("{PREFIX}{}", path.to_uppercase().replace('.', "__"))
 }
 
@@ -129,9 +82,18 @@ impl<'a> Variables<'a> {
     pub(super) fn layer(&self, schema: &Schema, faults: &mut Vec<ConfigFault>) -> Layer {
         let mut layer = Layer::default();
         // Later entries win, so the strongest name of a setting comes last.
-        for (name, path) in CONVENTIONAL.iter().rev() {
-            if let Some(text) = self.get(name) {
-                read_into(&mut layer, path, &self.origin(name), text, schema, faults);
+        for setting in schema.declarations() {
+            for name in setting.variables.iter().rev() {
+                if let Some(text) = self.get(name) {
+                    read_into(
+                        &mut layer,
+                        &setting.path,
+                        &self.origin(name),
+                        text,
+                        schema,
+                        faults,
+                    );
+                }
             }
         }
         for name in self.variables.keys().filter(|name| name.starts_with("HOLDFAST_")) {
@@ -226,11 +188,11 @@ fn path_of(name: &str) -> Option<String> {
 
 /// A `HOLDFAST_…` variable that sets nothing. Those that are not near any name may belong to somebody else.
 fn misspelt(name: &str, place: &str, schema: &Schema) -> Option<ConfigFault> {
-    let known = CONVENTIONAL
-        .iter()
-        .map(|(known, _)| *known)
-        .filter(|known| known.starts_with("HOLDFAST_"));
-    let known: Vec<&str> = known
+    let known: Vec<&str> = schema
+        .declarations()
+        .flat_map(|setting| setting.variables)
+        .copied()
+        .filter(|known| known.starts_with("HOLDFAST_"))
         .chain([
             CONFIG_FILE_VARIABLE,
             FAILPOINT_VARIABLE,
@@ -284,7 +246,7 @@ fn read_into(
     let Some(default) = schema.default_of(&template_path(path)) else {
         return;
     };
-    match parse(text, &default.kind) {
+    match parse(text, default) {
         Ok(kind) => layer.insert(path, kind, name),
         Err(expected) => faults.push(ConfigFault {
             setting: path.to_owned(),

@@ -8,7 +8,7 @@ use std::path::Path;
 use config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
 use super::fault::{ConfigFault, nearest};
-use super::schema::{Schema, is_free_table, join, misnamed_queue, parse_toml};
+use super::schema::{DEFAULTS_ORIGIN, Schema, is_free_table, join, misnamed_queue, parse_toml};
 
 /// Values from one origin each, by path.
 #[derive(Debug, Clone, Default)]
@@ -36,10 +36,12 @@ impl Layer {
         self.values.iter().any(|(keys, _)| keys.join(".") == path)
     }
 
-    /// All of an already parsed table, under one origin.
-    pub(super) fn of_table(table: &Map<String, Value>, origin: &str) -> Self {
+    /// The default of every setting.
+    pub(super) fn of_defaults(schema: &Schema) -> Self {
         let mut layer = Self::default();
-        layer.adopt("", table, origin);
+        for setting in schema.declarations() {
+            layer.insert(&setting.path, setting.default.clone(), DEFAULTS_ORIGIN);
+        }
         layer
     }
 
@@ -51,17 +53,6 @@ impl Layer {
             layer.insert(&format!("queues.{name}"), defaults, origin);
         }
         layer
-    }
-
-    fn adopt(&mut self, prefix: &str, table: &Map<String, Value>, origin: &str) {
-        for (key, value) in table {
-            let path = join(prefix, key);
-            match &value.kind {
-                // An empty table says something too: `[queues.reports]` declares a queue.
-                ValueKind::Table(inner) if !inner.is_empty() => self.adopt(&path, inner, origin),
-                kind => self.insert(&path, kind.clone(), origin),
-            }
-        }
     }
 }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::declare::{optional_count, optional_parsed};
+use crate::settings;
+
 /// Most jobs that a `max_running` may name.
 pub const MAX_RUNNING_LIMIT: u32 = 1_000_000;
 
@@ -124,17 +127,24 @@ pub fn check_max_running(number: u64) -> Result<u32, InvalidLimit> {
         })
 }
 
-/// The limits of one queue; what is `None` is not limited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct QueueLimits {
-    /// Jobs of the queue that run concurrently, over all workers.
-    pub max_running: Option<u32>,
-    /// Jobs of the queue that start in a time, over all workers.
-    pub rate: Option<Rate>,
-    /// The same for each `limit_key`.
-    pub key_max_running: Option<u32>,
-    pub key_rate: Option<Rate>,
+settings! {
+    ["queue_defaults"]
+    /// The limits of one queue; what is `None` is not limited.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct QueueLimits {
+        /// Jobs of the queue that run concurrently over all workers, {range}. Empty: only the workers' own limits. This and
+        /// the next three limits are enforced in SQL, with and without Redis; the API can change them without a restart.
+        max_running: Option<u32> = optional_count(1..=MAX_RUNNING_LIMIT);
+        /// Jobs of the queue that start in a period, over all workers: "100/60s" allows 100 immediately, and 100 a minute over a
+        /// longer time. 1 to 1000000 starts; from 0.1s to 24h, in s, m or h. Empty: no limit.
+        rate: Option<Rate> = optional_parsed();
+        /// Jobs that run concurrently for each `limit_key`, {range}: with 1 and the customer as key, one at a time for each
+        /// customer. Empty: no limit.
+        key_max_running: Option<u32> = optional_count(1..=MAX_RUNNING_LIMIT);
+        /// Jobs that start in a period for each `limit_key`, written like `rate`. Empty: no limit.
+        key_rate: Option<Rate> = optional_parsed();
+    }
 }
 
 impl QueueLimits {

@@ -1,4 +1,4 @@
-//! Configuration: annotated defaults, then `holdfast.toml`, then the environment, which `.env` completes in development.
+//! Configuration: declared defaults, then `holdfast.toml`, then the environment, which `.env` completes in development.
 //!
 //! The only place that reads the environment. A process loads its [`Settings`] once, before anything else; they
 //! never change. If anything is wrong nothing starts: [`ConfigFaults`] tells every fault at once, each with the
@@ -6,9 +6,9 @@
 //! are faults too, because a misspelt one would otherwise be a silent default. No secret appears in any of this.
 
 mod allowed_host;
-mod assemble;
 mod authorities;
 mod conflicts;
+pub mod declare;
 mod docs;
 mod dotenv;
 mod environment;
@@ -17,8 +17,8 @@ mod layers;
 mod limits;
 mod platform;
 mod reader;
-mod redis;
 mod schema;
+mod sections;
 mod settings;
 mod tables;
 
@@ -27,21 +27,27 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use allowed_host::{AllowedHost, InvalidAllowedHost};
+pub use declare::{Declaration, ProductSection, Section, Setting};
 pub use docs::{SettingDoc, settings_table};
 pub use fault::{ConfigFault, ConfigFaults};
 pub use limits::*;
-pub use settings::*;
+pub use reader::Reader;
+pub use sections::*;
+pub use settings::{Environment, ProductSettings, Settings};
 
 #[cfg(debug_assertions)]
 use environment::FAILPOINT_VARIABLE;
 use environment::{CONFIG_FILE_VARIABLE, ROLE_VARIABLE, Variables};
 use layers::Layer;
 pub use schema::is_queue_name;
-use schema::{DEFAULTS, DEFAULTS_ORIGIN, Schema};
+use schema::{DEFAULTS_ORIGIN, Schema};
 pub use tables::MAX_KIND_NAME;
 
 /// The file that is read when [`CONFIG_FILE_VARIABLE`] names no other.
 const CONFIG_FILE: &str = "holdfast.toml";
+
+/// Queues that every program has.
+const QUEUES: [&str; 4] = ["default", "events", "notifications", "ml"];
 
 /// Names the origin of the queues that a program's kinds name.
 const PROGRAM_ORIGIN: &str = "the program";
@@ -82,9 +88,18 @@ pub fn role() -> Option<String> {
     (!role.is_empty()).then(|| role.to_owned())
 }
 
-/// Reads this process' environment, and `.env` and the configuration file of its working directory, for a program whose kinds name
-/// `queues`: a queue that no setting mentions exists with the defaults. Their names must satisfy [`is_queue_name`].
-pub fn load(queues: &[&str]) -> Result<Settings, ConfigFaults> {
+/// What a program adds to the settings of the engine and its services.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Additions<'a> {
+    /// The queues that its kinds name: one that no setting mentions exists with the defaults. The names must satisfy
+    /// [`is_queue_name`].
+    pub queues: &'a [&'a str],
+    /// The sections of its products.
+    pub sections: &'a [ProductSection],
+}
+
+/// Reads this process' environment, and `.env` and the configuration file of its working directory.
+pub fn load(additions: Additions<'_>) -> Result<Settings, ConfigFaults> {
     let mut env = process_environment();
     platform::note_process(&mut env);
     let mut faults = Vec::new();
@@ -97,7 +112,7 @@ pub fn load(queues: &[&str]) -> Result<Settings, ConfigFaults> {
         faults.push(fault);
         None
     });
-    assemble_from(Sources { env, file }, queues, &from_dotenv, faults)
+    assemble(Sources { env, file }, additions, &from_dotenv, faults)
 }
 
 /// One section as this process' environment words it (`HOLDFAST__SECTION__…`), and the defaults for the rest: for who asks
@@ -111,27 +126,33 @@ pub fn load_section(section: &str) -> Result<Settings, ConfigFaults> {
 
 /// Reads given sources.
 pub fn load_from(sources: Sources) -> Result<Settings, ConfigFaults> {
-    load_from_with_queues(sources, &[])
+    load_from_with(sources, Additions::default())
 }
 
-/// Reads given sources for a program whose kinds name `queues`: see [`load`].
-pub fn load_from_with_queues(sources: Sources, queues: &[&str]) -> Result<Settings, ConfigFaults> {
-    assemble_from(sources, queues, &BTreeSet::new(), Vec::new())
+/// Reads given sources for a program.
+pub fn load_from_with(sources: Sources, additions: Additions<'_>) -> Result<Settings, ConfigFaults> {
+    assemble(sources, additions, &BTreeSet::new(), Vec::new())
 }
 
-/// `from_dotenv`: the variables that the process' own environment does not have.
-fn assemble_from(
+/// Every setting of the engine and its services, and those of products.
+fn declarations(products: &[ProductSection]) -> Vec<Declaration> {
+    let of_products = products.iter().flat_map(|section| (section.declarations)());
+    Settings::declarations().into_iter().chain(of_products).collect()
+}
+
+/// From the sources to checked values. `from_dotenv`: the variables that the process' own environment does not have.
+fn assemble(
     sources: Sources,
-    queues: &[&str],
+    additions: Additions<'_>,
     from_dotenv: &BTreeSet<String>,
     mut faults: Vec<ConfigFault>,
 ) -> Result<Settings, ConfigFaults> {
-    let defaults = schema::parse_toml(DEFAULTS).map_err(|problem| broken(DEFAULTS_ORIGIN, problem))?;
-    let schema = Schema::of(&defaults);
+    let schema = Schema::of(declarations(additions.sections));
     let variables = Variables::new(&sources.env, from_dotenv);
     let mut stack = vec![
-        Layer::of_table(&defaults, DEFAULTS_ORIGIN),
-        Layer::of_queues(queues, PROGRAM_ORIGIN),
+        Layer::of_defaults(&schema),
+        Layer::of_queues(&QUEUES, DEFAULTS_ORIGIN),
+        Layer::of_queues(additions.queues, PROGRAM_ORIGIN),
         variables.platform_layer(),
     ];
     if let Some((path, text)) = sources.file {
@@ -142,12 +163,29 @@ fn assemble_from(
     let is_set = stack.iter().skip(1).any(|layer| layer.sets("environment"));
     let platform = platform::found(&sources.env).filter(|_| !is_set);
     let root = layers::merge(stack).map_err(|error| broken("the layers", error.to_string()))?;
-    let mut settings = assemble::settings(&root, faults)?;
+
+    let mut reader = Reader::new(&root, &schema, faults);
+    let mut settings = Settings::read(&mut reader);
+    for section in additions.sections {
+        settings.products.insert((section.read)(&mut reader));
+    }
+    settings.check(&mut reader, &settings);
+    for section in additions.sections {
+        (section.check)(&mut reader, &settings);
+    }
+    let mut settings = reader.finish(settings)?;
     settings.undeclared_platform = platform.filter(|_| !settings.is_production());
     let is_keyless = settings.server.api_key.is_none();
     settings.server.health_on_loopback =
         settings.undeclared_platform.is_some() || (is_keyless && !settings.is_production());
     Ok(settings)
+}
+
+/// A section where nothing is set. Its defaults are values that its readers take: a test of each section holds that.
+fn defaults_of<S: Section>() -> S {
+    let schema = Schema::of(S::declarations());
+    let root = layers::merge(vec![Layer::of_defaults(&schema)]).unwrap_or_default();
+    S::read(&mut Reader::new(&root, &schema, Vec::new()))
 }
 
 /// A fault of the program itself; the tests keep it from happening.

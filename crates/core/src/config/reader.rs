@@ -3,7 +3,7 @@
 //! A read never stops at a fault: it notes it and answers a stand-in, so that one pass finds every fault. The
 //! stand-ins never leave the module: [`Reader::finish`] refuses to let go of a result that has faults.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,26 +11,33 @@ use std::time::Duration;
 use config::{Map, Value, ValueKind};
 use secrecy::SecretString;
 
-use super::environment::is_secret;
 use super::fault::{ConfigFault, ConfigFaults};
+use super::schema::{Schema, join, own_path, queue_section};
+use super::settings::Environment;
 
-pub(super) struct Reader<'a> {
+/// Reads the values of one configuration.
+#[derive(Debug)]
+pub struct Reader<'a> {
     root: &'a Map<String, Value>,
+    schema: &'a Schema,
     faults: Vec<ConfigFault>,
     faulty: BTreeSet<String>,
-    /// What was asked for, with its limits: the tests hold the annotations of the defaults against it.
-    limits: BTreeMap<String, String>,
+    /// The queue whose settings are read; `None`: the defaults of all.
+    queue: Option<String>,
+    is_production: bool,
 }
 
 impl<'a> Reader<'a> {
     /// `faults` are those of the layers; their settings are not judged again.
-    pub(super) fn new(root: &'a Map<String, Value>, faults: Vec<ConfigFault>) -> Self {
+    pub(super) fn new(root: &'a Map<String, Value>, schema: &'a Schema, faults: Vec<ConfigFault>) -> Self {
         let faulty = faults.iter().map(|fault| fault.setting.clone()).collect();
         Self {
             root,
+            schema,
             faults,
             faulty,
-            limits: BTreeMap::new(),
+            queue: None,
+            is_production: false,
         }
     }
 
@@ -38,20 +45,49 @@ impl<'a> Reader<'a> {
         ConfigFaults::check(self.faults).map(|()| result)
     }
 
-    #[cfg(test)]
-    pub(super) fn limits(&self) -> &BTreeMap<String, String> {
-        &self.limits
+    /// Every other setting may depend on it.
+    pub(super) fn note_environment(&mut self, environment: Environment) {
+        self.is_production = environment == Environment::Production;
+    }
+
+    /// Whether the process runs in production.
+    pub fn is_production(&self) -> bool {
+        self.is_production
+    }
+
+    /// Reads the settings of one queue: those that it does not set are the defaults of all.
+    pub(super) fn in_queue<T>(&mut self, queue: &str, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.queue = Some(queue.to_owned());
+        let settings = read(self);
+        self.queue = None;
+        settings
+    }
+
+    /// The section of the queue whose settings are read.
+    pub(super) fn queue_section(&self) -> Option<String> {
+        self.queue.as_deref().map(queue_section)
+    }
+
+    /// The path under which a setting is found.
+    pub(super) fn path_of(&self, section: &str, key: &str) -> String {
+        let path = join(section, key);
+        let own = self.queue.as_ref().and_then(|queue| own_path(&path, queue));
+        own.filter(|own| self.value(own).is_some()).unwrap_or(path)
+    }
+
+    /// The variable that sets a setting, for the fix of a fault.
+    pub fn variable_of(&self, path: &str) -> String {
+        self.schema.variable_of(path)
     }
 
     /// Seconds, with or without a fraction.
     pub(super) fn seconds(&mut self, path: &str, range: RangeInclusive<f64>) -> Duration {
-        self.note_limits(path, &range);
         let wanted = || format!("a number of seconds from {} to {}", range.start(), range.end());
         let value = match self.kind(path) {
             Some(ValueKind::I64(whole)) => *whole as f64,
             Some(ValueKind::Float(number)) => *number,
             other => {
-                let found = describe(path, other);
+                let found = self.describe(path, other);
                 self.fault(
                     path,
                     format!("{found} is not a number"),
@@ -90,13 +126,12 @@ impl<'a> Reader<'a> {
     where
         T: TryFrom<i64> + PartialOrd + Copy + Display,
     {
-        self.note_limits(path, &range);
         let problem = match self.kind(path) {
             Some(ValueKind::I64(whole)) => match T::try_from(*whole) {
                 Ok(value) if range.contains(&value) => return value,
                 _ => format!("{whole} is out of range"),
             },
-            other => format!("{} is not a whole number", describe(path, other)),
+            other => format!("{} is not a whole number", self.describe(path, other)),
         };
         self.fault(
             path,
@@ -108,7 +143,6 @@ impl<'a> Reader<'a> {
 
     /// A whole number, or empty: not set. The setting is a text by type, so a number may come with or without quotation marks.
     pub(super) fn optional_count(&mut self, path: &str, range: RangeInclusive<u32>) -> Option<u32> {
-        self.note_limits(path, &range);
         let kind = self.kind(path);
         let number = match kind {
             Some(ValueKind::String(text)) if text.trim().is_empty() => return None,
@@ -118,7 +152,10 @@ impl<'a> Reader<'a> {
         };
         let within = number.filter(|number| range.contains(number));
         if within.is_none() {
-            let problem = format!("{} is out of range, or no whole number", describe(path, kind));
+            let problem = format!(
+                "{} is out of range, or no whole number",
+                self.describe(path, kind)
+            );
             let fix = format!(
                 "give a whole number from {} to {}, or \"\" for no limit",
                 range.start(),
@@ -151,7 +188,7 @@ impl<'a> Reader<'a> {
         if let Some(ValueKind::Boolean(value)) = self.kind(path) {
             return *value;
         }
-        let found = describe(path, self.kind(path));
+        let found = self.describe(path, self.kind(path));
         self.fault(
             path,
             format!("{found} is neither true nor false"),
@@ -164,7 +201,7 @@ impl<'a> Reader<'a> {
         if let Some(ValueKind::String(text)) = self.kind(path) {
             return text.trim().to_owned();
         }
-        let found = describe(path, self.kind(path));
+        let found = self.describe(path, self.kind(path));
         self.fault(
             path,
             format!("{found} is not a text"),
@@ -179,11 +216,11 @@ impl<'a> Reader<'a> {
         (!text.is_empty()).then(|| SecretString::from(text))
     }
 
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, path: &str, choices: &[(&str, T)]) -> Option<T> {
+    /// One of a few words. The first stands in for a word that is none of them.
+    pub(super) fn choice<T: Copy>(&mut self, path: &str, choices: &[(&str, T)]) -> T {
         let text = self.text(path);
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
-            return Some(*value);
+            return *value;
         }
         let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
         self.fault_once(path, || {
@@ -192,7 +229,7 @@ impl<'a> Reader<'a> {
                 format!("give {}", words.join(" or ")),
             )
         });
-        None
+        choices[0].1
     }
 
     pub(super) fn list(&mut self, path: &str) -> Vec<String> {
@@ -242,31 +279,22 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `path` if anybody set it, else `fallback`.
-    pub(super) fn either(&self, path: &str, fallback: &str) -> String {
-        if self.value(path).is_some() {
-            path.to_owned()
-        } else {
-            fallback.to_owned()
-        }
-    }
-
     /// Holds settings against each other, unless one of them is already at fault. `told` is the one to change.
-    pub(super) fn require(&mut self, holds: bool, told: &str, other: &str, problem: &str, fix: &str) {
+    pub fn require(&mut self, holds: bool, told: &str, other: &str, problem: &str, fix: &str) {
         if holds || self.faulty.contains(told) || self.faulty.contains(other) {
             return;
         }
         let problem = format!(
             "{} is {problem} {other} ({}, from {})",
-            describe(told, self.kind(told)),
-            describe(other, self.kind(other)),
+            self.describe(told, self.kind(told)),
+            self.describe(other, self.kind(other)),
             self.origin(other),
         );
         self.fault(told, problem, fix.to_owned());
     }
 
     /// Notes a fault, once for each setting.
-    pub(super) fn fault_once(&mut self, path: &str, texts: impl FnOnce() -> (String, String)) {
+    pub fn fault_once(&mut self, path: &str, texts: impl FnOnce() -> (String, String)) {
         if !self.faulty.contains(path) {
             let (problem, fix) = texts();
             self.fault(path, problem, fix);
@@ -287,16 +315,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Where the value of a setting came from.
-    pub(super) fn origin(&self, path: &str) -> String {
+    pub fn origin(&self, path: &str) -> String {
         self.value(path)
             .and_then(Value::origin)
             .unwrap_or("nowhere")
             .to_owned()
-    }
-
-    fn note_limits<T: Display>(&mut self, path: &str, range: &RangeInclusive<T>) {
-        self.limits
-            .insert(path.to_owned(), format!("{} to {}", range.start(), range.end()));
     }
 
     fn value(&self, path: &str) -> Option<&'a Value> {
@@ -314,23 +337,23 @@ impl<'a> Reader<'a> {
     fn kind(&self, path: &str) -> Option<&'a ValueKind> {
         self.value(path).map(|value| &value.kind)
     }
+
+    /// A value as a fault shows it.
+    fn describe(&self, path: &str, kind: Option<&ValueKind>) -> String {
+        match kind {
+            _ if self.schema.is_secret(path) => "this".to_owned(),
+            None | Some(ValueKind::Nil) => "nothing".to_owned(),
+            Some(ValueKind::String(text)) => format!("{text:?}"),
+            Some(ValueKind::Array(_)) => "a list".to_owned(),
+            Some(ValueKind::Table(_)) => "a section".to_owned(),
+            Some(other) => other.to_string(),
+        }
+    }
 }
 
 fn text_of(value: &Value) -> Option<String> {
     match &value.kind {
         ValueKind::String(text) => Some(text.clone()),
         _ => None,
-    }
-}
-
-/// A value as a fault shows it.
-fn describe(path: &str, kind: Option<&ValueKind>) -> String {
-    match kind {
-        _ if is_secret(path) => "this".to_owned(),
-        None | Some(ValueKind::Nil) => "nothing".to_owned(),
-        Some(ValueKind::String(text)) => format!("{text:?}"),
-        Some(ValueKind::Array(_)) => "a list".to_owned(),
-        Some(ValueKind::Table(_)) => "a section".to_owned(),
-        Some(other) => other.to_string(),
     }
 }

@@ -1,11 +1,11 @@
-//! Which settings there are, and of what type: exactly those of `defaults.toml`.
+//! Which settings there are, and of what type: exactly those that are declared.
 
 use std::collections::BTreeMap;
 
 use config::{File, FileFormat, Map, Source, Value, ValueKind};
 
-/// The annotated defaults.
-pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
+use super::declare::Declaration;
+use super::environment::generic_variable;
 
 /// How the defaults are called where a fault names its source.
 pub(super) const DEFAULTS_ORIGIN: &str = "defaults";
@@ -22,24 +22,45 @@ const RETRY: &str = "retry";
 /// Longest queue name: it becomes part of Redis keys and metric labels.
 const MAX_QUEUE_NAME: usize = 63;
 
-/// The settings by path (`worker.heartbeat_seconds`), with their defaults.
+/// The settings by path (`worker.heartbeat_seconds`).
 #[derive(Debug)]
 pub(super) struct Schema {
-    settings: BTreeMap<String, Value>,
+    settings: BTreeMap<String, Declaration>,
 }
 
 impl Schema {
-    pub(super) fn of(defaults: &Map<String, Value>) -> Self {
-        let mut settings = BTreeMap::new();
-        flatten("", defaults, &mut |path, value| {
-            settings.insert(path.to_owned(), value.clone());
-        });
-        Self { settings }
+    pub(super) fn of(declarations: Vec<Declaration>) -> Self {
+        let by_path = |declaration: Declaration| (declaration.path.clone(), declaration);
+        Self {
+            settings: declarations.into_iter().map(by_path).collect(),
+        }
+    }
+
+    fn get(&self, path: &str) -> Option<&Declaration> {
+        self.settings.get(&template_path(path))
+    }
+
+    pub(super) fn declarations(&self) -> impl Iterator<Item = &Declaration> {
+        self.settings.values()
     }
 
     /// The default of a setting, which also tells its type. `None`: there is no such setting.
-    pub(super) fn default_of(&self, path: &str) -> Option<&Value> {
-        self.settings.get(&template_path(path))
+    pub(super) fn default_of(&self, path: &str) -> Option<&ValueKind> {
+        self.get(path).map(|declaration| &declaration.default)
+    }
+
+    /// Whether no text may show the setting's value.
+    pub(super) fn is_secret(&self, path: &str) -> bool {
+        self.get(path).is_some_and(|declaration| declaration.is_secret)
+    }
+
+    /// The variable that sets a setting: the conventional one where there is one.
+    pub(super) fn variable_of(&self, path: &str) -> String {
+        let conventional = self
+            .settings
+            .get(path)
+            .and_then(|setting| setting.variables.first());
+        conventional.map_or_else(|| generic_variable(path), |name| (*name).to_owned())
     }
 
     /// Whether the path is a section: a table, not a value.
@@ -61,8 +82,7 @@ impl Schema {
         let mut paths: Vec<String> = self.settings.keys().cloned().collect();
         let mut parts = near.split('.');
         if let (Some(QUEUES), Some(queue)) = (parts.next(), parts.next()) {
-            let of_queue = |path: &String| Some(format!("{QUEUES}.{queue}.{}", template_key(path)?));
-            let more: Vec<String> = paths.iter().filter_map(of_queue).collect();
+            let more: Vec<String> = paths.iter().filter_map(|path| own_path(path, queue)).collect();
             paths.extend(more);
         }
         paths
@@ -78,11 +98,6 @@ impl Schema {
         sections.extend([QUEUES, SCHEDULES, KINDS].map(str::to_owned));
         sections.dedup();
         sections
-    }
-
-    #[cfg(test)]
-    pub(super) fn settings(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.settings.iter().map(|(path, value)| (path.as_str(), value))
     }
 }
 
@@ -102,6 +117,16 @@ pub(super) fn template_path(path: &str) -> String {
         [QUEUES, _, key] => format!("{QUEUE_TEMPLATE}.{key}"),
         _ => path.to_owned(),
     }
+}
+
+/// The section of a queue.
+pub(super) fn queue_section(queue: &str) -> String {
+    format!("{QUEUES}.{queue}")
+}
+
+/// Where a queue sets what `queue_defaults.x` sets for all; `None`: the path is not of the template.
+pub(super) fn own_path(path: &str, queue: &str) -> Option<String> {
+    Some(join(&queue_section(queue), template_key(path)?))
 }
 
 /// The `x` of `queue_defaults.x`.
@@ -148,17 +173,6 @@ fn without_excerpt(message: &str) -> String {
     }
 }
 
-/// Visits every value that is not a table, with its path.
-pub(super) fn flatten(prefix: &str, table: &Map<String, Value>, visit: &mut impl FnMut(&str, &Value)) {
-    for (key, value) in table {
-        let path = join(prefix, key);
-        match &value.kind {
-            ValueKind::Table(inner) => flatten(&path, inner, visit),
-            _ => visit(&path, value),
-        }
-    }
-}
-
 pub(super) fn join(prefix: &str, key: &str) -> String {
     if prefix.is_empty() {
         key.to_owned()
@@ -169,6 +183,8 @@ pub(super) fn join(prefix: &str, key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::declare::Section as _;
+    use super::super::settings::Settings;
     use super::*;
 
     #[test]
@@ -180,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_queue_of_any_name_has_the_settings_of_the_template() {
-        let schema = Schema::of(&parse_toml(DEFAULTS).unwrap());
+        let schema = Schema::of(Settings::declarations());
         assert!(schema.default_of("queues.reports.concurrency").is_some());
         assert!(schema.default_of("queues.reports.colour").is_none());
         assert!(schema.is_section("queues") && schema.is_section("queues.reports"));

@@ -11,7 +11,7 @@ use config::{Map, Value, ValueKind};
 
 use super::fault::nearest;
 use super::reader::Reader;
-use super::settings::{KindSettings, RetryOverride, ScheduleSettings};
+use super::sections::{KindSettings, RetryOverride, ScheduleSettings};
 
 /// Longest name of a kind, in bytes.
 pub const MAX_KIND_NAME: usize = 255;
@@ -85,9 +85,12 @@ pub(super) fn kinds(reader: &mut Reader<'_>) -> BTreeMap<String, KindSettings> {
     kinds
 }
 
-/// The `retry` of a section, `[queues.NAME.retry]`.
-pub(super) fn retry(reader: &mut Reader<'_>, section: &str) -> RetryOverride {
-    let value = reader.table(section).and_then(|table| table.get("retry"));
+/// `[queues.NAME.retry]` of the queue that is read.
+pub(super) fn queue_retry(reader: &mut Reader<'_>) -> RetryOverride {
+    let Some(section) = reader.queue_section() else {
+        return RetryOverride::default();
+    };
+    let value = reader.table(&section).and_then(|table| table.get("retry"));
     value.map_or_else(RetryOverride::default, |value| {
         retry_table(reader, format!("{section}.retry"), value)
     })

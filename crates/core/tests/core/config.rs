@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_core::config::{
-    ConfigFault, ConfigFaults, Durability, Environment, LogFormat, Settings, Sources, load_from,
-    load_from_with_queues, settings_table,
+    Additions, ConfigFault, ConfigFaults, Durability, Environment, LogFormat, Settings, Sources, load_from,
+    load_from_with, settings_table,
 };
 use secrecy::ExposeSecret;
 
@@ -463,7 +463,7 @@ fn a_file_that_is_not_toml_is_one_fault() {
 
 #[test]
 fn every_default_can_be_repeated_in_the_environment() {
-    for doc in settings_table() {
+    for doc in settings_table(&[]) {
         let value = doc.default.trim_matches(|c| matches!(c, '"' | '[' | ']'));
         if value.is_empty() || doc.key.starts_with("queues.NAME.") {
             continue;
@@ -503,7 +503,11 @@ fn behind_railways_edge_one_proxy_is_trusted_unless_told_otherwise() {
 #[test]
 fn a_queue_that_only_a_kind_names_exists_with_the_defaults_and_can_be_set_and_served() {
     let load = |file: &str, env: &[(&str, &str)]| {
-        load_from_with_queues(sources(file, env), &["reports", "bulk-2", "default"]).unwrap()
+        let additions = Additions {
+            queues: &["reports", "bulk-2", "default"],
+            ..Additions::default()
+        };
+        load_from_with(sources(file, env), additions).unwrap()
     };
     let settings = load("[queue_defaults]\nconcurrency = 7\n", &[]);
     let names: Vec<&str> = settings.queues.keys().map(String::as_str).collect();

@@ -47,12 +47,13 @@ mod sweep;
 use std::fmt;
 use std::sync::Arc;
 
-use holdfast_core::config::{DiscoverySettings, RedditSettings, Settings};
+use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::sql::Sql;
 
 use crate::store::Events;
+use crate::{DiscoverySettings, RedditSettings};
 use holdfast_outbound::{AddressPolicy, Outbound};
 
 pub use self::announcement::{NEWS, NewsAnnouncer};
@@ -83,7 +84,7 @@ impl Sources {
         Self(Arc::new(Inner {
             sql: Sql::new(database, &settings.database),
             jobs,
-            settings: settings.discovery.clone(),
+            settings: settings.section(),
             policy: AddressPolicy::of(&settings.http_request),
         }))
     }
@@ -117,13 +118,13 @@ impl Discoverer {
         outbound: &Outbound,
         announcer: Option<Arc<dyn Announcer>>,
     ) -> Self {
-        let outbound = outbound.limited_to(settings.discovery.max_bytes);
-        let reddit: &RedditSettings = &settings.reddit;
+        let outbound = outbound.limited_to(settings.section::<DiscoverySettings>().max_bytes);
+        let reddit = settings.section::<RedditSettings>();
         Self(Arc::new(Tools {
             subscriptions: Subscriptions::of(&sources),
             sources,
             events,
-            reddit: reddit::Reddit::new(reddit.clone(), outbound.clone()),
+            reddit: reddit::Reddit::new(reddit, outbound.clone()),
             outbound,
             announcer,
         }))

@@ -8,7 +8,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use holdfast_core::config::RedditSettings;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,6 +18,7 @@ use url::Url;
 
 use super::fetch::Failure;
 use super::source::Definition;
+use crate::RedditSettings;
 use holdfast_outbound::{Answer, Call, Outbound};
 
 /// Posts of a page: the most that Reddit gives.

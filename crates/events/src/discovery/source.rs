@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use holdfast_core::config::DiscoverySettings;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 use url::Url;
 
 use super::parse::Mapping;
 use super::run::Report;
+use crate::DiscoverySettings;
 
 /// Most sources that are kept.
 pub const MAX_SOURCES: i64 = 10_000;

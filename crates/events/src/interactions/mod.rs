@@ -33,6 +33,8 @@ use holdfast_product::UserName;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::RecommendSettings;
+
 pub(crate) use self::export::Cursor;
 pub use self::store::Accepted;
 
@@ -125,7 +127,7 @@ impl Interactions {
     pub fn new(settings: &Settings, database: &Database) -> Self {
         Self(Arc::new(Inner {
             sql: Sql::new(database, &settings.database),
-            retain: settings.recommend.retain_interactions,
+            retain: settings.section::<RecommendSettings>().retain_interactions,
         }))
     }
 }

@@ -55,7 +55,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::Cache;
-use holdfast_core::config::{RecommendSettings, Settings};
+use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
@@ -70,6 +70,7 @@ pub use self::lists::{Because, Item, List, ListSource, MAX_LISTED, Why};
 pub use self::model::{Catalogue, Described, Model, Ratings};
 pub use self::taste::Taste;
 pub use self::train::{Trained, TrainedWhat};
+use crate::RecommendSettings;
 use crate::interactions::{Accepted, Action, Interaction, Interactions};
 use crate::store::Events;
 use holdfast_product::UserName;
@@ -140,7 +141,7 @@ impl Recommender {
             events: Events::new(settings, database, cache),
             interactions: Interactions::new(settings, database),
             cache: cache.clone(),
-            settings: settings.recommend.clone(),
+            settings: settings.section(),
             deployment: URL_SAFE_NO_PAD.encode(&digest[..9]),
             held: RwLock::default(),
             looking: tokio::sync::Mutex::default(),

@@ -12,6 +12,7 @@ use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::discovery::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId};
+use crate::problems::EventsProblem;
 use crate::state::EventsState;
 
 /// Which events a user wants to be notified of: those that match every given condition.
@@ -122,7 +123,7 @@ pub(crate) async fn create(call: Call<Produce, EventsState>, payload: web::Paylo
     });
     let made = made.await?.ok_or_else(|| {
         let detail = format!("there are {MAX_SUBSCRIPTIONS} subscriptions already, and more are not kept");
-        Problem::new(ProblemKind::TooManySubscriptions, detail)
+        Problem::new(EventsProblem::TooManySubscriptions, detail)
     })?;
     json(StatusCode::CREATED, &SubscriptionView::from(made))
 }
@@ -174,7 +175,7 @@ pub(crate) async fn delete(call: Call<Produce, EventsState>) -> Reply {
     let gone = call.run(move |state| async move { state.subscriptions.delete(id).await });
     if !gone.await? {
         let reason = format!("there is no subscription {id}");
-        return Err(Problem::field(ProblemKind::SubscriptionNotFound, "id", reason));
+        return Err(Problem::field(EventsProblem::SubscriptionNotFound, "id", reason));
     }
     ok(&DeletedSubscription {
         id: id.to_string(),

@@ -33,6 +33,8 @@ use holdfast_jobs::sql::Sql;
 use serde::Serialize;
 use ulid::Ulid;
 
+use crate::EventsSettings;
+
 pub use self::check::{EventFault, MAX_DESCRIPTION, MAX_TITLE, MAX_UID};
 pub(crate) use self::export::{ForTraining, TableChange};
 pub use self::find::{Filter, MAX_SEARCH_WORDS, Near, SearchFault, search_words};
@@ -105,7 +107,7 @@ impl Events {
         Self(Arc::new(Inner {
             sql: Sql::new(database, &settings.database),
             cache: cache.clone(),
-            retain: settings.events.retain_past,
+            retain: settings.section::<EventsSettings>().retain_past,
         }))
     }
 }

@@ -11,14 +11,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use holdfast_cache::{Cache, Source};
 use holdfast_core::clock;
-use holdfast_core::config::{Settings, Sources, load_from};
+use holdfast_core::config::{Additions, Settings, Sources, load_from_with};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_events::interactions::{Action, Interaction, Interactions};
 use holdfast_events::recommend::{ListSource, MlRecommend, MlTrain, Recommender, Trained, TrainedWhat, Why};
-use holdfast_events::{Event, Events, Filter, Near, NewEvent, Outcome, search_words};
+use holdfast_events::{Event, Events, EventsProduct, Filter, Near, NewEvent, Outcome, search_words};
 use holdfast_jobs::{Job, JobContext, JobId, Resources};
-use holdfast_product::UserName;
+use holdfast_product::{Product as _, UserName};
 use holdfast_testkit::PostgresServer;
 use tempfile::TempDir;
 use ulid::Ulid;
@@ -50,7 +50,14 @@ impl Fixture {
             env.iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
-        let settings = load_from(Sources { env: all, file: None }).unwrap();
+        let settings = load_from_with(
+            Sources { env: all, file: None },
+            Additions {
+                sections: EventsProduct.settings(),
+                ..Additions::default()
+            },
+        )
+        .unwrap();
         migrate(&settings.database).await.unwrap();
         let database = Database::open(&settings.database).unwrap();
         let gate = RedisGate::open(Role::Cache, None, &settings.redis).unwrap();

@@ -1,388 +1,185 @@
-//! Every type of problem this server answers with. A type is a promise to clients: its slug never changes.
+//! Every type of problem this server answers with, declared once. A type is a promise to clients: its slug never changes.
 
 use actix_web::http::StatusCode;
 
 /// What went wrong, for programs. The `type` member is `urn:holdfast:problem:<slug>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ProblemKind {
-    /// The request is wrong in a way that has no type of its own.
-    BadRequest,
-    MalformedJson,
-    InvalidHeader,
-    InvalidParameter,
-    InvalidCursor,
-    InvalidId,
-    NotASession,
-    Unauthenticated,
-    LoginFailed,
-    MissingScope,
-    KeyBound,
-    UntrustedOrigin,
-    RouteNotFound,
-    JobNotFound,
-    BatchNotFound,
-    QueueNotFound,
-    KindNotFound,
-    WorkerNotFound,
-    NothingMatched,
-    ScheduleNotFound,
-    KeyNotFound,
-    SigningKeyNotFound,
-    TrackNotFound,
-    WebhookNotFound,
-    MailTemplateNotFound,
-    LinkNotFound,
-    SourceNotFound,
-    SubscriptionNotFound,
-    UserNotFound,
-    MethodNotAllowed,
-    BodyTimedOut,
-    IllegalTransition,
-    ScheduleExists,
-    ScheduleConfigured,
-    TooManySchedules,
-    TooManyWebhooks,
-    TooManyMailTemplates,
-    NameTaken,
-    KeyRevoked,
-    SigningKeyExists,
-    EncryptionOff,
-    TrackExists,
-    TooManySources,
-    TooManySubscriptions,
-    KindCoded,
-    TooManyKinds,
-    QueueConfigured,
-    QueueInUse,
-    QueueOfAnotherFleet,
-    TooManyQueues,
-    BodyTooLarge,
-    PayloadTooLarge,
-    BatchTooLarge,
-    UriTooLong,
-    UnsupportedMediaType,
-    InvalidField,
-    UnknownKind,
-    UnknownQueue,
-    InvalidPayload,
-    PayloadTooDeep,
-    BatchEmpty,
-    IdempotencyKeyReused,
-    TooManyRequests,
-    Internal,
-    LoginOff,
-    Unavailable,
-    TimedOut,
+pub struct ProblemKind {
+    slug: &'static str,
+    status: StatusCode,
+    title: &'static str,
+    remedy: &'static str,
 }
 
 impl ProblemKind {
-    /// In the order of their status codes.
-    pub const ALL: [Self; 67] = [
-        Self::BadRequest,
-        Self::MalformedJson,
-        Self::InvalidHeader,
-        Self::InvalidParameter,
-        Self::InvalidCursor,
-        Self::InvalidId,
-        Self::NotASession,
-        Self::Unauthenticated,
-        Self::LoginFailed,
-        Self::MissingScope,
-        Self::KeyBound,
-        Self::UntrustedOrigin,
-        Self::RouteNotFound,
-        Self::JobNotFound,
-        Self::BatchNotFound,
-        Self::QueueNotFound,
-        Self::KindNotFound,
-        Self::WorkerNotFound,
-        Self::NothingMatched,
-        Self::ScheduleNotFound,
-        Self::KeyNotFound,
-        Self::SigningKeyNotFound,
-        Self::TrackNotFound,
-        Self::WebhookNotFound,
-        Self::MailTemplateNotFound,
-        Self::LinkNotFound,
-        Self::SourceNotFound,
-        Self::SubscriptionNotFound,
-        Self::UserNotFound,
-        Self::MethodNotAllowed,
-        Self::BodyTimedOut,
-        Self::IllegalTransition,
-        Self::ScheduleExists,
-        Self::ScheduleConfigured,
-        Self::TooManySchedules,
-        Self::TooManyWebhooks,
-        Self::TooManyMailTemplates,
-        Self::NameTaken,
-        Self::KeyRevoked,
-        Self::SigningKeyExists,
-        Self::EncryptionOff,
-        Self::TrackExists,
-        Self::TooManySources,
-        Self::TooManySubscriptions,
-        Self::KindCoded,
-        Self::TooManyKinds,
-        Self::QueueConfigured,
-        Self::QueueInUse,
-        Self::QueueOfAnotherFleet,
-        Self::TooManyQueues,
-        Self::BodyTooLarge,
-        Self::PayloadTooLarge,
-        Self::BatchTooLarge,
-        Self::UriTooLong,
-        Self::UnsupportedMediaType,
-        Self::InvalidField,
-        Self::UnknownKind,
-        Self::UnknownQueue,
-        Self::InvalidPayload,
-        Self::PayloadTooDeep,
-        Self::BatchEmpty,
-        Self::IdempotencyKeyReused,
-        Self::TooManyRequests,
-        Self::Internal,
-        Self::LoginOff,
-        Self::Unavailable,
-        Self::TimedOut,
-    ];
+    /// For [`problems!`](crate::problems).
+    pub const fn declared(
+        slug: &'static str,
+        status: StatusCode,
+        title: &'static str,
+        remedy: &'static str,
+    ) -> Self {
+        Self {
+            slug,
+            status,
+            title,
+            remedy,
+        }
+    }
 
     /// The stable part of the type.
     pub const fn slug(self) -> &'static str {
-        self.row().0
+        self.slug
     }
 
     pub const fn status(self) -> StatusCode {
-        self.row().1
+        self.status
     }
 
     /// One line for people; the same for every occurrence.
     pub const fn title(self) -> &'static str {
-        self.row().2
+        self.title
     }
 
-    const fn row(self) -> (&'static str, StatusCode, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::BadRequest => ("bad-request", S::BAD_REQUEST, "The request is not acceptable"),
-            Self::MalformedJson => ("malformed-json", S::BAD_REQUEST, "The body is not JSON"),
-            Self::InvalidHeader => ("invalid-header", S::BAD_REQUEST, "A header is invalid"),
-            Self::InvalidParameter => (
-                "invalid-parameter",
-                S::BAD_REQUEST,
-                "A query parameter is invalid",
-            ),
-            Self::InvalidCursor => ("invalid-cursor", S::BAD_REQUEST, "The cursor is invalid"),
-            Self::InvalidId => ("invalid-id", S::BAD_REQUEST, "This is not an id"),
-            Self::NotASession => ("not-a-session", S::BAD_REQUEST, "Only a session can do this"),
-            Self::Unauthenticated => (
-                "unauthenticated",
-                S::UNAUTHORIZED,
-                "An API key or a session is needed",
-            ),
-            Self::LoginFailed => (
-                "login-failed",
-                S::UNAUTHORIZED,
-                "The name or the password is wrong",
-            ),
-            Self::MissingScope => ("missing-scope", S::FORBIDDEN, "The API key lacks a scope"),
-            Self::KeyBound => (
-                "key-bound",
-                S::FORBIDDEN,
-                "The API key is bound to other queues or kinds",
-            ),
-            Self::UntrustedOrigin => (
-                "untrusted-origin",
-                S::FORBIDDEN,
-                "Without API keys only this machine is served",
-            ),
-            Self::RouteNotFound => ("route-not-found", S::NOT_FOUND, "There is no such route"),
-            Self::JobNotFound => ("job-not-found", S::NOT_FOUND, "There is no such job"),
-            Self::BatchNotFound => ("batch-not-found", S::NOT_FOUND, "There is no such batch"),
-            Self::QueueNotFound => ("queue-not-found", S::NOT_FOUND, "There is no such queue"),
-            Self::TrackNotFound => ("track-not-found", S::NOT_FOUND, "There is no such track"),
-            Self::SigningKeyNotFound => (
-                "signing-key-not-found",
-                S::NOT_FOUND,
-                "There is no such signing key",
-            ),
-            Self::WebhookNotFound => ("webhook-not-found", S::NOT_FOUND, "There is no such webhook"),
-            Self::MailTemplateNotFound => (
-                "mail-template-not-found",
-                S::NOT_FOUND,
-                "There is no such mail template",
-            ),
-            Self::LinkNotFound => ("link-not-found", S::NOT_FOUND, "The link is invalid"),
-            Self::SourceNotFound => ("source-not-found", S::NOT_FOUND, "There is no such source"),
-            Self::SubscriptionNotFound => (
-                "subscription-not-found",
-                S::NOT_FOUND,
-                "There is no such subscription",
-            ),
-            Self::UserNotFound => ("user-not-found", S::NOT_FOUND, "There is no such user"),
-            Self::TooManySources => (
-                "too-many-sources",
-                S::CONFLICT,
-                "The limit of stored sources is reached",
-            ),
-            Self::TooManySubscriptions => (
-                "too-many-subscriptions",
-                S::CONFLICT,
-                "The limit of stored subscriptions is reached",
-            ),
-            Self::KindNotFound => ("kind-not-found", S::NOT_FOUND, "There is no such kind"),
-            Self::WorkerNotFound => (
-                "worker-not-found",
-                S::NOT_FOUND,
-                "There is no such worker of this key",
-            ),
-            Self::KindCoded => ("kind-coded", S::CONFLICT, "The kind is part of the program"),
-            Self::TooManyKinds => (
-                "too-many-kinds",
-                S::CONFLICT,
-                "The limit of declared kinds is reached",
-            ),
-            Self::QueueConfigured => (
-                "queue-configured",
-                S::CONFLICT,
-                "The queue belongs to the configuration",
-            ),
-            Self::QueueInUse => ("queue-in-use", S::CONFLICT, "The queue is in use"),
-            Self::QueueOfAnotherFleet => (
-                "queue-of-another-fleet",
-                S::CONFLICT,
-                "The queue is served by other workers",
-            ),
-            Self::TooManyQueues => (
-                "too-many-queues",
-                S::CONFLICT,
-                "The limit of declared queues is reached",
-            ),
-            Self::NothingMatched => ("nothing-matched", S::NOT_FOUND, "The filter matches nothing"),
-            Self::ScheduleNotFound => ("schedule-not-found", S::NOT_FOUND, "There is no such schedule"),
-            Self::KeyNotFound => ("key-not-found", S::NOT_FOUND, "There is no such API key"),
-            Self::MethodNotAllowed => (
-                "method-not-allowed",
-                S::METHOD_NOT_ALLOWED,
-                "The route has no such method",
-            ),
-            Self::BodyTimedOut => (
-                "body-timed-out",
-                S::REQUEST_TIMEOUT,
-                "The body did not arrive in time",
-            ),
-            Self::IllegalTransition => (
-                "illegal-transition",
-                S::CONFLICT,
-                "The job's state does not allow it",
-            ),
-            Self::ScheduleExists => ("schedule-exists", S::CONFLICT, "A schedule with this name exists"),
-            Self::ScheduleConfigured => (
-                "schedule-configured",
-                S::CONFLICT,
-                "The schedule belongs to the configuration",
-            ),
-            Self::TooManySchedules => (
-                "too-many-schedules",
-                S::CONFLICT,
-                "The limit of stored schedules is reached",
-            ),
-            Self::TooManyWebhooks => (
-                "too-many-webhooks",
-                S::CONFLICT,
-                "The limit of stored webhooks is reached",
-            ),
-            Self::TooManyMailTemplates => (
-                "too-many-mail-templates",
-                S::CONFLICT,
-                "The limit of stored mail templates is reached",
-            ),
-            Self::NameTaken => ("name-taken", S::CONFLICT, "The name is taken"),
-            Self::KeyRevoked => ("key-revoked", S::CONFLICT, "The API key is revoked"),
-            Self::SigningKeyExists => (
-                "signing-key-exists",
-                S::CONFLICT,
-                "The installation has a signing key",
-            ),
-            Self::EncryptionOff => ("encryption-off", S::CONFLICT, "There are no encryption keys"),
-            Self::TrackExists => ("track-exists", S::CONFLICT, "Another track has this id"),
-            Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
-            Self::PayloadTooLarge => (
-                "payload-too-large",
-                S::PAYLOAD_TOO_LARGE,
-                "The payload is too large",
-            ),
-            Self::BatchTooLarge => (
-                "batch-too-large",
-                S::PAYLOAD_TOO_LARGE,
-                "The batch has too many jobs",
-            ),
-            Self::UriTooLong => ("uri-too-long", S::URI_TOO_LONG, "The query is too long"),
-            Self::UnsupportedMediaType => (
-                "unsupported-media-type",
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "The body must be application/json",
-            ),
-            Self::InvalidField => (
-                "invalid-field",
-                S::UNPROCESSABLE_ENTITY,
-                "A field is missing, unknown or invalid",
-            ),
-            Self::UnknownKind => (
-                "unknown-kind",
-                S::UNPROCESSABLE_ENTITY,
-                "The kind is unknown to this server",
-            ),
-            Self::UnknownQueue => ("unknown-queue", S::UNPROCESSABLE_ENTITY, "There is no such queue"),
-            Self::InvalidPayload => (
-                "invalid-payload",
-                S::UNPROCESSABLE_ENTITY,
-                "The kind refuses the payload",
-            ),
-            Self::PayloadTooDeep => (
-                "payload-too-deep",
-                S::UNPROCESSABLE_ENTITY,
-                "The payload is nested too deep",
-            ),
-            Self::BatchEmpty => ("batch-empty", S::UNPROCESSABLE_ENTITY, "The batch has no jobs"),
-            Self::IdempotencyKeyReused => (
-                "idempotency-key-reused",
-                S::UNPROCESSABLE_ENTITY,
-                "The Idempotency-Key belongs to another job",
-            ),
-            Self::TooManyRequests => ("too-many-requests", S::TOO_MANY_REQUESTS, "Too many requests"),
-            Self::Internal => (
-                "internal",
-                S::INTERNAL_SERVER_ERROR,
-                "The server failed internally",
-            ),
-            Self::LoginOff => ("login-off", S::NOT_IMPLEMENTED, "Login is not configured"),
-            Self::Unavailable => (
-                "unavailable",
-                S::SERVICE_UNAVAILABLE,
-                "A required store does not answer",
-            ),
-            Self::TimedOut => ("timed-out", S::GATEWAY_TIMEOUT, "The request took too long"),
-        }
+    /// What a client or an operator does about it, for the documents.
+    pub const fn remedy(self) -> &'static str {
+        self.remedy
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
+/// Declares types of problems, as constants of a type and as its `ALL`: the name, the status, the slug, the title, and what to do.
+/// A product declares its own with a type of its own, and gives them to `Product::problems`.
+#[macro_export]
+macro_rules! problems {
+    ($table:ident { $( $name:ident = $status:ident $slug:literal, $title:literal, $remedy:literal; )+ }) => {
+        #[allow(non_upper_case_globals, reason = "they are used like the variants of an enum")]
+        impl $table {
+            $(
+                #[doc = $title]
+                pub const $name: $crate::ProblemKind = $crate::ProblemKind::declared(
+                    $slug,
+                    $crate::StatusCode::$status,
+                    $title,
+                    $remedy,
+                );
+            )+
 
-    use super::*;
-
-    #[test]
-    fn every_type_has_a_slug_of_its_own_and_an_error_status() {
-        let slugs: BTreeSet<_> = ProblemKind::ALL.iter().map(|kind| kind.slug()).collect();
-        assert_eq!(slugs.len(), ProblemKind::ALL.len());
-        for kind in ProblemKind::ALL {
-            assert!(
-                kind.status().is_client_error() || kind.status().is_server_error(),
-                "{kind:?}"
-            );
+            /// All of them, in the order of their declaration.
+            pub const ALL: &[$crate::ProblemKind] = &[$( Self::$name ),+];
         }
-        assert!(ProblemKind::ALL.is_sorted_by_key(|kind| kind.status()));
-    }
+    };
 }
+
+// What every service, the engine and the accounts answer with.
+problems!(ProblemKind {
+    BadRequest = BAD_REQUEST "bad-request", "The request is not acceptable",
+        "Read `detail`: the request is wrong in a way that has no type of its own.";
+    MalformedJson = BAD_REQUEST "malformed-json", "The body is not JSON",
+        "Send valid JSON in UTF-8; `line` and `column` name the place.";
+    InvalidHeader = BAD_REQUEST "invalid-header", "A header is invalid",
+        "Correct the header that `field` names.";
+    InvalidParameter = BAD_REQUEST "invalid-parameter", "A query parameter is invalid",
+        "Correct the query parameter that `field` names.";
+    InvalidCursor = BAD_REQUEST "invalid-cursor", "The cursor is invalid",
+        "Send the `next` of the page before as `after`, or leave it out for the first page.";
+    InvalidId = BAD_REQUEST "invalid-id", "This is not an id",
+        "Send an id that the API returned: a ULID of 26 characters.";
+    NotASession = BAD_REQUEST "not-a-session", "Only a session can do this",
+        "Log in with `POST /v1/auth/login` and send the token; an API key belongs to no user.";
+    Unauthenticated = UNAUTHORIZED "unauthenticated", "An API key or a session is needed",
+        "Send `Authorization: Bearer` with an API key that is not revoked, or with the token of a session that has not ended.";
+    LoginFailed = UNAUTHORIZED "login-failed", "The name or the password is wrong",
+        "Check the name and the password, and that the user is enabled.";
+    MissingScope = FORBIDDEN "missing-scope", "The API key lacks a scope",
+        "Use a key with the scope that `detail` names, or a user with a role that includes it.";
+    KeyBound = FORBIDDEN "key-bound", "The API key is bound to other queues or kinds",
+        "Use a key for this queue or kind, or a key without a binding.";
+    UntrustedOrigin = FORBIDDEN "untrusted-origin", "Without API keys only this machine is served",
+        "Create an API key (`HOLDFAST_API_KEY`), or call from this machine.";
+    RouteNotFound = NOT_FOUND "route-not-found", "There is no such route",
+        "See `/openapi.json` for all routes.";
+    JobNotFound = NOT_FOUND "job-not-found", "There is no such job",
+        "Check the id; finished jobs are deleted after `jobs.retain_completed_seconds`.";
+    BatchNotFound = NOT_FOUND "batch-not-found", "There is no such batch",
+        "Check the id; batches are deleted `jobs.retain_batches_seconds` after their end.";
+    QueueNotFound = NOT_FOUND "queue-not-found", "There is no such queue",
+        "See `GET /v1/queues`, or declare the queue.";
+    KindNotFound = NOT_FOUND "kind-not-found", "There is no such kind",
+        "See `GET /v1/kinds`, or declare the kind.";
+    WorkerNotFound = NOT_FOUND "worker-not-found", "There is no such worker of this key",
+        "Pull again to register a new worker: this one is lost, has stopped or belongs to another key.";
+    NothingMatched = NOT_FOUND "nothing-matched", "The filter matches nothing",
+        "Check the filter with `dry_run`.";
+    ScheduleNotFound = NOT_FOUND "schedule-not-found", "There is no such schedule",
+        "See `GET /v1/schedules`.";
+    KeyNotFound = NOT_FOUND "key-not-found", "There is no such API key",
+        "See `GET /v1/keys`.";
+    LinkNotFound = NOT_FOUND "link-not-found", "The link is invalid",
+        "Request a new link: this one is incomplete, was used or has expired.";
+    UserNotFound = NOT_FOUND "user-not-found", "There is no such user",
+        "See `GET /v1/users`.";
+    MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed", "The route has no such method",
+        "Use a method that the header `Allow` names.";
+    BodyTimedOut = REQUEST_TIMEOUT "body-timed-out", "The body did not arrive in time",
+        "Send the body faster, or in smaller parts.";
+    IllegalTransition = CONFLICT "illegal-transition", "The job's state does not allow it",
+        "Read the state of the job, and do what it allows.";
+    ScheduleExists = CONFLICT "schedule-exists", "A schedule with this name exists",
+        "Replace it with PUT, or choose another name.";
+    ScheduleConfigured = CONFLICT "schedule-configured", "The schedule belongs to the configuration",
+        "Change the configuration file that declares the schedule.";
+    TooManySchedules = CONFLICT "too-many-schedules", "The limit of stored schedules is reached",
+        "Delete schedules that are not needed.";
+    NameTaken = CONFLICT "name-taken", "The name is taken",
+        "Choose another name.";
+    KeyRevoked = CONFLICT "key-revoked", "The API key is revoked",
+        "Create a new key: a revoked one stays revoked.";
+    EncryptionOff = CONFLICT "encryption-off", "There are no encryption keys",
+        "Set `encryption.keys`.";
+    KindCoded = CONFLICT "kind-coded", "The kind is part of the program",
+        "Choose another name: kinds of the program cannot be changed over the API.";
+    TooManyKinds = CONFLICT "too-many-kinds", "The limit of declared kinds is reached",
+        "Delete declared kinds that are not needed.";
+    QueueConfigured = CONFLICT "queue-configured", "The queue belongs to the configuration",
+        "Change the configuration: it declares the queue.";
+    QueueInUse = CONFLICT "queue-in-use", "The queue is in use",
+        "Wait until no job, kind or schedule uses the queue.";
+    QueueOfAnotherFleet = CONFLICT "queue-of-another-fleet", "The queue is served by other workers",
+        "Use a queue with the `served_by` that is needed.";
+    TooManyQueues = CONFLICT "too-many-queues", "The limit of declared queues is reached",
+        "Delete declared queues that are not needed.";
+    BodyTooLarge = PAYLOAD_TOO_LARGE "body-too-large", "The body is too large",
+        "Send less at a time, or raise `server.max_body_bytes`.";
+    PayloadTooLarge = PAYLOAD_TOO_LARGE "payload-too-large", "The payload is too large",
+        "Store large data elsewhere and send its address, or raise `jobs.max_payload_bytes`.";
+    BatchTooLarge = PAYLOAD_TOO_LARGE "batch-too-large", "The batch has too many jobs",
+        "Send several batches, or raise `jobs.max_batch`.";
+    UriTooLong = URI_TOO_LONG "uri-too-long", "The query is too long",
+        "Send fewer or shorter query parameters.";
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type", "The body must be application/json",
+        "Send `Content-Type: application/json`.";
+    InvalidField = UNPROCESSABLE_ENTITY "invalid-field", "A field is missing, unknown or invalid",
+        "Correct the fields that `errors` names.";
+    UnknownKind = UNPROCESSABLE_ENTITY "unknown-kind", "The kind is unknown to this server",
+        "See `GET /v1/kinds`: check the spelling, or declare the kind.";
+    UnknownQueue = UNPROCESSABLE_ENTITY "unknown-queue", "There is no such queue",
+        "See `GET /v1/queues`: check the spelling, or declare the queue.";
+    InvalidPayload = UNPROCESSABLE_ENTITY "invalid-payload", "The kind refuses the payload",
+        "Correct the fields that `errors` names; `GET /v1/kinds` has the schema of the payload.";
+    PayloadTooDeep = UNPROCESSABLE_ENTITY "payload-too-deep", "The payload is nested too deep",
+        "Nest the payload less, or raise `jobs.max_payload_depth`.";
+    BatchEmpty = UNPROCESSABLE_ENTITY "batch-empty", "The batch has no jobs",
+        "Send at least one job.";
+    IdempotencyKeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused", "The Idempotency-Key belongs to another job",
+        "Use a new key for another request; repeat a request unchanged under its key.";
+    TooManyRequests = TOO_MANY_REQUESTS "too-many-requests", "Too many requests",
+        "Wait for the time that `Retry-After` names.";
+    Internal = INTERNAL_SERVER_ERROR "internal", "The server failed internally",
+        "Report it with the `request_id`, under which the log of the server has the cause.";
+    LoginOff = NOT_IMPLEMENTED "login-off", "Login is not configured",
+        "Set `JWT_SECRET_KEY`; API keys work without it.";
+    Unavailable = SERVICE_UNAVAILABLE "unavailable", "A required store does not answer",
+        "Repeat the request after `Retry-After`, with the same Idempotency-Key. Nothing was accepted unless `detail` says so.";
+    TimedOut = GATEWAY_TIMEOUT "timed-out", "The request took too long",
+        "Repeat the request with the same Idempotency-Key: it may have been applied.";
+});

@@ -15,6 +15,7 @@
 //! # When things fail
 //! *SQL is unavailable while a job is to be signed*: the attempt fails as any that cannot reach SQL, and is retried.
 
+mod problems;
 mod routes;
 
 use std::fmt;
@@ -41,6 +42,7 @@ use uuid::Uuid;
 
 use crate::action;
 
+pub use self::problems::SigningKeyProblem;
 pub use self::routes::{ROUTES, RotateSigningKey, SigningKeyList, SigningKeyWithSecret, SigningKeysState};
 
 /// Longest that a worker signs with keys that have changed.

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{SigningKey, SigningKeyError, SigningKeyId, SigningKeys};
+use super::{SigningKey, SigningKeyError, SigningKeyId, SigningKeyProblem, SigningKeys};
 
 /// How long the key before a rotation signs too, unless the request says otherwise: enough to deploy the new one.
 const DEFAULT_GRACE: Duration = Duration::from_hours(24);
@@ -40,8 +40,8 @@ impl From<SigningKeyError> for Problem {
         match error {
             SigningKeyError::InvalidSecret(_) => Self::field(ProblemKind::InvalidField, "secret", text),
             SigningKeyError::GraceTooLong => Self::field(ProblemKind::InvalidField, "grace_seconds", text),
-            SigningKeyError::Unknown(_) => Self::field(ProblemKind::SigningKeyNotFound, "id", text),
-            SigningKeyError::Exists => Self::new(ProblemKind::SigningKeyExists, text),
+            SigningKeyError::Unknown(_) => Self::field(SigningKeyProblem::SigningKeyNotFound, "id", text),
+            SigningKeyError::Exists => Self::new(SigningKeyProblem::SigningKeyExists, text),
             SigningKeyError::Sql(error) => error.into(),
         }
     }

@@ -35,7 +35,7 @@ mod transport;
 
 use std::sync::Arc;
 
-use holdfast_core::config::{NotificationsSettings, Settings};
+use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::enqueue::EnqueueError;
@@ -50,6 +50,7 @@ pub use self::send::{Mailed, NotifyEmail};
 pub use self::suppress::{Suppression, Unsubscribed};
 pub use self::templates::{MailTemplate, MailTemplateRecord};
 use self::transport::Transport;
+use crate::NotificationsSettings;
 use crate::secrets::Secret;
 
 /// Most templates that are kept.
@@ -92,9 +93,9 @@ impl Mail {
         Self(Arc::new(Inner {
             sql: Sql::new(database, &settings.database),
             jobs,
-            settings: settings.notifications.clone(),
+            settings: settings.section(),
             suppressions_key: Secret::default(),
-            transport: Transport::new(&settings.smtp),
+            transport: Transport::new(&settings.section()),
         }))
     }
 }

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use holdfast_core::config::SmtpSettings;
 use holdfast_jobs::JobError;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
@@ -19,6 +18,8 @@ use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use url::{Host, Url};
+
+use crate::SmtpSettings;
 
 /// The enhanced status of a mailbox that does not exist (RFC 3463).
 const NO_SUCH_MAILBOX: &str = "5.1.1";

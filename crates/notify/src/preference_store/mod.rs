@@ -27,6 +27,7 @@ use url::Url;
 
 pub use self::addresses::{AddressState, ConfirmedAddress};
 pub use self::store::UserPreferences;
+use crate::NotificationsSettings;
 use crate::preferences::PreferenceFault;
 use crate::secrets::Secret;
 
@@ -66,7 +67,7 @@ impl PreferenceStore {
         Self(Arc::new(Inner {
             sql: Sql::new(database, &settings.database),
             jobs,
-            public_url: settings.notifications.public_url.clone(),
+            public_url: settings.section::<NotificationsSettings>().public_url,
             confirmations_key: Secret::default(),
         }))
     }

@@ -40,7 +40,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use holdfast_core::config::{NotificationsSettings, Settings};
+use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_jobs::enqueue::EnqueueError;
@@ -49,6 +49,8 @@ use holdfast_jobs::sql::Sql;
 
 pub(crate) use self::anonymise::without_user;
 pub use self::deliver::{Delivered, NotifyWebhook};
+use crate::NotificationsSettings;
+
 use self::endpoints::CachedEndpoint;
 pub(crate) use self::endpoints::SEALED;
 pub use self::endpoints::{MadeWebhook, RotatedSecret};
@@ -112,12 +114,12 @@ impl Webhooks {
         let log = Log::spawn(LogParts {
             sql: sql.clone(),
             jobs: jobs.clone(),
-            disable_after: settings.notifications.webhook_disable_after,
+            disable_after: settings.section::<NotificationsSettings>().webhook_disable_after,
         });
         Self(Arc::new(Inner {
             sql,
             jobs,
-            settings: settings.notifications.clone(),
+            settings: settings.section(),
             policy: AddressPolicy::of(&settings.http_request),
             known: Mutex::default(),
             log,

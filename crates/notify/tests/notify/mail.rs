@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::JobRecord;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, State};
+use holdfast_notify::NotificationsSettings;
 use holdfast_notify::mail::{Mail, MailError, MailTemplate, Mailed, NotifyEmail};
 use holdfast_testkit::{Authority, Encryption, SmtpServer};
 use serde_json::{Value, json};
@@ -357,9 +358,14 @@ async fn what_was_sent_long_ago_is_forgotten(post: Post) {
     };
     assert!(post.send(job("old")).await.unwrap().sent);
     assert!(post.send(job("new")).await.unwrap().sent);
-    let old = post
-        .f
-        .ago(post.f.settings.notifications.retain_deliveries.as_secs() + 60);
+    let old = post.f.ago(
+        post.f
+            .settings
+            .section::<NotificationsSettings>()
+            .retain_deliveries
+            .as_secs()
+            + 60,
+    );
     post.f
         .sql(&format!("update holdfast_mails set at = {old} where key = 'old'"))
         .await;

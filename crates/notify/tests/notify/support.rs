@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_core::config::{Settings, Sources, load_from};
+use holdfast_core::config::{Additions, Settings, Sources, load_from_with};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
@@ -12,10 +12,12 @@ use holdfast_jobs::audit::{Actor, AuditFilter, AuditRecord, By};
 use holdfast_jobs::ledger::{JobFilter, JobRecord};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{JobId, Jobs};
+use holdfast_notify::NotifyProduct;
 use holdfast_notify::notifications::{Notice, Notices, Published};
 use holdfast_notify::webhooks::{
     Delivery, DeliveryFilter, MadeWebhook, WebhookDraft, WebhookId, WebhookRecord, Webhooks,
 };
+use holdfast_product::Product as _;
 use holdfast_testkit::{PostgresServer, RecordedRequest, SmtpServer};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -92,7 +94,14 @@ impl Fixture {
                 .map(|&(name, value)| (name.to_owned(), value.to_owned())),
         );
         let file = Some((PathBuf::from("holdfast.toml"), FILE.to_owned()));
-        let settings = load_from(Sources { env, file }).unwrap();
+        let settings = load_from_with(
+            Sources { env, file },
+            Additions {
+                sections: NotifyProduct.settings(),
+                ..Additions::default()
+            },
+        )
+        .unwrap();
         migrate(&settings.database).await.unwrap();
         let database = Database::open(&settings.database).unwrap();
         let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_jobs::{Job, JobContext, JobId, State};
+use holdfast_notify::NotificationsSettings;
 use holdfast_notify::notifications::NoticeError;
 use holdfast_notify::webhooks::NotifyWebhook;
 use holdfast_testkit::{Receiver, eventually};
@@ -220,7 +221,12 @@ async fn an_endpoint_that_fails_for_too_long_is_disabled_and_others_hear_of_it(m
     assert_eq!(f.ended(test.id).await.state, State::Discarded);
     let webhook = f.webhook(failing).await;
     assert!(webhook.enabled && webhook.failing_since.is_some(), "{webhook:?}");
-    let long = f.settings.notifications.webhook_disable_after.as_secs() + 60;
+    let long = f
+        .settings
+        .section::<NotificationsSettings>()
+        .webhook_disable_after
+        .as_secs()
+        + 60;
     f.sql(&format!(
         "update holdfast_webhooks set failing_since = {} where failing_since is not null",
         f.ago(long)
@@ -291,7 +297,13 @@ async fn what_is_past_its_retention_is_pruned(mut f: Fixture) {
     }
     f.stop().await;
     let oldest = f.deliveries(made.webhook.id).await.pop().unwrap();
-    let old = f.ago(f.settings.notifications.retain_deliveries.as_secs() + 60);
+    let old = f.ago(
+        f.settings
+            .section::<NotificationsSettings>()
+            .retain_deliveries
+            .as_secs()
+            + 60,
+    );
     f.sql(&format!(
         "update holdfast_webhook_deliveries set at = {old} where message_id = '{}'",
         oldest.message_id

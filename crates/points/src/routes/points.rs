@@ -11,6 +11,7 @@ use ulid::Ulid;
 use utoipa::ToSchema;
 
 use super::body::{NAMES, read_points};
+use crate::problems::PointsProblem;
 use crate::state::PointsState;
 use crate::{LetterFilter, Point, PointLetter, Track, TrackId, TrackMade};
 
@@ -82,7 +83,7 @@ pub(crate) async fn make_track(call: Call<Produce, PointsState>, payload: web::P
         }
         TrackMade::Same(track) => ok(&TrackView::from(track)),
         TrackMade::Taken(track) => Err(Problem::field(
-            ProblemKind::TrackExists,
+            PointsProblem::TrackExists,
             "id",
             format!("a track of another name has it: {}", quote(&track.name)),
         )),
@@ -197,7 +198,7 @@ pub(crate) async fn list(call: Call<Read, PointsState, WithQuery>) -> Reply {
         let found = state.points.list(id, from, to, after, wanted).await?;
         if found.is_empty() && state.points.track(id).await?.is_none() {
             let reason = format!("no track {id} is known; make it with POST /v1/tracks");
-            return Err(Problem::field(ProblemKind::TrackNotFound, "id", reason));
+            return Err(Problem::field(PointsProblem::TrackNotFound, "id", reason));
         }
         Ok(found)
     });

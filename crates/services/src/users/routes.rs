@@ -10,6 +10,7 @@ use holdfast_accounts::{Sessions, User, unknown_user};
 use holdfast_http::problem::{Problem, ProblemKind};
 use holdfast_http::{Admin, Anyone, Call, Reply, ServerContext, WithQuery, ok};
 use holdfast_jobs::ledger::LedgerError;
+use holdfast_notify::NotificationsSettings;
 use holdfast_product::{ApiProcess, own_user};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -44,7 +45,7 @@ impl UsersState {
             http: Arc::clone(api.http),
             user_data: UserData::new(api.process, api.cache),
             sessions,
-            public_url: api.process.settings.notifications.public_url.clone(),
+            public_url: api.process.settings.section::<NotificationsSettings>().public_url,
         }
     }
 }

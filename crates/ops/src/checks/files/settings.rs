@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_core::config::{Sources, load_from, settings_table};
+use holdfast_core::config::Sources;
+use holdfast_services::{load_from, settings_table};
 
 use super::{Deployment, Faults};
 use crate::checks::{Checked, Finding, either};

@@ -65,7 +65,7 @@ pub(crate) fn list(directory: &str, extension: &str) -> Vec<String> {
 
 /// How long the programs take to stop, by their own default.
 pub(crate) fn grace_seconds() -> u64 {
-    let table = holdfast_core::config::settings_table();
+    let table = holdfast_services::settings_table();
     let setting = table
         .iter()
         .find(|setting| setting.key == "server.grace_seconds")
@@ -76,7 +76,7 @@ pub(crate) fn grace_seconds() -> u64 {
 /// Every name that a platform's file sets is a setting.
 #[track_caller]
 pub(crate) fn assert_are_settings(place: &str, variables: &Value) {
-    let table = holdfast_core::config::settings_table();
+    let table = holdfast_services::settings_table();
     for name in variables.as_object().unwrap().keys() {
         let is_known = table.iter().any(|setting| setting.env == *name);
         assert!(is_known, "{place} sets {name}, which is no setting");

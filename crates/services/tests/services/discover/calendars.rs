@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use holdfast_events::Filter as EventFilter;
+use holdfast_events::{DiscoverySettings, Filter as EventFilter};
 use holdfast_product::AddressAuthority;
 
 use super::*;
@@ -79,8 +79,11 @@ fn starts(days: i64) -> String {
 impl Fixture {
     /// A discoverer that looks so many days ahead: as if the others had been there earlier.
     fn looking_ahead(&self, days: u64) -> Discoverer {
-        let mut settings = self.settings.clone();
-        settings.discovery.ahead = Duration::from_secs(days * 86_400);
+        let discovery = DiscoverySettings {
+            ahead: Duration::from_secs(days * 86_400),
+            ..self.settings.section()
+        };
+        let settings = self.settings.clone().with_section(discovery);
         let gate = RedisGate::open(Role::Cache, None, &settings.redis).unwrap();
         let events = Events::new(&settings, &self.database, &Cache::open(gate, &settings.cache));
         let outbound = Outbound::new(&settings.http_request).unwrap();
@@ -172,8 +175,11 @@ async fn a_calendar_too_large_to_keep_is_fetched_without_conditions_when_the_hor
     let id = f
         .source("calendar", SourceKind::Ical, &calendar.server.url("/"))
         .await;
-    let mut settings = f.settings.clone();
-    settings.discovery.max_bytes = 4 << 20;
+    let discovery = DiscoverySettings {
+        max_bytes: 4 << 20,
+        ..f.settings.section()
+    };
+    let settings = f.settings.clone().with_section(discovery);
     let f = Fixture { settings, ..f };
     f.looking_ahead(30).discover(id).await.unwrap();
     let before = f.to_come().await.len();

@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_cache::Cache;
 use holdfast_core::clock;
-use holdfast_core::config::{Settings, Sources as ConfigSources, load_from};
+use holdfast_core::config::{Settings, Sources as ConfigSources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_events::Events;
@@ -99,7 +99,7 @@ impl Fixture {
                 env.push((name.to_owned(), value));
             }
         }
-        let settings: Settings = load_from(ConfigSources {
+        let settings: Settings = holdfast_services::load_from(ConfigSources {
             env: env.into_iter().collect(),
             file: None,
         })

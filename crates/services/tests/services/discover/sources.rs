@@ -283,7 +283,7 @@ async fn a_run_ends_at_its_limit_of_entries() {
 #[tokio::test]
 async fn private_addresses_are_refused_unless_they_are_permitted() {
     let f = Fixture::start(None, None).await;
-    let settings: Settings = load_from(ConfigSources {
+    let settings: Settings = holdfast_services::load_from(ConfigSources {
         env: [
             ("DATABASE_URL".to_owned(), f.settings_url()),
             (

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_cache::Cache;
-use holdfast_core::config::{Settings, Sources, load_from};
+use holdfast_core::config::{Settings, Sources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
@@ -115,7 +115,7 @@ impl Place {
     fn settings(&self, keys: &str) -> Settings {
         let mut env: std::collections::BTreeMap<_, _> = self.env.iter().cloned().collect();
         env.insert("HOLDFAST_ENCRYPTION_KEYS".to_owned(), keys.to_owned());
-        load_from(Sources { env, file: None }).unwrap()
+        holdfast_services::load_from(Sources { env, file: None }).unwrap()
     }
 }
 
