@@ -140,7 +140,7 @@ async fn stored(system: &System, track: TrackId) -> Result<i64, Failure> {
         return Err(Failure::msg("points are measured on PostgreSQL"));
     };
     sqlx::query_scalar("select count(*) from holdfast_points where track_id = $1")
-        .bind(uuid::Uuid::from_u128(track.0.0))
+        .bind(track.as_uuid())
         .fetch_one(pool)
         .await
         .map_err(failed)
@@ -189,7 +189,7 @@ async fn tidy(system: &System, track: TrackId) -> Result<(), Failure> {
     system
         .sql(&format!(
             "delete from holdfast_tracks where id = '{}'",
-            uuid::Uuid::from_u128(track.0.0)
+            track.as_uuid()
         ))
         .await?;
     system

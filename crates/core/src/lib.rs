@@ -10,6 +10,7 @@ pub mod config;
 pub mod encryption;
 pub mod failpoint;
 pub mod failure;
+pub mod id;
 pub mod mode;
 mod outage;
 pub mod redis;

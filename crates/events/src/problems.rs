@@ -6,7 +6,7 @@ use crate::discovery::SourceError;
 
 /// The types of problems of this product alone.
 #[derive(Debug)]
-pub struct EventsProblem;
+pub(crate) struct EventsProblem;
 
 holdfast_http::problems!(EventsProblem {
     SourceNotFound = NOT_FOUND "source-not-found", "There is no such source",

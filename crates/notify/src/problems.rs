@@ -10,7 +10,7 @@ use crate::webhooks::WebhookError;
 
 /// The types of problems of this product alone.
 #[derive(Debug)]
-pub struct NotifyProblem;
+pub(crate) struct NotifyProblem;
 
 holdfast_http::problems!(NotifyProblem {
     WebhookNotFound = NOT_FOUND "webhook-not-found", "There is no such webhook",

@@ -75,8 +75,8 @@ impl Points {
         after: Option<(TrackId, DateTime<Utc>)>,
         limit: usize,
     ) -> Result<Vec<PointLetter>, LedgerError> {
-        let track = filter.track.map(|track| Uuid::from_u128(track.0.0));
-        let after_track = after.map(|(track, _)| Uuid::from_u128(track.0.0));
+        let track = filter.track.map(TrackId::as_uuid);
+        let after_track = after.map(|(track, _)| track.as_uuid());
         let after_time = after.map(|(_, at)| at.timestamp_micros());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = &self.0.sql;
@@ -143,7 +143,7 @@ impl Points {
         by: &By,
         action: &'static str,
     ) -> Result<u64, LedgerError> {
-        let track = filter.track.map(|track| Uuid::from_u128(track.0.0));
+        let track = filter.track.map(TrackId::as_uuid);
         let redrive = action == action::POINT_LETTERS_REDRIVE;
         let sql = &self.0.sql;
         sql.within("change point letters", async {

@@ -49,7 +49,6 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use ulid::Ulid;
 
 pub use self::flush::{Flushed, PointsFlush};
 pub use self::letters::{LetterFilter, PointLetter};
@@ -72,20 +71,9 @@ pub const WATCH_PERIOD: Duration = Duration::from_secs(5);
 /// by their deadlines long before.
 pub const HOLD_LIMIT: Duration = Duration::from_secs(30);
 
-/// Names a track; a ULID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TrackId(pub Ulid);
-
-impl std::fmt::Display for TrackId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Serialize for TrackId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
+holdfast_core::ids! {
+    /// Names a track; a ULID.
+    TrackId;
 }
 
 /// Where something was, when. Checked: the numbers are finite and within their ranges.

@@ -15,7 +15,7 @@ pub(super) fn pack(point: &Point) -> [u8; BYTES] {
     let mut packed = [0; BYTES];
     let said = |number: Option<f64>| number.unwrap_or(f64::NAN).to_bits().to_be_bytes();
     packed[0] = VERSION;
-    packed[1..17].copy_from_slice(&point.track_id.0.0.to_be_bytes());
+    packed[1..17].copy_from_slice(&point.track_id.as_ulid().0.to_be_bytes());
     packed[17..25].copy_from_slice(&point.recorded_at.timestamp_micros().to_be_bytes());
     packed[25..33].copy_from_slice(&said(Some(point.lat)));
     packed[33..41].copy_from_slice(&said(Some(point.lon)));
@@ -40,7 +40,7 @@ pub(super) fn unpack(packed: &[u8]) -> Option<Point> {
     let mut track = [0; 16];
     track.copy_from_slice(&packed[1..17]);
     Some(Point {
-        track_id: TrackId(Ulid(u128::from_be_bytes(track))),
+        track_id: TrackId::from_ulid(Ulid(u128::from_be_bytes(track))),
         recorded_at: DateTime::from_timestamp_micros(i64::from_be_bytes(eight(17)))?,
         lat: number(25),
         lon: number(33),
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn a_point_survives_packing() {
         let point = Point {
-            track_id: TrackId(Ulid(7)),
+            track_id: TrackId::from_ulid(Ulid(7)),
             recorded_at: DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap(),
             lat: -47.25,
             lon: 179.999_999,

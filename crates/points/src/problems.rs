@@ -6,7 +6,7 @@ use crate::PointsError;
 
 /// The types of problems of this product alone.
 #[derive(Debug)]
-pub struct PointsProblem;
+pub(crate) struct PointsProblem;
 
 holdfast_http::problems!(PointsProblem {
     TrackNotFound = NOT_FOUND "track-not-found", "There is no such track",

@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
 use sqlx::Row;
-use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::{Point, Points, TrackId};
@@ -70,10 +69,7 @@ impl Points {
     ) -> Result<Vec<Point>, LedgerError> {
         let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_micros());
         let (from, to, after) = (micros(from), micros(to), micros(after));
-        let (id, limit) = (
-            Uuid::from_u128(track.0.0),
-            i64::try_from(limit).unwrap_or(i64::MAX),
-        );
+        let (id, limit) = (track.as_uuid(), i64::try_from(limit).unwrap_or(i64::MAX));
         let sql = &self.0.sql;
         sql.within("list points", async {
             let mut tx = sql.begin_read().await?;
@@ -128,12 +124,7 @@ async fn store_postgres(
     named: bool,
 ) -> Result<WriteCounts, sqlx::Error> {
     let row = sqlx::query(POSTGRES)
-        .bind(
-            points
-                .iter()
-                .map(|p| Uuid::from_u128(p.track_id.0.0))
-                .collect::<Vec<_>>(),
-        )
+        .bind(points.iter().map(|p| p.track_id.as_uuid()).collect::<Vec<_>>())
         .bind(
             points
                 .iter()
@@ -158,7 +149,7 @@ async fn store_sqlite(on: &mut sqlx::SqliteConnection, points: &[Point]) -> Resu
     let rows: Vec<_> = points
         .iter()
         .map(|p| {
-            let track = Uuid::from_u128(p.track_id.0.0).simple().to_string();
+            let track = p.track_id.as_uuid().simple().to_string();
             (
                 track,
                 p.recorded_at.timestamp_micros(),
@@ -205,7 +196,7 @@ where
     for<'r> Option<f64>: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
 {
     Ok(Point {
-        track_id: TrackId(Ulid(row.try_get::<Uuid, _>(0)?.as_u128())),
+        track_id: TrackId::from_uuid(row.try_get(0)?),
         recorded_at: DateTime::from_timestamp_micros(row.try_get(1)?).unwrap_or_default(),
         lat: row.try_get(2)?,
         lon: row.try_get(3)?,

@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
 use serde::Serialize;
-use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::{Points, TrackId};
@@ -32,9 +31,8 @@ type Row = (Uuid, String, i64);
 impl Points {
     /// Makes a track; under an id of the caller's own, if one is given, such as that of points which came too early.
     pub async fn make_track(&self, id: Option<TrackId>, name: &str) -> Result<TrackMade, LedgerError> {
-        let fresh = || Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
-        let id = id.unwrap_or_else(|| TrackId(fresh()));
-        let uuid = Uuid::from_u128(id.0.0);
+        let id = id.unwrap_or_else(TrackId::generate);
+        let uuid = id.as_uuid();
         let sql = &self.0.sql;
         let made = sql
             .within("make a track", async {
@@ -75,7 +73,7 @@ impl Points {
     }
 
     pub async fn track(&self, id: TrackId) -> Result<Option<Track>, LedgerError> {
-        let uuid = Uuid::from_u128(id.0.0);
+        let uuid = id.as_uuid();
         let sql = &self.0.sql;
         let row: Option<Row> = sql
             .within("read a track", async {
@@ -103,7 +101,7 @@ impl Points {
             })
             .await?;
         Ok(row.map(|(uuid, name, created)| Track {
-            id: TrackId(Ulid(uuid.as_u128())),
+            id: TrackId::from_uuid(uuid),
             name,
             created_at: DateTime::from_timestamp_millis(created).unwrap_or_default(),
         }))

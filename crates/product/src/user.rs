@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use holdfast_jobs::NO_CONTROL_PATTERN;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
-use uuid::Uuid;
 
 /// Longest name of a user, in bytes.
 pub const MAX_USER: usize = 128;
@@ -76,9 +75,16 @@ impl fmt::Debug for UserName {
     }
 }
 
-/// Names an account: a ULID in its one spelling, 26 large letters and digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(Ulid);
+holdfast_core::ids! {
+    /// Names an account: a ULID in its one spelling, 26 large letters and digits.
+    AccountId = one_spelling => InvalidAccount;
+}
+
+/// Statements find a user's jobs by this text: a second spelling would hide some.
+fn one_spelling(text: &str) -> Result<Ulid, InvalidAccount> {
+    let id = Ulid::from_string(text).map_err(|_| InvalidAccount)?;
+    (id.to_string() == text).then_some(id).ok_or(InvalidAccount)
+}
 
 /// What jobs name instead of a user who is deleted: no account has this id.
 pub const DELETED_ACCOUNT: &str = "00000000000000000000000000";
@@ -87,51 +93,6 @@ pub const DELETED_ACCOUNT: &str = "00000000000000000000000000";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not a user's id: expected a ULID, 26 large letters and digits")]
 pub struct InvalidAccount;
-
-impl AccountId {
-    pub fn as_uuid(self) -> Uuid {
-        Uuid::from_u128(self.0.0)
-    }
-
-    pub fn from_uuid(uuid: Uuid) -> Self {
-        Self(Ulid(uuid.as_u128()))
-    }
-}
-
-impl FromStr for AccountId {
-    type Err = InvalidAccount;
-
-    fn from_str(text: &str) -> Result<Self, InvalidAccount> {
-        let id = Ulid::from_string(text).map_err(|_| InvalidAccount)?;
-        // Statements find a user's jobs by this text: a second spelling would hide some.
-        (id.to_string() == text).then_some(Self(id)).ok_or(InvalidAccount)
-    }
-}
-
-impl fmt::Display for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Serialize for AccountId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for AccountId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
 
 /// Who sets an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

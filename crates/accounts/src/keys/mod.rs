@@ -380,7 +380,7 @@ impl KnownKeys {
             known.used.store(true, Ordering::Relaxed);
         }
         Some(Caller::Key {
-            id: known.id.ulid(),
+            id: known.id.as_ulid(),
             scopes: known.scopes,
             binding: known.binding.clone(),
         })

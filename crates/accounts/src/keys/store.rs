@@ -3,8 +3,6 @@
 //! Every call has a deadline. Rows are never deleted: a revoked key stays listed, and its name stays taken, so that a
 //! log which names a key names one key for ever.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +11,9 @@ use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use holdfast_http::{Binding, Scopes};
 use holdfast_jobs::audit::{AuditEntry, By, action};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Row;
-use ulid::Ulid;
 use uuid::Uuid;
 
 use super::bounds;
@@ -26,61 +23,9 @@ use crate::sql::{AuditedAction, StoreError, Write, bounded, execute, fetch_all, 
 /// Most keys one installation may have in force: all of them are held in memory.
 pub(super) const MAX_KEYS: usize = 10_000;
 
-/// Names a key in logs and lists; not a secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId(Ulid);
-
-impl KeyId {
-    pub(super) fn generate() -> Self {
-        Self(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()))
-    }
-
-    pub(crate) fn ulid(self) -> Ulid {
-        self.0
-    }
-
-    fn as_uuid(self) -> Uuid {
-        Uuid::from_u128(self.0.0)
-    }
-
-    fn from_uuid(uuid: Uuid) -> Self {
-        Self(Ulid(uuid.as_u128()))
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for KeyId {
-    type Err = holdfast_jobs::InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ulid::from_string(text)
-            .map(Self)
-            .map_err(|_| holdfast_jobs::InvalidId)
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for KeyId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
+holdfast_core::ids! {
+    /// Names a key in logs and lists; not a secret.
+    KeyId;
 }
 
 /// A key without its secret.

@@ -213,7 +213,7 @@ pub(crate) async fn me(call: Call<Bound<Anyone>, AccountsState>) -> Reply {
             kind: "user",
             id: Some(id.to_string()),
             name: sessions
-                .name_of(UserId::of(id))
+                .name_of(UserId::from_ulid(id))
                 .await
                 .map(|name| name.to_string()),
             scopes,

@@ -282,7 +282,7 @@ impl Sessions {
         };
         self.check_session(claims).await?;
         Ok(Caller::User {
-            id: id.ulid(),
+            id: id.as_ulid(),
             scopes: role.scopes(),
         })
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
-use uuid::Uuid;
 
 use crate::UserId;
 use crate::mirror::Table;
@@ -86,7 +85,7 @@ impl SessionTable {
         user: UserId,
         most: Duration,
     ) -> Result<(), StoreError> {
-        let user = Uuid::from_u128(user.ulid().0);
+        let user = user.as_uuid();
         let past = i64::try_from(most.as_millis()).unwrap_or(i64::MAX / 4);
         bounded(&self.database, "note a session", async {
             match &self.database {

@@ -50,7 +50,7 @@ impl Users {
         };
         let until = clock::unix_millis() / 1_000 + INVITATION_LIFETIME.as_secs();
         let mut token = Vec::with_capacity(TOKEN);
-        token.extend_from_slice(&user.id.ulid().to_bytes());
+        token.extend_from_slice(&user.id.as_ulid().to_bytes());
         token.extend_from_slice(&until.to_be_bytes());
         let Some(mac) = mac(&hash, &user, &token) else {
             return Ok(None);
@@ -76,7 +76,7 @@ impl Users {
         if clock::unix_millis() / 1_000 > u64::from_be_bytes(until) {
             return Ok(None);
         }
-        let id = UserId::of(Ulid::from_bytes(id));
+        let id = UserId::from_ulid(Ulid::from_bytes(id));
         let Some((user, hash)) = self.store().get_with_hash(id).await? else {
             return Ok(None);
         };

@@ -1,76 +1,20 @@
 //! The table `holdfast_users`, on either database. Every call has a deadline.
 
-use std::fmt;
-use std::str::FromStr;
-
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use holdfast_jobs::audit::{AuditEntry, By, action};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::Row;
-use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Role;
 use crate::sql::{AuditedAction, StoreError, Write, bounded, fetch_all, unreadable};
 
-/// Names a user in tokens and logs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UserId(Ulid);
-
-impl UserId {
-    /// Of a [`Caller`](holdfast_http::Caller).
-    pub fn of(id: Ulid) -> Self {
-        Self(id)
-    }
-
-    pub(super) fn generate() -> Self {
-        Self(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()))
-    }
-
-    pub(crate) fn ulid(self) -> Ulid {
-        self.0
-    }
-
-    fn as_uuid(self) -> Uuid {
-        Uuid::from_u128(self.0.0)
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for UserId {
-    type Err = holdfast_jobs::InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = Ulid::from_string(text).map(Self);
-        id.map_err(|_| holdfast_jobs::InvalidId)
-    }
-}
-
-impl<'de> Deserialize<'de> for UserId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for UserId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
+holdfast_core::ids! {
+    /// Names a user in tokens and logs.
+    UserId;
 }
 
 /// A user as one is listed: everything but the password's hash.
@@ -301,7 +245,7 @@ fn user(row: UserRow) -> Result<(User, String), StoreError> {
     let (id, name, role, token_version, disabled, created, updated, hash) = row;
     let moment = |millis: i64| DateTime::from_timestamp_millis(millis);
     let user = User {
-        id: UserId(Ulid(id.as_u128())),
+        id: UserId::from_uuid(id),
         name,
         role: role.parse().map_err(|_| unreadable("role"))?,
         token_version,

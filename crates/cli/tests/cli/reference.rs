@@ -38,30 +38,30 @@ fn the_problems_are_those_of_the_program() {
     );
 }
 
-/// The answers of a route name the types of problems that have their status: one word each, apart from texts.
+/// A route names the types of its problems after their status: `404 job-not-found (with `id`), nothing-matched: why`.
 #[test]
-fn every_problem_that_a_route_documents_has_its_status() {
-    let api = read(API);
-    let rows = api.lines().filter_map(|line| {
-        let mut cells = line.strip_prefix("| ")?.split(" | ");
-        let status: u16 = cells.next()?.parse().ok().filter(|status| *status >= 400)?;
-        Some((status, cells.last()?.trim_end_matches(" |")))
-    });
+fn every_problem_that_a_route_documents_exists_and_has_its_status() {
     let known: BTreeMap<&str, u16> = holdfast_services::problems()
         .map(|kind| (kind.slug(), kind.status().as_u16()))
         .collect();
+    let api = read(API);
     let mut count = 0;
-    for (status, meaning) in rows {
-        let is_slug =
-            |word: &&str| word.contains('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-        for slug in meaning.split([',', ' ', ';']).filter(is_slug) {
-            if let Some(documented) = known.get(slug) {
-                assert_eq!(*documented, status, "{slug}");
+    for answer in api
+        .lines()
+        .filter_map(|line| line.strip_prefix("Problems: "))
+        .flat_map(|line| line.trim_end_matches('.').split(" · "))
+    {
+        let (status, meaning) = answer.split_once(' ').unwrap();
+        let types = meaning.split(": ").next().unwrap_or_default();
+        for word in types.split(", ").filter_map(|part| part.split(" (").next()) {
+            if word.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+                let documented = known.get(word).copied();
+                assert_eq!(documented, status.parse().ok(), "{word} in {answer:?}");
                 count += 1;
             }
         }
     }
-    assert!(count > 50, "{count}");
+    assert!(count > 100, "{count}");
 }
 
 #[tokio::test]

@@ -3,6 +3,11 @@
 //! A declaration has the field, its type, what it means, its default, its bounds and its variables. From it come the field of the
 //! struct, the reader with its checks, the default, the rows of docs/configuration.md and the lines of .env.example.
 
+#![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method is bound to one lifetime of the reader"
+)]
+
 use std::any::{Any, TypeId};
 use std::fmt::{self, Debug, Display};
 use std::ops::RangeInclusive;
@@ -54,8 +59,11 @@ pub struct Setting<T> {
     bounds: Option<String>,
     variables: &'static [&'static str],
     is_secret: bool,
-    read: Box<dyn FnOnce(&mut Reader<'_>, &str) -> T>,
+    read: Box<Read<T>>,
 }
+
+/// Reads the setting at a path.
+type Read<T> = dyn FnOnce(&mut Reader<'_>, &str) -> T;
 
 impl<T> Debug for Setting<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

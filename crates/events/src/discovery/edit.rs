@@ -3,12 +3,11 @@
 use holdfast_jobs::audit::{AuditEntry, By};
 use holdfast_jobs::ledger::LedgerError;
 use serde_json::{Value, json};
-use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Sources;
 use super::source::{MAX_SOURCES, NewSource, SourceFault, SourceId, SourceRecord};
-use super::store::{COLUMNS, Row, SourceError, record, stored_definition, uuid};
+use super::store::{COLUMNS, Row, SourceError, record, stored_definition};
 use crate::action;
 use holdfast_core::sql::dialect::{on_either, read_either};
 use holdfast_product::redaction::redacted_feed;
@@ -20,9 +19,9 @@ impl Sources {
         if self.count().await? >= MAX_SOURCES {
             return Err(SourceError::TooMany);
         }
-        let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
+        let id = SourceId::generate();
         let encryption = self.0.jobs.encryption();
-        let definition = stored_definition(encryption, Uuid::from_u128(id.0), &source.definition)?;
+        let definition = stored_definition(encryption, id.as_uuid(), &source.definition)?;
         let text = format!(
             "insert into holdfast_sources (id, name, definition, enabled, next_run_at, created_at, updated_at)
              values ($1, $2, $3, $4, case when $4 then @tick(0) end, @now, @now)
@@ -36,11 +35,11 @@ impl Sources {
                     tx.on(),
                     sql.named(),
                     query_as::<Row>(&text),
-                    [Uuid::from_u128(id.0), &source.name, &definition, source.enabled],
+                    [id.as_uuid(), &source.name, &definition, source.enabled],
                     fetch_optional
                 )?;
                 if made.is_some() {
-                    let entry = entry(action::SOURCE_CREATE, SourceId(id)).details(details(source));
+                    let entry = entry(action::SOURCE_CREATE, id).details(details(source));
                     self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
                 }
                 tx.commit().await?;
@@ -63,7 +62,7 @@ impl Sources {
             return Err(SourceError::NameTaken(source.name.clone()));
         }
         let encryption = self.0.jobs.encryption();
-        let definition = stored_definition(encryption, uuid(id), &source.definition)?;
+        let definition = stored_definition(encryption, id.as_uuid(), &source.definition)?;
         let text = format!(
             "update holdfast_sources set name = $2, definition = $3, enabled = $4, revision = revision + 1,
                  next_run_at = case when $4 then @tick(0) end, etag = null, last_modified = null, failures = 0,
@@ -78,7 +77,7 @@ impl Sources {
                     tx.on(),
                     sql.named(),
                     query_as::<Row>(&text),
-                    [uuid(id), &source.name, &definition, source.enabled],
+                    [id.as_uuid(), &source.name, &definition, source.enabled],
                     fetch_optional
                 )?;
                 if replaced.is_some() {
@@ -102,7 +101,7 @@ impl Sources {
                     tx.on(),
                     sql.named(),
                     query("delete from holdfast_sources where id = $1"),
-                    [uuid(id)],
+                    [id.as_uuid()],
                     execute
                 )?;
                 if gone > 0 {
@@ -159,7 +158,7 @@ impl Sources {
             [name],
             fetch_optional
         )?;
-        Ok(found.map(|(id,)| SourceId(Ulid(id.as_u128()))))
+        Ok(found.map(|(id,)| SourceId::from_uuid(id)))
     }
 }
 

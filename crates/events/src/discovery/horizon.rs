@@ -25,7 +25,7 @@ use url::Url;
 use super::Sources;
 use super::fetch::{Body, gunzip};
 use super::source::SourceRecord;
-use super::store::{BODY_URL, uuid};
+use super::store::BODY_URL;
 use holdfast_core::sql::dialect::{read_either, write_either};
 
 /// Largest body that is kept, in bytes of gzip: some 60,000 lines.
@@ -84,11 +84,11 @@ impl Sources {
             self.0.sql,
             "read a kept body",
             query_as::<Row>(text),
-            [uuid(source.id), source.revision],
+            [source.id.as_uuid(), source.revision],
             fetch_optional
         )?;
         let opened = |stored| {
-            let row = uuid(source.id).to_string();
+            let row = source.id.as_uuid().to_string();
             self.0.jobs.encryption().open_text(&BODY_URL.column(&row), stored)
         };
         Ok(row.and_then(|(until, packed, content_type, url)| {
@@ -104,7 +104,7 @@ impl Sources {
 
     /// Keeps a body in place of the one before, unless the source was edited since it was fetched.
     pub(super) async fn keep_body(&self, source: &SourceRecord, kept: &KeptBody) -> Result<(), LedgerError> {
-        let row = uuid(source.id).to_string();
+        let row = source.id.as_uuid().to_string();
         let url = self
             .0
             .jobs
@@ -119,7 +119,7 @@ impl Sources {
             "keep a body",
             query(text),
             [
-                uuid(source.id),
+                source.id.as_uuid(),
                 source.revision,
                 kept.read_until.timestamp_millis(),
                 kept.packed.as_deref(),
@@ -143,7 +143,7 @@ impl Sources {
             self.0.sql,
             "move a horizon",
             query(text),
-            [uuid(source.id), source.revision, until.timestamp_millis()],
+            [source.id.as_uuid(), source.revision, until.timestamp_millis()],
             execute
         )?;
         Ok(())
@@ -156,7 +156,7 @@ impl Sources {
             self.0.sql,
             "drop a kept body",
             query(text),
-            [uuid(source.id)],
+            [source.id.as_uuid()],
             execute
         )?;
         Ok(())

@@ -1,13 +1,10 @@
 //! What a source is, and what it may be.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
 use url::Url;
 
 use super::parse::Mapping;
@@ -28,35 +25,9 @@ const MAX_CATEGORY: usize = 64;
 const MAX_PLACE: usize = 500;
 const MAX_INTERVAL: Duration = Duration::from_secs(30 * 86_400);
 
-/// Names a source; a ULID. Its events carry it as their `source`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourceId(pub Ulid);
-
-impl fmt::Display for SourceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for SourceId {
-    type Err = ulid::DecodeError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-impl Serialize for SourceId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for SourceId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
+holdfast_core::ids! {
+    /// Names a source; a ULID. Its events carry it as their `source`.
+    SourceId;
 }
 
 /// What is published there.

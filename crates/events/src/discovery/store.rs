@@ -7,7 +7,6 @@ use holdfast_core::encryption::{Column, Encryption};
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::rotation::{SealedColumn, SealedForm};
-use ulid::Ulid;
 use uuid::Uuid;
 
 use super::Sources;
@@ -78,7 +77,7 @@ pub(super) fn record(encryption: &Encryption, row: Row) -> Result<SourceRecord, 
     found.url = opened(encryption, &URL.column(&id.to_string()), found.url)?;
     let corrupt = |error: serde_json::Error| LedgerError::Corrupt(format!("the source {name}: {error}"));
     Ok(SourceRecord {
-        id: SourceId(Ulid(id.as_u128())),
+        id: SourceId::from_uuid(id),
         enabled,
         definition: found,
         revision,
@@ -144,10 +143,6 @@ pub(super) fn stored_definition(
     })
 }
 
-pub(super) fn uuid(id: SourceId) -> Uuid {
-    Uuid::from_u128(id.0.0)
-}
-
 pub(super) fn encoded(value: &impl serde::Serialize) -> Result<String, LedgerError> {
     serde_json::to_string(value).map_err(|error| LedgerError::Corrupt(error.to_string()))
 }
@@ -178,7 +173,7 @@ impl Sources {
             self.0.sql,
             "read a source",
             query_as::<Row>(&text),
-            [uuid(id)],
+            [id.as_uuid()],
             fetch_optional
         )?;
         Ok(record(
@@ -193,7 +188,7 @@ impl Sources {
         after: Option<SourceId>,
         limit: usize,
     ) -> Result<Vec<SourceRecord>, LedgerError> {
-        let after = uuid(after.unwrap_or(SourceId(Ulid(0))));
+        let after = after.map_or(Uuid::nil(), SourceId::as_uuid);
         let text = format!("select {COLUMNS} from holdfast_sources where id > $1 order by id limit $2");
         let rows = read_either!(
             self.0.sql,
@@ -227,7 +222,7 @@ impl Sources {
             fetch_all
         )?;
         let due = |(id, tick, seconds): (Uuid, i64, i64)| Due {
-            id: SourceId(Ulid(id.as_u128())),
+            id: SourceId::from_uuid(id),
             tick,
             interval: Duration::from_secs(u64::try_from(seconds).unwrap_or_default()),
         };
@@ -242,7 +237,7 @@ impl Sources {
             self.0.sql,
             "move a source on",
             query(text),
-            [uuid(due.id), due.tick, dialect::millis(rest)],
+            [due.id.as_uuid(), due.tick, dialect::millis(rest)],
             execute
         )?;
         Ok(())
@@ -267,7 +262,7 @@ impl Sources {
             "note a discovery",
             query(text),
             [
-                uuid(source.id),
+                source.id.as_uuid(),
                 source.revision,
                 &report,
                 failures,

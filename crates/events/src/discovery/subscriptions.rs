@@ -1,13 +1,11 @@
 //! Subscriptions: who wants to hear of which events.
 
 use std::collections::HashSet;
-use std::fmt;
 
 use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::ledger::LedgerError;
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{SourceFault, Sources};
@@ -24,14 +22,9 @@ const MAX_CATEGORY: usize = 64;
 const MAX_TEXT: usize = 200;
 const MAX_WORDS: usize = 10;
 
-/// Names a subscription; a ULID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubscriptionId(pub Ulid);
-
-impl fmt::Display for SubscriptionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+holdfast_core::ids! {
+    /// Names a subscription; a ULID.
+    SubscriptionId;
 }
 
 /// Which events are meant: those of which everything that is given is true. Nothing given: every one.
@@ -209,7 +202,7 @@ impl Subscriptions {
         authority: AddressAuthority,
         filter: &Filter,
     ) -> Result<Option<Subscription>, LedgerError> {
-        let id = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
+        let id = SubscriptionId::generate();
         let text = serde_json::to_string(filter).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
         let is_proven = email.is_some() && authority == AddressAuthority::Admin;
         let insert =
@@ -220,14 +213,7 @@ impl Subscriptions {
             self.0.0.sql,
             "make a subscription",
             query_as::<Row>(insert),
-            [
-                Uuid::from_u128(id.0),
-                user,
-                email,
-                &text,
-                MAX_SUBSCRIPTIONS,
-                is_proven
-            ],
+            [id.as_uuid(), user, email, &text, MAX_SUBSCRIPTIONS, is_proven],
             fetch_optional
         )?;
         made.map(subscription).transpose()
@@ -240,7 +226,7 @@ impl Subscriptions {
             self.0.0.sql,
             "delete a subscription",
             query(text),
-            [Uuid::from_u128(id.0.0)],
+            [id.as_uuid()],
             execute
         )?;
         Ok(gone > 0)
@@ -266,7 +252,7 @@ impl Subscriptions {
         after: Option<SubscriptionId>,
         limit: usize,
     ) -> Result<Vec<Subscription>, LedgerError> {
-        let after = Uuid::from_u128(after.map_or(0, |id| id.0.0));
+        let after = after.map_or(Uuid::nil(), SubscriptionId::as_uuid);
         let text = "select id, user_id, email, filter, @ms(created_at) from holdfast_subscriptions
             where (cast($1 as text) is null or user_id = $1) and id > $2 order by id limit $3";
         let rows = read_either!(
@@ -301,7 +287,7 @@ pub(super) async fn still_there(
     named: bool,
     ids: &HashSet<SubscriptionId>,
 ) -> Result<HashSet<SubscriptionId>, LedgerError> {
-    let ids: Vec<Uuid> = ids.iter().map(|id| Uuid::from_u128(id.0.0)).collect();
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
     let found: Result<Vec<(Uuid,)>, _> = match on {
         LedgerTx::Postgres(on) => {
             let query = sqlx::query_as(POSTGRES_THERE).bind(ids);
@@ -319,7 +305,7 @@ pub(super) async fn still_there(
     })?;
     Ok(found
         .into_iter()
-        .map(|(id,)| SubscriptionId(Ulid(id.as_u128())))
+        .map(|(id,)| SubscriptionId::from_uuid(id))
         .collect())
 }
 
@@ -329,7 +315,7 @@ fn subscription((id, user, email, filter, created): Row) -> Result<Subscription,
     let filter = serde_json::from_str(&filter)
         .map_err(|error| LedgerError::Corrupt(format!("the subscription {id}: {error}")))?;
     Ok(Subscription {
-        id: SubscriptionId(Ulid(id.as_u128())),
+        id: SubscriptionId::from_uuid(id),
         user,
         email,
         filter,

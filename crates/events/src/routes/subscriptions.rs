@@ -8,7 +8,6 @@ use holdfast_http::{Call, PageParams, Produce, Read, Reply, WithQuery, json, ok}
 use holdfast_product::mail_address::check_address;
 use holdfast_product::{AddressAuthority, MAX_USER};
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::discovery::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId};
@@ -90,7 +89,7 @@ pub(crate) async fn list(call: Call<Read, EventsState, WithQuery>) -> Reply {
     let mut params = call.params(&["user", "after", "limit"]);
     let page = params.page();
     let user = params.short_text("user", MAX_USER);
-    let after = params.parsed::<Ulid>("after").map(SubscriptionId);
+    let after = params.parsed::<SubscriptionId>("after");
     params.finish()?;
     let wanted = page.wanted();
     let found =
@@ -165,7 +164,7 @@ fn checked(body: SubscriptionBody) -> Result<(String, Option<String>, Filter), P
     ))]
 pub(crate) async fn delete(call: Call<Produce, EventsState>) -> Reply {
     let text = call.path("id");
-    let id = text.parse::<Ulid>().map(SubscriptionId).map_err(|_| {
+    let id = text.parse::<SubscriptionId>().map_err(|_| {
         let reason = format!(
             "{} is no subscription's id, which has 26 characters",
             quote(&text)

@@ -16,7 +16,9 @@ use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_events::interactions::{Action, Interaction, Interactions};
 use holdfast_events::recommend::{ListSource, MlRecommend, MlTrain, Recommender, Trained, TrainedWhat, Why};
-use holdfast_events::{Event, Events, EventsProduct, Filter, Near, NewEvent, Outcome, search_words};
+use holdfast_events::{
+    Event, Events, EventsProduct, Filter, Near, NewEvent, Outcome, RecommendSettings, search_words,
+};
 use holdfast_jobs::{Job, JobContext, JobId, Resources};
 use holdfast_product::{Product as _, UserName};
 use holdfast_testkit::PostgresServer;
@@ -621,8 +623,11 @@ async fn a_list_that_is_late_is_popular_first_and_personal_next(f: Fixture) {
         .accept(&[did("ada", ids[0], Action::Save)])
         .await
         .unwrap();
-    let mut hasty = f.settings.clone();
-    hasty.recommend.deadline = Duration::ZERO;
+    let recommend = RecommendSettings {
+        deadline: Duration::ZERO,
+        ..f.settings.section()
+    };
+    let hasty = f.settings.clone().with_section(recommend);
     let hasty = Recommender::new(&hasty, &f.database, &f.cache);
     let (release, busy) = std::sync::mpsc::channel::<()>();
     let computing = tokio::task::spawn_blocking(move || busy.recv());

@@ -1,18 +1,13 @@
 //! What an entry says.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use ulid::Ulid;
-use uuid::Uuid;
-
-use crate::id::InvalidId;
 
 /// The names of the engine's actions and of those on keys, users and sessions. Each product has its own.
 pub mod action {
@@ -54,67 +49,23 @@ pub const MAX_DETAILS_BYTES: usize = 8_192;
 /// Longest request id that is kept, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// Names one entry; a ULID, so entries sort by time, and those of one process in the order in which it wrote them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AuditId(Ulid);
+holdfast_core::ids! {
+    /// Names one entry; a ULID, so entries sort by time, and those of one process in the order in which it wrote them.
+    AuditId;
+}
 
 impl AuditId {
     /// Later than every one before it in this process, also within a millisecond, and when the clock is set back.
-    pub(crate) fn generate() -> Self {
+    pub(crate) fn next() -> Self {
         static LAST: Mutex<u128> = Mutex::new(0);
-        let fresh = Ulid::from_parts(holdfast_core::clock::unix_millis(), rand::random::<u128>());
+        let fresh = Self::generate();
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = if fresh.timestamp_ms() > Ulid(*last).timestamp_ms() {
-            fresh.0
+        *last = if fresh.created_ms() > Ulid(*last).timestamp_ms() {
+            fresh.as_ulid().0
         } else {
             last.saturating_add(1)
         };
-        Self(Ulid(*last))
-    }
-
-    pub(crate) fn first_of_ms(unix_ms: u64) -> Self {
-        Self(Ulid::from_parts(unix_ms, 0))
-    }
-
-    pub(crate) fn as_uuid(self) -> Uuid {
-        Uuid::from_u128(self.0.0)
-    }
-
-    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
-        Self(Ulid(uuid.as_u128()))
-    }
-}
-
-impl fmt::Display for AuditId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for AuditId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for AuditId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        Ulid::from_string(text).map(Self).map_err(|_| InvalidId)
-    }
-}
-
-impl<'de> Deserialize<'de> for AuditId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
-}
-
-impl Serialize for AuditId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+        Self::from_ulid(Ulid(*last))
     }
 }
 
@@ -293,7 +244,7 @@ mod tests {
 
     #[test]
     fn entries_of_a_process_are_in_the_order_in_which_it_wrote_them() {
-        let ids: Vec<AuditId> = (0..10_000).map(|_| AuditId::generate()).collect();
+        let ids: Vec<AuditId> = (0..10_000).map(|_| AuditId::next()).collect();
         assert!(ids.is_sorted_by(|earlier, later| earlier < later));
     }
 

@@ -238,7 +238,7 @@ impl AuditEntry {
 
 /// Writes the entry inside a transaction that is rolled back if this fails.
 async fn insert(tx: LedgerTx<'_>, by: &By, entry: &AuditEntry, named: bool) -> Result<AuditId, sqlx::Error> {
-    let id = AuditId::generate();
+    let id = AuditId::next();
     let count = entry.count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
     match tx {
         LedgerTx::Postgres(on) => {

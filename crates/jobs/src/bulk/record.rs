@@ -41,7 +41,7 @@ fn is_zero(number: &f64) -> bool {
 impl Record {
     pub(super) fn new(now_ms: i64) -> Self {
         Self {
-            id: AuditId::generate(),
+            id: AuditId::next(),
             affected: 0,
             finished: false,
             action: String::new(),

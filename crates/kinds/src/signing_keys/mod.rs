@@ -19,7 +19,6 @@ mod problems;
 mod routes;
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,11 +32,10 @@ use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{JobError, Jobs, LedgerTx};
 use holdfast_outbound::{InvalidSecret, SigningSecret};
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use ulid::Ulid;
 use uuid::Uuid;
 
 use crate::action;
@@ -51,51 +49,9 @@ pub const KEYS_TTL: Duration = Duration::from_secs(1);
 /// Longest that the key before a rotation signs.
 pub const MAX_GRACE: Duration = Duration::from_hours(30 * 24);
 
-/// Names a signing key; a ULID.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct SigningKeyId(Ulid);
-
-impl SigningKeyId {
-    fn generate() -> Self {
-        Self(Ulid::from_parts(
-            holdfast_core::clock::unix_millis(),
-            rand::random::<u128>(),
-        ))
-    }
-}
-
-impl fmt::Display for SigningKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for SigningKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for SigningKeyId {
-    type Err = holdfast_jobs::InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = Ulid::from_string(text).map(Self);
-        id.map_err(|_| holdfast_jobs::InvalidId)
-    }
-}
-
-impl Serialize for SigningKeyId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for SigningKeyId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
+holdfast_core::ids! {
+    /// Names a signing key; a ULID.
+    SigningKeyId;
 }
 
 /// A signing key without its secret.
@@ -224,13 +180,7 @@ impl SigningKeys {
         let gone = sql.within("delete a signing key", async {
             let mut tx = sql.begin().await?;
             let text = format!("delete from holdfast_signing_keys where id = $1 and ({IN_FORCE})");
-            let gone = on_either!(
-                tx.on(),
-                sql.named(),
-                query(&text),
-                [Uuid::from_u128(id.0.0)],
-                execute
-            )?;
+            let gone = on_either!(tx.on(), sql.named(), query(&text), [id.as_uuid()], execute)?;
             if gone > 0 {
                 let entry = AuditEntry::new(action::SIGNING_KEY_DELETE).target(id);
                 self.0.jobs.audit().record_in(tx.on(), by, &entry).await?;
@@ -266,7 +216,7 @@ impl SigningKeys {
                 tx.on(),
                 sql.named(),
                 query_as::<Row>(&text),
-                [Uuid::from_u128(id.0.0), self.sealed(id, secret)],
+                [id.as_uuid(), self.sealed(id, secret)],
                 fetch_optional
             )?;
             if made.is_some() {
@@ -340,7 +290,7 @@ impl SigningKeys {
     }
 
     fn sealed(&self, id: SigningKeyId, secret: &SigningSecret) -> String {
-        let row = Uuid::from_u128(id.0.0).to_string();
+        let row = id.as_uuid().to_string();
         self.0
             .jobs
             .encryption()
@@ -385,7 +335,7 @@ fn own_or_generated(own: Option<&SecretString>) -> Result<SigningSecret, Invalid
 
 fn key((id, created, expires): Row) -> SigningKey {
     SigningKey {
-        id: SigningKeyId(Ulid(id.as_u128())),
+        id: SigningKeyId::from_uuid(id),
         created_at: moment(created),
         signs_until: expires.map(moment),
     }

@@ -1,52 +1,20 @@
 //! Publishing a notice.
 
-use std::fmt;
-use std::str::FromStr;
-
-use holdfast_core::clock;
 use holdfast_core::config::JobsSettings;
 use holdfast_jobs::LedgerTx;
 use holdfast_jobs::enqueue::{EnqueueError, Enqueued, depth_of};
 use holdfast_product::ANNOUNCEMENT_FRAME;
-use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{NoticeError, Notices};
 use crate::webhooks::{ENGINE_EVENTS, Event, EventType, RETRY_AFTER};
 use holdfast_core::sql::dialect::on_either;
 
-/// Names a notice; a ULID. Its webhooks' `webhook-id` is `msg_` and this.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NoticeId(Ulid);
-
-impl fmt::Debug for NoticeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for NoticeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for NoticeId {
-    type Err = holdfast_jobs::InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = Ulid::from_string(text).map(Self);
-        id.map_err(|_| holdfast_jobs::InvalidId)
-    }
-}
-
-impl Serialize for NoticeId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
+holdfast_core::ids! {
+    /// Names a notice; a ULID. Its webhooks' `webhook-id` is `msg_` and this.
+    NoticeId;
 }
 
 /// What happened, for whoever wants to hear of it.
@@ -114,14 +82,14 @@ impl Notices {
     /// Nothing was published, unless the commit's answer was lost: repeat it under the same key.
     pub async fn publish(&self, notice: &Notice) -> Result<Published, NoticeError> {
         notice.check(&self.0.limits)?;
-        let id = NoticeId(Ulid::from_parts(clock::unix_millis(), rand::random::<u128>()));
+        let id = NoticeId::generate();
         let sql = &self.0.sql;
         let published = sql.within("publish a notice", async {
             let mut tx = sql.begin().await?;
             if !self.remember(tx.on(), id, notice).await? {
                 return self.repeated(tx.on(), notice).await;
             }
-            let event = Event::at(id.0, notice.event_type.clone(), notice.data.clone());
+            let event = Event::at(id.as_ulid(), notice.event_type.clone(), notice.data.clone());
             let told = match self.0.webhooks.publish_in(tx.on(), &event).await {
                 Ok(told) => told,
                 Err(error) => return Ok(Err(error.into())),
@@ -147,7 +115,7 @@ impl Notices {
             self.0.sql.named(),
             query(text),
             [
-                Uuid::from_u128(id.0.0),
+                id.as_uuid(),
                 notice.key.as_deref(),
                 notice.fingerprint(),
                 notice.event_type.as_str()
@@ -178,7 +146,7 @@ impl Notices {
                 source: None,
             })));
         };
-        let id = NoticeId(Ulid(id.as_u128()));
+        let id = NoticeId::from_uuid(id);
         if fingerprint != notice.fingerprint() {
             return Ok(Err(NoticeError::KeyReused(id)));
         }
@@ -197,7 +165,7 @@ impl Notices {
             on,
             self.0.sql.named(),
             query(text),
-            [Uuid::from_u128(id.0.0), count],
+            [id.as_uuid(), count],
             execute
         )?;
         Ok(())

@@ -8,8 +8,6 @@
 //! is gone, is disabled; with an entry in the audit log, and an event `webhook.disabled` for the other endpoints.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,11 +17,10 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::{OwnTx, Sql};
 use holdfast_jobs::{JobContext, JobError, JobId, Jobs, LedgerTx};
 use reqwest::StatusCode;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use tokio::sync::{mpsc, oneshot};
-use ulid::Ulid;
 use uuid::Uuid;
 
 use super::deliver::{Delivered, NotifyWebhook};
@@ -50,44 +47,9 @@ const PRUNE_STEPS: usize = 20;
 /// Longest error that is kept, in bytes.
 const MAX_ERROR: usize = 1_024;
 
-/// Names one attempt; a ULID.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeliveryId(Ulid);
-
-impl DeliveryId {
-    fn generate() -> Self {
-        Self(Ulid::from_parts(
-            holdfast_core::clock::unix_millis(),
-            rand::random::<u128>(),
-        ))
-    }
-}
-
-impl fmt::Debug for DeliveryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for DeliveryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for DeliveryId {
-    type Err = holdfast_jobs::InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = Ulid::from_string(text).map(Self);
-        id.map_err(|_| holdfast_jobs::InvalidId)
-    }
-}
-
-impl Serialize for DeliveryId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
+holdfast_core::ids! {
+    /// Names one attempt; a ULID.
+    DeliveryId;
 }
 
 /// One attempt, as it is listed.
@@ -417,7 +379,7 @@ impl Webhooks {
                    request, response
             from holdfast_webhook_deliveries
             where webhook_id = $1 and id < $2 and ($3 or delivered = $4) order by id desc limit $5";
-        let before = filter.before.map_or(Uuid::max(), |id| Uuid::from_u128(id.0.0));
+        let before = filter.before.map_or(Uuid::max(), DeliveryId::as_uuid);
         let listed = read_either!(
             self.0.sql,
             "list deliveries of a webhook",
@@ -468,7 +430,7 @@ fn delivery(row: Row) -> Delivery {
     let (id, message_id, event_type, job, attempt, at, duration, delivered, status, error, request, response) =
         row;
     Delivery {
-        id: DeliveryId(Ulid(id.as_u128())),
+        id: DeliveryId::from_uuid(id),
         message_id,
         event_type,
         job_id: JobId::from_uuid(job),

@@ -5,10 +5,8 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::config::{MAX_KIND_NAME, is_queue_name};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use ulid::Ulid;
+use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
-use uuid::Uuid;
 
 use super::InvalidSecret;
 
@@ -44,59 +42,9 @@ pub(super) const QUEUE_STALLED: &str = "queue.stalled";
 /// Matches every event that an application publishes.
 const EVERYTHING: &str = "*";
 
-/// Names an endpoint; a ULID.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WebhookId(Ulid);
-
-impl WebhookId {
-    pub(super) fn generate() -> Self {
-        Self(Ulid::from_parts(
-            holdfast_core::clock::unix_millis(),
-            rand::random::<u128>(),
-        ))
-    }
-
-    pub(crate) fn as_uuid(self) -> Uuid {
-        Uuid::from_u128(self.0.0)
-    }
-
-    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
-        Self(Ulid(uuid.as_u128()))
-    }
-}
-
-impl fmt::Display for WebhookId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for WebhookId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for WebhookId {
-    type Err = holdfast_jobs::InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = Ulid::from_string(text).map(Self);
-        id.map_err(|_| holdfast_jobs::InvalidId)
-    }
-}
-
-impl Serialize for WebhookId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for WebhookId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
+holdfast_core::ids! {
+    /// Names an endpoint; a ULID.
+    WebhookId;
 }
 
 /// A text is no name of an event, or no filter.

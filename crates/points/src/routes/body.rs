@@ -132,7 +132,7 @@ fn check(worded: &PointText<'_>, latest: DateTime<Utc>) -> Result<Point, Fault> 
     let track = Ulid::from_string(&worded.track_id)
         .map_err(|_| fault("track_id", "is not an id: expected a ULID, 26 characters"))?;
     Ok(Point {
-        track_id: TrackId(track),
+        track_id: TrackId::from_ulid(track),
         recorded_at: recorded_at(&worded.recorded_at, latest)?,
         lat: ranged("lat", worded.lat, -90.0, 90.0, "degrees")?,
         lon: ranged("lon", worded.lon, -180.0, 180.0, "degrees")?,

@@ -269,7 +269,7 @@ fn letter_cursor(text: &str) -> Option<(TrackId, DateTime<Utc>)> {
     if !(0..=9_999).contains(&at.year()) {
         return None;
     }
-    Some((TrackId(Ulid::from_string(track).ok()?), at))
+    Some((track.parse().ok()?, at))
 }
 
 /// Which point letters: of a track, or all.

@@ -135,7 +135,7 @@ async fn buffered_points_are_flushed_once_and_kept_as_they_were(f: Fixture) {
 }
 
 async fn points_without_a_track_are_kept_and_redriven_once_it_exists(f: Fixture) {
-    let (known, unknown) = (f.track().await, TrackId(ulid::Ulid(42)));
+    let (known, unknown) = (f.track().await, TrackId::from_ulid(ulid::Ulid(42)));
     let by = By::new(Actor::system());
     let mut sent = points_of(known, 0..5);
     sent.extend(points_of(unknown, 0..7));
@@ -185,7 +185,7 @@ async fn points_without_a_track_are_kept_and_redriven_once_it_exists(f: Fixture)
         0
     );
     f.points
-        .accept(&points_of(TrackId(ulid::Ulid(43)), 0..3))
+        .accept(&points_of(TrackId::from_ulid(ulid::Ulid(43)), 0..3))
         .await
         .unwrap();
     if f.gate.is_configured() {

@@ -562,7 +562,7 @@ async fn news_of_events_are_what_their_users_want(people: People) {
     }
     // Deleted since the run began.
     wishes.push(Wish {
-        subscription: SubscriptionId(Ulid(rand::random())),
+        subscription: SubscriptionId::generate(),
         user: "gone".to_owned(),
         email: Some("gone@example.org".to_owned()),
     });

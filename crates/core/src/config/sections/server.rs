@@ -46,7 +46,7 @@ settings! {
         /// How many proxies in front of the server each add an entry to X-Forwarded-For, {range}: a client's address is the entry
         /// that the outermost of them wrote. 0 ignores the header and uses the connection's address. On Railway the default is 1.
         trusted_proxies: usize = count(0, 0..=10);
-        /// Networks from which those proxies connect, such as ["203.0.113.0/24"]: X-Forwarded-For of any other connection is
+        /// Networks from which those proxies connect, such as 203.0.113.0/24: X-Forwarded-For of any other connection is
         /// ignored. Empty: loopback, private, shared (100.64.0.0/10), link-local and unique local addresses.
         trusted_proxy_networks: Vec<IpNet> = list().then(networks);
     }
