@@ -5,7 +5,7 @@
 //! server that reaches the database within [`HARD_LIMIT`]. An idle server asks nothing, so a database that scales to
 //! zero may sleep.
 //!
-//! Whoever misses something in the copy waits for the next reading, of which there is at most one in [`MISS_PAUSE`]
+//! A caller that misses something in the copy waits for the next reading, of which there is at most one in [`MISS_PAUSE`]
 //! whatever is asked: what is new works at once, and guessing is slow and costs the database nothing.
 //!
 //! While the database is away, a copy serves for [`STALE_LIMIT`], and the outage is found out by one request in

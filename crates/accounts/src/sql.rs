@@ -88,7 +88,7 @@ pub(crate) async fn bounded<T>(
     database.run_any(operation, Bounds::SETTINGS, work).await
 }
 
-/// Somebody else wrote to our table.
+/// Another program wrote to our table.
 pub(crate) fn unreadable(column: &'static str) -> StoreError {
     StoreError::Sql(sqlx::Error::ColumnDecode {
         index: column.to_owned(),

@@ -226,7 +226,7 @@ async fn serve() -> Result<String, Failure> {
             let published = Arc::clone(&published);
             tokio::spawn(async move {
                 let mut head = vec![0; 4_096];
-                // One request a connection; one that breaks off is seen by whoever made it.
+                // One request a connection; one that breaks off is seen by its client.
                 while let Ok(read @ 1..) = stream.read(&mut head).await {
                     let text = String::from_utf8_lossy(&head[..read]).into_owned();
                     let feed = text.split(['/', ' ']).nth(2).unwrap_or_default();

@@ -47,14 +47,14 @@ pub(super) async fn measure(url: &str, report: &mut Report) -> Result<(), Failur
     Ok(())
 }
 
-struct Found {
+struct WayFigures {
     rate: f64,
     server_micros: f64,
     messages: f64,
     delay: f64,
 }
 
-async fn try_out(url: &str, way: Way) -> Result<Found, Failure> {
+async fn try_out(url: &str, way: Way) -> Result<WayFigures, Failure> {
     let client = redis::Client::open(format!(
         "{url}{}protocol=resp3",
         if url.contains('?') { '&' } else { '?' }
@@ -88,7 +88,7 @@ async fn try_out(url: &str, way: Way) -> Result<Found, Failure> {
         delay(&mut connection, way, &mut told).await?
     };
     drop(listeners);
-    Ok(Found {
+    Ok(WayFigures {
         rate,
         server_micros,
         messages,
@@ -125,14 +125,14 @@ async fn change(connection: &mut MultiplexedConnection, way: Way, number: usize)
     pipe.query_async(connection).await.map_err(failed)
 }
 
-type Told = mpsc::UnboundedReceiver<redis::PushInfo>;
+type PushReceiver = mpsc::UnboundedReceiver<redis::PushInfo>;
 
 fn is_change(push: &redis::PushInfo) -> bool {
     matches!(push.kind, PushKind::Message | PushKind::Invalidate)
 }
 
 /// Counts what has come, until nothing does.
-async fn drain(told: &mut Told) -> usize {
+async fn drain(told: &mut PushReceiver) -> usize {
     let mut count = 0;
     while let Ok(Some(push)) = tokio::time::timeout(Duration::from_millis(200), told.recv()).await {
         count += usize::from(is_change(&push));
@@ -141,7 +141,11 @@ async fn drain(told: &mut Told) -> usize {
 }
 
 /// Milliseconds from before a change until the first process is told.
-async fn delay(connection: &mut MultiplexedConnection, way: Way, told: &mut Told) -> Result<f64, Failure> {
+async fn delay(
+    connection: &mut MultiplexedConnection,
+    way: Way,
+    told: &mut PushReceiver,
+) -> Result<f64, Failure> {
     let mut times = Vec::new();
     for number in 0..500 {
         let began = Instant::now();

@@ -34,7 +34,7 @@ use system::Setup;
 #[command(name = "holdfast-bench", version = holdfast_core::build::version())]
 pub struct Cli {
     #[command(subcommand)]
-    what: Option<What>,
+    what: Option<Measurement>,
     /// Only these parts: redis, ledger, old-transaction, no-redis, sqlite, idle, redrive, points, ticks,
     /// webhooks, discovery. Default: all that the servers allow.
     #[arg(long, value_delimiter = ',')]
@@ -52,7 +52,7 @@ pub struct Cli {
 
 /// What is measured instead of jobs.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
-enum What {
+enum Measurement {
     /// The cache: its operations, their cost on Redis, concurrent misses, and ways of invalidation
     Cache,
     /// Cached responses compared with a constant, also while Redis hangs; and the duration of `/health`
@@ -153,15 +153,15 @@ pub fn run(args: &Cli) -> Result<(), Failure> {
 
 /// What is measured in place of jobs.
 async fn instead(
-    what: &What,
+    what: &Measurement,
     servers: &system::Servers,
     args: &Cli,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    if let What::Recommend(what) = what {
+    if let Measurement::Recommend(what) = what {
         return recommend::measure(what, servers, (&args.directory, args.scale), report).await;
     }
-    if *what == What::Pull {
+    if *what == Measurement::Pull {
         if let Some(redis) = &servers.redis {
             report.yardstick(yardstick::measure(redis).await?);
         }
@@ -178,7 +178,7 @@ async fn instead(
     };
     let mut setup = Setup::sqlite(&args.directory);
     setup.env.insert("REDIS_URL".to_owned(), redis.clone());
-    if *what == What::Http {
+    if *what == Measurement::Http {
         http::measure(&setup, args.scale, report).await?;
         health::measure(&setup, report).await
     } else {

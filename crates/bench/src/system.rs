@@ -62,7 +62,7 @@ impl Job for Noop {
 pub(super) struct Tally {
     epoch: Instant,
     count: AtomicU64,
-    /// Whoever waits is woken at this count and not at each one before: a wake-up for every job would be measured, too.
+    /// The waiting task is woken at this count and not at each one before: a wake-up for every job would be measured, too.
     awaited: AtomicU64,
     waits: Mutex<Vec<f64>>,
     counted: Notify,

@@ -2,7 +2,7 @@
 //!
 //! # States
 //! `accepted` (in the Redis buffer, or at once in SQL) → `held` (popped by a flusher, under its own key) → `stored` (a row), or
-//! `dead` (a row among the point letters, with the reason) until its track exists and somebody redrives it.
+//! `dead` (a row among the point letters, with the reason) until its track exists and it is redriven.
 //!
 //! # Invariants
 //! - Accepted means: Redis has answered, or the row is committed. A buffered point is as durable as Redis: with AOF
@@ -14,7 +14,7 @@
 //! - A point is stored only if its track exists; the others become point letters, in the same transaction.
 //!
 //! # Who flushes
-//! The kind `points.flush`, enqueued by whoever buffers (coalesced: at most one waits or runs, and a producer asks at most
+//! The kind `points.flush`, enqueued by the process that buffers (coalesced: at most one waits or runs, and a producer asks at most
 //! every [`TRIGGER_PAUSE`]). Every worker also looks every [`WATCH_PERIOD`]: it takes back the holds of dead flushers and
 //! enqueues a flush for what was left, so no point depends on its producer's life.
 //!

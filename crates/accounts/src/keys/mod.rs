@@ -40,7 +40,7 @@ const TOUCH_PERIOD: Duration = Duration::from_mins(1);
 /// Longest name of a key, in characters.
 const MAX_NAME: usize = 100;
 
-/// Longest period of grace after a rotation: whoever needs longer has not rotated.
+/// Longest period of grace after a rotation: a key that needs longer was not rotated.
 pub const MAX_GRACE: Duration = Duration::from_hours(30 * 24);
 
 /// Why a token was not accepted.
@@ -118,7 +118,7 @@ impl fmt::Debug for ApiKeys {
 
 struct KeyTable {
     store: Store,
-    /// When `last_used_at` was written last. Held while it is written: whoever stops the server waits for what is under way.
+    /// When `last_used_at` was written last. Held while it is written: the stop of the server waits for a write under way.
     touched_at: Mutex<Option<Instant>>,
 }
 

@@ -340,7 +340,7 @@ fn entry(action: &'static str, id: KeyId) -> AuditEntry {
     AuditEntry::new(action).target(id)
 }
 
-/// A row that somebody else spoiled must not lock every other key out.
+/// A row that another program spoiled must not lock every other key out.
 fn readable((id, hash, previous, scopes, payloads, binding): ActiveRow) -> Option<ActiveKey> {
     let id = KeyId::from_uuid(id);
     let read = || {

@@ -1,4 +1,4 @@
-//! API keys over HTTP, for whoever may do everything. A key's text is in the answer that makes it, and in no other.
+//! API keys over HTTP, for admins. A key's text is in the answer that makes it, and in no other.
 
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ impl Claims {
     }
 }
 
-/// The session is a secret: whoever knows it could name it in a log as if it were theirs.
+/// The session is a secret: a reader of a log could use it.
 impl fmt::Debug for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Claims")

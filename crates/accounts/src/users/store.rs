@@ -71,7 +71,7 @@ const SELECT_SQLITE: &str = "select id, name, role, token_version, disabled_at, 
 
 /// Which users are meant.
 #[derive(Clone, Copy)]
-enum Which<'a> {
+enum UserSelection<'a> {
     Id(UserId),
     Name(&'a str),
     All(usize),
@@ -135,25 +135,25 @@ impl UserStore {
 
     /// The user with this id, with the password's hash.
     pub(super) async fn get_with_hash(&self, id: UserId) -> Result<Option<(User, String)>, StoreError> {
-        Ok(self.select(Which::Id(id)).await?.pop())
+        Ok(self.select(UserSelection::Id(id)).await?.pop())
     }
 
     /// The user of this name, with the password's hash.
     pub(super) async fn with_hash(&self, name: &str) -> Result<Option<(User, String)>, StoreError> {
-        Ok(self.select(Which::Name(name)).await?.pop())
+        Ok(self.select(UserSelection::Name(name)).await?.pop())
     }
 
     /// By name.
     pub(super) async fn list(&self, limit: usize) -> Result<Vec<User>, StoreError> {
-        let rows = self.select(Which::All(limit)).await?;
+        let rows = self.select(UserSelection::All(limit)).await?;
         Ok(rows.into_iter().map(|(user, _)| user).collect())
     }
 
-    async fn select(&self, which: Which<'_>) -> Result<Vec<(User, String)>, StoreError> {
+    async fn select(&self, which: UserSelection<'_>) -> Result<Vec<(User, String)>, StoreError> {
         let end = match which {
-            Which::Id(_) => "where id = $1",
-            Which::Name(_) => "where name = $1",
-            Which::All(_) => "order by name limit $1",
+            UserSelection::Id(_) => "where id = $1",
+            UserSelection::Name(_) => "where name = $1",
+            UserSelection::All(_) => "order by name limit $1",
         };
         let rows: Vec<UserRow> = bounded(&self.database, "read users", async {
             macro_rules! select {
@@ -161,9 +161,9 @@ impl UserStore {
                     // Only constants of this file are put together here.
                     let select = sqlx::query_as(sqlx::AssertSqlSafe(format!("{} {end}", $columns)));
                     match which {
-                        Which::Id(id) => select.bind(id.as_uuid()),
-                        Which::Name(name) => select.bind(name.to_owned()),
-                        Which::All(limit) => select.bind(limit as i64),
+                        UserSelection::Id(id) => select.bind(id.as_uuid()),
+                        UserSelection::Name(name) => select.bind(name.to_owned()),
+                        UserSelection::All(limit) => select.bind(limit as i64),
                     }
                 }};
             }
@@ -222,7 +222,11 @@ impl UserStore {
         if bounded(&self.database, "change a user", update.recorded(&deed)).await? == 0 {
             return Ok(None);
         }
-        Ok(self.select(Which::Name(name)).await?.pop().map(|(user, _)| user))
+        Ok(self
+            .select(UserSelection::Name(name))
+            .await?
+            .pop()
+            .map(|(user, _)| user))
     }
 
     pub(super) async fn count(&self) -> Result<usize, StoreError> {

@@ -49,7 +49,7 @@ pub(crate) enum Command {
     /// Show a user, by name or id
     Show(One),
     /// Print all that is kept about a user, as JSON
-    Export(data::Whom),
+    Export(data::UserArg),
     /// Delete a user and all that is kept about the user; sessions end within ten seconds
     Delete(data::DeleteArgs),
     /// List every user

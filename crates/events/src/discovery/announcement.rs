@@ -1,8 +1,8 @@
 //! News of events, as discovery finds them: to every endpoint that listens, and by mail to the subscriptions that want it.
 //!
-//! - An endpoint hears of every event that its filters name (`event.discovered`, `event.changed`, `event.cancelled`), with
+//! - An endpoint receives every event that its filters name (`event.discovered`, `event.changed`, `event.cancelled`), with
 //!   the subscriptions that want to hear of it. One of more than [`NAMED`] subscriptions comes as several messages.
-//! - Whoever is gone by now is neither named nor sent anything, though the run may have begun before.
+//! - Deleted users are skipped, even if they were deleted during the run.
 //! - What a user wants applies ([`Messenger::users`]): to the user's mail, and for whether endpoints hear of its subscriptions.
 //! - An address gets one mail of all that one transaction stores, however many of its subscriptions match. It is written
 //!   from the template [`NEWS`], and is of the list of that name, which its reader may unsubscribe from.
@@ -23,7 +23,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::news::{AnnouncementCounts, Announcer, News};
-use super::subscriptions::{SubscriptionId, Wish, still_there};
+use super::subscriptions::{SubscriptionId, SubscriptionMatch, still_there};
 use crate::store::NewEvent;
 
 /// The template of mails about events, and the list that their readers unsubscribe from.
@@ -41,7 +41,7 @@ const LISTED: usize = 100;
 /// What a mail's payload holds beside its events.
 const MAIL_FRAME: usize = 4_096;
 
-/// Which users are stored, and whether endpoints may be told of them.
+/// Which users are stored, and whether endpoints may receive them.
 type StoredUsers = HashMap<UserName, bool>;
 
 /// Announces what discovery finds through a [`Messenger`]. Cheap to clone.
@@ -186,24 +186,27 @@ fn users(news: &[News<'_>]) -> BTreeSet<UserName> {
     wishes.filter_map(|wish| wish.user.parse().ok()).collect()
 }
 
-fn stored_user(wish: &Wish, stored: &StoredUsers) -> Option<UserName> {
+fn stored_user(wish: &SubscriptionMatch, stored: &StoredUsers) -> Option<UserName> {
     let user: Option<UserName> = wish.user.parse().ok();
     user.filter(|user| stored.contains_key(user))
 }
 
 /// The wishes that webhooks may hear of: all but those of users who want no such thing.
-fn named<'a>(wanted: &[&'a Wish], stored: &StoredUsers) -> Vec<&'a Wish> {
-    let may_hear = |wish: &&&Wish| stored_user(wish, stored).is_none_or(|user| stored[&user]);
+fn named<'a>(wanted: &[&'a SubscriptionMatch], stored: &StoredUsers) -> Vec<&'a SubscriptionMatch> {
+    let may_hear = |wish: &&&SubscriptionMatch| stored_user(wish, stored).is_none_or(|user| stored[&user]);
     wanted.iter().filter(may_hear).copied().collect()
 }
 
 /// Of nobody: one portion, which is empty.
-fn portions<'a>(wanted: &'a [&'a Wish], size: usize) -> impl Iterator<Item = &'a [&'a Wish]> {
+fn portions<'a>(
+    wanted: &'a [&'a SubscriptionMatch],
+    size: usize,
+) -> impl Iterator<Item = &'a [&'a SubscriptionMatch]> {
     let none = wanted.is_empty().then_some(wanted);
     none.into_iter().chain(wanted.chunks(size))
 }
 
-fn message(event: &Value, wanted: &[&Wish]) -> Result<Box<RawValue>, LedgerError> {
+fn message(event: &Value, wanted: &[&SubscriptionMatch]) -> Result<Box<RawValue>, LedgerError> {
     let subscriptions: Vec<Value> = wanted
         .iter()
         .map(|wish| json!({"id": wish.subscription.to_string(), "user": wish.user}))
@@ -211,7 +214,7 @@ fn message(event: &Value, wanted: &[&Wish]) -> Result<Box<RawValue>, LedgerError
     to_raw_value(&json!({"event": event, "subscriptions": subscriptions})).map_err(corrupt)
 }
 
-/// An event as endpoints are told of it: as `GET /v1/events` shows it, without the description.
+/// An event as endpoints receive it: as `GET /v1/events` shows it, without the description.
 fn described(news: &News<'_>) -> Value {
     let NewEvent {
         source,

@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //! - One due moment is one job, however many beats there are: the job is keyed by the source and the moment, and the moment is
-//!   moved on only by whoever still finds it. Of one source one job waits or runs at a time.
+//!   moved on only by a process that still finds it. Of one source one job waits or runs at a time.
 //! - There is no schedule for each source: the moment stands in the source's own row, so that no source can be without one,
 //!   and ten thousand sources cost a beat one look at an index.
 //! - What fails at a source is news of the source, not of the job: the job completes and tells it. Only what is ours (the
@@ -65,7 +65,9 @@ pub use self::source::{
 };
 pub(crate) use self::store::SEALED;
 pub use self::store::SourceError;
-pub use self::subscriptions::{Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId, Subscriptions, Wish};
+pub use self::subscriptions::{
+    Filter, MAX_SUBSCRIPTIONS, Subscription, SubscriptionId, SubscriptionMatch, Subscriptions,
+};
 
 /// The sources of one database. Cheap to clone.
 #[derive(Clone)]
@@ -110,7 +112,7 @@ struct Tools {
 }
 
 impl Discoverer {
-    /// It reaches nothing yet. Without an announcer nobody is told of what is found.
+    /// It reaches nothing yet. Without an announcer nothing is sent about what is found.
     pub fn new(
         settings: &Settings,
         sources: Sources,

@@ -1,7 +1,7 @@
-//! News: what a run has found is told of in the transaction that stores it.
+//! News: notifications of what a run has found, enqueued in the transaction that stores it.
 //!
 //! # Invariants
-//! - What is stored as new, changed or cancelled is told of exactly once: the jobs that tell it and the event are one
+//! - What is stored as new, changed or cancelled is announced exactly once: the jobs that announce it and the event are one
 //!   transaction, and an event that is brought again unchanged is no news.
 //! - One transaction tells of as many events as [`HEAVIEST`] allows, and of one at least.
 //!
@@ -17,11 +17,11 @@ use holdfast_jobs::ledger::LedgerError;
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::subscriptions::{SubscriptionMatcher, Wish};
-use crate::store::{NewEvent, Outcome, Upserted, Witness};
+use super::subscriptions::{SubscriptionMatch, SubscriptionMatcher};
+use crate::store::{NewEvent, Outcome, UpsertHook, Upserted};
 
-/// Most that one transaction tells, in units of about a kibibyte: an event costs one for each endpoint that hears of it, and
-/// one more for each ten subscriptions that may be named.
+/// Upper bound of the notifications of one transaction, in units of about a kibibyte: an event costs one for each endpoint that
+/// receives it, and one more for each ten subscriptions that may be named.
 const HEAVIEST: usize = 16_384;
 
 /// Subscriptions that weigh as much as an event.
@@ -64,7 +64,7 @@ pub struct News<'a> {
     pub happened: Happened,
     pub id: Ulid,
     pub event: &'a NewEvent,
-    pub wanted: Vec<&'a Wish>,
+    pub wanted: Vec<&'a SubscriptionMatch>,
 }
 
 /// What an announcer has made of news.
@@ -99,7 +99,7 @@ pub trait Announcer: Send + Sync {
         news: &'a [News<'a>],
     ) -> BoxFuture<'a, Result<AnnouncementCounts, LedgerError>>;
 
-    /// The transaction is committed: wakes whoever tells it.
+    /// The transaction is committed: wakes the workers that announce it.
     fn ring(&self, told: &AnnouncementCounts);
 }
 
@@ -144,7 +144,7 @@ impl<'a> AnnouncingWitness<'a> {
     }
 }
 
-impl Witness for AnnouncingWitness<'_> {
+impl UpsertHook for AnnouncingWitness<'_> {
     fn stored<'a>(
         &'a self,
         tx: LedgerTx<'a>,

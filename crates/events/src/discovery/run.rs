@@ -421,7 +421,7 @@ impl Discoverer {
         body: Body,
         report: &mut Report,
         seen: &mut KnownEntries,
-    ) -> Result<Taken, Broken> {
+    ) -> Result<PendingWork, Broken> {
         report.bytes += body.bytes.len() as u64;
         let settings = &self.0.sources.0.settings;
         let now = clock::now();
@@ -469,15 +469,15 @@ impl Discoverer {
 
 /// What a body leaves to do.
 #[derive(Default)]
-struct Taken {
+struct PendingWork {
     /// Names the next page, if there is one.
     after: Option<String>,
     kept: Option<KeptBody>,
 }
 
 /// How reading a body ended.
-struct Ended {
-    taken: Taken,
+struct ReadOutcome {
+    taken: PendingWork,
     /// Of a calendar.
     survey: Option<Survey>,
 }
@@ -528,7 +528,7 @@ fn read_body(
     room: usize,
     stop: &Stop,
     sender: &mpsc::Sender<Vec<Entry>>,
-) -> (Tally, Result<Ended, ParseFault>) {
+) -> (Tally, Result<ReadOutcome, ParseFault>) {
     let (mut tally, mut batch, mut cut) = (Tally::default(), Vec::with_capacity(BATCH), false);
     // Waiting for the database is not reading. If nobody receives any more, the run was given up.
     let send = |batch| {
@@ -574,7 +574,7 @@ fn read_body(
     if !batch.is_empty() {
         let _ = send(batch);
     }
-    let ended = ended.map(|ended| Ended {
+    let ended = ended.map(|ended| ReadOutcome {
         survey: ended.survey.filter(|_| !cut),
         ..ended
     });
@@ -587,25 +587,25 @@ fn read_form(
     reading: &Reading<'_>,
     stop: &Stop,
     sink: &mut Sink<'_>,
-) -> Result<Ended, ParseFault> {
+) -> Result<ReadOutcome, ParseFault> {
     let form = match (definition.kind, &definition.mapping) {
         (SourceKind::Json, Some(mapping)) => Form::Json(mapping),
         (SourceKind::Ical, _) => Form::Calendar,
         (SourceKind::Reddit, _) => {
             let page = parse_page(&body.bytes, reading, sink)?;
-            let taken = Taken {
+            let taken = PendingWork {
                 after: page.after,
-                ..Taken::default()
+                ..PendingWork::default()
             };
-            return Ok(Ended { taken, survey: None });
+            return Ok(ReadOutcome { taken, survey: None });
         }
         (SourceKind::Rss | SourceKind::Json, _) => Form::Feed,
     };
     let survey = parse_until(form, &body.bytes, reading, stop, sink)?;
     let asked_for_again = body.etag.is_some() || body.last_modified.is_some();
     let keep = survey.repeats && asked_for_again;
-    Ok(Ended {
-        taken: Taken {
+    Ok(ReadOutcome {
+        taken: PendingWork {
             after: None,
             kept: keep.then(|| KeptBody::of(body, reading.until)),
         },

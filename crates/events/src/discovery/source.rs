@@ -93,7 +93,7 @@ pub struct Definition {
     pub lon: Option<f64>,
 }
 
-/// A source as somebody wants it.
+/// A source as it is requested.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewSource {
     pub name: String,

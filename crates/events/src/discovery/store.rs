@@ -159,7 +159,7 @@ pub(super) struct Outcome<'a> {
 
 /// A source whose moment has come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Due {
+pub(super) struct DueSource {
     pub(super) id: SourceId,
     /// Milliseconds since the epoch.
     pub(super) tick: i64,
@@ -210,7 +210,7 @@ impl Sources {
     }
 
     /// Those whose moment has come, the longest overdue first.
-    pub(super) async fn due(&self, limit: usize) -> Result<Vec<Due>, LedgerError> {
+    pub(super) async fn due(&self, limit: usize) -> Result<Vec<DueSource>, LedgerError> {
         let text =
             "select id, @ms(next_run_at), cast(cast(definition as @json) ->> 'interval_seconds' as bigint)
             from holdfast_sources where next_run_at <= @now order by next_run_at limit $1";
@@ -221,7 +221,7 @@ impl Sources {
             [dialect::rows(limit)],
             fetch_all
         )?;
-        let due = |(id, tick, seconds): (Uuid, i64, i64)| Due {
+        let due = |(id, tick, seconds): (Uuid, i64, i64)| DueSource {
             id: SourceId::from_uuid(id),
             tick,
             interval: Duration::from_secs(u64::try_from(seconds).unwrap_or_default()),
@@ -230,7 +230,7 @@ impl Sources {
     }
 
     /// Moves a source on from a moment, if it still waits for that one.
-    pub(super) async fn move_on(&self, due: Due, rest: Duration) -> Result<(), LedgerError> {
+    pub(super) async fn move_on(&self, due: DueSource, rest: Duration) -> Result<(), LedgerError> {
         let text =
             "update holdfast_sources set next_run_at = @tick($3) where id = $1 and next_run_at = @at($2)";
         write_either!(

@@ -1,4 +1,4 @@
-//! Keeping a batch of what was read: checked, freed of duplicates, stored, and told of.
+//! Stores a batch of what was read: checks it, removes duplicates, stores it and announces it.
 
 use holdfast_jobs::ledger::LedgerError;
 

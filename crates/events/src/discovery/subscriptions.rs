@@ -49,7 +49,7 @@ pub struct Filter {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subscription {
     pub id: SubscriptionId,
-    /// The application's own name of whoever is told.
+    /// The application's own name of the user who is notified.
     pub user: String,
     /// One address, which is sent mail.
     pub email: Option<String>,
@@ -59,7 +59,7 @@ pub struct Subscription {
 
 /// Whose subscription it is that wants to hear of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub struct SubscriptionMatch {
     pub subscription: SubscriptionId,
     pub user: String,
     /// Where to, by mail; `None`: webhooks alone tell of it.
@@ -116,7 +116,7 @@ impl Filter {
 
 /// A filter, made ready to be held against events.
 pub(super) struct SubscriptionMatcher {
-    wish: Wish,
+    wish: SubscriptionMatch,
     category: Option<String>,
     words: Vec<String>,
     around: Option<([f64; 3], f64)>,
@@ -132,7 +132,7 @@ impl SubscriptionMatcher {
             ..
         } = subscription;
         Self {
-            wish: Wish {
+            wish: SubscriptionMatch {
                 subscription: id,
                 user,
                 email,
@@ -151,7 +151,7 @@ impl SubscriptionMatcher {
     }
 
     /// Those that want to hear of it.
-    pub(super) fn wanting<'a>(ready: &'a [Self], event: &NewEvent) -> Vec<&'a Wish> {
+    pub(super) fn wanting<'a>(ready: &'a [Self], event: &NewEvent) -> Vec<&'a SubscriptionMatch> {
         if ready.is_empty() {
             return Vec::new();
         }
@@ -273,7 +273,7 @@ impl Subscriptions {
     }
 }
 
-/// Locked until the transaction ends: whoever deletes one waits, and then finds what was made of it.
+/// Locked until the transaction ends: a process that deletes one waits, and then finds what was made of it.
 const POSTGRES_THERE: &str =
     "select id from holdfast_subscriptions where id = any($1) order by id for key share";
 

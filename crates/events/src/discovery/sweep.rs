@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::Sources;
 use super::run::EventsDiscover;
-use super::store::{Due, SourceError};
+use super::store::{DueSource, SourceError};
 
 /// Sources of one look.
 const STEP: usize = 100;
@@ -50,6 +50,6 @@ impl Sources {
     }
 }
 
-fn jittered(due: Due) -> Duration {
+fn jittered(due: DueSource) -> Duration {
     due.interval.mul_f64(1.0 + JITTER * rand::random::<f64>())
 }

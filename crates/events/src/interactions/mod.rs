@@ -3,9 +3,8 @@
 //! # Users
 //! A user is a text of the application's own, up to [`holdfast_product::MAX_USER`] bytes; to us it means nothing. An application that uses
 //! Holdfast's users (`holdfast users`) sends their ids, and then their sessions may read their own recommendations. No
-//! foreign key holds the two together: the deletion of a user deletes them with their user; whoever deletes a user of one's own
-//! calls [`Interactions::forget`] (or
-//! [`Interactions::anonymise`], which keeps what the model learns from and nothing that says who it was), and may do so
+//! foreign key holds the two together: the deletion of a user deletes them with their user; an application that deletes a user
+//! of its own calls [`Interactions::forget`] (or [`Interactions::anonymise`], which keeps what the model learns from and nothing that says who it was), and may do so
 //! again after a failure.
 //!
 //! # Invariants

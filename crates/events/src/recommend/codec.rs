@@ -1,7 +1,7 @@
 //! A model as bytes: a head, then each array as its length and its values, little-endian.
 //!
 //! What is read is checked as if a stranger had written it: lengths against what is left before anything is allocated,
-//! then every invariant of [`super::model`]. Bytes that fail are no model, whoever stored them.
+//! then every invariant of [`super::model`]. Bytes that fail are no model, whichever process stored them.
 
 use super::matrix::Matrix;
 use super::model::{Arrays, Model};

@@ -41,7 +41,7 @@ pub enum ListSource {
     Popular,
 }
 
-/// Events recommended to somebody, best first.
+/// Events recommended to a user, best first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct List {
     pub source: ListSource,
@@ -101,7 +101,7 @@ impl Recommender {
                 tracing::debug!(error = %error, "a list of recommendations cannot be made");
                 self.popular().await
             }
-            // It is made all the same, for whoever asks next.
+            // It is made all the same, for the next request.
             Err(_late) => self.popular().await,
         };
         found.map(only_ahead)

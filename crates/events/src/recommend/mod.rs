@@ -25,7 +25,7 @@
 //!
 //! # Lists
 //! Cached for the class `Recommendation` (an hour), served stale while a newer one is made. A save, an attendance or a
-//! dismissal drops the user's list; a view does not. Whoever asks without a list in the cache waits
+//! dismissal drops the user's list; a view does not. A request without a list in the cache waits
 //! `recommend.deadline_seconds` for it, and gets what is popular after that, marked so; the list is made all the same. An
 //! event that begins leaves every list at once; one that is cancelled or changed leaves a cached list with its time.
 //!
@@ -121,7 +121,7 @@ struct Inner {
     /// Tells deployments on different databases apart.
     deployment: String,
     held: RwLock<LoadedModel>,
-    /// Whoever has it looks for another version.
+    /// Held while a process looks for another version.
     looking: tokio::sync::Mutex<()>,
 }
 
@@ -191,7 +191,7 @@ impl Recommender {
             (Err(_), Some((_, model))) => return Ok(Some(Arc::clone(model))),
             (Err(_), None) => self.0.looking.lock().await,
         };
-        // Somebody may have looked while we waited.
+        // Another task may have looked while this one waited.
         let meanwhile = self.held();
         if meanwhile.is_fresh() {
             return Ok(meanwhile.model());

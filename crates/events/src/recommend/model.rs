@@ -6,7 +6,7 @@
 //! # Invariants
 //! Every array has one entry (every matrix one row) for each event; columns of `neighbours` are events, columns of `terms`
 //! are below `vocabulary`, categories are below the number of names. `codec.rs` refuses bytes that say otherwise, so
-//! whoever reads the arrays need not.
+//! the readers of the arrays need not.
 
 use std::collections::HashMap;
 

@@ -35,7 +35,7 @@ const SOON: f32 = 0.04;
 /// How much likeness counts for less where few know the event.
 const TEMPER: f32 = 0.35;
 
-/// Of somebody unknown.
+/// For an unknown user.
 const COLD_POPULAR: f32 = 0.8;
 const COLD_SOON: f32 = 0.2;
 

@@ -1,7 +1,7 @@
 //! The model in SQL: versions, each of compressed pieces, and one row that says which counts.
 //!
 //! Pieces are written first, a transaction each; the row is changed last. So a version counts as a whole or not at all, and
-//! no statement carries more than a piece. Whoever reads while the version changes finds a piece missing, and begins anew
+//! no statement carries more than a piece. A reader during a change of the version finds a piece missing, and begins anew
 //! with the next. Pieces of other versions are swept once they are [`SWEEP_AFTER`] old: a training still at work may be
 //! writing younger ones.
 

@@ -98,7 +98,7 @@ impl Recommender {
             trained.seconds = began.elapsed().as_secs_f64();
             return Ok(Some(trained));
         }
-        // The version that counts now, not one that this process still holds. Whoever cannot read it learns everything.
+        // The version that counts now, not one that this process still holds. A process that cannot read it learns everything.
         let older = match &before {
             Some(_) => self.look().await.unwrap_or_default(),
             None => None,

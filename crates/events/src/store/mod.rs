@@ -1,5 +1,5 @@
-//! Events: what takes place somewhere, some time. One store for whoever brings them (`POST /v1/events`, a discovery) and
-//! for whoever looks (`GET /v1/events`, recommendations).
+//! Events: what takes place somewhere, some time. One store for all that bring them (`POST /v1/events`, a discovery) and
+//! for all that look for them (`GET /v1/events`, recommendations).
 //!
 //! # Invariants
 //! - An event is (source, uid): bringing it again changes it if it says something else, and nothing otherwise. Its id
@@ -38,7 +38,7 @@ use crate::EventsSettings;
 pub use self::check::{EventFault, MAX_DESCRIPTION, MAX_TITLE, MAX_UID};
 pub(crate) use self::export::{ForTraining, TableChange};
 pub use self::find::{Filter, MAX_SEARCH_WORDS, Near, SearchFault, search_words};
-pub use self::upsert::{Outcome, Upserted, Witness};
+pub use self::upsert::{Outcome, UpsertHook, Upserted};
 
 /// Most events that one statement writes.
 pub const BATCH: usize = 1_000;
@@ -46,7 +46,7 @@ pub const BATCH: usize = 1_000;
 /// The cached answers about events, of the class `ApiResponse`.
 pub const ANSWERS: Namespace<Bytes> = Namespace::raw(Class::ApiResponse, "event-list", 1);
 
-/// An event as it is brought. [`NewEvent::check`] says whether it is sound; whoever stores it has asked.
+/// An event as it is brought. [`NewEvent::check`] says whether it is sound; the caller that stores it has asked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
     /// Where it was found; `None`: posted by hand.

@@ -38,8 +38,8 @@ pub struct Upserted {
     pub cancelled: bool,
 }
 
-/// Whoever does something about events in the transaction that stores them: both come about, or neither.
-pub trait Witness: Sync {
+/// Called inside the upsert transaction; its failure rolls the upsert back.
+pub trait UpsertHook: Sync {
     /// What became of each of the events, in their order, before it is committed; at most [`BATCH`] of them. A failure
     /// undoes all of it.
     fn stored<'a>(
@@ -54,7 +54,7 @@ pub trait Witness: Sync {
 }
 
 /// An event by its name.
-type Known = (Uuid, String, String, Uuid, bool);
+type ExistingRow = (Uuid, String, String, Uuid, bool);
 
 const POSTGRES_KNOWN: &str = "
 select id, coalesce(source, ''), uid, content_hash, cancelled_at is not null from holdfast_events
@@ -110,7 +110,7 @@ impl Events {
     /// [`Events::upsert`], before a witness.
     pub async fn upsert_before(
         &self,
-        witness: Option<&dyn Witness>,
+        witness: Option<&dyn UpsertHook>,
         events: &[NewEvent],
     ) -> Result<Vec<Upserted>, LedgerError> {
         let mut outcomes = Vec::with_capacity(events.len());
@@ -134,7 +134,7 @@ impl Events {
 
     async fn upsert_batch(
         &self,
-        witness: Option<&dyn Witness>,
+        witness: Option<&dyn UpsertHook>,
         batch: &[NewEvent],
     ) -> Result<Vec<Upserted>, LedgerError> {
         let sql = &self.0.sql;
@@ -181,7 +181,7 @@ impl Events {
                 }
             }
         }
-        // Whoever writes the same events does it in the same order, and waits instead of deadlocking.
+        // Writers of the same events use the same order, and wait instead of deadlocking.
         fresh.sort_unstable_by_key(Row::name);
         if !fresh.is_empty() {
             let written = match on {
@@ -311,7 +311,7 @@ async fn known_postgres(
     on: &mut PgConnection,
     batch: &[NewEvent],
     named: bool,
-) -> Result<Vec<Known>, sqlx::Error> {
+) -> Result<Vec<ExistingRow>, sqlx::Error> {
     let sources: Vec<_> = batch
         .iter()
         .map(|event| event.source.as_deref().unwrap_or_default())
@@ -325,7 +325,10 @@ async fn known_postgres(
         .await
 }
 
-async fn known_sqlite(on: &mut SqliteConnection, batch: &[NewEvent]) -> Result<Vec<Known>, sqlx::Error> {
+async fn known_sqlite(
+    on: &mut SqliteConnection,
+    batch: &[NewEvent],
+) -> Result<Vec<ExistingRow>, sqlx::Error> {
     let names: Vec<_> = batch
         .iter()
         .map(|event| (event.source.as_deref().unwrap_or_default(), event.uid.as_str()))

@@ -2,7 +2,7 @@
 //!
 //! # States
 //! An item *waits* until its digest is due; one that belongs to a *batch* is being sent with all others of that batch; then
-//! it is gone. A batch is the digest's name: it outlives the job that made it, so that whoever comes after a crash sends the
+//! it is gone. A batch is the digest's name: it outlives the job that made it, so that the next process after a crash sends the
 //! same mail under the same key, or finds it sent.
 //!
 //! # Invariants

@@ -1,10 +1,10 @@
 //! Mail: from a template to the receiver's server, once.
 //!
 //! # Invariants
-//! - One mail has one recipient. Under one key an address gets one mail: whoever else wants to send it finds it sent. Only a
+//! - One mail has one recipient. Under one key an address gets one mail: another job that would send it finds it sent. Only a
 //!   worker that dies after the server has taken the mail, and before it is noted, sends it twice; the `Message-ID` is made
 //!   of key and address, so the receiver's side can tell.
-//! - Whoever unsubscribed from a list, or whose address does not exist, gets nothing: the job completes, and says so.
+//! - A recipient who unsubscribed from a list, or whose address does not exist, gets nothing: the job completes, and says so.
 //! - What the account of its reader wants is kept ([`crate::preferences`]): mail of a list may be off, wait until quiet hours
 //!   are over (which spends no attempt), or be put aside for a digest (`notify.digest`). A mail to an account that is gone is
 //!   not sent.

@@ -189,12 +189,12 @@ impl Job for NotifyEmail {
         }
         let wish = recipient.wish(self.list.as_deref(), clock::now());
         match wish {
-            Wish::Never => return skipped(UNWANTED.to_owned()),
-            Wish::NotBefore(rest) => return Err(JobError::snooze(rest)),
-            Wish::Now | Wish::InDigest(_) => {}
+            DeliveryPlan::Never => return skipped(UNWANTED.to_owned()),
+            DeliveryPlan::NotBefore(rest) => return Err(JobError::snooze(rest)),
+            DeliveryPlan::Now | DeliveryPlan::InDigest(_) => {}
         }
         let written = mail.write(&self, recipient.language()).await?;
-        if let Wish::InDigest(item) = wish {
+        if let DeliveryPlan::InDigest(item) = wish {
             let aside = mail.put_aside(&item, &key, &written).await?;
             return skipped(aside.told().to_owned());
         }
@@ -236,7 +236,7 @@ struct Recipient {
 }
 
 /// What the reader wants of a mail, at a moment.
-enum Wish {
+enum DeliveryPlan {
     Now,
     Never,
     NotBefore(Duration),
@@ -244,19 +244,21 @@ enum Wish {
 }
 
 impl Recipient {
-    fn wish(&self, list: Option<&str>, now: DateTime<Utc>) -> Wish {
+    fn wish(&self, list: Option<&str>, now: DateTime<Utc>) -> DeliveryPlan {
         // Nobody unsubscribes from mail of no list, and nobody wants a new password by tomorrow's digest.
         let (Some((user, preferences)), Some(list)) = (&self.stored, list) else {
-            return Wish::Now;
+            return DeliveryPlan::Now;
         };
         match preferences.email_on(list) {
-            Mode::Off => Wish::Never,
-            Mode::Digest => Wish::InDigest(DigestEntry {
+            Mode::Off => DeliveryPlan::Never,
+            Mode::Digest => DeliveryPlan::InDigest(DigestEntry {
                 user: user.clone(),
                 list: list.to_owned(),
                 due: preferences.digest_due(now),
             }),
-            Mode::On => preferences.quiet_for(now).map_or(Wish::Now, Wish::NotBefore),
+            Mode::On => preferences
+                .quiet_for(now)
+                .map_or(DeliveryPlan::Now, DeliveryPlan::NotBefore),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The table `holdfast_mails`: under one key an address gets one mail.
 //!
 //! A job first puts its name under (key, address), then sends, then notes that it has. Another job that finds the mail sent
-//! has nothing to do; one that finds it being sent waits for [`LEASE`], which is longer than a sending may take: then whoever
+//! has nothing to do; one that finds it being sent waits for [`LEASE`], which is longer than a sending may take: then the job that
 //! held it is dead, or has failed and says so itself by its next attempt.
 
 use std::time::Duration;

@@ -17,7 +17,7 @@ holdfast_core::ids! {
     NoticeId;
 }
 
-/// What happened, for whoever wants to hear of it.
+/// What happened, for the endpoints that listen to it.
 #[derive(Debug, Clone)]
 pub struct Notice {
     pub event_type: EventType,
@@ -106,7 +106,7 @@ impl Notices {
         published.await?
     }
 
-    /// False: one of its key is remembered already. Waits for whoever publishes under it right now.
+    /// False: one of its key is remembered already. Waits for a publisher that uses it right now.
     async fn remember(&self, on: LedgerTx<'_>, id: NoticeId, notice: &Notice) -> Result<bool, sqlx::Error> {
         let text = "insert into holdfast_notices (id, key, fingerprint, event_type, webhooks, at)
             values ($1, $2, $3, $4, 0, @now) on conflict (key) do nothing";
@@ -139,7 +139,7 @@ impl Notices {
             fetch_optional
         )?;
         let Some((id, fingerprint, webhooks)) = row else {
-            // Pruned in this very moment: whoever comes back publishes it anew.
+            // Pruned in this very moment: the repeated request publishes it anew.
             return Ok(Err(NoticeError::Enqueue(EnqueueError::Unavailable {
                 certain: true,
                 retry_after: RETRY_AFTER,
@@ -157,7 +157,7 @@ impl Notices {
         }))
     }
 
-    /// For whoever repeats it.
+    /// For a repeated request.
     async fn count(&self, on: LedgerTx<'_>, id: NoticeId, told: &[Enqueued]) -> Result<(), sqlx::Error> {
         let count = i32::try_from(told.len()).unwrap_or(i32::MAX);
         let text = "update holdfast_notices set webhooks = $2 where id = $1";

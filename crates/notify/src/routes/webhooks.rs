@@ -1,4 +1,4 @@
-//! Webhooks: endpoints that are told of notifications.
+//! Webhooks: endpoints that receive notifications.
 
 use std::time::Duration;
 

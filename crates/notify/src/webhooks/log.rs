@@ -1,7 +1,7 @@
 //! The log of deliveries: what was sent, what came back, and what follows for the endpoint.
 //!
 //! Attempts that end at the same time share one transaction: a task takes the first that waits and every one behind it, up
-//! to [`BATCH`]. An attempt waits for its row, so that whoever sees a delivery's outcome finds it here; a row that cannot be
+//! to [`BATCH`]. An attempt waits for its row, so that a client that sees a delivery's outcome finds it here; a row that cannot be
 //! written is told in the process' log and dropped, and nothing is sent again for its sake.
 //!
 //! In the same transaction an endpoint's `failing_since` follows its last attempt, and one that has failed for too long, or
@@ -250,7 +250,7 @@ impl LogParts {
     async fn write(&self, attempts: &[Attempt]) -> Result<Vec<WebhookId>, WebhookError> {
         let text =
             serde_json::to_string(attempts).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
-        // By id: whoever else changes several endpoints takes them in the same order.
+        // By id: every change of several endpoints takes them in the same order.
         let mut summaries: BTreeMap<WebhookId, BatchSummary> = BTreeMap::new();
         for attempt in attempts {
             let summary = summaries.entry(attempt.webhook).or_default();
@@ -340,7 +340,7 @@ impl LogParts {
         Ok(Some(Disabled { id, reason }))
     }
 
-    /// An endpoint that listens to `webhook.disabled` hears of the others.
+    /// An endpoint that listens to `webhook.disabled` receives those of the others.
     async fn tell_others(&self, tx: &mut OwnTx, notice: &Disabled) -> Result<Vec<Enqueued>, EnqueueError> {
         let corrupt = |error: String| EnqueueError::Internal(LedgerError::Corrupt(error));
         let event_type = DISABLED_EVENT

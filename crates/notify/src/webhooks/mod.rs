@@ -1,4 +1,4 @@
-//! Webhooks: endpoints that are told of events, as [Standard Webhooks](https://www.standardwebhooks.com) says.
+//! Webhooks: endpoints that receive events, as [Standard Webhooks](https://www.standardwebhooks.com) says.
 //!
 //! # States
 //! An endpoint is *enabled* or *disabled*; by its owner, or by Holdfast once it has failed for
@@ -8,7 +8,7 @@
 //! # Invariants
 //! - One event is one message id, the same for every endpoint and every attempt, so a receiver can tell a repeat. Delivery is
 //!   at least once.
-//! - An endpoint is told of an event if it is enabled and one of its filters matches when the event is published; the jobs
+//! - An endpoint receives an event if it is enabled and one of its filters matches when the event is published; the jobs
 //!   are made in the transaction that publishes ([`Webhooks::publish_in`]).
 //! - Every request is signed at the moment it is sent, with the secret of the endpoint, and with the one before it while that
 //!   one is still good: a receiver may change over at any time within the period of grace.

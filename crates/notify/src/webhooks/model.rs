@@ -96,7 +96,7 @@ fn is_dotted(text: &str) -> bool {
     text.len() <= MAX_EVENT && text.split('.').all(is_word)
 }
 
-/// Which events an endpoint is told of: one by its name, `order.*` (whatever begins with `order.`), or `*` (all).
+/// Which events an endpoint receives: one by its name, `order.*` (whatever begins with `order.`), or `*` (all).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Filter(String);
 
@@ -110,7 +110,7 @@ impl Filter {
             return true;
         }
         match self.0.strip_suffix('*') {
-            // With its dot: `order.*` is not told of `orders.paid`.
+            // With its dot: `order.*` does not receive `orders.paid`.
             Some(prefix) => event.0.starts_with(prefix),
             None => self.0 == event.0,
         }
@@ -211,7 +211,7 @@ impl Scope {
 
 impl WebhookDraft {
     /// # Errors
-    /// The first field that is of no use.
+    /// The first invalid field.
     pub fn parse(
         url: &str,
         description: Option<&str>,

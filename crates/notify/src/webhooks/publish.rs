@@ -94,7 +94,7 @@ impl Webhooks {
         publish(tx.into(), &self.0.sql, &self.0.jobs, events).await
     }
 
-    /// How many endpoints are told of anything, at most [`MAX_WEBHOOKS`].
+    /// How many endpoints receive anything, at most [`MAX_WEBHOOKS`].
     pub(crate) async fn count_enabled(&self) -> Result<usize, LedgerError> {
         let sql = &self.0.sql;
         sql.within("count webhooks", async {
@@ -106,7 +106,7 @@ impl Webhooks {
         .await
     }
 
-    /// Wakes whoever delivers.
+    /// Wakes the workers that deliver.
     pub fn ring(&self, told: &[Enqueued]) {
         if let Some(job) = told.first() {
             self.0.jobs.ring(&job.queue);

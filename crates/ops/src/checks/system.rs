@@ -201,7 +201,7 @@ async fn round_trip(subject: &SystemSubject) -> Finding {
     either(probe_queues(subject).await)
 }
 
-/// A real job through each queue that somebody serves, and back.
+/// A real job through each queue that has workers, and back.
 async fn probe_queues(subject: &SystemSubject) -> Checked<Finding> {
     let served = subject.served().await?;
     let queues: Vec<&QueueView> = configured(subject).await?.collect();

@@ -21,7 +21,7 @@ pub(crate) enum Ending {
     /// Railway saw no reason to deploy: no watched file has changed. What served before serves on.
     Unchanged,
     Dead {
-        why: Why,
+        why: DeployFailure,
     },
 }
 
@@ -53,7 +53,7 @@ impl Outcome {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Why {
+pub(crate) enum DeployFailure {
     #[error("its build or its health check failed (FAILED)")]
     Failed,
     #[error("it started and crashed (CRASHED)")]
@@ -76,7 +76,7 @@ impl Ending {
             Self::Alive => Outcome::Alive,
             Self::Unchanged => Outcome::Unchanged,
             Self::Dead {
-                why: Why::Failed | Why::NeedsApproval,
+                why: DeployFailure::Failed | DeployFailure::NeedsApproval,
             } => Outcome::NeverAlive,
             Self::Dead { .. } => Outcome::Lost,
         }
@@ -106,7 +106,7 @@ pub(crate) async fn follow(railway: &Railway, options: &Options, service: &str, 
             Err(error) => {
                 failed_looks += 1;
                 if failed_looks >= MOST_FAILED_LOOKS {
-                    let why = Why::Blind(error.to_string());
+                    let why = DeployFailure::Blind(error.to_string());
                     return Ending::Dead { why };
                 }
             }
@@ -115,7 +115,7 @@ pub(crate) async fn follow(railway: &Railway, options: &Options, service: &str, 
     }
     let seconds = options.service_deadline.as_secs_f64();
     Ending::Dead {
-        why: Why::Deadline { status, seconds },
+        why: DeployFailure::Deadline { status, seconds },
     }
 }
 
@@ -125,10 +125,10 @@ fn ending(status: &str) -> Option<Ending> {
     match status {
         "SUCCESS" | "SLEEPING" => Some(Ending::Alive),
         "SKIPPED" => Some(Ending::Unchanged),
-        "FAILED" => dead(Why::Failed),
-        "CRASHED" => dead(Why::Crashed),
-        "REMOVED" | "REMOVING" => dead(Why::Removed(status.to_owned())),
-        "NEEDS_APPROVAL" => dead(Why::NeedsApproval),
+        "FAILED" => dead(DeployFailure::Failed),
+        "CRASHED" => dead(DeployFailure::Crashed),
+        "REMOVED" | "REMOVING" => dead(DeployFailure::Removed(status.to_owned())),
+        "NEEDS_APPROVAL" => dead(DeployFailure::NeedsApproval),
         _ => None,
     }
 }

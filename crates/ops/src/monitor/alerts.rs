@@ -173,7 +173,7 @@ impl Watched {
     }
 
     /// The next stage, and what is told of it: what, since when, until when.
-    fn next(&self, holds: bool, at: DateTime<Utc>, repeat: Duration) -> (Stage, Option<Told>) {
+    fn next(&self, holds: bool, at: DateTime<Utc>, repeat: Duration) -> (Stage, Option<NoticeKey>) {
         let lasted = |since: DateTime<Utc>, least: Duration| {
             at - since >= TimeDelta::from_std(least).unwrap_or(TimeDelta::MAX)
         };
@@ -213,14 +213,14 @@ impl Watched {
     }
 }
 
-type Told = (NoticeKind, DateTime<Utc>, Option<DateTime<Utc>>);
+type NoticeKey = (NoticeKind, DateTime<Utc>, Option<DateTime<Utc>>);
 
 #[cfg(test)]
 mod tests {
     use holdfast_core::clock;
 
     use super::super::rules::parse;
-    use super::super::sample::{Sample, Standing};
+    use super::super::sample::{Sample, TargetState};
     use super::*;
 
     const RULE: &str =
@@ -235,7 +235,7 @@ mod tests {
         for (second, depth) in depths.iter().enumerate() {
             let mut sample = Sample::down(start + TimeDelta::seconds(second as i64), String::new());
             if let Some(depth) = depth {
-                sample.standing = Standing::Healthy;
+                sample.standing = TargetState::Healthy;
                 sample.depth = [("q".to_owned(), *depth)].into();
             }
             history.push(sample);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
 
-use super::sample::{Sample, Standing};
+use super::sample::{Sample, TargetState};
 
 /// Most samples. When they are all there the older half is thinned out to every second one: a long run keeps its whole
 /// length, and its last hours their detail.
@@ -16,7 +16,7 @@ const MOST_SPANS: usize = 10_000;
 /// The target stood so from `from` to `until`: the first sample that said so, and the first that did not any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
-    pub(super) standing: Standing,
+    pub(super) standing: TargetState,
     pub(super) from: DateTime<Utc>,
     pub(super) until: DateTime<Utc>,
     pub(super) reason: Option<String>,
@@ -99,14 +99,14 @@ mod tests {
         for second in 0..20_000 {
             let mut sample = Sample::down(start + TimeDelta::seconds(second), "away".to_owned());
             if !(5_000..5_010).contains(&second) {
-                sample.standing = Standing::Healthy;
+                sample.standing = TargetState::Healthy;
             }
             history.push(sample);
         }
         assert!(history.samples().len() <= MOST_SAMPLES);
         assert!(history.samples()[0].at < start + TimeDelta::seconds(60));
         let down = &history.spans()[1];
-        assert_eq!(down.standing, Standing::Down);
+        assert_eq!(down.standing, TargetState::Down);
         assert_eq!(down.from, start + TimeDelta::seconds(5_000));
         assert_eq!(down.until, start + TimeDelta::seconds(5_010));
     }

@@ -8,7 +8,7 @@ use holdfast_core::clock;
 use super::Watch;
 use super::alerts::{Notice, NoticeKind};
 use super::history::Span;
-use super::sample::{Sample, Standing};
+use super::sample::{Sample, TargetState};
 
 mod svg;
 
@@ -82,7 +82,7 @@ fn healthy_share(watch: &Watch) -> f64 {
         .history
         .spans()
         .iter()
-        .filter(|span| span.standing == Standing::Healthy);
+        .filter(|span| span.standing == TargetState::Healthy);
     if total > 0.0 {
         healthy.map(length).sum::<f64>() / total
     } else {
@@ -250,7 +250,7 @@ mod tests {
                 "<script>alert(1)</script>".to_owned(),
             );
             if second < 5 {
-                sample.standing = Standing::Healthy;
+                sample.standing = TargetState::Healthy;
                 sample.throughput = Some(second as f64);
             }
             watch.history.push(sample);

@@ -23,7 +23,7 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
-use super::sample::{Sample, Standing};
+use super::sample::{Sample, TargetState};
 use crate::time;
 
 /// Most rules of a file.
@@ -232,10 +232,10 @@ fn reading(holds: bool, value: f64) -> Reading {
 
 /// A metric of one sample; `None` if it is unknown.
 pub(super) fn value(metric: &str, sample: &Sample) -> Option<f64> {
-    let is_up = sample.standing != Standing::Down;
+    let is_up = sample.standing != TargetState::Down;
     match metric {
         "up" => Some(f64::from(u8::from(is_up))),
-        "degraded" => is_up.then(|| f64::from(u8::from(sample.standing != Standing::Healthy))),
+        "degraded" => is_up.then(|| f64::from(u8::from(sample.standing != TargetState::Healthy))),
         "redis" => sample.redis,
         "latency_ms" => sample.latency_ms,
         "throughput" => sample.throughput,
@@ -279,7 +279,7 @@ mod tests {
 
     fn sample(at: DateTime<Utc>, depth: u64) -> Sample {
         let mut sample = Sample::down(at, String::new());
-        sample.standing = Standing::Healthy;
+        sample.standing = TargetState::Healthy;
         sample.depth = [("default".to_owned(), depth)].into();
         sample
     }

@@ -1,6 +1,6 @@
 //! One look at the target: `/health`, `/v1/queues` and `/metrics/redis`, asked at the same time.
 //!
-//! A look never fails: what could not be read is absent, and a target that does not answer is [`Standing::Down`] with
+//! A look never fails: what could not be read is absent, and a target that does not answer is [`TargetState::Down`] with
 //! the reason. What is absent is unknown, not zero: no rule fires or recovers on it.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::checks::timing::millis;
 /// How the target stands as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
+pub(super) enum TargetState {
     Healthy,
     Degraded,
     Unhealthy,
@@ -25,7 +25,7 @@ pub(super) enum Standing {
     Down,
 }
 
-impl Standing {
+impl TargetState {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
@@ -39,7 +39,7 @@ impl Standing {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Sample {
     pub(super) at: DateTime<Utc>,
-    pub(super) standing: Standing,
+    pub(super) standing: TargetState,
     /// Why it is not healthy, if it says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
@@ -78,7 +78,7 @@ impl Sample {
     pub(super) fn down(at: DateTime<Utc>, reason: String) -> Self {
         Self {
             at,
-            standing: Standing::Down,
+            standing: TargetState::Down,
             reason: Some(reason),
             latency_ms: None,
             throughput: None,
@@ -95,9 +95,9 @@ impl Sample {
 
     fn read(at: DateTime<Utc>, latency_ms: f64, health: &Value, queues: &Value, redis: &Value) -> Self {
         let standing = match health.get("status").and_then(Value::as_str) {
-            Some("healthy") => Standing::Healthy,
-            Some("degraded") => Standing::Degraded,
-            Some("unhealthy") => Standing::Unhealthy,
+            Some("healthy") => TargetState::Healthy,
+            Some("degraded") => TargetState::Degraded,
+            Some("unhealthy") => TargetState::Unhealthy,
             _ => return Self::down(at, "/health is not as documented".to_owned()),
         };
         let number = |document: &Value, path: &str| document.pointer(path).and_then(Value::as_f64);
@@ -127,7 +127,7 @@ impl Sample {
     }
 
     pub(super) fn total_depth(&self) -> Option<f64> {
-        (self.standing != Standing::Down && !self.depth.is_empty())
+        (self.standing != TargetState::Down && !self.depth.is_empty())
             .then(|| self.depth.values().sum::<u64>() as f64)
     }
 }
@@ -228,7 +228,7 @@ mod tests {
             "queue": {"status": "healthy", "details": {"queues": {"default": {"available": 7, "discarded": 2}}}},
             "workers": {"status": "healthy", "details": {"count": 2}}}});
         let sample = Sample::read(clock::now(), 3.0, &health, &Value::Null, &Value::Null);
-        assert_eq!(sample.standing, Standing::Degraded);
+        assert_eq!(sample.standing, TargetState::Degraded);
         assert_eq!(
             sample.reason.as_deref(),
             Some("redis: it does not serve: refused")
@@ -256,6 +256,6 @@ mod tests {
             &Value::Null,
             &Value::Null,
         );
-        assert_eq!((sample.standing, sample.total_depth()), (Standing::Down, None));
+        assert_eq!((sample.standing, sample.total_depth()), (TargetState::Down, None));
     }
 }

@@ -15,7 +15,7 @@ use ratatui::widgets::{Block, Borders, Paragraph, Sparkline};
 use ratatui::{DefaultTerminal, Frame};
 
 use super::alerts::{Notice, NoticeKind};
-use super::sample::{Sample, Standing};
+use super::sample::{Sample, TargetState};
 use super::{Show, Watch};
 use crate::checks::timing::shown;
 use crate::failure::Failure;
@@ -124,12 +124,12 @@ fn draw(frame: &mut Frame<'_>, watch: &Watch) {
     frame.render_widget(Paragraph::new(keys).style(Style::new().fg(Color::DarkGray)), foot);
 }
 
-fn colour(standing: Standing) -> Color {
+fn colour(standing: TargetState) -> Color {
     match standing {
-        Standing::Healthy => Color::Green,
-        Standing::Degraded => Color::Yellow,
-        Standing::Unhealthy => Color::Red,
-        Standing::Down => Color::Magenta,
+        TargetState::Healthy => Color::Green,
+        TargetState::Degraded => Color::Yellow,
+        TargetState::Unhealthy => Color::Red,
+        TargetState::Down => Color::Magenta,
     }
 }
 
@@ -309,10 +309,10 @@ fn mode_strip(watch: &Watch, area: Rect) -> Paragraph<'_> {
     let recent = samples.iter().skip(samples.len().saturating_sub(width));
     let cells = recent.map(|sample| {
         let cell = match sample.standing {
-            Standing::Healthy => "▁",
-            Standing::Degraded => "▄",
-            Standing::Unhealthy => "▆",
-            Standing::Down => "█",
+            TargetState::Healthy => "▁",
+            TargetState::Degraded => "▄",
+            TargetState::Unhealthy => "▆",
+            TargetState::Down => "█",
         };
         Span::styled(cell, Style::new().fg(colour(sample.standing)))
     });
@@ -373,9 +373,9 @@ mod tests {
             let mut sample = Sample::down(start + TimeDelta::seconds(second), String::new());
             let away = (20..40).contains(&second);
             sample.standing = if away {
-                Standing::Degraded
+                TargetState::Degraded
             } else {
-                Standing::Healthy
+                TargetState::Healthy
             };
             sample.reason = away.then(|| "redis: it does not serve: refused".to_owned());
             sample.latency_ms = Some(2.0 + (second % 5) as f64);

@@ -54,13 +54,13 @@ struct PointList<'a> {
     points: AtMost<PointText<'a>, MOST>,
 }
 
-type Read = (Vec<Point>, Vec<RejectedItem>);
+type PointsBody = (Vec<Point>, Vec<RejectedItem>);
 
 pub(super) async fn read_points(
     request: &HttpRequest,
     payload: web::Payload,
     http: &ServerContext,
-) -> Result<Read, Problem> {
+) -> Result<PointsBody, Problem> {
     let lines = NDJSON.contains(&request.content_type());
     let bytes = body_bytes(request, payload, http, BodySize::Bulk, &NDJSON).await?;
     let latest = holdfast_core::clock::now() + MAX_AHEAD;
@@ -86,7 +86,7 @@ fn worded(bytes: &[u8]) -> Option<Vec<PointText<'_>>> {
     Some(wrapped.points.0)
 }
 
-fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
+fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<PointsBody, Problem> {
     let pieces = pieces(bytes, NAMES)?;
     Ok(checked(
         pieces
@@ -96,7 +96,7 @@ fn one_by_one(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
     ))
 }
 
-fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
+fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<PointsBody, Problem> {
     let lines: Vec<(usize, &[u8])> = (1..)
         .zip(bytes.split(|byte| *byte == b'\n'))
         .filter(|(_, line)| !line.iter().all(u8::is_ascii_whitespace))
@@ -113,7 +113,7 @@ fn from_lines(bytes: &[u8], latest: DateTime<Utc>) -> Result<Read, Problem> {
 fn checked<'a>(
     pieces: impl Iterator<Item = serde_json::Result<PointText<'a>>>,
     latest: DateTime<Utc>,
-) -> Read {
+) -> PointsBody {
     let (mut good, mut rejected) = (Vec::with_capacity(pieces.size_hint().0), Vec::new());
     for (index, piece) in pieces.enumerate() {
         let point = match piece {
@@ -191,7 +191,7 @@ mod tests {
         holdfast_core::clock::now() + MAX_AHEAD
     }
 
-    fn lines(text: &str) -> Read {
+    fn lines(text: &str) -> PointsBody {
         from_lines(text.as_bytes(), latest()).unwrap()
     }
 

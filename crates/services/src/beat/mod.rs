@@ -1,6 +1,6 @@
 //! The beat service: a [`holdfast_jobs::schedules::Ticker`] with what a process around it needs.
 //!
-//! It refuses to start with a schedule in its configuration that is of no use, waits for the database and its schema,
+//! It refuses to start with an invalid schedule in its configuration, waits for the database and its schema,
 //! puts the configuration's schedules there, ticks, and serves its health on `PORT`. What a tick is, and why any number
 //! of beats makes one job of it, is the business of [`holdfast_jobs::schedules`].
 //!
@@ -8,7 +8,7 @@
 //! - *The database is away*, at the start or later: the process stays, says so in its log and at `/health`, and catches
 //!   up when it is there.
 //! - *Redis is away*: nothing is lost, and a job is picked up by a worker's poll instead of a ring.
-//! - *The port is taken, a migration fails, the password is wrong, a configured schedule is of no use*: it ends at once,
+//! - *The port is taken, a migration fails, the password is wrong, a configured schedule is invalid*: it ends at once,
 //!   and says why.
 
 mod health;

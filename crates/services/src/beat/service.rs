@@ -32,7 +32,7 @@ pub enum BeatError {
 /// duties of the products.
 ///
 /// # Errors
-/// What waiting does not mend: a schedule that is of no use, a database that does not let us in, a migration that fails.
+/// What waiting does not mend: an invalid schedule, a database that does not let us in, a migration that fails.
 pub async fn run_beat(
     schedules: Schedules,
     settings: &Settings,

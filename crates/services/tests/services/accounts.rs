@@ -11,7 +11,8 @@ use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_events::NewEvent;
 use holdfast_events::discovery::{
-    Announcer, Filter, Happened, News, NewsAnnouncer, Sources, SubscriptionId, Subscriptions, Wish,
+    Announcer, Filter, Happened, News, NewsAnnouncer, Sources, SubscriptionId, SubscriptionMatch,
+    Subscriptions,
 };
 use holdfast_events::recommend::Recommender;
 use holdfast_jobs::audit::AuditFilter;
@@ -554,14 +555,14 @@ async fn news_of_events_are_what_their_users_want(people: People) {
         let made = subscriptions
             .create(user, email, AddressAuthority::User, &Filter::default())
             .await;
-        wishes.push(Wish {
+        wishes.push(SubscriptionMatch {
             subscription: made.unwrap().unwrap().id,
             user: user.clone(),
             email: email.map(str::to_owned),
         });
     }
     // Deleted since the run began.
-    wishes.push(Wish {
+    wishes.push(SubscriptionMatch {
         subscription: SubscriptionId::generate(),
         user: "gone".to_owned(),
         email: Some("gone@example.org".to_owned()),

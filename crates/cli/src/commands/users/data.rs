@@ -9,9 +9,9 @@ use holdfast_services::DeletedUser;
 
 use crate::args::{OutputArgs, query};
 
-/// Somebody about whom something is kept.
+/// A user about whom data is stored.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Whom {
+pub(crate) struct UserArg {
     /// A user's name or id, or the name that an application's interactions and subscriptions give its user
     user: String,
 }
@@ -19,7 +19,7 @@ pub(crate) struct Whom {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
-    whom: Whom,
+    whom: UserArg,
     /// End the API keys that the user made, too
     #[arg(long)]
     revoke_keys: bool,
@@ -29,7 +29,7 @@ pub(crate) struct DeleteArgs {
 }
 
 /// Prints one JSON object, piece by piece.
-pub(super) async fn export(api: &Api, whom: &Whom) -> Result<(), Failure> {
+pub(super) async fn export(api: &Api, whom: &UserArg) -> Result<(), Failure> {
     let id = resolved(api, &whom.user).await?;
     // Each piece by itself: nothing holds the terminal while the database is read.
     let print = |piece: &[u8]| io::stdout().lock().write_all(piece);

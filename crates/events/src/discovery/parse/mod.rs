@@ -78,7 +78,7 @@ impl Reading<'_> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found {
     Entry(Box<Entry>),
-    /// An entry that is of no use, and why.
+    /// An invalid entry, and why.
     Skipped(Note),
     /// Something odd that cost no entry.
     Noted(Note),

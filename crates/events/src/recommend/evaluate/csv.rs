@@ -16,7 +16,7 @@ const MAX_ROWS: usize = 20_000_000;
 /// Longest line, in bytes.
 const MAX_LINE: usize = 4_096;
 
-/// Why a file is of no use.
+/// Why a file is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum CsvFault {
     #[error("line {line}: {reason}")]

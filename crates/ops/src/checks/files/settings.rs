@@ -12,7 +12,7 @@ pub(super) async fn env_example(deployment: &Deployment) -> Finding {
     either(variables(deployment))
 }
 
-/// Variables of ours that set nothing. Others belong to somebody else.
+/// Variables of ours that set nothing. Others belong to other programs.
 fn variables(deployment: &Deployment) -> Checked<Finding> {
     const PATH: &str = ".env.example";
     let Some(text) = deployment.read(PATH)? else {

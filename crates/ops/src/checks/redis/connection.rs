@@ -108,7 +108,7 @@ pub(super) fn failed(doing: &str, error: &RedisError) -> Finding {
 }
 
 impl RedisSubject {
-    /// The shared connection, opened by whoever asks first.
+    /// The shared connection, opened by the first check that needs it.
     pub(super) async fn connection(&self) -> Checked<MultiplexedConnection> {
         let opened = self
             .connection

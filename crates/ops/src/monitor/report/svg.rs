@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 
 use super::super::history::Span;
-use super::super::sample::Standing;
+use super::super::sample::TargetState;
 use super::escaped;
 
 const WIDTH: f64 = 580.0;
@@ -160,7 +160,7 @@ fn axes(scale: &Scale, until: DateTime<Utc>, unit: &str) -> String {
 }
 
 fn shades<'s>(spans: impl Iterator<Item = &'s Span>, scale: &Scale) -> String {
-    let ill = spans.filter(|span| span.standing != Standing::Healthy);
+    let ill = spans.filter(|span| span.standing != TargetState::Healthy);
     let shade = |span: &Span| {
         let (x, end) = (scale.x(span.from).max(LEFT), scale.x(span.until));
         format!(

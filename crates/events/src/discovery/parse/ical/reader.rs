@@ -32,7 +32,7 @@ const MAX_ONSETS: usize = 2_000;
 const MAX_OBSERVANCES: usize = 200;
 
 /// A time that a property gives: one that cannot be read is not one that is missing.
-pub(super) type Given = Option<Result<Stamp, String>>;
+pub(super) type TimeProperty = Option<Result<Stamp, String>>;
 
 /// An event, its texts as they are written.
 #[derive(Debug, Clone, Default)]
@@ -48,15 +48,15 @@ pub(super) struct Event {
     pub(super) categories: Option<String>,
     pub(super) geo: Option<String>,
     pub(super) status: Option<String>,
-    pub(super) start: Given,
-    pub(super) end: Given,
+    pub(super) start: TimeProperty,
+    pub(super) end: TimeProperty,
     pub(super) duration: Option<String>,
     pub(super) rules: Vec<String>,
     pub(super) except_rules: Vec<String>,
     pub(super) dates: Vec<Listed>,
     pub(super) except: Vec<Stamp>,
     /// Of an entry that replaces one occurrence: which.
-    pub(super) original: Given,
+    pub(super) original: TimeProperty,
     /// It replaces all occurrences from there on (`RANGE=THISANDFUTURE`).
     pub(super) following: bool,
     pub(super) revision: Revision,
@@ -112,12 +112,12 @@ pub(super) enum Piece {
     Zone(ZoneText),
     /// `X-WR-TIMEZONE`.
     ZoneName(String),
-    /// A line that is of no use; what it stands in goes on.
+    /// An invalid line; its component continues.
     Broken {
         line: usize,
         reason: String,
     },
-    /// An event that is of no use.
+    /// An invalid event.
     Lost {
         line: usize,
         reason: String,

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use chrono::{DateTime, NaiveTime, Utc};
 
-use super::reader::{Event, Given, Revision};
+use super::reader::{Event, Revision, TimeProperty};
 use super::when::{Clock, Stamp};
 use super::zone::{Begin, Zones};
 
@@ -62,8 +62,8 @@ pub(super) struct Head {
     line: usize,
     uid: String,
     summary: Option<String>,
-    start: Given,
-    original: Given,
+    start: TimeProperty,
+    original: TimeProperty,
     following: bool,
     revision: Revision,
 }

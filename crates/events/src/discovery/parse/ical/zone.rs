@@ -25,7 +25,7 @@ const YEAR: i64 = 366 * 86_400;
 /// A zone, and how local times are put into it.
 #[derive(Debug)]
 pub(super) struct Zone {
-    /// The IANA's name, where somebody gave one.
+    /// The IANA's name, where one is given.
     pub(super) name: Option<&'static str>,
     rule: Rule,
 }
@@ -57,7 +57,7 @@ fn moved(at: NaiveDateTime, seconds: i64) -> NaiveDateTime {
 }
 
 impl Zone {
-    /// `named`: somebody said so, it is no default.
+    /// `named`: the zone was given explicitly.
     pub(super) fn iana(zone: Tz, named: bool) -> Self {
         Self {
             name: named.then(|| zone.name()),
