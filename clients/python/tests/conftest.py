@@ -165,6 +165,13 @@ def no_program_is_left() -> Iterator[None]:
             process.wait()
 
 
+def command() -> list[str]:
+    """The program that the package installs; the module, where the server's program of the same name stands in its place."""
+    script = Path(sys.executable).with_name("holdfast")
+    is_ours = script.exists() and script.open("rb").read(2) == b"#!"
+    return [str(script)] if is_ours else [sys.executable, "-m", "holdfast"]
+
+
 class Program:
     """A worker of the command line, in a process of its own."""
 
@@ -173,7 +180,7 @@ class Program:
         self.log = directory / f"worker-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "holdfast", *arguments], cwd=directory, env=environment, stdout=log, stderr=log
+                [*command(), *arguments], cwd=directory, env=environment, stdout=log, stderr=log
             )
         PROGRAMS.append(self)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import holdfast
 import pytest
-from conftest import LOST_AFTER_SECONDS, Program, Server, eventually, is_alive
+from conftest import LOST_AFTER_SECONDS, Program, Server, command, eventually, is_alive
 from holdfast import App, Client, Context, KindDefinition, Worker
 
 MODULE = '''
@@ -60,6 +62,12 @@ def queue(tmp_path: Path) -> str:
 def client(server: Server) -> Iterator[Client]:
     with Client(server.url, server.key) as client:
         yield client
+
+
+def test_the_module_is_the_program_that_is_installed() -> None:
+    ways = (command(), [sys.executable, "-m", "holdfast"])
+    said = [subprocess.run([*way, "worker", "--help"], check=True, capture_output=True, text=True).stdout for way in ways]
+    assert said[0] == said[1] and "--concurrency" in said[0]
 
 
 def test_a_worker_in_a_program_runs_both_sorts_of_handlers(server: Server) -> None:

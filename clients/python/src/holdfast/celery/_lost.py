@@ -47,11 +47,11 @@ def _is_lost_and_goes_back(request: Any, exc_info: Any) -> bool:
     error = getattr(exc_info.exception, "exc", exc_info.exception)
     if not isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
         return False
-    return hasattr(request._message.channel, "lost") and not _has_succeeded(request)
+    return isinstance(getattr(request._message.channel, "lost", None), dict)
 
 
 def _has_succeeded(request: Any) -> bool:
-    """The process stored its success and died then. Celery 5.6 and older do not ask."""
+    """The process stored its success and died then: Celery acknowledges the task. 5.6 and older do not ask."""
     stored = getattr(request, "_success_was_stored", None)
     return bool(stored and stored())
 
@@ -65,7 +65,7 @@ def _counted(request: Any, exc_info: Any) -> Any:
     losses = int(message.delivery_info.get(LOSSES) or 0) + 1
     reason = f"the task has lost its process, {losses} of {MAX_LOSSES} times: {exc_info.exception}"
     message.channel.lost[message.delivery_tag] = reason
-    if losses < MAX_LOSSES:
+    if losses < MAX_LOSSES or _has_succeeded(request):
         return exc_info
     try:
         raise Reject(reason, requeue=False)

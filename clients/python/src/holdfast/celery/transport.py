@@ -71,6 +71,7 @@ class QoS(virtual.QoS):
         return True
 
     def ack(self, delivery_tag: str) -> None:
+        self.channel.lost.pop(delivery_tag, None)
         if not self._forget(delivery_tag):
             self.channel.settle(delivery_tag, Outcome("completed"))
 
