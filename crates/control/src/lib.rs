@@ -50,8 +50,8 @@ pub mod wire {
     };
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue, WokenQueue};
     pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};
-    pub use crate::stats::{OutageView, PercentileSeries, PercentileView, SeriesView, StatsView, TotalView};
     pub use crate::standing::{JobStanding, ReasonView, RerunBody};
+    pub use crate::stats::{OutageView, PercentileSeries, PercentileView, SeriesView, StatsView, TotalView};
     pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
 }
 

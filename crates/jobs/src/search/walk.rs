@@ -179,7 +179,7 @@ impl Walk<'_> {
             self.source = Source::Table;
         }
         let first = if self.search.query.is_empty() && self.counts_by.is_none() {
-            self.search.limit + 1
+            self.search.limit.saturating_add(1)
         } else {
             FIRST_WINDOW
         };
