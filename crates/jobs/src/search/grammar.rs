@@ -133,19 +133,18 @@ fn values(text: &str) -> Result<Vec<Value>, &'static str> {
     let mut values = Vec::new();
     let mut rest = text;
     loop {
-        let (value, after) = match rest.strip_prefix('"') {
-            Some(inside) => quoted(inside)?,
-            None => {
-                let (bare, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
-                if bare.contains('"') {
-                    return Err("write all of a value in quotation marks, or none of it");
-                }
-                let value = Value {
-                    text: bare.to_owned(),
-                    is_quoted: false,
-                };
-                (value, after)
+        let (value, after) = if let Some(inside) = rest.strip_prefix('"') {
+            quoted(inside)?
+        } else {
+            let (bare, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+            if bare.contains('"') {
+                return Err("write all of a value in quotation marks, or none of it");
             }
+            let value = Value {
+                text: bare.to_owned(),
+                is_quoted: false,
+            };
+            (value, after)
         };
         if value.text.is_empty() && !value.is_quoted {
             return Err("a value is missing");

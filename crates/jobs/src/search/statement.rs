@@ -48,6 +48,13 @@ impl Statement {
         format!("{column} in ({})", places.join(", "))
     }
 
+    /// ` and …` for the ids of a span.
+    pub(super) fn push_span(&mut self, span: IdSpan) {
+        let first = self.bind(Bind::Id(span.first));
+        let last = self.bind(Bind::Id(span.last));
+        self.push(&format!(" and id >= {first} and id <= {last}"));
+    }
+
     /// ` and …` for each condition that a column tells.
     pub(super) fn push_conditions(&mut self, query: &JobQuery) {
         for Term {

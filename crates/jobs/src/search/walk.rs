@@ -138,18 +138,24 @@ impl Walk<'_> {
 
     /// Leaves out this id and newer ones.
     fn leave_from(&mut self, id: Uuid) {
-        match id.as_u128().checked_sub(1) {
-            Some(before) => self.span.last = self.span.last.min(Uuid::from_u128(before)),
-            None => (self.span.first, self.span.last) = (Uuid::max(), Uuid::nil()),
+        match id.as_u128().checked_sub(1).map(Uuid::from_u128) {
+            Some(before) if before < self.span.last => self.span.last = before,
+            Some(_) => {}
+            None => self.leave_all(),
         }
     }
 
     /// Leaves out this id and older ones.
     fn leave_to(&mut self, id: Uuid) {
-        match id.as_u128().checked_add(1) {
-            Some(after) => self.span.first = self.span.first.max(Uuid::from_u128(after)),
-            None => (self.span.first, self.span.last) = (Uuid::max(), Uuid::nil()),
+        match id.as_u128().checked_add(1).map(Uuid::from_u128) {
+            Some(after) if after > self.span.first => self.span.first = after,
+            Some(_) => {}
+            None => self.leave_all(),
         }
+    }
+
+    fn leave_all(&mut self) {
+        (self.span.first, self.span.last) = (Uuid::max(), Uuid::nil());
     }
 
     fn leave_behind(&mut self, id: Uuid) {
@@ -249,7 +255,7 @@ impl Walk<'_> {
             self.size(),
             self.source.walked()
         ));
-        self.push_span(&mut statement, self.span);
+        statement.push_span(self.span);
         let most = statement.bind(Bind::Number(limit(wanted)));
         statement.push(&format!(" order by {} limit {most}", self.order()));
         self.rows(&statement).await
@@ -262,12 +268,6 @@ impl Walk<'_> {
         } else {
             "cast(0 as bigint)"
         }
-    }
-
-    fn push_span(&self, statement: &mut Statement, span: IdSpan) {
-        let first = statement.bind(Bind::Id(span.first));
-        let last = statement.bind(Bind::Id(span.last));
-        statement.push(&format!(" and id >= {first} and id <= {last}"));
     }
 
     /// Looks through rows in parts that are small enough. The page ends with its last match.
@@ -344,7 +344,7 @@ impl Walk<'_> {
                 first: *first.min(last),
                 last: *first.max(last),
             };
-            self.push_span(&mut statement, span);
+            statement.push_span(span);
         }
         statement.push_conditions(&self.search.query);
         statement.push(&format!(" order by {}", self.order()));
