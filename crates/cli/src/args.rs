@@ -8,9 +8,9 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, backup, batches, completions, copy, dead_letters, deploy, encryption, healthcheck, import, jobs,
-    keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys, stats, users, validate,
-    workers,
+    audit, backup, batches, completions, console, copy, dead_letters, deploy, encryption, healthcheck,
+    import, jobs, keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys, stats, users,
+    validate, workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Validate(Box<validate::Args>),
     /// Monitor an API: dashboard or JSON lines, alerts, report
     Monitor(Box<monitor::Args>),
+    /// Serve the web console of an API elsewhere on this machine
+    Console(console::Args),
     /// Print a completion script for a shell: `source <(holdfast completions bash)`
     Completions(completions::Args),
     /// Deploy this version to Railway: migrate, deploy each service, wait, check, roll back on request

@@ -55,6 +55,7 @@ pub use binding::Binding;
 pub use call::{Admission, Call, NoQuery, Query, Reply, WithQuery, accepted, json_at, ok};
 pub use caller::Caller;
 pub use context::{ServerContext, json};
+pub use local_machine::is_this_machine;
 pub use middleware::id_of as request_id;
 pub use page::{PageParams, PageRequest};
 pub use problem::{FieldFault, Problem, ProblemKind};

@@ -46,7 +46,7 @@ pub(crate) fn refuse_other_origins(request: &HttpRequest) -> Result<(), Problem>
             return untrusted(name, "cannot be read");
         };
         let given = text.split_once("://").map_or(text, |(_, rest)| rest);
-        if !is_local(given) {
+        if !is_this_machine(given) {
             return untrusted(name, HINT);
         }
         // A page of another port on this machine is another origin.
@@ -61,7 +61,8 @@ pub(crate) fn refuse_other_origins(request: &HttpRequest) -> Result<(), Problem>
     Ok(())
 }
 
-fn is_local(authority: &str) -> bool {
+/// Whether a `Host`, or the authority of an `Origin`, names this machine by a loopback address or as `localhost`.
+pub fn is_this_machine(authority: &str) -> bool {
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => authority.split(':').next().unwrap_or(authority),
@@ -84,7 +85,7 @@ mod tests {
             "[::1]",
             "[::1]:8080",
         ] {
-            assert!(is_local(local), "{local}");
+            assert!(is_this_machine(local), "{local}");
         }
         for other in [
             "example.com",
@@ -94,7 +95,7 @@ mod tests {
             "null",
             "",
         ] {
-            assert!(!is_local(other), "{other}");
+            assert!(!is_this_machine(other), "{other}");
         }
     }
 }

@@ -418,14 +418,7 @@ async fn unknown_queue_in_a_path() {
 #[tokio::test]
 async fn unknown_route_and_wrong_method() {
     let app = TestApp::start().await;
-    for path in [
-        "/",
-        "/v1",
-        "/v2/jobs",
-        "/v1/jobs/",
-        "/v1/dead-letter",
-        "/health/deep",
-    ] {
+    for path in ["/v1", "/v2/jobs", "/v1/jobs/", "/v1/dead-letter", "/health/deep"] {
         let body = problem(&get(&app, path).await, 404, "route-not-found");
         assert_eq!(body["instance"], path);
     }

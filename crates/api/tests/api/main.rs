@@ -8,6 +8,7 @@ mod batches;
 mod bindings;
 mod bytes;
 mod caching;
+mod console;
 mod documents;
 mod events;
 mod handbook;

@@ -143,6 +143,8 @@ struct Welcome {
     database: String,
     redis: &'static str,
     bootstrap: Option<secrecy::SecretString>,
+    /// The path of the web console, where it is served.
+    console: Option<String>,
 }
 
 impl Welcome {
@@ -161,6 +163,7 @@ impl Welcome {
             database,
             redis,
             bootstrap,
+            console: settings.console.enabled.then(|| settings.console.path.clone()),
         }
     }
 
@@ -190,12 +193,17 @@ impl Welcome {
             "curl -s {address}/v1/jobs{key} -H 'content-type: application/json' \
              -d '{{\"kind\":\"debug.echo\",\"payload\":{{\"hello\":\"world\"}}}}'"
         );
+        let console = match &self.console {
+            Some(path) => format!("\x20 console   {address}{path}\n"),
+            None => String::new(),
+        };
         // An id is 26 characters of Crockford's base 32, and nothing else in the answer is.
         let show = format!("curl -s{key} \"{address}/v1/jobs/$id?wait=10\"");
         format!(
             "\nHoldfast {version}: API, worker and beat at {address}\n\
              \x20 database  {database}\n\
              \x20 redis     {redis}\n\
+             {console}\
              \x20 docs      {address}/docs\n\n\
              Enqueue a job:\n\
              \x20 {enqueue}\n\

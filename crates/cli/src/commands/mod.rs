@@ -5,6 +5,7 @@ pub(crate) mod backup;
 pub(crate) mod batches;
 pub(crate) mod bulk;
 pub(crate) mod completions;
+pub(crate) mod console;
 pub(crate) mod copy;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::RedisCheck(args) => briefly(redis_check::run(args, program)),
         Command::Validate(args) => at_length(validate::run(*args, program)),
         Command::Monitor(args) => at_length(monitor::run(*args)),
+        Command::Console(args) => at_length(console::run(args, program)),
         Command::Completions(args) => completions::run(&args),
         Command::Deploy(args) => briefly(deploy::run(*args)),
     };

@@ -15,6 +15,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("http", &["core", "cache", "jobs"]),
     ("accounts", &["core", "cache", "jobs", "http"]),
     ("control", &["core", "cache", "jobs", "http"]),
+    // It knows the API by its documents alone.
+    ("console", &["core", "http"]),
     ("outbound", &["core", "jobs"]),
     ("product", &["core", "cache", "jobs", "http", "outbound"]),
     // No product depends on another one. Those that make jobs answer with documents of `control`.
@@ -39,8 +41,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     (
         "services",
         &[
-            "core", "cache", "jobs", "http", "accounts", "control", "outbound", "product", "kinds", "points",
-            "events", "notify", "results",
+            "core", "cache", "jobs", "http", "accounts", "console", "control", "outbound", "product",
+            "kinds", "points", "events", "notify", "results",
         ],
     ),
     ("api", BINARY),
@@ -53,7 +55,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "core", "cache", "jobs", "http", "accounts", "control", "services", "ops",
+            "core", "cache", "jobs", "http", "accounts", "console", "control", "services", "ops",
         ],
     ),
     // What applications depend on: their binaries are services and the command line.

@@ -14,9 +14,10 @@ use secrecy::{ExposeSecret, SecretString};
 use super::declare::{Section, choice, secret};
 use super::reader::Reader;
 use super::sections::{
-    AuditSettings, AuthSettings, BeatSettings, CacheSettings, DatabaseSettings, HttpRequestSettings,
-    JobsSettings, KindSettings, LogSettings, MetricsSettings, QueueSettings, RateLimitSettings,
-    RedisSettings, ScheduleSettings, ServedBy, ServerSettings, TracesSettings, WorkerSettings, queues,
+    AuditSettings, AuthSettings, BeatSettings, CacheSettings, ConsoleSettings, DatabaseSettings,
+    HttpRequestSettings, JobsSettings, KindSettings, LogSettings, MetricsSettings, QueueSettings,
+    RateLimitSettings, RedisSettings, ScheduleSettings, ServedBy, ServerSettings, TracesSettings,
+    WorkerSettings, queues,
 };
 use super::{conflicts, tables};
 use crate::encryption::{Encryption, InvalidKeys};
@@ -62,6 +63,7 @@ settings! {
         rate_limit: RateLimitSettings;
         metrics: MetricsSettings;
         traces: TracesSettings;
+        console: ConsoleSettings;
         log: LogSettings;
     }
     and {

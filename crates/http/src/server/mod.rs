@@ -2,22 +2,25 @@
 
 mod connections;
 mod listen;
+mod local;
 
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Protocol, Request};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::App;
-use actix_web::dev::{AppConfig, Server};
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::body::BoxBody;
+use actix_web::dev::{AppConfig, Server, ServiceResponse};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{App, Error};
 use holdfast_core::config::ServerSettings;
 use holdfast_core::shutdown::Shutdown;
 use tokio::net::TcpStream;
 
 use self::connections::Connections;
 pub use self::listen::{BindError, Listeners, Reach, bind};
+pub use self::local::LocalRoutes;
 use crate::middleware::{Limits, around_all};
 use crate::routes;
 
@@ -77,13 +80,8 @@ where
         let (limits, connections, configure) = (limits.clone(), connections.clone(), configure.clone());
         let shutdown = shutdown.clone();
         server = server.listen(format!("http-{address}"), socket, move || {
-            let app = App::new()
-                .app_data(limits.clone())
-                .configure(configure.clone())
-                .default_service(web::to(routes::not_found))
-                .wrap(from_fn(around_all));
-            let app = IntoServiceFactory::<_, Request>::into_factory(app)
-                .map_err(|error: actix_web::Error| error.error_response());
+            let app =
+                application(limits.clone(), configure.clone()).map_err(|error: Error| error.error_response());
             let (connections, shutdown) = (connections.clone(), shutdown.clone());
             let http = HttpService::build()
                 .graceful_shutdown_signal(move || {
@@ -109,4 +107,23 @@ where
         })?;
     }
     Ok(server.run())
+}
+
+/// The routes, behind the middleware.
+fn application(
+    limits: Data<Limits>,
+    configure: impl FnOnce(&mut ServiceConfig) + 'static,
+) -> impl ServiceFactory<
+    Request,
+    Config = AppConfig,
+    Response = ServiceResponse<BoxBody>,
+    Error = Error,
+    InitError = (),
+> {
+    let app = App::new()
+        .app_data(limits)
+        .configure(configure)
+        .default_service(web::to(routes::not_found))
+        .wrap(from_fn(around_all));
+    IntoServiceFactory::<_, Request>::into_factory(app)
 }

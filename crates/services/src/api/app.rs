@@ -12,6 +12,7 @@ use holdfast_accounts::{
     admit, generate_key,
 };
 use holdfast_cache::Cache;
+use holdfast_console::Console;
 use holdfast_control::{ControlState, coded_schemas};
 use holdfast_core::config::Settings;
 use holdfast_core::redis::RedisGate;
@@ -182,11 +183,22 @@ impl Application {
         self.health.obey(shutdown.clone());
         let states: Arc<[HandlerState]> = self.states(&shutdown).into();
         let (with_docs, with_bench) = (!self.settings.is_production(), self.has_bench_routes);
-        let configure = move |config: &mut ServiceConfig| {
+        let api = move |config: &mut ServiceConfig| {
             states.iter().for_each(|register| register(config));
             (health::ROUTES.configure)(config);
             for table in tables() {
                 (table.configure)(config);
+            }
+        };
+        let settings = &self.settings;
+        let console = settings
+            .console
+            .enabled
+            .then(|| Console::local(&settings.console, &settings.server, api.clone()));
+        let configure = move |config: &mut ServiceConfig| {
+            api(config);
+            if let Some(console) = &console {
+                console.configure(config);
             }
             if with_docs {
                 (docs::ROUTES.configure)(config);

@@ -2,6 +2,7 @@
 
 mod access;
 mod cache;
+mod console;
 mod database;
 mod http_request;
 mod jobs;
@@ -12,6 +13,7 @@ mod telemetry;
 
 pub use access::{AuthSettings, MetricsSettings, RateLimitSettings};
 pub use cache::CacheSettings;
+pub use console::{ConsoleSettings, LabelColor};
 pub use database::DatabaseSettings;
 pub use http_request::HttpRequestSettings;
 pub use jobs::{AuditSettings, BeatSettings, JobsSettings, RetrySettings, WorkerSettings};
