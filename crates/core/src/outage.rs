@@ -27,6 +27,10 @@ impl Outage {
         }
     }
 
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
     /// The gate lost its server. Answers whether it is the first, and hence tells.
     pub(crate) fn began(&self) -> bool {
         let mut counted = lock(&self.counted);

@@ -15,7 +15,7 @@ use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
 use holdfast_core::redis::{MultiplexedConnection, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
-use holdfast_core::sql::{Database, SqlError};
+use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
 use holdfast_services::Program;
 use holdfast_services::api::{Application, Services};
@@ -78,7 +78,7 @@ impl InProcess {
         let database = Database::open(&settings.database)?;
         let pending = timeout(DATABASE_DEADLINE, database.pending_migrations())
             .await
-            .unwrap_or(Err(SqlError::Deadline(DATABASE_DEADLINE)))?;
+            .unwrap_or_else(|_| Err(database.late(DATABASE_DEADLINE)))?;
         if !pending.is_empty() {
             let names = pending.join(", ");
             return Err(Failure::no(format!(

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use holdfast_core::sql::{Database, MigrationReport, SqlError, migrate_within};
+use holdfast_core::sql::{Database, MigrationReport, migrate_within};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         let database = Database::open(&settings.database)?;
         timeout(LOOK_DEADLINE, database.pending_migrations())
             .await
-            .unwrap_or(Err(SqlError::Deadline(LOOK_DEADLINE)))?
+            .unwrap_or_else(|_| Err(database.late(LOOK_DEADLINE)))?
     };
     args.output.print(&json!({ "pending": pending }), || {
         if pending.is_empty() {

@@ -70,6 +70,11 @@ impl Gate {
         self.breaker().answered(ticket);
     }
 
+    /// The server's address without credentials.
+    pub(super) fn server(&self) -> &str {
+        self.outage.server()
+    }
+
     /// A call met an outage.
     ///
     /// A lost connection says nothing about the next one: an administrator, a pooler or a failover may have closed it.

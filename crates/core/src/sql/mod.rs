@@ -37,7 +37,7 @@ use tokio::time::{Instant, timeout};
 
 pub use crate::breaker::BreakerState;
 pub use bounds::Bounds;
-pub use error::SqlError;
+pub use error::{DatabaseAddress, SqlError};
 pub use measure::operations;
 pub use migrations::{MIGRATION_DEADLINE, MigrationReport, migrate, migrate_within};
 pub use pool::{PgSession, PgTx, PostgresDatabase};
@@ -98,10 +98,24 @@ impl Database {
     /// One round trip to the server behind any pooler; how long it took, the wait for a connection included.
     pub async fn ping(&self, deadline: Duration) -> Result<Duration, SqlError> {
         let started = Instant::now();
-        timeout(deadline, self.round_trip())
-            .await
-            .map_err(|_| SqlError::Deadline(deadline))??;
-        Ok(started.elapsed())
+        match timeout(deadline, self.round_trip()).await {
+            Ok(Ok(())) => Ok(started.elapsed()),
+            Ok(Err(error)) => Err(SqlError::Driver(error).of(self.address())),
+            Err(_) => Err(self.late(deadline)),
+        }
+    }
+
+    /// Which database it is.
+    pub fn address(&self) -> DatabaseAddress {
+        DatabaseAddress {
+            server: self.gate().server().to_owned(),
+            variable: URL_VARIABLE,
+        }
+    }
+
+    /// It did not answer within `after`.
+    pub fn late(&self, after: Duration) -> SqlError {
+        SqlError::deadline(after).of(self.address())
     }
 
     /// A statement, because PgBouncer answers sqlx' protocol-level ping by itself, and one that reads the file,
@@ -152,7 +166,9 @@ impl Database {
 
     /// The migrations this binary has and the database has not, oldest first; empty when it is up to date.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, SqlError> {
-        migrations::pending(self).await
+        migrations::pending(self)
+            .await
+            .map_err(|error| error.of(self.address()))
     }
 
     /// Runs one unit of work that begins its own transactions. `operation` says what it does (`claim jobs`), and is the
@@ -242,6 +258,24 @@ fn stats_of<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> SqlPoolStats {
         idle: u32::try_from(pool.num_idle()).unwrap_or(u32::MAX),
         max: pool.options().get_max_connections(),
     }
+}
+
+/// The environment variables of the two URLs: of the settings `database.url` and `database.direct_url`.
+const URL_VARIABLE: &str = "DATABASE_URL";
+const DIRECT_URL_VARIABLE: &str = "DATABASE_UNPOOLED_URL";
+
+/// Which database a URL names. `is_direct`: it is `database.direct_url`.
+fn address_of(url: &SecretString, is_direct: bool) -> Result<DatabaseAddress, SqlError> {
+    let server = match Dialect::of(url)? {
+        Dialect::Postgres => postgres::server(&postgres::connect_options(url)?),
+        Dialect::Sqlite => sqlite::connect_options(url)?.get_filename().display().to_string(),
+    };
+    let variable = if is_direct {
+        DIRECT_URL_VARIABLE
+    } else {
+        URL_VARIABLE
+    };
+    Ok(DatabaseAddress { server, variable })
 }
 
 /// Checks a database URL as far as that is possible without connecting.

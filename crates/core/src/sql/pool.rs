@@ -133,7 +133,7 @@ impl PostgresDatabase {
         let bounds = ServerBounds::new(settings);
         let max = settings.max_connections as usize;
         let pool = Arc::new(Pool {
-            gate: Arc::new(Gate::new(format!("{}:{}", plain.get_host(), plain.get_port()))),
+            gate: Arc::new(Gate::new(postgres::server(&plain))),
             direct: plain.clone().options(bounds.startup_options()),
             plain,
             bounds,

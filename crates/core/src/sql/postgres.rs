@@ -32,6 +32,16 @@ pub(super) fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Sq
     })
 }
 
+/// Host and port, or the path of the socket.
+pub(super) fn server(options: &PgConnectOptions) -> String {
+    let port = options.get_port();
+    match options.get_socket() {
+        Some(directory) => format!("{}/.s.PGSQL.{port}", directory.display()),
+        None if options.get_host().contains(':') => format!("[{}]:{port}", options.get_host()),
+        None => format!("{}:{port}", options.get_host()),
+    }
+}
+
 /// Neon's URLs ask for `channel_binding=require`; sqlx knows no such parameter and would warn at every connect.
 fn without_channel_binding(url: &str) -> Result<Url, SqlError> {
     let mut url = Url::parse(url).map_err(|error| SqlError::Configuration {

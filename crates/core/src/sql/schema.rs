@@ -59,7 +59,7 @@ async fn attempt(database: &Database, settings: &DatabaseSettings, stop: &Shutdo
     loop {
         let missing = timeout(LOOK_DEADLINE, database.pending_migrations())
             .await
-            .unwrap_or(Err(SqlError::Deadline(LOOK_DEADLINE)))?;
+            .unwrap_or_else(|_| Err(database.late(LOOK_DEADLINE)))?;
         if missing.is_empty() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use holdfast_core::config::{DatabaseSettings, Sources, load_from};
 use holdfast_core::failure::{FailureClass, classify_sql};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, MigrationReport, PostgresDatabase, SqlError, migrate, migrate_within};
-use holdfast_testkit::{FaultProxy, Mode, PgBouncer, PostgresServer};
+use holdfast_testkit::{FaultProxy, Mode, PgBouncer, PostgresServer, free_port};
 use secrecy::SecretString;
 use sqlx::Connection;
 
@@ -273,7 +273,7 @@ async fn another_process_migrates_once_the_lease_of_one_that_stopped_has_ended()
     let waited = migrate_within(&settings, Duration::from_secs(2))
         .await
         .unwrap_err();
-    assert!(matches!(waited, SqlError::Deadline(_)), "{waited:?}");
+    assert!(matches!(waited, SqlError::Deadline { .. }), "{waited:?}");
     assert_eq!(database.pending_migrations().await.unwrap()[0], "0012_cancelling");
     postgres
         .psql("UPDATE holdfast_migrator SET held_until = now() - interval '1 second'")
@@ -531,7 +531,7 @@ async fn a_hanging_server_is_met_within_the_deadline_and_forgiven() {
     let started = Instant::now();
     let error = database.ping(Duration::from_millis(300)).await.unwrap_err();
     assert!(
-        matches!(error, SqlError::Deadline(_)) && error.is_transient(),
+        matches!(error, SqlError::Deadline { .. }) && error.is_transient(),
         "{error:?}"
     );
     assert!(started.elapsed() < Duration::from_secs(3));
@@ -556,4 +556,44 @@ async fn a_wrong_password_is_told_without_showing_it() {
     assert!(error.is_refused(), "{error:?}");
     let shown = format!("{error} {error:?} {database:?} {settings:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
+    let expected = format!(
+        "the database at 127.0.0.1:{} (DATABASE_URL) does not accept the user, the password or the name of the database",
+        postgres.port()
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_is_named_with_its_setting() {
+    let nobody = free_port().unwrap();
+    let url = format!("postgres://holdfast:hunter2@127.0.0.1:{nobody}/holdfast");
+    let settings = settings_of(&url);
+    let refuses = format!("the database at 127.0.0.1:{nobody} (DATABASE_URL) refuses the connection");
+    let database = Database::open(&settings).unwrap();
+    assert_eq!(database.ping(DEADLINE).await.unwrap_err().to_string(), refuses);
+    assert_eq!(
+        database.pending_migrations().await.unwrap_err().to_string(),
+        refuses
+    );
+    let unknown = Database::open(&settings_of("postgres://holdfast@no-such-host.invalid/holdfast")).unwrap();
+    assert_eq!(
+        unknown.ping(DEADLINE).await.unwrap_err().to_string(),
+        "the database at no-such-host.invalid:5432 (DATABASE_URL) cannot be found or reached"
+    );
+    // Migrations go to the direct URL, where there is one.
+    let settings = DatabaseSettings {
+        direct_url: Some(settings.url.clone()),
+        ..settings_of("postgres://holdfast@127.0.0.1:1/holdfast")
+    };
+    let error = migrate_within(&settings, Duration::from_secs(2))
+        .await
+        .unwrap_err();
+    let shown = error.to_string();
+    assert!(
+        shown.starts_with(&format!(
+            "the database at 127.0.0.1:{nobody} (DATABASE_UNPOOLED_URL)"
+        )),
+        "{shown}"
+    );
+    assert!(!format!("{error:?}").contains("hunter2"));
 }

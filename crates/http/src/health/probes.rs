@@ -48,7 +48,7 @@ impl DatabaseProbe {
             Ok(Ok(_)) => Finding::unhealthy("its schema is not up to date", hints::MIGRATE),
             Ok(Err(error)) => Finding::unhealthy(sql_error(&error), sql_hint(&error)),
             Err(_) => {
-                let error = SqlError::Deadline(LOOK);
+                let error = self.database.late(LOOK);
                 Finding::unhealthy(sql_error(&error), sql_hint(&error))
             }
         }
@@ -98,9 +98,9 @@ impl HealthProbe for DatabaseProbe {
 
 /// The class of a failure. The driver's own text may name hosts and users.
 fn sql_error(error: &SqlError) -> String {
-    match error {
-        SqlError::Deadline(after) => format!("no answer within {} ms", after.as_millis()),
-        SqlError::Driver(source) => sql_kind(classify_sql(source).kind).to_owned(),
+    match (error, error.driver()) {
+        (SqlError::Deadline { after, .. }, _) => format!("no answer within {} ms", after.as_millis()),
+        (_, Some(source)) => sql_kind(classify_sql(source).kind).to_owned(),
         _ => "the database cannot be used".to_owned(),
     }
 }
@@ -121,7 +121,7 @@ const fn sql_kind(kind: SqlFailureKind) -> &'static str {
 }
 
 fn sql_hint(error: &SqlError) -> &'static str {
-    let SqlError::Driver(source) = error else {
+    let Some(source) = error.driver() else {
         return hints::DATABASE_SLOW;
     };
     match classify_sql(source).kind {

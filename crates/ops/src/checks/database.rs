@@ -47,23 +47,17 @@ async fn connect(subject: &DatabaseSubject) -> Finding {
     }
 }
 
-/// The driver's own text may name hosts and users.
+/// The text names host and port, and the setting that they come from; no user and no password.
 fn away(error: &SqlError) -> Finding {
-    match error {
-        SqlError::Deadline(after) => Finding::fail(
-            format!("no answer within {} s", after.as_secs()),
-            "See whether the server runs and whether its network is reachable; Neon may be waking up: try again.",
-        ),
-        error if error.is_refused() => Finding::fail(
-            "it does not let us in",
-            "Correct user, password or database name in DATABASE_URL.",
-        ),
-        error if error.is_transient() => Finding::fail(
-            "it cannot be connected to",
-            "Start the server, or correct the host and port in DATABASE_URL.",
-        ),
-        error => Finding::fail(error.to_string(), "Correct DATABASE_URL."),
-    }
+    let hint = match error {
+        SqlError::Deadline { .. } => {
+            "See whether the server runs and whether its network is reachable; Neon may be waking up: try again."
+        }
+        error if error.is_refused() => "Correct user, password or database name in DATABASE_URL.",
+        error if error.is_transient() => "Start the server, or correct the host and port in DATABASE_URL.",
+        _ => "Correct DATABASE_URL.",
+    };
+    Finding::fail(error.to_string(), hint)
 }
 
 async fn schema(subject: &DatabaseSubject) -> Finding {

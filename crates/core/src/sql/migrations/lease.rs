@@ -85,7 +85,7 @@ impl Lease {
                 Err(_) => tracing::warn!("the lease of the migration was not renewed in time"),
             }
             if answered.elapsed() > LEASE {
-                return SqlError::Deadline(LEASE);
+                return SqlError::deadline(LEASE);
             }
         }
     }

@@ -36,7 +36,7 @@ use sqlx::{PgConnection, Row};
 use tokio::time::Instant;
 
 use self::files::{Migration, POSTGRES, SQLITE};
-use super::{Database, Dialect, SqlError};
+use super::{Database, Dialect, SqlError, address_of};
 use crate::config::DatabaseSettings;
 
 /// Longest run where the caller names none. A large table is converted at some thousand rows a second.
@@ -84,9 +84,11 @@ pub async fn migrate_within(
             Dialect::Sqlite => sqlite::migrate(settings, url).await,
         }
     };
+    let address = address_of(url, settings.direct_url.is_some())?;
     let report = tokio::time::timeout_at(give_up, run)
         .await
-        .unwrap_or(Err(SqlError::Deadline(deadline)))?;
+        .unwrap_or(Err(SqlError::deadline(deadline)))
+        .map_err(|error| error.of(address))?;
     log_report(&report);
     Ok(report)
 }

@@ -441,7 +441,7 @@ async fn fetch(connection: &mut PgConnection, message: &str) -> sqlx::Result<Vec
 async fn within<T>(deadline: Duration, step: impl Future<Output = sqlx::Result<T>>) -> Result<T, SqlError> {
     Ok(timeout(deadline, step)
         .await
-        .map_err(|_| SqlError::Deadline(deadline))??)
+        .map_err(|_| SqlError::deadline(deadline))??)
 }
 
 /// The work is committed by now, so a connection that does not close politely is only worth a line.

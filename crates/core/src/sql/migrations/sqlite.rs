@@ -45,7 +45,7 @@ async fn migrate_once(settings: &DatabaseSettings, url: &SecretString) -> Result
     sqlite::create_file(options.get_filename())?;
     let mut connection = timeout(settings.connect_timeout, SqliteConnection::connect_with(&options))
         .await
-        .map_err(|_| SqlError::Deadline(settings.connect_timeout))??;
+        .map_err(|_| SqlError::deadline(settings.connect_timeout))??;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::raw_sql(CREATE_TABLE).execute(&mut *transaction).await?;
     let plan = Plan::of(SQLITE, applied_on_sqlite(&mut transaction).await?)?;
