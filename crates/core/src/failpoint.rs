@@ -10,6 +10,7 @@
 //! | `commit` | after the insert was committed, before anyone is rung or answered |
 //! | `ring` | after the ring was handed over, before the producer is answered |
 //! | `claim` | after jobs were claimed, before they are started |
+//! | `pulled` | after jobs were claimed for a pull worker, before it is answered |
 //! | `run` | when a handler is about to start |
 //! | `finish` | before outcomes are written |
 //! | `tied` | after outcomes, and what hangs on them, were written, before that is committed |
@@ -20,11 +21,12 @@
 //! | `acknowledged` | after they were told |
 
 /// Every point there is.
-pub const POINTS: [&str; 12] = [
+pub const POINTS: [&str; 13] = [
     "insert",
     "commit",
     "ring",
     "claim",
+    "pulled",
     "run",
     "finish",
     "tied",
@@ -56,8 +58,14 @@ mod armed {
     static ARMED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
 
     pub(super) fn reach(point: &'static str) {
+        debug_assert!(super::POINTS.contains(&point), "{point} is not in POINTS");
         let armed = ARMED.get_or_init(|| {
             let (point, times) = crate::config::failpoint()?;
+            let name = point.strip_prefix(STOP).unwrap_or(&point);
+            assert!(
+                super::POINTS.contains(&name),
+                "HOLDFAST_FAILPOINT: there is no point {name}"
+            );
             Some((point, AtomicU32::new(times)))
         });
         if let Some((name, left)) = armed
