@@ -127,6 +127,7 @@ const NO_FAULTS: Budget = Budget {
 
 const GIVE_UPS: Budget = Budget {
     give_ups: 1,
+    aborts: 1,
     kills: 1,
     ..NO_FAULTS
 };
@@ -159,6 +160,7 @@ fn a_frozen_process_that_goes_on_later_harms_nothing() {
     let budget = Budget {
         freezes: 1,
         give_ups: 1,
+        aborts: 1,
         ..NO_FAULTS
     };
     assert_holds(model(Protocol::NEW, budget));
@@ -201,6 +203,7 @@ fn an_outcome_that_a_promoted_standby_lacks_blocks_no_job() {
         failovers: 1,
         kills: 1,
         give_ups: 1,
+        aborts: 1,
         ..NO_FAULTS
     };
     assert_has_traps(&model(Protocol::OLD, budget));
