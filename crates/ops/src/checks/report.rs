@@ -7,6 +7,18 @@ use serde::Serialize;
 
 use super::{Outcome, Verdict};
 
+/// Checks without which no job runs: if one of them failed, the score is 0.
+const ESSENTIAL: [&str; 5] = [
+    "configuration.settings",
+    "database.connect",
+    "database.schema",
+    "api.reach",
+    "workers.alive",
+];
+
+/// The highest score of a run in which a check failed.
+const MOST_WITH_A_FAULT: u32 = 50;
+
 /// The form of a rendered report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -28,7 +40,7 @@ struct Counts {
 pub struct Report<'a> {
     /// The gravest verdict; `pass` if nothing was checked.
     pub status: Verdict,
-    /// 0 to 100: what passed of what was checked; a warning counts half.
+    /// 0 to 100: what passed of what was checked; a warning counts half. At most 50 if a check failed, and 0 if no job can run.
     pub score: u32,
     counts: Counts,
     version: &'static str,
@@ -52,7 +64,7 @@ impl<'a> Report<'a> {
         };
         Self {
             status,
-            score: score(counts),
+            score: score(counts, checks),
             counts,
             version: env!("CARGO_PKG_VERSION"),
             at: clock::now(),
@@ -132,12 +144,19 @@ impl<'a> Report<'a> {
     }
 }
 
-fn score(counts: Counts) -> u32 {
+fn score(counts: Counts, checks: &[Outcome]) -> u32 {
     let checked = counts.passed + counts.warned + counts.failed;
-    if checked == 0 {
+    let is_down =
+        |check: &Outcome| check.verdict == Verdict::Fail && ESSENTIAL.contains(&check.full_name().as_str());
+    if checked == 0 || checks.iter().any(is_down) {
         return 0;
     }
-    ((counts.passed * 2 + counts.warned) * 100 / (checked * 2)) as u32
+    let share = ((counts.passed * 2 + counts.warned) * 100 / (checked * 2)) as u32;
+    if counts.failed == 0 {
+        share
+    } else {
+        share.min(MOST_WITH_A_FAULT)
+    }
 }
 
 fn junit_case(case: &Outcome) -> String {
@@ -230,6 +249,27 @@ mod tests {
         assert_eq!((report.exit_code(false), report.exit_code(true)), (0, 2));
         assert_eq!(Report::of(&[outcome(Verdict::Fail)]).exit_code(true), 1);
         assert_eq!(Report::of(&[]).exit_code(true), 0);
+    }
+
+    #[test]
+    fn a_fault_halves_the_score_at_least_and_a_system_that_runs_no_job_has_none() {
+        let mut checks = vec![outcome(Verdict::Pass); 99];
+        checks.push(outcome(Verdict::Fail));
+        assert_eq!(Report::of(&checks).score, 50);
+        assert_eq!(
+            Report::of(&[outcome(Verdict::Fail), outcome(Verdict::Warn)]).score,
+            25
+        );
+        for name in ESSENTIAL {
+            let (group, name) = name.split_once('.').unwrap();
+            let (group, name) = (group, name.to_owned());
+            checks[0] = Outcome {
+                group,
+                name,
+                ..outcome(Verdict::Fail)
+            };
+            assert_eq!(Report::of(&checks).score, 0, "{group}");
+        }
     }
 
     #[test]

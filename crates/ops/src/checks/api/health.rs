@@ -41,6 +41,19 @@ async fn document(subject: &HealthSubject) -> Checked<Finding> {
     }
     let took = millis(answer.took);
     let summary = format!("{status}, {} services, in {}", services.len(), shown(took));
+    if status == "unhealthy" {
+        return Err(
+            if subject
+                .told
+                .iter()
+                .any(|outcome| outcome.verdict == Verdict::Fail)
+            {
+                Finding::skipped(format!("{summary}: the checks above report the faults"))
+            } else {
+                Finding::fail(summary, "The services below say why.")
+            },
+        );
+    }
     if took > PROMISED_MS {
         return Ok(Finding::warn(
             summary,

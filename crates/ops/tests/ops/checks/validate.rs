@@ -67,6 +67,7 @@ async fn no_worker() {
     checks.assert_only("workers.alive", "Start `worker`");
     assert_eq!(checks.code, 1);
     assert_eq!(checks.verdicts()["queue.round_trip"], "skipped");
+    assert_eq!(checks.document["score"], 0);
 }
 
 #[tokio::test]
@@ -143,6 +144,7 @@ async fn a_database_that_is_down() {
     let checks = system.validate().await;
     checks.assert_only("database.connect", "Start the server");
     assert_eq!(checks.code, 1);
+    assert_eq!(checks.document["score"], 0);
 }
 
 #[tokio::test]
@@ -317,6 +319,7 @@ async fn a_key_that_is_not_accepted() {
         ])
         .await;
     checks.assert_only("api.key", "the key is not accepted");
+    assert!(checks.document["score"].as_u64().unwrap() <= 50);
     // Without any it is no fault; less can be checked.
     let stranger = Place::new().checks(&["validate", "--url", &system.url]).await;
     stranger.assert_sound();
