@@ -4,6 +4,8 @@
 //! # When things fail
 //! - *The target is down*: that is what it is for. The sample says so and why, a rule fires, and the look goes on at
 //!   the same pace; a look takes five seconds at most.
+//! - *The key is refused*: one that the target does not know ends the command at the start. One that may not read the queues, or is
+//!   revoked meanwhile, is named in each sample, because numbers that are unknown look like those of an idle system.
 //! - *A receiver of notices is down*: see [`notify`]. Looks are not delayed.
 //! - *The report cannot be written*: told at the start, before hours of watching, by writing an empty one.
 
@@ -75,6 +77,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let target = options.url.origin().ascii_serialization();
     let wire = Wire::new(options.url, options.key)
         .map_err(|error| Failure::service("the HTTP client cannot be built", error))?;
+    if let Some(refused) = sample::unknown_key(&wire).await {
+        return Err(Failure::Misused(refused));
+    }
     let notifier = Notifier::start(&options.sinks)?;
     let mut watch = Watch {
         book: AlertBook::new(rules, target.clone(), options.remind),

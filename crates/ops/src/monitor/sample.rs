@@ -43,6 +43,9 @@ pub(super) struct Sample {
     /// Why it is not healthy, if it says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
+    /// Why numbers that need a key are unknown, if it is the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) refused: Option<String>,
     /// How long `/health` took.
     pub(super) latency_ms: Option<f64>,
     /// Jobs finished a second, over all workers.
@@ -70,9 +73,22 @@ impl Sample {
             document(wire, "/metrics/redis"),
         );
         match health {
-            Ok((answer, health)) => Self::read(at, millis(answer.took), &health, &queues, &redis),
+            Ok((answer, health)) => Self {
+                refused: refusal(queues.status, wire.key.is_some()),
+                ..Self::read(at, millis(answer.took), &health, &queues.json, &redis.json)
+            },
             Err(finding) => Self::down(at, finding.summary().to_owned()),
         }
+    }
+
+    /// What there is to say beside the standing.
+    pub(super) fn remark(&self) -> String {
+        let parts: Vec<&str> = [&self.reason, &self.refused]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        parts.join("; ")
     }
 
     pub(super) fn down(at: DateTime<Utc>, reason: String) -> Self {
@@ -80,6 +96,7 @@ impl Sample {
             at,
             standing: TargetState::Down,
             reason: Some(reason),
+            refused: None,
             latency_ms: None,
             throughput: None,
             depth: BTreeMap::new(),
@@ -108,6 +125,7 @@ impl Sample {
             at,
             standing,
             reason: why(health),
+            refused: None,
             latency_ms: Some(latency_ms),
             throughput: listed.map(|queues| {
                 queues
@@ -133,11 +151,40 @@ impl Sample {
 }
 
 /// A document that may be missing: no key, an older version, an outage.
-async fn document(wire: &Wire, path: &str) -> Value {
-    let answer = wire.ask(Method::GET, path, As::Us, None).await;
-    let json = answer.ok().filter(|answer| answer.status.is_success());
-    json.and_then(|answer| answer.json(path).ok())
-        .unwrap_or(Value::Null)
+struct Document {
+    /// Null if it is missing.
+    json: Value,
+    /// The status code, if there was an answer.
+    status: Option<u16>,
+}
+
+async fn document(wire: &Wire, path: &str) -> Document {
+    let answer = wire.ask(Method::GET, path, As::Us, None).await.ok();
+    let status = answer.as_ref().map(|answer| answer.status.as_u16());
+    let json = answer.filter(|answer| answer.status.is_success());
+    let json = json
+        .and_then(|answer| answer.json(path).ok())
+        .unwrap_or(Value::Null);
+    Document { json, status }
+}
+
+/// Why the target does not let this key read the queues.
+fn refusal(status: Option<u16>, has_key: bool) -> Option<String> {
+    let text = match (status?, has_key) {
+        (401, true) => "the key is not accepted (401): give another one as --key or HOLDFAST_API_KEY",
+        (401, false) => {
+            "the API demands a key (401), without which only /health is read: give --key or HOLDFAST_API_KEY"
+        }
+        (403, _) => "the key may not read queues (403): it needs the scope `read`",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// Why it makes no sense to begin: a key was given, and the target does not know it.
+pub(super) async fn unknown_key(wire: &Wire) -> Option<String> {
+    let status = document(wire, "/v1/queues").await.status;
+    refusal(status, true).filter(|_| status == Some(401) && wire.key.is_some())
 }
 
 /// The first service that is not well, in its own words; the database before others, whom it takes along.

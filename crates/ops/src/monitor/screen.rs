@@ -148,7 +148,7 @@ fn headline(watch: &Watch) -> Paragraph<'_> {
             Span::styled(word, strong),
             Span::raw(format!(" since {}  {}", since.format("%H:%M:%S"), watch.target)),
         ]),
-        Line::from(last.reason.clone().unwrap_or_default()).style(Style::new().fg(colour(last.standing))),
+        Line::from(last.remark()).style(Style::new().fg(colour(last.standing))),
     ];
     Paragraph::new(lines)
 }

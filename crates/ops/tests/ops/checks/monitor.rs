@@ -273,6 +273,45 @@ async fn bad_input_is_told_before_anything_is_watched() {
     }
 }
 
+#[tokio::test]
+async fn a_key_that_is_refused_is_named() {
+    let place = Place::new();
+    let port = free_port().unwrap();
+    let place = place
+        .with("PORT", &port.to_string())
+        .with("HOLDFAST_API_KEY", "the-key-of-the-admin-of-tests");
+    let target = Target::start(place).await;
+    let url = format!("http://127.0.0.1:{port}");
+    let watch = [
+        "monitor",
+        "--headless",
+        "--url",
+        url.as_str(),
+        "--for",
+        "1s",
+        "--key",
+    ];
+    let (code, text) = target
+        .place
+        .run(&[&watch[..], &["another-key-altogether"]].concat())
+        .await;
+    assert_eq!(code, 64, "{text}");
+    assert!(text.contains("the key is not accepted (401)"), "{text}");
+    let (code, key) = target
+        .place
+        .run(&["keys", "create", "--name", "producer", "--scopes", "produce"])
+        .await;
+    assert_eq!(code, 0, "{key}");
+    let key = key
+        .split_whitespace()
+        .find(|word| word.starts_with("hf_"))
+        .unwrap();
+    let (code, text) = target.place.run(&[&watch[..], &[key]].concat()).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("the key may not read queues (403)"), "{text}");
+    drop(target.dev);
+}
+
 /// Speaks just enough SMTP to receive.
 struct Mailbox {
     address: SocketAddr,
