@@ -32,6 +32,17 @@ pub fn normalised(address: &Address) -> String {
     format!("{user}@{ascii}")
 }
 
+/// The same mailbox with its domain as ASCII (IDNA), which every mail server takes. A local part outside ASCII stays: only a server with
+/// SMTPUTF8 takes it.
+pub fn with_ascii_domain(mailbox: Mailbox) -> Mailbox {
+    let domain = idna::domain_to_ascii(mailbox.email.domain()).ok();
+    let email = domain.and_then(|domain| Address::new(mailbox.email.user(), domain).ok());
+    Mailbox {
+        email: email.unwrap_or(mailbox.email),
+        name: mailbox.name,
+    }
+}
+
 /// The normal form first, then the others under which a row may be stored: with the domain in Unicode, and as it was given.
 pub fn spellings(address: &Address) -> [String; 3] {
     let normal = normalised(address);

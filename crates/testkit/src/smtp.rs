@@ -72,6 +72,8 @@ struct Kept {
     greylisted: Mutex<HashSet<String>>,
     /// Recipients that were named, whatever became of them.
     asked: watch::Sender<usize>,
+    /// Addresses outside ASCII are taken (RFC 6531).
+    has_smtputf8: bool,
 }
 
 impl Drop for SmtpServer {
@@ -83,21 +85,27 @@ impl Drop for SmtpServer {
 impl SmtpServer {
     /// Starts listening; it speaks no TLS.
     pub async fn start() -> Result<Self> {
-        Self::listen(None).await
+        Self::listen(None, true).await
+    }
+
+    /// One that knows ASCII alone in addresses.
+    pub async fn without_smtputf8() -> Result<Self> {
+        Self::listen(None, false).await
     }
 
     /// The same with TLS, as a server that the authority knows by this name.
     pub async fn start_with_tls(authority: &Authority, name: &str, how: Encryption) -> Result<Self> {
-        Self::listen(Some((authority.acceptor(name)?, how))).await
+        Self::listen(Some((authority.acceptor(name)?, how)), true).await
     }
 
-    async fn listen(tls: Option<(TlsAcceptor, Encryption)>) -> Result<Self> {
+    async fn listen(tls: Option<(TlsAcceptor, Encryption)>, has_smtputf8: bool) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
         let kept = Arc::new(Kept {
             mails: Mutex::default(),
             greylisted: Mutex::default(),
             asked: watch::Sender::new(0),
+            has_smtputf8,
         });
         let accepting = tokio::spawn({
             let kept = Arc::clone(&kept);
@@ -216,9 +224,13 @@ async fn converse<S: Wire>(
                     Security::Offered => "250 STARTTLS",
                     Security::None | Security::Encrypted => "250 AUTH PLAIN",
                 };
-                for line in ["250-testkit", "250-8BITMIME", "250-SMTPUTF8", last] {
+                for line in ["250-testkit", "250-8BITMIME"] {
                     say(&mut stream, line).await?;
                 }
+                if kept.has_smtputf8 {
+                    say(&mut stream, "250-SMTPUTF8").await?;
+                }
+                say(&mut stream, last).await?;
             }
             "STARTTLS" if security == Security::Offered => {
                 say(&mut stream, "220 2.0.0 go on").await?;

@@ -1,6 +1,7 @@
 //! A mail as the receiver's server gets it: headers, text, and HTML where there is some.
 
 use holdfast_jobs::JobError;
+use holdfast_product::mail_address::with_ascii_domain;
 use lettre::Message;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
@@ -24,13 +25,13 @@ impl Letter<'_> {
     /// Permanent: it cannot be a mail.
     pub(super) fn message(self) -> Result<Message, JobError> {
         let mut message = Message::builder()
-            .from(self.from.clone())
-            .to(self.to)
+            .from(with_ascii_domain(self.from.clone()))
+            .to(with_ascii_domain(self.to))
             .date(holdfast_core::clock::now().into())
             .message_id(Some(self.message_id.to_owned()))
             .subject(&self.written.subject);
         if let Some(reply_to) = self.reply_to {
-            message = message.reply_to(reply_to);
+            message = message.reply_to(with_ascii_domain(reply_to));
         }
         if let Some(link) = self.link {
             let header = |name, text| HeaderValue::new(HeaderName::new_from_ascii_str(name), text);

@@ -25,7 +25,10 @@ impl Post {
     }
 
     async fn with(postgres: bool, more: &[(&str, &str)]) -> Self {
-        let server = SmtpServer::start().await.unwrap();
+        Self::by(SmtpServer::start().await.unwrap(), postgres, more).await
+    }
+
+    async fn by(server: SmtpServer, postgres: bool, more: &[(&str, &str)]) -> Self {
         let f = Fixture::mailing(postgres, &server, more).await;
         let post = Self { f, server };
         let template = MailTemplate {
@@ -104,6 +107,35 @@ on_both! {
     whoever_unsubscribes_gets_no_more_of_that_list,
     templates_are_kept_replaced_listed_and_deleted,
     what_was_sent_long_ago_is_forgotten,
+    no_line_of_a_mail_is_longer_than_998_bytes,
+}
+
+/// RFC 5322 §2.1.1. What is long and has no blank is broken or encoded, whichever part it is in, and reads as it was written.
+async fn no_line_of_a_mail_is_longer_than_998_bytes(post: Post) {
+    for word in ["x".repeat(1_990), "ü".repeat(990), "😀".repeat(480)] {
+        let template = MailTemplate {
+            subject: "{{ word }}".to_owned(),
+            text: "{{ word }}{{ word }}\nend\n".to_owned(),
+            html: Some("<p>{{ word }}{{ word }}</p>".to_owned()),
+        };
+        post.mail().put_template(&by(), "long", &template).await.unwrap();
+        let job = NotifyEmail {
+            template: "long".to_owned(),
+            data: json!({"word": &word}),
+            reply_to: Some(format!("{} <desk@example.com>", "n".repeat(400))),
+            list: Some("news".to_owned()),
+            ..to("long@example.com")
+        };
+        post.send(job).await.unwrap();
+        let mails = post.server.mails();
+        let data = &mails.last().unwrap().data;
+        let longest = data.split("\r\n").map(str::len).max().unwrap();
+        assert!(longest <= 998, "{longest} bytes: {}", &data[..600]);
+        assert!(
+            !data.replace("\r\n", "").contains(['\r', '\n']),
+            "a lone line break"
+        );
+    }
 }
 
 async fn a_mail_is_written_from_its_template_and_taken_once(mut post: Post) {
@@ -408,6 +440,34 @@ async fn whatever_the_server_does_is_a_clear_outcome() {
     let resources = holdfast_jobs::Resources::default().with(nobody.notices.mail().clone());
     let attempt = to("ada@example.org").run(JobContext::detached(JobId::generate(), 1, 4, resources));
     assert_eq!(attempt.await.unwrap_err().class(), "transient");
+}
+
+#[tokio::test]
+async fn an_international_domain_is_sent_in_ascii_also_to_a_server_without_smtputf8() {
+    let post = Post::by(SmtpServer::without_smtputf8().await.unwrap(), false, &[]).await;
+    for spelling in [
+        "ada@bücher.example",
+        "ada@bu\u{308}cher.example",
+        "ada@xn--bcher-kva.example",
+    ] {
+        let job = NotifyEmail {
+            reply_to: Some("Desk <desk@bücher.example>".to_owned()),
+            ..to(spelling)
+        };
+        post.send(job).await.unwrap();
+        let mail = post.server.mails().pop().unwrap();
+        assert_eq!(mail.to, "ada@xn--bcher-kva.example");
+        assert_eq!(mail.header("To").unwrap(), "ada@xn--bcher-kva.example");
+        assert_eq!(
+            mail.header("Reply-To").unwrap(),
+            "Desk <desk@xn--bcher-kva.example>"
+        );
+    }
+    // The part before the @ has no ASCII form: this server cannot be given such an address, also not later.
+    let (class, text) = post.told(to("réne@example.com")).await;
+    assert_eq!(class, "permanent", "{text}");
+    assert!(text.contains("SMTPUTF8"), "{text}");
+    assert_eq!(post.server.mails().len(), 3);
 }
 
 #[tokio::test]
