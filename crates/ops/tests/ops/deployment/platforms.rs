@@ -160,7 +160,7 @@ fn assert_refers(place: &str, variable: &Value, render: &Value) {
 }
 
 /// Fields of a service in the Compose specification, as far as they are used.
-const COMPOSE_SERVICE: [Field; 17] = [
+const COMPOSE_SERVICE: [Field; 19] = [
     ("image", Type::Text),
     ("build", Type::Any),
     ("command", Type::Texts),
@@ -172,6 +172,8 @@ const COMPOSE_SERVICE: [Field; 17] = [
     ("logging", Type::Any),
     ("read_only", Type::Flag),
     ("tmpfs", Type::Texts),
+    ("mem_limit", Type::Text),
+    ("pids_limit", Type::Whole),
     ("cap_drop", Type::Texts),
     ("security_opt", Type::Texts),
     ("healthcheck", Type::Any),
@@ -224,7 +226,16 @@ fn compose_starts_everything_in_the_order_of_its_health() {
             service["depends_on"].get("redis-queue").is_none(),
             "it works without Redis"
         );
-        assert_are_settings("compose.yaml", &service["environment"]);
+        let mut environment = service["environment"].clone();
+        for password in ["POSTGRES_PASSWORD", "QUEUE_PASSWORD", "CACHE_PASSWORD"] {
+            // What `.env` has of it does not reach the services.
+            assert_eq!(
+                environment.as_object_mut().unwrap().remove(password),
+                Some(json!("")),
+                "{password}"
+            );
+        }
+        assert_are_settings("compose.yaml", &environment);
     }
     assert_eq!(services["migrate"]["command"], json!(["holdfast", "migrate"]));
     let build = &services["migrate"]["build"];
@@ -238,6 +249,29 @@ fn compose_starts_everything_in_the_order_of_its_health() {
         json!([format!("${{PUBLISH:-127.0.0.1:8080}}:{PORT}")])
     );
     assert_volumes(&compose);
+}
+
+#[test]
+fn compose_services_have_no_rights_and_limits() {
+    let compose = yaml("deploy/compose.yaml").remove(0);
+    for (name, service) in compose["services"].as_object().unwrap() {
+        assert_eq!(
+            service["security_opt"],
+            json!(["no-new-privileges:true"]),
+            "{name}"
+        );
+        assert!(
+            service["mem_limit"].is_string() && service["pids_limit"].is_number(),
+            "{name}"
+        );
+        assert!(service["restart"].is_string(), "{name}");
+        if SERVICES.contains(&name.as_str()) || name == "migrate" {
+            assert_eq!(service["read_only"], true, "{name}");
+            assert_eq!(service["cap_drop"], json!(["ALL"]), "{name}");
+            // The limit that `api::limits` and the attacks measure against.
+            assert_eq!(service["mem_limit"], "256m", "{name}");
+        }
+    }
 }
 
 fn assert_volumes(compose: &Value) {
