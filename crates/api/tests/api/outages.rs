@@ -91,6 +91,75 @@ async fn with_the_database_away_an_enqueue_is_refused_with_retry_after_and_works
 }
 
 #[tokio::test]
+async fn a_pull_workers_calls_are_refused_with_retry_after_and_its_outcome_is_stored_after_the_outage() {
+    let postgres = PostgresServer::start().await.unwrap();
+    let settings = TestSettings::new().with("HOLDFAST__WORKER__LOST_AFTER_SECONDS", "50");
+    let app = on_postgres(&postgres, settings).await;
+    let (mut admin, mut work) = (app.admin(), app.with_scopes("worker", "work").await);
+    let kind = json!({"queue": "media"}).to_string();
+    let declared = admin
+        .request(
+            "PUT",
+            "/v1/kinds/thumbnail.make",
+            &[("content-type", "application/json")],
+            kind.as_bytes(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(declared.status, 201, "{}", declared.text());
+    let job = json!({"kind": "thumbnail.make", "payload": {}});
+    assert_eq!(admin.post_json("/v1/jobs", &job).await.unwrap().status, 202);
+    let registration = json!({"name": "host-1", "queues": ["media"], "concurrency": 4,
+        "client": {"name": "test", "version": "1", "language": "sh"}});
+    let worker = body_of(&work.post_json("/v1/workers", &registration).await.unwrap());
+    let own = format!("/v1/workers/{}", worker["id"].as_str().unwrap());
+    let pull = json!({"max": 1, "wait_seconds": 20});
+    let pulled = body_of(&work.post_json(&format!("{own}/pull"), &pull).await.unwrap());
+    let (id, fence) = (&pulled["jobs"][0]["id"], &pulled["jobs"][0]["fence"]);
+    let outcomes = json!({"outcomes": [{"job": id, "fence": fence, "outcome": "completed"}]});
+
+    postgres.kill9().await.unwrap();
+    let calls = [
+        ("/v1/workers".to_owned(), registration),
+        (
+            format!("{own}/pull"),
+            json!({"max": 1, "wait_seconds": 20, "have": [id]}),
+        ),
+        (format!("{own}/heartbeat"), json!({"running": [id]})),
+        (format!("{own}/finish"), outcomes.clone()),
+    ];
+    for (path, body) in calls {
+        let response = work.post_json(&path, &body).await.unwrap();
+        problem(&response, 503, "unavailable");
+        assert!(
+            response.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1,
+            "{path}"
+        );
+    }
+    let response = work.delete(&own).await.unwrap();
+    problem(&response, 503, "unavailable");
+    assert!(response.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
+
+    postgres.start_again().await.unwrap();
+    let stored = until("the outcome is stored", Duration::from_secs(60), async || {
+        let response = work.post_json(&format!("{own}/finish"), &outcomes).await.unwrap();
+        (response.status == 200).then(|| body_of(&response))
+    })
+    .await;
+    assert_eq!(stored["outcomes"][0]["status"], "stored", "{stored}");
+    let shown = body_of(
+        &admin
+            .get(&format!("/v1/jobs/{}", id.as_str().unwrap()))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(
+        (&shown["state"], &shown["attempt"], &shown["crashes"]),
+        (&json!("completed"), &json!(1), &json!(0))
+    );
+}
+
+#[tokio::test]
 async fn with_the_database_hanging_health_still_answers_within_a_second() {
     let postgres = PostgresServer::start().await.unwrap();
     let app = on_postgres(&postgres, TestSettings::new()).await;
