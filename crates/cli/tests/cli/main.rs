@@ -17,4 +17,5 @@ mod reference;
 mod services;
 mod shell_worker;
 mod snippets;
+mod test_names;
 mod users;

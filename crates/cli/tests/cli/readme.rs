@@ -288,7 +288,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 /// What stands in single backticks, outside fenced blocks.
-fn code_spans(text: &str) -> Vec<String> {
+pub(crate) fn code_spans(text: &str) -> Vec<String> {
     prose(text)
         .split('`')
         .skip(1)
