@@ -83,7 +83,7 @@ impl Stand {
         self.anonymous().with_bearer(KEY)
     }
 
-    /// The service goes on, within its memory. Prints the peaks, which docs/SECURITY-MODEL.md quotes.
+    /// The service goes on, within its memory. Prints the peaks, which docs/security-model.md quotes.
     async fn assert_unharmed(&mut self, attack: &str) {
         let job = json!({"kind": "debug.echo", "payload": 1});
         let id = self.enqueue(&job).await;

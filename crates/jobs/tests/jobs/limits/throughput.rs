@@ -1,5 +1,5 @@
 //! How many jobs a second pass a queue with limits. Not a test: run it by name, on a quiet machine, in release mode.
-//! `cargo test --release -p holdfast-jobs --test limits -- --ignored --nocapture throughput`
+//! `cargo test --release -p holdfast-jobs --test jobs -- --ignored --nocapture throughput`
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
