@@ -8,9 +8,9 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, backup, batches, completions, console, copy, dead_letters, deploy, encryption, healthcheck,
-    import, jobs, keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys, stats, users,
-    validate, workers,
+    audit, backup, batches, completions, console, copy, dead_letters, deploy, encryption, failures,
+    healthcheck, import, jobs, keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys,
+    stats, users, validate, workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Batches(batches::Args),
     /// List, show, redrive and delete dead letters
     DeadLetters(Box<dead_letters::Args>),
+    /// List and show groups of dead letters: what fails, how often, since when
+    Failures(failures::Args),
     /// List and show the kinds of jobs that can be enqueued; declare and delete kinds of pull workers
     Kinds(kinds::Args),
     /// List, declare, delete, pause, resume, ring, limit and purge queues

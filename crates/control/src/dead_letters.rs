@@ -7,6 +7,7 @@ use holdfast_http::problem::{Problem, ProblemKind, nothing_matched};
 use holdfast_http::{Admin, Call, PageParams, Read, Reply, WithQuery, ok};
 use holdfast_jobs::bulk::Done;
 use holdfast_jobs::dead_letters::{DeadLetterFilter, MAX_RATE, MIN_RATE, Redrive};
+use holdfast_jobs::failures::is_fingerprint;
 use holdfast_jobs::ledger::{LedgerError, RetryReply};
 use holdfast_jobs::{JobId, Jobs};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,10 @@ use crate::state::ControlState;
 
 /// Longest piece of an error that is searched for, in bytes.
 const MAX_ERROR: usize = 500;
+
+/// Why a text is no fingerprint.
+pub(crate) const NO_FINGERPRINT: &str =
+    "not a fingerprint: 16 hexadecimal digits, as `GET /v1/failures` has them";
 
 /// Dead letters shown by a dry run.
 const SAMPLE: usize = 10;
@@ -44,6 +49,7 @@ pub struct DeadLetterPage {
         ("error" = Option<String>, Query, description = "Text that occurs in one of the errors; case-insensitive. Needs the scope `read:payload`"),
         ("from" = Option<String>, Query, description = "Discarded at or after this time (RFC 3339)"),
         ("to" = Option<String>, Query, description = "Discarded before this time (RFC 3339)"),
+        ("fingerprint" = Option<String>, Query, description = "Only this group of `GET /v1/failures`"),
         PageParams,
     ),
     responses(
@@ -51,15 +57,28 @@ pub struct DeadLetterPage {
         (status = 400, description = "invalid-parameter, invalid-cursor"),
     ))]
 pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
-    let mut params = call.params(&["queue", "kind", "error", "from", "to", "after", "limit"]);
+    let mut params = call.params(&[
+        "queue",
+        "kind",
+        "error",
+        "from",
+        "to",
+        "fingerprint",
+        "after",
+        "limit",
+    ]);
     let filter = DeadLetterFilter {
         queue: params.short_text("queue", MAX_NAME),
         kind: params.short_text("kind", MAX_NAME),
         error: params.short_text("error", MAX_ERROR),
         from: params.moment("from"),
         to: params.moment("to"),
+        fingerprint: params.short_text("fingerprint", MAX_NAME),
         ids: None,
     };
+    if !filter.fingerprint.as_deref().is_none_or(is_fingerprint) {
+        params.fault("fingerprint", NO_FINGERPRINT.to_owned());
+    }
     let page = params.page();
     params.finish()?;
     if filter.error.is_some() {
@@ -169,6 +188,9 @@ pub struct DeadLetterFilterBody {
     /// Discarded before.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub to: Option<Moment>,
+    /// A group of `GET /v1/failures`.
+    #[schema(pattern = "^[0-9a-f]{16}$")]
+    pub fingerprint: Option<String>,
 }
 
 /// Which dead letters a request means.
@@ -217,16 +239,25 @@ impl DeadLetterFilterBody {
             let reason = format!("must have 1 to {MAX_ERROR} bytes, and no NUL; leave it out to match all");
             return Err(Problem::field(ProblemKind::InvalidField, "filter.error", reason));
         }
+        if !self.fingerprint.as_deref().is_none_or(is_fingerprint) {
+            let reason = NO_FINGERPRINT.to_owned();
+            return Err(Problem::field(
+                ProblemKind::InvalidField,
+                "filter.fingerprint",
+                reason,
+            ));
+        }
         let filter = DeadLetterFilter {
             queue: self.queue,
             kind: self.kind,
             error: self.error,
             from: self.from.map(|moment| moment.0),
             to: self.to.map(|moment| moment.0),
+            fingerprint: self.fingerprint,
             ids: None,
         };
         if filter == DeadLetterFilter::default() {
-            let reason = "an empty filter would mean all: name a queue, a kind, an error or a time, or say `\"all\": true`";
+            let reason = "an empty filter would mean all: name a queue, a kind, an error, a time or a fingerprint, or say `\"all\": true`";
             return Err(Problem::field(ProblemKind::InvalidField, "filter", reason));
         }
         Ok(filter)

@@ -243,6 +243,7 @@ impl From<ErrorRecord> for ErrorView {
             class,
             message,
             worker,
+            fingerprint: _,
         } = record;
         Self {
             at,

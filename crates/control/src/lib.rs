@@ -14,6 +14,7 @@ pub mod dead_letters;
 pub mod declarations;
 pub mod encryption;
 pub mod enqueue;
+pub mod failures;
 pub mod fields;
 pub mod job_list;
 pub mod job_view;
@@ -27,6 +28,7 @@ pub mod schedules;
 pub mod standing;
 mod state;
 pub mod stats;
+mod stream;
 pub mod workers;
 
 /// The documents of the routes, for clients in Rust.
@@ -38,6 +40,7 @@ pub mod wire {
     pub use crate::declarations::{DeclaredQueue, ForgottenName, KindBody, QueueBody, RetryBody};
     pub use crate::encryption::{EncryptionKeyView, EncryptionView, RotateBody, RotatedView, UnreadableView};
     pub use crate::enqueue::{AcceptedJob, JobBody};
+    pub use crate::failures::{FailureView, FailuresView};
     pub use crate::fields::{Attempts, Urgency};
     pub use crate::job_list::{JobCount, JobCounts, JobListing, JobPage, JobSummaryPage, SummaryView};
     pub use crate::job_view::{ErrorView, JobView};
@@ -49,10 +52,14 @@ pub mod wire {
         PulledView, RegisteredWorker, RegistrationBody, WorkerClient,
     };
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue, WokenQueue};
-    pub use crate::schedules::{DeletedSchedule, ScheduleBody, ScheduleList, ScheduleView};
+    pub use crate::schedules::{
+        BeatList, BeatView, DeletedSchedule, PreviewedTick, ScheduleBody, ScheduleList, SchedulePreview,
+        SchedulePreviewRequest, ScheduleRun, ScheduleRuns, ScheduleView,
+    };
     pub use crate::standing::{JobStanding, ReasonView, RerunBody};
     pub use crate::stats::{OutageView, PercentileSeries, PercentileView, SeriesView, StatsView, TotalView};
-    pub use crate::workers::{WorkerList, WorkerQueueView, WorkerView};
+    pub use crate::stream::{ModeView, OverviewProblem, OverviewQueue, OverviewView, OverviewWorkers};
+    pub use crate::workers::{WorkerDetail, WorkerJobView, WorkerList, WorkerQueueView, WorkerView};
 }
 
 pub use kind_schemas::coded_schemas;
@@ -83,8 +90,9 @@ holdfast_http::routes! {
     "/v1/queues/{name}/purge" => { POST bulk::purge }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
     "/v1/stats" => { GET stats::show }
+    "/v1/stream" => { GET stream::follow }
     "/v1/workers" => { GET workers::list, POST pull::register }
-    "/v1/workers/{id}" => { DELETE pull::delete }
+    "/v1/workers/{id}" => { GET workers::show, DELETE pull::delete }
     "/v1/workers/{id}/pull" => { POST pull::pull }
     "/v1/workers/{id}/finish" => { POST pull::finish }
     "/v1/workers/{id}/heartbeat" => { POST pull::heartbeat }
@@ -93,10 +101,15 @@ holdfast_http::routes! {
     "/v1/dead-letters/redrive" => { POST dead_letters::redrive }
     "/v1/dead-letters/delete" => { POST dead_letters::delete }
     "/v1/dead-letters/{id}" => { GET dead_letters::show }
+    "/v1/failures" => { GET failures::list }
+    "/v1/failures/{fingerprint}" => { GET failures::show }
     "/v1/encryption" => { GET encryption::show }
     "/v1/encryption/rotate" => { POST encryption::rotate }
     "/v1/audit" => { GET audit::list }
     "/v1/schedules" => { GET schedules::list, POST schedules::create }
+    "/v1/beats" => { GET schedules::beats }
+    "/v1/schedules/preview" => { POST schedules::preview }
+    "/v1/schedules/{name}/runs" => { GET schedules::runs }
     "/v1/schedules/{name}" => { GET schedules::show, PUT schedules::put, DELETE schedules::delete }
     "/v1/schedules/{name}/run" => { POST schedules::run }
     "/v1/schedules/{name}/enable" => { POST schedules::enable }

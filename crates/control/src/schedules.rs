@@ -4,14 +4,19 @@ use std::borrow::Cow;
 
 use actix_web::http::StatusCode;
 use actix_web::web;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
+use holdfast_core::clock;
 use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::Seconds;
 use holdfast_http::{
     Admin, Call, PageParams, Problem, ProblemKind, Produce, Read, Reply, WithQuery, json_at, ok,
 };
 use holdfast_jobs::JobId;
-use holdfast_jobs::schedules::{CatchUp, Definition, MAX_NAME, NEXT_TICKS, Rhythm, ScheduleRecord, Stored};
+use holdfast_jobs::State as JobState;
+use holdfast_jobs::schedules::{
+    BeatRecord, CatchUp, Definition, MAX_NAME, NEXT_TICKS, Rhythm, Run, ScheduleError, ScheduleRecord,
+    Stored, rhythm, timing,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -178,6 +183,164 @@ pub struct ScheduleList {
 pub struct DeletedSchedule {
     pub name: String,
     pub deleted: bool,
+}
+
+/// When a schedule would tick. Either `cron` or `every_seconds`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"cron": "30 2 * * 1-5", "time_zone": "Europe/Berlin"}))]
+pub struct SchedulePreviewRequest {
+    /// Five fields (minute, hour, day of month, month, day of week), or six with a second first.
+    pub cron: Option<String>,
+    /// A whole number of seconds, 1 or more.
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    pub every_seconds: Option<Seconds>,
+    /// An IANA name such as `Europe/Berlin`. Default: UTC.
+    pub time_zone: Option<String>,
+}
+
+/// When a schedule would tick.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SchedulePreview {
+    /// In English; of a cron expression as the clock of its zone shows it.
+    #[schema(example = "At 02:30, on Monday through Friday.")]
+    pub words: String,
+    pub time_zone: String,
+    /// The next five.
+    pub ticks: Vec<PreviewedTick>,
+}
+
+/// A tick in both zones.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PreviewedTick {
+    pub utc: DateTime<Utc>,
+    /// With the offset of the schedule's zone.
+    #[schema(example = "2030-01-31T02:30:00+01:00")]
+    pub local: String,
+}
+
+/// Preview a schedule
+///
+/// What a cron expression or an interval means in words, and its next five ticks. Nothing is stored.
+#[utoipa::path(post, path = "/v1/schedules/preview", tag = "schedules", operation_id = "preview_schedule",
+    request_body = SchedulePreviewRequest,
+    responses(
+        (status = 200, body = SchedulePreview),
+        (status = 400, description = "malformed-json"),
+        (status = 422, description = "invalid-field"),
+    ))]
+pub(crate) async fn preview(call: Call<Read, ControlState>, payload: web::Payload) -> Reply {
+    let body: SchedulePreviewRequest = call.json(payload).await?;
+    let every = body.every_seconds.map(|seconds| seconds.0);
+    let invalid = |fault| Problem::from(ScheduleError::Invalid(vec![fault]));
+    let rhythm = rhythm(body.cron.as_deref(), every, body.time_zone.as_deref()).map_err(invalid)?;
+    let zone_name = match &rhythm {
+        Rhythm::Cron { time_zone, .. } => time_zone.clone(),
+        Rhythm::Every { .. } => "UTC".to_owned(),
+    };
+    // They were checked a moment ago.
+    let zone = timing::zone(&zone_name).map_err(Problem::internal)?;
+    let ticks = rhythm.timing().map_err(Problem::internal)?;
+    let ticks = ticks.next_ticks(clock::now(), NEXT_TICKS).into_iter();
+    ok(&SchedulePreview {
+        words: rhythm.in_words().map_err(Problem::internal)?,
+        time_zone: zone_name,
+        ticks: ticks
+            .map(|utc| PreviewedTick {
+                utc,
+                local: utc
+                    .with_timezone(&zone)
+                    .to_rfc3339_opts(SecondsFormat::Secs, false),
+            })
+            .collect(),
+    })
+}
+
+/// The last ticks of a schedule.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleRuns {
+    /// The newest first, 20 at most.
+    pub runs: Vec<ScheduleRun>,
+}
+
+/// A tick, and its job.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleRun {
+    pub tick: DateTime<Utc>,
+    /// Null: the tick was missed or skipped, its job is no longer stored, or the schedule ticked at other times then.
+    #[schema(value_type = Option<String>)]
+    pub job: Option<JobId>,
+    #[schema(value_type = Option<String>, example = "completed")]
+    pub state: Option<JobState>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl From<Run> for ScheduleRun {
+    fn from(Run { tick, job }: Run) -> Self {
+        Self {
+            tick,
+            job: job.map(|job| job.id),
+            state: job.map(|job| job.state),
+            started_at: job.and_then(|job| job.started_at),
+            finished_at: job.and_then(|job| job.finished_at),
+        }
+    }
+}
+
+/// List the runs of a schedule
+///
+/// The last 20 ticks of the schedule as it is now, with what became of their jobs.
+#[utoipa::path(get, path = "/v1/schedules/{name}/runs", tag = "schedules", operation_id = "list_schedule_runs",
+    params(("name" = String, Path, description = "The schedule's name")),
+    responses(
+        (status = 200, body = ScheduleRuns),
+        (status = 404, description = "schedule-not-found"),
+    ))]
+pub(crate) async fn runs(call: Call<Read, ControlState>) -> Reply {
+    let name = call.path("name");
+    let runs = call.run(|state| async move { state.schedules.runs(&name).await });
+    let runs = runs.await?.into_iter().map(Into::into).collect();
+    ok(&ScheduleRuns { runs })
+}
+
+/// A process that ticks schedules.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Beat)]
+pub struct BeatView {
+    /// A readable name: host, process and boot.
+    pub name: String,
+    /// Whether a recent heartbeat is stored.
+    pub alive: bool,
+    pub started_at: DateTime<Utc>,
+    pub seen_at: DateTime<Utc>,
+    pub seen_seconds_ago: f64,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct BeatList {
+    pub beats: Vec<BeatView>,
+}
+
+/// List beats
+///
+/// The processes that tick schedules. A silent one stays listed for a while.
+#[utoipa::path(get, path = "/v1/beats", tag = "schedules", operation_id = "list_beats",
+    responses(
+        (status = 200, body = BeatList),
+    ))]
+pub(crate) async fn beats(call: Call<Read, ControlState>) -> Reply {
+    let beats = call.run(|state| async move { state.schedules.beats().await });
+    let lost_after = call.state().beat_lost_after.as_secs_f64();
+    let view = |beat: BeatRecord| BeatView {
+        name: beat.name,
+        alive: beat.seen_seconds_ago < lost_after,
+        started_at: beat.started_at,
+        seen_at: beat.seen_at,
+        seen_seconds_ago: beat.seen_seconds_ago,
+    };
+    let beats = beats.await?.into_iter().map(view).collect();
+    ok(&BeatList { beats })
 }
 
 /// List schedules

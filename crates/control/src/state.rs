@@ -14,6 +14,8 @@ use holdfast_jobs::schedules::Schedules;
 use holdfast_jobs::{Jobs, Marks, Registry};
 use serde_json::value::RawValue;
 
+use crate::stream::StreamHub;
+
 type Redact = fn(&Marks, &RawValue) -> Option<Box<RawValue>>;
 
 /// Shows payloads without the fields that their kinds mark as secret. Cheap to clone.
@@ -87,9 +89,13 @@ pub struct ControlState {
     pub schedules: Schedules,
     /// A worker that was silent for longer is not alive.
     pub lost_after: Duration,
+    /// The same of beats.
+    pub beat_lost_after: Duration,
     pub redactor: Redactor,
     /// The pull protocol.
     pub pull: PullWorkers,
+    /// Of `GET /v1/stream`.
+    pub stream: StreamHub,
     /// Of encryption keys.
     pub rotation: Rotation,
 }
@@ -109,8 +115,10 @@ impl ControlState {
             jobs: jobs.clone(),
             schedules: Schedules::new(jobs.clone(), database, &settings.database),
             lost_after: settings.worker.lost_after,
+            beat_lost_after: settings.beat.lost_after,
             redactor: redactor.knowing(jobs.declared()),
             pull: PullWorkers::new(jobs, settings),
+            stream: StreamHub::new(jobs, settings.worker.lost_after),
             rotation: Rotation::new(jobs, sealed_columns),
         }
     }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_cache::{Class, Namespace};
+use holdfast_http::problem::{Problem, ProblemKind};
 use holdfast_http::responses::{CachedRoute, Lifetime};
-use holdfast_http::{Call, Read, Reply};
-use holdfast_jobs::WorkerId;
+use holdfast_http::{Call, Read, Reply, ok};
 use holdfast_jobs::ledger::{LedgerError, WorkerQueueStats, WorkerRecord};
+use holdfast_jobs::{JobId, WorkerId, WorkerJob};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -128,6 +129,70 @@ pub(crate) async fn list(call: Call<Read, ControlState>) -> Reply {
         })
     };
     call.cached(&CACHED, list).await
+}
+
+/// A worker with what it runs.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct WorkerDetail {
+    #[serde(flatten)]
+    pub worker: WorkerView,
+    /// The newest first, 100 at most. Without jobs that are stored on the broker.
+    pub jobs: Vec<WorkerJobView>,
+}
+
+/// A job that a worker runs, or holds to run it next.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = WorkerJob)]
+pub struct WorkerJobView {
+    #[schema(value_type = String)]
+    pub id: JobId,
+    pub kind: String,
+    pub queue: String,
+    pub attempt: u32,
+    pub started_at: Option<DateTime<Utc>>,
+}
+
+impl From<WorkerJob> for WorkerJobView {
+    fn from(job: WorkerJob) -> Self {
+        let WorkerJob {
+            id,
+            kind,
+            queue,
+            attempt,
+            started_at,
+        } = job;
+        Self {
+            id,
+            kind,
+            queue,
+            attempt,
+            started_at,
+        }
+    }
+}
+
+/// Show a worker
+///
+/// By any id that the process has or had a moment ago, with the jobs that it runs.
+#[utoipa::path(get, path = "/v1/workers/{id}", tag = "workers", operation_id = "show_worker",
+    params(("id" = String, Path, description = "The worker's id")),
+    responses(
+        (status = 200, body = WorkerDetail),
+        (status = 400, description = "invalid-id"),
+        (status = 404, description = "worker-not-found: unknown, or gone"),
+    ))]
+pub(crate) async fn show(call: Call<Read, ControlState>) -> Reply {
+    let id = call.id::<WorkerId>()?;
+    let found = call.run(move |state| async move { state.jobs.worker(id).await });
+    let (record, jobs) = found.await?.ok_or_else(|| {
+        let reason = format!("there is no worker {id}: it has stopped, or its jobs were rescued");
+        Problem::field(ProblemKind::WorkerNotFound, "id", reason)
+    })?;
+    let alive = is_alive(&record, call.state().lost_after);
+    ok(&WorkerDetail {
+        worker: WorkerView::new(record, alive),
+        jobs: jobs.into_iter().map(Into::into).collect(),
+    })
 }
 
 /// Whether a worker was heard of recently.

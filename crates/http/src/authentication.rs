@@ -6,8 +6,9 @@
 
 use std::fmt;
 
-use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, web};
 use futures::future::BoxFuture;
 
 use crate::access::{permit_scope, refuse_bound};
@@ -141,6 +142,21 @@ pub(crate) async fn may_read(
     };
     permit_scope(&caller, Some(Scope::Read))?;
     refuse_bound(&caller)
+}
+
+/// Whether the caller of a request that goes on may still read: its key is not revoked, its session has not ended. While that cannot be
+/// looked up, it may.
+pub async fn still_may_read(request: &HttpRequest) -> bool {
+    let Some(context) = request.app_data::<web::Data<ServerContext>>() else {
+        return false;
+    };
+    match may_read(request, &*context.authenticator, context.is_keyless).await {
+        Ok(()) => true,
+        Err(problem) => !matches!(
+            problem.kind().status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ),
+    }
 }
 
 /// The token of the `Authorization` header, if there is one.

@@ -68,7 +68,7 @@ impl FailedAttempt<'_> {
                 );
                 Outcome::Discard {
                     fence,
-                    error: record(),
+                    error: record().with_fingerprint(&job.kind),
                 }
             }
             Verdict::Cancel => Outcome::Cancel { fence, error: None },

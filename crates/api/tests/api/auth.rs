@@ -36,6 +36,13 @@ pub(crate) const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/jobs/cancel", "admin"),
     ("POST", "/v1/queues/{name}/purge", "admin"),
     ("GET", "/v1/stats", "read"),
+    ("GET", "/v1/stream", "read"),
+    ("GET", "/v1/failures", "read"),
+    ("GET", "/v1/failures/{fingerprint}", "read"),
+    ("GET", "/v1/workers/{id}", "read"),
+    ("GET", "/v1/beats", "read"),
+    ("GET", "/v1/schedules/{name}/runs", "read"),
+    ("POST", "/v1/schedules/preview", "read"),
     ("GET", "/v1/dead-letters", "read"),
     ("GET", "/v1/dead-letters/{id}", "read"),
     ("POST", "/v1/dead-letters/redrive", "admin"),
@@ -143,6 +150,9 @@ const WITHOUT_KEY: &[&str] = &[
 pub(crate) fn concrete(path: &str) -> String {
     path.replace("{id}", "01JD3V0S7W8Q4M2XKZC5T9R6BH")
         .replace("{name}", "default")
+        .replace("{fingerprint}", "0123456789abcdef")
+        // It would not end by itself.
+        .replace("/v1/stream", "/v1/stream?topics=none")
 }
 
 #[tokio::test]

@@ -171,6 +171,7 @@ async fn text_of_jobs_never_becomes_markup() {
             class: HOSTILE.into(),
             message: HOSTILE.to_owned(),
             worker: Some(HOSTILE.to_owned()),
+            fingerprint: None,
         },
     })
     .await;
@@ -365,6 +366,7 @@ async fn dead_letters_are_redriven_after_a_preview() {
             class: "permanent".into(),
             message: "it broke".to_owned(),
             worker: None,
+            fingerprint: None,
         },
     })
     .await;

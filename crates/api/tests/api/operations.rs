@@ -307,3 +307,105 @@ async fn a_purge_reaches_the_broker_and_needs_it() {
         .unwrap();
     problem(&response, 503, "unavailable");
 }
+
+#[tokio::test]
+async fn failures_are_groups_that_are_redriven_by_their_fingerprint() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    let mut reader = app.with_scopes("reader", "read").await;
+    let worker = app.worker().await;
+    for user in [7, 8, 9] {
+        let id = app.enqueue().await;
+        let claimed = app
+            .jobs
+            .ledger()
+            .claim("default", worker, 1, std::time::Duration::from_secs(15))
+            .await
+            .unwrap();
+        assert_eq!(claimed[0].id, id);
+        let message = format!("no user {user}");
+        let error = ErrorRecord::new(holdfast_core::clock::now(), 1, "permanent", &message, "w");
+        let error = error.with_fingerprint("debug.echo");
+        let outcome = Outcome::Discard {
+            fence: claimed[0].fence(),
+            error,
+        };
+        app.jobs.ledger().finish(worker, &[outcome]).await.unwrap();
+    }
+    let list = body_of(&admin.get("/v1/failures").await.unwrap());
+    let group = &list["failures"][0];
+    assert_eq!(
+        (
+            &group["kind"],
+            &group["class"],
+            &group["message"],
+            &group["count"]
+        ),
+        (
+            &json!("debug.echo"),
+            &json!("permanent"),
+            &json!("no user #"),
+            &json!(3)
+        )
+    );
+    assert_eq!(
+        (list["failures"].as_array().unwrap().len(), &list["has_more"]),
+        (1, &json!(false))
+    );
+    assert_eq!(group["samples"].as_array().unwrap().len(), 3);
+    assert_eq!(group["recent"].as_array().unwrap().len(), 24);
+    let print = group["fingerprint"].as_str().unwrap();
+    let path = format!("/v1/failures/{print}");
+    assert_eq!(&body_of(&admin.get(&path).await.unwrap()), group);
+    // The texts of errors need more than `read`.
+    let hidden = body_of(&reader.get(&path).await.unwrap());
+    assert_eq!((&hidden["message"], &hidden["count"]), (&Value::Null, &json!(3)));
+    let letters = admin
+        .get(&format!("/v1/dead-letters?fingerprint={print}"))
+        .await
+        .unwrap();
+    assert_eq!(body_of(&letters)["dead_letters"].as_array().unwrap().len(), 3);
+    let redrive = json!({"filter": {"fingerprint": print}, "rate": 100});
+    let done = post(&mut admin, "/v1/dead-letters/redrive", &redrive).await;
+    assert_eq!(done["affected"], 3, "{done}");
+    problem_of(
+        &admin.get(&path).await.unwrap(),
+        404,
+        "failure-not-found",
+        "fingerprint",
+    );
+    problem_of(
+        &admin.get("/v1/failures/x").await.unwrap(),
+        404,
+        "failure-not-found",
+        "fingerprint",
+    );
+    let odd = json!({"filter": {"fingerprint": "x"}});
+    let refused = admin.post_json("/v1/dead-letters/redrive", &odd).await.unwrap();
+    problem_of(&refused, 422, "invalid-field", "filter.fingerprint");
+}
+
+#[tokio::test]
+async fn a_worker_is_shown_with_the_jobs_that_it_runs() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    let (id, worker) = (app.enqueue().await, app.worker().await);
+    let lease = std::time::Duration::from_secs(15);
+    app.jobs
+        .ledger()
+        .claim("default", worker, 1, lease)
+        .await
+        .unwrap();
+    let shown = body_of(&admin.get(&format!("/v1/workers/{worker}")).await.unwrap());
+    assert_eq!(
+        (&shown["id"], &shown["alive"]),
+        (&json!(worker.to_string()), &json!(true))
+    );
+    let job = &shown["jobs"][0];
+    assert_eq!(
+        (&job["id"], &job["kind"], &job["attempt"]),
+        (&json!(id.to_string()), &json!("debug.echo"), &json!(1))
+    );
+    let unknown = admin.get(&format!("/v1/workers/{UNKNOWN}")).await.unwrap();
+    problem_of(&unknown, 404, "worker-not-found", "id");
+}

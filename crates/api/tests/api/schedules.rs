@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, TestSettings, body_of, problem, problem_of};
+use crate::support::{TestApp, TestSettings, body_of, problem, problem_of, until};
 
 fn nightly() -> Value {
     json!({"name": "nightly", "cron": "30 2 * * *", "time_zone": "Europe/Berlin", "kind": "debug.echo", "payload": {"n": 1}})
@@ -224,4 +224,72 @@ async fn kinds_show_the_policy_that_counts() {
         json!({"max_attempts": 4, "base_seconds": 60.0, "cap_seconds": 600.0, "jitter": true, "shortest_share": 0.0})
     );
     assert_eq!(http["retry_on"], json!({}));
+}
+
+#[tokio::test]
+async fn a_preview_says_in_words_and_in_both_zones_when_a_schedule_would_tick() {
+    let app = TestApp::start().await;
+    let mut reader = app.with_scopes("reader", "read").await;
+    let body = json!({"cron": "30 2 * * 1", "time_zone": "Europe/Berlin"});
+    let preview = reader.post_json("/v1/schedules/preview", &body).await.unwrap();
+    assert_eq!(preview.status, 200, "{}", preview.text());
+    let preview = body_of(&preview);
+    let words = preview["words"].as_str().unwrap();
+    assert!(words.contains("02:30") && words.contains("Monday"), "{words}");
+    let ticks = preview["ticks"].as_array().unwrap();
+    assert_eq!((ticks.len(), &preview["time_zone"]), (5, &json!("Europe/Berlin")));
+    for tick in ticks {
+        let (utc, local) = (tick["utc"].as_str().unwrap(), tick["local"].as_str().unwrap());
+        let offset = if local.ends_with("+01:00") {
+            "T01:30:00"
+        } else {
+            "T00:30:00"
+        };
+        assert!(local.contains("T02:30:00+0") && utc.contains(offset), "{tick}");
+    }
+    let body = json!({"every_seconds": 900});
+    let preview = body_of(&reader.post_json("/v1/schedules/preview", &body).await.unwrap());
+    assert_eq!(preview["words"], "Every 15 minutes.");
+    for (body, field) in [
+        (json!({}), "cron"),
+        (json!({"cron": "61 * * * *"}), "cron"),
+        (json!({"cron": "* * * * *", "time_zone": "Mars"}), "time_zone"),
+        (json!({"every_seconds": 0}), "every_seconds"),
+    ] {
+        let refused = reader.post_json("/v1/schedules/preview", &body).await.unwrap();
+        problem_of(&refused, 422, "invalid-field", field);
+    }
+    let schedule = json!({"name": "preview", "every_seconds": 60, "kind": "debug.echo", "payload": {}});
+    let refused = app.admin().post_json("/v1/schedules", &schedule).await.unwrap();
+    problem_of(&refused, 422, "invalid-field", "name");
+}
+
+#[tokio::test]
+async fn runs_are_the_last_ticks_with_their_jobs() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    let schedule = json!({"name": "often", "every_seconds": 1, "kind": "debug.echo", "payload": {}});
+    assert_eq!(
+        admin.post_json("/v1/schedules", &schedule).await.unwrap().status,
+        201
+    );
+    let runs = async |admin: &mut holdfast_testkit::http::Client| {
+        let runs = admin.get("/v1/schedules/often/runs").await.unwrap();
+        assert_eq!(runs.status, 200, "{}", runs.text());
+        body_of(&runs)["runs"].as_array().unwrap().clone()
+    };
+    // No beat runs: a tick without a job.
+    let missed = until("a tick", std::time::Duration::from_secs(10), async || {
+        runs(&mut admin).await.first().cloned()
+    })
+    .await;
+    assert_eq!((&missed["job"], &missed["state"]), (&Value::Null, &Value::Null));
+    let mut job = json!({"kind": "debug.echo", "payload": {}});
+    job["unique_key"] = json!("a job that is none of its runs");
+    assert_eq!(admin.post_json("/v1/jobs", &job).await.unwrap().status, 202);
+    assert!(runs(&mut admin).await.iter().all(|run| run["job"].is_null()));
+    let unknown = admin.get("/v1/schedules/nowhere/runs").await.unwrap();
+    problem(&unknown, 404, "schedule-not-found");
+    let beats = body_of(&admin.get("/v1/beats").await.unwrap());
+    assert_eq!(beats, json!({"beats": []}));
 }

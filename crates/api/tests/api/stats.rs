@@ -1,6 +1,11 @@
-//! Statistics over HTTP.
+//! Statistics over HTTP, and the stream of what happens now.
+
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::support::{TestApp, body_of, problem_of};
 
@@ -90,4 +95,113 @@ async fn a_question_that_cannot_be_answered_names_its_parameter() {
         let refused = admin.get(&format!("/v1/stats?{query}")).await.unwrap();
         problem_of(&refused, 400, "invalid-parameter", field);
     }
+}
+
+/// A connection on which events arrive.
+struct Events {
+    stream: TcpStream,
+    text: String,
+}
+
+impl Events {
+    async fn open(app: &TestApp, token: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(app.address).await.unwrap();
+        let request = format!(
+            "GET /v1/stream?topics=overview HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {token}\r\n{headers}\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Self {
+            stream,
+            text: String::new(),
+        }
+    }
+
+    /// Whether more has arrived; false: the server has ended the stream.
+    async fn read(&mut self) -> bool {
+        let mut buffer = [0; 64 * 1_024];
+        let read = timeout(Duration::from_secs(30), self.stream.read(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        self.text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        // The last chunk of a chunked response is empty.
+        read > 0 && !self.text.ends_with("0\r\n\r\n")
+    }
+
+    /// The id and the document of the next event that `wanted` accepts.
+    async fn next(&mut self, wanted: impl Fn(&Value) -> bool) -> (String, Value) {
+        loop {
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let line = |name: &str| {
+                    event
+                        .lines()
+                        .find_map(|line| Some(line.strip_prefix(name)?.to_owned()))
+                };
+                let found = line("id: ").zip(line("data: "));
+                let rest = rest.to_owned();
+                if let Some((id, data)) = found {
+                    assert!(event.contains("event: overview"), "{event}");
+                    let document: Value = serde_json::from_str(&data).unwrap();
+                    self.text = rest;
+                    if wanted(&document) {
+                        return (id, document);
+                    }
+                } else {
+                    self.text = rest;
+                }
+            }
+            assert!(self.read().await, "the stream has ended: {}", self.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_shows_changes_resumes_and_ends_with_its_key() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    let made = json!({"name": "console", "scopes": ["read"]});
+    let made = body_of(&admin.post_json("/v1/keys", &made).await.unwrap());
+    let (key, id) = (made["key"].as_str().unwrap(), made["id"].as_str().unwrap());
+    let mut events = Events::open(&app, key, "").await;
+    let (_, first) = events.next(|overview| !overview["counted_at"].is_null()).await;
+    assert_eq!(
+        (&first["database"]["mode"], &first["redis"]["mode"]),
+        (&json!("normal"), &json!("absent"))
+    );
+    assert_eq!(
+        (&first["status"], &first["problems"][0]["code"]),
+        (&json!("degraded"), &json!("no-workers"))
+    );
+    app.enqueue().await;
+    let available = |overview: &Value, count: u64| {
+        let queues = overview["queues"].as_array().unwrap();
+        queues
+            .iter()
+            .any(|queue| queue["name"] == "default" && queue["available"] == count)
+    };
+    events.next(|overview| available(overview, 1)).await;
+    // Another reader gets the same snapshot.
+    let mut other = Events::open(&app, key, "").await;
+    let (newest, document) = other.next(|_| true).await;
+    assert!(available(&document, 1), "{document}");
+    // One that has the newest snapshot is sent the next one, or the same only once it is five seconds old.
+    let began = Instant::now();
+    let mut resumed = Events::open(&app, key, &format!("last-event-id: {newest}\r\n")).await;
+    let (again, _) = resumed.next(|_| true).await;
+    assert!(again != newest || began.elapsed() > Duration::from_secs(3));
+    let revoke = format!("/v1/keys/{id}/revoke");
+    let revoked = admin.request("POST", &revoke, &[], &[]).await.unwrap();
+    assert!(revoked.status < 300, "{}", revoked.text());
+    for events in [&mut events, &mut other, &mut resumed] {
+        while events.read().await {}
+    }
+    let refused = app.client().with_bearer(key).get("/v1/stream").await.unwrap();
+    assert_eq!(refused.status, 401);
+}
+
+#[tokio::test]
+async fn a_stream_of_an_unknown_topic_is_refused() {
+    let app = TestApp::start().await;
+    let refused = app.admin().get("/v1/stream?topics=weather").await.unwrap();
+    problem_of(&refused, 400, "invalid-parameter", "topics");
 }

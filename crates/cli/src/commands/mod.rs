@@ -11,6 +11,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod encryption;
+pub(crate) mod failures;
 pub(crate) mod healthcheck;
 pub(crate) mod import;
 pub(crate) mod jobs;
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Jobs(args) => briefly(jobs::run(*args, program)),
         Command::Batches(args) => briefly(batches::run(args, program)),
         Command::DeadLetters(args) => briefly(dead_letters::run(*args, program)),
+        Command::Failures(args) => briefly(failures::run(args, program)),
         Command::Kinds(args) => briefly(kinds::run(args, program)),
         Command::Queues(args) => briefly(queues::run(args, program)),
         Command::Workers(args) => briefly(workers::run(args, program)),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
-use holdfast_control::wire::{AcceptedJob, ScheduleBody, ScheduleList, ScheduleView};
+use holdfast_control::wire::{
+    AcceptedJob, ScheduleBody, ScheduleList, ScheduleRun, ScheduleRuns, ScheduleView,
+};
 use holdfast_http::wire::Seconds;
 use holdfast_ops::client::{Api, Document};
 use holdfast_ops::{Failure, time};
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Disable(One),
     /// Make the schedule's job now, beside its ticks
     Run(One),
+    /// List the last ticks of a schedule with their jobs
+    Runs(One),
 }
 
 /// One schedule.
@@ -101,6 +105,14 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         }
         Command::Enable(One { name }) => verb(&name, "enable").await?,
         Command::Disable(One { name }) => verb(&name, "disable").await?,
+        Command::Runs(One { name }) => {
+            let document = api.get(&["v1", "schedules", &name, "runs"], &[]).await?;
+            let ScheduleRuns { runs } = api.read(&document)?;
+            return output.print(&document, || {
+                let rows: Vec<_> = runs.into_iter().map(run_row).collect();
+                table(["TICK", "JOB", "STATE"], &rows)
+            });
+        }
         Command::Run(One { name }) => {
             let document = verb(&name, "run").await?;
             let job: AcceptedJob = api.read(&document)?;
@@ -109,6 +121,14 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     };
     let schedule: ScheduleView = api.read(&document)?;
     output.print(&document, || text(&schedule))
+}
+
+fn run_row(run: ScheduleRun) -> [String; 3] {
+    let job = run.job.map_or_else(|| "-".to_owned(), |job| job.to_string());
+    let state = run
+        .state
+        .map_or_else(|| "-".to_owned(), |state| state.to_string());
+    [shown(run.tick), job, state]
 }
 
 impl Add {

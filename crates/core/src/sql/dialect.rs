@@ -13,6 +13,7 @@
 //! | `@field(payload, 'user')` | a field of the document as text, whatever else the document holds | the same |
 //! | `@text(payload)` | JSON as text, as it was given | the same |
 //! | `@find(a, b)` | where `b` is in `a`, or 0 | the same |
+//! | `@last(errors)` | the last element of a JSON array, as text | the same |
 //! | `@names($1)` | the texts of a JSON array, as a subquery | the same |
 //! | `@each($1)` | a row `value` for each element of a JSON array | the same |
 //! | `@size(payload)` | the bytes that a column takes, without reading it | the same |
@@ -155,6 +156,7 @@ pub fn postgres(text: &str) -> String {
     let text = call(&text, "@field", postgres_field);
     let text = call(&text, "@text", |json| format!("{json}::text"));
     let text = call(&text, "@find", |arguments| format!("strpos({arguments})"));
+    let text = call(&text, "@last", |array| format!("({array} -> -1)::text"));
     let text = call(&text, "@names", |array| {
         format!("select json_array_elements_text({array}::text::json)")
     });
@@ -185,6 +187,7 @@ pub fn sqlite(text: &str) -> String {
     let text = call(&text, "@field", sqlite_field);
     let text = call(&text, "@text", str::to_owned);
     let text = call(&text, "@find", |arguments| format!("instr({arguments})"));
+    let text = call(&text, "@last", |array| format!("{array} -> '$[#-1]'"));
     let text = call(&text, "@names", |array| {
         format!("select value from json_each({array})")
     });

@@ -106,6 +106,8 @@ problems!(ProblemKind {
         "See `GET /v1/queues`, or declare the queue.";
     KindNotFound = NOT_FOUND "kind-not-found", "There is no such kind",
         "See `GET /v1/kinds`, or declare the kind.";
+    FailureNotFound = NOT_FOUND "failure-not-found", "No dead letter has this fingerprint",
+        "List the groups with `GET /v1/failures`: the jobs of this one were redriven or deleted.";
     WorkerNotFound = NOT_FOUND "worker-not-found", "There is no such worker of this key",
         "Pull again to register a new worker: this one is lost, has stopped or belongs to another key.";
     NothingMatched = NOT_FOUND "nothing-matched", "The filter matches nothing",

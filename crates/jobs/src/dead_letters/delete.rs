@@ -36,7 +36,7 @@ const POSTGRES: &str = concat!(
     "delete from holdfast_jobs where id = any (array (
          select id from holdfast_jobs
          where ",
-    postgres_filter!(),
+    postgres_filter!("$9"),
     " and finished_at <= 'epoch'::timestamptz + $7 * interval '1 millisecond'
          order by id limit $8 for update))
      returning id"
@@ -45,7 +45,7 @@ const POSTGRES: &str = concat!(
 const SQLITE: &str = concat!(
     "delete from holdfast_jobs where id in (
          select id from holdfast_jobs where ",
-    sqlite_filter!(),
+    sqlite_filter!("?9"),
     " and finished_at <= ?7 order by id limit ?8)
      returning id"
 );
@@ -63,6 +63,7 @@ impl Step for Delete<'_> {
                 let rows = bind_postgres(sqlx::query(POSTGRES), self.0)
                     .bind(position.began_ms)
                     .bind(limit(STEP_ROWS))
+                    .bind(self.0.fingerprint.clone())
                     .persistent(named)
                     .fetch_all(on)
                     .await?;
@@ -72,6 +73,7 @@ impl Step for Delete<'_> {
                 let rows = bind_sqlite(sqlx::query(SQLITE), self.0)
                     .bind(position.began_ms)
                     .bind(limit(STEP_ROWS))
+                    .bind(self.0.fingerprint.clone())
                     .fetch_all(on)
                     .await?;
                 rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?

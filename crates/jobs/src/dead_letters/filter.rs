@@ -21,6 +21,8 @@ pub struct DeadLetterFilter {
     pub from: Option<DateTime<Utc>>,
     /// Discarded before.
     pub to: Option<DateTime<Utc>>,
+    /// Of this group of failures ([`crate::failures`]).
+    pub fingerprint: Option<String>,
     /// Only these.
     pub ids: Option<Vec<JobId>>,
 }
@@ -41,6 +43,7 @@ impl DeadLetterFilter {
             ("error", json!(self.error)),
             ("from", json!(self.from)),
             ("to", json!(self.to)),
+            ("fingerprint", json!(self.fingerprint)),
             ("ids", json!(self.ids)),
         ];
         let told = given.into_iter().filter(|(_, value)| !value.is_null());
@@ -53,31 +56,43 @@ impl DeadLetterFilter {
     }
 }
 
-/// `$1` to `$6`, as [`bind_postgres`] binds them.
+/// `$1` to `$6`, as [`bind_postgres`] binds them; the fingerprint is bound last, by this name.
 macro_rules! postgres_filter {
-    () => {
-        "state = 'discarded'
+    ($fingerprint:literal) => {
+        concat!(
+            "state = 'discarded'
          and ($1::text is null or queue = $1) and ($2::text is null or kind = $2)
          and ($3::text is null or exists (
              select from jsonb_array_elements(coalesce(errors, '[]'::jsonb)) as e
              where strpos(lower(e ->> 'message'), lower($3)) > 0))
          and ($4::bigint is null or finished_at >= 'epoch'::timestamptz + $4 * interval '1 millisecond')
          and ($5::bigint is null or finished_at < 'epoch'::timestamptz + $5 * interval '1 millisecond')
-         and ($6::uuid[] is null or id = any ($6))"
+         and ($6::uuid[] is null or id = any ($6)) and (",
+            $fingerprint,
+            "::text is null or fingerprint = ",
+            $fingerprint,
+            ")"
+        )
     };
 }
 pub(super) use postgres_filter;
 
-/// `?1` to `?6`, as [`bind_sqlite`] binds them.
+/// `?1` to `?6`, as [`bind_sqlite`] binds them; the fingerprint is bound last, by this name.
 macro_rules! sqlite_filter {
-    () => {
-        "state = 'discarded'
+    ($fingerprint:literal) => {
+        concat!(
+            "state = 'discarded'
          and (?1 is null or queue = ?1) and (?2 is null or kind = ?2)
          and (?3 is null or exists (
              select 1 from json_each(coalesce(errors, '[]')) as e
              where instr(lower(e.value ->> 'message'), lower(?3)) > 0))
          and (?4 is null or finished_at >= ?4) and (?5 is null or finished_at < ?5)
-         and (?6 is null or id in (select unhex(value) from json_each(?6)))"
+         and (?6 is null or id in (select unhex(value) from json_each(?6))) and (",
+            $fingerprint,
+            " is null or fingerprint = ",
+            $fingerprint,
+            ")"
+        )
     };
 }
 pub(super) use sqlite_filter;

@@ -67,11 +67,12 @@ impl DeadLetters {
                     LedgerTx::Postgres(on) => {
                         let text = format!(
                             "{POSTGRES_RECORD} where {} and ($7::uuid is null or id < $7) order by id desc limit $8",
-                            postgres_filter!()
+                            postgres_filter!("$9")
                         );
                         let rows = bind_postgres(sqlx::query(AssertSqlSafe(text)), filter)
                             .bind(after.map(JobId::as_uuid))
                             .bind(limit(most))
+                            .bind(filter.fingerprint.clone())
                             .persistent(self.sql.named)
                             .fetch_all(on)
                             .await?;
@@ -80,11 +81,12 @@ impl DeadLetters {
                     LedgerTx::Sqlite(on) => {
                         let text = format!(
                             "{SQLITE_RECORD} where {} and (?7 is null or id < ?7) order by id desc limit ?8",
-                            sqlite_filter!()
+                            sqlite_filter!("?9")
                         );
                         let rows = bind_sqlite(sqlx::query(AssertSqlSafe(text)), filter)
                             .bind(after.map(JobId::as_uuid))
                             .bind(limit(most))
+                            .bind(filter.fingerprint.clone())
                             .fetch_all(on)
                             .await?;
                         records(&rows)
@@ -108,12 +110,12 @@ impl DeadLetters {
     pub async fn count(&self, filter: &DeadLetterFilter) -> Result<u64, LedgerError> {
         const POSTGRES: &str = concat!(
             "select count(*) from (select from holdfast_jobs where ",
-            postgres_filter!(),
+            postgres_filter!("$8"),
             " limit $7) as matching"
         );
         const SQLITE: &str = concat!(
             "select count(*) from (select 1 from holdfast_jobs where ",
-            sqlite_filter!(),
+            sqlite_filter!("?8"),
             " limit ?7) as matching"
         );
         let most = i64::try_from(COUNT_CAP).unwrap_or(i64::MAX);
@@ -122,12 +124,16 @@ impl DeadLetters {
                 let mut tx = self.sql.begin_read().await?;
                 let count: i64 = match tx.on() {
                     LedgerTx::Postgres(on) => {
-                        let counting = bind_postgres(sqlx::query(POSTGRES), filter).bind(most);
+                        let counting = bind_postgres(sqlx::query(POSTGRES), filter)
+                            .bind(most)
+                            .bind(filter.fingerprint.clone());
                         let row = counting.persistent(self.sql.named).fetch_one(on).await?;
                         sqlx::Row::try_get(&row, 0)?
                     }
                     LedgerTx::Sqlite(on) => {
-                        let counting = bind_sqlite(sqlx::query(SQLITE), filter).bind(most);
+                        let counting = bind_sqlite(sqlx::query(SQLITE), filter)
+                            .bind(most)
+                            .bind(filter.fingerprint.clone());
                         sqlx::Row::try_get(&counting.fetch_one(on).await?, 0)?
                     }
                 };

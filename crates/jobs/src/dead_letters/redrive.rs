@@ -90,7 +90,7 @@ fn digest(payload: &RawValue) -> String {
 const POSTGRES: &str = concat!(
     "with picked as materialized (
          select id, queue, kind, unique_key, batch_id from holdfast_jobs
-         where ", postgres_filter!(), " and ($7::uuid is null or id > $7)
+         where ", postgres_filter!("$15"), " and ($7::uuid is null or id > $7)
            and finished_at <= 'epoch'::timestamptz + $8 * interval '1 millisecond'
          order by id
          limit $9
@@ -129,7 +129,7 @@ const SQLITE_PICK: &str = concat!(
             batch_id
      from (select id, queue, kind, unique_key, batch_id from holdfast_jobs
            where ",
-    sqlite_filter!(),
+    sqlite_filter!("?10"),
     " and (?7 is null or id > ?7) and finished_at <= ?8
            order by id limit ?9) as picked
      order by id"
@@ -217,6 +217,7 @@ impl Redrive {
             .bind(self.attempts())
             .bind(self.payload.as_ref().map(|payload| payload.get().to_owned()))
             .bind(i32::try_from(KEPT_ERRORS).unwrap_or(i32::MAX))
+            .bind(self.filter.fingerprint.clone())
             .persistent(named)
             .fetch_all(on)
             .await?;
@@ -236,6 +237,7 @@ impl Redrive {
             .bind(position.cursor)
             .bind(position.began_ms)
             .bind(limit(STEP_ROWS))
+            .bind(self.filter.fingerprint.clone())
             .fetch_all(&mut *on)
             .await?;
         let picked: Vec<Picked> = rows

@@ -14,6 +14,7 @@ use holdfast_core::sql::UnitError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::failures;
 use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::link::{EndedBatch, Link, Previous};
@@ -298,6 +299,9 @@ pub struct ErrorRecord {
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
+    /// Of an error that discards its job: what it has in common with others ([`crate::failures`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// Longest error message that is kept, in bytes. A job keeps one error for each attempt and crash, and both are bounded.
@@ -318,7 +322,15 @@ impl ErrorRecord {
             class: Cow::Borrowed(class),
             message,
             worker: Some(worker.to_owned()),
+            fingerprint: None,
         }
+    }
+
+    /// Of an error that discards a job of this kind.
+    #[must_use]
+    pub fn with_fingerprint(mut self, kind: &str) -> Self {
+        self.fingerprint = Some(failures::fingerprint(kind, &self.class, &self.message));
+        self
     }
 }
 

@@ -11,6 +11,9 @@ use crate::worker::Shared;
 /// Rows deleted in one statement.
 const BATCH: usize = 1_000;
 
+/// Dead letters that one step gives a fingerprint ([`crate::failures`]). Few, since each is read with all its errors.
+const FINGERPRINTS: usize = 200;
+
 /// Batches ended by one sweep.
 const SWEEP: usize = 100;
 
@@ -40,6 +43,8 @@ pub(super) async fn run(shared: &Shared) {
             .await;
         let swept = shared.jobs.batches().sweep(SWEEP).await;
         let expired = shared.jobs.cancel_expired(BATCH).await;
+        let fingerprints = shared.jobs.fill_fingerprints(FINGERPRINTS).await;
+        maintained("fill_fingerprints", &fingerprints, |filled| *filled);
         maintained("cancel_expired", &expired, |cancelled| *cancelled);
         maintained("prune_batches", &batches, |deleted| *deleted);
         maintained("sweep_batches", &swept, |ended| *ended);
@@ -55,6 +60,7 @@ pub(super) async fn run(shared: &Shared) {
             buckets.map(has_more),
             batches.map(has_more),
             expired.map(has_more),
+            fingerprints.map(|filled| filled >= FINGERPRINTS as u64),
         ]
         .into_iter()
         .map(rest_after)

@@ -15,6 +15,9 @@ use crate::enqueue::{EnqueueError, Fault, FaultCode, JobRequest};
 /// Longest name: it becomes part of a key and of paths.
 pub const MAX_NAME: usize = 63;
 
+/// `POST /v1/schedules/preview` has this address.
+const RESERVED_NAME: &str = "preview";
+
 /// Most missed ticks that one schedule may ask to be run.
 pub const MAX_CATCH_UP: u32 = 1_000;
 
@@ -36,12 +39,17 @@ pub fn is_name(name: &str) -> bool {
 /// The schedule that a definition means, or everything that is wrong with it.
 pub(super) fn check(definition: Definition, jobs: &Jobs, now: DateTime<Utc>) -> Result<Schedule, Vec<Fault>> {
     let mut faults = Vec::new();
+    if definition.name == RESERVED_NAME {
+        let reason = "is the address of a preview: choose another name";
+        faults.push(Fault::field("name", reason));
+    }
     if !is_name(&definition.name) {
         let rule =
             format!("must be 1 to {MAX_NAME} of a-z, 0-9, _ - and ., and begin with a letter or a digit");
         faults.push(Fault::field("name", rule));
     }
-    let rhythm = collect(rhythm(&definition), &mut faults);
+    let (cron, zone) = (definition.cron.as_deref(), definition.time_zone.as_deref());
+    let rhythm = collect(rhythm(cron, definition.every, zone), &mut faults);
     let catch_up = collect(catch_up(&definition), &mut faults);
     let timing = rhythm.as_ref().and_then(|rhythm: &Rhythm| rhythm.timing().ok());
     let jitter = collect(jitter(&definition, timing.as_ref(), now), &mut faults);
@@ -66,8 +74,12 @@ fn collect<T>(checked: Result<T, Fault>, faults: &mut Vec<Fault>) -> Option<T> {
     checked.map_err(|fault| faults.push(fault)).ok()
 }
 
-fn rhythm(definition: &Definition) -> Result<Rhythm, Fault> {
-    match (&definition.cron, definition.every) {
+/// When a schedule ticks, checked.
+///
+/// # Errors
+/// The field that is wrong: `cron`, `every_seconds` or `time_zone`.
+pub fn rhythm(cron: Option<&str>, every: Option<Duration>, time_zone: Option<&str>) -> Result<Rhythm, Fault> {
+    match (cron, every) {
         (Some(_), Some(_)) => Err(Fault::field(
             "cron",
             "give either cron or every_seconds, not both",
@@ -77,7 +89,7 @@ fn rhythm(definition: &Definition) -> Result<Rhythm, Fault> {
             "give cron, such as \"0 3 * * *\", or every_seconds",
         )),
         (Some(expression), None) => {
-            let name = definition.time_zone.as_deref().unwrap_or("UTC");
+            let name = time_zone.unwrap_or("UTC");
             let zone = timing::zone(name).map_err(|fault| Fault::field("time_zone", fault.to_string()))?;
             Timing::cron(expression, zone).map_err(|fault| Fault::field("cron", fault.to_string()))?;
             Ok(Rhythm::Cron {
@@ -86,7 +98,7 @@ fn rhythm(definition: &Definition) -> Result<Rhythm, Fault> {
             })
         }
         (None, Some(every)) => {
-            if definition.time_zone.is_some() {
+            if time_zone.is_some() {
                 let reason = "an interval is the same everywhere; leave it out, or give cron";
                 return Err(Fault::field("time_zone", reason));
             }

@@ -35,15 +35,17 @@ mod manage;
 pub mod model;
 mod postgres;
 mod rows;
+mod runs;
 mod sqlite;
 mod store;
 mod tick;
 mod ticker;
 pub mod timing;
 
-pub use check::{DEFAULT_CATCH_UP_MAX, MAX_CATCH_UP, MAX_NAME, is_name};
+pub use check::{DEFAULT_CATCH_UP_MAX, MAX_CATCH_UP, MAX_NAME, is_name, rhythm};
 pub use manage::{MAX_SCHEDULES, NEXT_TICKS, ScheduleError, Schedules, Stored, SyncReport};
 pub use model::{BeatRecord, CatchUp, Definition, Rhythm, Schedule, ScheduleRecord, Source};
+pub use runs::{LAST_RUNS, Run, RunJob};
 pub use store::{Note, ScheduleStore, Step, Summary, Taken, open};
 pub use ticker::{Ticker, Vitals};
 pub use timing::{Timing, TimingFault};

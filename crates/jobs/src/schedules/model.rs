@@ -71,6 +71,27 @@ impl Rhythm {
             Self::Every { seconds } => Ok(Timing::every(*seconds)),
         }
     }
+
+    /// In English, such as `Every 15 minutes.`; a cron expression without its time zone.
+    ///
+    /// # Errors
+    /// It is no expression.
+    pub fn in_words(&self) -> Result<String, TimingFault> {
+        match self {
+            Self::Cron { expression, .. } => timing::in_words(expression),
+            Self::Every { seconds } => {
+                let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+                let (unit, name) = units
+                    .into_iter()
+                    .find(|(unit, _)| seconds % unit == 0)
+                    .unwrap_or((1, "second"));
+                Ok(match seconds / unit {
+                    1 => format!("Every {name}."),
+                    count => format!("Every {count} {name}s."),
+                })
+            }
+        }
+    }
 }
 
 /// What becomes of ticks that no beat was there for.

@@ -63,16 +63,17 @@ pub(super) fn missed(record: &ScheduleRecord, missed_after: Duration) -> Option<
     })
 }
 
+/// The idempotency key of a tick's job.
+pub(super) fn key(schedule: &str, tick: DateTime<Utc>) -> String {
+    let tick = tick.to_rfc3339_opts(SecondsFormat::Secs, true);
+    format!("schedule:{schedule}:{tick}")
+}
+
 /// The job of one tick. Its key makes it the only one.
 fn job(schedule: &Schedule, tick: DateTime<Utc>, jobs: &Jobs) -> Result<NewJob, String> {
-    let key = format!(
-        "schedule:{}:{}",
-        schedule.name,
-        tick.to_rfc3339_opts(SecondsFormat::Secs, true)
-    );
     let request = JobRequest {
         queue: schedule.queue.clone(),
-        idempotency_key: Some(key),
+        idempotency_key: Some(key(&schedule.name, tick)),
         ..JobRequest::new(schedule.kind.clone(), payload(schedule, jobs)?)
     };
     let job = jobs

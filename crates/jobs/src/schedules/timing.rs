@@ -42,6 +42,14 @@ const LOOK_BACK_FACTOR: i32 = 8;
 #[error("{0}")]
 pub struct TimingFault(String);
 
+/// A cron expression in English.
+///
+/// # Errors
+/// Which field is wrong.
+pub fn in_words(expression: &str) -> Result<String, TimingFault> {
+    Ok(parse(expression)?.describe())
+}
+
 /// The names of cron's fields, with what each takes.
 const FIELDS: [(&str, &str); 6] = [
     ("second", "0 to 59"),

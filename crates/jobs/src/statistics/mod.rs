@@ -138,6 +138,11 @@ impl Statistics {
         self.0.counters.ended(queue, kind, outcome, took);
     }
 
+    /// Whether Redis and the database can be used, as this process sees it.
+    pub fn modes(&self) -> [Mode; 2] {
+        [*self.0.redis.borrow(), *self.0.database.borrow()]
+    }
+
     fn outages(&self) -> MutexGuard<'_, OutageLog> {
         self.0.outages.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,12 +15,12 @@ use crate::commands::bulk;
 #[derive(Debug, clap::Args)]
 struct SelectArgs {
     /// Ids of dead letters
-    #[arg(conflicts_with_all = ["queue", "kind", "error", "from", "to", "all"])]
+    #[arg(conflicts_with_all = ["queue", "kind", "error", "from", "to", "fingerprint", "all"])]
     ids: Vec<JobId>,
     #[command(flatten)]
     filter: FilterArgs,
     /// Every dead letter
-    #[arg(long, conflicts_with_all = ["queue", "kind", "error", "from", "to"])]
+    #[arg(long, conflicts_with_all = ["queue", "kind", "error", "from", "to", "fingerprint"])]
     all: bool,
     /// Only count the matches
     #[arg(long)]
@@ -68,7 +68,7 @@ impl SelectArgs {
         let filter = self.filter.clone().body();
         if ids.is_empty() && filter.is_none() && !self.all {
             return Err(Failure::no(
-                "say which dead letters: ids, --queue, --kind, --error, --from, --to, or --all",
+                "say which dead letters: ids, --queue, --kind, --error, --from, --to, --fingerprint, or --all",
             ));
         }
         let (id, ids) = match ids.as_slice() {

@@ -48,6 +48,9 @@ struct FilterArgs {
     /// Discarded before this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     to: Option<DateTime<Utc>>,
+    /// Only this group of `holdfast failures`
+    #[arg(long)]
+    fingerprint: Option<String>,
 }
 
 impl FilterArgs {
@@ -57,13 +60,15 @@ impl FilterArgs {
             || self.kind.is_some()
             || self.error.is_some()
             || self.from.is_some()
-            || self.to.is_some();
+            || self.to.is_some()
+            || self.fingerprint.is_some();
         is_given.then_some(DeadLetterFilterBody {
             queue: self.queue,
             kind: self.kind,
             error: self.error,
             from: self.from.map(Moment),
             to: self.to.map(Moment),
+            fingerprint: self.fingerprint,
         })
     }
 }

@@ -61,7 +61,8 @@ set state            = case when o.state = 'available' and j.cancel_requested th
     worker           = case when o.state = 'available' and not j.cancel_requested then null else j.worker end,
     result           = o.result::json,
     errors           = case when o.error is null then j.errors
-                            else coalesce(j.errors, '[]'::jsonb) || o.error::jsonb end
+                            else coalesce(j.errors, '[]'::jsonb) || o.error::jsonb end,
+    fingerprint      = case when o.state = 'discarded' then o.error::json ->> 'fingerprint' end
 from unnest($2::uuid[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::bigint[], $8::text[], $9::text[])
   as o(id, attempt, crashes, state, spent, delay_ms, result, error)
 where j.id = o.id and j.state || '' = 'running' and j.worker = $1 and j.attempt = o.attempt and j.crashes = o.crashes

@@ -34,7 +34,8 @@ const FINISH: &str = concat!(
          worker           = case when o.state = 'available' and not j.cancel_requested then null else j.worker end,
          result           = o.result,
          errors           = case when o.error is null then j.errors
-                                 else json_insert(case when json_valid(j.errors) then j.errors else '[]' end, '$[#]', json(o.error)) end
+                                 else json_insert(case when json_valid(j.errors) then j.errors else '[]' end, '$[#]', json(o.error)) end,
+         fingerprint      = case when o.state = 'discarded' then o.error ->> 'fingerprint' end
      from (select unhex(value ->> 0) as id, value ->> 1 as attempt, value ->> 2 as crashes, value ->> 3 as state,
                   value ->> 4 as spent, value ->> 5 as delay_ms, value ->> 6 as result, value ->> 7 as error
            from json_each(?2)) as o

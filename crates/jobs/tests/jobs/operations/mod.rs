@@ -26,5 +26,6 @@ mod cancel;
 mod chains;
 mod dead_letters;
 mod expiry;
+mod failures;
 mod search;
 mod why;

@@ -35,6 +35,7 @@ const READING_UNITS: &[&str] = &[
     "forget full buckets",
     "list batches",
     "list dead letters",
+    "list failures",
     "list workers",
     "look for cancelled jobs",
     "look for doubtful jobs",
@@ -44,6 +45,7 @@ const READING_UNITS: &[&str] = &[
     "look for stray jobs",
     "look for the oldest due job",
     "read a batch",
+    "read a failure",
     "read a frontier",
     "read a job",
     "read a worker",
@@ -70,7 +72,7 @@ const OPERATORS_UNITS: [&str; 6] = [
 ];
 
 /// Writes that wait for no row: what another transaction has locked is passed over. Nothing can wait in a circle with them.
-const UNITS_WITHOUT_WAITS: [&str; 1] = ["encrypt stored values"];
+const UNITS_WITHOUT_WAITS: [&str; 2] = ["encrypt stored values", "fill in fingerprints"];
 
 /// Parts of the crate whose statements touch neither jobs, workers, queues nor batches: they have tests of their own.
 const ELSEWHERE: [&str; 3] = ["audit", "schedules", "statistics"];

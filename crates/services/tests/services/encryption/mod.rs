@@ -450,6 +450,8 @@ async fn no_view_shows_a_marked_field(keys: &str) {
     assert!(ids.len() > 15, "{ids:?}");
     let mut shown = 0;
     let routes = holdfast_services::api::API_ROUTES.iter();
+    // A stream does not end by itself, and shows no payloads.
+    let routes = routes.filter(|route| route.path != "/v1/stream");
     for route in routes.filter(|route| route.method == "GET" && route.path.starts_with('/')) {
         let (is_for_one, no_id) = (route.path.contains('{'), [String::new()]);
         for id in if is_for_one { &ids[..] } else { &no_id[..] } {
