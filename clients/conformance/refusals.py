@@ -21,11 +21,11 @@ EVERYWHERE = {
     "batch-not-found id", "delivery-not-found id", "endpoint-not-found id", "job-not-found id", "key-not-found id", "kind-not-found name",
     "link-not-found", "mail-template-not-found name", "queue-not-found name", "schedule-not-found name", "source-not-found id",
     "subscription-not-found id", "suppression-not-found address", "track-not-found id", "user-not-found id", "webhook-not-found id",
-    "worker-not-found id", "worker-not-found", "signing-key-not-found id", "event-not-found id",
+    "worker-not-found id", "worker-not-found", "signing-key-not-found id", "event-not-found id", "failure-not-found fingerprint",
     # The key of an earlier request, which was another one.
     "idempotency-key-reused Idempotency-Key",
     # A cursor is what the page before said, and an opaque text.
-    "invalid-cursor after", "invalid-parameter after",
+    "invalid-cursor after", "invalid-parameter after", "invalid-cursor before", "invalid-parameter before",
     # The text has U+0000, which SQL cannot store: said once for the API, and not in each schema.
     "U+0000",
     # `4.0` for a whole number, which JSON Schema does not tell from `4`, and typed parsers do.
@@ -44,6 +44,10 @@ REFUSALS: dict[str, set[str]] = {
     "DELETE /v1/queues/{name}": {"queue-configured name", "queue-in-use name"},
     "DELETE /v1/schedules/{name}": {"schedule-configured name", "schedule-of-configuration name"},
     "GET /v1/events": {"invalid-parameter lat", "invalid-parameter lon", "invalid-parameter within_km", "invalid-parameter q"},
+    # Terms have a grammar; a cursor is before or after. Times and steps are related.
+    "GET /v1/jobs": {"invalid-parameter q"},
+    "GET /v1/jobs/counts": {"invalid-parameter q"},
+    "GET /v1/stats": {"invalid-parameter step", "invalid-parameter from", "invalid-parameter to"},
     "GET /v1/users/{id}/export": {"user-not-found id"},
     "POST /v1/auth/login": {"login-failed", "too-many-requests"},
     "POST /v1/auth/logout": {"not-a-session"},
@@ -80,6 +84,7 @@ REFUSALS: dict[str, set[str]] = {
     "POST /v1/results/write": {"invalid-field results[].id"},
     "POST /v1/results/{id}/parts": {"invalid-field parts"},
     "POST /v1/results/{id}/parts/delete": {"invalid-field parts"},
+    "POST /v1/schedules/preview": _SCHEDULE,
     "POST /v1/schedules": _SCHEDULE | {"invalid-field name", "schedule-exists name"},
     "POST /v1/signing-keys": {"signing-key-exists", "invalid-field secret"},
     "POST /v1/signing-keys/rotate": {"invalid-field secret"},

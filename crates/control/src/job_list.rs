@@ -13,7 +13,9 @@ use holdfast_jobs::search::{
 };
 use holdfast_jobs::{BatchId, JobId, Jobs, State as JobState, WorkerId};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::AnyOfBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::bulk::MAX_NAME;
 use crate::job_view::{ErrorView, JobView, PAGE_BYTES};
@@ -59,11 +61,35 @@ pub struct JobSummaryPage {
 }
 
 /// A page of jobs; with `view=summary` without their payloads.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum JobListing {
     Full(JobPage),
     Summary(JobSummaryPage),
+}
+
+/// Not the derived one, which says `oneOf`: an empty page is both.
+impl PartialSchema for JobListing {
+    fn schema() -> RefOr<Schema> {
+        let either = AnyOfBuilder::new()
+            .item(Ref::from_schema_name(JobPage::name()))
+            .item(Ref::from_schema_name(JobSummaryPage::name()))
+            .description(Some("A page of jobs; with `view=summary` without their payloads."));
+        Schema::AnyOf(either.build()).into()
+    }
+}
+
+impl ToSchema for JobListing {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        for (name, schema) in [
+            (JobPage::name(), JobPage::schema()),
+            (JobSummaryPage::name(), JobSummaryPage::schema()),
+        ] {
+            schemas.push((name.into_owned(), schema));
+        }
+        JobPage::schemas(schemas);
+        JobSummaryPage::schemas(schemas);
+    }
 }
 
 /// A job as a list shows it.

@@ -224,7 +224,8 @@ impl OverviewView {
             ..self.clone()
         };
         let digest = Sha256::digest(serde_json::to_vec(&content).unwrap_or_default());
-        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        let first: [u8; 8] = std::array::from_fn(|at| digest[at]);
+        format!("{:016x}", u64::from_be_bytes(first))
     }
 }
 
