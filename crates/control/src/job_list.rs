@@ -74,7 +74,9 @@ impl PartialSchema for JobListing {
         let either = AnyOfBuilder::new()
             .item(Ref::from_schema_name(JobPage::name()))
             .item(Ref::from_schema_name(JobSummaryPage::name()))
-            .description(Some("A page of jobs; with `view=summary` without their payloads."));
+            .description(Some(
+                "A page of jobs; with `view=summary` without their payloads.",
+            ));
         Schema::AnyOf(either.build()).into()
     }
 }

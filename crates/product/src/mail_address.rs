@@ -35,6 +35,9 @@ pub fn normalised(address: &Address) -> String {
 /// The same mailbox with its domain as ASCII (IDNA), which every mail server takes. A local part outside ASCII stays: only a server with
 /// SMTPUTF8 takes it.
 pub fn with_ascii_domain(mailbox: Mailbox) -> Mailbox {
+    if mailbox.email.domain().is_ascii() {
+        return mailbox;
+    }
     let domain = idna::domain_to_ascii(mailbox.email.domain()).ok();
     let email = domain.and_then(|domain| Address::new(mailbox.email.user(), domain).ok());
     Mailbox {

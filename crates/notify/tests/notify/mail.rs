@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::JobRecord;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, State};
@@ -110,6 +112,18 @@ on_both! {
     no_line_of_a_mail_is_longer_than_998_bytes,
 }
 
+/// A header of encoded words in base64 (RFC 2047), or one without any.
+fn decoded(header: &str) -> String {
+    let words = header.split(' ').map(|word| {
+        let text = word
+            .strip_prefix("=?utf-8?b?")
+            .and_then(|word| word.strip_suffix("?="));
+        let bytes = text.map(|text| BASE64_STANDARD.decode(text).unwrap());
+        String::from_utf8(bytes.unwrap_or_else(|| word.as_bytes().to_vec())).unwrap()
+    });
+    words.collect()
+}
+
 /// RFC 5322 §2.1.1. What is long and has no blank is broken or encoded, whichever part it is in, and reads as it was written.
 async fn no_line_of_a_mail_is_longer_than_998_bytes(post: Post) {
     for word in ["x".repeat(1_990), "ü".repeat(990), "😀".repeat(480)] {
@@ -130,6 +144,8 @@ async fn no_line_of_a_mail_is_longer_than_998_bytes(post: Post) {
         let mails = post.server.mails();
         let data = &mails.last().unwrap().data;
         let longest = data.split("\r\n").map(str::len).max().unwrap();
+        let subject = mails.last().unwrap().header("Subject").unwrap();
+        assert_eq!(decoded(&subject), word);
         assert!(longest <= 998, "{longest} bytes: {}", &data[..600]);
         assert!(
             !data.replace("\r\n", "").contains(['\r', '\n']),
