@@ -84,6 +84,8 @@ async function refresh() {
     );
     if (answer.status === 401) return ended();
     if (answer.status >= 500) return failed();
+    // What the page shows is gone, or no longer for this person; it stays as it was.
+    if (!answer.ok) return recovered();
     const page = parsePage(await answer.text());
     recovered();
     if (!isHeld()) for (const part of document.querySelectorAll('[data-live]')) update(part, page.getElementById(part.id));

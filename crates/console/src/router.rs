@@ -43,7 +43,8 @@ pub(crate) async fn serve(request: HttpRequest, payload: web::Payload) -> HttpRe
     }
     if state.api.remote().is_some() && !session::is_for_this_machine(&request) {
         // A name of another site that resolves to this machine: its pages would be of one origin with ours.
-        return HttpResponse::Forbidden().finish();
+        let body = html! { main.alone #main { p { "This console serves its own machine." } } };
+        return page::document(&request, &state.config, "Holdfast", StatusCode::FORBIDDEN, &body);
     }
     if session::lacks_cookie_of_link(&request) {
         return reloaded(&request, &state);
@@ -108,7 +109,10 @@ fn refused(cx: &Context, failure: &Failure) -> HttpResponse {
         return page::document(&cx.request, &cx.state.config, &page.title, page.status, &body);
     }
     if is_background(&cx.request) {
-        return HttpResponse::Unauthorized().finish();
+        // With a page as its body: the middleware makes problems of errors without one.
+        let body = html! { main.alone #main { p { "Log in again." } } };
+        let status = StatusCode::UNAUTHORIZED;
+        return page::document(&cx.request, &cx.state.config, "Log in", status, &body);
     }
     let next = cx.here();
     found(&cx.url_with(&["login"], &[("next", &next)]))

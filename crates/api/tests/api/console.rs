@@ -121,6 +121,13 @@ async fn every_page_is_served_under_its_policy_and_holds_no_secret() {
 #[tokio::test]
 async fn a_person_who_is_not_known_is_led_to_the_login_and_back() {
     let app = TestApp::start().await;
+    let live = [("x-holdfast-live", "1")];
+    let background = app
+        .client()
+        .request("GET", "/console/queues", &live, &[])
+        .await
+        .unwrap();
+    assert_eq!(background.status, 401, "{}", background.text());
     let page = app.client().get("/console/queues?x=1").await.unwrap();
     assert_eq!(page.status, 302);
     assert_eq!(

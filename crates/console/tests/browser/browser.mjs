@@ -156,6 +156,8 @@ export class Page {
 
   /** Presses one key: a character, or a name such as Enter. @param {string} key @param {number} modifiers 2: Ctrl, 8: Shift */
   async press(key, modifiers = 0) {
+    // The modules have run once the page has loaded.
+    await this.until(`document.readyState === 'complete'`);
     const isCharacter = key.length === 1;
     const text = key === 'Enter' ? '\r' : isCharacter && modifiers !== 2 ? key : undefined;
     const code = key === 'Enter' ? 13 : key === 'Tab' ? 9 : key === 'Escape' ? 27 : isCharacter ? key.toUpperCase().charCodeAt(0) : 0;

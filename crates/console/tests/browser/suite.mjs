@@ -220,12 +220,21 @@ try {
   });
 
   await check('an outage of Redis and a restart of the API are shown, and end by themselves', async () => {
-    const page = await logIn('olga@example.com');
+    // With a key: a Redis that comes back empty ends the sessions of users.
+    const page = await browser.page();
+    await page.go(`${stack.console}/login`);
+    await page.value(`document.querySelector('details').open = true`);
+    await page.fill('input[name=key]', KEY);
+    await page.press('Enter');
+    await page.sees('HOLDFAST_API_KEY');
+    const user = await logIn('olga@example.com');
     await page.until(`document.querySelector('.state.healthy')`);
     await stack.kill('redis');
     await page.sees('is degraded', 6_000);
     await stack.startRedis();
     await page.until(`!document.querySelector('#faults').textContent.includes('redis is degraded')`, 40_000);
+    await user.sees('Your session has ended', 10_000);
+    await user.close();
     await stack.kill('api');
     await page.sees('The API does not answer', 3_500);
     await stack.startApi();
