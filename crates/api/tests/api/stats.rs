@@ -118,7 +118,7 @@ impl Events {
 
     /// Whether more has arrived; false: the server has ended the stream.
     async fn read(&mut self) -> bool {
-        let mut buffer = [0; 64 * 1_024];
+        let mut buffer = vec![0; 64 * 1_024];
         let read = timeout(Duration::from_secs(30), self.stream.read(&mut buffer))
             .await
             .unwrap()

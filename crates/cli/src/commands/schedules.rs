@@ -109,7 +109,7 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
             let document = api.get(&["v1", "schedules", &name, "runs"], &[]).await?;
             let ScheduleRuns { runs } = api.read(&document)?;
             return output.print(&document, || {
-                let rows: Vec<_> = runs.into_iter().map(run_row).collect();
+                let rows: Vec<_> = runs.iter().map(run_row).collect();
                 table(["TICK", "JOB", "STATE"], &rows)
             });
         }
@@ -123,7 +123,7 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     output.print(&document, || text(&schedule))
 }
 
-fn run_row(run: ScheduleRun) -> [String; 3] {
+fn run_row(run: &ScheduleRun) -> [String; 3] {
     let job = run.job.map_or_else(|| "-".to_owned(), |job| job.to_string());
     let state = run
         .state

@@ -42,10 +42,10 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
     let query: Vec<_> = [("from", shown(from))].into_iter().chain(given).collect();
     let document = api.get(&["v1", "stats"], &query).await?;
     let stats: StatsView = api.read(&document)?;
-    args.output.print(&document, || text(stats))
+    args.output.print(&document, || text(&stats))
 }
 
-fn text(stats: StatsView) -> String {
+fn text(stats: &StatsView) -> String {
     let rows: Vec<_> = stats.series.iter().map(row).collect();
     let header = [
         "NAME",

@@ -278,7 +278,7 @@ async fn a_key_that_is_refused_is_named() {
     let place = Place::new();
     let port = free_port().unwrap();
     let place = place
-        .with("PORT", &port.to_string())
+        .with("PORT", port.to_string())
         .with("HOLDFAST_API_KEY", "the-key-of-the-admin-of-tests");
     let target = Target::start(place).await;
     let url = format!("http://127.0.0.1:{port}");
