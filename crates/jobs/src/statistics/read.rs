@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_core::sql::dialect::{moment, on_either, rows};
 
 use super::columns::{self, buckets_of};
@@ -88,7 +88,8 @@ impl Range {
     pub fn covering(from: DateTime<Utc>, to: DateTime<Utc>, step: i64) -> Self {
         let minute = |at: DateTime<Utc>| at.timestamp().div_euclid(60);
         let from = minute(from).div_euclid(step) * step;
-        let last = (to.timestamp() - 1).div_euclid(60).div_euclid(step) * step;
+        // The last moment before `to`, which may lie in the first second of its minute.
+        let last = minute(to - TimeDelta::nanoseconds(1)).div_euclid(step) * step;
         Self {
             from,
             to: last.max(from) + step,
@@ -409,6 +410,9 @@ mod tests {
         );
         let hours = Range::covering(from, at("2026-11-30T11:00:01Z"), 60);
         assert_eq!((hours.points(), hours.span()), (2, Span::Hour));
+        // What happened in the first second of a minute is shown in that second.
+        let begun = Range::covering(from, at("2026-11-30T11:00:00.001Z"), 5);
+        assert_eq!(begun.to_time(), at("2026-11-30T11:05:00Z"));
         assert_eq!(Range::covering(from, from, 1_440).points(), 1);
         assert_eq!(Range::covering(from, to, 2_880).span(), Span::Day);
     }
