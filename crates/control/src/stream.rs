@@ -33,7 +33,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, interval, sleep, sleep_until};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::state::ControlState;
 use crate::workers::is_alive;
@@ -476,6 +478,36 @@ impl Reader {
     }
 }
 
+/// One event of the stream, as the document describes it. `data` is JSON, whose schema is in `refinements.json`.
+#[derive(Debug)]
+pub struct StreamEvent;
+
+impl PartialSchema for StreamEvent {
+    fn schema() -> RefOr<Schema> {
+        let fields = [
+            ("event", "`overview`"),
+            ("id", "For `Last-Event-ID`"),
+            ("data", "JSON, as `event` says: an `Overview`"),
+        ];
+        let event = fields
+            .into_iter()
+            .fold(ObjectBuilder::new(), |object, (name, text)| {
+                let field = ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .description(Some(text));
+                object.property(name, field).required(name)
+            });
+        event.description(Some("An event of the stream.")).into()
+    }
+}
+
+impl ToSchema for StreamEvent {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((OverviewView::name().into_owned(), OverviewView::schema()));
+        OverviewView::schemas(schemas);
+    }
+}
+
 /// Follow what happens now
 ///
 /// Server-sent events (`EventSource`). The event `overview` has the state of queues, workers, Redis and the database, as JSON: when it
@@ -487,7 +519,7 @@ impl Reader {
         ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event: it is not sent again if nothing has changed"),
     ),
     responses(
-        (status = 200, body = OverviewView, content_type = "text/event-stream", description = "Events until the server ends the stream"),
+        (status = 200, body = StreamEvent, content_type = "text/event-stream", description = "Events until the server ends the stream"),
         (status = 400, description = "invalid-parameter"),
     ))]
 pub(crate) async fn follow(call: Call<Read, ControlState, WithQuery>) -> Reply {
