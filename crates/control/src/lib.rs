@@ -58,7 +58,9 @@ pub mod wire {
     };
     pub use crate::standing::{JobStanding, ReasonView, RerunBody};
     pub use crate::stats::{OutageView, PercentileSeries, PercentileView, SeriesView, StatsView, TotalView};
-    pub use crate::stream::{ModeView, OverviewProblem, OverviewQueue, OverviewView, OverviewWorkers, StreamEvent};
+    pub use crate::stream::{
+        ModeView, OverviewProblem, OverviewQueue, OverviewView, OverviewWorkers, StreamEvent,
+    };
     pub use crate::workers::{WorkerDetail, WorkerJobView, WorkerList, WorkerQueueView, WorkerView};
 }
 
