@@ -8,6 +8,9 @@
 //!   *abandoned*: its statement is cancelled on the server, its connection is closed, and its permit stays taken until the
 //!   server has answered, or says that the session is gone, or cannot be reached and `statement_timeout` has certainly
 //!   passed.
+//! - No connection at rest is in a transaction. The driver does not know of one whose `BEGIN` was not answered when its caller left, so
+//!   the session remembers that it was sent, and is rolled back before it rests: else the next user's writes, answered as
+//!   written, would be part of it, and lost when the session ends.
 //! - A connection that rested is tested before it is used again if it rested for [`TRUSTED_REST`], or since before a wire was
 //!   found dead: whatever cut one wire without a word (a NAT that forgot) may have cut the others.
 //!
@@ -304,6 +307,7 @@ impl Pool {
             operation: unit::current().0,
             bounds: unit::current().1,
             state: Condition::Unknown,
+            may_have_begun: false,
         })
     }
 
@@ -490,11 +494,24 @@ impl Pool {
     }
 
     /// Brings a session that was dropped before its end to rest, or sees to it that the server ends it.
-    async fn settle(self: Arc<Self>, mut link: Link, permit: OwnedSemaphorePermit, operation: &'static str) {
+    async fn settle(
+        self: Arc<Self>,
+        mut link: Link,
+        permit: OwnedSemaphorePermit,
+        operation: &'static str,
+        may_have_begun: bool,
+    ) {
         while Manager::get_transaction_depth(&link.raw) > 0 {
             Manager::start_rollback(&mut link.raw);
         }
-        match timeout(COMES_TO_REST, link.raw.flush()).await {
+        let comes_to_rest = async {
+            link.raw.flush().await?;
+            if may_have_begun {
+                sqlx::raw_sql("ROLLBACK").execute(&mut link.raw).await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        };
+        match timeout(COMES_TO_REST, comes_to_rest).await {
             Ok(Ok(())) => self.put_back(link, permit),
             Ok(Err(_)) => self.leave_behind(link, Some(permit)),
             Err(_still_busy) => {

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use holdfast_core::config::{DatabaseSettings, Sources, load_from};
 use holdfast_core::failure::{SqlFailureKind, classify_sql};
 use holdfast_core::mode::{DegradedReason, Mode};
@@ -217,6 +218,39 @@ async fn a_statement_whose_caller_leaves_is_cancelled_and_counts_until_then() {
         text.contains("holdfast_sql_abandoned_total{operation=\"test_a_statement\"}"),
         "{text}"
     );
+}
+
+/// The driver counts a transaction from the answer to `BEGIN` on. If a caller leaves before it, the transaction must not stay open: what
+/// the connection's next user writes would be answered as written, and lost when the session ends.
+#[tokio::test]
+async fn a_begin_whose_caller_leaves_leaves_no_transaction_open() {
+    const ROUNDS: usize = 20;
+    let postgres = PostgresServer::start().await.unwrap();
+    let bouncer = PgBouncer::start_with(&postgres, 2).await.unwrap();
+    for url in [postgres.url(), bouncer.url()] {
+        postgres
+            .psql("drop table if exists written; create table written (n int)")
+            .await
+            .unwrap();
+        // Each user has the connection of the one before.
+        let mut settings = settings_of(&url);
+        settings.max_connections = 1;
+        let (_database, on) = open(&settings);
+        let write = async || {
+            run(&on, "insert into written values (1) returning 'written'")
+                .await
+                .unwrap()
+        };
+        let mut left = 0;
+        for round in 1..=ROUNDS {
+            write().await;
+            left += usize::from(on.begin().now_or_never().is_none());
+            write().await;
+            let seen = postgres.psql("select count(*) from written").await.unwrap();
+            assert_eq!(seen, (2 * round).to_string(), "{url}: what was answered is committed");
+        }
+        assert!(left > 0, "no caller left before the answer");
+    }
 }
 
 #[tokio::test]

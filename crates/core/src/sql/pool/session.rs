@@ -35,6 +35,9 @@ pub struct PgSession {
     pub(super) operation: &'static str,
     pub(super) bounds: Bounds,
     pub(super) state: Condition,
+    /// A `BEGIN` was sent whose answer did not arrive whole. The driver counts a transaction from the answer on, so a session that is
+    /// dropped meanwhile, or whose `SET LOCAL` failed, is in a transaction of which the driver knows nothing.
+    pub(super) may_have_begun: bool,
 }
 
 impl PgSession {
@@ -42,7 +45,9 @@ impl PgSession {
     async fn begin(&mut self) -> Result<(), sqlx::Error> {
         let in_session = !self.pool.is_pooled.load(Ordering::Relaxed);
         let begin = self.pool.bounds.begin(self.bounds, in_session);
+        self.may_have_begun = true;
         let begun = Manager::begin(self, Some(AssertSqlSafe(begin).into_sql_str())).await;
+        self.may_have_begun = begun.is_err();
         self.note(begun)
     }
 
@@ -71,7 +76,7 @@ impl PgSession {
     pub(in crate::sql) fn ended(&mut self, error: Option<&sqlx::Error>) {
         self.state = match error {
             Some(error) if ended_session(error) => Condition::Broken,
-            _ if Manager::get_transaction_depth(self) > 0 => Condition::Unknown,
+            _ if self.may_have_begun || Manager::get_transaction_depth(self) > 0 => Condition::Unknown,
             _ => Condition::Resting,
         };
     }
@@ -127,7 +132,8 @@ impl Drop for PgSession {
             (Condition::Broken, _) => pool.leave_behind(link, Some(permit)),
             (Condition::Resting, Ok(_)) => pool.put_back(link, permit),
             (Condition::Unknown, Ok(runtime)) => {
-                runtime.spawn(Arc::clone(pool).settle(link, permit, self.operation));
+                let may_have_begun = self.may_have_begun;
+                runtime.spawn(Arc::clone(pool).settle(link, permit, self.operation, may_have_begun));
             }
             // The runtime is gone, and the process with it.
             (_, Err(_)) => {}
