@@ -230,8 +230,12 @@ pub(crate) fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
 pub(crate) async fn one(call: Call<Bound<Produce>, ControlState>, payload: web::Payload) -> Reply {
     let key = call.job_key()?;
     let body: JobBody = call.json_of(payload, BodySize::Bulk).await?;
-    let mut request = body.into_request(key, traceparent(&call.request));
-    permit_request(&call, &mut request).await?;
+    enqueue(&call, body.into_request(key, traceparent(&call.request))).await
+}
+
+/// Enqueues one job as the caller may, and answers with it.
+pub(crate) async fn enqueue(call: &Call<Bound<Produce>, ControlState>, mut request: JobRequest) -> Reply {
+    permit_request(call, &mut request).await?;
     let job = AcceptedJob::from(call.state().jobs.enqueue_request(request).await?);
     job.reply(accepted(job.duplicate))
 }

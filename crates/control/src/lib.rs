@@ -22,6 +22,7 @@ pub mod jobs;
 mod kind_schemas;
 pub mod kinds;
 pub mod limits;
+mod overview;
 pub mod pull;
 pub mod queues;
 pub mod schedules;
@@ -47,6 +48,9 @@ pub mod wire {
     pub use crate::jobs::SteeredJob;
     pub use crate::kinds::{KindList, KindView, PolicyView};
     pub use crate::limits::{LimitedQueue, LimitsBody, LimitsView, Places};
+    pub use crate::overview::{
+        ModeView, OverviewProblem, OverviewQueue, OverviewView, OverviewWorkers, StreamEvent,
+    };
     pub use crate::pull::{
         DrainedWorker, FinishBody, FinishedList, HeartbeatAnswer, HeartbeatBody, OutcomeBody, PullBody,
         PulledView, RegisteredWorker, RegistrationBody, WorkerClient,
@@ -58,9 +62,6 @@ pub mod wire {
     };
     pub use crate::standing::{JobStanding, ReasonView, RerunBody};
     pub use crate::stats::{OutageView, PercentileSeries, PercentileView, SeriesView, StatsView, TotalView};
-    pub use crate::stream::{
-        ModeView, OverviewProblem, OverviewQueue, OverviewView, OverviewWorkers, StreamEvent,
-    };
     pub use crate::workers::{WorkerDetail, WorkerJobView, WorkerList, WorkerQueueView, WorkerView};
 }
 

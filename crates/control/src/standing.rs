@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::{Moment, Seconds};
 use holdfast_http::params::traceparent;
-use holdfast_http::{Bound, Call, Produce, Read, Reply, accepted, ok};
+use holdfast_http::{Bound, Call, Produce, Read, Reply, ok};
 use holdfast_jobs::diagnosis::WaitReason;
 use holdfast_jobs::enqueue::JobRequest;
 use holdfast_jobs::ledger::JobRecord;
@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::bound::{permit_job, permit_request};
-use crate::enqueue::AcceptedJob;
+use crate::bound::permit_job;
+use crate::enqueue::{AcceptedJob, enqueue};
 use crate::fields::{Attempts, Urgency};
 use crate::jobs::not_found;
 use crate::state::ControlState;
@@ -240,12 +240,10 @@ pub(crate) async fn rerun(call: Call<Bound<Produce>, ControlState>, payload: web
     permit_job(&call, id).await?;
     let first = call.run(move |state| async move { state.jobs.get(id).await });
     let first = first.await?.ok_or_else(|| not_found(id))?;
-    let mut request = JobRequest {
+    let request = JobRequest {
         idempotency_key: key,
         traceparent: traceparent(&call.request),
         ..body.into_request(first)
     };
-    permit_request(&call, &mut request).await?;
-    let job = AcceptedJob::from(call.state().jobs.enqueue_request(request).await?);
-    job.reply(accepted(job.duplicate))
+    enqueue(&call, request).await
 }

@@ -247,7 +247,11 @@ async fn a_begin_whose_caller_leaves_leaves_no_transaction_open() {
             left += usize::from(on.begin().now_or_never().is_none());
             write().await;
             let seen = postgres.psql("select count(*) from written").await.unwrap();
-            assert_eq!(seen, (2 * round).to_string(), "{url}: what was answered is committed");
+            assert_eq!(
+                seen,
+                (2 * round).to_string(),
+                "{url}: what was answered is committed"
+            );
         }
         assert!(left > 0, "no caller left before the answer");
     }

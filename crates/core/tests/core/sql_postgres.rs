@@ -565,10 +565,10 @@ async fn a_wrong_password_is_told_without_showing_it() {
 
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_is_named_with_its_setting() {
-    let nobody = free_port().unwrap();
-    let url = format!("postgres://holdfast:hunter2@127.0.0.1:{nobody}/holdfast");
+    let closed = free_port().unwrap();
+    let url = format!("postgres://holdfast:hunter2@127.0.0.1:{closed}/holdfast");
     let settings = settings_of(&url);
-    let refuses = format!("the database at 127.0.0.1:{nobody} (DATABASE_URL) refuses the connection");
+    let refuses = format!("the database at 127.0.0.1:{closed} (DATABASE_URL) refuses the connection");
     let database = Database::open(&settings).unwrap();
     assert_eq!(database.ping(DEADLINE).await.unwrap_err().to_string(), refuses);
     assert_eq!(
@@ -591,7 +591,7 @@ async fn a_server_that_cannot_be_reached_is_named_with_its_setting() {
     let shown = error.to_string();
     assert!(
         shown.starts_with(&format!(
-            "the database at 127.0.0.1:{nobody} (DATABASE_UNPOOLED_URL)"
+            "the database at 127.0.0.1:{closed} (DATABASE_UNPOOLED_URL)"
         )),
         "{shown}"
     );

@@ -40,7 +40,7 @@ pub use self::figures::{
     SlowStatement, TableFigures, Wait,
 };
 use self::judge::Memory;
-pub use self::standing::{MAX_AHEAD, Standing, WaitReason};
+pub use self::standing::{JobDiagnosis, MAX_AHEAD, WaitReason};
 use crate::LedgerTx;
 use crate::client::Jobs;
 use crate::ledger::LedgerError;

@@ -101,7 +101,7 @@ impl WaitReason {
 
 /// A job and why it does not end now. Without reasons: it has ended.
 #[derive(Debug)]
-pub struct Standing {
+pub struct JobDiagnosis {
     pub job: JobRecord,
     /// The one that decides first.
     pub reasons: Vec<WaitReason>,
@@ -145,7 +145,7 @@ const BEFORE: &str = "select count(*) from (
 
 impl Jobs {
     /// The job, and why it does not end now. `None`: unknown. A worker that was silent for `lost_after` is lost.
-    pub async fn why(&self, id: JobId, lost_after: Duration) -> Result<Option<Standing>, LedgerError> {
+    pub async fn why(&self, id: JobId, lost_after: Duration) -> Result<Option<JobDiagnosis>, LedgerError> {
         let Some(job) = self.get(id).await? else {
             return Ok(None);
         };
@@ -154,7 +154,7 @@ impl Jobs {
             State::Running => vec![running(&job, &self.workers().await?, lost_after)],
             State::Scheduled | State::Available | State::Retryable => self.waits(&job, lost_after).await?,
         };
-        Ok(Some(Standing { job, reasons }))
+        Ok(Some(JobDiagnosis { job, reasons }))
     }
 
     async fn waits(&self, job: &JobRecord, lost_after: Duration) -> Result<Vec<WaitReason>, LedgerError> {

@@ -1,6 +1,7 @@
 //! What one process of all does once a minute: the depths of the queues, the sums of hours and days, and what is past its retention.
 //!
-//! Whoever is first in a minute does it; if that process dies meanwhile, the minute has no depths, and the next one adds up.
+//! The first process that claims a minute does it. If that process dies meanwhile, the minute has no depths, and the duty of the next
+//! minute adds up.
 
 use super::store::{self, Span};
 use crate::client::Jobs;

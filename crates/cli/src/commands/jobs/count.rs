@@ -15,11 +15,11 @@ pub(crate) struct Args {
     search: Option<String>,
     /// What to count by
     #[arg(long, value_enum, default_value = "state")]
-    by: By,
+    by: CountField,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum By {
+enum CountField {
     State,
     Queue,
     Kind,
@@ -27,9 +27,9 @@ enum By {
 
 pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(), Failure> {
     let by = match args.by {
-        By::State => "state",
-        By::Queue => "queue",
-        By::Kind => "kind",
+        CountField::State => "state",
+        CountField::Queue => "queue",
+        CountField::Kind => "kind",
     };
     let query = query([("q", args.search), ("by", Some(by.to_owned()))]);
     let document = api.get(&["v1", "jobs", "counts"], &query).await?;

@@ -19,8 +19,8 @@ settings! {
     /// People who log in with a password (`holdfast users`).
     #[derive(Debug, Clone)]
     pub struct AuthSettings {
-        /// Signs session tokens, a secret of 32 bytes or more, the same for every API process. Without one nobody can log in in
-        /// production; a development server generates one, so its sessions end with the process.
+        /// Signs session tokens, a secret of 32 bytes or more, the same for every API process. In production there are
+        /// no logins without it; a development server generates one, so its sessions end with the process.
         jwt_secret: Option<SecretString> = secret().variables(&["JWT_SECRET_KEY"]).then(check_jwt_secret);
         /// How long one access token is valid, in seconds, {range}. While Redis is unavailable a logout reaches other processes
         /// only when the token expires, so keep it short.
