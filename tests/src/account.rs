@@ -26,6 +26,10 @@ const BURST_EACH: usize = 60;
 const BURST_TIME: Duration = Duration::from_millis(400);
 /// What the driver's pool says of each connection that an outage has broken.
 const POOL_NOISE: &str = "after_release";
+
+/// What PostgreSQL says of a `BEGIN` inside a transaction: a connection went back to its pool in the middle of one, and what was written
+/// on it meanwhile is not committed.
+const LEFT_OPEN: &str = "already a transaction in progress";
 /// Named in a sentence at most.
 const NAMED: usize = 10;
 
@@ -283,6 +287,9 @@ impl Cluster {
         }
         lines.sort();
         report.warnings = lines.into_iter().map(|(_, line)| line).collect();
+        let is_left_open = |line: &&String| line.contains(LEFT_OPEN);
+        let left_open: Vec<String> = report.warnings.iter().filter(is_left_open).cloned().collect();
+        complain(&mut report.broken, "transactions were left open", &left_open);
     }
 
     async fn probe_everything(&self, report: &mut Report, expect: &Expect) {
