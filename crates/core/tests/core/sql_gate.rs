@@ -229,7 +229,9 @@ async fn a_begin_whose_caller_leaves_leaves_no_transaction_open() {
     let bouncer = PgBouncer::start_with(&postgres, 2).await.unwrap();
     for url in [postgres.url(), bouncer.url()] {
         postgres
-            .psql("drop table if exists written; create table written (n int)")
+            .psql(
+                "drop table if exists written; create table written (n int); grant all on written to public",
+            )
             .await
             .unwrap();
         // Each user has the connection of the one before.
