@@ -29,6 +29,8 @@ MOMENT = "2030-01-31T12:00:00Z"
 METHODS = ("get", "post", "put", "delete")
 # They end the session or the key of the run.
 LAST = {"logout"}
+# What would answer for minutes.
+SHORT = {"stream": {"end_after_seconds": 1}}
 
 
 class Document:
@@ -74,10 +76,11 @@ class Document:
 
     def parameters(self, operation: dict[str, Any], place: str) -> dict[str, Any]:
         """Examples of the required parameters there."""
-        return {
+        required = {
             one["name"]: self.sample(one["schema"])
             for one in operation.get("parameters", []) if one["in"] == place and (one.get("required") or place == "path")
         }
+        return required | (SHORT.get(operation["operationId"], {}) if place == "query" else {})
 
 
 def is_described(operation: dict[str, Any], status: int) -> bool:

@@ -85,8 +85,7 @@ impl FailureView {
 
 /// Groups of dead letters.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[schema(as = Failures)]
-pub struct FailuresView {
+pub struct FailurePage {
     /// Those that failed last first.
     pub failures: Vec<FailureView>,
     /// There are more than were asked for.
@@ -103,7 +102,7 @@ pub struct FailuresView {
         ("limit" = Option<usize>, Query, description = "1 to 100; default 50"),
     ),
     responses(
-        (status = 200, body = FailuresView),
+        (status = 200, body = FailurePage),
         (status = 400, description = "invalid-parameter"),
     ))]
 pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
@@ -116,7 +115,7 @@ pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
         let failures = groups
             .into_iter()
             .map(|group| FailureView::new(group, with_message));
-        Ok::<_, LedgerError>(FailuresView {
+        Ok::<_, LedgerError>(FailurePage {
             failures: failures.collect(),
             has_more,
         })

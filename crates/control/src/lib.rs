@@ -41,7 +41,7 @@ pub mod wire {
     pub use crate::declarations::{DeclaredQueue, ForgottenName, KindBody, QueueBody, RetryBody};
     pub use crate::encryption::{EncryptionKeyView, EncryptionView, RotateBody, RotatedView, UnreadableView};
     pub use crate::enqueue::{AcceptedJob, JobBody};
-    pub use crate::failures::{FailureView, FailuresView};
+    pub use crate::failures::{FailurePage, FailureView};
     pub use crate::fields::{Attempts, Urgency};
     pub use crate::job_list::{JobCount, JobCounts, JobListing, JobPage, JobSummaryPage, SummaryView};
     pub use crate::job_view::{ErrorView, JobView};
@@ -49,7 +49,7 @@ pub mod wire {
     pub use crate::kinds::{KindList, KindView, PolicyView};
     pub use crate::limits::{LimitedQueue, LimitsBody, LimitsView, Places};
     pub use crate::overview::{
-        ModeView, OverviewProblem, OverviewQueue, OverviewView, OverviewWorkers, StreamEvent,
+        EventStream, ModeView, OverviewProblem, OverviewQueue, OverviewView, OverviewWorkers, StreamEvent,
     };
     pub use crate::pull::{
         DrainedWorker, FinishBody, FinishedList, HeartbeatAnswer, HeartbeatBody, OutcomeBody, PullBody,

@@ -10,7 +10,7 @@ use holdfast_jobs::ledger::{QueueStats, WorkerRecord};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::openapi::schema::Type;
-use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::openapi::{AnyOfBuilder, Object, ObjectBuilder, Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::workers::is_alive;
@@ -241,6 +241,28 @@ impl OverviewQueue {
 
     fn is_unserved(&self) -> bool {
         self.available > 0 && self.workers == 0 && !self.paused
+    }
+}
+
+/// The body of the stream, as the document describes it.
+#[derive(Debug)]
+pub struct EventStream;
+
+/// Some readers of documents take the schema of `text/event-stream` for that of the whole text, others for that of each event.
+impl PartialSchema for EventStream {
+    fn schema() -> RefOr<Schema> {
+        let either = AnyOfBuilder::new()
+            .item(Object::with_type(Type::String))
+            .item(Ref::from_schema_name(StreamEvent::name()))
+            .description(Some("Events of the stream."));
+        Schema::AnyOf(either.build()).into()
+    }
+}
+
+impl ToSchema for EventStream {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((StreamEvent::name().into_owned(), StreamEvent::schema()));
+        StreamEvent::schemas(schemas);
     }
 }
 

@@ -29,7 +29,7 @@ use holdfast_jobs::ledger::LedgerError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
-use crate::overview::{Counts, OverviewView, StreamEvent};
+use crate::overview::{Counts, EventStream, OverviewView};
 use crate::state::ControlState;
 
 /// Between two snapshots.
@@ -244,22 +244,26 @@ impl Reader {
 /// Follow what happens now
 ///
 /// Server-sent events (`EventSource`). The event `overview` has the state of queues, workers, Redis and the database, as JSON: when it
-/// changes, once a second at most, and every five seconds otherwise. The server ends a stream after four minutes; clients reconnect by
+/// changes, once a second at most, and every five seconds otherwise. The server ends a stream after four minutes, or earlier on request; clients reconnect by
 /// themselves. A process serves up to 256 streams.
 #[utoipa::path(get, path = "/v1/stream", tag = "stats", operation_id = "stream",
     params(
         ("topics" = Option<String>, Query, description = "`overview`, the default and the only topic"),
+        ("end_after_seconds" = Option<f64>, Query, description = "The server ends the stream then: 1 to 240; default 240"),
         ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event: it is not sent again if nothing has changed"),
     ),
     responses(
-        (status = 200, body = StreamEvent, content_type = "text/event-stream", description = "Events until the server ends the stream"),
+        (status = 200, body = EventStream, content_type = "text/event-stream", description = "Events until the server ends the stream"),
         (status = 400, description = "invalid-parameter"),
     ))]
 pub(crate) async fn follow(call: Call<Read, ControlState, WithQuery>) -> Reply {
-    let mut params = call.params(&["topics"]);
+    let mut params = call.params(&["topics", "end_after_seconds"]);
     if params.text("topics").is_some_and(|topics| topics != "overview") {
         params.fault("topics", "unknown: expected overview".to_owned());
     }
+    let length = params
+        .number("end_after_seconds", 1.0, LONGEST.as_secs_f64())
+        .map_or(LONGEST, Duration::from_secs_f64);
     params.finish()?;
     let (mut newest, place) = call.state().stream.subscribe(call.context())?;
     newest.mark_changed();
@@ -268,7 +272,7 @@ pub(crate) async fn follow(call: Call<Read, ControlState, WithQuery>) -> Reply {
         newest,
         _place: place,
         last: last.and_then(|id| id.to_str().ok()).map(ToOwned::to_owned),
-        ends_at: Instant::now() + LONGEST,
+        ends_at: Instant::now() + length,
         recheck: tokio::time::interval_at(Instant::now() + RECHECK, RECHECK),
         stopping: call.context().stopping.clone(),
         request: call.request.clone(),

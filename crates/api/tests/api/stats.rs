@@ -200,8 +200,22 @@ async fn a_stream_shows_changes_resumes_and_ends_with_its_key() {
 }
 
 #[tokio::test]
-async fn a_stream_of_an_unknown_topic_is_refused() {
+async fn a_stream_ends_when_it_was_asked_to() {
     let app = TestApp::start().await;
-    let refused = app.admin().get("/v1/stream?topics=weather").await.unwrap();
-    problem_of(&refused, 400, "invalid-parameter", "topics");
+    let stream = app.admin().get("/v1/stream?end_after_seconds=1").await.unwrap();
+    assert_eq!(stream.status, 200);
+    assert!(stream.text().contains("event: overview"), "{}", stream.text());
+}
+
+#[tokio::test]
+async fn a_stream_of_an_unknown_topic_or_length_is_refused() {
+    let app = TestApp::start().await;
+    for (query, field) in [
+        ("topics=weather", "topics"),
+        ("end_after_seconds=0.5", "end_after_seconds"),
+        ("end_after_seconds=241", "end_after_seconds"),
+    ] {
+        let refused = app.admin().get(&format!("/v1/stream?{query}")).await.unwrap();
+        problem_of(&refused, 400, "invalid-parameter", field);
+    }
 }

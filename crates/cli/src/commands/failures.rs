@@ -1,7 +1,7 @@
 //! `holdfast failures`: dead letters in groups.
 
 use clap::Subcommand;
-use holdfast_control::wire::{FailureView, FailuresView};
+use holdfast_control::wire::{FailurePage, FailureView};
 use holdfast_ops::Failure;
 use holdfast_services::Program;
 
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
             let document = api
                 .get(&["v1", "failures"], &[("limit", limit.to_string())])
                 .await?;
-            let list: FailuresView = api.read(&document)?;
+            let list: FailurePage = api.read(&document)?;
             output.print(&document, || {
                 let rows: Vec<_> = list.failures.iter().map(row).collect();
                 table(
