@@ -13,6 +13,7 @@ mod invalidation;
 mod load;
 mod memory;
 mod points;
+mod prune;
 mod pull;
 mod recommend;
 mod redrive;
@@ -35,8 +36,8 @@ use system::Setup;
 pub struct Cli {
     #[command(subcommand)]
     what: Option<Measurement>,
-    /// Only these parts: redis, ledger, old-transaction, no-redis, sqlite, idle, redrive, points, ticks,
-    /// webhooks, discovery. Default: all that the servers allow.
+    /// Only these parts: redis, ledger, old-transaction, no-redis, sqlite, idle, redrive, prune, points,
+    /// ticks, webhooks, discovery. Default: all that the servers allow.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Multiplies the number of jobs of every part.
@@ -73,6 +74,7 @@ enum Part {
     Sqlite,
     Idle,
     Redrive,
+    Prune,
     Points,
     Ticks,
     Webhooks,
@@ -80,7 +82,7 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Redis, "redis"),
         (Self::Ledger, "ledger"),
         (Self::OldTransaction, "old-transaction"),
@@ -88,6 +90,7 @@ impl Part {
         (Self::Sqlite, "sqlite"),
         (Self::Idle, "idle"),
         (Self::Redrive, "redrive"),
+        (Self::Prune, "prune"),
         (Self::Points, "points"),
         (Self::Ticks, "ticks"),
         (Self::Webhooks, "webhooks"),
@@ -119,6 +122,7 @@ pub fn run(args: &Cli) -> Result<(), Failure> {
                 | Part::OldTransaction
                 | Part::Idle
                 | Part::Redrive
+                | Part::Prune
                 | Part::Points
                 | Part::Ticks
                 | Part::Webhooks
@@ -141,6 +145,7 @@ pub fn run(args: &Cli) -> Result<(), Failure> {
                 Part::Sqlite => scenario::sqlite(&setup, args.scale, &mut report).await?,
                 Part::Idle => idle::measure(&setup, &mut report).await?,
                 Part::Redrive => redrive::measure(&setup, args.scale, &mut report).await?,
+                Part::Prune => prune::measure(&setup, args.scale, &mut report).await?,
                 Part::Points => points::measure(&setup, args.scale, &mut report).await?,
                 Part::Ticks => ticks::measure(&setup, args.scale, &mut report).await?,
                 Part::Webhooks => webhooks::measure(&setup, args.scale, &mut report).await?,

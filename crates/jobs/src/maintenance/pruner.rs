@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::ledger::{LedgerError, Retention};
 use crate::meters::maintained;
 use crate::worker::Shared;
@@ -23,60 +25,89 @@ const REST: Duration = Duration::from_secs(30);
 /// Pause between steps while more work remains: pruning must not crowd out claims.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) async fn run(shared: &Shared) {
-    let retention = Retention {
-        completed: shared.settings.jobs.retain_completed,
-        discarded: shared.settings.jobs.retain_discarded,
-    };
-    loop {
-        let jobs = shared.jobs.ledger().prune(&retention, BATCH).await;
-        let entries = shared
-            .jobs
-            .audit()
-            .prune(shared.settings.audit.retain, BATCH)
-            .await;
-        let buckets = shared.jobs.limits().prune(BATCH).await;
-        let batches = shared
-            .jobs
-            .batches()
-            .prune(shared.settings.jobs.retain_batches, BATCH)
-            .await;
-        let swept = shared.jobs.batches().sweep(SWEEP).await;
-        let expired = shared.jobs.cancel_expired(BATCH).await;
-        let fingerprints = shared.jobs.fill_fingerprints(FINGERPRINTS).await;
-        maintained("fill_fingerprints", &fingerprints, |filled| *filled);
-        maintained("cancel_expired", &expired, |cancelled| *cancelled);
-        maintained("prune_batches", &batches, |deleted| *deleted);
-        maintained("sweep_batches", &swept, |ended| *ended);
-        maintained("prune_jobs", &jobs, |pruned| pruned.deleted);
-        maintained("prune_audit", &entries, |deleted| *deleted);
-        if let Err(error) = swept {
-            tracing::debug!(error = ?error, "cannot sweep batches");
+/// What the pruner does.
+#[derive(Debug, Clone, Copy)]
+enum Duty {
+    Jobs,
+    AuditEntries,
+    LimitBuckets,
+    Batches,
+    OpenBatches,
+    ExpiredJobs,
+    Fingerprints,
+}
+
+impl Duty {
+    const ALL: [Self; 7] = [
+        Self::Jobs,
+        Self::AuditEntries,
+        Self::LimitBuckets,
+        Self::Batches,
+        Self::OpenBatches,
+        Self::ExpiredJobs,
+        Self::Fingerprints,
+    ];
+
+    /// As metrics and logs name it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Jobs => "prune_jobs",
+            Self::AuditEntries => "prune_audit",
+            Self::LimitBuckets => "prune_limits",
+            Self::Batches => "prune_batches",
+            Self::OpenBatches => "sweep_batches",
+            Self::ExpiredJobs => "cancel_expired",
+            Self::Fingerprints => "fill_fingerprints",
         }
-        let has_more = |deleted: u64| deleted >= BATCH as u64;
-        let rest = [
-            jobs.map(|pruned| pruned.has_more),
-            entries.map(has_more),
-            buckets.map(has_more),
-            batches.map(has_more),
-            expired.map(has_more),
-            fingerprints.map(|filled| filled >= FINGERPRINTS as u64),
-        ]
-        .into_iter()
-        .map(rest_after)
-        .min()
-        .unwrap_or(REST);
-        tokio::time::sleep(rest).await;
+    }
+
+    /// One step: how many it dealt with, and whether the next may find more immediately.
+    async fn step(self, shared: &Shared) -> Result<(u64, bool), LedgerError> {
+        let (jobs, settings) = (&shared.jobs, &shared.settings);
+        let (done, most) = match self {
+            Self::Jobs => {
+                let retention = Retention {
+                    completed: settings.jobs.retain_completed,
+                    discarded: settings.jobs.retain_discarded,
+                };
+                let pruned = jobs.ledger().prune(&retention, BATCH).await?;
+                return Ok((pruned.deleted, pruned.has_more));
+            }
+            Self::AuditEntries => (jobs.audit().prune(settings.audit.retain, BATCH).await?, BATCH),
+            Self::LimitBuckets => (jobs.limits().prune(BATCH).await?, BATCH),
+            Self::Batches => (
+                jobs.batches().prune(settings.jobs.retain_batches, BATCH).await?,
+                BATCH,
+            ),
+            Self::OpenBatches => (jobs.batches().sweep(SWEEP).await?, SWEEP),
+            Self::ExpiredJobs => (jobs.cancel_expired(BATCH).await?, BATCH),
+            Self::Fingerprints => (jobs.fill_fingerprints(FINGERPRINTS).await?, FINGERPRINTS),
+        };
+        Ok((done, done >= most as u64))
     }
 }
 
-fn rest_after(has_more: Result<bool, LedgerError>) -> Duration {
-    match has_more {
-        Ok(true) => STEP_PAUSE,
-        Ok(false) => REST,
-        Err(error) => {
-            tracing::debug!(error = ?error, "cannot prune");
-            REST
+/// Each duty has its own time: one that has more to do does not make the others look again.
+pub(super) async fn run(shared: &Shared) {
+    let mut due = [Instant::now(); Duty::ALL.len()];
+    loop {
+        for (duty, due) in Duty::ALL.into_iter().zip(&mut due) {
+            if *due > Instant::now() {
+                continue;
+            }
+            let step = duty.step(shared).await;
+            maintained(duty.name(), &step, |(done, _)| *done);
+            let rest = match step {
+                Ok((_, true)) => STEP_PAUSE,
+                Ok((_, false)) => REST,
+                Err(error) => {
+                    tracing::debug!(error = ?error, duty = duty.name(), "a duty of the pruner failed");
+                    REST
+                }
+            };
+            *due = Instant::now() + rest;
         }
+        let next = due.into_iter().min().unwrap_or_else(Instant::now);
+        tokio::time::sleep_until(next).await;
     }
 }
