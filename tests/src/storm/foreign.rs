@@ -2,24 +2,36 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use holdfast_testkit::PostgresServer;
 use sqlx::{Connection as _, PgConnection};
 
 use super::Disaster;
+use crate::preload::StallingDisk;
 
 /// Connections that are taken at most; the servers of the storm allow 100.
 const MOST: usize = 100;
 /// How long one attempt to take a connection may go on.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The sessions of somebody else. They end with this value.
-#[derive(Debug, Default)]
+/// The sessions of somebody else, which end with this value, and the disk.
+#[derive(Debug)]
 pub(super) struct Foreign {
     sessions: Vec<PgConnection>,
+    /// If the schedule stalls it.
+    disk: Option<StallingDisk>,
 }
 
 impl Foreign {
+    pub(super) fn new(disk: Option<StallingDisk>) -> Self {
+        let sessions = Vec::new();
+        Self { sessions, disk }
+    }
+
+    fn disk(&self) -> Result<&StallingDisk> {
+        self.disk.as_ref().context("the server's disk cannot stall")
+    }
+
     pub(super) async fn begin(&mut self, postgres: &PostgresServer, disaster: Disaster) -> Result<()> {
         match disaster {
             Disaster::RowsLocked => {
@@ -44,6 +56,7 @@ impl Foreign {
                     when (old.state = 'available' and new.state = 'running') execute function storm_slow()";
                 postgres.psql(slow).await.map(drop)
             }
+            Disaster::DiskStalled => self.disk()?.stall(),
             _ => {
                 self.take_connections(postgres).await;
                 Ok(())
@@ -55,6 +68,9 @@ impl Foreign {
         self.sessions.clear();
         if disaster == Disaster::ClaimsDelayed {
             postgres.psql("drop trigger storm_slow on holdfast_jobs").await?;
+        }
+        if disaster == Disaster::DiskStalled {
+            self.disk()?.go_on()?;
         }
         Ok(())
     }

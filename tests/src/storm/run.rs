@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use holdfast_testkit::{Mode, Persistence, RedisOptions, bytes_contain};
+use holdfast_testkit::{Mode, Persistence, PostgresOptions, RedisOptions, bytes_contain};
 
 use super::foreign::Foreign;
 use super::{Disaster, Event, Schedule, Step};
 use crate::cluster::Cluster;
 use crate::fault::Dependency;
 use crate::load::{Load, Repeat, Target};
+use crate::preload::StallingDisk;
 use crate::process::Role;
 use crate::report::{Expect, Report};
 use crate::setup::{Durability, Setup};
@@ -35,7 +36,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(40);
 
 /// Lives through the schedule under load, and reports.
 pub async fn run(schedule: &Schedule) -> Result<Report> {
-    let mut cluster = start(schedule).await?;
+    let disk = schedule
+        .has(Disaster::DiskStalled)
+        .then(StallingDisk::new)
+        .transpose()?;
+    let mut cluster = start(schedule, disk.as_ref()).await?;
     let queues = Load::new().queues(&QUEUES).target(TARGET);
     let careless = cluster.load(queues.producers(PRODUCERS).per_second(PER_SECOND));
     let careful = Load::new()
@@ -44,7 +49,11 @@ pub async fn run(schedule: &Schedule) -> Result<Report> {
         .target(TARGET);
     let careful = cluster.load(careful.repeat(Repeat::SameKey(PATIENCE)));
     let began = Instant::now();
-    let mut storm = Storm::default();
+    let mut storm = Storm {
+        stopping: Vec::new(),
+        skipped: None,
+        foreign: Foreign::new(disk),
+    };
     for step in &schedule.steps {
         tokio::time::sleep_until((began + step.at).into()).await;
         let done = storm.apply(&mut cluster, *step).await;
@@ -71,7 +80,7 @@ pub async fn run(schedule: &Schedule) -> Result<Report> {
     Ok(report)
 }
 
-async fn start(schedule: &Schedule) -> Result<Cluster> {
+async fn start(schedule: &Schedule, disk: Option<&StallingDisk>) -> Result<Cluster> {
     let seconds = |duration: Duration| duration.as_secs_f64().to_string();
     Cluster::builder(Setup::PostgresRedis)
         .apis(2)
@@ -86,6 +95,7 @@ async fn start(schedule: &Schedule) -> Result<Cluster> {
             &seconds(schedule.pace.lost_after),
         )
         .env("HOLDFAST__WORKER__MAINTENANCE_SECONDS", "0.5")
+        .postgres_options(disk.map_or_else(PostgresOptions::fast, StallingDisk::server))
         .redis_options(RedisOptions::default().persistence(Persistence::AofEverysec))
         .redis_proxy()
         .postgres_proxy()
@@ -104,7 +114,7 @@ fn expectations(schedule: &Schedule) -> Expect {
 }
 
 /// Where the storm stands.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Storm {
     /// Workers that were told to stop and have not ended yet: they may be waiting for a dependency to come back.
     stopping: Vec<usize>,
@@ -216,11 +226,13 @@ async fn begin(cluster: &mut Cluster, foreign: &mut Foreign, disaster: Disaster)
         Disaster::RowsLocked
         | Disaster::ClaimsDelayed
         | Disaster::ConnectionsTaken
-        | Disaster::OldTransaction => foreign.begin(cluster.postgres(), disaster).await,
+        | Disaster::OldTransaction
+        | Disaster::DiskStalled => foreign.begin(cluster.postgres(), disaster).await,
         Disaster::WorkerStopped(index) => cluster.begin_sigterm(Role::Worker, index),
         Disaster::WorkerKilled(index) => cluster.sigkill(Role::Worker, index).await,
         Disaster::WorkerFrozen(index) => cluster.sigstop(Role::Worker, index).await,
         Disaster::ApiKilled(index) => cluster.sigkill(Role::Api, index).await,
+        Disaster::ApiFrozen(index) => cluster.sigstop(Role::Api, index).await,
     }
 }
 
@@ -248,11 +260,13 @@ async fn end(cluster: &mut Cluster, foreign: &mut Foreign, disaster: Disaster) -
         Disaster::RowsLocked
         | Disaster::ClaimsDelayed
         | Disaster::ConnectionsTaken
-        | Disaster::OldTransaction => foreign.end(cluster.postgres(), disaster).await,
+        | Disaster::OldTransaction
+        | Disaster::DiskStalled => foreign.end(cluster.postgres(), disaster).await,
         Disaster::WorkerKilled(index) | Disaster::WorkerStopped(index) => {
             cluster.launch_again(Role::Worker, index)
         }
         Disaster::WorkerFrozen(index) => cluster.sigcont(Role::Worker, index),
         Disaster::ApiKilled(index) => cluster.launch_again(Role::Api, index),
+        Disaster::ApiFrozen(index) => cluster.sigcont(Role::Api, index),
     }
 }

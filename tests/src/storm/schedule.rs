@@ -38,11 +38,15 @@ pub enum Disaster {
     ConnectionsTaken,
     /// Somebody's open transaction keeps what a vacuum would remove.
     OldTransaction,
+    /// What is written does not become durable; no bound of the server ends the wait.
+    DiskStalled,
     WorkerKilled(usize),
     WorkerStopped(usize),
     /// SIGSTOP past the lease, and back.
     WorkerFrozen(usize),
     ApiKilled(usize),
+    /// SIGSTOP, and back.
+    ApiFrozen(usize),
 }
 
 impl Disaster {
@@ -55,7 +59,11 @@ impl Disaster {
     pub fn is_of_a_dependency(self) -> bool {
         !matches!(
             self,
-            Self::WorkerKilled(_) | Self::WorkerStopped(_) | Self::WorkerFrozen(_) | Self::ApiKilled(_)
+            Self::WorkerKilled(_)
+                | Self::WorkerStopped(_)
+                | Self::WorkerFrozen(_)
+                | Self::ApiKilled(_)
+                | Self::ApiFrozen(_)
         )
     }
 
@@ -190,6 +198,11 @@ impl Schedule {
         }
     }
 
+    /// Whether it happens at all.
+    pub fn has(&self, disaster: Disaster) -> bool {
+        self.steps.iter().any(|step| step.disaster == disaster)
+    }
+
     /// How many disasters there are.
     pub fn len(&self) -> usize {
         self.steps.len() / 2
@@ -241,6 +254,8 @@ fn dependency(rng: &mut StdRng, redis_data_loss: bool) -> Disaster {
         Disaster::ClaimsDelayed,
         Disaster::ConnectionsTaken,
         Disaster::OldTransaction,
+        Disaster::DiskStalled,
+        Disaster::DiskStalled,
     ];
     if redis_data_loss {
         choices.extend([
@@ -263,6 +278,7 @@ fn process(rng: &mut StdRng) -> Disaster {
         Disaster::WorkerFrozen(worker),
         Disaster::ApiKilled(api),
         Disaster::ApiKilled(api),
+        Disaster::ApiFrozen(api),
     ];
     *choices.choose(rng).expect("there are choices")
 }

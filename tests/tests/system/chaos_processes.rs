@@ -16,7 +16,6 @@
 use crate::chaos_support;
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chaos_support::{
@@ -24,7 +23,7 @@ use chaos_support::{
     pids, probe, repeated, steady, until, usual,
 };
 use holdfast_testkit::{Mode, Persistence, RedisOptions, eventually};
-use holdfast_tests::{Cluster, Expect, Load, Managed, Repeat, Report, Role, Setup, Target};
+use holdfast_tests::{Cluster, Expect, Load, Managed, Repeat, Report, Role, Setup, Target, clock_off_by};
 use serde_json::json;
 
 const SIGKILL: i32 = 9;
@@ -521,26 +520,13 @@ async fn an_idle_worker_with_a_long_safety_poll_is_not_taken_for_deaf() {
 
 // --- another time -----------------------------------------------------------------------------------------------------
 
-/// Where packages put libfaketime.
-const FAKETIME: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-    "/usr/lib/faketime/libfaketimeMT.so.1",
-];
-
 async fn a_clock_off_by(offset: &str) {
     let scenario = format!("clock of one host {offset}");
-    let library = FAKETIME.into_iter().find(|path| Path::new(path).exists());
-    let library = library
-        .expect("libfaketime is not installed: run scripts/test once, or install the package libfaketime");
     let mut builder = usual().short_leases();
     for role in [Role::Api, Role::Worker] {
-        builder = builder
-            .env_of(role, 0, "LD_PRELOAD", library)
-            .env_of(role, 0, "FAKETIME", offset)
-            .env_of(role, 0, "FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .env_of(role, 0, "DONT_FAKE_MONOTONIC", "1");
+        for (name, value) in clock_off_by(offset).unwrap() {
+            builder = builder.env_of(role, 0, name, value);
+        }
     }
     let mut cluster = builder.start().await.unwrap();
     assert_is_off(&mut cluster, offset).await;

@@ -13,9 +13,6 @@
 use crate::chaos_support;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -26,11 +23,11 @@ use chaos_support::{
 };
 use holdfast_testkit::{PostgresOptions, PostgresServer};
 use holdfast_tests::{
-    Cluster, ClusterBuilder, Dependency, Durability, Expect, Load, Report, Role, Setup, Target,
+    Cluster, ClusterBuilder, Dependency, Durability, Expect, Load, Report, Role, Setup, StallingDisk,
+    SteppingClock, Target,
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// Queues of the ledger.
@@ -262,13 +259,6 @@ async fn a_foreign_transaction_on_one_job_and_one_batch_delays_these_alone() {
 
 // --- frozen -----------------------------------------------------------------------------------------------------------
 
-/// A folder that the server can read, which runs as another user.
-fn readable_dir() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    dir
-}
-
 /// The state letter of a process, as the kernel tells it.
 fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -384,42 +374,20 @@ async fn claims_that_take_longer_than_their_client_waits_lose_no_job() {
 
 // --- stalled ----------------------------------------------------------------------------------------------------------
 
-/// What the stalled disk loads into the server.
-const STALLED_DISK: &str = include_str!("stalled_disk.c");
-
-/// The path of a library in `dir` for `LD_PRELOAD`, compiled from C by the compiler that links Rust programs: C exports symbols
-/// without unsafe Rust.
-fn preload(dir: &Path, name: &str, text: &str) -> String {
-    let (source, library) = (dir.join(format!("{name}.c")), dir.join(format!("{name}.so")));
-    std::fs::write(&source, text).unwrap();
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-        .args([&library, &source])
-        .arg("-ldl")
-        .output()
-        .expect("a C compiler: Rust links with it, too");
-    let printed = String::from_utf8_lossy(&compiled.stderr);
-    assert!(compiled.status.success(), "{printed}");
-    library.to_string_lossy().into_owned()
-}
-
 /// The disk of the database stalls: whatever is to be read is read, and every commit waits in the kernel, where no bound and
 /// no cancellation of the server ends it. Requests are answered 503 in time, `/health` answers, and once the disk goes on
 /// all goes on; what committed late is neither lost nor run twice.
 #[tokio::test]
 async fn a_disk_that_stalls_under_the_commits_loses_and_repeats_no_job() {
     let scenario = "the disk stalls";
-    let dir = readable_dir();
-    let stalled = dir.path().join("stalled");
-    let options = PostgresOptions::default()
-        .env("LD_PRELOAD", preload(dir.path(), "stalled_disk", STALLED_DISK))
-        .env("STALLED_DISK", stalled.to_string_lossy());
-    let mut cluster = three_queues().postgres_options(options).start().await.unwrap();
+    let disk = StallingDisk::new().unwrap();
+    let builder = three_queues().postgres_options(disk.server());
+    let mut cluster = builder.start().await.unwrap();
     let watch = ConnectionWatch::start(cluster.postgres()).await;
     let load = cluster.load(on_three_queues());
     load.wait_for_accepted(WARM, LIMIT).await.unwrap();
     cluster.fault_begins(scenario, Dependency::Sql);
-    std::fs::write(&stalled, "").unwrap();
+    disk.stall().unwrap();
     let began = Instant::now();
     let waiting = "select count(*) from pg_stat_activity where wait_event in ('WALSync', 'WALWrite')";
     until("a commit to wait for the disk", LIMIT, async || {
@@ -435,7 +403,7 @@ async fn a_disk_that_stalls_under_the_commits_loses_and_repeats_no_job() {
         assert_eq!(answer.status, 503, "{}", answer.text());
         refused += 1;
     }
-    std::fs::remove_file(&stalled).unwrap();
+    disk.go_on().unwrap();
     cluster.fault_ends();
     assert_fetching_again(&cluster, scenario, &THREE).await;
     load.stop().await.unwrap();
@@ -477,32 +445,19 @@ async fn connections_used_up_by_somebody_else_cost_503_and_no_job() {
 
 // --- another time -----------------------------------------------------------------------------------------------------
 
-/// What sets the clock of the server.
-const CLOCK_OFFSET: &str = include_str!("clock_offset.c");
-
-/// Writes over the offset in place: the server has the file mapped into its memory.
-fn set_clock_offset(file: &Path, seconds: i64) {
-    let mut file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
-    file.write_all(&seconds.to_ne_bytes()).unwrap();
-}
-
 /// The clock of the database's host is set back by ten minutes: heartbeats, times of rates and due times lie ahead of it.
 #[tokio::test]
 async fn a_clock_of_the_database_that_steps_back_ten_minutes_stops_no_queue() {
     let scenario = "the database's clock steps back";
-    let dir = readable_dir();
-    let offset = dir.path().join("offset");
-    std::fs::write(&offset, 0_i64.to_ne_bytes()).unwrap();
-    let options = PostgresOptions::fast()
-        .env("LD_PRELOAD", preload(dir.path(), "clock_offset", CLOCK_OFFSET))
-        .env("CLOCK_OFFSET", offset.to_string_lossy());
+    let clock = SteppingClock::new().unwrap();
     let builder = three_queues().env("HOLDFAST__QUEUES__THIRD__RATE", "100/s");
-    let mut cluster = builder.postgres_options(options).start().await.unwrap();
+    let builder = builder.postgres_options(clock.server());
+    let mut cluster = builder.start().await.unwrap();
     let load = cluster.load(on_three_queues());
     load.wait_for_accepted(WARM, LIMIT).await.unwrap();
     let time = "select extract(epoch from clock_timestamp())::bigint";
     let before: i64 = ask(&cluster, time).await.parse().unwrap();
-    set_clock_offset(&offset, -600);
+    clock.set(-600).unwrap();
     let after: i64 = ask(&cluster, time).await.parse().unwrap();
     assert!(
         before - after > 500,

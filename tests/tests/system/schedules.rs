@@ -1,11 +1,11 @@
 //! Beats as processes: killed, stopped, started again, on hosts with wrong clocks, and away for a while. What counts is
 //! a receiver outside the system, and the jobs in SQL: each tick is one job, and each job one request.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_testkit::{Child, PostgresOptions, PostgresServer, Receiver, eventually, free_port};
+use holdfast_tests::clock_off_by;
 use sqlx::Row;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
@@ -13,14 +13,6 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
-
-/// Where packages put libfaketime.
-const FAKETIME: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-    "/usr/lib/faketime/libfaketimeMT.so.1",
-];
 
 enum Sql {
     Postgres(sqlx::PgPool),
@@ -240,22 +232,10 @@ async fn three_beats_that_are_killed_stopped_and_started_for_a_minute_make_each_
 
 #[tokio::test]
 async fn hosts_whose_clocks_are_minutes_off_tick_by_the_databases_clock() -> Result<()> {
-    let library = FAKETIME
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-        .context("libfaketime is not installed: run scripts/test once, or install the package libfaketime")?;
     let scene = Scene::on_postgres().await?;
     scene.configure(&[("interval", EVERY_SECOND)])?;
-    let off = |offset| {
-        [
-            ("LD_PRELOAD", library),
-            ("FAKETIME", offset),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            ("DONT_FAKE_MONOTONIC", "1"),
-        ]
-    };
-    let _ahead = scene.beat(&off("+5m")).await?;
-    let _behind = scene.beat(&off("-5m")).await?;
+    let _ahead = scene.beat(&clock_off_by("+5m")?).await?;
+    let _behind = scene.beat(&clock_off_by("-5m")?).await?;
     let _worker = scene.start("worker", &[])?;
     scene.wait_for_ticks("interval", 15).await?;
     assert_without_gaps(&scene.ticks("interval").await?, 1);

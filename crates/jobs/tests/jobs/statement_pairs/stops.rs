@@ -74,25 +74,29 @@ impl Arena {
 
     pub(crate) async fn meet_all(mut self) -> Report {
         let mut report = Report::default();
+        let both = std::env::var("HOLDFAST_TEST_PAIRS").is_ok_and(|pairs| pairs == "both");
         let steps = self.steps().await;
         if steps.is_empty() {
             report.broken.push(format!("{:?} has nothing to do", self.first));
         }
         for (place, (step, what)) in steps.iter().enumerate() {
             for (number, second) in Operation::ALL.iter().enumerate() {
-                let client = if (place + number).is_multiple_of(2) {
-                    Client::Waits
+                let clients = [Client::Waits, Client::GivesUp];
+                let clients = if both {
+                    &clients[..]
                 } else {
-                    Client::GivesUp
+                    &clients[(place + number) % 2..][..1]
                 };
-                let name = format!(
-                    "{:?} stopped at {what}, {second:?}, client {client:?}",
-                    self.first
-                );
-                let faults = self.meet(*step, *second, client, &mut report).await;
-                report
-                    .broken
-                    .extend(faults.into_iter().map(|fault| format!("{name}: {fault}")));
+                for client in clients {
+                    let name = format!(
+                        "{:?} stopped at {what}, {second:?}, client {client:?}",
+                        self.first
+                    );
+                    let faults = self.meet(*step, *second, *client, &mut report).await;
+                    report
+                        .broken
+                        .extend(faults.into_iter().map(|fault| format!("{name}: {fault}")));
+                }
             }
         }
         report
