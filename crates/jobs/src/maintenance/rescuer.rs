@@ -4,6 +4,9 @@
 //! looks silent, so a rescuer acts only once the ledger has answered *it* without a break for `lost_after`: by then each
 //! living worker, which retries its heartbeat every half second, has been heard of again. The same holds after this very
 //! process was stopped for a while, and after the server's clock was set: a step ahead makes every worker look silent.
+//!
+//! A ledger may answer questions and store nothing: a disk that stalls lets reads go on. So answers do not suffice; this worker's own
+//! heartbeats must have been stored for as long (`Vitals::heartbeats_for`).
 
 use std::time::Duration;
 
@@ -98,7 +101,8 @@ pub(super) async fn run(shared: &Shared) {
             }
             Err(_) => contact.lost(),
         }
-        while contact.unbroken_for(settings.lost_after) {
+        let is_heard = || shared.vitals.heartbeats_for() >= settings.lost_after;
+        while contact.unbroken_for(settings.lost_after) && is_heard() {
             let rescue = shared
                 .jobs
                 .ledger()

@@ -25,6 +25,7 @@ mod cancel;
 mod claims;
 mod identity;
 mod rescue;
+mod silence;
 mod strays;
 mod suspects;
 mod system;
