@@ -96,8 +96,9 @@ async fn prepare_and_serve(
     }
     let preparing = async {
         let prepared = preparing.await;
-        if prepared.is_err() {
-            shutdown.trigger();
+        match prepared {
+            Ok(()) => tracing::info!("the database is ready"),
+            Err(_) => shutdown.trigger(),
         }
         prepared
     };
