@@ -186,7 +186,7 @@ impl Worker {
             running: Running::default(),
             leased: Leased::default(),
             paused: Mutex::default(),
-            vitals: Vitals::new(&settings.worker),
+            vitals: Vitals::new(settings.worker.heartbeat, settings.worker.lost_after),
             limits_declared: OnceCell::new(),
             stop,
             abort: CancellationToken::new(),

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use holdfast_core::config::WorkerSettings;
 use tokio::time::Instant;
 
 /// No heartbeat has been stored yet.
@@ -21,13 +20,14 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    pub(crate) fn new(settings: &WorkerSettings) -> Self {
+    /// Of a worker with these periods: between two heartbeats, and until a silent worker is lost.
+    pub(crate) fn new(heartbeat: Duration, lost_after: Duration) -> Self {
         Self {
             epoch: Instant::now(),
             looked: AtomicU64::new(0),
             heartbeat: AtomicU64::new(0),
             heartbeats_since: AtomicU64::new(NEVER),
-            longest_pause: longest_pause(settings),
+            longest_pause: longest_pause(heartbeat, lost_after),
             broker: AtomicU64::new(0),
         }
     }
@@ -84,8 +84,7 @@ impl Vitals {
 /// While this worker's last heartbeat is no older than this, that of another living worker is younger than `lost_after`: both are
 /// stored every `heartbeat`. A tenth of `lost_after` is for the time that storing takes. Twice a heartbeat is the least
 /// `lost_after`, and then the pause cannot be shorter than one heartbeat and half of the next.
-fn longest_pause(settings: &WorkerSettings) -> Duration {
-    let (heartbeat, lost_after) = (settings.heartbeat, settings.lost_after);
+fn longest_pause(heartbeat: Duration, lost_after: Duration) -> Duration {
     (lost_after.saturating_sub(heartbeat + lost_after / 10)).max(heartbeat * 3 / 2)
 }
 
@@ -94,12 +93,7 @@ mod tests {
     use super::*;
 
     fn vitals(heartbeat: u64, lost_after: u64) -> Vitals {
-        let settings = WorkerSettings {
-            heartbeat: Duration::from_secs(heartbeat),
-            lost_after: Duration::from_secs(lost_after),
-            ..WorkerSettings::default()
-        };
-        Vitals::new(&settings)
+        Vitals::new(Duration::from_secs(heartbeat), Duration::from_secs(lost_after))
     }
 
     #[tokio::test(start_paused = true)]

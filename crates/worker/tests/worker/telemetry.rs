@@ -237,8 +237,14 @@ async fn an_outage_of_the_database_is_told_once_by_each_process() {
     let proxy = FaultProxy::for_postgres(&postgres).await.unwrap();
     let pair = Pair::start(&[("DATABASE_URL", proxy.url_for(&postgres.url()))]).await;
     // On a busy machine the API listens before it has migrated; an interrupted migration is told, too.
-    if told(&pair.api, 0).iter().any(|line| line.contains("starting without it")) {
-        pair.api.wait_for_line("the database is ready", DEADLINE).await.unwrap();
+    if told(&pair.api, 0)
+        .iter()
+        .any(|line| line.contains("starting without it"))
+    {
+        pair.api
+            .wait_for_line("the database is ready", DEADLINE)
+            .await
+            .unwrap();
     }
     let from = (pair.api.line_count(), pair.worker.line_count());
     proxy.set_mode(Mode::Refuse).await.unwrap();
