@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import eventually, is_alive
 from holdfast._http import Endpoint
-from holdfast.worker import _pulse
+from holdfast import _pulse
 from holdfast.worker._lease import ProcessLease
 
 PROGRAM = Path(_pulse.__file__)

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         sys.exit(options.run(options))
     except (ConfigurationError, ApiError) as error:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _calls, _flow
 from ._flow import Flow, Pause
-from ._http import Awaiting, Endpoint
+from ._http import Endpoint
+from ._wire import awaiting
 from .client import PATIENCE_SECONDS
 from .models import Accepted, AcceptedBatch, BatchRecord, EnqueueOptions, JobRecord, KindDefinition, NewJob
 
@@ -39,7 +40,7 @@ class AsyncClient:
     ) -> None:
         self._endpoint = Endpoint.of(url, key, ca_file)
         self._patience = patience
-        self._http = Awaiting(self._endpoint, transport)
+        self._http = awaiting(self._endpoint, transport)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._endpoint.url!r})"

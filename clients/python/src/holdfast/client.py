@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _calls, _flow
 from ._flow import Flow
-from ._http import Blocking, Endpoint
+from ._http import Endpoint
+from ._wire import blocking
 from .models import Accepted, AcceptedBatch, BatchRecord, EnqueueOptions, JobRecord, KindDefinition, NewJob
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Client:
     ) -> None:
         self._endpoint = Endpoint.of(url, key, ca_file)
         self._patience = patience
-        self._http = Blocking(self._endpoint, transport)
+        self._http = blocking(self._endpoint, transport)
 
     def __repr__(self) -> str:
         return f"Client({self._endpoint.url!r})"

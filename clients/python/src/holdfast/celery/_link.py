@@ -409,9 +409,6 @@ def _ended(task: asyncio.Task[None]) -> None:
 #: The name of the thread of the protocol loop.
 THREAD = "holdfast-celery"
 
-# httpx logs every call, and Celery shows what is logged. Calls of other threads are the application's.
-logging.getLogger("httpx").addFilter(lambda record: record.threadName != THREAD)
-
 
 class Loop:
     """The event loop of this process' links, in a thread of its own. With gevent and eventlet, where threads are greenlets, there can only

@@ -4,7 +4,7 @@ Parts
     One event loop, the *protocol loop*, owns all state and makes every call: :mod:`._puller` pulls, :mod:`._sender` reports outcomes,
     progress and lines, :mod:`._sessions` registers, :mod:`._runs` is the table of jobs. Handlers never run on it: plain functions run
     in threads, async functions on a loop of their own in another thread (:mod:`._runners`). What handlers tell comes back through one
-    inbox. Heartbeats come from another process (:mod:`._pulse`), because a handler can hold Python's lock inside one C call for
+    inbox. Heartbeats come from another process (:mod:`holdfast._pulse`), because a handler can hold Python's lock inside one C call for
     longer than a lease lives. ``--processes N`` starts N workers, each in a new interpreter (:mod:`._supervisor`): nothing is forked.
 
 States

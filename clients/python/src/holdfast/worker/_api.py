@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, TypeVar
 
 from .._calls import Call
 from .._flow import outcome_of, pause_after
-from .._http import Awaiting, Endpoint
+from .._http import Endpoint
+from .._wire import awaiting
 from ..errors import ApiError, ConnectionFailed
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
@@ -21,7 +23,7 @@ class Api:
     """One connection pool, used by the protocol loop."""
 
     def __init__(self, endpoint: Endpoint, transport: httpx.AsyncBaseTransport | None) -> None:
-        self._http = Awaiting(endpoint, transport)
+        self._http = awaiting(endpoint, transport)
 
     async def call(self, call: Call[T]) -> T:
         """One try. Raises ApiError or ConnectionFailed."""

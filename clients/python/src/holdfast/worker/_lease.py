@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from .. import _calls, _json
 from .._calls import Instructions
@@ -93,7 +92,7 @@ class LoopLease:
 
 
 class ProcessLease:
-    """Heartbeats from a process of their own; see :mod:`holdfast.worker._pulse`."""
+    """Heartbeats from a process of their own; see :mod:`holdfast._pulse`."""
 
     def __init__(self, endpoint: Endpoint, api: Api, source: Source, *, kills: bool) -> None:
         self._endpoint = endpoint
@@ -136,7 +135,7 @@ class ProcessLease:
             "-S",
             "-c",
             PROGRAM,
-            os.path.dirname(__file__),
+            os.path.dirname(_calls.__file__),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=MAX_LINE,
@@ -147,14 +146,13 @@ class ProcessLease:
         return process
 
     def _head(self) -> str:
-        parts = urlsplit(self._endpoint.url)
-        is_tls = parts.scheme == "https"
+        scheme, host, port, path = self._endpoint.address()
         fields = (
-            parts.scheme,
-            parts.hostname or "",
-            str(parts.port or (443 if is_tls else 80)),
-            parts.path,
-            self._endpoint.trust_file() if is_tls else "",
+            scheme,
+            host,
+            str(port),
+            path,
+            self._endpoint.trust_file() if scheme == "https" else "",
             str(os.getpid()),
             "1" if self._kills else "0",
         )

@@ -1,7 +1,7 @@
 """The heartbeat process of a worker: a program of its own, because a handler can hold Python's lock in the worker's process.
 
 It imports modules that are part of the interpreter, and nothing else, so that it is small (`socket` and `signal` would take 3 MiB).
-:class:`holdfast.worker._lease.ProcessLease` starts it.
+:class:`holdfast.worker._lease.ProcessLease` starts it. :mod:`holdfast._wire` uses its HTTP for all other calls.
 
 Input, in lines; fields are separated by tabs:
     1. ``scheme host port path ca_file parent kill`` and a line with the value of the header Authorization (may be empty);
@@ -25,6 +25,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 #: Seconds for one heartbeat, from the connection to the end of the answer, at most.
@@ -33,13 +34,19 @@ CALL_SECONDS = 5.0
 #: Seconds until a heartbeat is repeated that had no answer.
 RETRY_SECONDS = 1.0
 
+#: Seconds that a connection may take.
+CONNECT_SECONDS = 5.0
+
 #: Longest answer in bytes: 10,000 jobs that are lost take 300 KiB.
 MAX_ANSWER = 4 * 1024 * 1024
+
+#: Longest head of an answer, in bytes.
+MAX_HEAD = 65_536
 
 #: A gap of so many seconds between two looks means that this process was suspended: a look takes LOOK_SECONDS, or a few calls.
 SUSPENDED_SECONDS = 30.0
 
-#: Most bytes of one read of the input.
+#: Most bytes of one read of the input, and of a connection.
 READ_BYTES = 65_536
 
 #: How often the parent is looked for, in seconds.
@@ -49,6 +56,71 @@ LOOK_SECONDS = 2.0
 if TYPE_CHECKING:
     #: Status, headers with names in lower case, and body.
     Answer = tuple[int, dict[str, str], bytes]
+
+
+def request(method: str, path: str, headers: str, body: bytes) -> bytes:
+    """A request of HTTP/1.1. ``headers`` are lines."""
+    return f"{method} {path} HTTP/1.1\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode("latin-1") + body
+
+
+class AnswerReader:
+    """One answer of HTTP/1.1, put together from the bytes as they come."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._data = bytearray()
+        self._head: tuple[int, dict[str, str]] | None = None
+        #: Bytes of the body; None: they come in chunks.
+        self._length: int | None = None
+        self._chunks = bytearray()
+
+    def feed(self, data: bytes) -> Answer | None:
+        """The answer, once it is whole. Raises ValueError for what is none, or too long."""
+        self._data += data
+        while self._head is None:
+            ends = self._data.find(b"\r\n\r\n")
+            if ends < 0:
+                if len(self._data) > MAX_HEAD:
+                    raise ValueError("the head of the answer is too long")
+                return None
+            self._begin(self._data[:ends].decode("latin-1"))
+            del self._data[: ends + 4]
+        body = self._chunked() if self._length is None else self._whole(self._length)
+        return None if body is None else (*self._head, body)
+
+    def _begin(self, head: str) -> None:
+        first, *lines = head.split("\r\n")
+        status = int(first.split(" ", 2)[1])
+        if 100 <= status < 200:
+            # The answer follows.
+            return
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if status == 204:
+            self._length = 0
+        elif headers.get("transfer-encoding", "").lower() != "chunked":
+            if not headers.get("content-length", "").isdecimal():
+                raise ValueError("the answer has no length")
+            self._length = int(headers["content-length"])
+            if self._length > self._most:
+                raise ValueError("the answer is too long")
+        self._head = status, headers
+
+    def _whole(self, length: int) -> bytes | None:
+        return bytes(self._data[:length]) if len(self._data) >= length else None
+
+    def _chunked(self) -> bytes | None:
+        while (ends := self._data.find(b"\r\n")) >= 0:
+            size = int(self._data[:ends].split(b";")[0], 16)
+            if size < 0 or len(self._chunks) + size > self._most:
+                raise ValueError("the answer is too long")
+            after = ends + 2 + size
+            if len(self._data) < after + 2:
+                return None
+            self._chunks += self._data[ends + 2 : after]
+            del self._data[: after + 2]
+            if size == 0:
+                return bytes(self._chunks)
+        return None
 
 
 class Connection:
@@ -63,6 +135,8 @@ class Connection:
         self._headers = headers
         self._socket: _socket.socket | None = None
         self._deadline = 0.0
+        #: Whether a part of the last request may have reached the server.
+        self.is_sent = False
 
     @property
     def is_open(self) -> bool:
@@ -71,8 +145,8 @@ class Connection:
     def send(self, method: str, path: str, body: bytes, headers: str = "", seconds: float = CALL_SECONDS) -> Answer:
         """Raises OSError or ValueError. On a connection that was kept and is closed by now the call is sent again."""
         self._deadline = time.monotonic() + seconds
-        head = f"{method} {path} HTTP/1.1\r\n{self._headers}{headers}Content-Length: {len(body)}\r\n\r\n"
-        data = head.encode("latin-1") + body
+        self.is_sent = False
+        data = request(method, path, self._headers + headers, body)
         was_kept = self._socket is not None
         try:
             return self._exchange(data)
@@ -98,19 +172,18 @@ class Connection:
         return left
 
     def _connect(self) -> _socket.socket:
-        connected = self._open()
+        connected = self._open(min(self._left(), CONNECT_SECONDS))
         connected.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         return self._secured(connected) if self._is_tls else connected
 
-    def _open(self) -> _socket.socket:
+    def _open(self, seconds: float) -> _socket.socket:
         """To the first address that answers, as `socket.create_connection` does."""
         failure: OSError = ConnectionError("the host has no address")
         # A text would load the codec of international names, and with it a table of all characters.
-        host = self._host.encode("ascii") if self._host.isascii() else self._host
-        for family, kind, protocol, _, address in _socket.getaddrinfo(host, self._port, 0, _socket.SOCK_STREAM):
+        for family, kind, protocol, _, address in _socket.getaddrinfo(self._host.encode("ascii"), self._port, 0, _socket.SOCK_STREAM):
             connecting = _socket.socket(family, kind, protocol)
             try:
-                connecting.settimeout(self._left())
+                connecting.settimeout(seconds)
                 connecting.connect(address)
                 return connecting
             except OSError as error:
@@ -120,70 +193,40 @@ class Connection:
 
     def _secured(self, connected: _socket.socket) -> _socket.socket:
         import socket
-        import ssl
 
         plain = connected
         if not isinstance(plain, socket.socket):
             plain = socket.socket(fileno=connected.detach())
-            plain.settimeout(self._left())
-        context = ssl.create_default_context(cafile=self._ca_file)
-        return context.wrap_socket(plain, server_hostname=self._host)
+        plain.settimeout(min(self._left(), CONNECT_SECONDS))
+        return self._context().wrap_socket(plain, server_hostname=self._host)
+
+    def _context(self) -> ssl.SSLContext:
+        import ssl
+
+        return ssl.create_default_context(cafile=self._ca_file)
 
     def _exchange(self, data: bytes) -> Answer:
         if self._socket is None:
             self._socket = self._connect()
         self._socket.settimeout(self._left())
+        self.is_sent = True
         self._socket.sendall(data)
-        answer, ends = self._read_until(b"", b"\r\n\r\n")
-        status_line, *lines = answer[:ends].decode("latin-1").split("\r\n")
-        status = int(status_line.split(" ", 2)[1])
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        rest = answer[ends + 4 :]
-        if status == 204 or 100 <= status < 200:
-            content = b""
-        elif headers.get("transfer-encoding", "").lower() == "chunked":
-            content = self._read_chunks(rest)
-        elif "content-length" in headers:
-            content = self._read_exactly(rest, int(headers["content-length"]))[0]
-        else:
-            raise ValueError("the answer has no length")
-        if headers.get("connection", "").lower() == "close":
+        reader = AnswerReader(self._most)
+        answer = None
+        while answer is None:
+            self._socket.settimeout(self._left())
+            received = self._socket.recv(READ_BYTES)
+            if not received:
+                raise ConnectionError("the connection was closed")
+            answer = reader.feed(received)
+        if closes(answer):
             self.close()
-        return status, headers, content
+        return answer
 
-    def _more(self, size: int) -> bytes:
-        if size > self._most:
-            raise ValueError("the answer is too long")
-        assert self._socket is not None
-        self._socket.settimeout(self._left())
-        data = self._socket.recv(65536)
-        if not data:
-            raise ConnectionError("the connection was closed")
-        return data
 
-    def _read_until(self, data: bytes, mark: bytes) -> tuple[bytes, int]:
-        while (found := data.find(mark)) < 0:
-            data += self._more(len(data))
-        return data, found
-
-    def _read_exactly(self, data: bytes, size: int) -> tuple[bytes, bytes]:
-        if size > self._most:
-            raise ValueError("the answer is too long")
-        while len(data) < size:
-            data += self._more(len(data))
-        return data[:size], data[size:]
-
-    def _read_chunks(self, data: bytes) -> bytes:
-        content = b""
-        while True:
-            data, ends = self._read_until(data, b"\r\n")
-            size = int(data[:ends].split(b";")[0], 16)
-            chunk, data = self._read_exactly(data[ends + 2 :], size + 2)
-            content += chunk[:-2]
-            if size == 0:
-                return content
-            if len(content) > self._most:
-                raise ValueError("the answer is too long")
+def closes(answer: Answer) -> bool:
+    """Whether the server closes the connection after this answer."""
+    return answer[1].get("connection", "").lower() == "close"
 
 
 class Beat:
