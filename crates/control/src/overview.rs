@@ -9,8 +9,8 @@ use holdfast_core::mode::Mode;
 use holdfast_jobs::ledger::{QueueStats, WorkerRecord};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::openapi::schema::Type;
-use utoipa::openapi::{AnyOfBuilder, Object, ObjectBuilder, Ref, RefOr, Schema};
+use utoipa::openapi::schema::{AnyOfBuilder, Type};
+use utoipa::openapi::{Object, ObjectBuilder, Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::workers::is_alive;
