@@ -25,6 +25,7 @@ from celery.exceptions import TaskRevokedError
 from celery_worker import Program, app, application, jobs, own, server, url_of, worker  # noqa: F401
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import OperationalError
+from scripted import Scripted, answer
 
 import holdfast.celery
 from holdfast.celery import _message, queue_name
@@ -146,6 +147,34 @@ def test_a_publish_raises_soon_while_nothing_listens() -> None:
     assert time.monotonic() - began < SOON_SECONDS
     with pytest.raises(OperationalError):
         app.send_task("tasks.add", (1, 2), retry=True, retry_policy={"max_retries": 1, "interval_start": 0})
+
+
+class Unwell(Scripted):
+    """Answers 503 to the first bindings of a queue."""
+
+    unavailable = 1
+
+    def answer(self, request: bytes) -> bytes | None:
+        line = request.split(b"\r\n")[0]
+        if b"kombu.bindings" in line and self.unavailable:
+            self.unavailable -= 1
+            return answer(503, '{"type":"urn:holdfast:problem:unavailable","title":"Unavailable","detail":"no database"}')
+        return answer(202, '{"id":"J1","results":[],"parts":[],"count":1}')
+
+
+def test_a_queue_that_cannot_be_declared_at_once_is_declared_by_the_next_try() -> None:
+    server = Unwell()
+    app = application(f"holdfast://:k@{server.url.removeprefix('http://')}")
+    app.send_task("tasks.add", (1, 2), retry=True, retry_policy={"max_retries": 1, "interval_start": 0})
+    lines = [request.split(b" HTTP")[0] for request in server.requests]
+    assert lines[-1] == b"POST /v1/jobs" and lines.count(lines[-1]) == 1
+    server.close()
+    server = Unwell()
+    server.unavailable = 1_000
+    app = application(f"holdfast://:k@{server.url.removeprefix('http://')}")
+    with pytest.raises(OperationalError, match="no database"):
+        app.send_task("tasks.add", (1, 2), retry=True, retry_policy={"max_retries": 1, "interval_start": 0})
+    server.close()
 
 
 def test_several_urls_are_tried_in_turn(server: Server) -> None:

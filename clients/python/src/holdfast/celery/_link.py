@@ -68,6 +68,10 @@ SILENCE_SECONDS = 30.0
 FLUSH_SECONDS = 5.0
 END_SECONDS = 10.0
 
+#: How long acknowledgements are collected before they are sent, in seconds. No task and no producer waits for one, but each is a commit, and
+#: that of the task's result would wait for it.
+SETTLE_SECONDS = 0.01
+
 #: Outcomes that are held at most before pulling stops.
 HELD_LIMIT = 5_000
 
@@ -314,6 +318,9 @@ class Lease(Protocol):
 
             log.warning("job %s (task %s) was cancelled: it is revoked here", run.job.id, task)
             state.revoked.add(task)
+
+    def linger(self) -> float:
+        return SETTLE_SECONDS
 
     def longest_seconds_left(self) -> float:
         """Tasks have no deadline here: a process that says nothing for so long does not live."""

@@ -349,9 +349,11 @@ class Transport(virtual.Transport):
         self.link.close()
 
     def _collect(self, connection: Any) -> None:
-        """The connection is given up, because of an error or in a forked process."""
+        """The connection is given up, because of an error or in a forked process. A channel that says that it has none is replaced by kombu."""
         if self.link.is_running:
             self.close_connection(connection)
+        while self.channels:
+            self.channels.pop().connection = None
 
     # Consumers
 

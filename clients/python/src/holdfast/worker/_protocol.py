@@ -21,7 +21,7 @@ from ._lease import LoopLease, ProcessLease
 from ._news import News
 from ._puller import Puller
 from ._runs import Listed, Run, Runs, Session
-from ._sender import Sender
+from ._sender import LINGER_SECONDS, Sender
 from ._sessions import Identity, Sessions
 
 log = logging.getLogger("holdfast.worker")
@@ -46,7 +46,7 @@ class Protocol(ABC):
         self.news = News()
         self.sessions = Sessions(api, identity, runs)
         self.puller = Puller(api, self.sessions, runs, self.take, self.drain)
-        self.sender = Sender(api, runs, self.news, self.heard, self._settled)
+        self.sender = Sender(api, runs, self.news, self.heard, self._settled, self.linger)
         self.lease = ProcessLease(endpoint, api, self, kills=kills) if heartbeat == "process" else LoopLease(api, self)
         self._deleting: asyncio.Task[None] | None = None
 
@@ -57,6 +57,10 @@ class Protocol(ABC):
     @abstractmethod
     def drain(self) -> None:
         """The server wants the worker to take no more jobs."""
+
+    def linger(self) -> float:
+        """How long outcomes are collected before they are sent, in seconds: other handlers may end meanwhile."""
+        return LINGER_SECONDS if self.runs.running else 0.0
 
     def cancelled(self, run: Run) -> None:
         """The job was cancelled while it ran."""

@@ -39,12 +39,15 @@ Heard = Callable[[Session, int, "Instructions | None"], None]
 class Sender:
     """Sends what handlers did and said."""
 
-    def __init__(self, api: Api, runs: Runs, news: News, heard: Heard, settled: Callable[[], None]) -> None:
+    def __init__(
+        self, api: Api, runs: Runs, news: News, heard: Heard, settled: Callable[[], None], linger: Callable[[], float]
+    ) -> None:
         self._api = api
         self._runs = runs
         self._news = news
         self._heard = heard
         self._settled = settled
+        self._linger = linger
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._backoff = Backoff()
@@ -57,8 +60,8 @@ class Sender:
         """Until it is cancelled."""
         while True:
             await self._work()
-            if self._runs.running and not self._news:
-                await asyncio.sleep(LINGER_SECONDS)
+            if not self._news:
+                await asyncio.sleep(self._linger())
             try:
                 await self._send_news()
                 await self._send_outcomes()
