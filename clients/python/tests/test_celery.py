@@ -20,9 +20,10 @@ from conftest import PROGRAMS, Server, clean_environment, eventually, free_port
 
 pytest.importorskip("celery")
 
+import celery
 from celery import Celery, chain, chord, group
 from celery.exceptions import TaskRevokedError
-from celery_worker import Program, app, application, jobs, own, server, url_of, worker  # noqa: F401
+from celery_worker import STORES_REJECTIONS, Program, app, application, jobs, own, server, url_of, worker  # noqa: F401
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import OperationalError
 from scripted import Scripted, answer
@@ -203,6 +204,8 @@ print(app.connection().get_transport_cls().__module__, app.backend.__module__)
 def test_the_guide_says_what_becomes_of_every_setting() -> None:
     from celery.app.defaults import NAMESPACES, flatten
 
+    if celery.VERSION[:2] != (5, 7):
+        pytest.skip("the guide is about Celery 5.7")
     guide = next((one / "docs/celery.md" for one in Path(__file__).resolve().parents if (one / "mkdocs.yml").exists()), None)
     if guide is None:
         pytest.skip("the documentation is not beside the tests")
@@ -245,8 +248,10 @@ def test_a_task_is_retried_by_celery(app: Celery, worker: Program) -> None:
 
 
 def test_a_rejected_task_is_a_dead_letter_and_a_requeued_one_runs_again(app: Celery, server: Server, worker: Program) -> None:
-    with pytest.raises(Exception, match="no good"):
-        app.send_task("tasks.refuse").get(timeout=60)
+    refused = app.send_task("tasks.refuse")
+    if STORES_REJECTIONS:
+        with pytest.raises(Exception, match="no good"):
+            refused.get(timeout=60)
     eventually(lambda: [one for one in jobs(server, "celery") if one["state"] == "discarded"], "the dead letter")
     assert app.send_task("tasks.again").get(timeout=60) == "again"
     assert worker.notes().count("again") == 2

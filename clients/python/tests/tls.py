@@ -20,9 +20,11 @@ class Authority:
         self.chain, self.key = str(directory / "host.pem"), str(directory / "host.key")
         request = str(directory / "host.csr")
         new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj"]
-        _run(*new, "/CN=Test authority", "-x509", "-days", "2", "-keyout", str(directory / "ca.key"), "-out", self.ca_file)
+        usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign", "-addext", "subjectKeyIdentifier=hash"]
+        _run(*new, "/CN=Test authority", *usage, "-x509", "-days", "2", "-keyout", str(directory / "ca.key"), "-out", self.ca_file)
         _run(*new, f"/CN={HOST}", "-keyout", self.key, "-out", request)
-        (directory / "san").write_text(f"subjectAltName=DNS:{HOST}\n")
+        # As Python 3.13 and later want certificates to be.
+        (directory / "san").write_text(f"subjectAltName=DNS:{HOST}\nauthorityKeyIdentifier=keyid\n")
         signed = ["openssl", "x509", "-req", "-in", request, "-CA", self.ca_file, "-CAkey", str(directory / "ca.key"), "-CAcreateserial"]
         _run(*signed, "-days", "2", "-extfile", str(directory / "san"), "-out", self.chain)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from celery import states
 from celery.backends.asynchronous import AsyncBackendMixin, BaseResultConsumer
-from celery.backends.base import BaseKeyValueStoreBackend, _create_chord_error_with_cause
+from celery.backends.base import BaseKeyValueStoreBackend
 from celery.canvas import maybe_signature
 from celery.exceptions import BackendStoreError, ChordError
 from celery.result import GroupResult, allow_join_result
@@ -272,14 +272,16 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             self._failed(group, callback, error)
         except Exception as error:
             logger.exception("Chord %r raised: %r", group, error)
-            self._failed(group, callback, _create_chord_error_with_cause(f"Join error: {error!r}", original_exc=error))
+            self._failed(group, callback, _chord_error(f"Join error: {error!r}", error))
         else:
             self._publish(group, run, callback, results)
 
     def _publish(self, group: str, run: str, callback: Any, results: Any) -> None:
         callback.options[ONCE] = f"chord/{run}"
         try:
-            self.app.amqp._retry_publish(callback.delay, results)
+            # Celery 5.6 and older publish under the policy of the callback alone.
+            publish = getattr(self.app.amqp, "_retry_publish", None)
+            callback.delay(results) if publish is None else publish(callback.delay, results)
         except Exception as error:
             logger.exception("Chord callback for %r raised: %r", group, error)
             self._failed(group, callback, ChordError(f"Callback error: {error!r}"))
@@ -316,18 +318,27 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         if state in states.EXCEPTION_STATES:
             result = self.exception_to_python(result)
         if state in states.PROPAGATE_STATES:
-            raise _create_chord_error_with_cause(f"Dependency {task} raised {result!r}", original_exc=result)
+            raise _chord_error(f"Dependency {task} raised {result!r}", result)
         return result
 
     @property
     def _chord_ttl(self) -> int:
-        return _ttl(self.chord_expires or self.expires)
+        # Celery 5.6 and older have no such setting.
+        return _ttl(getattr(self, "chord_expires", None) or self.expires)
 
     def _chord(self, group: str, name: str) -> str:
         return f"{self.chord_keyprefix}{group}.{name}"
 
     def _part(self, group: str, task: str) -> str:
         return f"{self.chord_keyprefix}{group}.part.{task}"
+
+
+def _chord_error(text: str, cause: Any) -> ChordError:
+    """As Celery's own backends make it from 5.6 on."""
+    error = ChordError(text)
+    if isinstance(cause, Exception):
+        error.__cause__ = cause
+    return error
 
 
 def _in_worker() -> bool:
