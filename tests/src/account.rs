@@ -152,7 +152,11 @@ impl Cluster {
                 .excuses
                 .iter()
                 .find(|excuse| excuse.covers(&own, job, &alive));
-            let lost_with_redis = expect.redis_data_loss && is_on_redis(accepted.get(&own));
+            // What Redis has lost is also the knowledge that it held a job whose push was never answered, and which the ledger
+            // therefore has, too.
+            let is_of_redis =
+                is_on_redis(accepted.get(&own)) || row.is_some_and(|row| self.is_redis_queue(&row.queue));
+            let lost_with_redis = expect.redis_data_loss && is_of_redis;
             if lost_with_redis || excuse.is_some_and(|excuse| excuse.what.ends_with("stopped")) {
                 report.twice_lease += 1;
             } else if excuse.is_some() {
