@@ -21,8 +21,8 @@ use crate::follow_ups::Effects;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::ledger::{
-    self, CancelReply, JobFilter, JobRecord, Ledger, LedgerError, NewJob, PostgresLedger, QueueStats,
-    RetryReply, SqliteLedger, WorkerRecord,
+    self, CancelReply, JobFilter, JobRecord, Ledger, LedgerError, NewJob, QueueStats, RetryReply,
+    WorkerRecord,
 };
 use crate::limits::LimitStore;
 use crate::marks::sealed::{self, FieldOpenFailure};
@@ -337,12 +337,7 @@ impl Jobs {
     ) -> Result<Enqueued, EnqueueError> {
         let (_, job) = enqueue.check().await?;
         let jobs = [job];
-        let written = match tx.into() {
-            LedgerTx::Postgres(connection) => {
-                PostgresLedger::insert_in(connection, &jobs, self.0.named_statements).await
-            }
-            LedgerTx::Sqlite(connection) => SqliteLedger::insert_in(connection, &jobs).await,
-        };
+        let written = ledger::insert_in(tx.into(), &jobs, self.0.named_statements).await;
         let accepted = written.map_err(|source| LedgerError::Sql {
             doing: "accept a job in a transaction",
             source,
@@ -364,12 +359,7 @@ impl Jobs {
         for enqueue in enqueues {
             checked.push(enqueue.check().await?.1);
         }
-        let written = match tx.into() {
-            LedgerTx::Postgres(connection) => {
-                PostgresLedger::insert_in(connection, &checked, self.0.named_statements).await
-            }
-            LedgerTx::Sqlite(connection) => SqliteLedger::insert_in(connection, &checked).await,
-        };
+        let written = ledger::insert_in(tx.into(), &checked, self.0.named_statements).await;
         let accepted = written.map_err(|source| LedgerError::Sql {
             doing: "accept jobs in a transaction",
             source,

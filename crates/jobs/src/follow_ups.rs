@@ -31,7 +31,7 @@ use crate::LedgerTx;
 use crate::batches::{self, Tally};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::{
-    Accepted, ClaimedJob, FreeFinish, LedgerError, NewJob, Outcome, PostgresLedger, RunAt, SqliteLedger,
+    self, Accepted, ClaimedJob, FreeFinish, LedgerError, NewJob, Outcome, PostgresLedger, RunAt, SqliteLedger,
 };
 use crate::ledger::{FreeRows, WrittenOutcome};
 use crate::link::Previous;
@@ -231,7 +231,7 @@ async fn follow(
     if children.is_empty() {
         return Ok(effects);
     }
-    let accepted = insert(on.reborrow(), &children, named).await?;
+    let accepted = ledger::insert_in(on.reborrow(), &children, named).await?;
     for (child, accepted) in children.iter().zip(&accepted) {
         // Another job has its unique key: that one is what follows.
         if matches!(accepted, Accepted::New(_)) {
@@ -246,20 +246,13 @@ async fn follow(
     Ok(effects)
 }
 
-async fn insert(on: LedgerTx<'_>, jobs: &[NewJob], named: bool) -> Result<Vec<Accepted>, sqlx::Error> {
-    match on {
-        LedgerTx::Postgres(on) => PostgresLedger::insert_in(on, jobs, named).await,
-        LedgerTx::Sqlite(on) => SqliteLedger::insert_in(on, jobs).await,
-    }
-}
-
 /// Enqueues what an observer asked for. Nothing at all for none.
 pub(crate) async fn enqueue(on: LedgerTx<'_>, jobs: &[NewJob], named: bool) -> Result<Effects, sqlx::Error> {
     let mut effects = Effects::default();
     if jobs.is_empty() {
         return Ok(effects);
     }
-    let accepted = insert(on, jobs, named).await?;
+    let accepted = ledger::insert_in(on, jobs, named).await?;
     for (job, accepted) in jobs.iter().zip(&accepted) {
         if matches!(accepted, Accepted::New(_)) {
             effects.enqueued(job);
@@ -287,7 +280,7 @@ pub(crate) async fn count(
         }
         let Some(callback) = callback else { continue };
         let job = callback.at_end_of(batch);
-        let accepted = insert(on.reborrow(), std::slice::from_ref(&job), named).await?;
+        let accepted = ledger::insert_in(on.reborrow(), std::slice::from_ref(&job), named).await?;
         let Some(accepted) = accepted.first() else {
             continue;
         };

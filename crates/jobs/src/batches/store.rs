@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::model::{NewBatch, Tally};
 use crate::LedgerTx;
 use crate::id::{BatchId, JobId};
-use crate::ledger::{PostgresLedger, SqliteLedger};
+use crate::ledger;
 use crate::link::{EndedBatch, Link};
 use crate::sql::{decode_error, sqlite_now};
 
@@ -42,10 +42,7 @@ pub(crate) async fn insert(
             return Err(sqlx::Error::RowNotFound);
         }
     }
-    match on {
-        LedgerTx::Postgres(on) => PostgresLedger::insert_in(on, &batch.jobs, named).await?,
-        LedgerTx::Sqlite(on) => SqliteLedger::insert_in(on, &batch.jobs).await?,
-    };
+    ledger::insert_in(on, &batch.jobs, named).await?;
     Ok(Written::New)
 }
 

@@ -40,12 +40,25 @@ pub(crate) use postgres::RECORD as POSTGRES_RECORD;
 pub(crate) use sqlite::RECORD as SQLITE_RECORD;
 pub use sqlite::SqliteLedger;
 
+use crate::LedgerTx;
 use crate::follow_ups::Effects;
 use crate::id::{JobId, WorkerId};
 use crate::observer::Observers;
 
 /// Most rows one statement writes or claims; callers split what is larger.
 pub const MAX_STATEMENT_ROWS: usize = 1_000;
+
+/// Inserts jobs inside the caller's transaction: see [`PostgresLedger::insert_in`].
+pub(crate) async fn insert_in(
+    on: LedgerTx<'_>,
+    jobs: &[NewJob],
+    named: bool,
+) -> Result<Vec<Accepted>, sqlx::Error> {
+    match on {
+        LedgerTx::Postgres(on) => PostgresLedger::insert_in(on, jobs, named).await,
+        LedgerTx::Sqlite(on) => SqliteLedger::insert_in(on, jobs).await,
+    }
+}
 
 /// The job table, on either database. One contract suite runs against both.
 #[async_trait]
