@@ -3,6 +3,7 @@
 //! | mark | PostgreSQL | SQLite |
 //! | --- | --- | --- |
 //! | `@now` | `now()` | milliseconds since the epoch |
+//! | `@now_ms` | milliseconds since the epoch, rounded down, by the clock and not by the transaction's beginning | the same |
 //! | `@ms(column)` | the column's time as milliseconds | `column` |
 //! | `@ago($1)`, `@ahead($1)` | now, less or plus `$1` milliseconds | the same |
 //! | `@tick($1)` | now plus `$1` milliseconds, in whole ones | the same |
@@ -17,6 +18,7 @@
 //! | `@names($1)` | the texts of a JSON array, as a subquery | the same |
 //! | `@each($1)` | a row `value` for each element of a JSON array | the same |
 //! | `@size(payload)` | the bytes that a column takes, without reading it | the same |
+//! | `@id($1)` | an id from its hexadecimal text | the same |
 //! | `@among($1)` | `= any($1)`, of an array of ids | among the ids of a JSON array of hexadecimal texts |
 //! | `@skip_locked` | `for update skip locked` | nothing: there is one writer |
 //!
@@ -167,10 +169,15 @@ pub fn postgres(text: &str) -> String {
         format!("pg_column_size({column})::bigint")
     });
     let text = call(&text, "@among", |ids| format!("= any({ids})"));
-    text.replace("@now", "now()")
-        .replace("@json", "json")
-        .replace("@share", "for key share")
-        .replace("@skip_locked", "for update skip locked")
+    let text = call(&text, "@id", |hexadecimal| format!("cast({hexadecimal} as uuid)"));
+    text.replace(
+        "@now_ms",
+        "floor(extract(epoch from clock_timestamp()) * 1000)::bigint",
+    )
+    .replace("@now", "now()")
+    .replace("@json", "json")
+    .replace("@share", "for key share")
+    .replace("@skip_locked", "for update skip locked")
 }
 
 /// The statement as SQLite reads it.
@@ -196,7 +203,9 @@ pub fn sqlite(text: &str) -> String {
     let text = call(&text, "@among", |ids| {
         format!("in (select unhex(value) from json_each({ids}))")
     });
-    text.replace("@now", SQLITE_NOW)
+    let text = call(&text, "@id", |hexadecimal| format!("unhex({hexadecimal})"));
+    text.replace("@now_ms", SQLITE_NOW)
+        .replace("@now", SQLITE_NOW)
         .replace("@json", "text")
         .replace("@share", "")
         .replace("@skip_locked", "")
@@ -288,6 +297,16 @@ mod tests {
         assert_eq!(
             sqlite(tick),
             format!("update t set due = ({SQLITE_NOW} + $2) where due = $1")
+        );
+        let moved = "update t set job = @id(value ->> 0), late = @now_ms - @ms(due)";
+        assert_eq!(
+            postgres(moved),
+            "update t set job = cast(value ->> 0 as uuid), late = floor(extract(epoch from clock_timestamp()) * 1000)::bigint \
+             - (extract(epoch from due) * 1000)::bigint"
+        );
+        assert_eq!(
+            sqlite(moved),
+            format!("update t set job = unhex(value ->> 0), late = {SQLITE_NOW} - due")
         );
         let more = "select @address(a) from t where at = @at($1) @share";
         assert_eq!(

@@ -1,7 +1,6 @@
 //! [`Schedules`]: what a service holds to look at schedules and to change them. Every change is in the audit log.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::check::check;
 use super::model::{BeatRecord, Definition, Rhythm, Schedule, ScheduleRecord, Source};
-use super::store::{self, Note, ScheduleStore, Summary};
+use super::store::{Note, ScheduleStore, Summary};
 use super::tick;
 use crate::audit::{Actor, By, action};
 use crate::client::Jobs;
@@ -81,7 +80,7 @@ impl Stored {
 #[derive(Debug, Clone)]
 pub struct Schedules {
     jobs: Jobs,
-    store: Arc<dyn ScheduleStore>,
+    store: ScheduleStore,
 }
 
 impl Schedules {
@@ -89,7 +88,7 @@ impl Schedules {
     pub fn new(jobs: Jobs, database: &Database, settings: &DatabaseSettings) -> Self {
         Self {
             jobs,
-            store: store::open(database, settings),
+            store: ScheduleStore::new(database, settings),
         }
     }
 
@@ -97,7 +96,7 @@ impl Schedules {
         &self.jobs
     }
 
-    pub fn store(&self) -> &Arc<dyn ScheduleStore> {
+    pub fn store(&self) -> &ScheduleStore {
         &self.store
     }
 

@@ -33,10 +33,8 @@
 mod check;
 mod manage;
 pub mod model;
-mod postgres;
 mod rows;
 mod runs;
-mod sqlite;
 mod store;
 mod tick;
 mod ticker;
@@ -46,6 +44,6 @@ pub use check::{DEFAULT_CATCH_UP_MAX, MAX_CATCH_UP, MAX_NAME, is_name, rhythm};
 pub use manage::{MAX_SCHEDULES, NEXT_TICKS, ScheduleError, Schedules, Stored, SyncReport};
 pub use model::{BeatRecord, CatchUp, Definition, Rhythm, Schedule, ScheduleRecord, Source};
 pub use runs::{LAST_RUNS, Run, RunJob};
-pub use store::{Note, ScheduleStore, Step, Summary, Taken, open};
+pub use store::{Note, ScheduleStore, Step, Summary, Taken};
 pub use ticker::{Ticker, Vitals};
 pub use timing::{Timing, TimingFault};

@@ -4,12 +4,19 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use holdfast_core::sql::dialect::on_either;
 use serde_json::value::RawValue;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
+use uuid::Uuid;
 
-use super::model::{CatchUp, Rhythm, Schedule, Source};
+use super::model::{CatchUp, Rhythm, Schedule, ScheduleRecord, Source};
 use super::store::{Step, Taken};
+use crate::LedgerTx;
 use crate::id::JobId;
 use crate::ledger::NewJob;
+use crate::sql::decode_error;
 
 /// A schedule as both databases store it.
 pub(super) struct Columns<'a> {
@@ -56,56 +63,101 @@ impl<'a> Columns<'a> {
             next_tick,
         }
     }
-}
 
-/// The stored words of a schedule, as values.
-pub(super) struct StoredSchedule {
-    pub name: String,
-    pub source: String,
-    pub enabled: bool,
-    pub paused: bool,
-    pub cron: Option<String>,
-    pub every_seconds: Option<i64>,
-    pub time_zone: String,
-    pub kind: String,
-    pub payload: String,
-    pub queue: Option<String>,
-    pub catch_up: String,
-    pub catch_up_max: i64,
-    pub jitter_ms: i64,
-}
-
-impl StoredSchedule {
-    pub(super) fn parsed(self) -> Result<(Schedule, Source), sqlx::Error> {
-        let odd = |what: &str| sqlx::Error::Decode(format!("a schedule's {what} cannot be read").into());
-        let rhythm = match (self.cron, self.every_seconds) {
-            (Some(expression), _) => Rhythm::Cron {
-                expression,
-                time_zone: self.time_zone,
-            },
-            (None, seconds) => Rhythm::Every {
-                seconds: seconds
-                    .and_then(|seconds| u32::try_from(seconds).ok())
-                    .ok_or_else(|| odd("interval"))?,
-            },
-        };
-        let max = u32::try_from(self.catch_up_max).unwrap_or(1);
-        let payload = RawValue::from_string(self.payload).map_err(|_| odd("payload"))?;
-        let schedule = Schedule {
-            name: self.name,
-            rhythm,
-            kind: self.kind,
-            payload: payload.into(),
-            queue: self.queue,
-            catch_up: CatchUp::stored(&self.catch_up, max).ok_or_else(|| odd("catch_up"))?,
-            jitter: Duration::from_millis(self.jitter_ms.unsigned_abs()),
-            // Only an enabled schedule is paused.
-            enabled: self.enabled || self.paused,
-            paused: self.paused,
-        };
-        let source = Source::stored(&self.source).ok_or_else(|| odd("source"))?;
-        Ok((schedule, source))
+    /// Runs a statement that takes the columns in this order, and the revision; how many rows it has changed.
+    pub(super) async fn write(
+        &self,
+        on: LedgerTx<'_>,
+        text: &str,
+        revision: i64,
+        named: bool,
+    ) -> Result<u64, sqlx::Error> {
+        on_either!(
+            on,
+            named,
+            query(text),
+            [
+                self.name,
+                self.source,
+                self.enabled,
+                self.cron,
+                self.every_seconds,
+                self.time_zone,
+                self.kind,
+                self.payload,
+                self.queue,
+                self.catch_up,
+                i32::try_from(self.catch_up_max).unwrap_or(i32::MAX),
+                self.jitter_ms,
+                self.next_tick.map(|tick| tick.timestamp_millis()),
+                self.paused,
+                revision,
+            ],
+            execute
+        )
     }
+}
+
+/// Both databases answer in the same types.
+macro_rules! from_rows {
+    ($($row:ty),+) => {$(
+        impl FromRow<'_, $row> for ScheduleRecord {
+            fn from_row(row: &$row) -> Result<Self, sqlx::Error> {
+                let time = |column| {
+                    let millis: Option<i64> = row.try_get(column)?;
+                    Ok::<_, sqlx::Error>(millis.and_then(DateTime::from_timestamp_millis))
+                };
+                let always = |column| time(column)?.ok_or_else(|| odd(column));
+                let rhythm = match row.try_get("cron")? {
+                    Some(expression) => Rhythm::Cron {
+                        expression,
+                        time_zone: row.try_get("time_zone")?,
+                    },
+                    None => Rhythm::Every {
+                        seconds: row
+                            .try_get::<Option<i64>, _>("every_seconds")?
+                            .and_then(|seconds| u32::try_from(seconds).ok())
+                            .ok_or_else(|| odd("interval"))?,
+                    },
+                };
+                let payload = RawValue::from_string(row.try_get("payload")?).map_err(|_| odd("payload"))?;
+                let catch_up_max = u32::try_from(row.try_get::<i32, _>("catch_up_max")?).unwrap_or(1);
+                let catch_up = CatchUp::stored(row.try_get("catch_up")?, catch_up_max);
+                let paused: bool = row.try_get("paused")?;
+                let schedule = Schedule {
+                    name: row.try_get("name")?,
+                    rhythm,
+                    kind: row.try_get("kind")?,
+                    payload: payload.into(),
+                    queue: row.try_get("queue")?,
+                    catch_up: catch_up.ok_or_else(|| odd("catch_up"))?,
+                    jitter: Duration::from_millis(row.try_get::<i64, _>("jitter_ms")?.unsigned_abs()),
+                    // Only an enabled schedule is paused.
+                    enabled: paused || row.try_get("enabled")?,
+                    paused,
+                };
+                Ok(Self {
+                    schedule,
+                    source: Source::stored(row.try_get("source")?).ok_or_else(|| odd("source"))?,
+                    revision: row.try_get("revision")?,
+                    next_tick: time("next_ms")?,
+                    last_tick: time("last_ms")?,
+                    last_run_at: time("run_ms")?,
+                    last_job: row.try_get::<Option<Uuid>, _>("last_job")?.map(JobId::from_uuid),
+                    last_error: row.try_get("last_error")?,
+                    created_at: always("created_ms")?,
+                    updated_at: always("updated_ms")?,
+                    read_at: always("read_ms")?,
+                })
+            }
+        }
+    )+};
+}
+
+from_rows!(PgRow, SqliteRow);
+
+fn odd(column: &str) -> sqlx::Error {
+    decode_error(format_args!("a schedule's {column} cannot be read"))
 }
 
 /// The steps whose schedule is among the locked ones.

@@ -119,7 +119,7 @@ impl Ticker {
 
     /// Returns once the stop is asked for and the round under way has ended.
     pub async fn run(mut self) {
-        let (store, id) = (Arc::clone(self.schedules.store()), self.id);
+        let (store, id) = (self.schedules.store().clone(), self.id);
         let beating = heartbeats(
             self.schedules.clone(),
             self.settings.clone(),
@@ -161,7 +161,7 @@ impl Ticker {
     async fn round(&mut self) -> Result<Duration, LedgerError> {
         self.forget_refusals();
         let except: Vec<String> = self.refused.keys().cloned().collect();
-        let store = Arc::clone(self.schedules.store());
+        let store = self.schedules.store().clone();
         let due = store.due(self.settings.batch_size, &except).await?;
         if due.is_empty() {
             let until = store.until_next(&except).await?;

@@ -83,12 +83,8 @@ impl SqliteLedger {
         Self { observers, ..self }
     }
 
-    pub(crate) fn database(&self) -> &SqliteDatabase {
-        &self.database
-    }
-
     /// One unit of work of the executor: reads, or [`Self::transaction`].
-    pub(crate) async fn within<T>(
+    async fn within<T>(
         &self,
         doing: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>> + Send,
@@ -98,7 +94,7 @@ impl SqliteLedger {
     }
 
     /// One unit of work that writes, in a transaction.
-    pub(crate) async fn write<T>(
+    async fn write<T>(
         &self,
         doing: &'static str,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
@@ -111,7 +107,7 @@ impl SqliteLedger {
     }
 
     /// One transaction, which holds the write lock from its first moment.
-    pub(crate) async fn transaction<T>(
+    async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
