@@ -21,26 +21,28 @@
 //! out when the first connection reads its bounds back. Behind a pooler nothing can be cancelled by process id: the pooler
 //! ends what its client left, or `statement_timeout` does.
 
+mod left_behind;
 mod session;
+mod upkeep;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row};
-use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::session::{Condition, Manager};
+use self::left_behind::LeftBehind;
+use self::session::Condition;
 pub use self::session::{PgSession, PgTx};
 use super::bounds::{Bounds, ServerBounds};
 use super::gate::Gate;
 use super::unit::{self, UnitError};
-use super::{SqlError, SqlPoolStats, attendant, measure, postgres};
+use super::{SqlError, SqlPoolStats, attendant, postgres};
 use crate::config::DatabaseSettings;
 use crate::failure::sql_outage;
 use crate::mode::{DegradedReason, Mode};
@@ -55,21 +57,9 @@ const TEST_DEADLINE: Duration = Duration::from_millis(500);
 /// A connection is replaced after this long, so that a new server behind a name gets its share.
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
 
-/// How long a session that was dropped without an end may take to come to rest before it counts as abandoned.
-const COMES_TO_REST: Duration = Duration::from_millis(250);
-
-/// How long a cancelled statement may take to answer before its wire is taken for dead.
-const ANSWERS_CANCEL: Duration = Duration::from_secs(1);
-
-/// What is added to `statement_timeout` before a statement that nobody can ask about has certainly ended.
-const CERTAINLY: Duration = Duration::from_secs(1);
-
 /// How long one call tries to connect to a server that refuses.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Between looks for connections that rested for too long.
-const UPKEEP: Duration = Duration::from_secs(30);
 
 /// An open PostgreSQL database. Clones share the connections.
 #[derive(Clone)]
@@ -105,16 +95,6 @@ pub(super) struct Backend {
     pub(super) pid: i32,
     /// Microseconds since the epoch, by the server's clock.
     pub(super) started: i64,
-}
-
-/// A session of the server whose connection is closed or given up on this side.
-pub(super) struct LeftBehind {
-    pub(super) backend: Backend,
-    /// Only its statement is to be cancelled: the connection still waits for the answer.
-    pub(super) only_cancel: bool,
-    permit: Option<OwnedSemaphorePermit>,
-    /// When the permit is given back although nobody could ask the server.
-    certain_at: Instant,
 }
 
 /// A connection and what is known about it.
@@ -154,7 +134,7 @@ impl PostgresDatabase {
             left_behind: Mutex::default(),
             is_closed: AtomicBool::new(false),
         });
-        tokio::spawn(keep_up(Arc::downgrade(&pool)));
+        tokio::spawn(upkeep::keep_up(Arc::downgrade(&pool)));
         tokio::spawn(attendant::attend_postgres(Arc::downgrade(&pool)));
         Ok(Self(pool))
     }
@@ -411,69 +391,8 @@ impl Pool {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Drops a connection that broke. Its session may live on at the server: the attendant has it ended, and gives the
-    /// permit back when it is.
-    fn leave_behind(&self, link: Link, permit: Option<OwnedSemaphorePermit>) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        let Link { raw, backend, .. } = link;
-        drop(raw);
-        if let Some(backend) = backend {
-            self.ask_to_end(backend, false, permit);
-        }
-    }
-
-    fn ask_to_end(&self, backend: Backend, only_cancel: bool, permit: Option<OwnedSemaphorePermit>) {
-        let mut left_behind = lock(&self.left_behind);
-        if left_behind.len() >= self.max * 4 {
-            left_behind.remove(0);
-        }
-        left_behind.push(LeftBehind {
-            backend,
-            only_cancel,
-            permit,
-            certain_at: Instant::now() + self.bounds.statement + CERTAINLY,
-        });
-        drop(left_behind);
-        self.gate.suspect();
-    }
-
-    /// What the attendant has to end; permits whose time is certainly over are given back.
-    pub(super) fn to_be_ended(&self) -> Vec<(Backend, bool)> {
-        let now = Instant::now();
-        let mut left_behind = lock(&self.left_behind);
-        for one in left_behind.iter_mut().filter(|one| one.certain_at <= now) {
-            one.permit = None;
-        }
-        left_behind
-            .iter()
-            .map(|one| (one.backend, one.only_cancel))
-            .collect()
-    }
-
-    /// The server was asked: these sessions are there still, the others that were asked about are not.
-    pub(super) fn were_ended(&self, asked: &[(Backend, bool)], remaining: &[Backend]) {
-        let mut left_behind = lock(&self.left_behind);
-        left_behind.retain_mut(|one| {
-            if !asked.contains(&(one.backend, one.only_cancel)) {
-                return true;
-            }
-            let is_there = remaining.contains(&one.backend);
-            if is_there {
-                // It can be asked about: only its end is certain.
-                one.certain_at = Instant::now() + self.bounds.statement + CERTAINLY;
-            }
-            is_there && !one.only_cancel
-        });
-        drop(left_behind);
-        self.freed.notify_one();
-    }
-
     pub(super) fn stats_of_open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn has_left_behind(&self) -> bool {
-        !lock(&self.left_behind).is_empty()
     }
 
     /// Options for connections of the attendant.
@@ -492,98 +411,12 @@ impl Pool {
         }
         refused
     }
-
-    /// Brings a session that was dropped before its end to rest, or sees to it that the server ends it.
-    async fn settle(
-        self: Arc<Self>,
-        mut link: Link,
-        permit: OwnedSemaphorePermit,
-        operation: &'static str,
-        may_have_begun: bool,
-    ) {
-        while Manager::get_transaction_depth(&link.raw) > 0 {
-            Manager::start_rollback(&mut link.raw);
-        }
-        let comes_to_rest = async {
-            link.raw.flush().await?;
-            if may_have_begun {
-                sqlx::raw_sql("ROLLBACK").execute(&mut link.raw).await?;
-            }
-            Ok::<_, sqlx::Error>(())
-        };
-        match timeout(COMES_TO_REST, comes_to_rest).await {
-            Ok(Ok(())) => self.put_back(link, permit),
-            Ok(Err(_)) => self.leave_behind(link, Some(permit)),
-            Err(_still_busy) => {
-                measure::record_abandoned(operation);
-                let _counted = Abandoned::count(&self);
-                self.abandon(link, permit, operation).await;
-            }
-        }
-    }
-
-    async fn abandon(&self, mut link: Link, permit: OwnedSemaphorePermit, operation: &'static str) {
-        let certain = self.bounds.statement + CERTAINLY;
-        let patience = match link.backend {
-            Some(backend) => {
-                self.ask_to_end(backend, true, None);
-                ANSWERS_CANCEL
-            }
-            None => certain,
-        };
-        tracing::debug!(
-            sql.operation = operation,
-            "a statement was given up and cancelled"
-        );
-        match timeout(patience, link.raw.flush()).await {
-            // It was interrupted in the middle of whatever it did: the next user shall not depend on that.
-            Ok(Ok(())) => {
-                self.close_link(link).await;
-                drop(permit);
-            }
-            Ok(Err(_)) => self.leave_behind(link, Some(permit)),
-            Err(_silence) => {
-                self.doubt_wires();
-                let backend = link.backend;
-                self.leave_behind(link, Some(permit));
-                if let Some(backend) = backend {
-                    self.wait_for_end_of(backend).await;
-                }
-            }
-        }
-    }
-
-    /// For the count of abandoned connections.
-    async fn wait_for_end_of(&self, backend: Backend) {
-        while lock(&self.left_behind)
-            .iter()
-            .any(|one| one.backend == backend && one.permit.is_some())
-        {
-            sleep(COMES_TO_REST).await;
-        }
-    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         // The attendant finds the pool gone, and ends.
         self.gate.suspect();
-    }
-}
-
-/// An abandoned connection, as long as its place is taken.
-struct Abandoned<'a>(&'a Pool);
-
-impl<'a> Abandoned<'a> {
-    fn count(pool: &'a Pool) -> Self {
-        pool.abandoned.fetch_add(1, Ordering::Relaxed);
-        Self(pool)
-    }
-}
-
-impl Drop for Abandoned<'_> {
-    fn drop(&mut self) {
-        self.0.abandoned.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -627,47 +460,6 @@ fn refuses_options(error: &sqlx::Error) -> bool {
         return false;
     };
     matches!(reply.code().as_deref(), Some("08P01" | "42704" | "22023"))
-}
-
-/// Closes what rested for too long and keeps `min_connections` open. Ends with the pool.
-async fn keep_up(pool: Weak<Pool>) {
-    loop {
-        let Some(pool_now) = pool.upgrade() else { return };
-        let pause = (pool_now.idle_timeout / 2).min(UPKEEP);
-        pool_now.close_rested().await;
-        pool_now.open_missing().await;
-        drop(pool_now);
-        sleep(pause).await;
-    }
-}
-
-impl Pool {
-    async fn close_rested(&self) {
-        let is_over = |rested: &Resting| {
-            rested.since.elapsed() > self.idle_timeout || rested.link.opened.elapsed() > MAX_LIFETIME
-        };
-        let over: VecDeque<Resting> = {
-            let mut resting = lock(&self.resting);
-            let (over, still) = resting.drain(..).partition(is_over);
-            *resting = still;
-            over
-        };
-        for rested in over {
-            self.close_link(rested.link).await;
-        }
-    }
-
-    async fn open_missing(self: &Arc<Self>) {
-        while self.open.load(Ordering::Relaxed) < self.min && !self.is_closed.load(Ordering::Relaxed) {
-            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-                return;
-            };
-            match timeout(self.acquire_timeout, self.connect()).await {
-                Ok(Ok(link)) => self.put_back(link, permit),
-                _ => return,
-            }
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
