@@ -1,40 +1,32 @@
 //! `events.discover`: one source, read once.
 
-use std::collections::HashSet;
-use std::ops::ControlFlow;
+mod reading;
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use holdfast_core::clock;
-use holdfast_core::telemetry::catalogue;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::{Backoff, Job, JobContext, JobError, RetryPolicy, id_schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use ulid::Ulid;
 
+use self::reading::{PendingWork, StopOnDrop, read_body};
+pub use self::report::{Change, Discovered, Report, Status};
 use super::Discoverer;
 use super::dedupe::KnownEntries;
 use super::fetch::{Body, Failure, Fetched, fetch, unpacked};
-use super::horizon::KeptBody;
 use super::missing::Inventory;
-use super::parse::{
-    Entry, Form, Found, Note, ParseFault, Reading, Sink, Stop, Survey, parse_page, parse_until,
-};
-use super::source::{Definition, SourceId, SourceKind, SourceRecord};
+use super::parse::{Note, Reading};
+use super::source::{SourceId, SourceKind, SourceRecord};
 use super::store::{Outcome as Noted, SourceError};
-
-/// Entries that are stored at once.
-const BATCH: usize = 500;
 
 /// Batches that wait to be stored while the reading goes on.
 const AHEAD: usize = 2;
-
-/// Notes that a report keeps.
-const MAX_NOTES: usize = 20;
 
 /// What storing may take beyond fetching.
 const TIMEOUT: Duration = Duration::from_mins(10);
@@ -49,124 +41,6 @@ pub struct EventsDiscover {
     /// The id of the source.
     #[schemars(schema_with = "id_schema")]
     pub source: SourceId,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    Ok,
-    /// The server says that nothing has changed.
-    Unchanged,
-    Failed,
-}
-
-/// An event that is new or changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    pub id: Ulid,
-    pub title: String,
-    /// `inserted`, `changed` or `cancelled`.
-    pub outcome: String,
-}
-
-/// What a run did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    pub status: Status,
-    /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    pub took_ms: u64,
-    /// Of the answers, unpacked.
-    pub bytes: u64,
-    /// That could be read.
-    pub entries: u64,
-    pub inserted: u64,
-    pub changed: u64,
-    pub unchanged: u64,
-    /// That another event says already.
-    pub duplicates: u64,
-    /// That are over.
-    pub outside: u64,
-    /// That could not be read.
-    pub skipped: u64,
-    /// How often a subscription matched something new or changed.
-    pub notices: u64,
-    /// Deliveries to webhooks that this made.
-    pub webhooks: u64,
-    /// Mails that this made.
-    pub mails: u64,
-    /// What was skipped or odd; the first ones.
-    pub notes: Vec<Note>,
-    /// The first ones.
-    pub changes: Vec<Change>,
-}
-
-impl Report {
-    fn new() -> Self {
-        Self {
-            status: Status::Ok,
-            error: None,
-            took_ms: 0,
-            bytes: 0,
-            entries: 0,
-            inserted: 0,
-            changed: 0,
-            unchanged: 0,
-            duplicates: 0,
-            outside: 0,
-            skipped: 0,
-            notices: 0,
-            webhooks: 0,
-            mails: 0,
-            notes: Vec::new(),
-            changes: Vec::new(),
-        }
-    }
-
-    /// In the metrics.
-    fn count(&self) {
-        let status = match self.status {
-            Status::Ok => "ok",
-            Status::Unchanged => "unchanged",
-            Status::Failed => "failed",
-        };
-        catalogue::DISCOVERY_RUNS.with([status]).increment(1);
-        for (outcome, count) in [
-            ("inserted", self.inserted),
-            ("changed", self.changed),
-            ("unchanged", self.unchanged),
-            ("duplicate", self.duplicates),
-            ("outside", self.outside),
-            ("skipped", self.skipped),
-        ] {
-            catalogue::DISCOVERY_EVENTS.with([outcome]).increment(count);
-        }
-    }
-
-    pub(super) fn skip(&mut self, note: Note) {
-        self.skipped += 1;
-        self.note(note);
-    }
-
-    pub(super) fn note(&mut self, note: Note) {
-        if self.notes.len() < MAX_NOTES {
-            self.notes.push(note);
-        }
-    }
-}
-
-/// The job's result: the report without its lists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Discovered {
-    pub status: Status,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    pub entries: u64,
-    pub inserted: u64,
-    pub changed: u64,
-    pub skipped: u64,
 }
 
 impl Job for EventsDiscover {
@@ -467,31 +341,6 @@ impl Discoverer {
     }
 }
 
-/// What a body leaves to do.
-#[derive(Default)]
-struct PendingWork {
-    /// Names the next page, if there is one.
-    after: Option<String>,
-    kept: Option<KeptBody>,
-}
-
-/// How reading a body ended.
-struct ReadOutcome {
-    taken: PendingWork,
-    /// Of a calendar.
-    survey: Option<Survey>,
-}
-
-/// Ends a parse whose run is dropped: by its timeout, a cancellation, or a failure to store.
-#[derive(Default)]
-struct StopOnDrop(Arc<Stop>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
 fn ago(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
     let span = TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX);
     now.checked_sub_signed(span).unwrap_or(DateTime::UNIX_EPOCH)
@@ -500,115 +349,4 @@ fn ago(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
 fn ahead(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
     let span = TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX);
     now.checked_add_signed(span).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
-/// What was found besides entries.
-#[derive(Debug, Default)]
-struct Tally {
-    skipped: u64,
-    outside: u64,
-    notes: Vec<Note>,
-    /// Of the entries.
-    names: HashSet<String>,
-}
-
-impl Tally {
-    fn note(&mut self, note: Note) {
-        if self.notes.len() < MAX_NOTES {
-            self.notes.push(note);
-        }
-    }
-}
-
-/// Reads a body and sends its entries off in batches, each name once; at most `room` of them.
-fn read_body(
-    definition: &Definition,
-    body: &Body,
-    reading: &Reading<'_>,
-    room: usize,
-    stop: &Stop,
-    sender: &mpsc::Sender<Vec<Entry>>,
-) -> (Tally, Result<ReadOutcome, ParseFault>) {
-    let (mut tally, mut batch, mut cut) = (Tally::default(), Vec::with_capacity(BATCH), false);
-    // Waiting for the database is not reading. If nobody receives any more, the run was given up.
-    let send = |batch| {
-        let began = std::time::Instant::now();
-        let sent = sender.blocking_send(batch);
-        stop.excuse(began.elapsed());
-        if sent.is_ok() {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    };
-    let mut sink = |found: Found| {
-        match found {
-            Found::Entry(entry) => {
-                if tally.names.len() == room {
-                    let reason =
-                        format!("more than {room} entries (discovery.max_entries); the rest was not read");
-                    tally.note(Note::new("the end", reason));
-                    cut = true;
-                    return ControlFlow::Break(());
-                }
-                if !tally.names.insert(entry.uid.clone()) {
-                    tally.skipped += 1;
-                    tally.note(Note::new(&entry.title, "has the name of an entry before it"));
-                    return ControlFlow::Continue(());
-                }
-                batch.push(*entry);
-                if batch.len() == BATCH {
-                    return send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
-                }
-            }
-            Found::Skipped(note) => {
-                tally.skipped += 1;
-                tally.note(note);
-            }
-            Found::Noted(note) => tally.note(note),
-            Found::Outside => tally.outside += 1,
-        }
-        ControlFlow::Continue(())
-    };
-    let ended = read_form(definition, body, reading, stop, &mut sink);
-    if !batch.is_empty() {
-        let _ = send(batch);
-    }
-    let ended = ended.map(|ended| ReadOutcome {
-        survey: ended.survey.filter(|_| !cut),
-        ..ended
-    });
-    (tally, ended)
-}
-
-fn read_form(
-    definition: &Definition,
-    body: &Body,
-    reading: &Reading<'_>,
-    stop: &Stop,
-    sink: &mut Sink<'_>,
-) -> Result<ReadOutcome, ParseFault> {
-    let form = match (definition.kind, &definition.mapping) {
-        (SourceKind::Json, Some(mapping)) => Form::Json(mapping),
-        (SourceKind::Ical, _) => Form::Calendar,
-        (SourceKind::Reddit, _) => {
-            let page = parse_page(&body.bytes, reading, sink)?;
-            let taken = PendingWork {
-                after: page.after,
-                ..PendingWork::default()
-            };
-            return Ok(ReadOutcome { taken, survey: None });
-        }
-        (SourceKind::Rss | SourceKind::Json, _) => Form::Feed,
-    };
-    let survey = parse_until(form, &body.bytes, reading, stop, sink)?;
-    let asked_for_again = body.etag.is_some() || body.last_modified.is_some();
-    let keep = survey.repeats && asked_for_again;
-    Ok(ReadOutcome {
-        taken: PendingWork {
-            after: None,
-            kept: keep.then(|| KeptBody::of(body, reading.until)),
-        },
-        survey: matches!(form, Form::Calendar).then_some(survey),
-    })
 }
