@@ -18,12 +18,14 @@
 //! [`LedgerError::is_transient`] tells; nothing else may.
 
 mod decode;
+mod error;
 mod keys;
 pub mod model;
 mod outcome;
 mod postgres;
 mod prune;
 mod sqlite;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,12 +35,14 @@ use async_trait::async_trait;
 use holdfast_core::sql::Database;
 
 pub(crate) use decode::{UNREADABLE, records};
+pub use error::LedgerError;
 pub use model::*;
 pub(crate) use outcome::{FreeRows, WrittenOutcome};
 pub use postgres::PostgresLedger;
 pub(crate) use postgres::RECORD as POSTGRES_RECORD;
 pub(crate) use sqlite::RECORD as SQLITE_RECORD;
 pub use sqlite::SqliteLedger;
+pub use workers::*;
 
 use crate::LedgerTx;
 use crate::follow_ups::Effects;

@@ -1,24 +1,18 @@
 //! What goes into the ledger and what comes out of it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_core::encryption::{Encryption, OpenFailure};
-use holdfast_core::failure::{Certainty, FailureClass, SqlFailureKind, classify_sql};
-use holdfast_core::mode::DegradedReason;
-use holdfast_core::sql::UnitError;
+use holdfast_core::encryption::Encryption;
+use holdfast_core::failure::{SqlFailureKind, classify_sql};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::failures;
-use crate::follow_ups::Effects;
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::link::{EndedBatch, Link, Previous};
-use crate::pull::PullClient;
 use crate::retry::Backoff;
 use crate::state::{State, StoredState, Transition};
 
@@ -340,161 +334,6 @@ pub struct Progress {
     pub value: Arc<RawValue>,
 }
 
-/// A worker's heartbeat.
-#[derive(Debug, Clone)]
-pub struct WorkerReport {
-    pub id: WorkerId,
-    /// A readable name: host, process and boot.
-    pub name: String,
-    pub queues: Vec<String>,
-    pub started_at: DateTime<Utc>,
-    pub stats: BTreeMap<String, WorkerQueueStats>,
-    /// Of a worker that pulls over HTTP. Written once, with its registration.
-    pub client: Option<PullClient>,
-}
-
-/// What a worker reports of one queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct WorkerQueueStats {
-    pub running: u64,
-    pub completed: u64,
-    pub failed: u64,
-    /// Outcomes a second since the heartbeat before.
-    pub per_second: f64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heartbeat {
-    Renewed,
-    /// The worker was not heard of for too long: its jobs were rescued and its row is gone. It must take a new identity.
-    Lost,
-}
-
-/// The answer of a [renewal](crate::ledger::Ledger::renew).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RenewedLease {
-    pub worker: WorkerId,
-    /// False: another transaction holds the row, and the lease is as old as it was.
-    pub is_renewed: bool,
-    /// It is to take no more jobs.
-    pub draining: bool,
-    /// It was said to be idle, and jobs run under its id.
-    pub has_jobs: bool,
-}
-
-impl RenewedLease {
-    pub(super) fn from_row((worker, is_renewed, draining, has_jobs): (uuid::Uuid, bool, bool, bool)) -> Self {
-        Self {
-            worker: WorkerId::from_uuid(worker),
-            is_renewed,
-            draining,
-            has_jobs,
-        }
-    }
-}
-
-/// A heartbeat this far ahead of the server's clock was written before the clock was set back. Less is no harm: nothing is
-/// delayed by more than that.
-pub(crate) const CLOCK_AHEAD: Duration = Duration::from_secs(1);
-
-/// What the server's clock shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServerClock {
-    pub now: DateTime<Utc>,
-    /// The latest time that it is known to have shown: now, or when a worker was seen.
-    pub latest: DateTime<Utc>,
-}
-
-impl ServerClock {
-    /// Whether it has shown a later time before.
-    pub fn is_set_back(&self) -> bool {
-        (self.latest - self.now)
-            .to_std()
-            .is_ok_and(|ahead| ahead > CLOCK_AHEAD)
-    }
-}
-
-/// Times after one and up to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeSpan {
-    pub after: DateTime<Utc>,
-    pub until: DateTime<Utc>,
-}
-
-pub(crate) fn count_by_queue(queues: Vec<String>) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for queue in queues {
-        *counts.entry(queue).or_default() += 1;
-    }
-    counts
-}
-
-/// What a worker's id gave back without a crash.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReturnReport {
-    /// Jobs that are available again, by queue.
-    pub returned: BTreeMap<String, u64>,
-    /// Jobs that were asked to cancel, and are cancelled.
-    pub cancelled: u64,
-    /// The id has no row, and so no jobs.
-    pub gone: bool,
-    /// What the ends of jobs brought about.
-    pub effects: Effects,
-}
-
-impl ReturnReport {
-    pub fn jobs(&self) -> u64 {
-        self.returned.values().sum::<u64>() + self.cancelled
-    }
-}
-
-/// Ids of workers, by when they were made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdRange {
-    /// Milliseconds since the epoch.
-    pub from_ms: u64,
-    /// The first millisecond that does not belong to it; `None`: it has no end.
-    pub to_ms: Option<u64>,
-}
-
-impl IdRange {
-    pub const ALL: Self = Self {
-        from_ms: 0,
-        to_ms: None,
-    };
-
-    /// The smallest id of the range.
-    pub fn first(self) -> WorkerId {
-        WorkerId::first_of_ms(self.from_ms)
-    }
-
-    /// The largest.
-    pub fn last(self) -> WorkerId {
-        let end = self.to_ms.map(|to| WorkerId::first_of_ms(to).as_uuid().as_u128());
-        let last = end.map_or(u128::MAX, |end| end.saturating_sub(1));
-        WorkerId::from_uuid(uuid::Uuid::from_u128(last))
-    }
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RescueReport {
-    /// Jobs put back, by queue.
-    pub returned: BTreeMap<String, u64>,
-    /// Jobs that were asked to cancel, and are cancelled.
-    pub cancelled: u64,
-    /// Jobs discarded as poison.
-    pub poisoned: Vec<JobId>,
-    pub workers_lost: Vec<WorkerId>,
-    /// What the ends of jobs brought about.
-    pub effects: Effects,
-}
-
-impl RescueReport {
-    pub fn jobs(&self) -> u64 {
-        self.returned.values().sum::<u64>() + self.cancelled + self.poisoned.len() as u64
-    }
-}
-
 /// What one step of the pruner came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PruneReport {
@@ -608,25 +447,6 @@ pub struct QueueStats {
     pub oldest_age_seconds: f64,
 }
 
-/// A worker process, whatever number of ids it has. (A process takes another id now and then, and keeps an older one until the
-/// jobs that run under it have ended.)
-#[derive(Debug, Clone, Serialize)]
-pub struct WorkerRecord {
-    /// The newest id.
-    pub id: WorkerId,
-    pub name: String,
-    pub queues: Vec<String>,
-    pub started_at: DateTime<Utc>,
-    pub seen_at: DateTime<Utc>,
-    /// By the server's clock, at the time of asking.
-    pub seen_seconds_ago: f64,
-    pub stats: BTreeMap<String, WorkerQueueStats>,
-    /// Of a worker that pulls over HTTP.
-    pub client: Option<PullClient>,
-    /// It was asked to take no more jobs.
-    pub draining: bool,
-}
-
 /// How jobs are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Insertion {
@@ -671,117 +491,4 @@ pub struct FreeFinish {
 pub struct Doubtful {
     pub id: JobId,
     pub queue: String,
-}
-
-/// Why the ledger could not do it.
-#[derive(thiserror::Error)]
-pub enum LedgerError {
-    #[error("the database failed to {doing}")]
-    Sql {
-        doing: &'static str,
-        #[source]
-        source: sqlx::Error,
-    },
-    /// No answer in time. Whether it was applied is unknown.
-    #[error("the database did not {doing} within {} ms", after.as_millis())]
-    TimedOut { doing: &'static str, after: Duration },
-    /// The gate of the database is open: nothing was sent, and a probe will close it. Transient, certainly not applied.
-    #[error("the database is unavailable ({reason}); could not {doing}")]
-    Unavailable {
-        doing: &'static str,
-        reason: DegradedReason,
-    },
-    #[error("a row of the ledger cannot be read: {0}")]
-    Corrupt(String),
-    /// An encrypted column cannot be opened.
-    #[error("{what} cannot be decrypted")]
-    Sealed {
-        what: &'static str,
-        #[source]
-        source: OpenFailure,
-    },
-}
-
-impl fmt::Debug for LedgerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")?;
-        if let Self::Sql { source, .. } = self {
-            write!(f, ": {source}")?;
-        }
-        if let Self::Sealed { source, .. } = self {
-            write!(f, ": {source}")?;
-        }
-        Ok(())
-    }
-}
-
-impl LedgerError {
-    /// The error of a unit of work that was to do something (`claim jobs`).
-    pub fn of(doing: &'static str, error: UnitError) -> Self {
-        match error {
-            UnitError::Sql(source) => Self::Sql { doing, source },
-            UnitError::TimedOut { after } => Self::TimedOut { doing, after },
-            UnitError::Unavailable { reason } => Self::Unavailable { doing, reason },
-        }
-    }
-
-    /// The database does not serve this process at all: a repeat is of no use before the gate closes. Nothing was applied.
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
-    }
-
-    pub fn class(&self) -> FailureClass {
-        match self {
-            Self::Sql { source, .. } => classify_sql(source).class,
-            Self::TimedOut { .. } | Self::Unavailable { .. } => FailureClass::Transient,
-            Self::Corrupt(_) => FailureClass::Permanent,
-            // The key may come back.
-            Self::Sealed { source, .. } => match source {
-                OpenFailure::MissingKey(_) => FailureClass::Transient,
-                OpenFailure::NotAuthentic => FailureClass::Permanent,
-            },
-        }
-    }
-
-    /// Whether the statement may have been applied although it failed.
-    pub fn certainty(&self) -> Certainty {
-        let Self::Sql { source, .. } = self else {
-            return if matches!(self, Self::TimedOut { .. }) {
-                Certainty::Unknown
-            } else {
-                Certainty::NotApplied
-            };
-        };
-        match source {
-            // No connection was had, so nothing was sent.
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => {
-                Certainty::NotApplied
-            }
-            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                Certainty::NotApplied
-            }
-            // The server said no; only one that is going away may have said it after the commit.
-            sqlx::Error::Database(_) => match classify_sql(source).kind {
-                SqlFailureKind::Connection | SqlFailureKind::Restarting => Certainty::Unknown,
-                _ => Certainty::NotApplied,
-            },
-            _ => Certainty::Unknown,
-        }
-    }
-
-    /// Whether the same statement may succeed later, unchanged.
-    pub fn is_transient(&self) -> bool {
-        self.class() == FailureClass::Transient
-    }
-
-    /// The statement waited longer for a lock than the server allows, or met a deadlock: another transaction holds a row
-    /// that it needs. Nothing was applied.
-    pub fn is_contention(&self) -> bool {
-        matches!(self, Self::Sql { source, .. } if classify_sql(source).kind == SqlFailureKind::Contention)
-    }
-
-    /// The server ended the statement because it took too long. Nothing was applied.
-    pub fn is_statement_timeout(&self) -> bool {
-        matches!(self, Self::Sql { source, .. } if classify_sql(source).kind == SqlFailureKind::Timeout)
-    }
 }

@@ -1,6 +1,7 @@
 use holdfast_core::clock;
 use serde_json::value::RawValue;
 
+use super::sweep::WHOLE_AGAIN;
 use super::*;
 use crate::id::JobId;
 use crate::ledger::Options;
