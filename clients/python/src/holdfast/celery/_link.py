@@ -319,8 +319,8 @@ class Lease(Protocol):
             log.warning("job %s (task %s) was cancelled: it is revoked here", run.job.id, task)
             state.revoked.add(task)
 
-    def linger(self) -> float:
-        return SETTLE_SECONDS
+    async def linger(self) -> None:
+        await asyncio.sleep(SETTLE_SECONDS)
 
     def longest_seconds_left(self) -> float:
         """Tasks have no deadline here: a process that says nothing for so long does not live."""

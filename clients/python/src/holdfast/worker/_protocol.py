@@ -20,8 +20,8 @@ from ._api import Api
 from ._lease import LoopLease, ProcessLease
 from ._news import News
 from ._puller import Puller
-from ._runs import Listed, Run, Runs, Session
-from ._sender import LINGER_SECONDS, Sender
+from ._runs import LINGER_SECONDS, Listed, Run, Runs, Session
+from ._sender import Sender
 from ._sessions import Identity, Sessions
 
 log = logging.getLogger("holdfast.worker")
@@ -58,9 +58,9 @@ class Protocol(ABC):
     def drain(self) -> None:
         """The server wants the worker to take no more jobs."""
 
-    def linger(self) -> float:
-        """How long outcomes are collected before they are sent, in seconds: other handlers may end meanwhile."""
-        return LINGER_SECONDS if self.runs.running else 0.0
+    async def linger(self) -> None:
+        """Collects outcomes before they are sent: other handlers may end meanwhile."""
+        await self.runs.idle(LINGER_SECONDS)
 
     def cancelled(self, run: Run) -> None:
         """The job was cancelled while it ran."""

@@ -10,7 +10,7 @@ from .. import _calls
 from .._calls import Pulled, PulledJob
 from ..errors import ApiError, ConnectionFailed
 from ._api import Api, Backoff, Failure, is_gone, is_transient
-from ._runs import Runs, Session
+from ._runs import LINGER_SECONDS, Runs, Session
 from ._sessions import Sessions
 
 log = logging.getLogger("holdfast.worker")
@@ -18,9 +18,6 @@ log = logging.getLogger("holdfast.worker")
 #: Most jobs of one pull, and how long it waits for the first one, in seconds.
 MAX_PULL = 500
 WAIT_SECONDS = 20.0
-
-#: Pause after a pull that gave jobs: while they end, so that the next one asks for more, in seconds.
-LINGER_SECONDS = 0.002
 
 #: Pause after a refusal that time alone does not mend, such as a revoked key, in seconds.
 REFUSED_SECONDS = 10.0
@@ -83,8 +80,9 @@ class Puller:
         self._take(session, pulled.jobs)
         if pulled.drain:
             self._drain()
-        if pulled.jobs and self._runs.room < self._runs.concurrency:
-            await asyncio.sleep(LINGER_SECONDS)
+        if pulled.jobs:
+            # The next pull asks for more.
+            await self._runs.idle(LINGER_SECONDS)
 
     async def _failed(self, session: Session, error: ApiError | ConnectionFailed) -> None:
         if is_gone(error):

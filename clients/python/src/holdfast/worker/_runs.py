@@ -13,6 +13,11 @@ from .._calls import PulledJob, Registered
 from ..context import CancelReason, Context, JobInfo
 from ._news import News
 
+#: How long handlers that end soon are waited for, before the next pull and before their outcomes are sent: calls with many jobs cost less
+#: than many calls. And how often it is looked whether they have, in seconds.
+LINGER_SECONDS = 0.005
+LOOK_SECONDS = 0.001
+
 #: Bytes of outcomes that are held at most, before pulling stops.
 MAX_HELD_BYTES = 64 * 1024 * 1024
 
@@ -186,6 +191,12 @@ class Runs:
     def held_runs(self) -> list[Run]:
         """Runs whose outcomes are to be sent, oldest first."""
         return list(self._held)
+
+    async def idle(self, seconds: float) -> None:
+        """Waits until no handler is at work, for so many seconds at most."""
+        ends_at = time.monotonic() + seconds
+        while self.running and (left := ends_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(LOOK_SECONDS, left))
 
     async def changed(self) -> None:
         """Waits for the next end, or settlement."""

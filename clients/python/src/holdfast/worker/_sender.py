@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from .. import _calls
 from .._attempt import Outcome
@@ -24,9 +24,6 @@ log = logging.getLogger("holdfast.worker")
 MAX_OUTCOMES = 500
 MAX_BYTES = 4 * 1024 * 1024
 
-#: How long outcomes are collected while other handlers run, in seconds.
-LINGER_SECONDS = 0.002
-
 #: How often progress and lines are sent, in seconds.
 NEWS_SECONDS = 1.0
 
@@ -40,7 +37,7 @@ class Sender:
     """Sends what handlers did and said."""
 
     def __init__(
-        self, api: Api, runs: Runs, news: News, heard: Heard, settled: Callable[[], None], linger: Callable[[], float]
+        self, api: Api, runs: Runs, news: News, heard: Heard, settled: Callable[[], None], linger: Callable[[], Awaitable[None]]
     ) -> None:
         self._api = api
         self._runs = runs
@@ -61,7 +58,7 @@ class Sender:
         while True:
             await self._work()
             if not self._news:
-                await asyncio.sleep(self._linger())
+                await self._linger()
             try:
                 await self._send_news()
                 await self._send_outcomes()
