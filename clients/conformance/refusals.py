@@ -35,7 +35,7 @@ EVERYWHERE = {
 _JOB = {"unknown-kind kind", "unknown-queue queue", "invalid-payload payload", "invalid-field queue", "invalid-field kind", "invalid-field time_zone", "invalid-field payload"}
 _SCHEDULE = _JOB | {"invalid-field cron", "invalid-field jitter_seconds"}
 _SOURCE = {"name-taken name", "invalid-field url", "invalid-field time_zone", "invalid-field interval_seconds", "invalid-field mapping", "source-busy id"}
-_BULK = {"illegal-transition", "nothing-matched filter", "idempotency-key-reused Idempotency-Key", "invalid-field filter"}
+_BULK = {"illegal-transition", "nothing-matched filter", "idempotency-key-reused Idempotency-Key", "invalid-field filter", "unknown-queue filter.queue"}
 
 #: Of single operations. State: a name is taken, a job has ended, a queue is configured. Texts with a grammar: addresses, expressions of
 #: cron, time zones, schemas. And what depends on two fields that no keyword relates.
@@ -44,10 +44,12 @@ REFUSALS: dict[str, set[str]] = {
     "DELETE /v1/queues/{name}": {"queue-configured name", "queue-in-use name"},
     "DELETE /v1/schedules/{name}": {"schedule-configured name", "schedule-of-configuration name"},
     "GET /v1/events": {"invalid-parameter lat", "invalid-parameter lon", "invalid-parameter within_km", "invalid-parameter q"},
+    # Which queues there are changes.
+    "GET /v1/dead-letters": {"unknown-queue queue"},
     # Terms have a grammar; a cursor is before or after. Times and steps are related.
-    "GET /v1/jobs": {"invalid-parameter q"},
-    "GET /v1/jobs/counts": {"invalid-parameter q"},
-    "GET /v1/stats": {"invalid-parameter step", "invalid-parameter from", "invalid-parameter to"},
+    "GET /v1/jobs": {"invalid-parameter q", "unknown-queue q", "unknown-queue queue"},
+    "GET /v1/jobs/counts": {"invalid-parameter q", "unknown-queue q"},
+    "GET /v1/stats": {"invalid-parameter step", "invalid-parameter from", "invalid-parameter to", "unknown-queue queue"},
     # A list of names that grows with the versions.
     "GET /v1/stream": {"invalid-parameter topics"},
     "GET /v1/users/{id}/export": {"user-not-found id"},

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::job_view::JobView;
+use crate::queue_filter::refuse_unknown;
 use crate::queues::known_queue;
 use crate::state::ControlState;
 
@@ -182,13 +183,14 @@ impl CancelBody {
         (status = 200, body = BulkAnswer, description = "The result, or with `dry_run` a preview"),
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "nothing-matched"),
-        (status = 422, description = "invalid-field, idempotency-key-reused"),
+        (status = 422, description = "invalid-field, unknown-queue, idempotency-key-reused"),
     ))]
 pub(crate) async fn cancel(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
     let (key, by) = (call.job_key()?, call.actor());
     let body: CancelBody = call.json(payload).await?;
     let dry_run = body.dry_run;
     let filter = body.filter()?;
+    refuse_unknown(call.state(), "filter.queue", filter.queue.as_deref()).await?;
     if dry_run {
         let matched = call.run(|state| async move { state.jobs.steer(&by).count_cancellable(&filter).await });
         return ok(&BulkAnswer::Preview(BulkPreview {

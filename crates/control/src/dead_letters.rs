@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use crate::bulk::{BulkAnswer, BulkPreview, BulkView, MAX_IDS, MAX_NAME, check_name};
 use crate::fields::Attempts;
 use crate::job_view::{JobView, page_of};
+use crate::queue_filter::refuse_unknown;
 use crate::state::ControlState;
 
 /// Longest piece of an error that is searched for, in bytes.
@@ -55,6 +56,7 @@ pub struct DeadLetterPage {
     responses(
         (status = 200, body = DeadLetterPage),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
+        (status = 422, description = "unknown-queue"),
     ))]
 pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
     let mut params = call.params(&[
@@ -86,6 +88,7 @@ pub(crate) async fn list(call: Call<Read, ControlState, WithQuery>) -> Reply {
         call.allowed.needs_payloads("a search in the texts of errors")?;
     }
     let after = page.cursor()?;
+    refuse_unknown(call.state(), "queue", filter.queue.as_deref()).await?;
     let page = call.run(move |state| async move {
         let read = |after, wanted| {
             let (letters, filter) = (state.jobs.dead_letters(), filter.clone());
@@ -279,7 +282,7 @@ impl DeadLetterFilterBody {
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "job-not-found (with `id`), nothing-matched"),
         (status = 409, description = "illegal-transition: the job is not discarded, or another one has its unique_key (with `id`)"),
-        (status = 422, description = "invalid-field, invalid-payload, payload-too-deep, unknown-kind, idempotency-key-reused"),
+        (status = 422, description = "invalid-field, invalid-payload, payload-too-deep, unknown-kind, unknown-queue, idempotency-key-reused"),
     ))]
 pub(crate) async fn redrive(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
     let key = call.job_key()?;
@@ -290,6 +293,7 @@ pub(crate) async fn redrive(call: Call<Admin, ControlState>, payload: web::Paylo
         let reason = "a payload can be edited for one dead letter only: give its `id`";
         return Err(Problem::field(ProblemKind::InvalidField, "payload", reason));
     }
+    refuse_unknown(call.state(), "filter.queue", selection.filter.queue.as_deref()).await?;
     if body.dry_run {
         return preview(&call, selection.filter).await;
     }
@@ -342,12 +346,13 @@ fn checked_rate(rate: Option<f64>) -> Result<Option<f64>, Problem> {
         (status = 400, description = "malformed-json, invalid-header"),
         (status = 404, description = "job-not-found (with `id`), nothing-matched"),
         (status = 409, description = "illegal-transition: the job is not discarded (with `id`)"),
-        (status = 422, description = "invalid-field, idempotency-key-reused"),
+        (status = 422, description = "invalid-field, unknown-queue, idempotency-key-reused"),
     ))]
 pub(crate) async fn delete(call: Call<Admin, ControlState>, payload: web::Payload) -> Reply {
     let key = call.job_key()?;
     let body: DeleteBody = call.json(payload).await?;
     let Selection { filter, one } = selection(body.id, body.ids, body.filter, body.all)?;
+    refuse_unknown(call.state(), "filter.queue", filter.queue.as_deref()).await?;
     if body.dry_run {
         return preview(&call, filter).await;
     }

@@ -19,6 +19,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::bulk::MAX_NAME;
 use crate::job_view::{ErrorView, JobView, PAGE_BYTES};
+use crate::queue_filter::refuse_unknown_to;
 use crate::state::ControlState;
 
 /// Whole jobs that are read at once while a page is filled.
@@ -201,10 +202,11 @@ enum View {
     responses(
         (status = 200, body = JobListing, description = "A page"),
         (status = 400, description = "invalid-parameter, invalid-cursor"),
+        (status = 422, description = "unknown-queue"),
     ))]
 pub(crate) async fn list(call: Call<Bound<Read>, ControlState, WithQuery>) -> Reply {
     call.state().learn().await;
-    let (search, view) = request(&call)?;
+    let (search, view) = request(&call).await?;
     let from = search.from;
     let listing = call.run(move |state| async move {
         let found = state.jobs.search(&search).await?;
@@ -300,6 +302,7 @@ impl JobCounts {
     responses(
         (status = 200, body = JobCounts),
         (status = 400, description = "invalid-parameter"),
+        (status = 422, description = "unknown-queue"),
     ))]
 pub(crate) async fn counts(call: Call<Bound<Read>, ControlState, WithQuery>) -> Reply {
     call.state().learn().await;
@@ -316,7 +319,7 @@ pub(crate) async fn counts(call: Call<Bound<Read>, ControlState, WithQuery>) -> 
     };
     params.finish()?;
     let search = JobSearch {
-        query: allowed(&call, query)?,
+        query: allowed(&call, query).await?,
         from: SearchFrom::Newest,
         limit: 0,
         shown: shown_to(&call),
@@ -367,7 +370,7 @@ async fn whole(jobs: &Jobs, found: &FoundJobs) -> Result<JobPage, LedgerError> {
     Ok(page)
 }
 
-fn request(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<(JobSearch, View), Problem> {
+async fn request(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<(JobSearch, View), Problem> {
     let mut params = call.params(&[
         "q", "queue", "state", "kind", "batch", "before", "after", "limit", "view",
     ]);
@@ -394,7 +397,8 @@ fn request(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<(JobSear
         permit(binding, "queue", queue.as_deref(), None)?;
         permit(binding, "kind", None, kind.as_deref())?;
     }
-    let mut query = allowed(call, query)?;
+    let mut query = allowed(call, query).await?;
+    refuse_unknown_to(call, "queue", queue.as_deref()).await?;
     if let Some(queue) = queue {
         query.only_queues([queue]);
     }
@@ -422,11 +426,12 @@ fn request(call: &Call<Bound<Read>, ControlState, WithQuery>) -> Result<(JobSear
 }
 
 /// The query as the caller may ask it: of the jobs that its key is bound to, and not in what it may not see.
-fn allowed(
+async fn allowed(
     call: &Call<Bound<Read>, ControlState, WithQuery>,
     mut query: JobQuery,
 ) -> Result<JobQuery, Problem> {
     check_contents(call, &query)?;
+    refuse_unknown_to(call, "q", query.named_queues()).await?;
     if let Some(binding) = call.allowed.binding() {
         permit(binding, "q", query.queues(), query.kinds())?;
         if !binding.queues.is_empty() {

@@ -24,6 +24,7 @@ pub mod kinds;
 pub mod limits;
 mod overview;
 pub mod pull;
+mod queue_filter;
 pub mod queues;
 pub mod schedules;
 pub mod standing;

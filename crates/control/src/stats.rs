@@ -18,6 +18,7 @@ use holdfast_jobs::statistics::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::queue_filter::refuse_unknown_to;
 use crate::state::ControlState;
 
 /// The cached answers of `GET /v1/stats`.
@@ -238,9 +239,11 @@ struct StatsRequest {
     responses(
         (status = 200, body = StatsView),
         (status = 400, description = "invalid-parameter"),
+        (status = 422, description = "unknown-queue"),
     ))]
 pub(crate) async fn show(call: Call<Bound<Read>, ControlState, WithQuery>) -> Reply {
     let asked = request(&call)?;
+    refuse_unknown_to(&call, "queue", asked.filter.queues.iter().flatten()).await?;
     let read = |state: Arc<ControlState>| async move {
         let StatsRequest {
             range,

@@ -38,6 +38,7 @@ mod meters;
 pub mod observer;
 pub mod pull;
 mod queue_counts;
+mod queue_names;
 mod registry;
 pub mod retry;
 pub mod rotation;

@@ -247,19 +247,22 @@ impl Checker {
                 .contains(name)
                 .then_some(ServedBy::Pull),
         };
-        let Some(fleet) = fleet else {
-            let configured = self.queues.keys().cloned();
-            let declared = self.declared.snapshot();
-            let declared = declared.queues.iter().map(ToString::to_string);
-            let name: String = name.chars().take(80).collect();
-            let reason = format!(
-                "unknown queue {name:?}; there are {}",
-                listed(configured.chain(declared))
-            );
-            return Err(Fault::new(FaultCode::UnknownQueue, "queue", reason));
-        };
+        let fleet = fleet.ok_or_else(|| self.unknown_queue("queue", name))?;
         check_fleet(name, fleet, kind)?;
         Ok(Arc::from(name))
+    }
+
+    /// The fault of a name that is not a queue's; it lists the queues.
+    pub(super) fn unknown_queue(&self, field: &str, name: &str) -> Fault {
+        let configured = self.queues.keys().cloned();
+        let declared = self.declared.snapshot();
+        let declared = declared.queues.iter().map(ToString::to_string);
+        let name: String = name.chars().take(80).collect();
+        let reason = format!(
+            "unknown queue {name:?}; there are {}",
+            listed(configured.chain(declared))
+        );
+        Fault::new(FaultCode::UnknownQueue, field, reason)
     }
 
     fn check_payload(&self, payload: &RawValue, kind: &KnownKind<'_>, origin: Origin) -> Result<(), Fault> {

@@ -105,6 +105,11 @@ impl Producer {
         self.checker.known_kind(name)
     }
 
+    /// See [`Checker::unknown_queue`].
+    pub(crate) fn unknown_queue(&self, field: &str, name: &str) -> Fault {
+        self.checker.unknown_queue(field, name)
+    }
+
     /// Looks for the kinds and queues that these requests name and neither the program nor its configuration knows. To be
     /// called before they are checked.
     ///

@@ -121,6 +121,17 @@ impl JobQuery {
             .map(String::as_str)
     }
 
+    /// The queues that it names, also those that it leaves out.
+    pub fn named_queues(&self) -> impl Iterator<Item = &str> {
+        self.terms
+            .iter()
+            .flat_map(|term| match &term.condition {
+                Condition::Queue(names) => names.as_slice(),
+                _ => &[],
+            })
+            .map(String::as_str)
+    }
+
     /// The kinds that it names, other than to leave them out.
     pub fn kinds(&self) -> impl Iterator<Item = &str> {
         self.positive()

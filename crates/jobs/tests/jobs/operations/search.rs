@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::clock;
+use holdfast_jobs::enqueue::FaultCode;
 use holdfast_jobs::ledger::{ErrorRecord, JobFilter, NewJob, Outcome, Priority, RunAt};
 use holdfast_jobs::search::{CALL_ROWS, Certainty, CountBy, CountedJobs, FoundJobs, JobSearch, SearchFrom};
 use holdfast_jobs::{JobId, Jobs, State};
@@ -19,6 +20,7 @@ contract!(
     a_payload_is_searched_as_it_is_shown,
     large_payloads_are_searched_in_parts,
     counts_are_exact_where_every_job_was_looked_at,
+    a_queue_is_known_by_its_rows,
 );
 
 fn search(query: &str) -> JobSearch {
@@ -417,4 +419,52 @@ async fn counts_are_exact_where_every_job_was_looked_at(f: Fixture) {
     let (completed, certainty) = of("completed").unwrap();
     assert!(certainty != Exact && completed >= many.searched, "{many:?}");
     assert!(certainty != AtLeast || many.of.is_none(), "{many:?}");
+}
+
+async fn a_queue_is_known_by_its_rows(f: Fixture) {
+    let jobs = jobs_of(&f);
+    let on = |queue: &str, discarded: bool| NewJob {
+        queue: Arc::from(queue),
+        discarded,
+        ..new_job()
+    };
+    let rows = [
+        on("waits", false),
+        on("runs", false),
+        on("dead", true),
+        on("ended", false),
+    ];
+    let unknown = async |names: &[&str]| jobs.unknown_queue("q", names).await.unwrap();
+    for row in &rows {
+        let fault = unknown(&["default", &row.queue]).await.unwrap();
+        assert_eq!((fault.code, &*fault.field), (FaultCode::UnknownQueue, "q"));
+        assert!(fault.reason.contains(&*row.queue), "{fault}");
+        assert!(fault.reason.contains("default"), "it lists the queues: {fault}");
+    }
+    f.ledger.insert(&rows).await.unwrap();
+    let worker = f.worker().await;
+    for queue in ["runs", "ended"] {
+        let claimed = f.ledger.claim(queue, worker, 1, LOST_AFTER).await.unwrap();
+        assert_eq!(claimed.len(), 1);
+        if queue == "ended" {
+            let outcome = Outcome::Completed {
+                fence: claimed[0].fence(),
+                result: None,
+            };
+            f.ledger.finish(worker, &[outcome]).await.unwrap();
+        }
+    }
+    assert_eq!(
+        unknown(&["waits", "runs", "dead", "ended", "default"]).await,
+        None
+    );
+    f.ledger.set_paused("paused", true).await.unwrap();
+    assert_eq!(unknown(&["paused"]).await, None);
+
+    // Its jobs are gone, and its statistics are there.
+    assert!(unknown(&["past"]).await.is_some());
+    let row = "insert into holdfast_stats (span, slot, queue, kind, process, enqueued, completed, retried, discarded, cancelled)
+        values (1440, 0, 'past', 'a', '', 1, 1, 0, 0, 0)";
+    f.sql(row, row).await;
+    assert_eq!(unknown(&["past"]).await, None);
 }
