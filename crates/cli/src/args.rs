@@ -169,6 +169,23 @@ mod tests {
     }
 
     #[test]
+    fn every_command_that_deletes_or_ends_something_asks() {
+        const ENDS: [&str; 6] = ["cancel-many", "delete", "deploy", "purge", "remove", "revoke"];
+        let has =
+            |command: &clap::Command, name: &str| command.get_arguments().any(|arg| arg.get_id() == name);
+        let (mut found, mut left) = (0, vec![Cli::command()]);
+        while let Some(command) = left.pop() {
+            if ENDS.contains(&command.get_name()) {
+                assert!(has(&command, "yes"), "{}", command.get_name());
+                found += 1;
+            }
+            assert!(!has(&command, "confirm"), "{}", command.get_name());
+            left.extend(command.get_subcommands().cloned());
+        }
+        assert_eq!(found, 10);
+    }
+
+    #[test]
     fn no_key_is_shown_by_debug() {
         let cli = Cli::parse_from(["holdfast", "jobs", "--key", "hunter2", "list"]);
         assert!(!format!("{cli:?}").contains("hunter2"));

@@ -5,10 +5,11 @@
 //! kinds of the application: `holdfast::App::run` calls [`main`].
 //!
 //! Exit codes: 0 done; 1 it failed, or the answer is no; 2 the command line cannot be understood; 64 the configuration
-//! has faults. What was asked for goes to stdout, everything else to stderr.
+//! has faults, or there is no terminal to ask for a confirmation. What was asked for goes to stdout, everything else to stderr.
 
 mod args;
 mod commands;
+mod confirm;
 mod output;
 
 use std::process::ExitCode;

@@ -89,6 +89,34 @@ impl Place {
         }
     }
 
+    /// The same at a terminal, where `typed` is typed: util-linux' `script` makes one.
+    pub async fn run_at_terminal(&self, args: &[&str], typed: &str) -> Ended {
+        let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
+        let program = crate::binary(self.program).unwrap();
+        let program = program.to_string_lossy();
+        let words = std::iter::once(&*program).chain(args.iter().copied());
+        let command: Vec<String> = words.map(quoted).collect();
+        let line = format!(
+            "printf %s {} | script --quiet --return --command {} /dev/null",
+            quoted(&format!("{typed}\n")),
+            quoted(&command.join(" "))
+        );
+        let env = self.env.iter().map(|(name, value)| (name, value));
+        let mut child = Child::program("/bin/sh")
+            .args(["-c", &line])
+            .envs(env)
+            .current_dir(self.path())
+            .start()
+            .unwrap();
+        let status = child.wait_exit(DEADLINE).await.unwrap();
+        let printed = child.printed(DEADLINE).await.unwrap();
+        Ended {
+            code: status.code(),
+            stdout: printed.stdout,
+            text: printed.text,
+        }
+    }
+
     /// The one JSON document that a successful command prints.
     pub async fn json(&self, args: &[&str]) -> Value {
         let ended = self.run(&[args, &["--json"]].concat()).await;

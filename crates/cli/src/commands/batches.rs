@@ -11,6 +11,7 @@ use holdfast_services::Program;
 use serde_json::json;
 
 use crate::args::{OperatorArgs, OutputArgs, query};
+use crate::confirm::{ConfirmArgs, counted};
 use crate::output::{line, shown, table};
 
 pub(crate) type Args = OperatorArgs<Command>;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Cancel {
         /// The batch's id
         id: BatchId,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -56,7 +59,19 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
             list(&api, &query, output).await
         }
         Command::Show { id, wait } => show(&api, id, wait, output).await,
-        Command::Cancel { id } => cancel(&api, id, output).await,
+        Command::Cancel { id, confirm } => {
+            confirm
+                .agree(async || {
+                    let document = api.get(&["v1", "batches", &id.to_string()], &[]).await?;
+                    let batch: BatchView = api.read(&document)?;
+                    Ok(format!(
+                        "Cancel {} of batch {id}",
+                        counted(batch.pending.into(), "remaining job")
+                    ))
+                })
+                .await?;
+            cancel(&api, id, output).await
+        }
     }
 }
 

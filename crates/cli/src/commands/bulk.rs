@@ -40,6 +40,18 @@ pub(crate) async fn run(
     }
 }
 
+/// How many jobs an operation would change; `body` says that it is a dry run.
+///
+/// # Errors
+/// None: there is nothing to ask about.
+pub(crate) async fn matched(api: &Api, path: &[&str], body: &impl Serialize) -> Result<u64, Failure> {
+    let document = api.post_json(path, body, None).await?;
+    match api.read::<BulkPreview>(&document)?.matched {
+        0 => Err(Failure::no("nothing matches")),
+        matched => Ok(matched),
+    }
+}
+
 /// Prints what an operation would do; `body` says that it is a dry run.
 pub(crate) async fn preview(
     api: &Api,

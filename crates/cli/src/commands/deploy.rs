@@ -2,7 +2,6 @@
 //!
 //! Exit codes: 0; 1 the deployment or its check failed; 64 something is missing before a deployment can begin.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use serde_json::json;
 use url::Url;
 
 use crate::args::{OutputArgs, api_url};
+use crate::confirm::ConfirmArgs;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -32,9 +32,8 @@ pub(crate) struct Args {
     /// Leave the project as it is, whatever .railway/railway.ts says
     #[arg(long)]
     no_config: bool,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
     /// Run nothing: print every command
     #[arg(long)]
     dry_run: bool,
@@ -87,7 +86,7 @@ enum Migration {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let (dry_run, yes, output) = (args.dry_run, args.yes, args.output);
+    let (dry_run, confirm, output) = (args.dry_run, args.confirm, args.output);
     let options = options_of(args);
     if dry_run {
         let commands = deploy::commands(&options);
@@ -95,9 +94,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let prepared = deploy::prepare(&options).await?;
     say(&prepared.description());
-    if !yes {
-        agree(&prepared.destination())?;
-    }
+    confirm
+        .agree_to(format!("Deploy to {}", prepared.destination()))
+        .await?;
     let report = prepared.ship().await?;
     output.print(&report, || report.text())?;
     report.all_was_checked()
@@ -127,24 +126,6 @@ fn options_of(args: Args) -> Options {
         project_token: args.project_token,
         account_token: args.account_token,
         progress: say,
-    }
-}
-
-/// Asks on the terminal; without one, `--yes` must have been given.
-fn agree(destination: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Misused(
-            "there is no terminal to confirm: give --yes to deploy, or --dry-run to see the commands"
-                .to_owned(),
-        ));
-    }
-    eprint!("Deploy to {destination}? [y/N] ");
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Failure::no("not deployed")),
     }
 }
 

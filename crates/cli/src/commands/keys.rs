@@ -10,6 +10,7 @@ use holdfast_ops::client::{Api, Document};
 use holdfast_services::Program;
 
 use crate::args::{OperatorArgs, OutputArgs};
+use crate::confirm::ConfirmArgs;
 use crate::output::{minute, table};
 
 pub(crate) type Args = OperatorArgs<Command>;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
         /// The key's name or id
         #[arg(value_name = "KEY")]
         name: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -80,7 +83,8 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
                 .await?;
             show_once(&api, &document, "rotated", output)
         }
-        Command::Revoke { name } => {
+        Command::Revoke { name, confirm } => {
+            confirm.agree_to(format!("Revoke the key {name}")).await?;
             let document = api.post(&["v1", "keys", &name, "revoke"]).await?;
             let key: StoredKey = api.read(&document)?;
             output.print(&document, || format!("revoked {} ({})", key.name, key.id))

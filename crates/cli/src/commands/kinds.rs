@@ -11,6 +11,7 @@ use holdfast_services::Program;
 
 use crate::args::{OperatorArgs, OutputArgs};
 use crate::commands::jobs::document;
+use crate::confirm::ConfirmArgs;
 use crate::output::table;
 
 pub(crate) type Args = OperatorArgs<Command>;
@@ -24,7 +25,11 @@ pub(crate) enum Command {
     /// Declare a kind that pull workers run, or replace it; its queue is declared with it
     Declare(Box<Declare>),
     /// Delete a declared kind; its accepted jobs stay
-    Delete { name: String },
+    Delete {
+        name: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
+    },
 }
 
 /// A kind of pull workers.
@@ -67,7 +72,8 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         Command::List => list(&api, output).await,
         Command::Show { name } => show(&api, &name, output).await,
         Command::Declare(declare) => declare.run(&api, output).await,
-        Command::Delete { name } => {
+        Command::Delete { name, confirm } => {
+            confirm.agree_to(format!("Delete the kind {name}")).await?;
             let document = api.delete(&["v1", "kinds", &name], &[]).await?;
             let ForgottenName { name, .. } = api.read(&document)?;
             output.print(&document, || format!("deleted the kind {name}"))

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::args::{OperatorArgs, OutputArgs};
 use crate::commands::bulk;
+use crate::confirm::{ConfirmArgs, counted};
 use crate::output::table;
 
 pub(crate) type Args = OperatorArgs<Command>;
@@ -26,7 +27,11 @@ pub(crate) enum Command {
     /// Declare a queue for pull workers
     Declare { name: String },
     /// Delete a declared queue that no kind names and that has no job to run
-    Delete { name: String },
+    Delete {
+        name: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
+    },
     /// Stop workers from claiming jobs of a queue; running jobs continue
     Pause { name: String },
     /// Let workers claim jobs of a queue again
@@ -38,9 +43,8 @@ pub(crate) enum Command {
     /// Cancel every waiting job of a queue
     Purge {
         name: String,
-        /// The name of the queue, as a confirmation
-        #[arg(long, value_name = "NAME")]
-        confirm: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -60,7 +64,8 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
             let queue: DeclaredQueue = api.read(&document)?;
             output.print(&document, || format!("declared the queue {}", queue.name))
         }
-        Command::Delete { name } => {
+        Command::Delete { name, confirm } => {
+            confirm.agree_to(format!("Delete the queue {name}")).await?;
             let document = api.delete(&["v1", "queues", &name], &[]).await?;
             let ForgottenName { name, .. } = api.read(&document)?;
             output.print(&document, || format!("deleted the queue {name}"))
@@ -72,7 +77,10 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         Command::Pause { name } => steer(&api, &name, true, output).await,
         Command::Resume { name } => steer(&api, &name, false, output).await,
         Command::Limit(limit) => limit.run(&api, output).await,
-        Command::Purge { name, confirm } => purge(&api, &name, confirm, output).await,
+        Command::Purge { name, confirm } => {
+            confirm.agree(async || purge_question(&api, &name).await).await?;
+            purge(&api, name, output).await
+        }
     }
 }
 
@@ -179,9 +187,20 @@ impl Limit {
     }
 }
 
+async fn purge_question(api: &Api, name: &str) -> Result<String, Failure> {
+    let document = api.get(&["v1", "queues", name], &[]).await?;
+    let QueueView { depth, .. } = api.read(&document)?;
+    let waiting = depth.available + depth.scheduled + depth.retryable;
+    Ok(format!(
+        "Cancel {} of the queue {name}",
+        counted(waiting, "waiting job")
+    ))
+}
+
 /// Asks again under one key until the queue is empty.
-async fn purge(api: &Api, name: &str, confirm: String, output: OutputArgs) -> Result<(), Failure> {
-    let (key, body) = (bulk::fresh_key(), PurgeBody { confirm });
+async fn purge(api: &Api, name: String, output: OutputArgs) -> Result<(), Failure> {
+    let body = PurgeBody { confirm: name };
+    let (key, name) = (bulk::fresh_key(), &*body.confirm);
     let mut on_broker = 0;
     loop {
         let document = api

@@ -13,6 +13,7 @@ use holdfast_services::Program;
 
 use crate::args::{OperatorArgs, OutputArgs, query};
 use crate::commands::jobs::{accepted_text, payload};
+use crate::confirm::ConfirmArgs;
 use crate::output::{line, shown, table};
 
 pub(crate) type Args = OperatorArgs<Command>;
@@ -33,7 +34,12 @@ pub(crate) enum Command {
     /// Create a schedule
     Add(Box<Add>),
     /// Delete a schedule; jobs that it has made go on
-    Remove(One),
+    Remove {
+        #[command(flatten)]
+        schedule: One,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
+    },
     /// Let a schedule tick again
     Enable(One),
     /// Stop a schedule from ticking
@@ -99,7 +105,11 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         }
         Command::Show(One { name }) => api.get(&["v1", "schedules", &name], &[]).await?,
         Command::Add(add) => add.run(&api).await?,
-        Command::Remove(One { name }) => {
+        Command::Remove {
+            schedule: One { name },
+            confirm,
+        } => {
+            confirm.agree_to(format!("Delete the schedule {name}")).await?;
             let document = api.delete(&["v1", "schedules", &name], &[]).await?;
             return output.print(&document, || format!("{name} is deleted"));
         }

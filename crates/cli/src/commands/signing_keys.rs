@@ -11,6 +11,7 @@ use holdfast_services::kinds::signing_keys::{
 };
 
 use crate::args::{OperatorArgs, OutputArgs};
+use crate::confirm::ConfirmArgs;
 use crate::output::{minute, table};
 
 pub(crate) type Args = OperatorArgs<Command>;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Delete {
         /// The key's id
         id: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -52,7 +55,8 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
             let document = api.post_json(&path, &body, None).await?;
             show_once(&api, &document, "rotated", output)
         }
-        Command::Delete { id } => {
+        Command::Delete { id, confirm } => {
+            confirm.agree_to(format!("Delete the signing key {id}")).await?;
             let document = api.delete(&["v1", "signing-keys", &id], &[]).await?;
             output.print(&document, || format!("deleted {id}"))
         }

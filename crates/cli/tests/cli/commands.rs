@@ -321,8 +321,14 @@ async fn a_key_is_shown_once_works_with_its_scopes_and_ends_when_revoked() {
 
     let taken = place.run(&["keys", "create", "--name", "shop"]).await;
     assert_eq!(taken.code, Some(1));
-    assert_eq!(place.run(&["keys", "revoke", "shop"]).await.code, Some(0));
-    assert_eq!(place.run(&["keys", "revoke", "nobody"]).await.code, Some(1));
+    assert_eq!(
+        place.run(&["keys", "revoke", "shop", "--yes"]).await.code,
+        Some(0)
+    );
+    assert_eq!(
+        place.run(&["keys", "revoke", "nobody", "--yes"]).await.code,
+        Some(1)
+    );
     assert!(place.json(&["keys", "list"]).await["keys"][0]["revoked_at"].is_string());
     dev.stop().await;
 }
@@ -382,7 +388,10 @@ async fn kinds_queues_and_workers_are_declared_shown_and_steered() {
         "{}",
         refused.text
     );
-    assert_eq!(place.run(&["kinds", "delete", "no.such"]).await.code, Some(1));
+    assert_eq!(
+        place.run(&["kinds", "delete", "no.such", "--yes"]).await.code,
+        Some(1)
+    );
 
     assert_eq!(
         place.json(&["queues", "declare", "mail"]).await["served_by"],
@@ -390,9 +399,12 @@ async fn kinds_queues_and_workers_are_declared_shown_and_steered() {
     );
     assert_eq!(place.json(&["queues", "ring", "mail"]).await["rung"], true);
     assert_eq!(place.run(&["queues", "ring", "no-such"]).await.code, Some(1));
-    assert_eq!(place.json(&["queues", "delete", "mail"]).await["deleted"], true);
     assert_eq!(
-        place.run(&["queues", "delete", "media"]).await.code,
+        place.json(&["queues", "delete", "mail", "--yes"]).await["deleted"],
+        true
+    );
+    assert_eq!(
+        place.run(&["queues", "delete", "media", "--yes"]).await.code,
         Some(1),
         "a kind names it"
     );
@@ -432,7 +444,7 @@ async fn kinds_queues_and_workers_are_declared_shown_and_steered() {
         "{listed}"
     );
     assert_eq!(
-        place.json(&["kinds", "delete", "thumb.make"]).await["deleted"],
+        place.json(&["kinds", "delete", "thumb.make", "--yes"]).await["deleted"],
         true
     );
     dev.stop().await;
@@ -534,12 +546,12 @@ async fn batches_and_limits_are_controlled_alike_with_and_without_a_url() {
         assert_eq!(waited.code, Some(1), "{}", waited.text);
         let members = json(&["jobs", "list", "--batch", &id]).await;
         assert_eq!(members["jobs"].as_array().unwrap().len(), 2);
-        let cancelled = json(&["batches", "cancel", &id]).await;
+        let cancelled = json(&["batches", "cancel", &id, "--yes"]).await;
         assert_eq!(
             (&cancelled["affected"], &cancelled["batch"]["state"]),
             (&json!(2), &json!("ended"))
         );
-        assert_eq!(run(&["batches", "cancel", &id]).await.code, Some(1));
+        assert_eq!(run(&["batches", "cancel", &id, "--yes"]).await.code, Some(1));
         let unknown = run(&["batches", "show", "01JD3V0S7W8Q4M2XKZC5T9R6BH"]).await;
         assert!(
             unknown
@@ -635,8 +647,15 @@ async fn operate(place: &Place, target: &[&str]) {
         .iter()
         .find(|queue| queue["name"] == "default");
     assert_eq!(queue.unwrap()["depth"]["available"], 2, "{queues}");
-    let mistyped = run(&["queues", "purge", "default", "--confirm", "defalt"]).await;
-    assert_eq!(mistyped.code, Some(1), "{}", mistyped.text);
+    let mistyped = run(&["jobs", "cancel-many", "--queue", "defalt", "--yes"]).await;
+    assert!(
+        mistyped.code == Some(1)
+            && mistyped
+                .text
+                .contains("unknown queue \"defalt\"; there are default, "),
+        "{}",
+        mistyped.text
+    );
     let many = json(&["jobs", "cancel-many", "--queue", "default", "--dry-run"]).await;
     assert_eq!(many["matched"], 2);
     let cancelled = json(&[
@@ -651,7 +670,7 @@ async fn operate(place: &Place, target: &[&str]) {
     .await;
     assert_eq!(cancelled["matched"], 0);
     assert_eq!(
-        json(&["queues", "purge", "default", "--confirm", "default"]).await["cancelled"],
+        json(&["queues", "purge", "default", "--yes"]).await["cancelled"],
         2
     );
     assert_eq!(json(&["queues", "resume", "default"]).await["paused"], false);
@@ -665,7 +684,10 @@ async fn operate(place: &Place, target: &[&str]) {
     ])
     .await;
     assert_eq!(ended.code, Some(1), "{}", ended.text);
-    assert_eq!(json(&["dead-letters", "delete", "--all"]).await["affected"], 1);
-    let none = run(&["dead-letters", "delete", "--all"]).await;
+    assert_eq!(
+        json(&["dead-letters", "delete", "--all", "--yes"]).await["affected"],
+        1
+    );
+    let none = run(&["dead-letters", "delete", "--all", "--yes"]).await;
     assert_eq!(none.code, Some(1), "{}", none.text);
 }

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod commands;
+mod confirmations;
 mod dependencies;
 mod dev;
 mod directions;

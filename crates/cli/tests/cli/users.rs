@@ -174,7 +174,7 @@ async fn users_and_keys_are_managed_alike_with_and_without_a_url() {
         assert_eq!(deleted["account"], true, "{deleted}");
         assert_eq!(json(&["users", "list"]).await, json!({"users": []}));
         let key = json(&["keys", "create", "--name", name]).await;
-        let revoked = json(&["keys", "revoke", name]).await;
+        let revoked = json(&["keys", "revoke", name, "--yes"]).await;
         assert_eq!((&revoked["id"], &revoked["name"]), (&key["id"], &json!(name)));
     }
     dev.stop().await;

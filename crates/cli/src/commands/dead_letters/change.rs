@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::FilterArgs;
 use crate::args::OutputArgs;
 use crate::commands::bulk;
+use crate::confirm::{ConfirmArgs, counted};
 
 /// Which dead letters to change: by id, by filter, or all.
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,8 @@ pub(crate) struct Redrive {
 pub(crate) struct Delete {
     #[command(flatten)]
     select: SelectArgs,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -119,7 +122,7 @@ pub(super) async fn delete(api: &Api, mut args: Delete, output: OutputArgs) -> R
     const PATH: &[&str] = &["v1", "dead-letters", "delete"];
     let Selection { id, ids, filter } = args.select.selection()?;
     let dry_run = args.select.dry_run;
-    let body = DeleteBody {
+    let mut body = DeleteBody {
         id,
         ids,
         filter,
@@ -129,5 +132,13 @@ pub(super) async fn delete(api: &Api, mut args: Delete, output: OutputArgs) -> R
     if dry_run {
         return bulk::preview(api, PATH, &body, output).await;
     }
+    let question = async || {
+        body.dry_run = true;
+        let matched = bulk::matched(api, PATH, &body).await;
+        body.dry_run = false;
+        let letters = counted(matched?, "dead letter");
+        Ok(format!("Delete {letters}"))
+    };
+    args.confirm.agree(question).await?;
     bulk::run(api, PATH, &body, "deleted", output).await
 }

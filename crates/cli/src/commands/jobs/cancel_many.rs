@@ -9,6 +9,7 @@ use holdfast_ops::{Failure, time};
 
 use crate::args::OutputArgs;
 use crate::commands::bulk;
+use crate::confirm::{ConfirmArgs, counted};
 
 const PATH: &[&str] = &["v1", "jobs", "cancel"];
 
@@ -38,6 +39,8 @@ pub(crate) struct Args {
     /// Only count the matches
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(), Failure> {
@@ -51,7 +54,7 @@ pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(),
             "say which jobs: --queue, --kind, --state, --from, --to, --id, or --all",
         ));
     }
-    let body = CancelBody {
+    let mut body = CancelBody {
         ids: (!args.ids.is_empty()).then_some(args.ids),
         filter: is_filtered.then_some(CancelFilterBody {
             queue: args.queue,
@@ -66,5 +69,12 @@ pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(),
     if args.dry_run {
         return bulk::preview(api, PATH, &body, output).await;
     }
+    let question = async || {
+        body.dry_run = true;
+        let matched = bulk::matched(api, PATH, &body).await;
+        body.dry_run = false;
+        Ok(format!("Cancel {}", counted(matched?, "job")))
+    };
+    args.confirm.agree(question).await?;
     bulk::run(api, PATH, &body, "cancelled", output).await
 }

@@ -1,6 +1,6 @@
 //! `holdfast users export` and `holdfast users delete`: all that is kept about a user.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use holdfast_accounts::User;
 use holdfast_ops::Failure;
@@ -8,6 +8,7 @@ use holdfast_ops::client::Api;
 use holdfast_services::DeletedUser;
 
 use crate::args::{OutputArgs, query};
+use crate::confirm::ConfirmArgs;
 
 /// A user about whom data is stored.
 #[derive(Debug, clap::Args)]
@@ -23,9 +24,8 @@ pub(crate) struct DeleteArgs {
     /// End the API keys that the user made, too
     #[arg(long)]
     revoke_keys: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 /// Prints one JSON object, piece by piece.
@@ -42,7 +42,10 @@ pub(super) async fn export(api: &Api, whom: &UserArg) -> Result<(), Failure> {
 
 pub(super) async fn delete(api: &Api, args: &DeleteArgs, output: OutputArgs) -> Result<(), Failure> {
     let id = resolved(api, &args.whom.user).await?;
-    agreed(args)?;
+    let name = &args.whom.user;
+    args.confirm
+        .agree_to(format!("Delete {name} and all stored data about {name}"))
+        .await?;
     let query = query([("revoke_keys", args.revoke_keys.then(|| "true".to_owned()))]);
     let document = api.delete(&["v1", "users", &id], &query).await?;
     let done: DeletedUser = api.read(&document)?;
@@ -76,32 +79,5 @@ async fn resolved(api: &Api, given: &str) -> Result<String, Failure> {
         Ok(document) => Ok(api.read::<User>(&document)?.id.to_string()),
         Err(error) if error.is_not_found() => Ok(given.to_owned()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Asks on the terminal; without one, `--yes` must have been given.
-fn agreed(args: &DeleteArgs) -> Result<(), Failure> {
-    if args.yes {
-        return Ok(());
-    }
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Misused(
-            "there is no terminal to confirm: give --yes to delete the user and all stored data about the user"
-                .to_owned(),
-        ));
-    }
-    let name = &args.whom.user;
-    eprint!("Delete {name} and all stored data about {name}? This cannot be undone. Type the name again: ");
-    io::stderr().flush()?;
-    let unreadable = |source| Failure::Input {
-        file: "the answer".to_owned(),
-        source,
-    };
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).map_err(unreadable)?;
-    if line.trim() == name {
-        Ok(())
-    } else {
-        Err(Failure::no("nothing was deleted"))
     }
 }
