@@ -200,7 +200,7 @@ impl<T: Table> Inner<T> {
         let result = result.unwrap_or(Err(StoreError::TimedOut { after: READ_DEADLINE }));
         let succeeded = result.is_ok();
         match result {
-            Ok(rows) => self.replace(rows),
+            Ok(rows) => self.replace(rows, begun_at),
             Err(error) => self.note_outage(&error),
         }
         *last = Some(Reading {
@@ -211,12 +211,13 @@ impl<T: Table> Inner<T> {
         succeeded
     }
 
-    fn replace(self: &Arc<Self>, mut rows: T::Rows) {
+    /// The age of a copy counts from the beginning of its reading: what was committed meanwhile may not be in it.
+    fn replace(self: &Arc<Self>, mut rows: T::Rows, read_at: Instant) {
         let rows = {
             let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
             T::inherit(&copy.rows, &mut rows);
             copy.rows = Arc::new(rows);
-            copy.read_at = Some(Instant::now());
+            copy.read_at = Some(read_at);
             Arc::clone(&copy.rows)
         };
         if self.outage.swap(false, Ordering::Relaxed) {
@@ -241,5 +242,93 @@ impl<T: Table> Inner<T> {
 impl<R> Rows<R> {
     fn is_within(&self, limit: Duration) -> bool {
         self.read_at.is_some_and(|at| at.elapsed() < limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table with one number. A reading takes its snapshot, and then as long as it is told to.
+    struct Slow {
+        number: Arc<AtomicU64>,
+        takes: Duration,
+        readings: Arc<AtomicU64>,
+    }
+
+    impl Table for Slow {
+        type Rows = u64;
+
+        const NAME: &'static str = "the number";
+
+        async fn read(&self) -> Result<u64, StoreError> {
+            self.readings.fetch_add(1, Ordering::SeqCst);
+            let number = self.number.load(Ordering::SeqCst);
+            tokio::time::sleep(self.takes).await;
+            Ok(number)
+        }
+    }
+
+    fn mirror(takes: Duration) -> (Mirror<Slow>, Arc<AtomicU64>, Arc<AtomicU64>) {
+        let (number, readings) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let table = Slow {
+            number: Arc::clone(&number),
+            takes,
+            readings: Arc::clone(&readings),
+        };
+        (Mirror::new(table), number, readings)
+    }
+
+    /// As a request asks.
+    async fn ask(mirror: &Mirror<Slow>) -> u64 {
+        match mirror.look(|number| *number) {
+            Some(number) => number,
+            None => mirror.look_again(|number| *number).await.found.unwrap(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_request_sees_what_was_changed_longer_ago_than_the_hard_limit() {
+        // From a fast database to one at the reading's own deadline, the change at any moment of a reading, and requests from
+        // very many to one at the limit.
+        for takes in [1, 500, 999] {
+            for changed_after in [0, 1, 250, 900, 2_500] {
+                for pause in [10, 700, 3_000, 9_999, 10_000] {
+                    let (mirror, number, _) = mirror(Duration::from_millis(takes));
+                    let first = tokio::spawn({
+                        let mirror = mirror.clone();
+                        async move { ask(&mirror).await }
+                    });
+                    tokio::task::yield_now().await;
+                    tokio::time::sleep(Duration::from_millis(changed_after)).await;
+                    number.store(1, Ordering::SeqCst);
+                    let changed_at = Instant::now();
+                    first.await.unwrap();
+                    while changed_at.elapsed() < HARD_LIMIT + Duration::from_secs(3) {
+                        let asked = changed_at.elapsed();
+                        let seen = ask(&mirror).await;
+                        assert!(
+                            seen == 1 || asked < HARD_LIMIT,
+                            "{takes} ms, changed after {changed_after} ms: not seen {asked:?} later"
+                        );
+                        tokio::time::sleep(Duration::from_millis(pause)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_server_reads_once_in_a_while_and_an_idle_one_never() {
+        let (mirror, _, readings) = mirror(Duration::from_millis(5));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(60) {
+            ask(&mirror).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let busy = readings.load(Ordering::SeqCst);
+        assert!((20..=31).contains(&busy), "{busy} readings in a minute");
+        tokio::time::sleep(Duration::from_hours(1)).await;
+        assert_eq!(readings.load(Ordering::SeqCst), busy);
     }
 }
