@@ -58,14 +58,11 @@ fn refuse_short_key(settings: &Settings) -> Result<(), AdmissionError> {
 
 /// Loopback alone, on a platform where the environment was not set: see `holdfast_core::config`.
 fn narrowed_reach(settings: &Settings, reach: Reach) -> Reach {
-    let Some(platform) = settings.undeclared_platform else {
-        return reach;
-    };
-    tracing::warn!(
-        "this process runs on {platform} and HOLDFAST_ENV is not set: it listens on loopback only; set \
-         HOLDFAST_ENV=production, or HOLDFAST_ENV=development to serve other machines in development mode"
-    );
-    Reach::Loopback
+    if settings.report_undeclared_platform() {
+        Reach::Loopback
+    } else {
+        reach
+    }
 }
 
 async fn reach(settings: &Settings, keys: &ApiKeys) -> Result<Reach, AdmissionError> {

@@ -131,7 +131,7 @@ async fn a_process_with_nothing_else_serves_the_health_routes_alone() {
     let health = Health::builder()
         .probe(DatabaseProbe::new(app.database.clone()))
         .build();
-    let server = health_server(&settings.server, health).unwrap();
+    let server = health_server(&settings, health).unwrap();
     let address = server.address();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(server.run_until_stopped(shutdown.clone()));

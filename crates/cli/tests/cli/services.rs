@@ -66,6 +66,39 @@ async fn every_service_is_a_command_of_holdfast_too() {
 }
 
 #[tokio::test]
+async fn a_service_on_a_platform_whose_environment_was_not_set_serves_this_machine_alone_and_says_so() {
+    let directory = TempDir::new().unwrap();
+    let database = format!("sqlite://{}", directory.path().join("jobs.db").display());
+    for service in SERVICES {
+        for (environment, is_confined) in [(None, true), (Some("development"), false)] {
+            let child = Child::binary(service)
+                .current_dir(directory.path())
+                .env("DATABASE_URL", &database)
+                .env("PORT", "0")
+                .env("HOLDFAST__SERVER__HOST", "0.0.0.0")
+                .env("HOLDFAST__LOG__FORMAT", "json")
+                .env("HOLDFAST_API_KEY", "a-bootstrap-key-of-a-test")
+                .env("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+                .envs(environment.map(|value| ("HOLDFAST_ENV", value)))
+                .start()
+                .unwrap();
+            let line = child
+                .wait_for_line(r#""message":"listening"#, DEADLINE)
+                .await
+                .unwrap();
+            let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let address: std::net::SocketAddr = entry["address"].as_str().unwrap().parse().unwrap();
+            assert_eq!(address.ip().is_loopback(), is_confined, "{service}: {line}");
+            let said =
+                "this process runs on Kubernetes and HOLDFAST_ENV is not set: it listens on loopback only";
+            let lines = child.lines();
+            let says = lines.iter().filter(|line| line.contains(said)).count();
+            assert_eq!(says, usize::from(is_confined), "{service}: {lines:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_service_refuses_an_argument_that_it_does_not_know() {
     for service in SERVICES {
         let (code, printed) = ask(service, "--prot=8080").await;

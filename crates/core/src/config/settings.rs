@@ -146,6 +146,19 @@ impl Settings {
         self.environment == Environment::Production
     }
 
+    /// Whether this process has to serve loopback alone, because it runs on a platform and its environment was not set. The log
+    /// says so.
+    pub fn report_undeclared_platform(&self) -> bool {
+        let Some(platform) = self.undeclared_platform else {
+            return false;
+        };
+        tracing::warn!(
+            "this process runs on {platform} and HOLDFAST_ENV is not set: it listens on loopback only; set \
+             HOLDFAST_ENV=production, or HOLDFAST_ENV=development to serve other machines in development mode"
+        );
+        true
+    }
+
     /// The queues this worker process serves, by name. Those of pull workers are none of them.
     pub fn served_queues(&self) -> impl Iterator<Item = (&String, &QueueSettings)> {
         self.queues

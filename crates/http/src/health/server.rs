@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use actix_web::web::{Data, ServiceConfig};
-use holdfast_core::config::ServerSettings;
+use holdfast_core::config::{ServerSettings, Settings};
 use holdfast_core::shutdown::Shutdown;
 
 use super::Health;
@@ -18,7 +18,9 @@ pub struct HealthServer {
 }
 
 /// Binds the address of the settings. It answers once it is run.
-pub fn health_server(settings: &ServerSettings, health: Health) -> Result<HealthServer, BindError> {
+pub fn health_server(settings: &Settings, health: Health) -> Result<HealthServer, BindError> {
+    settings.report_undeclared_platform();
+    let settings = &settings.server;
     let reach = if settings.health_on_loopback {
         Reach::Loopback
     } else {

@@ -75,7 +75,7 @@ pub async fn run(settings: Settings, program: &Program) -> Result<(), RunError> 
     let health = Health::of(&settings, &jobs, &database, &gate, Arc::new(keys))
         .probe(BeatProbe::new(&progress, settings.beat.poll))
         .build();
-    let server = health_server(&settings.server, health)?;
+    let server = health_server(&settings, health)?;
     let ticking = run_beat(schedules, &settings, &database, &progress, stop.clone());
     let ended = work_and_answer(ticking, &progress, server, stop).await;
     database.close(CLOSE_DEADLINE).await;

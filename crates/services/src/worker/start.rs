@@ -80,7 +80,7 @@ pub async fn run(settings: Settings, program: &Program) -> Result<(), RunError> 
         resources,
     };
     let progress = Progress::default();
-    let server = health_server(&parts.settings.server, health_of(&parts, &database, &progress))?;
+    let server = health_server(&parts.settings, health_of(&parts, &database, &progress))?;
     let working = run_worker(parts, &database, &progress, stop.clone());
     let ended = work_and_answer(working, &progress, server, stop).await;
     database.close(CLOSE_DEADLINE).await;
