@@ -321,3 +321,68 @@ impl Memory {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    /// The fault begins after `patience`, names its age, and is gone with the next look that does not see it.
+    async fn assert_begins_and_ends(
+        kind: FaultKind,
+        patience: Duration,
+        mut look: impl FnMut(&mut Memory, bool) -> Option<Fault>,
+    ) {
+        let mut memory = Memory::default();
+        assert_eq!(look(&mut memory, true), None, "it may pass");
+        tokio::time::advance(patience.saturating_sub(TICK)).await;
+        assert_eq!(look(&mut memory, true), None, "it may pass still");
+        tokio::time::advance(TICK).await;
+        let fault = look(&mut memory, true).unwrap();
+        assert_eq!(fault.kind, kind);
+        assert!(fault.message.contains(&age(patience.as_secs_f64())), "{fault:?}");
+        assert_eq!(look(&mut memory, false), None);
+        tokio::time::advance(patience).await;
+        assert_eq!(look(&mut memory, true), None, "it begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn abandoned_connections_are_a_fault_until_the_server_ends_their_statements() {
+        let look = |memory: &mut Memory, seen: bool| memory.abandoned(if seen { 3 } else { 0 });
+        assert_begins_and_ends(FaultKind::AbandonedConnections, ABANDONED_AFTER, look).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_that_are_too_slow_are_a_fault_until_one_is_in_time() {
+        assert_begins_and_ends(FaultKind::Unreadable, UNREADABLE_AFTER, Memory::unreadable).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_is_active_until_it_was_absent_for_a_while_in_whole_reports() {
+        let fault = Fault::new(FaultKind::LargeLog, "the log".to_owned());
+        let with = Report {
+            faults: vec![fault],
+            ..Report::default()
+        };
+        let (without, partial) = (
+            Report::default(),
+            Report {
+                is_partial: true,
+                ..Report::default()
+            },
+        );
+        let mut memory = Memory::default();
+        memory.log(&with);
+        tokio::time::advance(OVER_AFTER).await;
+        memory.log(&partial);
+        assert_eq!(memory.active.len(), 1, "a partial report may lack it");
+        memory.log(&with);
+        tokio::time::advance(OVER_AFTER.saturating_sub(TICK)).await;
+        memory.log(&without);
+        assert_eq!(memory.active.len(), 1, "it may come back");
+        tokio::time::advance(TICK).await;
+        memory.log(&without);
+        assert!(memory.active.is_empty());
+    }
+}

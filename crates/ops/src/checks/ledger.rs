@@ -304,3 +304,6 @@ async fn find_durability(subject: &LedgerSubject) -> Checked<Finding> {
     );
     Ok(Finding::pass(summary).with("standbys", standbys))
 }
+
+#[cfg(test)]
+mod tests;
