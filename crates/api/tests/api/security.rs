@@ -1,6 +1,6 @@
 //! Attacks on the border, and what holds: sizes, secrets, sessions without Redis, names, headers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_accounts::Role;
 use holdfast_testkit::http::{Client, Response};
@@ -10,6 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::support::{TestApp, TestSettings, body_of, problem, problem_of, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// After this a logout holds in every process, without Redis: docs/security-model.md.
+const LOGOUT_BOUND: Duration = Duration::from_secs(10);
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -280,7 +283,8 @@ async fn without_redis_a_logout_holds_in_every_process_and_after_a_restart() {
         401,
         "unauthenticated",
     );
-    until("the other process knows", PATIENCE, async || {
+    // The bound itself is that of the copies of tables: `no_request_sees_what_was_changed_longer_ago_than_the_hard_limit`.
+    until("the other process knows", 2 * LOGOUT_BOUND, async || {
         (twin.me(&token).await.status == 401).then_some(())
     })
     .await;
@@ -340,6 +344,33 @@ async fn a_session_ends_at_its_longest_without_redis_too() {
     }
     assert!(lifetimes.is_sorted_by(|one, next| one > next), "{lifetimes:?}");
     assert!(lifetimes[2] <= 57, "{lifetimes:?}");
+}
+
+#[tokio::test]
+async fn a_refresh_after_the_sessions_longest_is_refused() {
+    const LONGEST: Duration = Duration::from_secs(4);
+    let app = TestSettings::new()
+        .adjusted(|settings| settings.cache.session_max = LONGEST)
+        .start()
+        .await;
+    app.user("ada", Role::Viewer).await;
+    let began = Instant::now();
+    let first = app.log_in("ada").await;
+    let refreshed = app.post(&first, "/v1/auth/refresh").await;
+    assert_eq!(refreshed.status, 200, "{}", refreshed.text());
+    let body = body_of(&refreshed);
+    assert!(
+        body["expires_in"].as_u64().unwrap() <= LONGEST.as_secs(),
+        "{body}"
+    );
+    let token = body["access_token"].as_str().unwrap();
+    // It is not refreshed meanwhile: a session that ends unused would end later, after `cache.session_ttl`.
+    until("the session has ended", PATIENCE, async || {
+        (app.me(token).await.status == 401).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() >= LONGEST, "{:?}", began.elapsed());
+    problem(&app.post(token, "/v1/auth/refresh").await, 401, "unauthenticated");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! People who log in: what lets them in, what ends it, and what holds while a store is away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_accounts::Role;
 use holdfast_core::redis::{RedisGate, Role as GateRole};
@@ -299,6 +299,57 @@ async fn with_the_database_away_sessions_go_on_and_logins_are_refused_for_now() 
         (app.post(&token, "/v1/auth/refresh").await.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_logout_that_redis_took_while_sql_was_away_is_written_soon_after_sql_recovers() {
+    let (postgres, redis) = tokio::try_join!(
+        PostgresServer::start(),
+        RedisServer::start(RedisOptions::default())
+    )
+    .unwrap();
+    let app = TestSettings::new()
+        .over(&redis.url())
+        .with("DATABASE_URL", &postgres.url())
+        .with("HOLDFAST__DATABASE__ACQUIRE_TIMEOUT_SECONDS", "1")
+        .start()
+        .await;
+    wait_for_sessions(&app, "healthy").await;
+    app.user("ada", Role::Viewer).await;
+    let (ended, kept) = (app.log_in("ada").await, app.log_in("ada").await);
+    assert_eq!(app.me(&ended).await.status, 200);
+
+    postgres.kill9().await.unwrap();
+    assert_eq!(app.post(&ended, "/v1/auth/logout").await.status, 204);
+    problem(&app.me(&ended).await, 401, "unauthenticated");
+    assert_eq!(app.me(&kept).await.status, 200);
+
+    postgres.start_again().await.unwrap();
+    let recovered = Instant::now();
+    until("the logout is in SQL", PATIENCE, async || {
+        let count = "select count(*) from holdfast_sessions where ended_at is not null";
+        (postgres.psql(count).await.ok()? == "1").then_some(())
+    })
+    .await;
+    // Two seconds between two attempts, as many until the gate of the database opens, and this machine is busy.
+    assert!(
+        recovered.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        recovered.elapsed()
+    );
+    // Now it needs Redis no more: a process that starts without it refuses the token.
+    redis.kill9().await.unwrap();
+    let twin = TestSettings::new()
+        .with("DATABASE_URL", &postgres.url())
+        .start()
+        .await;
+    problem(&twin.me(&ended).await, 401, "unauthenticated");
+    problem(
+        &twin.post(&ended, "/v1/auth/refresh").await,
+        401,
+        "unauthenticated",
+    );
+    assert_eq!(twin.me(&kept).await.status, 200);
 }
 
 #[tokio::test]

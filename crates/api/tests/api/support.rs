@@ -40,6 +40,7 @@ pub(crate) struct TestSettings {
     env: BTreeMap<String, String>,
     directory: TempDir,
     migrate: bool,
+    adjust: fn(&mut Settings),
 }
 
 impl TestSettings {
@@ -65,6 +66,7 @@ impl TestSettings {
             env,
             directory,
             migrate: true,
+            adjust: |_| {},
         }
     }
 
@@ -92,12 +94,19 @@ impl TestSettings {
         }
     }
 
+    /// With values that no configuration may have: times that a test can wait for.
+    pub(crate) fn adjusted(self, adjust: fn(&mut Settings)) -> Self {
+        Self { adjust, ..self }
+    }
+
     pub(crate) fn load(&self) -> Settings {
-        holdfast_services::load_from(Sources {
+        let sources = Sources {
             env: self.env.clone(),
             file: None,
-        })
-        .unwrap()
+        };
+        let mut settings = holdfast_services::load_from(sources).unwrap();
+        (self.adjust)(&mut settings);
+        settings
     }
 
     pub(crate) async fn start(self) -> TestApp {
