@@ -29,7 +29,7 @@ async fn fill(place: &Place, client: &mut Client) -> [String; 2] {
     let batch = post(client, "/v1/batches", json!({"jobs": [events]})).await;
     let body = json!({"name": "ada", "role": "viewer", "password": "correct horse battery"});
     post(client, "/v1/users", body).await;
-    let schedule = json!({"name": "nightly", "every_seconds": 3600, "kind": "debug.echo"});
+    let schedule = json!({"name": "nightly", "every_seconds": 3600, "kind": "debug.echo", "payload": 1});
     post(client, "/v1/schedules", schedule).await;
     place.json(&["keys", "create", "--name", "shop"]).await;
     place.json(&["queues", "declare", "spare"]).await;
@@ -37,7 +37,7 @@ async fn fill(place: &Place, client: &mut Client) -> [String; 2] {
         .json(&["kinds", "declare", "thumb.make", "--queue", "media"])
         .await;
     let key = place.json(&["signing-keys", "create"]).await;
-    [&batch["id"], &key["id"]].map(|id| id.as_str().unwrap().to_owned())
+    [&batch["id"], &key["key"]["id"]].map(|id| id.as_str().unwrap().to_owned())
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn what_cannot_be_undone_is_agreed_to_in_one_way() {
     for (command, said) in [
         (&["dead-letters", "delete", "--all", "--yes"][..], "nothing"),
         (&["users", "delete", "ada", "-y"], "no user"),
-        (&["queues", "delete", "spare", "--yes"], "no queue"),
+        (&["queues", "delete", "spare", "--yes"], "no such queue"),
     ] {
         let ended = place.run(command).await;
         assert!(
