@@ -30,6 +30,6 @@ export interface JobContext {
 
   /** Shows the progress of the job, any JSON of up to 64 KiB. The newest counts; it is sent within a second. */
   progress(value: unknown): void;
-  /** Writes a line to the server's log. 4,096 bytes are kept. */
+  /** Writes a line to the log of the job. 4,096 bytes are stored. */
   log(line: string): void;
 }

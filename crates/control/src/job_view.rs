@@ -244,6 +244,7 @@ impl From<ErrorRecord> for ErrorView {
             message,
             worker,
             fingerprint: _,
+            started_at: _,
         } = record;
         Self {
             at,

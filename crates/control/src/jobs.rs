@@ -155,7 +155,7 @@ pub(crate) fn not_found(id: JobId) -> Problem {
     Problem::field(ProblemKind::JobNotFound, "id", reason)
 }
 
-fn refused(id: JobId, state: JobState, rule: &str) -> Problem {
+pub(crate) fn refused(id: JobId, state: JobState, rule: &str) -> Problem {
     Problem::new(
         ProblemKind::IllegalTransition,
         format!("the job is {state}; {rule}"),

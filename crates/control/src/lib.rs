@@ -6,12 +6,14 @@
 //! # Invariants
 //! A 202 is given after the job is committed (or taken by the broker), never before.
 
+pub mod attempts;
 pub mod audit;
 pub mod batches;
 mod bound;
 pub mod bulk;
 pub mod dead_letters;
 pub mod declarations;
+pub mod edit;
 pub mod encryption;
 pub mod enqueue;
 pub mod failures;
@@ -35,11 +37,13 @@ pub mod workers;
 
 /// The documents of the routes, for clients in Rust.
 pub mod wire {
+    pub use crate::attempts::{AttemptView, AttemptsView, LogView, LoggedLineView};
     pub use crate::audit::{AuditPage, AuditView};
     pub use crate::batches::{BatchPage, BatchView, CallbackView, CancelledView, ProgressView};
     pub use crate::bulk::{BulkPreview, BulkView, CancelBody, CancelFilterBody, PurgeBody, PurgedView};
     pub use crate::dead_letters::{DeadLetterFilterBody, DeadLetterPage, DeleteBody, RedriveBody};
     pub use crate::declarations::{DeclaredQueue, ForgottenName, KindBody, QueueBody, RetryBody};
+    pub use crate::edit::{EditBody, EditedJob};
     pub use crate::encryption::{EncryptionKeyView, EncryptionView, RotateBody, RotatedView, UnreadableView};
     pub use crate::enqueue::{AcceptedJob, JobBody};
     pub use crate::failures::{FailurePage, FailureView};
@@ -76,7 +80,9 @@ holdfast_http::routes! {
     "/v1/jobs/cancel" => { POST bulk::cancel }
     "/v1/jobs/batch" => { POST enqueue::batch }
     "/v1/jobs/counts" => { GET job_list::counts }
-    "/v1/jobs/{id}" => { GET jobs::show }
+    "/v1/jobs/{id}" => { GET jobs::show, PATCH edit::edit }
+    "/v1/jobs/{id}/attempts" => { GET attempts::attempts }
+    "/v1/jobs/{id}/log" => { GET attempts::log }
     "/v1/jobs/{id}/cancel" => { POST jobs::cancel }
     "/v1/jobs/{id}/retry" => { POST jobs::retry }
     "/v1/jobs/{id}/rerun" => { POST standing::rerun }

@@ -11,7 +11,7 @@ use holdfast_http::openapi::IdText;
 use holdfast_http::{Admin, Binding, Bound, Call, Problem, ProblemKind, Reply, Work, json, ok};
 use holdfast_jobs::pull::{
     Beat, ClientInfo, MAX_WAIT, OutcomeStatus, PullError, PullRequest, Pulled, PulledJob, Registration,
-    ReportedOutcome, Verb, fence_text,
+    ReportedLine, ReportedOutcome, Verb, fence_text,
 };
 use holdfast_jobs::{BatchId, JobId, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -218,6 +218,11 @@ pub struct OutcomeBody {
     #[serde(default)]
     #[schema(value_type = Option<f64>, minimum = 0)]
     pub retry_after_seconds: Option<Seconds>,
+    /// Lines for the job's log that no heartbeat has brought. Of one line 4,096 bytes are stored, of a job the newest 1,000 lines with
+    /// 256 KiB.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1_000)]
+    pub log: Vec<String>,
 }
 
 /// Outcomes.
@@ -267,7 +272,11 @@ pub struct FinishedList {
 pub struct LogLine {
     #[schema(value_type = IdText)]
     pub job: JobId,
-    /// 4,096 bytes are kept.
+    /// As the pull gave it: then the line is dropped if the worker no longer has the job under this fence. Absent: it belongs to the
+    /// execution that the worker has now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<String>,
+    /// 4,096 bytes are stored.
     pub line: String,
 }
 
@@ -284,8 +293,10 @@ pub struct HeartbeatBody {
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, Value>)]
     pub progress: BTreeMap<String, Box<RawValue>>,
-    /// Lines of handlers, 1,000 at most, for the log of the API process.
+    /// Lines of handlers, 1,000 at most, for the logs of their jobs (`GET /v1/jobs/{id}/log`). Those of jobs that are not the worker's
+    /// are dropped. A heartbeat that is repeated stores its lines again.
     #[serde(default)]
+    #[schema(max_items = 1_000)]
     pub log: Vec<LogLine>,
 }
 
@@ -459,6 +470,7 @@ fn reported(body: OutcomeBody) -> ReportedOutcome {
         result: body.result,
         error: body.error,
         retry_after: body.retry_after_seconds.map(|seconds| seconds.0),
+        log: body.log,
     }
 }
 
@@ -501,8 +513,16 @@ fn beat_of(body: HeartbeatBody) -> Result<Beat, Problem> {
     Ok(Beat {
         running: body.running,
         progress: progress.collect::<Result<_, Problem>>()?,
-        log: body.log.into_iter().map(|line| (line.job, line.line)).collect(),
+        log: body.log.into_iter().map(reported_line).collect(),
     })
+}
+
+fn reported_line(line: LogLine) -> ReportedLine {
+    ReportedLine {
+        job: line.job,
+        fence: line.fence,
+        line: line.line,
+    }
 }
 
 /// Delete a pull worker

@@ -111,6 +111,7 @@ fn operation_of<'a>(path: &'a mut PathItem, method: &str) -> Option<&'a mut Oper
         "GET" => path.get.as_mut(),
         "POST" => path.post.as_mut(),
         "PUT" => path.put.as_mut(),
+        "PATCH" => path.patch.as_mut(),
         "DELETE" => path.delete.as_mut(),
         _ => None,
     }

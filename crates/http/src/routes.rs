@@ -163,6 +163,9 @@ macro_rules! __method {
     (PUT) => {
         ::actix_web::web::put()
     };
+    (PATCH) => {
+        ::actix_web::web::patch()
+    };
     (DELETE) => {
         ::actix_web::web::delete()
     };

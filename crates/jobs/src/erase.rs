@@ -3,7 +3,7 @@
 //! # Invariants
 //! - All of it happens in the caller's transaction.
 //! - A job stays a job: its kind, state and times are untouched, so that its history adds up. What named the user is replaced,
-//!   and with it what may repeat the payload: keys, result and errors.
+//!   and with it what may repeat the payload: keys, result, errors and log.
 //! - Jobs on the broker are not read: they end with their results (`jobs.broker_result_ttl_seconds`).
 
 use holdfast_core::sql::dialect::{on_either, rows};
@@ -32,6 +32,13 @@ fn containing(kind: &'static str) -> String {
 const REWRITE: &str =
     "update holdfast_jobs set payload = cast($2 as @json), result = null, errors = null where id = $1";
 
+/// What the handlers of these jobs have written. Before their payloads are replaced, by which they are found.
+const LOGS_BY_USER: &str = "delete from holdfast_job_logs where job in (
+    select id from holdfast_jobs
+    where kind = $2 and kind in ('notify.email', 'notify.digest', 'ml.recommend') and @field(payload, 'user') = $1)";
+
+const LOG: &str = "delete from holdfast_job_logs where job = $1";
+
 /// What a user enqueued, by the beginning of the keys.
 const KEYS: [&str; 2] = [
     "update holdfast_jobs set idempotency_key = null
@@ -50,18 +57,14 @@ impl Jobs {
     /// The transaction is to be rolled back.
     pub async fn replace_payloads_of(
         &self,
-        on: LedgerTx<'_>,
+        mut on: LedgerTx<'_>,
         kind: &str,
         user: &str,
         payload: &str,
     ) -> Result<u64, sqlx::Error> {
-        on_either!(
-            on,
-            self.sql().named(),
-            query(BY_USER),
-            [user, kind, payload],
-            execute
-        )
+        let named = self.sql().named();
+        on_either!(on.reborrow(), named, query(LOGS_BY_USER), [user, kind], execute)?;
+        on_either!(on, named, query(BY_USER), [user, kind, payload], execute)
     }
 
     /// Rewrites the payload of each job of this kind that contains `text`, where `rewrite` returns another one; returns how
@@ -89,6 +92,7 @@ impl Jobs {
             )?;
             for (id, payload) in &page {
                 if let Some(new) = rewrite(payload) {
+                    on_either!(on.reborrow(), named, query(LOG), [id], execute)?;
                     changed += on_either!(on.reborrow(), named, query(REWRITE), [id, &new], execute)?;
                 }
             }

@@ -1,5 +1,7 @@
 //! What becomes of a job whose attempt failed: the same for Rust workers and for those that pull over HTTP.
 
+use std::time::Duration;
+
 use holdfast_core::clock;
 use holdfast_core::telemetry::catalogue;
 use serde_json::value::RawValue;
@@ -20,6 +22,7 @@ pub(crate) struct FailedAttempt<'a> {
     pub cancelled: bool,
     /// The worker's name, for the record of the error.
     pub worker: &'a str,
+    pub ran_for: Option<Duration>,
     /// The kind's secret fields, and the payload: the error is cleaned of what it repeats of them.
     pub secrets: Option<(&'a Marks, &'a RawValue)>,
 }
@@ -38,7 +41,9 @@ impl FailedAttempt<'_> {
             Some((marks, payload)) => marks.cleaned(payload, message),
             None => message,
         };
-        let record = || ErrorRecord::new(clock::now(), attempt, error.class(), &message, self.worker);
+        let record = || {
+            ErrorRecord::new(clock::now(), attempt, error.class(), &message, self.worker).after(self.ran_for)
+        };
         catalogue::JOB_FAILURES
             .with([&job.kind, error.class()])
             .increment(1);

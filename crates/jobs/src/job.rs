@@ -35,6 +35,7 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::id::JobId;
+use crate::job_log::LogBuffer;
 use crate::link::{EndedBatch, Previous};
 use crate::retry::RetryPolicy;
 
@@ -246,17 +247,32 @@ impl Resources {
     }
 }
 
-/// The newest progress that nobody has taken away yet.
+/// What a running handler has reported and what is not stored yet.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ProgressCell(Arc<Mutex<Option<Arc<RawValue>>>>);
+pub(crate) struct Reports(Arc<Reported>);
 
-impl ProgressCell {
-    fn put(&self, value: Arc<RawValue>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+#[derive(Debug, Default)]
+struct Reported {
+    /// The newest.
+    progress: Mutex<Option<Arc<RawValue>>>,
+    log: LogBuffer,
+}
+
+impl Reports {
+    fn put_progress(&self, value: Arc<RawValue>) {
+        *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
     }
 
-    pub(crate) fn take(&self) -> Option<Arc<RawValue>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(crate) fn take_progress(&self) -> Option<Arc<RawValue>> {
+        self.0
+            .progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    pub(crate) fn log(&self) -> &LogBuffer {
+        &self.0.log
     }
 }
 
@@ -268,7 +284,7 @@ pub struct JobContext {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) cancel: CancellationToken,
-    pub(crate) progress: ProgressCell,
+    pub(crate) reports: Reports,
     pub(crate) resources: Resources,
     pub(crate) origin: Origin,
 }
@@ -289,7 +305,7 @@ impl JobContext {
             attempt,
             max_attempts,
             cancel: CancellationToken::new(),
-            progress: ProgressCell::default(),
+            reports: Reports::default(),
             resources,
             origin: Origin::default(),
         }
@@ -346,8 +362,17 @@ impl JobContext {
     /// Publishes progress, any JSON value; the newest one is stored with the next control poll.
     pub fn progress(&self, value: &impl Serialize) -> Result<(), JobError> {
         let raw = serde_json::value::to_raw_value(value)?;
-        self.progress.put(Arc::from(raw));
+        self.reports.put_progress(Arc::from(raw));
         Ok(())
+    }
+
+    /// Writes a line to the log of the job, which `GET /v1/jobs/{id}/log` and the console show. It is stored with the next control
+    /// poll, or with the outcome.
+    ///
+    /// Of one line 4,096 bytes are stored, of a job the newest 1,000 lines with 256 KiB. The values of secret fields are taken out.
+    /// A job of a `redis` queue has no log in the database: its lines go to the log of the process.
+    pub fn log(&self, line: impl AsRef<str>) {
+        self.reports.log().write(line.as_ref());
     }
 
     /// A shared resource that the worker was built with.

@@ -6,6 +6,7 @@
 //! do the same over HTTP ([`pull`]), for kinds and queues that are [`declared`] at run time.
 
 mod admin;
+pub mod attempts;
 pub mod audit;
 mod backend;
 pub mod batches;
@@ -26,6 +27,7 @@ pub mod failures;
 pub mod follow_ups;
 mod id;
 mod job;
+pub mod job_log;
 mod job_schema;
 mod json_text;
 pub mod ledger;
@@ -52,7 +54,7 @@ mod wait;
 pub mod worker;
 mod worker_jobs;
 
-pub use admin::{CancelFilter, Purged, Steering};
+pub use admin::{CancelFilter, EditError, EditReply, JobEdit, Purged, Steering};
 pub use client::{Jobs, WeakJobs};
 pub use envelope::Envelope;
 pub use holdfast_core::sql::Tx as LedgerTx;

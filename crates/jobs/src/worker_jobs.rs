@@ -34,18 +34,9 @@ impl Jobs {
         const TEXT: &str = "select id, kind, queue, attempt, @ms(started_at) from holdfast_jobs
             where state = 'running' and worker in (select id from holdfast_workers where name = $1)
             order by id desc limit $2";
-        const NAME: &str = "select name from holdfast_workers where id = $1";
         type JobRow = (Uuid, String, String, i32, Option<i64>);
         let sql = self.sql();
-        let id = id.as_uuid();
-        let name = read_either!(
-            sql,
-            "read a worker's name",
-            query_as::<(String,)>(NAME),
-            [id],
-            fetch_optional
-        )?;
-        let Some((name,)) = name else {
+        let Some(name) = self.worker_name(id).await? else {
             return Ok(None);
         };
         let Some(record) = self

@@ -219,6 +219,12 @@ impl Api {
         self.change(self.request(Method::PUT, path, &[]).json(body)).await
     }
 
+    /// What a PATCH with a JSON body answers.
+    pub async fn patch_json(&self, path: &[&str], body: &impl Serialize) -> Result<Document, ApiError> {
+        self.change(self.request(Method::PATCH, path, &[]).json(body))
+            .await
+    }
+
     /// What a DELETE answers.
     pub async fn delete(&self, path: &[&str], query: &[(&str, String)]) -> Result<Document, ApiError> {
         self.change(self.request(Method::DELETE, path, query)).await

@@ -94,5 +94,5 @@ class Context:
         self._progress(text)
 
     def log(self, line: str) -> None:
-        """Writes a line, of up to 4 KiB, to the log of the API. It is not for secrets."""
+        """Writes a line, of up to 4 KiB, to the log of the job. It is not for secrets."""
         self._log(str(line).encode("utf-8", "replace")[:MAX_LINE_BYTES].decode("utf-8", "ignore"))

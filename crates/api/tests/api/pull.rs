@@ -125,21 +125,29 @@ async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
         ),
         (&json!(1), &json!(2), &json!(30.0))
     );
-    let beat =
-        json!({"running": [id], "progress": {id: {"percent": 50}}, "log": [{"job": id, "line": "half"}]});
+    let beat = json!({"running": [id], "progress": {id: {"percent": 50}}, "log": [
+            {"job": id, "line": "half of t0p"}, {"job": id, "fence": given["fence"], "line": "more"},
+            {"job": id, "fence": "7.7", "line": "of another execution"}]});
     let answer = good(&post(&mut work, &path("heartbeat"), beat).await, 200);
     assert_eq!(answer, json!({"cancel": [], "lost": [], "drain": false}));
     let workers = good(&admin.get("/v1/workers").await.unwrap(), 200);
     assert_eq!(workers["workers"][0]["client"]["language"], "sh");
     assert_eq!(workers["workers"][0]["stats"]["media"]["running"], 1);
-    let outcome =
-        json!({"job": id, "fence": given["fence"], "outcome": "completed", "result": {"width": "wide"}});
+    let outcome = json!({"job": id, "fence": given["fence"], "outcome": "completed", "result": {"width": "wide"}, "log": ["the end"]});
     let finished = good(
         &post(&mut work, &path("finish"), json!({"outcomes": [outcome]})).await,
         200,
     );
     let refused = finished["outcomes"][0]["refused"].as_str().unwrap();
     assert!(refused.starts_with("result.width: "), "{refused}");
+    let log = good(&producer.get(&format!("/v1/jobs/{id}/log")).await.unwrap(), 200);
+    let lines: Vec<&str> = log["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["line"].as_str().unwrap())
+        .collect();
+    assert_eq!(lines, ["half of [redacted]", "more", "the end"], "{log}");
     let letter = good(&admin.get(&format!("/v1/dead-letters/{id}")).await.unwrap(), 200);
     assert!(letter.to_string().contains("result.width"), "{letter}");
 

@@ -38,6 +38,38 @@ pub(super) async fn rerun(cx: &Context, id: &str, form: &Fields) -> Outcome {
     done_at("A new job was accepted.", cx.url(&["jobs", accepted.text("id")]))
 }
 
+/// Changes a job while it waits. What the person did not touch is not sent: another one may have changed it meanwhile.
+pub(super) async fn edit(cx: &Context, id: &str, form: &Fields) -> Outcome {
+    let is_touched = |name: &str| form.get(name) != form.get(&format!("was_{name}"));
+    let touched = |name: &str| text(form, name).filter(|_| is_touched(name));
+    let payload = if is_touched("payload") {
+        Some(json(form, "payload")?)
+    } else {
+        None
+    };
+    let attempts = if is_touched("max_attempts") {
+        number(form, "max_attempts")?
+    } else {
+        None
+    };
+    let body = object(&[
+        ("payload", payload),
+        ("queue", touched("queue")),
+        ("priority", touched("priority")),
+        ("run_at", touched("run_at")),
+        ("max_attempts", attempts),
+    ]);
+    if body == "{}" {
+        return done("Nothing was changed.");
+    }
+    let request = ApiRequest::new(Method::PATCH, &["v1", "jobs", id]).body(Some(body));
+    let edited = cx.send(request).await?;
+    done_at(
+        format!("The job is changed; it is {}.", edited.text("state")),
+        cx.url(&["jobs", id]),
+    )
+}
+
 pub(super) async fn steer_job(cx: &Context, id: &str, verb: &str) -> Outcome {
     let steered = cx.post(&["v1", "jobs", id, verb], None).await?;
     let short = short_id(id);

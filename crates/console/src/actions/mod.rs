@@ -53,6 +53,7 @@ pub(crate) async fn perform(cx: &Context, segments: &[&str], form: &Fields) -> O
         ["jobs"] => engine::enqueue(cx, form).await,
         ["jobs", "selected"] => bulk::selected(cx, form).await,
         ["jobs", id, verb @ ("cancel" | "retry")] => engine::steer_job(cx, id, verb).await,
+        ["jobs", id, "edit"] => engine::edit(cx, id, form).await,
         ["jobs", id, "rerun"] => engine::rerun(cx, id, form).await,
         ["queues", name, verb @ ("pause" | "resume" | "ring")] => engine::steer_queue(cx, name, verb).await,
         ["queues", name, "purge"] => bulk::purge(cx, name, form).await,

@@ -12,10 +12,12 @@ use crate::page::Page;
 use crate::ui::{self, duration, seconds, short_id};
 
 pub(super) async fn page(cx: &Context, id: &str) -> Result<Page, Failure> {
-    let (job, queues, standing) = join!(
+    let (job, queues, standing, history, log) = join!(
         cx.get(&["v1", "jobs", id], &[]),
         cx.get(&["v1", "queues"], &[]),
         cx.get(&["v1", "jobs", id, "why"], &[]),
+        cx.get(&["v1", "jobs", id, "attempts"], &[]),
+        cx.get(&["v1", "jobs", id, "log"], &[]),
     );
     let job = job?;
     let queues = queues.unwrap_or_default();
@@ -36,11 +38,13 @@ pub(super) async fn page(cx: &Context, id: &str) -> Result<Page, Failure> {
             @if !job.get("result").is_null() {
                 section { h2 { "Result" } (ui::json_block(job.get("result"), "Result")) }
             }
-            section { h2 { "Attempts" } (attempts(cx, &job)) }
+            section { h2 { "Attempts" } (attempts(cx, &job, &history)) }
+            (lines(&log))
             @if !job.get("then").is_null() {
                 section { h2 { "Then" } p.quiet { "Enqueued when this job completes." } (ui::json_block(job.get("then"), "Follow-up job")) }
             }
         }
+        (edit(cx, &job, &queues))
         (rerun(cx, &job))
         (copies(&job))
     };
@@ -166,21 +170,109 @@ fn progress(progress: &Json) -> Markup {
     }
 }
 
-fn attempts(cx: &Context, job: &Json) -> Markup {
-    let errors = job.list("errors");
+/// What the job has done, the newest first. An API that has no list of attempts has the errors of the failed ones.
+fn attempts(cx: &Context, job: &Json, history: &Result<Json, Failure>) -> Markup {
+    if history.as_ref().is_err_and(Failure::is_missing_route) {
+        return table_of(cx, job.list("errors"));
+    }
+    ui::shown(history, |history| table_of(cx, history.list("attempts")))
+}
+
+fn table_of(cx: &Context, attempts: &[Json]) -> Markup {
     html! {
-        @if errors.is_empty() { (ui::nothing("No attempt has failed.")) }
+        @if attempts.is_empty() { (ui::nothing("It has not begun.")) }
         @else {
             div.scroll { table {
-                thead { tr { th.number scope="col" { "Attempt" } th scope="col" { "When" } th scope="col" { "Class" } th scope="col" { "Error" } th scope="col" { "Worker" } } }
-                tbody { @for error in errors.iter().rev() { tr {
-                    td.number { (error.get("attempt").brief()) }
-                    td { (ui::time(error.moment("at"))) }
-                    td { span.tag { (error.text("class")) } }
-                    td.whole { pre.error { (error.text("message")) } }
-                    td { @if error.text("worker").is_empty() { (ui::absent()) } @else { a.id href=(cx.url(&["workers", error.text("worker")])) { (short_id(error.text("worker"))) } } }
-                } } }
+                thead { tr { th.number scope="col" { "Attempt" } th scope="col" { "Outcome" } th scope="col" { "Began" } th.number scope="col" { "Took" } th scope="col" { "Worker" } th scope="col" { "Error" } } }
+                tbody { @for attempt in attempts.iter().rev() { (row_of(cx, attempt)) } }
             } }
+        }
+    }
+}
+
+fn row_of(cx: &Context, attempt: &Json) -> Markup {
+    // Of an attempt, or itself.
+    let error = if attempt.get("message").is_null() {
+        attempt.get("error")
+    } else {
+        attempt
+    };
+    let ended = attempt.moment("ended_at").or(attempt.moment("at"));
+    html! { tr {
+        td.number { (attempt.get("attempt").brief()) }
+        td { @if attempt.text("outcome").is_empty() { "failed" } @else { (attempt.text("outcome")) } }
+        td { @if let Some(began) = attempt.moment("started_at") { (ui::time(Some(began))) } @else { (ui::time(ended)) } }
+        td.number { @match attempt.get("duration_seconds").as_float() { Some(took) => (seconds(took)), None => (ui::absent()) } }
+        td { (worker(cx, attempt)) }
+        td.whole { @if !error.text("class").is_empty() { span.tag { (error.text("class")) } pre.error { (error.text("message")) } } }
+    } }
+}
+
+fn worker(cx: &Context, attempt: &Json) -> Markup {
+    let (name, id) = (attempt.text("worker"), attempt.text("worker_id"));
+    let shown = if name.is_empty() {
+        short_id(id)
+    } else {
+        name.to_owned()
+    };
+    html! {
+        @if shown.is_empty() { (ui::absent()) }
+        @else if id.is_empty() { span title=(attempt.text("host")) { (shown) } }
+        @else { a href=(cx.url(&["workers", id])) title=(attempt.text("host")) { (shown) } }
+    }
+}
+
+/// What the handlers have written. Nothing where no line is there: most jobs write none.
+fn lines(log: &Result<Json, Failure>) -> Markup {
+    let Ok(log) = log else {
+        return html! { @if !log.as_ref().is_err_and(Failure::is_missing_route) { section { h2 { "Log" } (ui::shown(log, |_| html! {})) } } };
+    };
+    html! {
+        @if !log.list("lines").is_empty() {
+            section {
+                h2 { "Log" }
+                @if log.count("dropped") > 0 { p.quiet { (ui::plural(log.count("dropped"), "earlier line was dropped", "earlier lines were dropped")) "." } }
+                div.log tabindex="0" role="log" aria-label="Log" { @for line in log.list("lines") {
+                    p { (ui::time(line.moment("at"))) " " span.quiet { "#" (line.get("attempt").brief()) } " " code { (line.text("line")) } }
+                } }
+            }
+        }
+    }
+}
+
+/// What can be changed until a worker takes the job. A payload of which the reader is not shown all is not offered.
+fn edit(cx: &Context, job: &Json, queues: &Json) -> Markup {
+    let waits = matches!(job.text("state"), "available" | "scheduled" | "retryable");
+    if !waits || !cx.viewer.may(Scope::Produce) || job.text("durability") == "redis" {
+        return html! {};
+    }
+    let payload = job.get("payload").pretty();
+    let is_shown = !job.get("payload").to_string().contains("[redacted]");
+    let was =
+        |name: &str, value: &str| html! { input type="hidden" name=(format!("was_{name}")) value=(value); };
+    let (queue, priority, attempts) = (
+        job.text("queue"),
+        job.text("priority"),
+        job.get("max_attempts").to_string(),
+    );
+    let due = job.text("run_at");
+    html! {
+        details.section id="edit" {
+            summary { "Change it while it waits" }
+            form.stack method="post" action=(cx.url(&["jobs", job.text("id"), "edit"])) {
+                (ui::back(cx))
+                @if is_shown {
+                    (ui::field("Payload", "JSON, which the kind must accept.", &html! { textarea.code name="payload" rows="8" spellcheck="false" { (payload) } }))
+                    textarea name="was_payload" hidden { (payload) }
+                }
+                (ui::field("Queue", "", &html! { input name="queue" value=(queue) list="queue-names"; }))
+                datalist id="queue-names" { @for one in queues.list("queues") { option value=(one.text("name")); } }
+                (ui::field("Priority", "", &html! { select name="priority" { @for one in ["high", "normal", "low"] { option value=(one) selected[one == priority] { (one) } } } }))
+                (ui::field("Not before", "A time with its zone, such as 2030-01-31T12:00:00Z.", &html! { input name="run_at" value=(due); }))
+                (ui::field("Attempts at most", "", &html! { input name="max_attempts" inputmode="numeric" value=(attempts); }))
+                (was("queue", queue)) (was("priority", priority)) (was("run_at", due)) (was("max_attempts", &attempts))
+                button.primary { "Change" }
+            }
         }
     }
 }

@@ -55,6 +55,15 @@ pub const fn kind_of(code: FaultCode) -> ProblemKind {
     }
 }
 
+impl From<EditError> for Problem {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Invalid(fault) => fault.into(),
+            EditError::Ledger(error) => error.into(),
+        }
+    }
+}
+
 impl From<EnqueueError> for Problem {
     fn from(error: EnqueueError) -> Self {
         match error {

@@ -8,8 +8,10 @@
 //! While the database is away nothing is steered. Every action may be repeated: pausing a paused queue, cancelling a
 //! cancelled job and retrying a job that waits change nothing that matters.
 
+mod edit;
 mod many;
 
+pub use self::edit::{EditError, EditReply, JobEdit};
 pub use self::many::{CancelFilter, Purged};
 
 use crate::LedgerTx;

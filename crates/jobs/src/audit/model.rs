@@ -22,6 +22,7 @@ pub mod action {
     pub const WORKER_DRAIN: &str = "worker.drain";
     pub const JOB_CANCEL: &str = "job.cancel";
     pub const JOB_RETRY: &str = "job.retry";
+    pub const JOB_EDIT: &str = "job.edit";
     pub const JOBS_CANCEL: &str = "jobs.cancel";
     pub const BATCH_CANCEL: &str = "batch.cancel";
     pub const DEAD_LETTERS_REDRIVE: &str = "dead_letters.redrive";

@@ -218,11 +218,11 @@ impl Checker {
     }
 
     /// The payload as it is stored: with the secret fields of its kind encrypted, where there are keys.
-    fn sealed(&self, kind: &KnownKind<'_>, payload: Box<RawValue>) -> Box<RawValue> {
+    pub(super) fn sealed(&self, kind: &KnownKind<'_>, payload: Box<RawValue>) -> Box<RawValue> {
         sealed::seal(&self.encryption, kind.marks(), kind.name(), &payload).unwrap_or(payload)
     }
 
-    fn kind(&self, name: &str) -> Result<KnownKind<'_>, Fault> {
+    pub(super) fn kind(&self, name: &str) -> Result<KnownKind<'_>, Fault> {
         self.known_kind(name).ok_or_else(|| {
             let coded = self.registry.kinds().map(|kind| kind.name.to_owned());
             let declared = self.declared.snapshot();
@@ -236,7 +236,7 @@ impl Checker {
         })
     }
 
-    fn queue(&self, asked: Option<&str>, kind: &KnownKind<'_>) -> Result<Arc<str>, Fault> {
+    pub(super) fn queue(&self, asked: Option<&str>, kind: &KnownKind<'_>) -> Result<Arc<str>, Fault> {
         let name = asked.unwrap_or(kind.queue());
         let fleet = match self.queues.get(name) {
             Some(queue) => Some(queue.served_by),
@@ -265,7 +265,12 @@ impl Checker {
         Fault::new(FaultCode::UnknownQueue, field, reason)
     }
 
-    fn check_payload(&self, payload: &RawValue, kind: &KnownKind<'_>, origin: Origin) -> Result<(), Fault> {
+    pub(super) fn check_payload(
+        &self,
+        payload: &RawValue,
+        kind: &KnownKind<'_>,
+        origin: Origin,
+    ) -> Result<(), Fault> {
         let text = payload.get();
         if text.len() > self.settings.max_payload_bytes {
             return Err(Fault::new(
@@ -303,7 +308,7 @@ impl Checker {
 }
 
 /// A field of the payload, as faults name it.
-fn field_of(path: &str) -> String {
+pub(super) fn field_of(path: &str) -> String {
     if path.is_empty() {
         "payload".to_owned()
     } else {
@@ -377,7 +382,7 @@ fn check_follower(request: &JobRequest) -> Result<(), Fault> {
     Ok(())
 }
 
-fn run_at(request: &JobRequest) -> Result<RunAt, Fault> {
+pub(super) fn run_at(request: &JobRequest) -> Result<RunAt, Fault> {
     match (request.run_at, request.delay) {
         (Some(_), Some(_)) => Err(Fault::field(
             "run_at",
@@ -409,7 +414,7 @@ fn check_moment(field: &str, at: Option<DateTime<Utc>>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn max_attempts(asked: Option<u32>, policy: RetryPolicy) -> Result<u32, Fault> {
+pub(super) fn max_attempts(asked: Option<u32>, policy: RetryPolicy) -> Result<u32, Fault> {
     match asked {
         None => Ok(policy.max_attempts),
         Some(number) if (1..=MAX_ATTEMPTS_LIMIT).contains(&number) => Ok(number),

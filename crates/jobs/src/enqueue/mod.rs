@@ -9,6 +9,7 @@
 
 mod builder;
 mod catalogue;
+mod change;
 mod check;
 mod error;
 mod held_keys;

@@ -19,6 +19,7 @@ use super::check::{Checker, KnownKind, Origin, check_key};
 use super::held_keys::Key;
 use super::writer::{Lanes, WriteError, Writer};
 use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
+use crate::admin::JobEdit;
 use crate::batches::store::Written;
 use crate::batches::{self, BatchRequest, EnqueuedBatch, NewBatch};
 use crate::bell::Bell;
@@ -161,6 +162,11 @@ impl Producer {
         self.checker
             .check(request, Origin::Text)
             .map_err(EnqueueError::Invalid)
+    }
+
+    /// Checks a change to a job of this kind; the payload as it is stored, if there is one.
+    pub(crate) fn check_edit(&self, kind: &str, edit: &JobEdit) -> Result<Option<Box<RawValue>>, Fault> {
+        self.checker.check_edit(kind, edit)
     }
 
     /// Checks a batch: the first fault refuses it whole, and says which job it is.

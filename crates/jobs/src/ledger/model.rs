@@ -296,6 +296,9 @@ pub struct ErrorRecord {
     /// Of an error that discards its job: what it has in common with others ([`crate::failures`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
+    /// When the attempt began. `None`: it did not, or a release before wrote the error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
 }
 
 /// Longest error message that is kept, in bytes. A job keeps one error for each attempt and crash, and both are bounded.
@@ -317,7 +320,16 @@ impl ErrorRecord {
             message,
             worker: Some(worker.to_owned()),
             fingerprint: None,
+            started_at: None,
         }
+    }
+
+    /// Of an attempt that ran for so long.
+    #[must_use]
+    pub fn after(mut self, ran_for: Option<Duration>) -> Self {
+        let ran_for = ran_for.and_then(|ran_for| chrono::Duration::from_std(ran_for).ok());
+        self.started_at = ran_for.and_then(|ran_for| self.at.checked_sub_signed(ran_for));
+        self
     }
 
     /// Of an error that discards a job of this kind.

@@ -119,6 +119,11 @@ impl Marks {
         if self.is_empty() {
             return text;
         }
+        self.secrets_of(payload).removed_from(text)
+    }
+
+    /// The texts in a payload that no other text may repeat.
+    pub(crate) fn secrets_of(&self, payload: &RawValue) -> SecretTexts {
         let mut secrets = BTreeSet::new();
         for found in self.find(payload.get()) {
             let value = payload.get().get(found.range).map(serde_json::from_str::<Value>);
@@ -127,12 +132,22 @@ impl Marks {
             }
         }
         // The longest first: a secret may hold another one.
-        let mut secrets: Vec<&String> = secrets
-            .iter()
+        let mut secrets: Vec<String> = secrets
+            .into_iter()
             .filter(|text| text.chars().count() >= SHORTEST_SECRET)
             .collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets
+        SecretTexts(secrets)
+    }
+}
+
+/// The secret texts of one payload. No `Debug`.
+pub(crate) struct SecretTexts(Vec<String>);
+
+impl SecretTexts {
+    /// A text without them.
+    pub(crate) fn removed_from(&self, text: String) -> String {
+        self.0
             .iter()
             .fold(text, |text, secret| text.replace(secret.as_str(), REDACTED))
     }

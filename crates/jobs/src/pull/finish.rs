@@ -17,6 +17,7 @@ use crate::failed_attempt::FailedAttempt;
 use crate::follow_ups::{self, FollowedOutcome};
 use crate::id::{JobId, WorkerId};
 use crate::job::JobError;
+use crate::job_log::{self, Line, MAX_LINES};
 use crate::ledger::{ClaimedJob, Fence, Outcome};
 use crate::meters::KindMeters;
 use crate::worker::replacement;
@@ -57,6 +58,8 @@ pub struct ReportedOutcome {
     pub result: Option<Box<RawValue>>,
     pub error: Option<String>,
     pub retry_after: Option<Duration>,
+    /// Lines for the job's log that no heartbeat has brought.
+    pub log: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +104,11 @@ impl PullWorkers {
                 outcomes.len()
             );
             let fault = Fault::new(FaultCode::BatchTooLarge, "outcomes", reason);
+            return Err(PullError::Invalid(vec![fault]));
+        }
+        if let Some(index) = outcomes.iter().position(|outcome| outcome.log.len() > MAX_LINES) {
+            let field = format!("outcomes[{index}].log");
+            let fault = Fault::field(&field, format!("must have at most {MAX_LINES} lines"));
             return Err(PullError::Invalid(vec![fault]));
         }
         let session = match self.session(owner, worker).await {
@@ -151,8 +159,9 @@ impl PullWorkers {
         outcomes: &[ReportedOutcome],
     ) -> Result<(HashSet<JobId>, HashMap<JobId, String>), PullError> {
         let jobs = &self.0.jobs;
-        // An error is cleaned of the secret fields of its payload.
-        let is_cleaned = outcomes.iter().any(|outcome| outcome.error.is_some()) && jobs.has_marks();
+        // An error and a line are cleaned of the secret fields of the payload.
+        let has_texts = |outcome: &ReportedOutcome| outcome.error.is_some() || !outcome.log.is_empty();
+        let is_cleaned = outcomes.iter().any(has_texts) && jobs.has_marks();
         let payloads = if is_cleaned {
             Payloads::Read
         } else {
@@ -165,6 +174,7 @@ impl PullWorkers {
             tracing::debug!(error = ?error, "results are checked against the kinds as they were last known");
         }
         let (mut decided, mut refused, mut ends) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut chunks = Vec::new();
         for reported in outcomes {
             // Of several outcomes of one job the first counts.
             let holds = leased
@@ -173,6 +183,11 @@ impl PullWorkers {
             let Some(leased) = holds.then(|| leased.remove(&reported.job)).flatten() else {
                 continue;
             };
+            if !reported.log.is_empty() {
+                let mut lines: Vec<Line> = reported.log.iter().map(|line| Line::new(line)).collect();
+                jobs.clean_lines(&leased.job, &mut lines);
+                chunks.extend(job_log::chunks(leased.job.fence(), lines));
+            }
             let (outcome, reason) = self.decide(&leased, reported, &session.name);
             if let Some(reason) = reason {
                 refused.insert(reported.job, reason);
@@ -186,6 +201,8 @@ impl PullWorkers {
             decided.push((leased.job, leased.queue, outcome));
         }
         failpoint::reach("finish");
+        // Before the outcomes: after them the fences would not hold.
+        job_log::append(jobs.sql(), worker, &chunks).await?;
         let stored = self.store(worker, &session.name, decided).await?;
         for (kind, queue, outcome, ran_for) in ends
             .iter()
@@ -261,6 +278,7 @@ impl PullWorkers {
             policy,
             cancelled: leased.cancel_requested,
             worker,
+            ran_for: leased.ran_for,
             secrets: kind.as_ref().map(|kind| (kind.marks(), &*payload)),
         }
         .outcome();

@@ -1,16 +1,17 @@
 //! A heartbeat: the lease lives on; progress and lines come with it; what is to be stopped goes back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use holdfast_core::clock;
 use serde_json::value::RawValue;
 
 use super::memory::Session;
-use super::rows::{self, Payloads};
-use super::{MAX_HELD, PullError, PullWorkers};
+use super::rows::{self, Leased, Payloads};
+use super::{MAX_HELD, PullError, PullWorkers, fence_of};
 use crate::enqueue::Fault;
 use crate::id::{JobId, WorkerId};
+use crate::job_log::{self, Line};
 use crate::ledger::{Heartbeat, LedgerError, Progress, WorkerReport};
 
 /// Longest progress of one job, in bytes.
@@ -19,9 +20,6 @@ const MAX_PROGRESS_BYTES: usize = 65_536;
 /// Most jobs whose progress, and most lines that one heartbeat brings.
 const MAX_NEWS: usize = 1_000;
 
-/// What is kept of one line, in bytes.
-const MAX_LINE_BYTES: usize = 4_096;
-
 /// What a worker says of itself.
 #[derive(Debug, Clone, Default)]
 pub struct Beat {
@@ -29,8 +27,17 @@ pub struct Beat {
     pub running: Vec<JobId>,
     /// The newest progress of some of them.
     pub progress: Vec<(JobId, Box<RawValue>)>,
-    /// Lines of handlers, for the log of this process.
-    pub log: Vec<(JobId, String)>,
+    /// Lines of handlers, for the logs of their jobs.
+    pub log: Vec<ReportedLine>,
+}
+
+/// A line that a handler wrote.
+#[derive(Debug, Clone)]
+pub struct ReportedLine {
+    pub job: JobId,
+    /// As the pull gave it. `None`: of the execution that the worker has now.
+    pub fence: Option<String>,
+    pub line: String,
 }
 
 /// What the worker is told.
@@ -54,7 +61,12 @@ impl PullWorkers {
         // An order to drain is to be heard with the next heartbeat.
         let session = self.read_session(owner, worker).await?;
         let (jobs, sql) = (&self.0.jobs, self.0.jobs.sql());
-        let leased = rows::leased(sql, worker, &beat.running, Payloads::LeftOut).await?;
+        let payloads = if beat.log.is_empty() || !jobs.has_marks() {
+            Payloads::LeftOut
+        } else {
+            Payloads::Read
+        };
+        let leased = rows::leased(sql, worker, &beat.running, payloads).await?;
         let mut running: BTreeMap<Arc<str>, u64> = BTreeMap::new();
         for one in leased.values() {
             *running.entry(Arc::clone(&one.queue)).or_default() += 1;
@@ -86,9 +98,7 @@ impl PullWorkers {
         if !progress.is_empty() {
             jobs.ledger().store_progress(worker, &progress).await?;
         }
-        for (id, line) in beat.log.iter().filter(|(id, _)| leased.contains_key(id)) {
-            tracing::info!(job.id = %id, worker = %session.name, line = cut(line), "a handler says");
-        }
+        self.store_lines(worker, &beat.log, &leased).await?;
         let cancelled = leased.iter().filter(|(_, leased)| leased.cancel_requested);
         Ok(BeatAnswer {
             cancel: cancelled.map(|(id, _)| *id).collect(),
@@ -99,6 +109,34 @@ impl PullWorkers {
                 .collect(),
             drain: session.draining,
         })
+    }
+
+    /// Stores lines of jobs that are the worker's. A heartbeat that is repeated after a lost reply stores its lines twice.
+    async fn store_lines(
+        &self,
+        worker: WorkerId,
+        lines: &[ReportedLine],
+        leased: &HashMap<JobId, Leased>,
+    ) -> Result<(), PullError> {
+        let mut written: BTreeMap<JobId, Vec<Line>> = BTreeMap::new();
+        for reported in lines {
+            let Some(leased) = leased.get(&reported.job) else {
+                continue;
+            };
+            let fence = reported.fence.as_deref();
+            if fence.is_none_or(|fence| fence_of(reported.job, fence) == Some(leased.job.fence())) {
+                let lines = written.entry(reported.job).or_default();
+                lines.push(Line::new(&reported.line));
+            }
+        }
+        let mut chunks = Vec::new();
+        for (id, mut lines) in written {
+            let job = &leased[&id].job;
+            self.0.jobs.clean_lines(job, &mut lines);
+            chunks.extend(job_log::chunks(job.fence(), lines));
+        }
+        job_log::append(self.0.jobs.sql(), worker, &chunks).await?;
+        Ok(())
     }
 
     /// The heartbeat of a worker that has nothing and reports nothing new: the group renews its lease. `None`: it is no such heartbeat,
@@ -185,12 +223,4 @@ fn check(beat: &Beat) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-fn cut(line: &str) -> &str {
-    let mut end = MAX_LINE_BYTES.min(line.len());
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
-    &line[..end]
 }

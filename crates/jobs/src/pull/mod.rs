@@ -83,7 +83,7 @@ use memory::Memory;
 use renewals::Renewals;
 
 pub use finish::{OutcomeStatus, ReportedOutcome, StoredOutcome, Verb};
-pub use heartbeat::{Beat, BeatAnswer};
+pub use heartbeat::{Beat, BeatAnswer, ReportedLine};
 pub use take::{PullRequest, Pulled, PulledJob};
 
 /// Most jobs of one answer.

@@ -1,11 +1,11 @@
-//! What running jobs hear and say between claim and outcome: cancellations in, progress out; and which queues are paused.
+//! What running jobs hear and say between claim and outcome: cancellations in, progress and lines out; and which queues are paused.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use holdfast_core::config::Durability;
 
-use super::Shared;
+use super::{Shared, log};
 
 /// Asks every `control_poll`, and only if something runs that could care.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -18,6 +18,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::time::sleep(poll).await;
         bring_cancellations(&shared).await;
         store_progress(&shared).await;
+        log::store_lines(&shared).await;
         if has_broker_lanes {
             refresh_paused(&shared).await;
         }

@@ -2,8 +2,8 @@
 
 use holdfast_core::clock;
 
-use super::Shared;
 use super::finisher::Finished;
+use super::{Shared, log};
 use crate::follow_ups::{self, FollowedOutcome};
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ErrorRecord, FreeFinish, LedgerError, Outcome};
@@ -26,6 +26,7 @@ impl Sort {
         finished: impl Iterator<Item = &'f Finished>,
     ) -> Result<Vec<JobId>, LedgerError> {
         let finished: Vec<&Finished> = finished.collect();
+        log::store_last_lines(shared, worker, &finished).await?;
         if !self.is_followed(shared, &finished) {
             return shared.jobs.ledger().finish(worker, &plain(&finished)).await;
         }
@@ -43,6 +44,7 @@ impl Sort {
         finished: impl Iterator<Item = &'f Finished>,
     ) -> Result<FreeFinish, LedgerError> {
         let finished: Vec<&Finished> = finished.collect();
+        log::store_last_lines(shared, worker, &finished).await?;
         if !self.is_followed(shared, &finished) {
             return shared.jobs.ledger().finish_free(worker, &plain(&finished)).await;
         }

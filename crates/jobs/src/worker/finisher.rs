@@ -29,6 +29,7 @@ use super::lane::Slot;
 use super::moving;
 use crate::follow_ups::FollowedOutcome;
 use crate::id::{JobId, WorkerId};
+use crate::job::Reports;
 use crate::ledger::{ClaimedJob, Outcome};
 use crate::observer::Observers;
 
@@ -66,6 +67,8 @@ pub(crate) struct Finished {
     pub slot: Slot,
     /// Of a job whose next crash would make it poison: no other such job runs here until this one's outcome is stored.
     pub last_chance: Option<OwnedSemaphorePermit>,
+    /// Of a job of the ledger that has lines to be stored.
+    pub reports: Option<Reports>,
 }
 
 impl Finished {
@@ -77,6 +80,7 @@ impl Finished {
             outcome,
             slot,
             last_chance: None,
+            reports: None,
         }
     }
 }

@@ -31,6 +31,7 @@ pub(crate) mod lane;
 mod last_chances;
 mod leased;
 mod listener;
+mod log;
 mod moving;
 mod runner;
 mod running;

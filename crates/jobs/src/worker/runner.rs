@@ -33,7 +33,7 @@ use super::lane::Slot;
 use super::weighted_permits::Place;
 use crate::broker::BrokerError;
 use crate::failed_attempt::FailedAttempt;
-use crate::job::{JobContext, JobError, Origin, PayloadFault, ProgressCell};
+use crate::job::{JobContext, JobError, Origin, PayloadFault, Reports};
 use crate::ledger::{ClaimedJob, LedgerError, Outcome};
 use crate::meters::KindMeters;
 use crate::registry::Kind;
@@ -99,12 +99,13 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
         last_chance,
     } = delivery;
     let job = Arc::new(job);
+    let reports = Reports::default();
     let outcome = match shared.jobs.registry().get(&job.kind) {
         Some(kind) => {
             let started = Instant::now();
             let mut trace = begin_trace(&job, &slot);
             let logged = span_of(&job, &slot);
-            let outcome = opened_attempt(shared, kind, &job, &lease, &slot)
+            let outcome = opened_attempt(shared, kind, &job, &lease, &slot, &reports)
                 .instrument(logged)
                 .await;
             let outcome = unless_cancelled(shared, &lease, outcome).await;
@@ -118,13 +119,30 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     };
     slot.stopped_running();
     slot.lane().ended(matches!(outcome, Outcome::Completed { .. }));
+    let reports = with_lines(&lease, &job, reports);
     shared.outcomes.send(Finished {
         lease,
         job,
         outcome,
         slot,
         last_chance,
+        reports,
     });
+}
+
+/// The reports, if they have lines that are stored before the outcome. Those of a job that is not in the ledger go to the log of the
+/// process.
+fn with_lines(lease: &Lease, job: &ClaimedJob, reports: Reports) -> Option<Reports> {
+    if reports.log().is_empty() {
+        return None;
+    }
+    if matches!(lease, Lease::Ledger { .. }) {
+        return Some(reports);
+    }
+    for line in reports.log().drain() {
+        tracing::info!(job.id = %job.id, job.kind = %job.kind, line = line.text, "a handler says");
+    }
+    None
 }
 
 /// One of the places that the lanes share, once it is this lane's turn. `None`: the worker stops.
@@ -271,12 +289,19 @@ async fn opened_attempt(
     job: &Arc<ClaimedJob>,
     lease: &Lease,
     slot: &Slot,
+    reports: &Reports,
 ) -> Outcome {
+    let began = Instant::now();
     match shared.jobs.opened(&job.kind, &job.payload) {
         Ok(opened) => {
             let payload = opened.as_deref().unwrap_or(&job.payload);
-            let attempted = AttemptedJob { kind, job, payload };
-            attempt(shared, attempted, lease, slot).await
+            let attempted = AttemptedJob {
+                kind,
+                job,
+                payload,
+                began,
+            };
+            attempt(shared, attempted, lease, slot, reports).await
         }
         Err(unopened) if unopened.is_missing_key() => Outcome::Snooze {
             fence: job.fence(),
@@ -284,14 +309,13 @@ async fn opened_attempt(
         },
         Err(unopened) => {
             let error = JobError::permanent(unopened);
-            let payload = &job.payload;
-            failed(
-                shared,
-                AttemptedJob { kind, job, payload },
-                &slot.lane().name,
-                &error,
-                false,
-            )
+            let attempted = AttemptedJob {
+                kind,
+                job,
+                payload: &job.payload,
+                began,
+            };
+            failed(shared, attempted, &slot.lane().name, &error, false)
         }
     }
 }
@@ -300,15 +324,23 @@ async fn opened_attempt(
 #[derive(Clone, Copy)]
 struct AttemptedJob<'a> {
     kind: &'a Kind,
-    job: &'a ClaimedJob,
+    job: &'a Arc<ClaimedJob>,
     /// As its producer sent it.
     payload: &'a RawValue,
+    began: Instant,
 }
 
-async fn attempt(shared: &Shared, attempted: AttemptedJob<'_>, lease: &Lease, slot: &Slot) -> Outcome {
-    let AttemptedJob { kind, job, payload } = attempted;
+async fn attempt(
+    shared: &Shared,
+    attempted: AttemptedJob<'_>,
+    lease: &Lease,
+    slot: &Slot,
+    reports: &Reports,
+) -> Outcome {
+    let AttemptedJob {
+        kind, job, payload, ..
+    } = attempted;
     let cancel = CancellationToken::new();
-    let progress = ProgressCell::default();
     let fence = job.fence();
     let context = JobContext {
         id: job.id,
@@ -316,7 +348,7 @@ async fn attempt(shared: &Shared, attempted: AttemptedJob<'_>, lease: &Lease, sl
         attempt: job.attempt + 1,
         max_attempts: job.max_attempts,
         cancel: cancel.clone(),
-        progress: progress.clone(),
+        reports: reports.clone(),
         resources: shared.resources.clone(),
         origin: Origin {
             previous: job.options.previous.clone(),
@@ -326,7 +358,7 @@ async fn attempt(shared: &Shared, attempted: AttemptedJob<'_>, lease: &Lease, sl
     let on_ledger = matches!(lease, Lease::Ledger { .. });
     shared
         .running
-        .insert(lease.worker(), fence, on_ledger, cancel.clone(), progress);
+        .insert(lease.worker(), job, on_ledger, cancel.clone(), reports.clone());
     failpoint::reach("run");
     let handler = match check_first(attempted) {
         Ok(()) => kind.run(payload, context),
@@ -344,7 +376,11 @@ async fn attempt(shared: &Shared, attempted: AttemptedJob<'_>, lease: &Lease, sl
 }
 
 /// The check of a payload that was enqueued by SQL; every other was checked before it was accepted.
-fn check_first(AttemptedJob { kind, job, payload }: AttemptedJob<'_>) -> Result<(), JobError> {
+fn check_first(
+    AttemptedJob {
+        kind, job, payload, ..
+    }: AttemptedJob<'_>,
+) -> Result<(), JobError> {
     if !job.is_unchecked() {
         return Ok(());
     }
@@ -449,7 +485,12 @@ fn unopened_column(error: &JobError) -> Option<&OpenFailure> {
 
 fn outcome_of(
     shared: &Shared,
-    AttemptedJob { kind, job, payload }: AttemptedJob<'_>,
+    AttemptedJob {
+        kind,
+        job,
+        payload,
+        began,
+    }: AttemptedJob<'_>,
     queue: &str,
     error: &JobError,
     cancelled: bool,
@@ -460,6 +501,7 @@ fn outcome_of(
         policy: shared.jobs.retries().of(kind.name, kind.retry, queue),
         cancelled,
         worker: &shared.identity.name(),
+        ran_for: Some(began.elapsed()),
         secrets: Some((&kind.marks, payload)),
     }
     .outcome()

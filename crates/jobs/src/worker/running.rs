@@ -1,21 +1,29 @@
 //! What runs in this process right now: for cancellation, progress, and the wind-down.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::id::{JobId, WorkerId};
-use crate::job::ProgressCell;
-use crate::ledger::{Fence, Progress};
+use crate::job::Reports;
+use crate::ledger::{ClaimedJob, Fence, Progress};
 
 #[derive(Debug)]
 struct Entry {
     worker: WorkerId,
-    fence: Fence,
+    job: Arc<ClaimedJob>,
     on_ledger: bool,
     cancel: CancellationToken,
-    progress: ProgressCell,
+    reports: Reports,
+}
+
+/// A running job that has written lines to its log.
+#[derive(Debug)]
+pub(crate) struct WritingJob {
+    pub worker: WorkerId,
+    pub job: Arc<ClaimedJob>,
+    pub reports: Reports,
 }
 
 #[derive(Debug, Default)]
@@ -29,25 +37,28 @@ impl Running {
     pub(crate) fn insert(
         &self,
         worker: WorkerId,
-        fence: Fence,
+        job: &Arc<ClaimedJob>,
         on_ledger: bool,
         cancel: CancellationToken,
-        progress: ProgressCell,
+        reports: Reports,
     ) {
         let entry = Entry {
             worker,
-            fence,
+            job: Arc::clone(job),
             on_ledger,
             cancel,
-            progress,
+            reports,
         };
-        self.lock().insert(fence.id, entry);
+        self.lock().insert(job.id, entry);
     }
 
     pub(crate) fn remove(&self, fence: &Fence) {
         let mut entries = self.lock();
         // A later execution of the same job may have taken the place.
-        if entries.get(&fence.id).is_some_and(|entry| entry.fence == *fence) {
+        if entries
+            .get(&fence.id)
+            .is_some_and(|entry| entry.job.fence() == *fence)
+        {
             entries.remove(&fence.id);
         }
     }
@@ -80,13 +91,28 @@ impl Running {
     pub(crate) fn take_progress(&self) -> HashMap<WorkerId, Vec<Progress>> {
         let mut news: HashMap<WorkerId, Vec<Progress>> = HashMap::new();
         for entry in self.lock().values().filter(|entry| entry.on_ledger) {
-            if let Some(value) = entry.progress.take() {
+            if let Some(value) = entry.reports.take_progress() {
                 news.entry(entry.worker).or_default().push(Progress {
-                    fence: entry.fence,
+                    fence: entry.job.fence(),
                     value,
                 });
             }
         }
         news
+    }
+
+    /// Those that have lines to be stored.
+    pub(crate) fn writing(&self) -> Vec<WritingJob> {
+        let entries = self.lock();
+        let writing = entries
+            .values()
+            .filter(|entry| entry.on_ledger && !entry.reports.log().is_empty());
+        writing
+            .map(|entry| WritingJob {
+                worker: entry.worker,
+                job: Arc::clone(&entry.job),
+                reports: entry.reports.clone(),
+            })
+            .collect()
     }
 }

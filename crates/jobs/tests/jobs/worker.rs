@@ -44,6 +44,7 @@ enum Act {
     WaitForCancel,
     Snooze,
     Progress,
+    Log,
     FailWhenReleased,
     Nul,
 }
@@ -104,6 +105,15 @@ impl Job for Probe {
             Act::Progress => {
                 ctx.progress(&serde_json::json!({ "done": 7 }))?;
                 seen.release.notified().await;
+                Ok(None)
+            }
+            Act::Log => {
+                ctx.log(format!("attempt {} begins", ctx.attempt()));
+                if ctx.attempt() == 1 {
+                    return Err(JobError::transient("once more"));
+                }
+                seen.release.notified().await;
+                ctx.log("it ends");
                 Ok(None)
             }
             Act::FailWhenReleased => {
@@ -379,6 +389,41 @@ async fn a_broker_job_that_fails_before_it_is_asked_to_cancel_is_cancelled() {
     assert_eq!(system.end_of(id).await.state, State::Cancelled);
     assert_eq!(system.seen.runs.load(Ordering::SeqCst), 1);
     system.stop().await;
+}
+
+async fn lines_are_stored_while_a_job_runs_and_before_its_outcome(postgres: bool) {
+    let system = System::start(postgres, false, &[]).await;
+    let id = system.enqueue(Act::Log).await;
+    let lines = async || -> Vec<(u32, String)> {
+        let log = system.jobs.log_of(id).await.unwrap();
+        log.lines
+            .into_iter()
+            .map(|line| (line.attempt, line.text))
+            .collect()
+    };
+    let (first, second) = (
+        (1, "attempt 1 begins".to_owned()),
+        (2, "attempt 2 begins".to_owned()),
+    );
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while lines().await != [first.clone(), second.clone()] {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", lines().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    system.seen.release.notify_one();
+    assert_eq!(system.end_of(id).await.state, State::Completed);
+    assert_eq!(lines().await, [first, second, (2, "it ends".to_owned())]);
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_of_handlers_are_stored_on_sqlite() {
+    lines_are_stored_while_a_job_runs_and_before_its_outcome(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_of_handlers_are_stored_on_postgres() {
+    lines_are_stored_while_a_job_runs_and_before_its_outcome(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,9 @@
 
 mod cancel_many;
 mod count;
+mod edit;
 mod enqueue;
+mod history;
 mod list;
 mod rerun;
 mod why;
@@ -35,10 +37,16 @@ pub(crate) enum Command {
     Count(count::Args),
     /// Say why a job waits
     Why(One),
+    /// List the attempts of a job: worker, times, outcome, error
+    Attempts(One),
+    /// Show the lines that the handlers of a job wrote
+    Log(history::Log),
     /// Cancel a waiting job, or ask a running one to stop
     Cancel(One),
     /// Cancel all matching jobs; running ones are asked to stop
     CancelMany(cancel_many::Args),
+    /// Change a job while it waits: payload, queue, priority, time, attempts
+    Edit(edit::Args),
     /// Make a discarded or delayed job available now
     Retry(One),
     /// Enqueue a job like another one, whatever its state
@@ -69,8 +77,11 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         Command::List(args) => list::run(&api, args, output).await,
         Command::Count(args) => count::run(&api, args, output).await,
         Command::Why(One { id }) => why::run(&api, id, output).await,
+        Command::Attempts(One { id }) => history::attempts(&api, id, output).await,
+        Command::Log(args) => history::log(&api, args, output).await,
         Command::Cancel(One { id }) => steer(&api, id, "cancel", output).await,
         Command::CancelMany(args) => cancel_many::run(&api, args, output).await,
+        Command::Edit(args) => edit::run(&api, args, output).await,
         Command::Retry(One { id }) => steer(&api, id, "retry", output).await,
         Command::Rerun(args) => rerun::run(&api, args, output).await,
     }

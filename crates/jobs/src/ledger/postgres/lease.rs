@@ -79,7 +79,8 @@ macro_rules! rescue_held {
                                'attempt', j.attempt + 1, 'class', 'crash',
                                'message', 'the worker that ran the job was lost (crash ' || (j.crashes + 1) || ')',
                                'worker', coalesce((select name from holdfast_workers w where w.id = j.worker),
-                                                  j.worker::text)) end
+                                                  j.worker::text),
+                               'started_at', to_char(j.started_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')) end
          where j.id = any (array (select id from held))
          returning j.id, j.queue, j.state, j.batch_id, j.kind, j.attempt, j.crashes"
     };

@@ -70,7 +70,8 @@ macro_rules! rescue {
                                    'attempt', j.attempt + 1, 'class', 'crash',
                                    'message', 'the worker that ran the job was lost (crash ' || (j.crashes + 1) || ')',
                                    'worker', coalesce((select name from holdfast_workers w where w.id = j.worker),
-                                                      hex(j.worker)))) end "
+                                                      hex(j.worker)),
+                                   'started_at', strftime('%Y-%m-%dT%H:%M:%fZ', j.started_at / 1000.0, 'unixepoch'))) end "
         )
     };
 }

@@ -116,6 +116,7 @@ fn outcome(job: &PulledJob, verb: Verb) -> ReportedOutcome {
         result: None,
         error: Some("it broke".to_owned()),
         retry_after: None,
+        log: Vec::new(),
     }
 }
 

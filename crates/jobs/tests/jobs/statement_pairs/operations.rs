@@ -12,12 +12,12 @@ use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
 use holdfast_jobs::follow_ups::{self, FollowedOutcome};
 use holdfast_jobs::ledger::{
-    Accepted, ErrorRecord, Fence, IdRange, Insertion, LedgerError, NewJob, Options, Outcome, Progress,
-    Retention, TimeSpan,
+    Accepted, ErrorRecord, Fence, IdRange, Insertion, LedgerError, NewJob, Options, Outcome, Priority,
+    Progress, Retention, TimeSpan,
 };
 use holdfast_jobs::limits::ClaimRequest;
 use holdfast_jobs::link::Previous;
-use holdfast_jobs::{CancelFilter, JobId, WorkerId};
+use holdfast_jobs::{CancelFilter, EditError, JobEdit, JobId, WorkerId};
 
 use crate::statement_pairs::world::{
     self, BATCH_LAST, BATCH_MANY, LIMITED, Side, WORKER, batch, job, worker,
@@ -57,6 +57,15 @@ impl From<EnqueueError> for Failure {
         match error {
             EnqueueError::Unavailable { .. } | EnqueueError::KeyHeld { .. } => Self::Later,
             _ => Self::Never(text),
+        }
+    }
+}
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Ledger(error) => error.into(),
+            other @ EditError::Invalid(_) => Self::Never(format!("{other:?}")),
         }
     }
 }
@@ -131,6 +140,8 @@ operations! {
     CancelMany: None, ["begin a bulk operation", "do a step of a bulk operation"];
     Purge: None, ["begin a bulk operation", "do a step of a bulk operation"];
     CancelExpired: None, ["cancel expired jobs"];
+    Edit: None, ["edit a job"];
+    WriteLog: None, ["write job logs"];
     SetLimits: None, ["set a queue's limits"];
     DeclareLimits: None, ["declare the configured limits"];
 }
@@ -253,6 +264,19 @@ impl Operation {
             }
             Self::CancelExpired => {
                 side.jobs.cancel_expired(10).await?;
+            }
+            Self::Edit => {
+                let edit = JobEdit {
+                    priority: Some(Priority::High),
+                    max_attempts: Some(9),
+                    ..JobEdit::default()
+                };
+                let by = by();
+                side.jobs.steer(&by).edit(job(3), edit).await?;
+            }
+            Self::WriteLog => {
+                let lines = ["one", "two"];
+                side.jobs.write_log(worker(WORKER), fence(5), &lines).await?;
             }
             Self::SweepBatches => {
                 side.jobs.batches().sweep(10).await?;
