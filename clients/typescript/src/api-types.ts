@@ -55,7 +55,10 @@ export interface FinishedJobs {
 
 /** The heartbeat of a pull worker. */
 export interface Heartbeat {
-  /** Lines of handlers, 1,000 at most, for the log of the API process. */
+  /**
+   * Lines of handlers, 1,000 at most, for the logs of their jobs (`GET /v1/jobs/{id}/log`). Those of jobs that are not the worker's
+   * are dropped. A heartbeat that is repeated stores its lines again.
+   */
   log?: Array<LogLine>;
   /** The newest progress of some of them, any JSON of up to 64 KiB. */
   progress?: Record<string, unknown>;
@@ -142,6 +145,11 @@ export interface JobOutcome {
   /** As the pull gave it. */
   fence: string;
   job: string;
+  /**
+   * Lines for the job's log that no heartbeat has brought. Of one line 4,096 bytes are stored, of a job the newest 1,000 lines with
+   * 256 KiB.
+   */
+  log?: Array<string>;
   outcome: OutcomeVerb;
   /** Of a completed job. Checked against the kind's `result_schema`. */
   result?: unknown;
@@ -185,8 +193,13 @@ export interface KindRetry {
 
 /** A line that a handler wrote. */
 export interface LogLine {
+  /**
+   * As the pull gave it: then the line is dropped if the worker no longer has the job under this fence. Absent: it belongs to the
+   * execution that the worker has now.
+   */
+  fence?: string | null;
   job: string;
-  /** 4,096 bytes are kept. */
+  /** 4,096 bytes are stored. */
   line: string;
 }
 

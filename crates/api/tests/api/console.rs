@@ -179,6 +179,7 @@ async fn text_of_jobs_never_becomes_markup() {
             message: HOSTILE.to_owned(),
             worker: Some(HOSTILE.to_owned()),
             fingerprint: None,
+            started_at: None,
         },
     })
     .await;
@@ -374,6 +375,7 @@ async fn dead_letters_are_redriven_after_a_preview() {
             message: "it broke".to_owned(),
             worker: None,
             fingerprint: None,
+            started_at: None,
         },
     })
     .await;

@@ -91,7 +91,7 @@ async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
         &post(
             &mut producer,
             "/v1/jobs",
-            job(json!({"url": "u", "token": "t0p"})),
+            job(json!({"url": "u", "token": "t0p-s3cret"})),
         )
         .await,
         202,
@@ -114,7 +114,7 @@ async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
     let given = &pulled["jobs"][0];
     assert_eq!(
         given["payload"],
-        json!({"url": "u", "token": "t0p"}),
+        json!({"url": "u", "token": "t0p-s3cret"}),
         "a worker sees what it works on"
     );
     assert_eq!(
@@ -126,7 +126,7 @@ async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
         (&json!(1), &json!(2), &json!(30.0))
     );
     let beat = json!({"running": [id], "progress": {id: {"percent": 50}}, "log": [
-            {"job": id, "line": "half of t0p"}, {"job": id, "fence": given["fence"], "line": "more"},
+            {"job": id, "line": "half of t0p-s3cret"}, {"job": id, "fence": given["fence"], "line": "more"},
             {"job": id, "fence": "7.7", "line": "of another execution"}]});
     let answer = good(&post(&mut work, &path("heartbeat"), beat).await, 200);
     assert_eq!(answer, json!({"cancel": [], "lost": [], "drain": false}));
@@ -187,7 +187,7 @@ async fn a_kind_is_declared_enqueued_pulled_and_finished_over_http() {
     let seen = good(&producer.get(&path).await.unwrap(), 200);
     assert_eq!(seen["payload"], "[redacted]");
     let seen = good(&admin.get(&path).await.unwrap(), 200);
-    assert_eq!(seen["payload"], json!({"url": "u", "token": "t0p"}));
+    assert_eq!(seen["payload"], json!({"url": "u", "token": "t0p-s3cret"}));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use holdfast_jobs::EditError;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::declared::DeclareError;
 use holdfast_jobs::enqueue::{EnqueueError, Fault, FaultCode};

@@ -123,7 +123,7 @@ async fn what_is_named_is_changed_and_the_rest_stays(f: Fixture) {
     let entries = jobs.audit().list(&filter).await.unwrap();
     let details: Vec<String> = entries
         .iter()
-        .map(|entry| entry.details.as_ref().unwrap().to_string())
+        .map(|entry| entry.details.as_ref().unwrap().to_string().replace(' ', ""))
         .collect();
     assert_eq!(entries.len(), 3, "{details:?}");
     assert!(entries.iter().all(|entry| entry.action == "job.edit"));
