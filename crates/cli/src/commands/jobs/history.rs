@@ -20,7 +20,7 @@ pub(crate) struct Log {
     /// The job's id
     id: JobId,
     /// Print what is written from now on too, until the job has finished
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long)]
     follow: bool,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn log(api: &Api, Log { id, follow }: Log, output: OutputArgs) 
             return output.print(&document, || text(&log));
         }
         if !log.lines.is_empty() {
-            output.print(&(), || lines(&log.lines))?;
+            output.print(&document, || lines(&log.lines))?;
         }
         if log.state.is_final() {
             return Ok(());
