@@ -35,9 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// A file of the folder: its number, its name without the ending, and where it is.
-type Found = (i64, String, PathBuf);
+type MigrationFile = (i64, String, PathBuf);
 
-fn migrations_in(folder: &Path) -> Result<Vec<Found>, Box<dyn Error>> {
+fn migrations_in(folder: &Path) -> Result<Vec<MigrationFile>, Box<dyn Error>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -68,11 +68,11 @@ fn migrations_in(folder: &Path) -> Result<Vec<Found>, Box<dyn Error>> {
     Ok(found)
 }
 
-fn names(found: &[Found]) -> Vec<&str> {
+fn names(found: &[MigrationFile]) -> Vec<&str> {
     found.iter().map(|(_, name, _)| name.as_str()).collect()
 }
 
-fn write_list(code: &mut String, list: &str, found: &[Found]) -> Result<(), Box<dyn Error>> {
+fn write_list(code: &mut String, list: &str, found: &[MigrationFile]) -> Result<(), Box<dyn Error>> {
     writeln!(code, "pub(super) const {list}: &[Migration] = &[")?;
     for (version, name, path) in found {
         let path = path.canonicalize()?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use holdfast_tests::Report;
-use holdfast_tests::storm::{self, Pace, Schedule};
+use holdfast_tests::chaos::{self, Pace, Schedule};
 
 const USAGE: &str = "usage: torture [--minutes N] [--runs N] [--seed S] [--short]";
 
@@ -74,7 +74,7 @@ async fn torture() -> Result<bool> {
     let began = Instant::now();
     for seed in (options.seed..).take(usize::try_from(options.runs).unwrap_or(usize::MAX)) {
         let schedule = Schedule::draw(seed, options.pace);
-        let report = storm::run(&schedule).await;
+        let report = chaos::run(&schedule).await;
         let again = format!(
             "scripts/torture{} --seed {seed} --runs 1",
             if options.is_short { " --short" } else { "" }

@@ -13,7 +13,7 @@ use crate::ledger::JobRow;
 use crate::load::{Load, Target};
 use crate::logs::LogLine;
 use crate::process::Role;
-use crate::record::{Accepted, Answer, Record, quantile_of};
+use crate::record::{AcceptedJob, Answer, Record, quantile_of};
 use crate::report::{Expect, Report};
 use crate::setup::Durability;
 
@@ -121,7 +121,7 @@ impl Cluster {
         &self,
         report: &mut Report,
         expect: &Expect,
-        accepted: &BTreeMap<String, Accepted>,
+        accepted: &BTreeMap<String, AcceptedJob>,
     ) {
         let ids: Vec<&String> = accepted.keys().collect();
         let missing = self.receiver.missing(&ids);
@@ -136,7 +136,7 @@ impl Cluster {
         &self,
         report: &mut Report,
         expect: &Expect,
-        accepted: &BTreeMap<String, Accepted>,
+        accepted: &BTreeMap<String, AcceptedJob>,
         rows: &HashMap<String, Vec<JobRow>>,
     ) {
         let alive = match self.redis_truth() {
@@ -198,7 +198,7 @@ impl Cluster {
         &self,
         report: &mut Report,
         expect: &Expect,
-        accepted: &BTreeMap<String, Accepted>,
+        accepted: &BTreeMap<String, AcceptedJob>,
         rows: &HashMap<String, Vec<JobRow>>,
     ) {
         for (own, job) in accepted {
@@ -399,7 +399,7 @@ impl Cluster {
 }
 
 /// Whether it was accepted into Redis' memory.
-fn is_on_redis(accepted: Option<&Accepted>) -> bool {
+fn is_on_redis(accepted: Option<&AcceptedJob>) -> bool {
     accepted.is_some_and(|accepted| accepted.durability.as_deref() == Some("redis"))
 }
 

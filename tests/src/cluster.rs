@@ -13,16 +13,16 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 
+use crate::allowed_duplicates::Excuse;
 use crate::broker::RedisTruth;
-use crate::excuse::Excuse;
 use crate::fault::Fault;
-use crate::harm::Absence;
 use crate::health::HealthWatch;
 use crate::ledger::LedgerTruth;
 use crate::load::{self, Load, Running};
-use crate::process::{API_KEY, Managed, Role};
+use crate::process::{API_KEY, ManagedProcess, Role};
+use crate::process_faults::Absence;
 use crate::record::Record;
-use crate::setup::{ClusterBuilder, Proxied, Setup};
+use crate::setup::{ClusterBuilder, ProxiedClient, Setup};
 
 const POLL: Duration = Duration::from_millis(100);
 /// A whole Holdfast. Everything in it ends with this value.
@@ -32,9 +32,9 @@ pub struct Cluster {
     pub record: Arc<Record>,
     redis: Option<Arc<RedisServer>>,
     postgres: Option<Arc<PostgresServer>>,
-    redis_proxies: Vec<(Proxied, Arc<FaultProxy>)>,
-    postgres_proxies: Vec<(Proxied, Arc<FaultProxy>)>,
-    processes: Vec<Managed>,
+    redis_proxies: Vec<(ProxiedClient, Arc<FaultProxy>)>,
+    postgres_proxies: Vec<(ProxiedClient, Arc<FaultProxy>)>,
+    processes: Vec<ManagedProcess>,
     pub(crate) builder: ClusterBuilder,
     pub(crate) ledger: Arc<LedgerTruth>,
     pub(crate) excuses: Vec<Excuse>,
@@ -124,7 +124,7 @@ impl Cluster {
         for (role, index) in places {
             let env = self.environment(role, index);
             self.processes
-                .push(Managed::new(role, index, env, self.dir.path().to_owned())?);
+                .push(ManagedProcess::new(role, index, env, self.dir.path().to_owned())?);
         }
         Ok(())
     }
@@ -221,25 +221,25 @@ impl Cluster {
 
     /// The proxy before Redis that all share.
     pub fn redis_proxy(&self) -> &Arc<FaultProxy> {
-        exact_proxy(&self.redis_proxies, Proxied::Everybody)
+        exact_proxy(&self.redis_proxies, ProxiedClient::Everybody)
     }
 
     /// The proxy before Redis of this process alone.
     pub fn redis_proxy_of(&self, role: Role, index: usize) -> &Arc<FaultProxy> {
-        exact_proxy(&self.redis_proxies, Proxied::One(role, index))
+        exact_proxy(&self.redis_proxies, ProxiedClient::One(role, index))
     }
 
     /// The proxy before PostgreSQL that all share.
     pub fn postgres_proxy(&self) -> &Arc<FaultProxy> {
-        exact_proxy(&self.postgres_proxies, Proxied::Everybody)
+        exact_proxy(&self.postgres_proxies, ProxiedClient::Everybody)
     }
 
     /// The proxy before PostgreSQL of this process alone.
     pub fn postgres_proxy_of(&self, role: Role, index: usize) -> &Arc<FaultProxy> {
-        exact_proxy(&self.postgres_proxies, Proxied::One(role, index))
+        exact_proxy(&self.postgres_proxies, ProxiedClient::One(role, index))
     }
 
-    pub fn process(&mut self, role: Role, index: usize) -> &mut Managed {
+    pub fn process(&mut self, role: Role, index: usize) -> &mut ManagedProcess {
         let place = self
             .processes
             .iter_mut()
@@ -247,22 +247,22 @@ impl Cluster {
         place.unwrap_or_else(|| panic!("this cluster has no {role:?} {index}"))
     }
 
-    pub fn processes(&mut self) -> &mut [Managed] {
+    pub fn processes(&mut self) -> &mut [ManagedProcess] {
         &mut self.processes
     }
 
-    pub fn api(&mut self, index: usize) -> &mut Managed {
+    pub fn api(&mut self, index: usize) -> &mut ManagedProcess {
         self.process(Role::Api, index)
     }
 
-    pub fn worker(&mut self, index: usize) -> &mut Managed {
+    pub fn worker(&mut self, index: usize) -> &mut ManagedProcess {
         self.process(Role::Worker, index)
     }
 
     /// Addresses of all processes that take jobs.
     pub fn apis(&self) -> Vec<SocketAddr> {
         let apis = self.processes.iter().filter(|process| process.role.takes_jobs());
-        apis.map(Managed::addr).collect()
+        apis.map(ManagedProcess::addr).collect()
     }
 
     /// A client of the n-th API, with its key.
@@ -365,7 +365,7 @@ impl Cluster {
     }
 }
 
-fn exact_proxy(proxies: &[(Proxied, Arc<FaultProxy>)], scope: Proxied) -> &Arc<FaultProxy> {
+fn exact_proxy(proxies: &[(ProxiedClient, Arc<FaultProxy>)], scope: ProxiedClient) -> &Arc<FaultProxy> {
     let found = proxies.iter().find(|(of, _)| *of == scope);
     &found
         .unwrap_or_else(|| panic!("this cluster has no proxy before {scope:?}"))
@@ -373,9 +373,13 @@ fn exact_proxy(proxies: &[(Proxied, Arc<FaultProxy>)], scope: Proxied) -> &Arc<F
 }
 
 /// Its own, or the one that all share.
-fn proxy_for(proxies: &[(Proxied, Arc<FaultProxy>)], role: Role, index: usize) -> Option<&Arc<FaultProxy>> {
-    let of = |scope: Proxied| proxies.iter().find(move |(known, _)| *known == scope);
-    of(Proxied::One(role, index))
-        .or_else(|| of(Proxied::Everybody))
+fn proxy_for(
+    proxies: &[(ProxiedClient, Arc<FaultProxy>)],
+    role: Role,
+    index: usize,
+) -> Option<&Arc<FaultProxy>> {
+    let of = |scope: ProxiedClient| proxies.iter().find(move |(known, _)| *known == scope);
+    of(ProxiedClient::One(role, index))
+        .or_else(|| of(ProxiedClient::Everybody))
         .map(|(_, proxy)| proxy)
 }

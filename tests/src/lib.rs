@@ -19,32 +19,32 @@
 )]
 
 mod account;
+mod allowed_duplicates;
 mod broker;
+pub mod chaos;
 mod cluster;
-mod excuse;
 mod fault;
-mod harm;
 mod health;
 mod ledger;
 mod load;
 mod logs;
 mod preload;
 mod process;
+mod process_faults;
 mod record;
 mod report;
 mod setup;
-pub mod storm;
 
+pub use allowed_duplicates::Excuse;
 pub use broker::RedisTruth;
 pub use cluster::Cluster;
-pub use excuse::Excuse;
 pub use fault::{Dependency, Fault};
 pub use health::{HealthSample, HealthWatch};
 pub use ledger::{JobRow, LedgerTruth};
 pub use load::{Load, Repeat, Running, Target};
 pub use logs::LogLine;
 pub use preload::{StallingDisk, SteppingClock, clock_off_by};
-pub use process::{API_KEY, Managed, Role};
-pub use record::{Accepted, Answer, Asked, Record};
+pub use process::{API_KEY, ManagedProcess, Role};
+pub use record::{AcceptedJob, Answer, Record, RequestRecord};
 pub use report::{Expect, Report};
 pub use setup::{ClusterBuilder, Durability, Setup};

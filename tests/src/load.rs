@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::process::API_KEY;
-use crate::record::{Accepted, Answer, Asked, Record};
+use crate::record::{AcceptedJob, Answer, Record, RequestRecord};
 
 /// Above every deadline of the API: what takes longer hangs.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(20);
@@ -125,7 +125,7 @@ impl Load {
         receiver: &Arc<Receiver>,
         record: &Arc<Record>,
     ) -> Running {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LoadState {
             left: AtomicI64::new(self.count.map_or(i64::MAX, |count| count as i64)),
             turn: AtomicUsize::new(0),
             began: Instant::now(),
@@ -180,7 +180,7 @@ impl Running {
     }
 }
 
-struct Shared {
+struct LoadState {
     load: Load,
     apis: Vec<SocketAddr>,
     receiver: Arc<Receiver>,
@@ -196,7 +196,7 @@ struct Order {
     ids: Vec<String>,
 }
 
-impl Shared {
+impl LoadState {
     /// None when all have been asked for.
     fn next_order(&self) -> Option<Order> {
         let wanted = self.load.batch as i64;
@@ -245,7 +245,7 @@ impl Shared {
     }
 }
 
-async fn produce(shared: Arc<Shared>, index: usize, stopped: watch::Receiver<bool>) {
+async fn produce(shared: Arc<LoadState>, index: usize, stopped: watch::Receiver<bool>) {
     let mut clients: Vec<Client> = shared.apis.iter().map(|addr| client(*addr)).collect();
     let mut api = index;
     for turn in 0.. {
@@ -282,7 +282,7 @@ pub(crate) fn client(addr: SocketAddr) -> Client {
 }
 
 /// One request, written down.
-async fn ask(shared: &Shared, client: &mut Client, api: usize, order: &Order) -> Answer {
+async fn ask(shared: &LoadState, client: &mut Client, api: usize, order: &Order) -> Answer {
     let path = if order.ids.len() == 1 {
         "/v1/jobs"
     } else {
@@ -312,7 +312,7 @@ async fn ask(shared: &Shared, client: &mut Client, api: usize, order: &Order) ->
         }
     }
     let (queue, id) = (order.queue.clone(), order.ids[0].clone());
-    shared.record.asked(Asked {
+    shared.record.asked(RequestRecord {
         at,
         took,
         api,
@@ -324,7 +324,7 @@ async fn ask(shared: &Shared, client: &mut Client, api: usize, order: &Order) ->
 }
 
 /// Reads the answer; accepted jobs go into the record.
-fn understand(shared: &Shared, order: &Order, response: &Response) -> Result<Answer> {
+fn understand(shared: &LoadState, order: &Order, response: &Response) -> Result<Answer> {
     if !matches!(response.status, 200 | 202) {
         let detail = response.text();
         let certain = response.status < 500 || detail.contains(CERTAINLY_NOT);
@@ -347,7 +347,7 @@ fn understand(shared: &Shared, order: &Order, response: &Response) -> Result<Ans
     );
     for (id, job) in order.ids.iter().zip(jobs) {
         let durability = body["durability"].as_str().map(str::to_owned);
-        let accepted = Accepted {
+        let accepted = AcceptedJob {
             job,
             queue: order.queue.clone(),
             durability,

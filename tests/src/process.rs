@@ -46,7 +46,7 @@ impl Role {
 
 /// A process that can be killed and started again in its place: same port, same environment.
 #[derive(Debug)]
-pub struct Managed {
+pub struct ManagedProcess {
     pub role: Role,
     pub index: usize,
     pub(crate) env: Vec<(String, String)>,
@@ -60,7 +60,7 @@ pub struct Managed {
     starts: u32,
 }
 
-impl Managed {
+impl ManagedProcess {
     pub(crate) fn new(role: Role, index: usize, env: Vec<(String, String)>, dir: PathBuf) -> Result<Self> {
         Ok(Self {
             role,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// A job that an API has accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
+pub struct AcceptedJob {
     /// The id that the API gave it.
     pub job: String,
     pub queue: String,
@@ -33,7 +33,7 @@ pub enum Answer {
 
 /// One request.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct RequestRecord {
     pub at: Instant,
     pub took: Duration,
     pub api: usize,
@@ -49,12 +49,12 @@ pub struct Record {
     /// What its own ids begin with.
     prefix: String,
     next: AtomicU64,
-    accepted: Mutex<BTreeMap<String, Accepted>>,
+    accepted: Mutex<BTreeMap<String, AcceptedJob>>,
     /// Own ids whose every request was answered with a certain refusal.
     refused: Mutex<BTreeSet<String>>,
     /// Own ids that some request may have got accepted, without an answer that says so.
     doubtful: Mutex<BTreeSet<String>>,
-    asked: Mutex<Vec<Asked>>,
+    asked: Mutex<Vec<RequestRecord>>,
 }
 
 impl Default for Record {
@@ -81,11 +81,11 @@ impl Record {
         format!("{}{:07}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn asked(&self, asked: Asked) {
+    pub(crate) fn asked(&self, asked: RequestRecord) {
         self.asked.lock().unwrap().push(asked);
     }
 
-    pub(crate) fn accept(&self, id: &str, accepted: Accepted) {
+    pub(crate) fn accept(&self, id: &str, accepted: AcceptedJob) {
         self.refused.lock().unwrap().remove(id);
         self.accepted.lock().unwrap().insert(id.to_owned(), accepted);
     }
@@ -104,7 +104,7 @@ impl Record {
     }
 
     /// Own id → what was accepted.
-    pub fn accepted(&self) -> BTreeMap<String, Accepted> {
+    pub fn accepted(&self) -> BTreeMap<String, AcceptedJob> {
         self.accepted.lock().unwrap().clone()
     }
 
@@ -122,12 +122,12 @@ impl Record {
     }
 
     /// All requests, in the order of their answers.
-    pub fn requests(&self) -> Vec<Asked> {
+    pub fn requests(&self) -> Vec<RequestRecord> {
         self.asked.lock().unwrap().clone()
     }
 
     /// Requests that began in `from..to`.
-    pub fn between(&self, from: Instant, to: Instant) -> Vec<Asked> {
+    pub fn between(&self, from: Instant, to: Instant) -> Vec<RequestRecord> {
         let asked = self.asked.lock().unwrap();
         let within = asked.iter().filter(|asked| (from..to).contains(&asked.at));
         within.cloned().collect()
@@ -187,7 +187,7 @@ mod tests {
         let id = record.next_id();
         record.refuse(&id);
         assert_eq!(record.refused_ids(), std::slice::from_ref(&id));
-        let accepted = Accepted {
+        let accepted = AcceptedJob {
             job: "1".to_owned(),
             queue: "default".to_owned(),
             durability: None,

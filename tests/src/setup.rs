@@ -56,7 +56,7 @@ impl Durability {
 
 /// Before whom a fault proxy stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proxied {
+pub(crate) enum ProxiedClient {
     Everybody,
     One(Role, usize),
 }
@@ -73,8 +73,8 @@ pub struct ClusterBuilder {
     pub(crate) env_of: Vec<(Role, usize, String, String)>,
     pub(crate) redis: RedisOptions,
     pub(crate) postgres: PostgresOptions,
-    pub(crate) redis_proxies: Vec<Proxied>,
-    pub(crate) postgres_proxies: Vec<Proxied>,
+    pub(crate) redis_proxies: Vec<ProxiedClient>,
+    pub(crate) postgres_proxies: Vec<ProxiedClient>,
 }
 
 impl ClusterBuilder {
@@ -143,25 +143,25 @@ impl ClusterBuilder {
 
     /// A fault proxy between Redis and all processes that have none of their own.
     pub fn redis_proxy(mut self) -> Self {
-        self.redis_proxies.push(Proxied::Everybody);
+        self.redis_proxies.push(ProxiedClient::Everybody);
         self
     }
 
     /// A fault proxy between Redis and this process alone.
     pub fn redis_proxy_of(mut self, role: Role, index: usize) -> Self {
-        self.redis_proxies.push(Proxied::One(role, index));
+        self.redis_proxies.push(ProxiedClient::One(role, index));
         self
     }
 
     /// A fault proxy between PostgreSQL and all processes that have none of their own.
     pub fn postgres_proxy(mut self) -> Self {
-        self.postgres_proxies.push(Proxied::Everybody);
+        self.postgres_proxies.push(ProxiedClient::Everybody);
         self
     }
 
     /// A fault proxy between PostgreSQL and this process alone.
     pub fn postgres_proxy_of(mut self, role: Role, index: usize) -> Self {
-        self.postgres_proxies.push(Proxied::One(role, index));
+        self.postgres_proxies.push(ProxiedClient::One(role, index));
         self
     }
 

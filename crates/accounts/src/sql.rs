@@ -1,7 +1,7 @@
 //! How the tables of keys and users are asked: rarely, as units of work of the executor, and through any pooler.
 
 use holdfast_core::sql::{Bounds, Database, PostgresDatabase, SqliteDatabase, UnitError};
-use holdfast_jobs::audit::{AuditEntry, By};
+use holdfast_jobs::audit::{AuditContext, AuditEntry};
 use sqlx::FromRow;
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, Postgres};
 use sqlx::query::{Query, QueryAs};
@@ -24,7 +24,7 @@ pub(crate) async fn execute(
 
 /// A change of keys or users, as the audit log records it.
 pub(crate) struct AuditedAction<'a> {
-    pub(crate) by: &'a By,
+    pub(crate) by: &'a AuditContext,
     pub(crate) entry: AuditEntry,
 }
 

@@ -10,9 +10,9 @@ use anyhow::Error as Failure;
 use holdfast_cache::Cache;
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_services::events::Events;
-use holdfast_services::events::discovery::parse::{Form, Found, Reading, parse};
+use holdfast_services::events::discovery::parse::{Form, ParsedItem, Reading, parse};
 use holdfast_services::events::discovery::{
     Definition, Discoverer, NewSource, SourceId, SourceKind, Sources,
 };
@@ -69,7 +69,7 @@ async fn discover_all(
     made: &mut Vec<SourceId>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let (address, by) = (serve().await?, By::new(Actor::cli()));
+    let (address, by) = (serve().await?, AuditContext::new(Actor::cli()));
     for feed in 0..feeds {
         let source = sources
             .create(&by, &source(&address, feed))
@@ -146,8 +146,8 @@ async fn read_all(outbound: &Outbound, address: &str, feeds: usize) -> Result<f6
             url: &answer.url,
         };
         let mut entries = 0;
-        let mut count = |found: Found| {
-            entries += usize::from(matches!(found, Found::Entry(_)));
+        let mut count = |found: ParsedItem| {
+            entries += usize::from(matches!(found, ParsedItem::Entry(_)));
             ControlFlow::Continue(())
         };
         parse(Form::Feed, &answer.body, &reading, &mut count).map_err(failed)?;
@@ -172,7 +172,7 @@ async fn calendar(
     wanted.name.push_str(" calendar");
     wanted.definition.kind = SourceKind::Ical;
     wanted.definition.url = Some(format!("http://{address}/calendar"));
-    let made_now = sources.create(&By::new(Actor::cli()), &wanted).await;
+    let made_now = sources.create(&AuditContext::new(Actor::cli()), &wanted).await;
     let id = made_now.map_err(failed)?.id;
     made.push(id);
     forget_peak();
@@ -280,7 +280,7 @@ fn feed_of(feed: &str, published: &str) -> String {
 }
 
 async fn tidy(system: &System, sources: &Sources, made: &[SourceId]) -> Result<(), Failure> {
-    let by = By::new(Actor::cli());
+    let by = AuditContext::new(Actor::cli());
     for id in made {
         system
             .sql(&format!("delete from holdfast_events where source = '{id}'"))

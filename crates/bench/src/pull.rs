@@ -86,7 +86,7 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
 
 /// What is read of a pull's answer.
 #[derive(Debug, Deserialize)]
-struct Pulled {
+struct PullAnswer {
     jobs: Vec<PulledJob>,
 }
 
@@ -142,7 +142,7 @@ impl Client {
 
     async fn register(&mut self) -> Result<(), Failure> {
         #[derive(Deserialize)]
-        struct Registered {
+        struct RegisterAnswer {
             id: String,
         }
         let worker = json!({
@@ -150,7 +150,7 @@ impl Client {
             "client": {"name": "holdfast-bench", "version": "1", "language": "rust"},
         });
         let answer = self.call("POST", "/v1/workers", &worker).await?;
-        self.worker = serde_json::from_slice::<Registered>(answer)?.id;
+        self.worker = serde_json::from_slice::<RegisterAnswer>(answer)?.id;
         Ok(())
     }
 
@@ -158,7 +158,7 @@ impl Client {
         let path = format!("/v1/workers/{}/pull", self.worker);
         let asked = json!({ "max": BATCH, "wait_seconds": wait.as_secs() });
         let answer = self.call("POST", &path, &asked).await?;
-        Ok(serde_json::from_slice::<Pulled>(answer)?.jobs)
+        Ok(serde_json::from_slice::<PullAnswer>(answer)?.jobs)
     }
 
     async fn finish(&mut self, jobs: &[PulledJob]) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
 use holdfast_core::shutdown::Shutdown;
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 
 use super::failed;
@@ -93,7 +93,7 @@ async fn serve_fresh(
 }
 
 async fn redrive(system: &System) -> Result<u64, Failure> {
-    let by = By::new(Actor::cli());
+    let by = AuditContext::new(Actor::cli());
     let redrive = Redrive {
         filter: DeadLetterFilter {
             queue: Some(QUEUE.to_owned()),

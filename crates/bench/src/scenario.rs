@@ -283,14 +283,14 @@ pub(super) async fn enqueue_bulk(system: &System, count: usize) -> Result<f64, F
 }
 
 /// How a backlog was worked off, as a whole and in its first and last tenth.
-pub(super) struct Drained {
+pub(super) struct DrainReport {
     count: usize,
     pub(super) rate: f64,
     first_tenth: f64,
     last_tenth: f64,
 }
 
-impl Drained {
+impl DrainReport {
     fn report(&self, report: &mut Report, part: &str, aim: f64) {
         let what = format!("drain of {}, one worker process", self.count);
         report.figure(part, &what, Figure::Rate(self.rate), Some(Figure::Rate(aim)));
@@ -299,7 +299,7 @@ impl Drained {
     }
 }
 
-pub(super) async fn drain(system: &mut System, count: usize) -> Result<Drained, Failure> {
+pub(super) async fn drain(system: &mut System, count: usize) -> Result<DrainReport, Failure> {
     let before = system.tally.total();
     let tenth = (count / 10) as u64;
     let total = count as u64;
@@ -315,7 +315,7 @@ pub(super) async fn drain(system: &mut System, count: usize) -> Result<Drained, 
     wait_until_stored(system).await?;
     let all = began.elapsed();
     system.stop_working().await?;
-    Ok(Drained {
+    Ok(DrainReport {
         count,
         rate: total as f64 / all.as_secs_f64(),
         first_tenth: tenth as f64 / first.as_secs_f64(),

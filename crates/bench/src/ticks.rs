@@ -9,7 +9,7 @@ use anyhow::Error as Failure;
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Job;
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::schedules::{Definition, Schedules, Ticker};
 use serde_json::value::to_raw_value;
 
@@ -104,7 +104,7 @@ async fn make(schedules: &Schedules, number: usize, every: Duration) -> Result<(
         enabled: true,
     };
     schedules
-        .create(&By::new(Actor::cli()), definition)
+        .create(&AuditContext::new(Actor::cli()), definition)
         .await
         .map(drop)
         .map_err(failed)

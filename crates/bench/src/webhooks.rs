@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Error as Failure;
 use futures::StreamExt;
 use holdfast_jobs::Resources;
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::enqueue::JobRequest;
 use holdfast_services::notify::notifications::Notices;
 use holdfast_services::notify::webhooks::{EXCERPT, NotifyWebhook, WebhookDraft, WebhookId};
@@ -45,7 +45,7 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
     let mut system = System::open(&setup).await?;
     let notices = Notices::new(&system.settings, &system.database, system.jobs.clone());
     let receiver = Receiver::start().await?;
-    let by = By::new(Actor::cli());
+    let by = AuditContext::new(Actor::cli());
     // Nothing else is ever published under this name.
     let events = ["holdfast.bench".to_owned()];
     let url = format!("http://{}/", receiver.address);

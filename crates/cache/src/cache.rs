@@ -16,7 +16,7 @@ use crate::flight::Flights;
 use crate::frame::Frame;
 use crate::generation::Generations;
 use crate::key::{Key, Meta, Namespace, NamespaceId};
-use crate::load::Served;
+use crate::load::LookupAnswer;
 use crate::local::Local;
 use crate::lookup::Lookup;
 use crate::marks::Mark;
@@ -75,12 +75,12 @@ impl Cache {
     pub async fn get<V>(&self, key: &Key<V>) -> Option<V> {
         let lookup = match self.inner.find(&key.id, key.meta()).await {
             // Nobody would refresh it.
-            Lookup::Refreshable(..) => Lookup::Missing(crate::lookup::Missing::default()),
+            Lookup::Refreshable(..) => Lookup::Missing(crate::lookup::CacheMiss::default()),
             lookup => lookup,
         };
         match self.serve(key, lookup) {
-            Served::Fresh(found) => Some(found.value),
-            Served::Refresh(..) | Served::Missing(_) => {
+            LookupAnswer::Fresh(found) => Some(found.value),
+            LookupAnswer::Refresh(..) | LookupAnswer::Missing(_) => {
                 count(&self.inner.counters.of(key.meta().id.class).miss);
                 None
             }

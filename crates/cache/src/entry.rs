@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::class::Lifetime;
-use crate::frame::{Frame, Seen};
+use crate::frame::{Frame, StoredStamp};
 
 /// After a failed refresh a stale value is served for this long before the next one is tried.
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
@@ -22,8 +22,8 @@ pub(crate) struct Entry {
     /// How often the copies of this process had been declared doubtful.
     epoch: u64,
     /// What stood on Redis with it; `None` if that is not known.
-    pub(crate) seen: Option<Seen>,
-    made: Made,
+    pub(crate) seen: Option<StoredStamp>,
+    made: EntryAge,
     /// When this process got it.
     copied_at: Instant,
     lifetime: Lifetime,
@@ -33,13 +33,13 @@ pub(crate) struct Entry {
 
 /// How old it was when this process got it.
 #[derive(Debug, Clone, Copy)]
-struct Made {
+struct EntryAge {
     age_then: Duration,
 }
 
 /// What a value is good for at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Freshness {
     Fresh,
     /// It may be served while a newer one is loaded.
     Refreshable,
@@ -63,7 +63,7 @@ impl Entry {
         payload: Bytes,
         codec: u8,
         lifetime: Lifetime,
-        seen: Option<Seen>,
+        seen: Option<StoredStamp>,
         now: Now,
     ) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Entry {
             generation: now.generation,
             epoch: now.epoch,
             seen,
-            made: Made {
+            made: EntryAge {
                 age_then: Duration::ZERO,
             },
             copied_at: now.at,
@@ -82,7 +82,13 @@ impl Entry {
     }
 
     /// Read from Redis just now. `lifetime` says how long it is good for after it was fresh.
-    pub(crate) fn read(frame: Frame, seen: Seen, server_ms: u64, lifetime: Lifetime, now: Now) -> Self {
+    pub(crate) fn read(
+        frame: Frame,
+        seen: StoredStamp,
+        server_ms: u64,
+        lifetime: Lifetime,
+        now: Now,
+    ) -> Self {
         let age_then = Duration::from_millis(server_ms.saturating_sub(frame.made_ms));
         Self {
             payload: frame.payload,
@@ -90,7 +96,7 @@ impl Entry {
             generation: frame.generation,
             epoch: now.epoch,
             seen: Some(seen),
-            made: Made { age_then },
+            made: EntryAge { age_then },
             copied_at: now.at,
             lifetime: Lifetime {
                 fresh: frame.fresh,
@@ -115,34 +121,34 @@ impl Entry {
     }
 
     /// What this copy is good for. A copy that was kept for long, or doubted meanwhile, is no better than a fallback.
-    pub(crate) fn standing(&self, now: Now) -> Standing {
+    pub(crate) fn standing(&self, now: Now) -> Freshness {
         let coherent =
             self.epoch == now.epoch && now.at.saturating_duration_since(self.copied_at) <= now.local_ttl;
         match self.standing_as_read(now) {
-            Standing::Fresh | Standing::Refreshable if !coherent => self.fallback(now),
+            Freshness::Fresh | Freshness::Refreshable if !coherent => self.fallback(now),
             standing => standing,
         }
     }
 
     /// The same for a value that has just been read.
-    pub(crate) fn standing_as_read(&self, now: Now) -> Standing {
+    pub(crate) fn standing_as_read(&self, now: Now) -> Freshness {
         let age = self.age(now.at);
         if self.generation != now.generation {
-            Standing::Useless
+            Freshness::Useless
         } else if age < self.lifetime.fresh {
-            Standing::Fresh
+            Freshness::Fresh
         } else if age < self.lifetime.fresh + self.lifetime.while_revalidate {
-            Standing::Refreshable
+            Freshness::Refreshable
         } else {
             self.fallback(now)
         }
     }
 
-    fn fallback(&self, now: Now) -> Standing {
+    fn fallback(&self, now: Now) -> Freshness {
         if self.age(now.at) < self.lifetime.fresh + self.lifetime.if_error {
-            Standing::Fallback
+            Freshness::Fallback
         } else {
-            Standing::Useless
+            Freshness::Useless
         }
     }
 
@@ -193,13 +199,13 @@ mod tests {
         let start = now();
         let entry = made(start);
         for (seconds, standing) in [
-            (0, Standing::Fresh),
-            (9, Standing::Fresh),
-            (10, Standing::Refreshable),
-            (14, Standing::Refreshable),
-            (15, Standing::Fallback),
-            (29, Standing::Fallback),
-            (30, Standing::Useless),
+            (0, Freshness::Fresh),
+            (9, Freshness::Fresh),
+            (10, Freshness::Refreshable),
+            (14, Freshness::Refreshable),
+            (15, Freshness::Fallback),
+            (29, Freshness::Fallback),
+            (30, Freshness::Useless),
         ] {
             assert_eq!(
                 entry.standing(after(start, seconds)),
@@ -214,13 +220,13 @@ mod tests {
         let start = now();
         let entry = made(start);
         let doubted = Now { epoch: 1, ..start };
-        assert_eq!(entry.standing(doubted), Standing::Fallback);
+        assert_eq!(entry.standing(doubted), Freshness::Fallback);
         let old = Now {
             local_ttl: Duration::from_secs(1),
             ..after(start, 2)
         };
-        assert_eq!(entry.standing(old), Standing::Fallback);
-        assert_eq!(entry.standing_as_read(old), Standing::Fresh);
+        assert_eq!(entry.standing(old), Freshness::Fallback);
+        assert_eq!(entry.standing_as_read(old), Freshness::Fresh);
     }
 
     #[test]
@@ -230,7 +236,7 @@ mod tests {
             generation: 1,
             ..start
         };
-        assert_eq!(made(start).standing(bumped), Standing::Useless);
+        assert_eq!(made(start).standing(bumped), Freshness::Useless);
     }
 
     #[test]
@@ -243,9 +249,9 @@ mod tests {
             fresh: Duration::from_secs(10),
             payload: Bytes::new(),
         };
-        let entry = Entry::read(frame, Seen::NOTHING, 1_009_000, LIFETIME, start);
+        let entry = Entry::read(frame, StoredStamp::NOTHING, 1_009_000, LIFETIME, start);
         assert_eq!(entry.age(start.at), Duration::from_secs(9));
         assert_eq!(entry.fresh_for(start.at), Duration::from_secs(1));
-        assert_eq!(entry.standing(after(start, 2)), Standing::Refreshable);
+        assert_eq!(entry.standing(after(start, 2)), Freshness::Refreshable);
     }
 }

@@ -23,7 +23,7 @@ use crate::cache::Inner;
 use crate::class::lifetime;
 use crate::codec::CodecError;
 use crate::entry::{Entry, Now};
-use crate::frame::{Frame, Seen};
+use crate::frame::{Frame, StoredStamp};
 use crate::key::Meta;
 use crate::lookup::Lookup;
 use crate::marks::{Mark, Marks};
@@ -41,7 +41,7 @@ pub(crate) enum Crash {
 }
 
 pub(crate) type Landing = Result<Arc<Entry>, Crash>;
-pub(crate) type Loading = BoxFuture<'static, Result<Bytes, Crash>>;
+pub(crate) type LoadFuture = BoxFuture<'static, Result<Bytes, Crash>>;
 
 #[derive(Debug)]
 pub(crate) struct Flights {
@@ -54,10 +54,10 @@ struct Flight {
     number: u64,
     /// Of the namespace when it started: who asks after that was forgotten waits for another.
     generation: u64,
-    landing: Waiting,
+    landing: LandingReceiver,
 }
 
-pub(crate) type Waiting = watch::Receiver<Option<Landing>>;
+pub(crate) type LandingReceiver = watch::Receiver<Option<Landing>>;
 
 /// What a flight is started with.
 pub(crate) struct Order {
@@ -65,12 +65,12 @@ pub(crate) struct Order {
     pub(crate) meta: Meta,
     pub(crate) codec: u8,
     /// What stands on Redis.
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<StoredStamp>,
     /// Taken before the caller looked for a value.
     pub(crate) since: Mark,
     /// Somebody else may have refreshed the value already: look before loading.
     pub(crate) look_first: bool,
-    pub(crate) loading: Loading,
+    pub(crate) loading: LoadFuture,
 }
 
 impl Flights {
@@ -128,7 +128,7 @@ impl Inner {
         order: impl FnOnce() -> Order,
         key: &Arc<str>,
         meta: &Meta,
-    ) -> Waiting {
+    ) -> LandingReceiver {
         let (sender, landing) = watch::channel(None);
         let number = rand::random();
         let generation = self.now(meta).generation;
@@ -192,7 +192,7 @@ impl Inner {
         };
         match loaded {
             Ok(payload) => {
-                let loaded = Loaded {
+                let loaded = LoaderOutput {
                     key,
                     meta,
                     codec,
@@ -212,7 +212,7 @@ impl Inner {
     }
 
     /// A value that came meanwhile, or else what stands on Redis now.
-    async fn look_again(&self, key: &Arc<str>, meta: &Meta) -> Result<Arc<Entry>, Option<Seen>> {
+    async fn look_again(&self, key: &Arc<str>, meta: &Meta) -> Result<Arc<Entry>, Option<StoredStamp>> {
         if let Lookup::Fresh(entry, _) = self.find_here(key, meta) {
             return Ok(entry);
         }
@@ -226,12 +226,12 @@ impl Inner {
     /// Keeps a loaded value here, hands it to those who wait, and stores it on Redis.
     async fn land(
         &self,
-        loaded: Loaded,
+        loaded: LoaderOutput,
         mark: Mark,
         landing: &watch::Sender<Option<Landing>>,
         on_board: OnBoard,
     ) {
-        let Loaded {
+        let LoaderOutput {
             key,
             meta,
             codec,
@@ -286,11 +286,11 @@ impl Inner {
 }
 
 /// What a loader brought.
-struct Loaded {
+struct LoaderOutput {
     key: Arc<str>,
     meta: Meta,
     codec: u8,
-    seen: Option<Seen>,
+    seen: Option<StoredStamp>,
     payload: Bytes,
     started: Now,
 }

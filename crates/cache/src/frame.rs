@@ -29,9 +29,9 @@ const HEAD: usize = 34;
 
 /// The first bytes under a key, or none where nothing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen(Option<[u8; STAMPED]>);
+pub(crate) struct StoredStamp(Option<[u8; STAMPED]>);
 
-impl Seen {
+impl StoredStamp {
     pub(crate) const NOTHING: Self = Self(None);
 
     pub(crate) fn of(raw: &[u8]) -> Self {
@@ -65,7 +65,7 @@ pub(crate) enum Content {
 
 impl Frame {
     /// The bytes to write, and the stamp that they carry.
-    pub(crate) fn encode(&self, compress_above: usize) -> (Vec<u8>, Seen) {
+    pub(crate) fn encode(&self, compress_above: usize) -> (Vec<u8>, StoredStamp) {
         let compressed = self.compressed(compress_above);
         let flags = self.codec | if compressed.is_some() { COMPRESSED } else { 0 };
         let payload = compressed.as_deref().unwrap_or(&self.payload);
@@ -75,7 +75,7 @@ impl Frame {
         raw.extend_from_slice(&self.made_ms.to_be_bytes());
         raw.extend_from_slice(&millis(self.fresh).to_be_bytes());
         raw.extend_from_slice(payload);
-        let seen = Seen::of(&raw);
+        let seen = StoredStamp::of(&raw);
         (raw, seen)
     }
 

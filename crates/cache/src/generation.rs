@@ -19,7 +19,7 @@ use crate::key::NamespaceId;
 pub(crate) const KEPT: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct KnownGeneration {
     number: u64,
     /// When Redis last said so; `None`: it is our own.
     confirmed: Option<(Instant, u64)>,
@@ -27,7 +27,7 @@ struct Known {
 
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
-    known: RwLock<HashMap<NamespaceId, Known>>,
+    known: RwLock<HashMap<NamespaceId, KnownGeneration>>,
 }
 
 /// The number to work with, and whether Redis has to be asked for a newer one.
@@ -49,7 +49,7 @@ impl Generations {
                 confirmed,
             };
         }
-        let own = Known {
+        let own = KnownGeneration {
             number: rand::random(),
             confirmed: None,
         };
@@ -63,7 +63,7 @@ impl Generations {
     /// Redis says so. `asked` is the number that was known when it was asked: an answer that a newer one has overtaken
     /// meanwhile is dropped.
     pub(crate) fn confirm(&self, namespace: NamespaceId, number: u64, epoch: u64, asked: u64) {
-        let confirmed = Known {
+        let confirmed = KnownGeneration {
             number,
             confirmed: Some((Instant::now(), epoch)),
         };
@@ -76,7 +76,7 @@ impl Generations {
 
     /// Forgotten here; Redis does not know yet.
     pub(crate) fn replace(&self, namespace: NamespaceId, number: u64) {
-        let own = Known {
+        let own = KnownGeneration {
             number,
             confirmed: None,
         };
@@ -94,7 +94,7 @@ impl Generations {
         }
     }
 
-    fn read(&self, namespace: NamespaceId) -> Option<Known> {
+    fn read(&self, namespace: NamespaceId) -> Option<KnownGeneration> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&namespace).copied()
     }

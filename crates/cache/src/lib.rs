@@ -50,5 +50,5 @@ pub use self::cache::Cache;
 pub use self::class::Class;
 pub use self::codec::CodecError;
 pub use self::key::{Key, Namespace};
-pub use self::load::{Found, LoadError, Source};
+pub use self::load::{CachedValue, LoadError, Source};
 pub use self::stats::{CacheStats, ClassStats};

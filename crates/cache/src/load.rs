@@ -11,16 +11,16 @@ use tokio::time::Instant;
 use crate::cache::{Cache, Inner};
 use crate::codec::{Codec, CodecError};
 use crate::entry::Entry;
-use crate::flight::{Crash, Landing, Loading, Order, Waiting};
-use crate::frame::Seen;
+use crate::flight::{Crash, Landing, LandingReceiver, LoadFuture, Order};
+use crate::frame::StoredStamp;
 use crate::key::Key;
-use crate::lookup::{Layer, Lookup, Missing};
+use crate::lookup::{CacheMiss, Layer, Lookup};
 use crate::marks::Mark;
 use crate::stats::count;
 
 /// A value, and where it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found<V> {
+pub struct CachedValue<V> {
     pub value: V,
     pub source: Source,
     /// Since it was made.
@@ -105,7 +105,11 @@ impl Cache {
     /// value, let `V` be an `Option`.
     ///
     /// `load` runs in a task of the runtime that the cache was opened on, and goes on if the caller goes away.
-    pub async fn get_or_load<V, E, F, Fut>(&self, key: &Key<V>, load: F) -> Result<Found<V>, LoadError<E>>
+    pub async fn get_or_load<V, E, F, Fut>(
+        &self,
+        key: &Key<V>,
+        load: F,
+    ) -> Result<CachedValue<V>, LoadError<E>>
     where
         V: 'static,
         E: Send + Sync + 'static,
@@ -115,9 +119,9 @@ impl Cache {
         let inner = self.inner();
         let since = inner.flights.mark(&key.id);
         let lookup = inner.find(&key.id, key.meta()).await;
-        let Missing { fallback, seen } = match self.serve(key, lookup) {
-            Served::Fresh(found) => return Ok(found),
-            Served::Refresh(found, entry, layer) => {
+        let CacheMiss { fallback, seen } = match self.serve(key, lookup) {
+            LookupAnswer::Fresh(found) => return Ok(found),
+            LookupAnswer::Refresh(found, entry, layer) => {
                 if entry.may_refresh(Instant::now()) && !inner.flights.is_under_way(&key.id) {
                     let start = Start {
                         seen: entry.seen,
@@ -129,7 +133,7 @@ impl Cache {
                 }
                 return Ok(found);
             }
-            Served::Missing(missing) => missing,
+            LookupAnswer::Missing(missing) => missing,
         };
         let start = Start {
             seen,
@@ -141,7 +145,7 @@ impl Cache {
     }
 
     /// Turns a lookup into a value, and counts it. What does not decode was missing.
-    pub(crate) fn serve<V>(&self, key: &Key<V>, lookup: Lookup) -> Served<V> {
+    pub(crate) fn serve<V>(&self, key: &Key<V>, lookup: Lookup) -> LookupAnswer<V> {
         let counters = self.inner().counters.of(key.meta().id.class);
         match lookup {
             Lookup::Fresh(entry, layer) => {
@@ -152,19 +156,19 @@ impl Cache {
                 match self.decode(key, &entry, source) {
                     Some(found) => {
                         count(counter);
-                        Served::Fresh(found)
+                        LookupAnswer::Fresh(found)
                     }
-                    None => Served::undecodable(&entry),
+                    None => LookupAnswer::undecodable(&entry),
                 }
             }
             Lookup::Refreshable(entry, layer) => match self.decode(key, &entry, Source::Stale) {
                 Some(found) => {
                     count(&counters.stale);
-                    Served::Refresh(found, entry, layer)
+                    LookupAnswer::Refresh(found, entry, layer)
                 }
-                None => Served::undecodable(&entry),
+                None => LookupAnswer::undecodable(&entry),
             },
-            Lookup::Missing(missing) => Served::Missing(missing),
+            Lookup::Missing(missing) => LookupAnswer::Missing(missing),
         }
     }
 
@@ -173,7 +177,7 @@ impl Cache {
         key: &Key<V>,
         landing: Landing,
         fallback: Option<Arc<Entry>>,
-    ) -> Result<Found<V>, LoadError<E>> {
+    ) -> Result<CachedValue<V>, LoadError<E>> {
         let counters = self.inner().counters.of(key.meta().id.class);
         let crash = match landing {
             Ok(entry) => match self.decode(key, &entry, Source::Loaded) {
@@ -200,7 +204,7 @@ impl Cache {
     }
 
     /// `None` if the bytes are no such value; they are forgotten here then.
-    fn decode<V>(&self, key: &Key<V>, entry: &Entry, source: Source) -> Option<Found<V>> {
+    fn decode<V>(&self, key: &Key<V>, entry: &Entry, source: Source) -> Option<CachedValue<V>> {
         let codec = &key.namespace.codec;
         let value = (entry.codec == codec.id)
             .then(|| (codec.decode)(&entry.payload).ok())
@@ -215,7 +219,7 @@ impl Cache {
             Source::Stale => Duration::ZERO,
             _ => entry.fresh_for(now),
         };
-        Some(Found {
+        Some(CachedValue {
             value,
             source,
             age: entry.age(now),
@@ -225,16 +229,16 @@ impl Cache {
 }
 
 /// What a caller gets of a lookup.
-pub(crate) enum Served<V> {
-    Fresh(Found<V>),
-    Refresh(Found<V>, Arc<Entry>, Layer),
-    Missing(Missing),
+pub(crate) enum LookupAnswer<V> {
+    Fresh(CachedValue<V>),
+    Refresh(CachedValue<V>, Arc<Entry>, Layer),
+    Missing(CacheMiss),
 }
 
-impl<V> Served<V> {
+impl<V> LookupAnswer<V> {
     /// A new value may be stored in its place.
     fn undecodable(entry: &Entry) -> Self {
-        Self::Missing(Missing {
+        Self::Missing(CacheMiss {
             fallback: None,
             seen: entry.seen,
         })
@@ -243,12 +247,12 @@ impl<V> Served<V> {
 
 #[derive(Clone, Copy)]
 struct Start {
-    seen: Option<Seen>,
+    seen: Option<StoredStamp>,
     since: Mark,
     look_first: bool,
 }
 
-fn start_flight<V, E, F, Fut>(inner: &Arc<Inner>, key: &Key<V>, start: Start, load: F) -> Waiting
+fn start_flight<V, E, F, Fut>(inner: &Arc<Inner>, key: &Key<V>, start: Start, load: F) -> LandingReceiver
 where
     V: 'static,
     E: Send + Sync + 'static,
@@ -269,7 +273,7 @@ where
 }
 
 /// The loader without its types.
-fn loading<V, E, F, Fut>(codec: Codec<V>, load: F) -> Loading
+fn loading<V, E, F, Fut>(codec: Codec<V>, load: F) -> LoadFuture
 where
     V: 'static,
     E: Send + Sync + 'static,
@@ -286,7 +290,7 @@ where
 }
 
 /// The outcome of a flight. Its task may end without one: it panicked outside the loader, or the runtime is ending.
-async fn landed(mut waiting: Waiting) -> Landing {
+async fn landed(mut waiting: LandingReceiver) -> Landing {
     match waiting.wait_for(Option::is_some).await {
         Ok(landing) => landing.clone().unwrap_or(Err(Crash::Lost)),
         Err(_gone) => Err(Crash::Lost),
@@ -294,7 +298,7 @@ async fn landed(mut waiting: Waiting) -> Landing {
 }
 
 /// A refresh that fails is not tried again with every read.
-fn note_failure(inner: &Arc<Inner>, entry: Arc<Entry>, waiting: Waiting) {
+fn note_failure(inner: &Arc<Inner>, entry: Arc<Entry>, waiting: LandingReceiver) {
     inner.runtime.spawn(async move {
         if landed(waiting).await.is_err() {
             entry.refresh_failed();

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::cache::Inner;
 use crate::class::lifetime;
-use crate::entry::{Entry, Now, Standing};
-use crate::frame::{Content, Frame, Seen};
+use crate::entry::{Entry, Freshness, Now};
+use crate::frame::{Content, Frame, StoredStamp};
 use crate::key::Meta;
 use crate::remote::Answer;
 use crate::stats::count;
@@ -20,7 +20,7 @@ pub(crate) enum Lookup {
     Fresh(Arc<Entry>, Layer),
     /// To be served, and refreshed.
     Refreshable(Arc<Entry>, Layer),
-    Missing(Missing),
+    Missing(CacheMiss),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +31,11 @@ pub(crate) enum Layer {
 
 /// Nothing to be served.
 #[derive(Debug, Default)]
-pub(crate) struct Missing {
+pub(crate) struct CacheMiss {
     /// Except if loading fails.
     pub(crate) fallback: Option<Arc<Entry>>,
     /// What stands on Redis; `None` if that is not known, and then nothing loaded may be stored there.
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<StoredStamp>,
 }
 
 impl Inner {
@@ -68,19 +68,19 @@ impl Inner {
     /// In this process. Never waits.
     pub(crate) fn find_here(&self, key: &str, meta: &Meta) -> Lookup {
         if !self.copies(meta) {
-            return Lookup::Missing(Missing::default());
+            return Lookup::Missing(CacheMiss::default());
         }
         let Some(entry) = self.local.get(key) else {
-            return Lookup::Missing(Missing::default());
+            return Lookup::Missing(CacheMiss::default());
         };
         match entry.standing(self.now(meta)) {
-            Standing::Fresh => Lookup::Fresh(entry, Layer::Local),
-            Standing::Refreshable => Lookup::Refreshable(entry, Layer::Local),
-            Standing::Fallback => Lookup::Missing(Missing {
+            Freshness::Fresh => Lookup::Fresh(entry, Layer::Local),
+            Freshness::Refreshable => Lookup::Refreshable(entry, Layer::Local),
+            Freshness::Fallback => Lookup::Missing(CacheMiss {
                 fallback: Some(entry),
                 seen: None,
             }),
-            Standing::Useless => Lookup::Missing(Missing::default()),
+            Freshness::Useless => Lookup::Missing(CacheMiss::default()),
         }
     }
 
@@ -91,7 +91,7 @@ impl Inner {
         meta: &Meta,
         fallback: Option<Arc<Entry>>,
     ) -> Lookup {
-        let unknown = |fallback| Lookup::Missing(Missing { fallback, seen: None });
+        let unknown = |fallback| Lookup::Missing(CacheMiss { fallback, seen: None });
         if self.pending.concerns(key, meta.id) {
             self.count_degraded(meta);
             return unknown(fallback);
@@ -106,7 +106,7 @@ impl Inner {
         };
         let seen = answer.seen;
         let missing = |fallback| {
-            Lookup::Missing(Missing {
+            Lookup::Missing(CacheMiss {
                 fallback,
                 seen: Some(seen),
             })
@@ -121,14 +121,14 @@ impl Inner {
         let times = lifetime(meta.id.class, meta.overrides, &self.settings);
         let entry = Arc::new(Entry::read(frame, seen, self.remote.now_ms(), times, now));
         let standing = entry.standing_as_read(now);
-        if meta.copied && standing != Standing::Useless {
+        if meta.copied && standing != Freshness::Useless {
             self.local.keep(key, &entry, mark);
         }
         match standing {
-            Standing::Fresh => Lookup::Fresh(entry, Layer::Redis),
-            Standing::Refreshable => Lookup::Refreshable(entry, Layer::Redis),
-            Standing::Fallback => missing(Some(entry)),
-            Standing::Useless => missing(fallback),
+            Freshness::Fresh => Lookup::Fresh(entry, Layer::Redis),
+            Freshness::Refreshable => Lookup::Refreshable(entry, Layer::Redis),
+            Freshness::Fallback => missing(Some(entry)),
+            Freshness::Useless => missing(fallback),
         }
     }
 

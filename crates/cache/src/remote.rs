@@ -12,7 +12,7 @@ use holdfast_core::redis::{GateError, RedisGate};
 use redis::{Pipeline, Script};
 
 use crate::changes::{CHANNEL, Change};
-use crate::frame::{Content, Seen, read, tombstone};
+use crate::frame::{Content, StoredStamp, read, tombstone};
 use crate::generation;
 use crate::key::NamespaceId;
 use crate::pending::Batch;
@@ -35,7 +35,7 @@ pub(crate) struct Remote {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) content: Option<Content>,
-    pub(crate) seen: Seen,
+    pub(crate) seen: StoredStamp,
     /// The namespace's number, if it was asked for.
     pub(crate) generation: Option<u64>,
 }
@@ -71,12 +71,12 @@ impl Remote {
         let Some(raw) = raw.map(Bytes::from) else {
             return Ok(Answer {
                 content: None,
-                seen: Seen::NOTHING,
+                seen: StoredStamp::NOTHING,
                 generation,
             });
         };
         Ok(Answer {
-            seen: Seen::of(&raw),
+            seen: StoredStamp::of(&raw),
             content: Some(read(&raw, self.max_bytes)),
             generation,
         })
@@ -138,7 +138,7 @@ impl Remote {
     pub(crate) async fn fill(
         &self,
         key: &str,
-        seen: Seen,
+        seen: StoredStamp,
         raw: Vec<u8>,
         kept: Duration,
     ) -> Result<bool, GateError> {

@@ -150,14 +150,14 @@ async fn write(cx: &mut Context, segments: &[&str], payload: web::Payload) -> Ht
         actions::perform(cx, segments, &form).await
     };
     match done {
-        Ok(actions::Done::Message { text, to }) => {
+        Ok(actions::ActionResult::Message { text, to }) => {
             let mut response = see(&to.unwrap_or_else(|| back_of(cx, &form)));
             if let Some(cookie) = page::set_flash(&cx.state.config, &text) {
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }
             response
         }
-        Ok(actions::Done::Page(page)) => page::respond(cx, &page),
+        Ok(actions::ActionResult::Page(page)) => page::respond(cx, &page),
         Err(failure) if failure.is_unauthenticated() => refused(cx, &failure),
         Err(failure) => {
             let mut page = Page::of_failure(&failure, section);

@@ -161,11 +161,11 @@ fn is_due(token: &str, in_background: bool) -> bool {
 }
 
 type Hash = [u8; 32];
-type Refreshed = Arc<OnceCell<Option<String>>>;
+type RefreshCell = Arc<OnceCell<Option<String>>>;
 
 /// The tokens that this process has refreshed lately.
 #[derive(Default)]
-pub(crate) struct Refreshes(Mutex<HashMap<Hash, (Instant, Refreshed)>>);
+pub(crate) struct Refreshes(Mutex<HashMap<Hash, (Instant, RefreshCell)>>);
 
 impl fmt::Debug for Refreshes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -192,7 +192,7 @@ impl Refreshes {
         next.await.ok().cloned().flatten()
     }
 
-    fn cell(&self, token: &str, is_due: bool) -> Option<Refreshed> {
+    fn cell(&self, token: &str, is_due: bool) -> Option<RefreshCell> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let hash: Hash = Sha256::digest(token).into();
         if let Some((_, cell)) = known.get(&hash) {
@@ -206,7 +206,7 @@ impl Refreshes {
         if known.len() >= MAX_KNOWN {
             return None;
         }
-        let cell = Refreshed::default();
+        let cell = RefreshCell::default();
         known.insert(hash, (now, Arc::clone(&cell)));
         Some(cell)
     }

@@ -5,7 +5,7 @@ use holdfast_http::body::fields::Moment;
 use holdfast_http::problem::{Problem, ProblemKind, nothing_matched, quote};
 use holdfast_http::{Admin, Call, Reply, ok};
 use holdfast_jobs::audit::AuditId;
-use holdfast_jobs::bulk::Done;
+use holdfast_jobs::bulk::BulkProgress;
 use holdfast_jobs::{CancelFilter, JobId, State as JobState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -38,7 +38,7 @@ pub struct BulkView {
 }
 
 impl BulkView {
-    pub(crate) fn new(done: &Done, remaining: u64) -> Self {
+    pub(crate) fn new(done: &BulkProgress, remaining: u64) -> Self {
         Self {
             operation: done.operation,
             affected: done.affected,

@@ -5,7 +5,7 @@ use holdfast_core::config::Durability;
 use holdfast_http::body::fields::Moment;
 use holdfast_http::problem::{Problem, ProblemKind, nothing_matched};
 use holdfast_http::{Admin, Call, PageParams, Read, Reply, WithQuery, ok};
-use holdfast_jobs::bulk::Done;
+use holdfast_jobs::bulk::BulkProgress;
 use holdfast_jobs::dead_letters::{DeadLetterFilter, MAX_RATE, MIN_RATE, Redrive};
 use holdfast_jobs::failures::is_fingerprint;
 use holdfast_jobs::ledger::{LedgerError, RetryReply};
@@ -383,7 +383,7 @@ async fn answer(
     jobs: &Jobs,
     filter: &DeadLetterFilter,
     one: Option<JobId>,
-    done: &Done,
+    done: &BulkProgress,
 ) -> Result<BulkView, Problem> {
     match one {
         Some(id) if done.affected == 0 => return Err(why_not(jobs, id).await?),

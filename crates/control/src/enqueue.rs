@@ -9,7 +9,7 @@ use holdfast_http::body::BodySize;
 use holdfast_http::body::fields::{Moment, Seconds};
 use holdfast_http::params::{idempotency_key, traceparent};
 use holdfast_http::{Bound, Call, Produce, Reply, accepted, json, json_at};
-use holdfast_jobs::enqueue::{Enqueued, JobRequest};
+use holdfast_jobs::enqueue::{EnqueuedJob, JobRequest};
 use holdfast_jobs::{JobId, State};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,8 @@ pub struct AcceptedJob {
     pub duplicate: bool,
 }
 
-impl From<Enqueued> for AcceptedJob {
-    fn from(job: Enqueued) -> Self {
+impl From<EnqueuedJob> for AcceptedJob {
+    fn from(job: EnqueuedJob) -> Self {
         Self {
             id: job.id,
             kind: job.kind,
@@ -69,8 +69,8 @@ pub struct AcceptedBatch {
     pub ids: Vec<JobId>,
 }
 
-impl From<Vec<Enqueued>> for AcceptedBatch {
-    fn from(jobs: Vec<Enqueued>) -> Self {
+impl From<Vec<EnqueuedJob>> for AcceptedBatch {
+    fn from(jobs: Vec<EnqueuedJob>) -> Self {
         Self {
             accepted: jobs.len(),
             ids: jobs.into_iter().map(|job| job.id).collect(),

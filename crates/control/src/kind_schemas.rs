@@ -2,7 +2,7 @@
 //! names its kind in `x-kind`.
 
 use holdfast_http::openapi::NamedSchemas;
-use holdfast_http::{Allowed, Bound, Read};
+use holdfast_http::{AuthorizedCaller, Bound, Read};
 use holdfast_jobs::Registry;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ pub fn coded_schemas(registry: &Registry) -> NamedSchemas {
 
 impl ControlState {
     /// Of the declared kinds that this caller may list; `None`: the database does not answer.
-    pub async fn declared_schemas(&self, caller: &Allowed<Bound<Read>>) -> Option<NamedSchemas> {
+    pub async fn declared_schemas(&self, caller: &AuthorizedCaller<Bound<Read>>) -> Option<NamedSchemas> {
         let declared = self.declared().await.ok()?;
         let is_shown = |kind: &str| caller.binding().is_none_or(|binding| binding.allows_kind(kind));
         let kinds = declared.kinds.values().filter(|kind| is_shown(&kind.name));

@@ -104,7 +104,7 @@ impl From<Mode> for ModeView {
 
 /// The living workers of a queue.
 #[derive(Debug, Clone, Copy, Default)]
-struct Served {
+struct QueueWorkers {
     workers: usize,
     per_second: f64,
 }
@@ -120,7 +120,7 @@ pub(crate) struct Counts {
 impl OverviewView {
     pub(crate) fn new([redis, database]: [Mode; 2], counts: &Counts, lost_after: Duration) -> Self {
         let mut workers = OverviewWorkers::default();
-        let mut served: BTreeMap<&str, Served> = BTreeMap::new();
+        let mut served: BTreeMap<&str, QueueWorkers> = BTreeMap::new();
         for worker in &counts.workers {
             if !is_alive(worker, lost_after) {
                 workers.lost += 1;
@@ -224,7 +224,7 @@ impl OverviewProblem {
 }
 
 impl OverviewQueue {
-    fn new(stats: &QueueStats, served: Served) -> Self {
+    fn new(stats: &QueueStats, served: QueueWorkers) -> Self {
         Self {
             name: stats.queue.clone(),
             paused: stats.paused,

@@ -10,7 +10,7 @@ use holdfast_http::body::fields::Seconds;
 use holdfast_http::openapi::IdText;
 use holdfast_http::{Admin, Binding, Bound, Call, Problem, ProblemKind, Reply, Work, json, ok};
 use holdfast_jobs::pull::{
-    Beat, ClientInfo, MAX_WAIT, OutcomeStatus, PullError, PullRequest, Pulled, PulledJob, Registration,
+    Beat, ClientInfo, MAX_WAIT, OutcomeStatus, PullAnswer, PullError, PullRequest, PulledJob, Registration,
     ReportedLine, ReportedOutcome, Verb, fence_text,
 };
 use holdfast_jobs::{BatchId, JobId, WorkerId};
@@ -172,8 +172,8 @@ pub struct PulledView {
     pub register_again: bool,
 }
 
-impl From<Pulled> for PulledView {
-    fn from(pulled: Pulled) -> Self {
+impl From<PullAnswer> for PulledView {
+    fn from(pulled: PullAnswer) -> Self {
         Self {
             jobs: pulled.jobs.into_iter().map(PulledJobView::from).collect(),
             drain: pulled.drain,

@@ -14,8 +14,8 @@ use holdfast_http::{
 use holdfast_jobs::JobId;
 use holdfast_jobs::State as JobState;
 use holdfast_jobs::schedules::{
-    BeatRecord, CatchUp, Definition, MAX_NAME, NEXT_TICKS, Rhythm, Run, ScheduleError, ScheduleRecord,
-    Stored, rhythm, timing,
+    BeatRecord, CatchUp, Definition, MAX_NAME, NEXT_TICKS, PutOutcome, Rhythm, Run, ScheduleError,
+    ScheduleRecord, rhythm, timing,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -440,8 +440,8 @@ pub(crate) async fn put(call: Call<Admin, ControlState>, payload: web::Payload) 
     let definition = body.into_definition(name);
     let stored = call.run(|state| async move { state.schedules.put(&by, definition).await });
     match stored.await? {
-        Stored::New(record) => created(record),
-        Stored::Replaced(record) => ok(&ScheduleView::from(record)),
+        PutOutcome::New(record) => created(record),
+        PutOutcome::Replaced(record) => ok(&ScheduleView::from(record)),
     }
 }
 

@@ -26,5 +26,5 @@ pub use settings::{DiscoverySettings, EventsSettings, RecommendSettings, RedditS
 pub use state::EventsState;
 pub use store::{
     ANSWERS, BATCH, Event, EventFault, Events, Filter, MAX_DESCRIPTION, MAX_SEARCH_WORDS, MAX_TITLE, MAX_UID,
-    Near, NewEvent, Outcome, SearchFault, UpsertHook, Upserted, search_words,
+    Near, NewEvent, Outcome, SearchFault, UpsertHook, UpsertedEvent, search_words,
 };

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use holdfast_events::discovery::parse::{Form, Found, ParseFault, Reading, Stop, parse_until};
+use holdfast_events::discovery::parse::{Form, ParseFault, ParsedItem, Reading, Stop, parse_until};
 
 /// The baseline of a test process and one body of 16 MiB, and what reading it takes.
 const LIMIT_KIB: u64 = 128 << 10;
@@ -39,8 +39,10 @@ fn read(text: &str, stop: &Stop) -> Result<(usize, Vec<String>), ParseFault> {
     let (mut entries, mut notes) = (0, Vec::new());
     parse_until(Form::Calendar, text.as_bytes(), &reading, stop, &mut |found| {
         match found {
-            Found::Entry(_) => entries += 1,
-            Found::Noted(note) | Found::Skipped(note) if notes.len() < 20 => notes.push(note.reason),
+            ParsedItem::Entry(_) => entries += 1,
+            ParsedItem::Noted(note) | ParsedItem::Skipped(note) if notes.len() < 20 => {
+                notes.push(note.reason)
+            }
             _ => {}
         }
         ControlFlow::Continue(())

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
 use chrono::DateTime;
-use holdfast_events::discovery::parse::{Form, Found, Reading, parse};
+use holdfast_events::discovery::parse::{Form, ParsedItem, Reading, parse};
 
 const EVENTS: usize = 20_000;
 const SIZE: usize = 10 << 20;
@@ -59,7 +59,7 @@ fn a_calendar_of_ten_mib_with_20000_events_takes_no_more_than_150_mib() {
     let (mut entries, mut others) = (0_usize, 0_usize);
     parse(Form::Calendar, text.as_bytes(), &reading, &mut |found| {
         match found {
-            Found::Entry(_) => entries += 1,
+            ParsedItem::Entry(_) => entries += 1,
             _ => others += 1,
         }
         ControlFlow::Continue(())

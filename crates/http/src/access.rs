@@ -1,4 +1,4 @@
-//! What a handler asks of its caller: with `Allowed<Read>` as its first argument it runs only for callers who may read.
+//! What a handler asks of its caller: with `AuthorizedCaller<Read>` as its first argument it runs only for callers who may read.
 //!
 //! The argument says it once: the [route table](mod@crate::routes) and the OpenAPI [document](crate::openapi) read it from the handler.
 
@@ -10,7 +10,7 @@ use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{FromRequest, HttpRequest, web};
 use futures::future::{Either, LocalBoxFuture, Ready, ready};
-use holdfast_jobs::audit::By;
+use holdfast_jobs::audit::AuditContext;
 
 use crate::authentication::{bearer, identify};
 use crate::binding::Binding;
@@ -95,12 +95,12 @@ impl Need for Declare {
 }
 
 /// A caller who may do what needs `N`.
-pub struct Allowed<N> {
+pub struct AuthorizedCaller<N> {
     caller: Caller,
     need: PhantomData<N>,
 }
 
-impl<N> Allowed<N> {
+impl<N> AuthorizedCaller<N> {
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
@@ -154,8 +154,8 @@ impl<N> Allowed<N> {
     }
 
     /// The caller as the actor of an audited action, with the request's id.
-    pub fn by(&self, request: &HttpRequest) -> By {
-        let by = By::new(self.caller.actor());
+    pub fn by(&self, request: &HttpRequest) -> AuditContext {
+        let by = AuditContext::new(self.caller.actor());
         match middleware::id_of(request) {
             Some(id) => by.in_request(&id),
             None => by,
@@ -163,20 +163,20 @@ impl<N> Allowed<N> {
     }
 }
 
-impl<N> Allowed<Bound<N>> {
+impl<N> AuthorizedCaller<Bound<N>> {
     /// What the handler has to keep to.
     pub fn binding(&self) -> Option<&Arc<Binding>> {
         self.caller.binding()
     }
 }
 
-impl<N> fmt::Debug for Allowed<N> {
+impl<N> fmt::Debug for AuthorizedCaller<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Allowed({})", self.caller)
     }
 }
 
-impl<N: Need> FromRequest for Allowed<N> {
+impl<N: Need> FromRequest for AuthorizedCaller<N> {
     type Error = Problem;
     type Future = Either<Ready<Result<Self, Problem>>, LocalBoxFuture<'static, Result<Self, Problem>>>;
 
@@ -220,7 +220,7 @@ fn subject(caller: &Caller) -> Option<Subject> {
     }
 }
 
-fn permit<N: Need>(caller: Caller) -> Result<Allowed<N>, Problem> {
+fn permit<N: Need>(caller: Caller) -> Result<AuthorizedCaller<N>, Problem> {
     let has_both = N::OR_BOTH.is_some_and(|both| both.iter().all(|scope| caller.may(*scope)));
     if !has_both {
         permit_either(&caller, N::SCOPE, N::OR)?;
@@ -228,7 +228,7 @@ fn permit<N: Need>(caller: Caller) -> Result<Allowed<N>, Problem> {
     if !N::KEEPS_TO_BINDING {
         refuse_bound(&caller)?;
     }
-    Ok(Allowed {
+    Ok(AuthorizedCaller {
         caller,
         need: PhantomData,
     })

@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use holdfast_cache::{Class, Namespace};
 
-use crate::access::{Allowed, Read};
+use crate::access::{AuthorizedCaller, Read};
 use crate::context::ServerContext;
 use crate::problem::Problem;
 use crate::responses::{constant, respond, tag_of, tagged};
@@ -32,12 +32,12 @@ pub fn configure(config: &mut ServiceConfig) {
         .route("/measure/redis", web::get().to(redis));
 }
 
-async fn unchanging(_: Allowed<Read>, request: HttpRequest) -> HttpResponse {
+async fn unchanging(_: AuthorizedCaller<Read>, request: HttpRequest) -> HttpResponse {
     constant(&request, &TAG, &BODY, "private, max-age=1")
 }
 
 async fn local(
-    allowed: Allowed<Read>,
+    allowed: AuthorizedCaller<Read>,
     context: web::Data<ServerContext>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -45,7 +45,7 @@ async fn local(
 }
 
 async fn redis(
-    allowed: Allowed<Read>,
+    allowed: AuthorizedCaller<Read>,
     context: web::Data<ServerContext>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -53,7 +53,7 @@ async fn redis(
 }
 
 async fn measured(
-    allowed: &Allowed<Read>,
+    allowed: &AuthorizedCaller<Read>,
     context: &ServerContext,
     request: &HttpRequest,
     namespace: Namespace<Bytes>,

@@ -28,11 +28,11 @@ use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
-use holdfast_jobs::audit::By;
+use holdfast_jobs::audit::AuditContext;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::access::{Allowed, Need};
+use crate::access::{AuthorizedCaller, Need};
 use crate::body::{BodySize, json_body_of};
 use crate::context::{ServerContext, json};
 use crate::params::{Params, idempotency_key, path_id, path_text};
@@ -70,7 +70,7 @@ impl Query for WithQuery {
 
 /// A request of a caller who may do what needs `N`, to a crate whose routes share the state `S`.
 pub struct Call<N, S: 'static, Q = NoQuery> {
-    pub allowed: Allowed<N>,
+    pub allowed: AuthorizedCaller<N>,
     pub request: HttpRequest,
     state: web::Data<S>,
     context: web::Data<ServerContext>,
@@ -87,7 +87,7 @@ impl<N, S, Q> Call<N, S, Q> {
     }
 
     /// The caller as the actor of an audited action.
-    pub fn actor(&self) -> By {
+    pub fn actor(&self) -> AuditContext {
         self.allowed.by(&self.request)
     }
 
@@ -166,7 +166,7 @@ impl<N, S, Q> fmt::Debug for Call<N, S, Q> {
 }
 
 impl<N: Need, S, Q> FirstArgument for Call<N, S, Q> {
-    const ACCESS: Access = Allowed::<N>::ACCESS;
+    const ACCESS: Access = AuthorizedCaller::<N>::ACCESS;
 }
 
 impl<N: Need, S: 'static, Q: Query> FromRequest for Call<N, S, Q> {
@@ -175,7 +175,7 @@ impl<N: Need, S: 'static, Q: Query> FromRequest for Call<N, S, Q> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         Admission {
-            allowed: Allowed::from_request(request, payload),
+            allowed: AuthorizedCaller::from_request(request, payload),
             request: request.clone(),
             call: PhantomData,
         }
@@ -184,7 +184,7 @@ impl<N: Need, S: 'static, Q: Query> FromRequest for Call<N, S, Q> {
 
 /// Resolves to a [`Call`] once it is known who calls.
 pub struct Admission<N: Need, S, Q> {
-    allowed: <Allowed<N> as FromRequest>::Future,
+    allowed: <AuthorizedCaller<N> as FromRequest>::Future,
     request: HttpRequest,
     call: PhantomData<fn() -> (S, Q)>,
 }

@@ -1,6 +1,6 @@
 //! What every service of Holdfast serves over HTTP, and what the crates with routes share.
 //!
-//! A request enters through the [`middleware`] (id, time limit, errors, log). The extractor [`Allowed`] admits its
+//! A request enters through the [`middleware`] (id, time limit, errors, log). The extractor [`AuthorizedCaller`] admits its
 //! caller, whom an [`Authenticator`](authentication::Authenticator) knows; [`body`] and [`params`] parse it. One handler of a
 //! [route table](routes::RouteTable) answers it, with the [`Call`] that it is given. Every error is a [`problem`]. [`health`] and [`monitor`] are for every service, also for
 //! those that serve nothing else.
@@ -50,7 +50,7 @@ pub mod wire {
     pub use crate::body::fields::{Moment, Seconds};
 }
 
-pub use access::{Admin, Allowed, Anyone, Bound, Declare, Produce, ProduceOrWork, Read, Work};
+pub use access::{Admin, Anyone, AuthorizedCaller, Bound, Declare, Produce, ProduceOrWork, Read, Work};
 pub use binding::Binding;
 pub use call::{Admission, Call, NoQuery, Query, Reply, WithQuery, accepted, json_at, ok};
 pub use caller::Caller;

@@ -24,7 +24,7 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response, Schema};
 
-use crate::access::{Allowed, Bound, Read};
+use crate::access::{AuthorizedCaller, Bound, Read};
 use crate::context::ServerContext;
 use crate::problem::{PROBLEM_JSON, ProblemBody};
 use crate::refinements::Refinements;
@@ -226,7 +226,7 @@ pub type NamedSchemas = Vec<(String, Value)>;
 
 /// The schemas that a caller may see beside those that everybody sees; `None`: they are not known now.
 pub type SchemasFor =
-    Box<dyn Fn(Allowed<Bound<Read>>) -> BoxFuture<'static, Option<NamedSchemas>> + Send + Sync>;
+    Box<dyn Fn(AuthorizedCaller<Bound<Read>>) -> BoxFuture<'static, Option<NamedSchemas>> + Send + Sync>;
 
 /// The document of one server, made when it is asked for first.
 pub struct ServedDocument {
@@ -286,7 +286,9 @@ impl ServedDocument {
         if !context.is_keyless && !request.headers().contains_key(header::AUTHORIZATION) {
             return None;
         }
-        let caller = Allowed::from_request(request, &mut Payload::None).await.ok()?;
+        let caller = AuthorizedCaller::from_request(request, &mut Payload::None)
+            .await
+            .ok()?;
         let schemas = (self.schemas_for)(caller).await?;
         if schemas.is_empty() {
             return None;
@@ -353,7 +355,7 @@ async fn show(document: web::Data<ServedDocument>, request: HttpRequest) -> Http
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Admin, Allowed, Anyone};
+    use crate::access::{Admin, Anyone, AuthorizedCaller};
     use crate::problem::Problem;
     use crate::scope::Scope;
 
@@ -365,20 +367,20 @@ mod tests {
     }
 
     #[utoipa::path(post, path = "/guarded", responses((status = 403, description = "its own words")))]
-    async fn guarded(_: Allowed<Admin>, _: HttpRequest) -> Answer {
+    async fn guarded(_: AuthorizedCaller<Admin>, _: HttpRequest) -> Answer {
         Ok(HttpResponse::Ok().finish())
     }
 
     #[utoipa::path(put, path = "/guarded", responses((status = 200, description = "done")),
         security(("api_key" = ["read"])))]
-    async fn known(_: Allowed<Anyone>, _: HttpRequest) -> Answer {
+    async fn known(_: AuthorizedCaller<Anyone>, _: HttpRequest) -> Answer {
         Ok(HttpResponse::Ok().finish())
     }
 
     #[utoipa::path(post, path = "/things/{id}", request_body(content = String, content_type = "application/json"),
         params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
         responses((status = 413, description = "its own words")))]
-    async fn change(_: Allowed<Admin>, _: HttpRequest) -> Answer {
+    async fn change(_: AuthorizedCaller<Admin>, _: HttpRequest) -> Answer {
         Ok(HttpResponse::Ok().finish())
     }
 

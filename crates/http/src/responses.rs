@@ -27,7 +27,7 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
-use holdfast_cache::{Cache, Found, Key, LoadError, Namespace, Source};
+use holdfast_cache::{Cache, CachedValue, Key, LoadError, Namespace, Source};
 use holdfast_core::config::Settings;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -182,7 +182,7 @@ fn tagged_json(body: &impl Serialize) -> Result<Bytes, Problem> {
 }
 
 /// The answer to this request from what is cached.
-pub fn respond(request: &HttpRequest, found: &Found<Bytes>) -> HttpResponse {
+pub fn respond(request: &HttpRequest, found: &CachedValue<Bytes>) -> HttpResponse {
     let tag = found
         .value
         .get(..TAG)

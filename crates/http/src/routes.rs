@@ -1,13 +1,13 @@
 //! Tables of routes: what a crate serves, what the OpenAPI document lists and what the tests walk through are one table.
 //!
-//! A row is a method, a path and a handler. Who may use a route is the handler's first argument, [`Allowed`].
+//! A row is a method, a path and a handler. Who may use a route is the handler's first argument, [`AuthorizedCaller`].
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::ServiceConfig;
 use actix_web::{Handler, HttpRequest, HttpResponse, web};
 use utoipa::openapi::OpenApi;
 
-use crate::access::{Allowed, Need};
+use crate::access::{AuthorizedCaller, Need};
 use crate::problem::{Problem, ProblemKind, quote};
 use crate::scope::Scope;
 
@@ -49,7 +49,7 @@ pub trait FirstArgument {
     const ACCESS: Access;
 }
 
-impl<N: Need> FirstArgument for Allowed<N> {
+impl<N: Need> FirstArgument for AuthorizedCaller<N> {
     const ACCESS: Access = match (N::SCOPE, N::OR) {
         (Some(scope), Some(or)) => Access::Either(scope, or),
         (Some(scope), None) => Access::Scope(scope),

@@ -14,12 +14,12 @@ use tokio::time::Instant;
 pub(crate) struct SharedResponse<T> {
     period: Duration,
     runtime: Handle,
-    state: Mutex<Option<Making<T>>>,
+    state: Mutex<Option<PendingAnswer<T>>>,
 }
 
 type Answer<T> = Shared<BoxFuture<'static, Option<Arc<T>>>>;
 
-struct Making<T> {
+struct PendingAnswer<T> {
     begun: Instant,
     answer: Answer<T>,
 }
@@ -48,7 +48,7 @@ impl<T: Send + Sync + 'static> SharedResponse<T> {
         // A task of its own: whoever asked first may hang up, and the others still get their answer.
         let task = self.runtime.spawn(make());
         let answer = async move { task.await.ok().map(Arc::new) }.boxed().shared();
-        *state = Some(Making {
+        *state = Some(PendingAnswer {
             begun: Instant::now(),
             answer: answer.clone(),
         });

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tower::layer::util::Identity;
 
 use crate::worker::lane::Lane;
-use crate::worker::{Delivery, Shared, execute};
+use crate::worker::{Delivery, WorkerState, execute};
 
 /// apalis wants an id for each task that is unique among those in flight. One job may be delivered twice (rescued and
 /// claimed again), so deliveries are numbered.
@@ -30,7 +30,7 @@ static DELIVERIES: AtomicU64 = AtomicU64::new(0);
 /// The channel of one lane, as apalis sees it.
 #[derive(Debug)]
 struct LaneBackend {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerState>,
     deliveries: mpsc::Receiver<Delivery>,
 }
 
@@ -85,7 +85,11 @@ impl BackendConfig for LaneBackend {
 }
 
 /// Runs a lane's jobs in an apalis worker until the stop signal, then until they are done.
-pub(crate) async fn run_lane(shared: Arc<Shared>, lane: Arc<Lane>, deliveries: mpsc::Receiver<Delivery>) {
+pub(crate) async fn run_lane(
+    shared: Arc<WorkerState>,
+    lane: Arc<Lane>,
+    deliveries: mpsc::Receiver<Delivery>,
+) {
     let stop = shared.stop.clone();
     let runner = Arc::clone(&shared);
     let worker = WorkerBuilder::new(&*lane.name)

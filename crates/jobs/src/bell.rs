@@ -112,14 +112,14 @@ const KEY_PREFIX: &str = "{holdfast:bell}:";
 /// Rings that were not sent yet, one for each queue at most.
 #[derive(Debug, Default)]
 struct Pending {
-    rings: Mutex<HashMap<Box<str>, Merged>>,
+    rings: Mutex<HashMap<Box<str>, MergedRings>>,
     /// One permit: there is something to send.
     news: Notify,
 }
 
 /// All rings of one queue since the last were sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Merged {
+struct MergedRings {
     /// Jobs that are due, counted up to [`MAX_ENTRIES`].
     due: usize,
     /// The shortest delay of the others.
@@ -140,16 +140,16 @@ impl Pending {
         self.news.notify_one();
     }
 
-    fn take(&self) -> HashMap<Box<str>, Merged> {
+    fn take(&self) -> HashMap<Box<str>, MergedRings> {
         std::mem::take(&mut *self.rings())
     }
 
-    fn rings(&self) -> MutexGuard<'_, HashMap<Box<str>, Merged>> {
+    fn rings(&self) -> MutexGuard<'_, HashMap<Box<str>, MergedRings>> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Merged {
+impl MergedRings {
     fn add(&mut self, count: usize, due_in: Duration) {
         if due_in.is_zero() {
             self.due = self.due.saturating_add(count).min(MAX_ENTRIES);
@@ -197,7 +197,7 @@ async fn send_rings(gate: RedisGate, pending: Arc<Pending>) {
     }
 }
 
-async fn send(gate: &RedisGate, rings: &HashMap<Box<str>, Merged>) -> Result<(), GateError> {
+async fn send(gate: &RedisGate, rings: &HashMap<Box<str>, MergedRings>) -> Result<(), GateError> {
     if rings.is_empty() {
         return Ok(());
     }
@@ -227,14 +227,14 @@ mod tests {
         let rings = pending.take();
         assert_eq!(
             rings["events"],
-            Merged {
+            MergedRings {
                 due: MAX_ENTRIES,
                 later: Some(Duration::from_secs(2))
             }
         );
         assert_eq!(
             rings["ml"],
-            Merged {
+            MergedRings {
                 due: 0,
                 later: Some(Duration::from_secs(5))
             }

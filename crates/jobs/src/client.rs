@@ -16,7 +16,7 @@ use crate::audit::AuditLog;
 use crate::bell::Bell;
 use crate::broker::{Broker, BrokerSettings};
 use crate::declared::Declarations;
-use crate::enqueue::{Enqueue, EnqueueError, Enqueued, JobRequest, Lanes, Producer, ProducerParts};
+use crate::enqueue::{Enqueue, EnqueueError, EnqueuedJob, JobRequest, Lanes, Producer, ProducerParts};
 use crate::follow_ups::Effects;
 use crate::id::JobId;
 use crate::job::Job;
@@ -285,7 +285,7 @@ impl Jobs {
     }
 
     /// Enqueues many jobs of one kind, all or none.
-    pub async fn enqueue_all<J: Job>(&self, jobs: &[J]) -> Result<Vec<Enqueued>, EnqueueError> {
+    pub async fn enqueue_all<J: Job>(&self, jobs: &[J]) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let requests = jobs
             .iter()
             .map(|job| Enqueue::new(self.clone(), job).into_request())
@@ -296,14 +296,17 @@ impl Jobs {
     }
 
     /// Enqueues a job worded by an outside producer: everything about it is checked.
-    pub async fn enqueue_request(&self, request: JobRequest) -> Result<Enqueued, EnqueueError> {
+    pub async fn enqueue_request(&self, request: JobRequest) -> Result<EnqueuedJob, EnqueueError> {
         self.0.producer.look_up([&request]).await?;
         let job = self.0.producer.check_text(request)?;
         self.store_one(job).await
     }
 
     /// Enqueues a batch worded by an outside producer, all or none; a fault names the job's index.
-    pub async fn enqueue_requests(&self, requests: Vec<JobRequest>) -> Result<Vec<Enqueued>, EnqueueError> {
+    pub async fn enqueue_requests(
+        &self,
+        requests: Vec<JobRequest>,
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         self.0.producer.look_up(&requests).await?;
         let checked = self.0.producer.check_batch(requests, false)?;
         self.0.producer.store(checked).await
@@ -315,7 +318,7 @@ impl Jobs {
         &self,
         mut requests: Vec<JobRequest>,
         key_of: impl Fn(usize) -> String,
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         for (index, request) in requests.iter_mut().enumerate() {
             request.idempotency_key = Some(key_of(index));
         }
@@ -334,7 +337,7 @@ impl Jobs {
         &self,
         tx: impl Into<LedgerTx<'t>>,
         enqueue: Enqueue,
-    ) -> Result<Enqueued, EnqueueError> {
+    ) -> Result<EnqueuedJob, EnqueueError> {
         let (_, job) = enqueue.check().await?;
         let jobs = [job];
         let written = ledger::insert_in(tx.into(), &jobs, self.0.named_statements).await;
@@ -354,7 +357,7 @@ impl Jobs {
         &self,
         tx: impl Into<LedgerTx<'t>>,
         enqueues: Vec<Enqueue>,
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let mut checked = Vec::with_capacity(enqueues.len());
         for enqueue in enqueues {
             checked.push(enqueue.check().await?.1);
@@ -412,7 +415,7 @@ impl Jobs {
         }
     }
 
-    pub(crate) async fn store_one(&self, job: NewJob) -> Result<Enqueued, EnqueueError> {
+    pub(crate) async fn store_one(&self, job: NewJob) -> Result<EnqueuedJob, EnqueueError> {
         let stored = self.0.producer.store(vec![job]).await?;
         stored.into_iter().next().ok_or_else(|| {
             EnqueueError::Internal(LedgerError::Corrupt("an insert gave no answer".to_owned()))

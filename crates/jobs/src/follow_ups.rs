@@ -31,7 +31,8 @@ use crate::LedgerTx;
 use crate::batches::{self, Tally};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::{
-    self, Accepted, ClaimedJob, FreeFinish, LedgerError, NewJob, Outcome, PostgresLedger, RunAt, SqliteLedger,
+    self, ClaimedJob, FreeFinish, InsertOutcome, LedgerError, NewJob, Outcome, PostgresLedger, RunAt,
+    SqliteLedger,
 };
 use crate::ledger::{FreeRows, WrittenOutcome};
 use crate::link::Previous;
@@ -99,7 +100,7 @@ impl FollowedOutcome {
 
 /// A job that an end brought about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Followed {
+pub struct FollowUpJob {
     pub kind: Arc<str>,
     pub queue: Arc<str>,
     /// When it is due, after the end.
@@ -109,13 +110,13 @@ pub struct Followed {
 /// What is to be told once the transaction is committed: [`crate::Jobs::announce`] rings for these jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effects {
-    pub enqueued: Vec<Followed>,
+    pub enqueued: Vec<FollowUpJob>,
     pub ended: Vec<BatchId>,
 }
 
 impl Effects {
     fn enqueued(&mut self, job: &NewJob) {
-        self.enqueued.push(Followed {
+        self.enqueued.push(FollowUpJob {
             kind: Arc::clone(&job.kind),
             queue: Arc::clone(&job.queue),
             delay: match job.run_at {
@@ -234,11 +235,11 @@ async fn follow(
     let accepted = ledger::insert_in(on.reborrow(), &children, named).await?;
     for (child, accepted) in children.iter().zip(&accepted) {
         // Another job has its unique key: that one is what follows.
-        if matches!(accepted, Accepted::New(_)) {
+        if matches!(accepted, InsertOutcome::New(_)) {
             effects.enqueued(child);
         }
     }
-    let ids: Vec<JobId> = accepted.iter().map(Accepted::id).collect();
+    let ids: Vec<JobId> = accepted.iter().map(InsertOutcome::id).collect();
     match on {
         LedgerTx::Postgres(on) => PostgresLedger::note_children_in(on, &parents, &ids, named).await?,
         LedgerTx::Sqlite(on) => SqliteLedger::note_children_in(on, &parents, &ids).await?,
@@ -254,7 +255,7 @@ pub(crate) async fn enqueue(on: LedgerTx<'_>, jobs: &[NewJob], named: bool) -> R
     }
     let accepted = ledger::insert_in(on, jobs, named).await?;
     for (job, accepted) in jobs.iter().zip(&accepted) {
-        if matches!(accepted, Accepted::New(_)) {
+        if matches!(accepted, InsertOutcome::New(_)) {
             effects.enqueued(job);
         }
     }
@@ -284,7 +285,7 @@ pub(crate) async fn count(
         let Some(accepted) = accepted.first() else {
             continue;
         };
-        if matches!(accepted, Accepted::New(_)) {
+        if matches!(accepted, InsertOutcome::New(_)) {
             effects.enqueued(&job);
         }
         batches::store::note_callback(on.reborrow(), batch.id, accepted.id(), named).await?;

@@ -249,10 +249,10 @@ impl Resources {
 
 /// What a running handler has reported and what is not stored yet.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reports(Arc<Reported>);
+pub(crate) struct Reports(Arc<PendingReports>);
 
 #[derive(Debug, Default)]
-struct Reported {
+struct PendingReports {
     /// The newest.
     progress: Mutex<Option<Arc<RawValue>>>,
     log: LogBuffer,

@@ -54,7 +54,7 @@ mod wait;
 pub mod worker;
 mod worker_jobs;
 
-pub use admin::{CancelFilter, EditError, EditReply, JobEdit, Purged, Steering};
+pub use admin::{AdminHandle, CancelFilter, EditError, EditReply, JobEdit, PurgeReport};
 pub use client::{Jobs, WeakJobs};
 pub use envelope::Envelope;
 pub use holdfast_core::sql::Tx as LedgerTx;

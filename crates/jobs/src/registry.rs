@@ -185,13 +185,13 @@ mod tests {
     use super::*;
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    struct Nested {
+    struct NestedPayload {
         headers: BTreeMap<String, u32>,
         #[serde(default)]
-        next: Option<Box<Nested>>,
+        next: Option<Box<NestedPayload>>,
     }
 
-    impl Job for Nested {
+    impl Job for NestedPayload {
         const KIND: &'static str = "test.nested";
         type Output = ();
 
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_payload_fault_names_the_path() {
-        let registry = Registry::new().register::<Nested>();
+        let registry = Registry::new().register::<NestedPayload>();
         let kind = registry.get("test.nested").unwrap();
         let bad: Box<RawValue> = serde_json::from_str(r#"{"headers":{"accept":"x"}}"#).unwrap();
         assert_eq!(kind.check(&bad).unwrap_err().field, "headers.accept");
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_payload_that_its_schema_forbids_is_refused_although_its_type_takes_it() {
-        let registry = Registry::new().register::<Nested>();
+        let registry = Registry::new().register::<NestedPayload>();
         let kind = registry.get("test.nested").unwrap();
         for (payload, field) in [
             // Serde takes a list for an object, by the order of the fields.
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_integer_of_a_schema_has_the_bounds_of_its_type() {
-        let registry = Registry::new().register::<Nested>();
+        let registry = Registry::new().register::<NestedPayload>();
         let schema = &registry.get("test.nested").unwrap().schemas().payload;
         let schema: serde_json::Value = serde_json::from_str(schema.get()).unwrap();
         let number = schema

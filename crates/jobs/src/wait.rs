@@ -13,7 +13,7 @@ use holdfast_core::waiters::{Waiter, Waiters};
 use tokio::time::Instant;
 
 use crate::batches;
-use crate::broker::{Broker, BrokerRecord, Ended, Place, Resolved};
+use crate::broker::{Broker, BrokerRecord, EndState, Place, Resolution};
 use crate::id::{BatchId, JobId};
 use crate::ledger::{CancelReply, ErrorRecord, JobRecord, Ledger, LedgerError, Priority, QueueStats};
 use crate::sql::Sql;
@@ -155,16 +155,16 @@ impl WaitHub {
         let broker = self.broker.as_ref()?;
         for queue in self.redis_queues.iter() {
             match broker.cancel(queue, id).await {
-                Ok(Resolved::Removed) => return Some(CancelReply::Cancelled),
-                Ok(Resolved::Running) => return Some(CancelReply::Requested),
-                Ok(Resolved::Done) => {
+                Ok(Resolution::Removed) => return Some(CancelReply::Cancelled),
+                Ok(Resolution::Running) => return Some(CancelReply::Requested),
+                Ok(Resolution::Done) => {
                     let state = self
                         .find_on_broker(id)
                         .await
                         .map_or(State::Completed, |found| found.record.state);
                     return Some(CancelReply::AlreadyFinal(state));
                 }
-                Ok(Resolved::Unknown) => {}
+                Ok(Resolution::Unknown) => {}
                 Err(error) => tracing::debug!(queue, error = %error, "cannot cancel on the broker"),
             }
         }
@@ -343,9 +343,9 @@ fn job_record(queue: &str, record: BrokerRecord) -> JobRecord {
             at,
         } => {
             seen.state = match outcome {
-                Ended::Completed => State::Completed,
-                Ended::Cancelled => State::Cancelled,
-                Ended::Discarded => State::Discarded,
+                EndState::Completed => State::Completed,
+                EndState::Cancelled => State::Cancelled,
+                EndState::Discarded => State::Discarded,
             };
             seen.attempt = attempts;
             seen.result = result;

@@ -61,7 +61,8 @@ pub struct DebugFail {
 
 /// The result of an attempt after the failing ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Recovered {
+#[schemars(rename = "Recovered")]
+pub struct RecoveryReport {
     /// The attempt that succeeded.
     pub attempt: u32,
 }
@@ -88,7 +89,7 @@ impl DebugFail {
 
 impl Job for DebugFail {
     const KIND: &'static str = "debug.fail";
-    type Output = Recovered;
+    type Output = RecoveryReport;
 
     fn example() -> Option<Self> {
         Some(Self::new(FailMode::Transient).times(1))
@@ -113,9 +114,9 @@ impl Job for DebugFail {
         Ok(())
     }
 
-    async fn run(self, ctx: JobContext) -> Result<Recovered, JobError> {
+    async fn run(self, ctx: JobContext) -> Result<RecoveryReport, JobError> {
         if self.times.is_some_and(|times| ctx.attempt() > times) {
-            return Ok(Recovered {
+            return Ok(RecoveryReport {
                 attempt: ctx.attempt(),
             });
         }

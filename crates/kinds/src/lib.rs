@@ -57,7 +57,7 @@ use holdfast_product::{Duty, Process, Product, ProductError, ProductRoutes, Work
 
 use signing_keys::{SigningKeyProblem, SigningKeys, SigningKeysState};
 
-pub use debug_fail::{FailMode, Recovered};
+pub use debug_fail::{FailMode, RecoveryReport};
 pub use debug_sleep::Slept;
 pub use http_request::{HttpOutput, HttpResult, Method, ResultForm, ResultLimit};
 

@@ -30,7 +30,8 @@ impl PointsFlush {
 
 /// What a flush did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Flushed {
+#[schemars(rename = "Flushed")]
+pub struct FlushReport {
     /// Taken out of the buffer.
     pub flushed: u64,
     /// New rows; the others were there already.
@@ -41,7 +42,7 @@ pub struct Flushed {
 
 impl Job for PointsFlush {
     const KIND: &'static str = "points.flush";
-    type Output = Flushed;
+    type Output = FlushReport;
 
     fn example() -> Option<Self> {
         Some(Self {})
@@ -59,7 +60,7 @@ impl Job for PointsFlush {
         })
     }
 
-    async fn run(self, context: JobContext) -> Result<Flushed, JobError> {
+    async fn run(self, context: JobContext) -> Result<FlushReport, JobError> {
         let points = context.resource::<Points>()?;
         points.flush(&context).await
     }
@@ -67,11 +68,11 @@ impl Job for PointsFlush {
 
 impl Points {
     /// Empties the buffer, until it is empty, the time is up, or the job is cancelled.
-    async fn flush(&self, context: &JobContext) -> Result<Flushed, JobError> {
+    async fn flush(&self, context: &JobContext) -> Result<FlushReport, JobError> {
         let give_up = Instant::now() + LONGEST;
         let go_on = || !context.is_cancelled() && Instant::now() < give_up;
         let lanes = futures::future::join_all((0..LANES).map(|_| self.lane(&go_on))).await;
-        let mut sum = Flushed::default();
+        let mut sum = FlushReport::default();
         for lane in lanes {
             let lane = lane?;
             sum.flushed += lane.flushed;
@@ -81,8 +82,8 @@ impl Points {
         Ok(sum)
     }
 
-    async fn lane(&self, go_on: &impl Fn() -> bool) -> Result<Flushed, JobError> {
-        let mut sum = Flushed::default();
+    async fn lane(&self, go_on: &impl Fn() -> bool) -> Result<FlushReport, JobError> {
+        let mut sum = FlushReport::default();
         while go_on() {
             let hold = Hold::fresh();
             let held = match self.hold(&hold).await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::product::action;
 use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::audit::{AuditEntry, By};
+use holdfast_jobs::audit::{AuditContext, AuditEntry};
 use holdfast_jobs::ledger::LedgerError;
 use serde::Serialize;
 use sqlx::Row;
@@ -126,13 +126,13 @@ impl Points {
     }
 
     /// Stores letters whose track exists by now, up to a bound; how many. Repeat it until it answers zero.
-    pub async fn redrive_letters(&self, filter: LetterFilter, by: &By) -> Result<u64, LedgerError> {
+    pub async fn redrive_letters(&self, filter: LetterFilter, by: &AuditContext) -> Result<u64, LedgerError> {
         self.change_letters(filter, by, action::POINT_LETTERS_REDRIVE)
             .await
     }
 
     /// Deletes letters, up to a bound; how many.
-    pub async fn delete_letters(&self, filter: LetterFilter, by: &By) -> Result<u64, LedgerError> {
+    pub async fn delete_letters(&self, filter: LetterFilter, by: &AuditContext) -> Result<u64, LedgerError> {
         self.change_letters(filter, by, action::POINT_LETTERS_DELETE)
             .await
     }
@@ -140,7 +140,7 @@ impl Points {
     async fn change_letters(
         &self,
         filter: LetterFilter,
-        by: &By,
+        by: &AuditContext,
         action: &'static str,
     ) -> Result<u64, LedgerError> {
         let track = filter.track.map(TrackId::as_uuid);

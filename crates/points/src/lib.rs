@@ -50,7 +50,7 @@ use holdfast_jobs::sql::Sql;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-pub use self::flush::{Flushed, PointsFlush};
+pub use self::flush::{FlushReport, PointsFlush};
 pub use self::letters::{LetterFilter, PointLetter};
 pub use self::product::{PointsProduct, action};
 pub use self::routes::ROUTES;

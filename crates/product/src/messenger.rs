@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
+use holdfast_jobs::enqueue::{EnqueueError, EnqueuedJob};
 use holdfast_jobs::ledger::LedgerError;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -53,14 +53,14 @@ pub trait Messenger: Send + Sync {
         &'a self,
         tx: LedgerTx<'a>,
         announcements: Vec<Announcement>,
-    ) -> BoxFuture<'a, Result<Vec<Enqueued>, EnqueueError>>;
+    ) -> BoxFuture<'a, Result<Vec<EnqueuedJob>, EnqueueError>>;
 
     /// Enqueues the mails.
     fn mail<'a>(
         &'a self,
         tx: LedgerTx<'a>,
         mails: Vec<AnnouncementMail>,
-    ) -> BoxFuture<'a, Result<Vec<Enqueued>, EnqueueError>>;
+    ) -> BoxFuture<'a, Result<Vec<EnqueuedJob>, EnqueueError>>;
 
     /// The transaction is committed: wakes the workers of a queue.
     fn ring(&self, queue: &str);

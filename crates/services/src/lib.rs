@@ -40,7 +40,7 @@ pub use program::Program;
 pub use progress::Progress;
 pub use role::{Role, UnknownRole};
 pub use users::{
-    DeleteOptions, Deleted, DeletedUser, DeletedUsersKey, Export, InvitationView, MadeKey,
+    DeleteOptions, DeletedUser, DeletedUsersKey, DeletionReport, Export, InvitationView, MadeKey,
     ROUTES as USER_ROUTES, UserData, UserDataError, UsersState,
 };
 

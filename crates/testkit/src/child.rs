@@ -114,7 +114,7 @@ impl ChildBuilder {
 
 /// What a child has printed (its last 20,000 lines).
 #[derive(Debug, Clone)]
-pub struct Printed {
+pub struct ChildOutput {
     pub stdout: String,
     /// stdout and stderr: the lines of each in order, those of both interleaved as they happened to be read.
     pub text: String,
@@ -216,12 +216,12 @@ impl Child {
     }
 
     /// All that an ended child has printed: its pipes may be read to the end a moment after it is gone.
-    pub async fn printed(&self, deadline: Duration) -> Result<Printed> {
+    pub async fn printed(&self, deadline: Duration) -> Result<ChildOutput> {
         self.output
             .wait_end(deadline)
             .await
             .with_context(|| self.name.clone())?;
-        Ok(Printed {
+        Ok(ChildOutput {
             stdout: self.output.lines_of(Stream::Stdout).join("\n"),
             text: self.output.lines().join("\n"),
         })

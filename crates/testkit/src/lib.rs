@@ -34,16 +34,16 @@ pub mod ports;
 mod postgres;
 mod process;
 mod proxy;
+mod reaper;
 mod receiver;
 mod redis;
 pub mod resp;
 mod scratch;
 pub mod scripted_server;
 mod smtp;
-mod undertaker;
 
 pub use authority::Authority;
-pub use child::{Child, ChildBuilder, Printed, binary};
+pub use child::{Child, ChildBuilder, ChildOutput, binary};
 pub use eventually::eventually;
 pub use pgbouncer::PgBouncer;
 pub use ports::free_port;

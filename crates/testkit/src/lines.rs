@@ -26,13 +26,13 @@ pub(crate) struct LineLog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    kept: Mutex<Kept>,
+    kept: Mutex<LineBuffer>,
     /// How many lines have come, and how many sources have not ended yet.
     state: watch::Sender<State>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct LineBuffer {
     /// In the order in which they were read, which between the streams is not that of printing.
     lines: VecDeque<(Stream, String)>,
     /// The number of the first line that is kept.

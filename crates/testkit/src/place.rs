@@ -21,7 +21,7 @@ pub struct Place {
 
 /// What a command printed, and its exit code.
 #[derive(Debug)]
-pub struct Ended {
+pub struct CommandOutput {
     pub code: Option<i32>,
     pub stdout: String,
     /// Both streams: a line of one may stand anywhere among the other's.
@@ -78,11 +78,11 @@ impl Place {
             .unwrap()
     }
 
-    pub async fn run(&self, args: &[&str]) -> Ended {
+    pub async fn run(&self, args: &[&str]) -> CommandOutput {
         let mut child = self.start(args);
         let status = child.wait_exit(DEADLINE).await.unwrap();
         let printed = child.printed(DEADLINE).await.unwrap();
-        Ended {
+        CommandOutput {
             code: status.code(),
             stdout: printed.stdout,
             text: printed.text,
@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// The same at a terminal, where `typed` is typed: util-linux' `script` makes one.
-    pub async fn run_at_terminal(&self, args: &[&str], typed: &str) -> Ended {
+    pub async fn run_at_terminal(&self, args: &[&str], typed: &str) -> CommandOutput {
         let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
         let program = crate::binary(self.program).unwrap();
         let program = program.to_string_lossy();
@@ -110,7 +110,7 @@ impl Place {
             .unwrap();
         let status = child.wait_exit(DEADLINE).await.unwrap();
         let printed = child.printed(DEADLINE).await.unwrap();
-        Ended {
+        CommandOutput {
             code: status.code(),
             stdout: printed.stdout,
             text: printed.text,
@@ -163,13 +163,13 @@ impl Dev {
 
 /// Answers every request with the same bytes, or never.
 #[derive(Debug)]
-pub struct Canned {
+pub struct CannedServer {
     address: SocketAddr,
     /// Dropped with it: then the connections close.
     _open: mpsc::Sender<()>,
 }
 
-impl Canned {
+impl CannedServer {
     pub fn start(answer: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::{INSTALL_HINT, undertaker};
+use crate::{INSTALL_HINT, reaper};
 
 /// SIGKILL ends even a stopped process; what takes longer sits in the kernel, and Drop gives up on it.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ impl Process {
             .spawn()
             .map_err(|error| spawn_error(&program, error))?;
         let pid = child.id().with_context(|| format!("{name} has no pid"))?;
-        undertaker::watch(pid);
+        reaper::watch(pid);
         Ok(Self {
             name: name.to_owned(),
             pid,
@@ -125,7 +125,7 @@ impl Process {
     }
 
     fn reaped(&mut self, status: ExitStatus) {
-        undertaker::release(self.pid);
+        reaper::release(self.pid);
         self.exit = Some(status);
     }
 

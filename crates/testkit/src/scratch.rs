@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
-use crate::{process, undertaker};
+use crate::{process, reaper};
 
 /// Prefix of everything the testkit creates in the system's temp dir; the undertaker removes nothing else.
 pub(crate) const PREFIX: &str = "holdfast-testkit-";
@@ -43,7 +43,7 @@ fn private_dir_in(parent: &Path) -> Result<TempDir> {
         .prefix(PREFIX)
         .tempdir_in(parent)
         .with_context(|| format!("creating a directory in {}", parent.display()))?;
-    undertaker::remove_afterwards(dir.path());
+    reaper::remove_afterwards(dir.path());
     Ok(dir)
 }
 

@@ -62,12 +62,12 @@ pub enum Encryption {
 #[derive(Debug)]
 pub struct SmtpServer {
     addr: SocketAddr,
-    kept: Arc<Kept>,
+    kept: Arc<ServerState>,
     accepting: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct ServerState {
     mails: Mutex<Vec<TakenMail>>,
     greylisted: Mutex<HashSet<String>>,
     /// Recipients that were named, whatever became of them.
@@ -101,7 +101,7 @@ impl SmtpServer {
     async fn listen(tls: Option<(TlsAcceptor, Encryption)>, has_smtputf8: bool) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let kept = Arc::new(Kept {
+        let kept = Arc::new(ServerState {
             mails: Mutex::default(),
             greylisted: Mutex::default(),
             asked: watch::Sender::new(0),
@@ -170,7 +170,7 @@ async fn say<S: Wire>(stream: &mut BufStream<S>, line: &str) -> std::io::Result<
 async fn serve(
     stream: TcpStream,
     tls: Option<(TlsAcceptor, Encryption)>,
-    kept: Arc<Kept>,
+    kept: Arc<ServerState>,
 ) -> std::io::Result<()> {
     const GREETING: &str = "220 testkit ESMTP";
     let (acceptor, stream) = match tls {
@@ -207,7 +207,7 @@ enum Security {
 async fn converse<S: Wire>(
     mut stream: BufStream<S>,
     security: Security,
-    kept: &Kept,
+    kept: &ServerState,
 ) -> std::io::Result<Option<S>> {
     let (mut from, mut to, mut auth) = (String::new(), String::new(), None);
     let mut line = String::new();
@@ -281,7 +281,7 @@ fn between_angles(text: &str) -> String {
     inside.map(|(address, _)| address.to_owned()).unwrap_or_default()
 }
 
-impl Kept {
+impl ServerState {
     fn answer_to(&self, recipient: &str) -> &'static str {
         let first_time = || self.greylisted.lock().unwrap().insert(recipient.to_owned());
         match recipient {
@@ -295,7 +295,11 @@ impl Kept {
 }
 
 /// The mail's text, and the answer to it; false ends the connection.
-async fn take<S: Wire>(stream: &mut BufStream<S>, mut mail: TakenMail, kept: &Kept) -> std::io::Result<bool> {
+async fn take<S: Wire>(
+    stream: &mut BufStream<S>,
+    mut mail: TakenMail,
+    kept: &ServerState,
+) -> std::io::Result<bool> {
     if mail.to.starts_with("drop") {
         let mut some = String::new();
         stream.read_line(&mut some).await?;

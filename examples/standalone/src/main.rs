@@ -15,7 +15,7 @@ struct SendInvite {
 
 /// The result, stored with the job.
 #[derive(Serialize, JsonSchema)]
-struct Sent {
+struct SentInvitation {
     subject: String,
 }
 
@@ -27,7 +27,7 @@ struct Sender {
 impl Job for SendInvite {
     const KIND: &'static str = "invite.send";
     const QUEUE: &'static str = "invites";
-    type Output = Sent;
+    type Output = SentInvitation;
 
     /// Checked when the job is enqueued: an invalid payload is refused, not retried.
     fn validate(&self) -> Result<(), PayloadFault> {
@@ -38,11 +38,11 @@ impl Job for SendInvite {
     }
 
     /// One attempt. `?` on any error is a retry; `JobError::permanent` discards the job immediately.
-    async fn run(self, ctx: JobContext) -> Result<Sent, JobError> {
+    async fn run(self, ctx: JobContext) -> Result<SentInvitation, JobError> {
         let sender = ctx.resource::<Sender>()?;
         let subject = format!("{} invites you to {}", sender.name, self.team);
         println!("attempt {} for {}: {subject}", ctx.attempt(), self.to);
-        Ok(Sent { subject })
+        Ok(SentInvitation { subject })
     }
 }
 

@@ -23,7 +23,9 @@ use chaos_support::{
     pids, probe, repeated, steady, until, usual,
 };
 use holdfast_testkit::{Mode, Persistence, RedisOptions, eventually};
-use holdfast_tests::{Cluster, Expect, Load, Managed, Repeat, Report, Role, Setup, Target, clock_off_by};
+use holdfast_tests::{
+    Cluster, Expect, Load, ManagedProcess, Repeat, Report, Role, Setup, Target, clock_off_by,
+};
 use serde_json::json;
 
 const SIGKILL: i32 = 9;
@@ -315,7 +317,7 @@ async fn a_job_that_kills_its_process_is_discarded_after_three_crashes_and_the_q
 async fn revive_the_dead(cluster: &mut Cluster) -> usize {
     let mut dead = 0;
     for index in 0..2 {
-        let process: &mut Managed = cluster.worker(index);
+        let process: &mut ManagedProcess = cluster.worker(index);
         if process.is_running().unwrap() {
             continue;
         }
@@ -583,7 +585,7 @@ async fn a_clock_off_by(offset: &str) {
 
 /// The processes of the wrong host really live in another time, by their own logs.
 async fn assert_is_off(cluster: &mut Cluster, offset: &str) {
-    let newest = |process: &mut Managed| process.logs().last().expect("a log line").at;
+    let newest = |process: &mut ManagedProcess| process.logs().last().expect("a log line").at;
     let (wrong, right) = (newest(cluster.worker(0)), newest(cluster.worker(1)));
     let minutes = (wrong - right).num_seconds() as f64 / 60.0;
     let wanted = if offset.starts_with('-') { -5.0 } else { 5.0 };

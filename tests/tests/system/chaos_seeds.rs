@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
-use holdfast_tests::storm::{self, Pace, Schedule};
+use holdfast_tests::chaos::{self, Pace, Schedule};
 
 async fn survives(seed: u64) {
     let schedule = Schedule::draw(seed, Pace::SHORT);
     println!("{schedule}");
-    let report = storm::run(&schedule).await.unwrap();
+    let report = chaos::run(&schedule).await.unwrap();
     if !report.broken.is_empty() {
         println!("to see it again: scripts/torture --short --seed {seed} --runs 1");
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
 use holdfast_http::{Binding, Caller, Scopes};
-use holdfast_jobs::audit::By;
+use holdfast_jobs::audit::AuditContext;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -156,7 +156,7 @@ impl ApiKeys {
     }
 
     /// Makes a key. Its text is in the answer and nowhere else.
-    pub async fn create(&self, name: &str, scopes: Scopes, by: &By) -> Result<NewKey, KeyError> {
+    pub async fn create(&self, name: &str, scopes: Scopes, by: &AuditContext) -> Result<NewKey, KeyError> {
         self.create_bound(name, scopes, None, by).await
     }
 
@@ -166,7 +166,7 @@ impl ApiKeys {
         name: &str,
         scopes: Scopes,
         binding: Option<Binding>,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<NewKey, KeyError> {
         let length = name.chars().count();
         if !(1..=MAX_NAME).contains(&length) || name.trim() != name || name.chars().any(char::is_control) {
@@ -198,7 +198,7 @@ impl ApiKeys {
 
     /// Ends the key with this name or id, both its texts if it was rotated; it works nowhere after [`HARD_LIMIT`].
     /// Ending it again changes nothing. `None`: there is no such key.
-    pub async fn revoke(&self, name_or_id: &str, by: &By) -> Result<Option<StoredKey>, KeyError> {
+    pub async fn revoke(&self, name_or_id: &str, by: &AuditContext) -> Result<Option<StoredKey>, KeyError> {
         let Some(key) = self.find(name_or_id).await? else {
             return Ok(None);
         };
@@ -212,7 +212,7 @@ impl ApiKeys {
         &self,
         name_or_id: &str,
         grace: Duration,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<Option<NewKey>, KeyError> {
         if grace > MAX_GRACE {
             return Err(KeyError::GraceTooLong);

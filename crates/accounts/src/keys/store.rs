@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
 use holdfast_http::{Binding, Scopes};
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditContext, AuditEntry, action};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Row;
@@ -109,7 +109,7 @@ impl Store {
         digest: &Digest,
         scopes: Scopes,
         binding: Option<&Binding>,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<(), StoreError> {
         let deed = AuditedAction {
             by,
@@ -225,7 +225,7 @@ impl Store {
     }
 
     /// Ends a key. False: no key in force has this id.
-    pub(super) async fn revoke(&self, id: KeyId, by: &By) -> Result<bool, StoreError> {
+    pub(super) async fn revoke(&self, id: KeyId, by: &AuditContext) -> Result<bool, StoreError> {
         let update = match &self.database {
             Database::Postgres(pool) => Write::Postgres(
                 pool,
@@ -258,7 +258,7 @@ impl Store {
         digest: &Digest,
         is_bound: bool,
         grace: Duration,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<bool, StoreError> {
         let grace_ms = grace.as_millis() as i64;
         let digest = bounds::stored_digest(digest, is_bound);

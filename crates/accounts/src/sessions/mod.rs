@@ -41,7 +41,7 @@ mod token;
 
 use std::time::Duration;
 
-use holdfast_cache::sessions::{Checked, Reach, SessionId, SessionStore};
+use holdfast_cache::sessions::{Reach, SessionCheck, SessionId, SessionStore};
 use holdfast_core::clock;
 use holdfast_core::config::Settings;
 use holdfast_core::sql::Database;
@@ -188,7 +188,7 @@ impl Sessions {
         let id = claims.user().ok_or(SessionError::Invalid)?;
         let session = session_id(&claims)?;
         let left = self.left(&session)?;
-        if let Checked::Gone = self.store.check(claims.subject(), &session).await {
+        if let SessionCheck::Gone = self.store.check(claims.subject(), &session).await {
             return Err(SessionError::Ended);
         }
         // Not from memory: this is what a session lives on.
@@ -297,10 +297,10 @@ impl Sessions {
             return Err(SessionError::Ended);
         }
         match self.store.check(claims.subject(), &session).await {
-            Checked::Live(_) => Ok(()),
-            Checked::Gone => Err(SessionError::Ended),
-            Checked::CannotTell if claims.has_expired() => Err(SessionError::Expired),
-            Checked::CannotTell => Ok(()),
+            SessionCheck::Live(_) => Ok(()),
+            SessionCheck::Gone => Err(SessionError::Ended),
+            SessionCheck::CannotTell if claims.has_expired() => Err(SessionError::Expired),
+            SessionCheck::CannotTell => Ok(()),
         }
     }
 

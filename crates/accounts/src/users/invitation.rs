@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, Mac as _};
 use holdfast_core::clock;
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use secrecy::SecretString;
 use sha2::Sha256;
 use ulid::Ulid;
@@ -39,7 +39,12 @@ const TOKEN: usize = SIGNED + 32;
 
 impl Users {
     /// Creates a user with a random password that is not stored in plain text: the user chooses one by an invitation.
-    pub async fn create_without_password(&self, name: &str, role: Role, by: &By) -> Result<User, UserError> {
+    pub async fn create_without_password(
+        &self,
+        name: &str,
+        role: Role,
+        by: &AuditContext,
+    ) -> Result<User, UserError> {
         self.create(name, role, &secret::generate(), by).await
     }
 
@@ -98,7 +103,7 @@ impl Users {
             return Err(UserError::InvalidPassword);
         }
         let hash = self.hasher.hash(&text::prepared(password)).await?;
-        let by = By::new(Actor::user(user.id));
+        let by = AuditContext::new(Actor::user(user.id));
         let by = match request_id {
             Some(id) => by.in_request(id),
             None => by,

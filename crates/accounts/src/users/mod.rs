@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use holdfast_core::failure::{FailureClass, SqlFailureKind, classify_sql};
 use holdfast_core::sql::Database;
-use holdfast_jobs::audit::By;
+use holdfast_jobs::audit::AuditContext;
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub use self::invitation::INVITATION_LIFETIME;
@@ -147,7 +147,7 @@ impl Users {
         name: &str,
         role: Role,
         password: &SecretString,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<User, UserError> {
         let normal = text::new_name(name).ok_or(UserError::InvalidName)?;
         if !text::is_acceptable(password) {
@@ -184,7 +184,7 @@ impl Users {
         &self,
         name: &str,
         password: &SecretString,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<Option<User>, UserError> {
         if !text::is_acceptable(password) {
             return Err(UserError::InvalidPassword);
@@ -195,12 +195,22 @@ impl Users {
 
     /// Locks a user out or lets one in again; either way sessions from before have ended. `None`: there is no such
     /// user.
-    pub async fn set_enabled(&self, name: &str, enabled: bool, by: &By) -> Result<Option<User>, UserError> {
+    pub async fn set_enabled(
+        &self,
+        name: &str,
+        enabled: bool,
+        by: &AuditContext,
+    ) -> Result<Option<User>, UserError> {
         self.change(name, Change::Enabled(enabled), by).await
     }
 
     /// Ends the user's sessions too. `None`: there is no such user.
-    pub async fn set_role(&self, name: &str, role: Role, by: &By) -> Result<Option<User>, UserError> {
+    pub async fn set_role(
+        &self,
+        name: &str,
+        role: Role,
+        by: &AuditContext,
+    ) -> Result<Option<User>, UserError> {
         self.change(name, Change::Role(role), by).await
     }
 
@@ -218,7 +228,12 @@ impl Users {
         self.find(name_or_id).await
     }
 
-    async fn change(&self, name_or_id: &str, change: Change, by: &By) -> Result<Option<User>, UserError> {
+    async fn change(
+        &self,
+        name_or_id: &str,
+        change: Change,
+        by: &AuditContext,
+    ) -> Result<Option<User>, UserError> {
         match self.named(name_or_id).await? {
             Some(user) => Ok(self.store().change(&user.name, &change, by).await?),
             None => Ok(None),
@@ -330,8 +345,8 @@ mod tests {
         Users::new(Database::open(&settings.database).unwrap(), 2)
     }
 
-    fn by() -> By {
-        By::new(Actor::cli())
+    fn by() -> AuditContext {
+        AuditContext::new(Actor::cli())
     }
 
     fn secret(text: &str) -> SecretString {

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
 use holdfast_core::sql::Database;
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditContext, AuditEntry, action};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -93,7 +93,7 @@ impl UserStore {
         name: &str,
         hash: &str,
         role: Role,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<(), StoreError> {
         let insert = match &self.database {
             Database::Postgres(pool) => Write::Postgres(
@@ -181,7 +181,7 @@ impl UserStore {
         &self,
         name: &str,
         change: &Change,
-        by: &By,
+        by: &AuditContext,
     ) -> Result<Option<User>, StoreError> {
         let (hash, role, enabled, version) = match change {
             Change::Password(hash) => (Some(hash.as_str()), None, None, None),

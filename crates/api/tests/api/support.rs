@@ -11,7 +11,7 @@ use holdfast_core::config::{Settings, Sources};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{self, Database};
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::ledger::{Fence, Outcome, WorkerReport};
 use holdfast_jobs::{JobId, Jobs, WorkerId};
 use holdfast_services::api::{Application, Services, StartError};
@@ -22,8 +22,8 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// Whoever makes and ends the keys and users of the tests.
-pub(crate) fn by() -> By {
-    By::new(Actor::cli())
+pub(crate) fn by() -> AuditContext {
+    AuditContext::new(Actor::cli())
 }
 
 /// The bootstrap key of the tests.

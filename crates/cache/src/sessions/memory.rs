@@ -28,11 +28,11 @@ pub(crate) struct State {
 
 #[derive(Debug, Default)]
 struct Memory {
-    revoked: Remembered<Name, ()>,
+    revoked: ExpiringMap<Name, ()>,
     /// Users of whom all sessions until a moment are revoked, milliseconds since the Unix epoch.
-    revoked_users: Remembered<String, u64>,
+    revoked_users: ExpiringMap<String, u64>,
     /// Made while Redis was away, with the times to store them with.
-    made: Remembered<Name, (StoredSession, Times)>,
+    made: ExpiringMap<Name, (StoredSession, Times)>,
     tell_revoked: HashSet<Name>,
     tell_revoked_users: HashMap<String, u64>,
 }
@@ -185,13 +185,13 @@ fn bound(names: &mut HashSet<Name>) {
 
 /// A map that forgets: what is past its time, and the oldest when it is full.
 #[derive(Debug)]
-struct Remembered<K, V> {
+struct ExpiringMap<K, V> {
     values: HashMap<K, (V, Instant)>,
     /// In the order of their arrival; those that were replaced or removed stand here as well.
     order: VecDeque<(K, Instant)>,
 }
 
-impl<K, V> Default for Remembered<K, V> {
+impl<K, V> Default for ExpiringMap<K, V> {
     fn default() -> Self {
         Self {
             values: HashMap::new(),
@@ -200,7 +200,7 @@ impl<K, V> Default for Remembered<K, V> {
     }
 }
 
-impl<K: Hash + Eq + Clone, V> Remembered<K, V> {
+impl<K: Hash + Eq + Clone, V> ExpiringMap<K, V> {
     fn put(&mut self, key: K, value: V, kept: Duration) {
         let until = Instant::now() + kept;
         self.values.insert(key.clone(), (value, until));

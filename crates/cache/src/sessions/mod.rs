@@ -15,7 +15,7 @@
 //!
 //! Nothing fails and nothing waits. A session that is made now is kept in the process and stored when Redis is back.
 //! A revocation holds in this process at once, and on Redis when it is back. For any other session the answer is
-//! [`Checked::CannotTell`]: then the token's own signature and expiry decide, which is why they shall be short. What
+//! [`SessionCheck::CannotTell`]: then the token's own signature and expiry decide, which is why they shall be short. What
 //! other processes revoked before the outage is refused during it as well: they announced it.
 //!
 //! Bounds: [`MAX_SESSIONS`] a user (the oldest goes), [`MAX_DATA`] bytes of data, [`MAX_REMEMBERED`] revocations and as
@@ -63,7 +63,7 @@ pub struct ListedSession {
 
 /// Whether a session holds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Checked {
+pub enum SessionCheck {
     Live(Session),
     /// Revoked, expired, or never made.
     Gone,

@@ -11,7 +11,7 @@ use super::id::hashed_user;
 use super::memory::Name;
 use super::scripts::{CHECK, CREATE, REVOKE_ALL, key_of};
 use super::{
-    Checked, ListedSession, MAX_DATA, MAX_SESSIONS, Reach, Session, SessionId, SessionTooLarge, State,
+    ListedSession, MAX_DATA, MAX_SESSIONS, Reach, Session, SessionCheck, SessionId, SessionTooLarge, State,
 };
 use crate::cache::Cache;
 use crate::changes::Change;
@@ -77,12 +77,12 @@ impl SessionStore {
     }
 
     /// Whether a session holds. That it is used moves its end on.
-    pub async fn check(&self, user: &str, id: &SessionId) -> Checked {
+    pub async fn check(&self, user: &str, id: &SessionId) -> SessionCheck {
         self.look(user, id, true).await
     }
 
     /// Whether a session holds, without using it.
-    pub async fn get(&self, user: &str, id: &SessionId) -> Checked {
+    pub async fn get(&self, user: &str, id: &SessionId) -> SessionCheck {
         self.look(user, id, false).await
     }
 
@@ -140,11 +140,11 @@ impl SessionStore {
         self.cache.gate().mode().is_degraded()
     }
 
-    async fn look(&self, user: &str, id: &SessionId, used: bool) -> Checked {
+    async fn look(&self, user: &str, id: &SessionId, used: bool) -> SessionCheck {
         let name = (hashed_user(user), id.hashed());
         if self.state().is_revoked(&name, id.created_ms()) {
             count(&self.counters().miss);
-            return Checked::Gone;
+            return SessionCheck::Gone;
         }
         let asked = ask(self.remote(), &name, self.times(), used).await;
         let away = asked.is_err();
@@ -153,7 +153,7 @@ impl SessionStore {
         match found {
             Some(stored) => {
                 count(&self.counters().hit_redis);
-                Checked::Live(Session {
+                SessionCheck::Live(Session {
                     user: user.to_owned(),
                     id: *id,
                     created_at: time(stored.created_ms),
@@ -162,11 +162,11 @@ impl SessionStore {
             }
             None if away => {
                 self.count_degraded();
-                Checked::CannotTell
+                SessionCheck::CannotTell
             }
             None => {
                 count(&self.counters().miss);
-                Checked::Gone
+                SessionCheck::Gone
             }
         }
     }

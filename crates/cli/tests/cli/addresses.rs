@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use holdfast_testkit::free_port;
 
-use holdfast_testkit::place::{Canned, Ended, Place};
+use holdfast_testkit::place::{CannedServer, CommandOutput, Place};
 
 const HTML: &str =
     "HTTP/1.1 200 OK\r\ncontent-length: 28\r\nconnection: close\r\n\r\n<!doctype html><html></html>";
@@ -19,7 +19,7 @@ const MOVED: &str =
     "HTTP/1.1 308 Moved\r\nlocation: https://jobs.example/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const NO_HTTP: &str = "SSH-2.0-OpenSSH_9.2\r\n";
 
-async fn list(url: &str) -> Ended {
+async fn list(url: &str) -> CommandOutput {
     Place::new()
         .run(&["jobs", "--url", url, "--key", "hunter2-hunter2", "list"])
         .await
@@ -35,7 +35,7 @@ async fn assert_says(url: String, words: &str) {
 
 #[tokio::test]
 async fn whatever_answers_there_the_message_says_what_it_is() {
-    let served: Vec<(Canned, &str)> = [
+    let served: Vec<(CannedServer, &str)> = [
         (HTML, "answered 200 OK with a web page"),
         (HALF, "answered 200 OK with half a JSON document"),
         (BROKEN_OFF, "cannot be reached"),
@@ -52,7 +52,7 @@ async fn whatever_answers_there_the_message_says_what_it_is() {
         ),
         (NO_HTTP, "cannot be reached"),
     ]
-    .map(|(answer, words)| (Canned::start(Some(answer)), words))
+    .map(|(answer, words)| (CannedServer::start(Some(answer)), words))
     .into();
     join_all(
         served
@@ -64,8 +64,8 @@ async fn whatever_answers_there_the_message_says_what_it_is() {
 
 #[tokio::test]
 async fn an_address_that_refuses_tls_does_not_exist_or_never_answers_is_named() {
-    let plain = Canned::start(Some(HTML));
-    let silent = Canned::start(None);
+    let plain = CannedServer::start(Some(HTML));
+    let silent = CannedServer::start(None);
     let cases = [
         (plain.url().replace("http:", "https:"), "cannot be reached"),
         (

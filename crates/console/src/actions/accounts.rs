@@ -3,7 +3,7 @@
 use actix_web::http::Method;
 use maud::html;
 
-use super::{Done, Outcome, done, object, text, words};
+use super::{ActionResult, Outcome, done, object, text, words};
 use crate::api::ApiRequest;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -37,14 +37,14 @@ pub(super) async fn steer_key(cx: &Context, id: &str, verb: &str) -> Outcome {
     Ok(shown_once(cx, &made, "The key has a new text"))
 }
 
-fn shown_once(cx: &Context, made: &Json, title: &str) -> Done {
+fn shown_once(cx: &Context, made: &Json, title: &str) -> ActionResult {
     let content = html! {
         h1 { (title) }
         p.lead { "The text of " strong { (made.text("name")) } " is shown once. Store it where it is used." }
         p.secret { code { (made.text("key")) } }
         p { a.button href=(cx.url(&["keys"])) { "To the keys" } }
     };
-    Done::Page(Page::new("keys", title, content))
+    ActionResult::Page(Page::new("keys", title, content))
 }
 
 pub(super) async fn create_user(cx: &Context, form: &Fields) -> Outcome {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use maud::{Markup, html};
 
 use super::engine::ids;
-use super::{Done, Outcome, done, done_at, number, object, until_finished};
+use super::{ActionResult, Outcome, done, done_at, number, object, until_finished};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::json::{Json, quoted};
@@ -173,7 +173,7 @@ async fn preview(
             (sample(cx, found.list("sample")))
         }
     };
-    Ok(Done::Page(Page::new("failures", title, content)))
+    Ok(ActionResult::Page(Page::new("failures", title, content)))
 }
 
 /// The hidden fields that select the same letters.

@@ -22,18 +22,18 @@ pub(crate) use bulk::{LETTER_FILTER, operation_key};
 const BULK_TIME: Duration = Duration::from_secs(6);
 
 /// What a form has done.
-pub(crate) enum Done {
+pub(crate) enum ActionResult {
     /// A sentence for the next page: the one that the form was on, or `to`.
     Message { text: String, to: Option<String> },
     /// A page of its own: a preview, or a secret that is shown once.
     Page(Page),
 }
 
-pub(crate) type Outcome = Result<Done, Failure>;
+pub(crate) type Outcome = Result<ActionResult, Failure>;
 
 #[allow(clippy::unnecessary_wraps, reason = "the last line of actions that can fail")]
 fn done(text: impl Into<String>) -> Outcome {
-    Ok(Done::Message {
+    Ok(ActionResult::Message {
         text: text.into(),
         to: None,
     })
@@ -41,7 +41,7 @@ fn done(text: impl Into<String>) -> Outcome {
 
 #[allow(clippy::unnecessary_wraps, reason = "as above")]
 fn done_at(text: impl Into<String>, to: String) -> Outcome {
-    Ok(Done::Message {
+    Ok(ActionResult::Message {
         text: text.into(),
         to: Some(to),
     })
@@ -64,7 +64,7 @@ pub(crate) async fn perform(cx: &Context, segments: &[&str], form: &Fields) -> O
         ["batches", id, "cancel"] => engine::cancel_batch(cx, id).await,
         ["schedules"] if form.get("step") == "preview" => crate::pages::schedule_form::preview(cx, form)
             .await
-            .map(Done::Page),
+            .map(ActionResult::Page),
         ["schedules"] => engine::put_schedule(cx, form).await,
         [
             "schedules",

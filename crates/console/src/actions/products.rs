@@ -3,7 +3,7 @@
 use actix_web::http::Method;
 use maud::html;
 
-use super::{Done, Outcome, done, done_at, object, text, words};
+use super::{ActionResult, Outcome, done, done_at, object, text, words};
 use crate::api::ApiRequest;
 use crate::context::Context;
 use crate::json::{Json, quoted};
@@ -61,7 +61,7 @@ pub(super) async fn steer_webhook(cx: &Context, id: &str, verb: &str) -> Outcome
 }
 
 /// A secret that the API shows once.
-fn secret(cx: &Context, document: &Json, title: &str) -> Done {
+fn secret(cx: &Context, document: &Json, title: &str) -> ActionResult {
     let id = document.at(&["webhook", "id"]).as_text().unwrap_or_default();
     let content = html! {
         h1 { (title) }
@@ -69,7 +69,7 @@ fn secret(cx: &Context, document: &Json, title: &str) -> Done {
         p.secret { code { (document.text("secret")) } }
         p { a.button href=(cx.url(&["webhooks", id])) { "To the webhook" } }
     };
-    Done::Page(Page::new("webhooks", title, content))
+    ActionResult::Page(Page::new("webhooks", title, content))
 }
 
 pub(super) async fn suppression(cx: &Context, verb: &str, form: &Fields) -> Outcome {

@@ -59,11 +59,11 @@ pub struct Setting<T> {
     bounds: Option<String>,
     variables: &'static [&'static str],
     is_secret: bool,
-    read: Box<Read<T>>,
+    read: Box<ReadSetting<T>>,
 }
 
 /// Reads the setting at a path.
-type Read<T> = dyn FnOnce(&mut Reader<'_>, &str) -> T;
+type ReadSetting<T> = dyn FnOnce(&mut Reader<'_>, &str) -> T;
 
 impl<T> Debug for Setting<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

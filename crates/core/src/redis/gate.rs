@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connect::Connector;
-use super::shared::{ServerClock, Shared};
+use super::shared::{GateState, ServerClock};
 use super::{GateError, OpenError, Role, Subscription, probe};
 use crate::breaker::{BreakerState, Purpose};
 use crate::clock;
@@ -40,7 +40,7 @@ enum Side {
 }
 
 struct Active {
-    shared: Arc<Shared>,
+    shared: Arc<GateState>,
     _stop_tasks: DropGuard,
 }
 
@@ -80,7 +80,7 @@ impl RedisGate {
             reason: DegradedReason::Connecting,
         };
         let (sender, mode) = watch::channel(connecting);
-        let shared = Arc::new(Shared::new(role, settings.clone(), connector, sender));
+        let shared = Arc::new(GateState::new(role, settings.clone(), connector, sender));
         let stop = CancellationToken::new();
         probe::spawn(&shared, &stop);
         let active = Arc::new(Active {
@@ -203,7 +203,7 @@ impl RedisGate {
         self.shared().ok().and_then(|shared| shared.clock())
     }
 
-    fn shared(&self) -> Result<&Arc<Shared>, GateError> {
+    fn shared(&self) -> Result<&Arc<GateState>, GateError> {
         match &self.side {
             Side::Configured(active) => Ok(&active.shared),
             Side::Absent(_) => Err(GateError::NotConfigured),

@@ -27,7 +27,7 @@ use super::error::timed_out;
 use crate::breaker::{BreakerState, Purpose};
 
 use super::lanes::IDLE;
-use super::shared::{ServerClock, Shared};
+use super::shared::{GateState, ServerClock};
 use crate::failure::{RedisFailure, classify_connect, classify_pool, classify_redis};
 use crate::mode::DegradedReason;
 
@@ -41,7 +41,7 @@ const KEEPER_PAUSE: Duration = Duration::from_millis(100);
 const PROBE_KEY: &str = "{holdfast}:probe";
 
 /// Starts both tasks; they end when `stop` is cancelled.
-pub(super) fn spawn(shared: &Arc<Shared>, stop: &CancellationToken) {
+pub(super) fn spawn(shared: &Arc<GateState>, stop: &CancellationToken) {
     let prober = Prober::new(Arc::clone(shared));
     let keeper = Arc::clone(shared);
     let (prober_stop, keeper_stop) = (stop.clone(), stop.clone());
@@ -59,12 +59,12 @@ pub(super) enum Again {
 }
 
 struct Prober {
-    shared: Arc<Shared>,
+    shared: Arc<GateState>,
     connection: Option<PooledConnection>,
 }
 
 impl Prober {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<GateState>) -> Self {
         Self {
             shared,
             connection: None,
@@ -172,7 +172,7 @@ impl Prober {
 }
 
 /// Opens lanes on demand and closes idle ones.
-async fn keep_lanes(shared: &Shared) {
+async fn keep_lanes(shared: &GateState) {
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -183,7 +183,7 @@ async fn keep_lanes(shared: &Shared) {
     }
 }
 
-async fn open_wanted(shared: &Shared) {
+async fn open_wanted(shared: &GateState) {
     let lanes = &shared.lanes;
     while lanes.wants_another() {
         let Ok(ticket) = shared.admit(Purpose::FreesMemory) else {
@@ -203,7 +203,7 @@ async fn open_wanted(shared: &Shared) {
 }
 
 /// Closes idle lanes, and asks the last one whether it lives.
-async fn sweep_idle(shared: &Shared) {
+async fn sweep_idle(shared: &GateState) {
     let Some(loan) = shared.lanes.sweep(IDLE) else {
         return;
     };

@@ -32,7 +32,7 @@ use crate::outage::Outage;
 const IN_FLIGHT_PER_LANE: usize = 64;
 
 /// What callers and background tasks share.
-pub(super) struct Shared {
+pub(super) struct GateState {
     pub(super) role: Role,
     pub(super) settings: RedisSettings,
     pub(super) lanes: Lanes,
@@ -68,7 +68,7 @@ struct Entry<'a> {
     _place: Option<SemaphorePermit<'a>>,
 }
 
-impl Shared {
+impl GateState {
     pub(super) fn new(
         role: Role,
         settings: RedisSettings,

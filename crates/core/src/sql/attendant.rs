@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::gate::{PROBE_DEADLINE, PROBE_PERIOD};
 use super::pool::{Backend, Pool};
-use super::sqlite::Embedded;
+use super::sqlite::PoolState;
 use crate::failure::sql_outage;
 use crate::mode::DegradedReason;
 
@@ -155,7 +155,7 @@ async fn end_sessions_on(
 }
 
 /// Attends an embedded database until its pools are gone.
-pub(super) async fn attend_sqlite(embedded: Weak<Embedded>, options: SqliteConnectOptions) {
+pub(super) async fn attend_sqlite(embedded: Weak<PoolState>, options: SqliteConnectOptions) {
     let Some(gate) = embedded.upgrade().map(|embedded| embedded.gate.clone()) else {
         return;
     };

@@ -77,7 +77,7 @@ pub(super) struct Pool {
     acquire_timeout: Duration,
     idle_timeout: Duration,
     permits: Arc<Semaphore>,
-    resting: Mutex<VecDeque<Resting>>,
+    resting: Mutex<VecDeque<IdleConnection>>,
     /// A connection came to rest, or a permit is free.
     freed: Notify,
     /// Connections that exist, in use or at rest.
@@ -104,7 +104,7 @@ struct Link {
     opened: Instant,
 }
 
-struct Resting {
+struct IdleConnection {
     link: Link,
     since: Instant,
 }
@@ -294,13 +294,13 @@ impl Pool {
     /// The connection that came to rest last, if it still answers.
     async fn take_rested(self: &Arc<Self>) -> Option<Link> {
         loop {
-            let Resting { mut link, since } = lock(&self.resting).pop_back()?;
+            let IdleConnection { mut link, since } = lock(&self.resting).pop_back()?;
             let doubted = lock(&self.doubted).is_some_and(|at| since < at);
             if since.elapsed() < TRUSTED_REST && !doubted {
                 return Some(link);
             }
             // Until it has answered it belongs to nobody; a caller that leaves meanwhile drops it.
-            let untested = Untested::new(self, &link);
+            let untested = ConnectionUnderTest::new(self, &link);
             let answered = timeout(TEST_DEADLINE, link.raw.ping()).await;
             untested.was_tested();
             match answered {
@@ -377,7 +377,7 @@ impl Pool {
             return;
         }
         let since = Instant::now();
-        lock(&self.resting).push_back(Resting { link, since });
+        lock(&self.resting).push_back(IdleConnection { link, since });
         drop(permit);
         self.freed.notify_one();
     }
@@ -421,13 +421,13 @@ impl Drop for Pool {
 }
 
 /// A connection under test: a caller that leaves in the middle of the test drops it, and it counts no more.
-struct Untested<'a> {
+struct ConnectionUnderTest<'a> {
     pool: &'a Pool,
     backend: Option<Backend>,
     is_pending: bool,
 }
 
-impl<'a> Untested<'a> {
+impl<'a> ConnectionUnderTest<'a> {
     fn new(pool: &'a Pool, link: &Link) -> Self {
         Self {
             pool,
@@ -441,7 +441,7 @@ impl<'a> Untested<'a> {
     }
 }
 
-impl Drop for Untested<'_> {
+impl Drop for ConnectionUnderTest<'_> {
     fn drop(&mut self) {
         if !self.is_pending {
             return;

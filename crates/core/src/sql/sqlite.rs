@@ -66,12 +66,12 @@ pub struct SqliteDatabase {
     pub writer: SqlitePool,
     /// For reading only: these connections refuse to write.
     pub reader: SqlitePool,
-    embedded: Arc<Embedded>,
+    embedded: Arc<PoolState>,
 }
 
 /// What the pools share with the attendant.
 #[derive(Debug)]
-pub(super) struct Embedded {
+pub(super) struct PoolState {
     pub(super) gate: Arc<Gate>,
     limit: Arc<WriteLimit>,
     /// Transactions of this process that wait for the lock of the file.
@@ -79,13 +79,13 @@ pub(super) struct Embedded {
     statement_timeout: Duration,
 }
 
-impl Embedded {
+impl PoolState {
     pub(super) fn waits_for_lock(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
-impl Drop for Embedded {
+impl Drop for PoolState {
     fn drop(&mut self) {
         // The attendant finds it gone, and ends.
         self.gate.suspect();
@@ -136,7 +136,7 @@ impl WriteLimit {
 pub(super) fn open(settings: &DatabaseSettings) -> Result<SqliteDatabase, SqlError> {
     let options = connect_options(&settings.url)?;
     create_file(options.get_filename())?;
-    let embedded = Arc::new(Embedded {
+    let embedded = Arc::new(PoolState {
         gate: Arc::new(Gate::new(options.get_filename().display().to_string())),
         limit: Arc::new(WriteLimit::new()),
         waiting: AtomicUsize::new(0),
@@ -236,7 +236,7 @@ impl SqliteDatabase {
             limit.min(self.embedded.statement_timeout)
         });
         tx.embedded.limit.begin(limit + BUSY_TIMEOUT);
-        let waiting = Waiting::count(&self.embedded);
+        let waiting = LockWaiter::count(&self.embedded);
         Manager::begin(&mut tx.connection, Some("BEGIN IMMEDIATE".into_sql_str())).await?;
         drop(waiting);
         tx.embedded.limit.begin(limit);
@@ -260,16 +260,16 @@ impl SqliteDatabase {
 }
 
 /// A transaction that waits for the lock of the file.
-struct Waiting<'a>(&'a Embedded);
+struct LockWaiter<'a>(&'a PoolState);
 
-impl<'a> Waiting<'a> {
-    fn count(embedded: &'a Embedded) -> Self {
+impl<'a> LockWaiter<'a> {
+    fn count(embedded: &'a PoolState) -> Self {
         embedded.waiting.fetch_add(1, Ordering::Relaxed);
         Self(embedded)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for LockWaiter<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -281,7 +281,7 @@ impl Drop for Waiting<'_> {
 /// the pool's idea of it would be wrong. Its place is taken until its thread is done with the statement.
 pub struct SqliteWriteTx {
     connection: PoolConnection<Sqlite>,
-    embedded: Arc<Embedded>,
+    embedded: Arc<PoolState>,
     operation: &'static str,
     /// Committed or rolled back without an error.
     has_ended: bool,

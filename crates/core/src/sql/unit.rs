@@ -174,9 +174,9 @@ pub(super) async fn run<T>(
             });
             tokio::select! {
                 biased;
-                done = working => Ended::Done(done),
-                () = released(gate) => Ended::Released,
-                () = sleep(statement_timeout + LATER) => Ended::Late,
+                done = working => UnitEnd::Done(done),
+                () = released(gate) => UnitEnd::Released,
+                () = sleep(statement_timeout + LATER) => UnitEnd::Late,
             }
         };
         let result = UNIT.with(|unit| conclude(gate, unit, started.elapsed(), ended));
@@ -187,7 +187,7 @@ pub(super) async fn run<T>(
 }
 
 /// How the work of a unit came to its end.
-enum Ended<T> {
+enum UnitEnd<T> {
     Done(Result<T, sqlx::Error>),
     /// The gate opened.
     Released,
@@ -196,7 +196,7 @@ enum Ended<T> {
 }
 
 /// Tells the gate, and makes the error that callers see.
-fn conclude<T>(gate: &Gate, unit: &Unit, after: Duration, ended: Ended<T>) -> Result<T, UnitError> {
+fn conclude<T>(gate: &Gate, unit: &Unit, after: Duration, ended: UnitEnd<T>) -> Result<T, UnitError> {
     let sent = unit.stage() == Stage::Sent;
     let ticket = match unit.admission() {
         // A second connection of the same unit was refused: what the first one did stands.
@@ -206,13 +206,13 @@ fn conclude<T>(gate: &Gate, unit: &Unit, after: Duration, ended: Ended<T>) -> Re
         Admission::Unasked => None,
     };
     match ended {
-        Ended::Done(Ok(done)) => {
+        UnitEnd::Done(Ok(done)) => {
             if let Some(ticket) = ticket {
                 gate.answered(ticket);
             }
             Ok(done)
         }
-        Ended::Done(Err(error)) => {
+        UnitEnd::Done(Err(error)) => {
             let refused = gate.admit().err();
             match (ticket, refused) {
                 // What made the gate open is why this unit got no connection.
@@ -225,12 +225,12 @@ fn conclude<T>(gate: &Gate, unit: &Unit, after: Duration, ended: Ended<T>) -> Re
             }
             Err(error.into())
         }
-        Ended::Released if sent => Err(UnitError::TimedOut { after }),
-        Ended::Released => {
+        UnitEnd::Released if sent => Err(UnitError::TimedOut { after }),
+        UnitEnd::Released => {
             let reason = gate.admit().err().unwrap_or(DegradedReason::TimedOut);
             Err(UnitError::Unavailable { reason })
         }
-        Ended::Late => {
+        UnitEnd::Late => {
             if let Some(ticket) = ticket.filter(|_| sent) {
                 gate.failed(ticket, DegradedReason::TimedOut);
             }

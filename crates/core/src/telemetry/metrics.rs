@@ -129,13 +129,13 @@ impl<const N: usize> Histograms<N> {
     }
 }
 
-struct Recording {
+struct MetricsRecorder {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
 }
 
 /// Made when it is needed first, so that a handle which is taken early counts too.
-static RECORDER: LazyLock<Recording> = LazyLock::new(|| {
+static RECORDER: LazyLock<MetricsRecorder> = LazyLock::new(|| {
     let mut builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_LIFE));
     for metric in catalogue::ALL {
         if metric.kind == MetricKind::Histogram {
@@ -152,7 +152,7 @@ static RECORDER: LazyLock<Recording> = LazyLock::new(|| {
     }
     let handle = recorder.handle();
     keep_up(handle.clone());
-    Recording { recorder, handle }
+    MetricsRecorder { recorder, handle }
 });
 
 fn describe(recorder: &PrometheusRecorder, metric: &Definition) {

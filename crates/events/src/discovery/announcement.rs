@@ -16,7 +16,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_core::config::{JobsSettings, Settings};
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
+use holdfast_jobs::enqueue::{EnqueueError, EnqueuedJob};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_product::{ANNOUNCEMENT_FRAME, Announcement, AnnouncementMail, MAX_USER, Messenger, UserName};
 use serde_json::value::{RawValue, to_raw_value};
@@ -275,7 +275,7 @@ fn by_reader<'a>(news: &'a [News<'a>], stored: &StoredUsers) -> BTreeMap<To<'a>,
     mails
 }
 
-fn queues<'a>(jobs: impl Iterator<Item = &'a Enqueued>) -> Vec<String> {
+fn queues<'a>(jobs: impl Iterator<Item = &'a EnqueuedJob>) -> Vec<String> {
     let mut queues: Vec<String> = Vec::new();
     for job in jobs {
         if !queues.contains(&job.queue) {

@@ -1,6 +1,6 @@
 //! What operators do with sources: each change and its entry in the audit log are one transaction.
 
-use holdfast_jobs::audit::{AuditEntry, By};
+use holdfast_jobs::audit::{AuditContext, AuditEntry};
 use holdfast_jobs::ledger::LedgerError;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use holdfast_product::redaction::redacted_feed;
 
 impl Sources {
     /// Makes a source, which is discovered at once if it is enabled.
-    pub async fn create(&self, by: &By, source: &NewSource) -> Result<SourceRecord, SourceError> {
+    pub async fn create(&self, by: &AuditContext, source: &NewSource) -> Result<SourceRecord, SourceError> {
         self.check(source)?;
         if self.count().await? >= MAX_SOURCES {
             return Err(SourceError::TooMany);
@@ -53,7 +53,7 @@ impl Sources {
     /// Puts another source in the place of one, under its id. It is discovered anew, at once.
     pub async fn replace(
         &self,
-        by: &By,
+        by: &AuditContext,
         id: SourceId,
         source: &NewSource,
     ) -> Result<SourceRecord, SourceError> {
@@ -92,7 +92,7 @@ impl Sources {
     }
 
     /// Its events stay stored until they are over.
-    pub async fn delete(&self, by: &By, id: SourceId) -> Result<(), SourceError> {
+    pub async fn delete(&self, by: &AuditContext, id: SourceId) -> Result<(), SourceError> {
         let sql = &self.0.sql;
         let gone = sql
             .within("delete a source", async {

@@ -54,7 +54,7 @@ impl From<JobError> for Failure {
 
 /// What a server answered.
 #[derive(Debug)]
-pub(super) enum Fetched {
+pub(super) enum FetchAnswer {
     /// Nothing new since the last time.
     NotModified,
     Body(Body),
@@ -77,7 +77,7 @@ pub(super) async fn fetch(
     source: &SourceRecord,
     timeout: Duration,
     max_bytes: usize,
-) -> Result<Fetched, Failure> {
+) -> Result<FetchAnswer, Failure> {
     let url = source
         .definition
         .address()
@@ -111,10 +111,10 @@ pub(super) async fn fetch(
     };
     let answer = outbound.send(call).await?;
     if answer.status == StatusCode::NOT_MODIFIED {
-        return Ok(Fetched::NotModified);
+        return Ok(FetchAnswer::NotModified);
     }
     // Unpacking a bomb takes a moment of a core.
-    tokio::task::spawn_blocking(move || unpacked(&answer, max_bytes).map(Fetched::Body))
+    tokio::task::spawn_blocking(move || unpacked(&answer, max_bytes).map(FetchAnswer::Body))
         .await
         .map_err(|_| Failure::new("the answer could not be unpacked"))?
 }

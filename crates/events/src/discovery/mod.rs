@@ -57,8 +57,8 @@ use crate::{DiscoverySettings, RedditSettings};
 use holdfast_outbound::{AddressPolicy, Outbound};
 
 pub use self::announcement::{NEWS, NewsAnnouncer};
-pub use self::news::{AnnouncementCounts, Announcer, Happened, News};
-pub use self::run::{Change, Discovered, EventsDiscover, Report, Status};
+pub use self::news::{AnnouncementCounts, Announcer, EventChange, News};
+pub use self::run::{Change, DiscoverySummary, EventsDiscover, Report, Status};
 pub use self::source::{
     Definition, Listing, MAX_NAME, MAX_PAGES, MAX_SOURCES, NewSource, SourceFault, SourceId, SourceKind,
     SourceRecord,

@@ -18,7 +18,7 @@ use serde::Serialize;
 use ulid::Ulid;
 
 use super::subscriptions::{SubscriptionMatch, SubscriptionMatcher};
-use crate::store::{NewEvent, Outcome, UpsertHook, Upserted};
+use crate::store::{NewEvent, Outcome, UpsertHook, UpsertedEvent};
 
 /// Upper bound of the notifications of one transaction, in units of about a kibibyte: an event costs one for each endpoint that
 /// receives it, and one more for each ten subscriptions that may be named.
@@ -30,14 +30,14 @@ const NAMED_IN_ONE: usize = 10;
 /// What happened to an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Happened {
+pub enum EventChange {
     Discovered,
     /// It says something else, or takes place after all.
     Changed,
     Cancelled,
 }
 
-impl Happened {
+impl EventChange {
     /// What webhooks call it.
     pub const fn event_type(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl Happened {
     }
 
     /// `None`: it is no news.
-    fn of(stored: &Upserted) -> Option<Self> {
+    fn of(stored: &UpsertedEvent) -> Option<Self> {
         match stored.outcome {
             Outcome::Inserted => Some(Self::Discovered),
             Outcome::Changed if stored.cancelled => Some(Self::Cancelled),
@@ -61,7 +61,7 @@ impl Happened {
 /// An event that is new, changed or cancelled, and the subscriptions that want to hear of it.
 #[derive(Debug, Clone)]
 pub struct News<'a> {
-    pub happened: Happened,
+    pub happened: EventChange,
     pub id: Ulid,
     pub event: &'a NewEvent,
     pub wanted: Vec<&'a SubscriptionMatch>,
@@ -149,14 +149,14 @@ impl UpsertHook for AnnouncingWitness<'_> {
         &'a self,
         tx: LedgerTx<'a>,
         events: &'a [NewEvent],
-        stored: &'a [Upserted],
+        stored: &'a [UpsertedEvent],
     ) -> BoxFuture<'a, Result<(), LedgerError>> {
         async move {
             let pairs = events.iter().zip(stored);
             let news: Vec<News<'_>> = pairs
                 .filter_map(|(event, stored)| {
                     Some(News {
-                        happened: Happened::of(stored)?,
+                        happened: EventChange::of(stored)?,
                         id: stored.id,
                         event,
                         wanted: SubscriptionMatcher::wanting(self.ready, event),

@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::reading::{PendingWork, StopOnDrop, read_body};
-pub use self::report::{Change, Discovered, Report, Status};
+pub use self::report::{Change, DiscoverySummary, Report, Status};
 use super::Discoverer;
 use super::dedupe::KnownEntries;
-use super::fetch::{Body, Failure, Fetched, fetch, unpacked};
+use super::fetch::{Body, Failure, FetchAnswer, fetch, unpacked};
 use super::missing::Inventory;
 use super::parse::{Note, Reading};
 use super::source::{SourceId, SourceKind, SourceRecord};
@@ -46,7 +46,7 @@ pub struct EventsDiscover {
 impl Job for EventsDiscover {
     const KIND: &'static str = "events.discover";
     const QUEUE: &'static str = "events";
-    type Output = Discovered;
+    type Output = DiscoverySummary;
 
     fn example() -> Option<Self> {
         let source = "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().ok()?;
@@ -65,7 +65,7 @@ impl Job for EventsDiscover {
         })
     }
 
-    async fn run(self, context: JobContext) -> Result<Discovered, JobError> {
+    async fn run(self, context: JobContext) -> Result<DiscoverySummary, JobError> {
         let discoverer = context.resource::<Discoverer>()?;
         tokio::select! {
             done = discoverer.discover(self.source) => done,
@@ -102,7 +102,7 @@ impl Discoverer {
     ///
     /// # Errors
     /// Transient: the database does not answer. Permanent: there is no such source.
-    pub async fn discover(&self, id: SourceId) -> Result<Discovered, JobError> {
+    pub async fn discover(&self, id: SourceId) -> Result<DiscoverySummary, JobError> {
         let source = match self.0.sources.get(id).await {
             Ok(source) => source,
             Err(error @ SourceError::Unknown(_)) => return Err(JobError::permanent(error)),
@@ -130,7 +130,7 @@ impl Discoverer {
             Err(Broken::Ours(error)) => return Err(error.into()),
         }
         report.count();
-        Ok(Discovered {
+        Ok(DiscoverySummary {
             status: report.status,
             error: report.error,
             entries: report.entries,
@@ -186,12 +186,12 @@ impl Discoverer {
             return Ok(None);
         }
         match self.fetched(source).await? {
-            Fetched::NotModified => self.read_again(source, report, &mut seen).await,
-            Fetched::Body(body) => self.read_new(source, body, report, &mut seen).await.map(Some),
+            FetchAnswer::NotModified => self.read_again(source, report, &mut seen).await,
+            FetchAnswer::Body(body) => self.read_new(source, body, report, &mut seen).await.map(Some),
         }
     }
 
-    async fn fetched(&self, source: &SourceRecord) -> Result<Fetched, Failure> {
+    async fn fetched(&self, source: &SourceRecord) -> Result<FetchAnswer, Failure> {
         let settings = &self.0.sources.0.settings;
         fetch(&self.0.outbound, source, settings.timeout, settings.max_bytes).await
     }
@@ -253,11 +253,11 @@ impl Discoverer {
             ..source.clone()
         };
         match self.fetched(&unconditional).await? {
-            Fetched::Body(body) => {
+            FetchAnswer::Body(body) => {
                 report.status = Status::Ok;
                 self.read_new(source, body, report, seen).await.map(Some)
             }
-            Fetched::NotModified => {
+            FetchAnswer::NotModified => {
                 let reason =
                     "says 304 to a request without conditions: what repeats is not written out any further";
                 report.note(Note::new("the server", reason));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use holdfast_core::encryption::{Column, Encryption};
-use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
+use holdfast_jobs::enqueue::{EnqueueError, EnqueuedJob};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::rotation::{SealedColumn, SealedForm};
 use uuid::Uuid;
@@ -203,7 +203,7 @@ impl Sources {
     }
 
     /// Discovers it now, beside its rhythm, enabled or not.
-    pub async fn discover_now(&self, id: SourceId) -> Result<Enqueued, SourceError> {
+    pub async fn discover_now(&self, id: SourceId) -> Result<EnqueuedJob, SourceError> {
         self.get(id).await?;
         let job = EventsDiscover { source: id };
         Ok(self.0.jobs.enqueue(job).unique(id.to_string()).await?)

@@ -8,7 +8,7 @@ use super::news::{Announcer, AnnouncingWitness, piece};
 use super::parse::{Entry, Note};
 use super::run::{Change, Report};
 use super::source::SourceRecord;
-use crate::store::{NewEvent, Outcome, Upserted};
+use crate::store::{NewEvent, Outcome, UpsertedEvent};
 
 /// Changes that a report keeps.
 const MAX_CHANGES: usize = 20;
@@ -71,7 +71,7 @@ impl Discoverer {
         announcer: &dyn Announcer,
         events: &[NewEvent],
         report: &mut Report,
-    ) -> Result<Vec<Upserted>, LedgerError> {
+    ) -> Result<Vec<UpsertedEvent>, LedgerError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }

@@ -6,7 +6,7 @@ use holdfast_jobs::ledger::LedgerError;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Action, Done, Interactions};
+use super::{Action, Interactions, UserInteraction};
 use crate::store::TableChange;
 
 /// Interactions of one page.
@@ -36,8 +36,8 @@ impl From<Row> for Cursor {
 
 impl Cursor {
     /// `None`: another version's action, which this one knows nothing about.
-    pub(crate) fn done(&self) -> Option<Done> {
-        Some(Done {
+    pub(crate) fn done(&self) -> Option<UserInteraction> {
+        Some(UserInteraction {
             event: Ulid(self.event_id.as_u128()),
             action: Action::from_number(self.kind)?,
             at: DateTime::from_timestamp_millis(self.at_ms)?,

@@ -35,7 +35,7 @@ use ulid::Ulid;
 use crate::RecommendSettings;
 
 pub(crate) use self::export::Cursor;
-pub use self::store::Accepted;
+pub use self::store::InteractionReport;
 
 /// Most interactions that one statement writes.
 pub const BATCH: usize = 1_000;
@@ -105,7 +105,7 @@ pub struct Interaction {
 
 /// The same, where it is known who the user is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Done {
+pub struct UserInteraction {
     pub event: Ulid,
     pub action: Action,
     pub at: DateTime<Utc>,

@@ -10,12 +10,12 @@ use sqlx::{PgConnection, SqliteConnection};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Action, BATCH, Done, Interaction, Interactions};
+use super::{Action, BATCH, Interaction, Interactions, UserInteraction};
 use holdfast_product::UserName;
 
 /// The result of storing interactions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Accepted {
+pub struct InteractionReport {
     /// New ones; the others were there.
     pub stored: u64,
     /// Events that do not exist: what names them was not stored.
@@ -44,8 +44,8 @@ on conflict do nothing";
 
 impl Interactions {
     /// Stores those whose event exists.
-    pub async fn accept(&self, interactions: &[Interaction]) -> Result<Accepted, LedgerError> {
-        let mut sum = Accepted::default();
+    pub async fn accept(&self, interactions: &[Interaction]) -> Result<InteractionReport, LedgerError> {
+        let mut sum = InteractionReport::default();
         for batch in interactions.chunks(BATCH) {
             let accepted = self.accept_batch(batch).await?;
             sum.stored += accepted.stored;
@@ -54,7 +54,7 @@ impl Interactions {
         Ok(sum)
     }
 
-    async fn accept_batch(&self, batch: &[Interaction]) -> Result<Accepted, LedgerError> {
+    async fn accept_batch(&self, batch: &[Interaction]) -> Result<InteractionReport, LedgerError> {
         let events: HashSet<Ulid> = batch.iter().map(|one| one.event).collect();
         let ids: Vec<_> = events.iter().map(|event| Uuid::from_u128(event.0)).collect();
         let sql = &self.0.sql;
@@ -78,7 +78,7 @@ impl Interactions {
                 LedgerTx::Sqlite(on) => write_sqlite(on, &good).await?,
             };
             tx.commit().await?;
-            Ok(Accepted {
+            Ok(InteractionReport {
                 stored,
                 unknown: events.difference(&known).copied().collect(),
             })
@@ -87,7 +87,7 @@ impl Interactions {
     }
 
     /// The newest of what one user did, newest first.
-    pub async fn of_user(&self, user: &UserName, limit: usize) -> Result<Vec<Done>, LedgerError> {
+    pub async fn of_user(&self, user: &UserName, limit: usize) -> Result<Vec<UserInteraction>, LedgerError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = &self.0.sql;
         let rows: Vec<(Uuid, i16, i64)> = sql
@@ -118,10 +118,10 @@ impl Interactions {
     }
 }
 
-fn done((event, number, at): (Uuid, i16, i64)) -> Result<Done, LedgerError> {
+fn done((event, number, at): (Uuid, i16, i64)) -> Result<UserInteraction, LedgerError> {
     let action = Action::from_number(number)
         .ok_or_else(|| LedgerError::Corrupt(format!("{number} is no kind of interaction")))?;
-    Ok(Done {
+    Ok(UserInteraction {
         event: Ulid(event.as_u128()),
         action,
         at: DateTime::from_timestamp_millis(at).unwrap_or_default(),

@@ -164,13 +164,13 @@ mod tests {
     use ulid::Ulid;
 
     use super::*;
-    use crate::recommend::model::{Catalogue, Described, Ratings};
+    use crate::recommend::model::{Catalogue, EventFeatures, Ratings};
 
     fn model(events: usize) -> Model {
         let mut catalogue = Catalogue::default();
         for at in 0..events {
             let title = format!("event of kind{} in hall{}", at % 3, at % 5);
-            catalogue.push(&Described {
+            catalogue.push(&EventFeatures {
                 id: Ulid(at as u128 * 7_919),
                 starts_at: 1_000 + (at as i64 * 37) % 100,
                 category: (at % 4 > 0).then_some(["", "music", "code", "Täuschung"][at % 4]),

@@ -6,7 +6,7 @@ use holdfast_jobs::{Job, JobContext, JobError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ListSource, Recommender, Trained};
+use super::{ListSource, Recommender, TrainingReport};
 use holdfast_product::UserName;
 
 const QUEUE: &str = "ml";
@@ -23,7 +23,7 @@ pub struct MlTrain {
 impl Job for MlTrain {
     const KIND: &'static str = "ml.train";
     const QUEUE: &'static str = QUEUE;
-    type Output = Trained;
+    type Output = TrainingReport;
 
     fn example() -> Option<Self> {
         Some(Self { full: true })
@@ -33,7 +33,7 @@ impl Job for MlTrain {
         Some(Duration::from_mins(15))
     }
 
-    async fn run(self, context: JobContext) -> Result<Trained, JobError> {
+    async fn run(self, context: JobContext) -> Result<TrainingReport, JobError> {
         let recommender = context.resource::<Recommender>()?;
         recommender.train_job(self.full, &context).await
     }
@@ -49,7 +49,8 @@ pub struct MlRecommend {
 
 /// What `ml.recommend` made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Recommended {
+#[schemars(rename = "Recommended")]
+pub struct RecommendReport {
     pub source: ListSource,
     pub items: usize,
 }
@@ -57,7 +58,7 @@ pub struct Recommended {
 impl Job for MlRecommend {
     const KIND: &'static str = "ml.recommend";
     const QUEUE: &'static str = QUEUE;
-    type Output = Recommended;
+    type Output = RecommendReport;
 
     fn example() -> Option<Self> {
         let user = "user-17".parse().ok()?;
@@ -68,10 +69,10 @@ impl Job for MlRecommend {
         Some(Duration::from_mins(1))
     }
 
-    async fn run(self, context: JobContext) -> Result<Recommended, JobError> {
+    async fn run(self, context: JobContext) -> Result<RecommendReport, JobError> {
         let recommender = context.resource::<Recommender>()?;
         let list = recommender.refresh(&self.user).await?;
-        Ok(Recommended {
+        Ok(RecommendReport {
             source: list.source,
             items: list.items.len(),
         })

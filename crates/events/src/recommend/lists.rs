@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use holdfast_cache::{Class, Found, Key, LoadError, Namespace};
+use holdfast_cache::{CachedValue, Class, Key, LoadError, Namespace};
 use holdfast_core::clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub struct Item {
 /// Why an event is recommended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Because {
-    pub why: Why,
+    pub why: Reason,
     /// The event that it is like, or near to.
     pub event: Option<Ulid>,
     /// A readable description.
@@ -76,7 +76,7 @@ pub struct Because {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Why {
+pub enum Reason {
     /// Those who like that event like this one.
     Similar,
     /// Its words are those of that event.
@@ -90,7 +90,7 @@ pub enum Why {
 
 impl Recommender {
     /// A user's list, within the deadline: from the cache, made now, or what is popular.
-    pub async fn list(&self, user: &UserName) -> Result<Found<List>, LoadError<RecommendError>> {
+    pub async fn list(&self, user: &UserName) -> Result<CachedValue<List>, LoadError<RecommendError>> {
         let (this, name) = (self.clone(), user.clone());
         let key = self.key(user);
         let load = move || async move { this.make(&name).await };
@@ -159,7 +159,7 @@ impl Recommender {
     }
 
     /// What is popular, from the cache or made now.
-    async fn popular(&self) -> Result<Found<List>, LoadError<RecommendError>> {
+    async fn popular(&self) -> Result<CachedValue<List>, LoadError<RecommendError>> {
         let this = self.clone();
         let key = POPULAR.key(&[self.0.deployment.as_str()]);
         self.0
@@ -184,7 +184,7 @@ impl Recommender {
             .iter()
             .filter_map(|id| known.remove(id))
             .filter(|event| is_ahead(event, now))
-            .map(|event| item(&event, 0.0, because(rank::Why::Popular, &event, None)))
+            .map(|event| item(&event, 0.0, because(rank::RankReason::Popular, &event, None)))
             .collect();
         if items.len() < MAX_LISTED {
             let filter = Filter {
@@ -195,7 +195,7 @@ impl Recommender {
             let more = soon
                 .iter()
                 .filter(|event| !named.contains(&event.id))
-                .map(|event| item(event, 0.0, because(rank::Why::Soon, event, None)));
+                .map(|event| item(event, 0.0, because(rank::RankReason::Soon, event, None)));
             items.extend(more);
             items.truncate(MAX_LISTED);
         }
@@ -212,7 +212,7 @@ impl Recommender {
 }
 
 /// What has begun since the list was made is left out.
-fn only_ahead(mut found: Found<List>) -> Found<List> {
+fn only_ahead(mut found: CachedValue<List>) -> CachedValue<List> {
     let now = clock::now();
     found.value.items.retain(|item| item.starts_at > now);
     found
@@ -253,18 +253,21 @@ fn item(event: &Event, score: f32, because: Because) -> Item {
 }
 
 /// `other`: the event that the reason names, if it is still there.
-fn because(why: rank::Why, event: &Event, other: Option<&Event>) -> Because {
+fn because(why: rank::RankReason, event: &Event, other: Option<&Event>) -> Because {
     let named = other.map_or("something you like", |other| other.title.as_str());
     let (why, text) = match why {
-        rank::Why::Alike(_) => (Why::Similar, format!("People who like “{named}” like this too")),
-        rank::Why::Words(_) => (Why::Words, format!("It is about the same as “{named}”")),
-        rank::Why::Near(_) => (Why::Near, format!("It takes place near to “{named}”")),
-        rank::Why::Category => {
+        rank::RankReason::Alike(_) => (
+            Reason::Similar,
+            format!("People who like “{named}” like this too"),
+        ),
+        rank::RankReason::Words(_) => (Reason::Words, format!("It is about the same as “{named}”")),
+        rank::RankReason::Near(_) => (Reason::Near, format!("It takes place near to “{named}”")),
+        rank::RankReason::Category => {
             let category = event.category.as_deref().unwrap_or("this");
-            (Why::Category, format!("You often choose {category}"))
+            (Reason::Category, format!("You often choose {category}"))
         }
-        rank::Why::Popular => (Why::Popular, "Many people are interested in it now".to_owned()),
-        rank::Why::Soon => (Why::Soon, "It takes place soon".to_owned()),
+        rank::RankReason::Popular => (Reason::Popular, "Many people are interested in it now".to_owned()),
+        rank::RankReason::Soon => (Reason::Soon, "It takes place soon".to_owned()),
     };
     Because {
         why,
@@ -273,7 +276,7 @@ fn because(why: rank::Why, event: &Event, other: Option<&Event>) -> Because {
     }
 }
 
-impl rank::Why {
+impl rank::RankReason {
     /// The event that the reason names, by its place.
     fn event(self) -> Option<usize> {
         match self {

@@ -65,13 +65,13 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 pub use self::codec::Unreadable;
-pub use self::jobs::{MlRecommend, MlTrain, Recommended};
-pub use self::lists::{Because, Item, List, ListSource, MAX_LISTED, Why};
-pub use self::model::{Catalogue, Described, Model, Ratings};
+pub use self::jobs::{MlRecommend, MlTrain, RecommendReport};
+pub use self::lists::{Because, Item, List, ListSource, MAX_LISTED, Reason};
+pub use self::model::{Catalogue, EventFeatures, Model, Ratings};
 pub use self::taste::Taste;
-pub use self::train::{Trained, TrainedWhat};
+pub use self::train::{TrainedWhat, TrainingReport};
 use crate::RecommendSettings;
-use crate::interactions::{Accepted, Action, Interaction, Interactions};
+use crate::interactions::{Action, Interaction, InteractionReport, Interactions};
 use crate::store::Events;
 use holdfast_product::UserName;
 
@@ -159,7 +159,7 @@ impl Recommender {
     }
 
     /// Stores interactions whose event exists, and drops the cached lists of those who did more than look.
-    pub async fn accept(&self, interactions: &[Interaction]) -> Result<Accepted, LedgerError> {
+    pub async fn accept(&self, interactions: &[Interaction]) -> Result<InteractionReport, LedgerError> {
         use futures::StreamExt;
         let accepted = self.0.interactions.accept(interactions).await?;
         let telling = interactions

@@ -26,7 +26,7 @@ const CATEGORIES: usize = u16::MAX as usize;
 
 /// What is known of an event, to train on.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Described<'a> {
+pub struct EventFeatures<'a> {
     pub id: Ulid,
     /// Seconds since the epoch.
     pub starts_at: i64,
@@ -49,7 +49,7 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    pub fn push(&mut self, event: &Described<'_>) {
+    pub fn push(&mut self, event: &EventFeatures<'_>) {
         self.ids.push(event.id.0);
         self.starts.push(event.starts_at);
         let category = event.category.map_or(NO_CATEGORY, |name| self.category(name));
@@ -252,12 +252,12 @@ mod tests {
         let mut catalogue = Catalogue::default();
         for id in events {
             let title = format!("event {}", id % 3);
-            catalogue.push(&Described {
+            catalogue.push(&EventFeatures {
                 id: Ulid(*id),
                 starts_at: 1_000 - *id as i64,
                 category: Some(["music", "code"][*id as usize % 2]),
                 title: &title,
-                ..Described::default()
+                ..EventFeatures::default()
             });
         }
         catalogue

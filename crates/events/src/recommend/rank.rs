@@ -59,7 +59,7 @@ const WITNESSES: usize = 50;
 
 /// Why an event is in a list; events by their place in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum RankReason {
     /// Those who like that event like this one.
     Alike(usize),
     /// It has much in common with that event.
@@ -73,11 +73,11 @@ pub(crate) enum Why {
 
 /// One event of a list.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Ranked {
+pub(crate) struct RankedEvent {
     pub(crate) event: usize,
     /// 0 to 1.
     pub(crate) score: f32,
-    pub(crate) why: Why,
+    pub(crate) why: RankReason,
 }
 
 /// A list, best first.
@@ -85,7 +85,7 @@ pub(crate) struct Ranked {
 pub(crate) struct Ranking {
     /// Made of what the user likes, and not of what everybody does.
     pub(crate) personal: bool,
-    pub(crate) items: Vec<Ranked>,
+    pub(crate) items: Vec<RankedEvent>,
 }
 
 /// The best `count` events for a taste, of those that begin after `now` (seconds since the epoch).
@@ -106,7 +106,7 @@ pub(crate) fn rank(model: &Model, taste: &Taste, now: i64, count: usize) -> Rank
     pool.retain(|(_, score)| score.is_finite());
     let items = varied(model, pool, count)
         .into_iter()
-        .map(|(event, score)| Ranked {
+        .map(|(event, score)| RankedEvent {
             event,
             score: score.clamp(0.0, 1.0),
             why: profile.why(event),
@@ -271,13 +271,13 @@ impl<'m> Profile<'m> {
             .map(|(liked, _)| liked)
     }
 
-    fn why(&self, event: usize) -> Why {
+    fn why(&self, event: usize) -> RankReason {
         if !self.personal {
             let popular = COLD_POPULAR * self.model.arrays.popularity[event];
             return if popular >= COLD_SOON * self.soon(event) {
-                Why::Popular
+                RankReason::Popular
             } else {
-                Why::Soon
+                RankReason::Soon
             };
         }
         let parts = self.parts(event);
@@ -286,16 +286,16 @@ impl<'m> Profile<'m> {
         let found = match largest {
             Some(0) => self
                 .witness(|liked| arrays.neighbours.get(liked, event))
-                .map(Why::Alike),
+                .map(RankReason::Alike),
             Some(1) => self
                 .witness(|liked| arrays.terms.dot(liked, event))
-                .map(Why::Words),
-            Some(2) => Some(Why::Category),
-            Some(3) => self.nearest(event).map(Why::Near),
-            Some(4) => Some(Why::Popular),
+                .map(RankReason::Words),
+            Some(2) => Some(RankReason::Category),
+            Some(3) => self.nearest(event).map(RankReason::Near),
+            Some(4) => Some(RankReason::Popular),
             _ => None,
         };
-        found.unwrap_or(Why::Soon)
+        found.unwrap_or(RankReason::Soon)
     }
 
     /// The liked event that says most.
@@ -365,7 +365,7 @@ mod tests {
     use ulid::Ulid;
 
     use super::*;
-    use crate::recommend::model::{Catalogue, Described, Ratings};
+    use crate::recommend::model::{Catalogue, EventFeatures, Ratings};
 
     const DAY: i64 = 86_400;
 
@@ -374,7 +374,7 @@ mod tests {
     fn model(events: &[Event], users: &[&[u128]]) -> Model {
         let mut catalogue = Catalogue::default();
         for Event(id, starts_at, category, title, place) in events {
-            catalogue.push(&Described {
+            catalogue.push(&EventFeatures {
                 id: Ulid(*id),
                 starts_at: *starts_at,
                 category: (!category.is_empty()).then_some(*category),
@@ -414,8 +414,8 @@ mod tests {
         assert!(ranking.personal);
         assert_eq!(ids(&model, &ranking), [2, 3, 6]);
         let here = model.place(Ulid(1)).unwrap();
-        assert_eq!(ranking.items[0].why, Why::Alike(here));
-        assert_eq!(ranking.items[2].why, Why::Popular);
+        assert_eq!(ranking.items[0].why, RankReason::Alike(here));
+        assert_eq!(ranking.items[2].why, RankReason::Popular);
     }
 
     #[test]
@@ -429,7 +429,7 @@ mod tests {
             let ranking = rank(&model, &taste, 0, 2);
             assert!(!ranking.personal);
             assert_eq!(ids(&model, &ranking), [2, 3]);
-            assert_eq!(ranking.items[0].why, Why::Popular);
+            assert_eq!(ranking.items[0].why, RankReason::Popular);
         }
     }
 
@@ -442,7 +442,10 @@ mod tests {
         let taste = Taste::of(&[(Ulid(1), 1.0)], &[Ulid(1), Ulid(2)]);
         let ranking = rank(&model, &taste, 0, 9);
         assert_eq!(ids(&model, &ranking), [3, 4]);
-        assert_eq!(ranking.items[0].why, Why::Alike(model.place(Ulid(1)).unwrap()));
+        assert_eq!(
+            ranking.items[0].why,
+            RankReason::Alike(model.place(Ulid(1)).unwrap())
+        );
     }
 
     #[test]
@@ -462,7 +465,12 @@ mod tests {
         let whys: Vec<_> = ranking.items.iter().map(|item| item.why).collect();
         assert_eq!(
             whys,
-            [Why::Words(first), Why::Category, Why::Near(first), Why::Soon]
+            [
+                RankReason::Words(first),
+                RankReason::Category,
+                RankReason::Near(first),
+                RankReason::Soon
+            ]
         );
     }
 

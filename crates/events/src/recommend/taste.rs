@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ulid::Ulid;
 
-use crate::interactions::{Action, Done};
+use crate::interactions::{Action, UserInteraction};
 
 /// How much one action says, when it is fresh.
 const fn weight(action: Action) -> f32 {
@@ -45,9 +45,9 @@ impl Taste {
     }
 
     /// From what one user did, as seen at `now` (milliseconds since the epoch).
-    pub fn from_actions(done: &[Done], now: i64, half_life: Duration) -> Self {
+    pub fn from_actions(done: &[UserInteraction], now: i64, half_life: Duration) -> Self {
         let mut newest: HashMap<(Ulid, Action), i64> = HashMap::with_capacity(done.len());
-        for Done { event, action, at } in done {
+        for UserInteraction { event, action, at } in done {
             let seen = newest.entry((*event, *action)).or_insert(i64::MIN);
             *seen = (*seen).max(at.timestamp_millis());
         }
@@ -83,8 +83,8 @@ mod tests {
     const DAY: Duration = Duration::from_hours(24);
     const NOW: i64 = 1_900_000_000_000;
 
-    fn done(event: u128, action: Action, days_ago: i64) -> Done {
-        Done {
+    fn done(event: u128, action: Action, days_ago: i64) -> UserInteraction {
+        UserInteraction {
             event: Ulid(event),
             action,
             at: DateTime::from_timestamp_millis(NOW - days_ago * 86_400_000).unwrap(),

@@ -15,10 +15,10 @@ use ulid::Ulid;
 
 use super::store::{About, checksum};
 use super::{
-    Catalogue, Described, FULL_EVERY, MAX_EVENTS, MAX_INTERACTIONS, MAX_MODEL_BYTES, Model, Ratings,
+    Catalogue, EventFeatures, FULL_EVERY, MAX_EVENTS, MAX_INTERACTIONS, MAX_MODEL_BYTES, Model, Ratings,
     RecommendError, Recommender, Taste, blocking,
 };
-use crate::interactions::{Cursor, Done};
+use crate::interactions::{Cursor, UserInteraction};
 use crate::store::ForTraining;
 
 /// What of one user's past is learned from: the newest.
@@ -40,7 +40,8 @@ pub enum TrainedWhat {
 
 /// What a training did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Trained {
+#[schemars(rename = "Trained")]
+pub struct TrainingReport {
     pub what: TrainedWhat,
     /// The version that counts now; the one before if there was nothing to do.
     #[schemars(with = "Option<String>")]
@@ -59,7 +60,11 @@ type GoOn<'a> = &'a (dyn Fn() -> bool + Sync);
 
 impl Recommender {
     /// Trains as a job: gives way to a cancellation.
-    pub(super) async fn train_job(&self, full: bool, context: &JobContext) -> Result<Trained, JobError> {
+    pub(super) async fn train_job(
+        &self,
+        full: bool,
+        context: &JobContext,
+    ) -> Result<TrainingReport, JobError> {
         match self.train_while(full, &|| !context.is_cancelled()).await? {
             Some(trained) => Ok(trained),
             None => Err(JobError::Cancelled),
@@ -67,14 +72,18 @@ impl Recommender {
     }
 
     /// Trains what has changed; or, if told so, everything.
-    pub async fn train(&self, full: bool) -> Result<Trained, RecommendError> {
+    pub async fn train(&self, full: bool) -> Result<TrainingReport, RecommendError> {
         self.train_while(full, &|| true)
             .await?
             .ok_or(RecommendError::Lost)
     }
 
     /// `None`: told not to go on.
-    async fn train_while(&self, full: bool, go_on: GoOn<'_>) -> Result<Option<Trained>, RecommendError> {
+    async fn train_while(
+        &self,
+        full: bool,
+        go_on: GoOn<'_>,
+    ) -> Result<Option<TrainingReport>, RecommendError> {
         let began = Instant::now();
         let (events, interactions) = (
             self.0.events.standing().await?,
@@ -85,7 +94,7 @@ impl Recommender {
             let age = (now - about.learned_at).to_std().unwrap_or_default();
             !full && about.interactions == interactions && age < FULL_EVERY
         });
-        let mut trained = Trained {
+        let mut trained = TrainingReport {
             what: TrainedWhat::Nothing,
             version: self.stored_version().await?,
             events: 0,
@@ -206,21 +215,21 @@ impl Recommender {
             let page = self.0.interactions.training_page(since, after.as_ref()).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.clone());
-            let like = move |done: &[Done]| Taste::from_actions(done, now, half_life);
+            let like = move |done: &[UserInteraction]| Taste::from_actions(done, now, half_life);
             (model, users) = blocking(move || {
                 users.read(&page, &model, &like);
                 (model, users)
             })
             .await?;
         }
-        let like = move |done: &[Done]| Taste::from_actions(done, now, half_life);
+        let like = move |done: &[UserInteraction]| Taste::from_actions(done, now, half_life);
         users.end(&model, &like);
         Ok(Some((model, users.ratings)))
     }
 }
 
-fn described(event: &ForTraining) -> Described<'_> {
-    Described {
+fn described(event: &ForTraining) -> EventFeatures<'_> {
+    EventFeatures {
         id: event.id,
         starts_at: event.starts_ms.div_euclid(1_000),
         category: event.category.as_deref(),
@@ -235,11 +244,11 @@ fn described(event: &ForTraining) -> Described<'_> {
 struct Users {
     ratings: Ratings,
     name: String,
-    done: VecDeque<Done>,
+    done: VecDeque<UserInteraction>,
 }
 
 impl Users {
-    fn read(&mut self, page: &[Cursor], model: &Model, like: &impl Fn(&[Done]) -> Taste) {
+    fn read(&mut self, page: &[Cursor], model: &Model, like: &impl Fn(&[UserInteraction]) -> Taste) {
         for row in page {
             if row.user_id != self.name {
                 self.end(model, like);
@@ -253,7 +262,7 @@ impl Users {
     }
 
     /// The user is complete.
-    fn end(&mut self, model: &Model, like: &impl Fn(&[Done]) -> Taste) {
+    fn end(&mut self, model: &Model, like: &impl Fn(&[UserInteraction]) -> Taste) {
         let taste = like(self.done.make_contiguous());
         self.done.clear();
         let mut likes: Vec<_> = taste.likes().collect();

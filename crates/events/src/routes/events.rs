@@ -18,7 +18,7 @@ use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::state::EventsState;
-use crate::{ANSWERS, Event, Filter, Near, NewEvent, Outcome, Upserted, search_words};
+use crate::{ANSWERS, Event, Filter, Near, NewEvent, Outcome, UpsertedEvent, search_words};
 
 /// The cached answers of `GET /v1/events`.
 const CACHED: CachedRoute = CachedRoute {
@@ -186,7 +186,7 @@ pub(crate) async fn store(call: Call<Produce, EventsState>, payload: web::Payloa
     ok(&answer(&places, &stored, rejected))
 }
 
-fn answer(places: &[usize], stored: &[Upserted], rejected: Vec<RejectedItem>) -> StoredEvents {
+fn answer(places: &[usize], stored: &[UpsertedEvent], rejected: Vec<RejectedItem>) -> StoredEvents {
     let count = |outcome| stored.iter().filter(|one| one.outcome == outcome).count();
     StoredEvents {
         inserted: count(Outcome::Inserted),

@@ -17,7 +17,7 @@ use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::interactions::Interaction;
-use crate::recommend::{Item, List, ListSource, MAX_LISTED, RecommendError, Why};
+use crate::recommend::{Item, List, ListSource, MAX_LISTED, Reason, RecommendError};
 use crate::state::EventsState;
 
 const NAMES: Names = Names {
@@ -192,7 +192,7 @@ pub(crate) struct ReasonView {
     /// `similar`: users who like that event like this one. `words`: a similar description. `near`: a nearby
     /// place. `category`, `popular`, `soon`.
     #[schema(value_type = String, example = "similar")]
-    kind: Why,
+    kind: Reason,
     /// That event.
     #[schema(value_type = Option<String>)]
     event: Option<Ulid>,

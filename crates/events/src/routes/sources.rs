@@ -5,7 +5,9 @@ use actix_web::{HttpRequest, web};
 use chrono::{DateTime, Utc};
 use holdfast_control::enqueue::AcceptedJob;
 use holdfast_http::problem::{Problem, ProblemKind, quote};
-use holdfast_http::{Admin, Allowed, Call, PageParams, Produce, Read, Reply, WithQuery, json_at, ok};
+use holdfast_http::{
+    Admin, AuthorizedCaller, Call, PageParams, Produce, Read, Reply, WithQuery, json_at, ok,
+};
 use holdfast_product::redaction::redacted_feed;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -112,7 +114,7 @@ pub(crate) struct SourceView {
 
 impl SourceView {
     /// A private feed's address is its key: who may not see secrets sees its host.
-    fn shown_to<N>(mut self, allowed: &Allowed<N>) -> Self {
+    fn shown_to<N>(mut self, allowed: &AuthorizedCaller<N>) -> Self {
         if !allowed.sees_secrets() {
             self.definition.url = self.definition.url.as_deref().map(redacted_feed);
         }

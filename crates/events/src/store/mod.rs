@@ -38,7 +38,7 @@ use crate::EventsSettings;
 pub use self::check::{EventFault, MAX_DESCRIPTION, MAX_TITLE, MAX_UID};
 pub(crate) use self::export::{ForTraining, TableChange};
 pub use self::find::{Filter, MAX_SEARCH_WORDS, Near, SearchFault, search_words};
-pub use self::upsert::{Outcome, UpsertHook, Upserted};
+pub use self::upsert::{Outcome, UpsertHook, UpsertedEvent};
 
 /// Most events that one statement writes.
 pub const BATCH: usize = 1_000;

@@ -30,7 +30,7 @@ pub enum Outcome {
 
 /// The result for one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Upserted {
+pub struct UpsertedEvent {
     pub id: Ulid,
     pub outcome: Outcome,
     /// It stood, and is cancelled from now on.
@@ -46,7 +46,7 @@ pub trait UpsertHook: Sync {
         &'a self,
         tx: LedgerTx<'a>,
         events: &'a [NewEvent],
-        stored: &'a [Upserted],
+        stored: &'a [UpsertedEvent],
     ) -> BoxFuture<'a, Result<(), LedgerError>>;
 
     /// What it saw since the last time is committed.
@@ -103,7 +103,7 @@ returning id, coalesce(source, ''), uid";
 impl Events {
     /// Stores events, each of which is [checked](NewEvent::check), and tells of each what that did. Cached answers are
     /// forgotten if it did anything. Of one name twice in a call, each counts in its turn.
-    pub async fn upsert(&self, events: &[NewEvent]) -> Result<Vec<Upserted>, LedgerError> {
+    pub async fn upsert(&self, events: &[NewEvent]) -> Result<Vec<UpsertedEvent>, LedgerError> {
         self.upsert_before(None, events).await
     }
 
@@ -112,7 +112,7 @@ impl Events {
         &self,
         witness: Option<&dyn UpsertHook>,
         events: &[NewEvent],
-    ) -> Result<Vec<Upserted>, LedgerError> {
+    ) -> Result<Vec<UpsertedEvent>, LedgerError> {
         let mut outcomes = Vec::with_capacity(events.len());
         let mut result = Ok(());
         for batch in batches(events) {
@@ -136,7 +136,7 @@ impl Events {
         &self,
         witness: Option<&dyn UpsertHook>,
         batch: &[NewEvent],
-    ) -> Result<Vec<Upserted>, LedgerError> {
+    ) -> Result<Vec<UpsertedEvent>, LedgerError> {
         let sql = &self.0.sql;
         let stored = sql.within("store events", async {
             let mut tx = sql.begin().await?;
@@ -157,7 +157,11 @@ impl Events {
         Ok(outcomes)
     }
 
-    async fn write(&self, mut on: LedgerTx<'_>, batch: &[NewEvent]) -> Result<Vec<Upserted>, sqlx::Error> {
+    async fn write(
+        &self,
+        mut on: LedgerTx<'_>,
+        batch: &[NewEvent],
+    ) -> Result<Vec<UpsertedEvent>, sqlx::Error> {
         let named = self.0.sql.named();
         let known = match on.reborrow() {
             LedgerTx::Postgres(on) => known_postgres(on, batch, named).await?,
@@ -202,7 +206,7 @@ impl Events {
         Ok(batch
             .iter()
             .zip(outcomes)
-            .map(|(event, one)| Upserted {
+            .map(|(event, one)| UpsertedEvent {
                 cancelled: one.outcome == Outcome::Changed && event.cancelled && !stood_cancelled(event),
                 ..one
             })
@@ -237,7 +241,7 @@ fn batches(events: &[NewEvent]) -> Vec<&[NewEvent]> {
 /// Fills in what was written. A row that kept another id than the one given was there already, and has changed.
 fn settle(
     batch: &[NewEvent],
-    outcomes: &mut [Option<Upserted>],
+    outcomes: &mut [Option<UpsertedEvent>],
     fresh: &[Row<'_>],
     written: Vec<(Uuid, String, String)>,
 ) {
@@ -262,8 +266,8 @@ fn settle(
     }
 }
 
-fn upserted(id: Uuid, outcome: Outcome) -> Upserted {
-    Upserted {
+fn upserted(id: Uuid, outcome: Outcome) -> UpsertedEvent {
+    UpsertedEvent {
         id: Ulid(id.as_u128()),
         outcome,
         cancelled: false,

@@ -15,7 +15,9 @@ use holdfast_core::config::{Additions, Settings, Sources, load_from_with};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_events::interactions::{Action, Interaction, Interactions};
-use holdfast_events::recommend::{ListSource, MlRecommend, MlTrain, Recommender, Trained, TrainedWhat, Why};
+use holdfast_events::recommend::{
+    ListSource, MlRecommend, MlTrain, Reason, Recommender, TrainedWhat, TrainingReport,
+};
 use holdfast_events::{
     Event, Events, EventsProduct, Filter, Near, NewEvent, Outcome, RecommendSettings, search_words,
 };
@@ -170,7 +172,7 @@ async fn an_event_is_inserted_changed_or_left_as_it_is(f: Fixture) {
     full.position = Some((47.27, 11.4));
     full.place = Some("Market square".to_owned());
     let mut batch = vec![full.clone(), event("a", "Another, of no source"), event("b", "B")];
-    let outcomes = |stored: &[holdfast_events::Upserted]| -> Vec<Outcome> {
+    let outcomes = |stored: &[holdfast_events::UpsertedEvent]| -> Vec<Outcome> {
         stored.iter().map(|one| one.outcome).collect()
     };
     let first = f.events().upsert(&batch).await.unwrap();
@@ -430,7 +432,7 @@ async fn circles(f: &Fixture) -> Vec<Ulid> {
     ids
 }
 
-async fn train(f: &Fixture, full: bool) -> Trained {
+async fn train(f: &Fixture, full: bool) -> TrainingReport {
     f.run(MlTrain { full }).await.unwrap()
 }
 
@@ -466,10 +468,10 @@ async fn a_trained_model_recommends_what_the_circle_likes_and_says_why(f: Fixtur
     let unknown = items.iter().find(|item| item.event == ids[10]).unwrap();
     assert_eq!(
         (unknown.because.why, unknown.because.event),
-        (Why::Words, Some(ids[0]))
+        (Reason::Words, Some(ids[0]))
     );
     let first = &items[0].because;
-    assert_eq!((first.why, first.event), (Why::Similar, Some(ids[0])));
+    assert_eq!((first.why, first.event), (Reason::Similar, Some(ids[0])));
     assert_eq!(first.text, "People who like “jazz evening 0” like this too");
     assert!(items.windows(2).all(|pair| pair[0].event != pair[1].event));
     assert_eq!(
@@ -529,9 +531,9 @@ async fn without_a_model_the_popular_is_recommended_and_marked(f: Fixture) {
         .map(|item| (item.event, item.because.why))
         .collect();
     let expected = [
-        (ids[2], Why::Popular),
-        (ids[1], Why::Popular),
-        (ids[0], Why::Soon),
+        (ids[2], Reason::Popular),
+        (ids[1], Reason::Popular),
+        (ids[0], Reason::Soon),
     ];
     assert_eq!(listed, expected);
 }

@@ -77,13 +77,13 @@ impl Names {
 pub type Fault = (Cow<'static, str>, String);
 
 /// Items with their places in the request.
-pub type Placed<T> = Vec<(usize, T)>;
+pub type IndexedItems<T> = Vec<(usize, T)>;
 
 /// The items that can be read, with their places; and those that cannot.
 pub fn read_items<T: for<'de> Deserialize<'de>>(
     bytes: &Bytes,
     names: Names,
-) -> Result<(Placed<T>, Vec<RejectedItem>), Problem> {
+) -> Result<(IndexedItems<T>, Vec<RejectedItem>), Problem> {
     nul::check_json(bytes, names.many)?;
     let pieces = pieces(bytes, names)?;
     if pieces.is_empty() {

@@ -14,7 +14,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use sqlx::Row;
 
-use super::Steering;
+use super::AdminHandle;
 use crate::LedgerTx;
 use crate::audit::{AuditEntry, action};
 use crate::enqueue::Fault;
@@ -156,7 +156,7 @@ enum Written {
     Gone,
 }
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// Changes a job that waits in the ledger. `None`: unknown id.
     ///
     /// # Errors

@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::Steering;
+use super::AdminHandle;
 use crate::LedgerTx;
 use crate::audit::{AuditEntry, action};
 use crate::bulk::{
-    self, BulkError, BulkPosition, CALL_ROWS, CALL_TIME, COUNT_CAP, Done, Operation, STEP_ROWS,
+    self, BulkError, BulkPosition, BulkProgress, CALL_ROWS, CALL_TIME, COUNT_CAP, Operation, STEP_ROWS,
 };
 use crate::bulk::{BulkStep, Step};
 use crate::follow_ups::{self, Effects};
@@ -43,9 +43,9 @@ pub struct CancelFilter {
 
 /// The result of a purge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Purged {
+pub struct PurgeReport {
     /// In the ledger.
-    pub ledger: Done,
+    pub ledger: BulkProgress,
     /// Jobs taken from the broker, by this call.
     pub broker: u64,
     /// False: there may be more on the broker.
@@ -288,7 +288,7 @@ impl Cancel<'_> {
     }
 }
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// How many jobs of the ledger a cancellation would reach, up to [`COUNT_CAP`] of each sort.
     pub async fn count_cancellable(&self, filter: &CancelFilter) -> Result<u64, LedgerError> {
         let sql = self.jobs.sql();
@@ -329,7 +329,11 @@ impl Steering<'_> {
 
     /// Cancels the jobs of the ledger that match, and asks the running ones to give way, as far as one call goes.
     /// `key`: an idempotency key, behind its caller's name.
-    pub async fn cancel_many(&self, filter: &CancelFilter, key: Option<String>) -> Result<Done, BulkError> {
+    pub async fn cancel_many(
+        &self,
+        filter: &CancelFilter,
+        key: Option<String>,
+    ) -> Result<BulkProgress, BulkError> {
         let operation = Operation {
             action: action::JOBS_CANCEL,
             target: filter.queue.clone(),
@@ -347,7 +351,7 @@ impl Steering<'_> {
     ///
     /// # Errors
     /// `Unavailable`, with nothing done: the queue lives on the broker too, and Redis is away.
-    pub async fn purge(&self, queue: &str, key: Option<String>) -> Result<Purged, BulkError> {
+    pub async fn purge(&self, queue: &str, key: Option<String>) -> Result<PurgeReport, BulkError> {
         let on_broker = self
             .jobs
             .queues()
@@ -376,7 +380,7 @@ impl Steering<'_> {
             Some(broker) => self.purge_broker(broker, queue).await?,
             None => (0, true),
         };
-        Ok(Purged {
+        Ok(PurgeReport {
             ledger,
             broker,
             broker_finished,

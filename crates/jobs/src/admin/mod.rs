@@ -1,4 +1,4 @@
-//! [`Steering`]: what operators do to queues and jobs, each with its entry in the audit log.
+//! [`AdminHandle`]: what operators do to queues and jobs, each with its entry in the audit log.
 //!
 //! # Invariants
 //! - A change in SQL and its audit entry are one transaction. What changed nothing leaves no entry.
@@ -12,10 +12,10 @@ mod edit;
 mod many;
 
 pub use self::edit::{EditError, EditReply, JobEdit};
-pub use self::many::{CancelFilter, Purged};
+pub use self::many::{CancelFilter, PurgeReport};
 
 use crate::LedgerTx;
-use crate::audit::{AuditEntry, By, action};
+use crate::audit::{AuditContext, AuditEntry, action};
 use crate::client::Jobs;
 use crate::id::JobId;
 use crate::ledger::{CancelReply, LedgerError, PostgresLedger, RetryReply, SqliteLedger};
@@ -23,19 +23,19 @@ use crate::limits::QueueLimits;
 
 /// A handle on what an operator may do, in that operator's name: [`Jobs::steer`].
 #[derive(Debug, Clone, Copy)]
-pub struct Steering<'a> {
+pub struct AdminHandle<'a> {
     pub(crate) jobs: &'a Jobs,
-    pub(crate) by: &'a By,
+    pub(crate) by: &'a AuditContext,
 }
 
 impl Jobs {
     /// Steers in somebody's name: every change leaves an entry in the audit log.
-    pub fn steer<'a>(&'a self, by: &'a By) -> Steering<'a> {
-        Steering { jobs: self, by }
+    pub fn steer<'a>(&'a self, by: &'a AuditContext) -> AdminHandle<'a> {
+        AdminHandle { jobs: self, by }
     }
 }
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// As [`Jobs::pause`].
     pub async fn pause(&self, queue: &str) -> Result<(), LedgerError> {
         self.set_paused(queue, true).await

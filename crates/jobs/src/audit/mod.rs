@@ -17,6 +17,7 @@ mod model;
 mod store;
 
 pub use model::{
-    Actor, AuditEntry, AuditFilter, AuditId, AuditRecord, By, MAX_ACTOR_BYTES, MAX_DETAILS_BYTES, action,
+    Actor, AuditContext, AuditEntry, AuditFilter, AuditId, AuditRecord, MAX_ACTOR_BYTES, MAX_DETAILS_BYTES,
+    action,
 };
 pub use store::AuditLog;

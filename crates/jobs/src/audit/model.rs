@@ -122,13 +122,13 @@ impl fmt::Display for Actor {
 
 /// Who acts, and in which request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct By {
+pub struct AuditContext {
     pub actor: Actor,
     /// What the server's log calls the request; none from the command line.
     pub request_id: Option<String>,
 }
 
-impl By {
+impl AuditContext {
     pub fn new(actor: Actor) -> Self {
         Self {
             actor,
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_cut_at_a_character() {
         assert_eq!(cut("añb", 2), "a");
-        let by = By::new(Actor::user("é".repeat(300))).in_request(&"r".repeat(500));
+        let by = AuditContext::new(Actor::user("é".repeat(300))).in_request(&"r".repeat(500));
         assert!(by.actor.as_str().len() <= MAX_ACTOR_BYTES);
         assert_eq!(by.request_id.unwrap().len(), MAX_REQUEST_ID_BYTES);
     }

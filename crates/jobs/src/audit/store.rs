@@ -10,7 +10,7 @@ use holdfast_core::sql::dialect::on_either;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Actor, AuditEntry, AuditFilter, AuditId, AuditRecord, By};
+use super::{Actor, AuditContext, AuditEntry, AuditFilter, AuditId, AuditRecord};
 use crate::LedgerTx;
 use crate::ledger::LedgerError;
 use crate::sql::{Sql, decode_error, limit, sqlite_now};
@@ -55,7 +55,7 @@ impl AuditLog {
     pub async fn record_in<'t>(
         &self,
         tx: impl Into<LedgerTx<'t>>,
-        by: &By,
+        by: &AuditContext,
         entry: &AuditEntry,
     ) -> Result<AuditId, sqlx::Error> {
         insert(tx.into(), by, entry, self.sql.named).await
@@ -101,7 +101,7 @@ impl AuditLog {
     }
 
     /// Records an action that is no change in SQL, in a transaction of its own.
-    pub async fn record(&self, by: &By, entry: &AuditEntry) -> Result<AuditId, LedgerError> {
+    pub async fn record(&self, by: &AuditContext, entry: &AuditEntry) -> Result<AuditId, LedgerError> {
         self.sql
             .within("record an action", async {
                 let mut tx = self.sql.begin().await?;
@@ -231,13 +231,22 @@ impl AuditEntry {
     ///
     /// # Errors
     /// The transaction is to be rolled back.
-    pub async fn record_in<'t>(&self, tx: impl Into<LedgerTx<'t>>, by: &By) -> Result<AuditId, sqlx::Error> {
+    pub async fn record_in<'t>(
+        &self,
+        tx: impl Into<LedgerTx<'t>>,
+        by: &AuditContext,
+    ) -> Result<AuditId, sqlx::Error> {
         insert(tx.into(), by, self, false).await
     }
 }
 
 /// Writes the entry inside a transaction that is rolled back if this fails.
-async fn insert(tx: LedgerTx<'_>, by: &By, entry: &AuditEntry, named: bool) -> Result<AuditId, sqlx::Error> {
+async fn insert(
+    tx: LedgerTx<'_>,
+    by: &AuditContext,
+    entry: &AuditEntry,
+    named: bool,
+) -> Result<AuditId, sqlx::Error> {
     let id = AuditId::next();
     let count = entry.count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
     match tx {

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::{BatchRecord, Tally, store};
 use crate::LedgerTx;
-use crate::admin::Steering;
+use crate::admin::AdminHandle;
 use crate::audit::action;
-use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
+use crate::bulk::{self, BulkError, BulkPosition, BulkProgress, BulkStep, Operation, STEP_ROWS, Step};
 use crate::follow_ups;
 use crate::id::BatchId;
 use crate::observer::Observers;
@@ -24,10 +24,10 @@ pub struct CancelledBatch {
     /// The current batch.
     pub batch: BatchRecord,
     /// `None`: it had ended before, and nothing was done.
-    pub done: Option<Done>,
+    pub done: Option<BulkProgress>,
 }
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// Cancels the jobs of a batch that wait, and asks those that run to give way, as far as one call goes. `None`: unknown
     /// id. Repeatable: what is cancelled, or has been asked, is not counted again.
     pub async fn cancel_batch(&self, id: BatchId) -> Result<Option<CancelledBatch>, BulkError> {
@@ -101,7 +101,7 @@ impl Step for Cancel {
         named: bool,
         observers: &Observers,
     ) -> Result<BulkStep, sqlx::Error> {
-        let mut changed = Changed::default();
+        let mut changed = CancelCounts::default();
         for reach in std::iter::once(Reach::Free).chain(std::iter::repeat_n(Reach::One, WAITS)) {
             changed = self.change(on.reborrow(), reach, named).await?;
             if changed.total() > 0 || !self.is_any_left(on.reborrow(), named).await? {
@@ -127,12 +127,12 @@ impl Step for Cancel {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Changed {
+struct CancelCounts {
     cancelled: u64,
     asked: u64,
 }
 
-impl Changed {
+impl CancelCounts {
     fn total(self) -> u64 {
         self.cancelled + self.asked
     }
@@ -140,14 +140,19 @@ impl Changed {
 
 impl Cancel {
     /// Those that wait; those that run once none waits.
-    async fn change(&self, mut on: LedgerTx<'_>, reach: Reach, named: bool) -> Result<Changed, sqlx::Error> {
+    async fn change(
+        &self,
+        mut on: LedgerTx<'_>,
+        reach: Reach,
+        named: bool,
+    ) -> Result<CancelCounts, sqlx::Error> {
         let cancelled = self.cancel_waiting(on.reborrow(), reach, named).await?;
         let asked = if cancelled == 0 {
             self.ask_running(on, reach, named).await?
         } else {
             0
         };
-        Ok(Changed { cancelled, asked })
+        Ok(CancelCounts { cancelled, asked })
     }
 
     async fn cancel_waiting(&self, on: LedgerTx<'_>, reach: Reach, named: bool) -> Result<u64, sqlx::Error> {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::enqueue::{Enqueued, JobRequest};
+use crate::enqueue::{EnqueuedJob, JobRequest};
 use crate::id::{BatchId, JobId};
 use crate::ledger::NewJob;
 use crate::link::Link;
@@ -38,7 +38,7 @@ pub(crate) struct NewBatch {
 pub struct EnqueuedBatch {
     pub id: BatchId,
     /// In the order of the request; empty for a duplicate.
-    pub jobs: Vec<Enqueued>,
+    pub jobs: Vec<EnqueuedJob>,
     pub total: u32,
     /// It already existed under this key; `id` is that of the first one.
     pub duplicate: bool,

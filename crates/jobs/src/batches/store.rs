@@ -268,10 +268,10 @@ async fn count_sqlite(
     }))
 }
 
-type Counted = (bool, EndedBatch, Option<String>);
+type CountedBatch = (bool, EndedBatch, Option<String>);
 
 fn ended_among(
-    rows: impl Iterator<Item = Result<Counted, sqlx::Error>>,
+    rows: impl Iterator<Item = Result<CountedBatch, sqlx::Error>>,
 ) -> Result<Vec<(EndedBatch, Option<Link>)>, sqlx::Error> {
     let mut ended = Vec::new();
     for row in rows {

@@ -71,7 +71,7 @@ pub(crate) async fn left_open(
 
 /// A batch as a sweep reads it: id, total, completed, discarded, cancelled, and the rows of its jobs that are pending,
 /// discarded and cancelled.
-type Left = (Uuid, i32, i32, i32, i32, i64, i64, i64);
+type SweptBatch = (Uuid, i32, i32, i32, i32, i64, i64, i64);
 
 /// What the counts of these batches lack, under their locks; a batch that somebody has locked is left for the next sweep. A job whose row is gone, and that nobody counted, counts as
 /// completed: it was final, or it would not have been deleted.
@@ -86,7 +86,7 @@ pub(crate) async fn sweep(
             (select count(*) from holdfast_jobs as j where j.batch_id = b.id and j.state = 'cancelled')
         from holdfast_batches as b where b.ended_at is null and b.id ";
     let uuids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
-    let rows: Vec<Left> = match on {
+    let rows: Vec<SweptBatch> = match on {
         LedgerTx::Postgres(on) => {
             let locked: Vec<Uuid> = sqlx::query_scalar(
                 "select id from holdfast_batches where id = any($1) order by id for update skip locked",

@@ -22,8 +22,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Rest after a connection could not be made or broke.
 const REST: Duration = Duration::from_millis(250);
 
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Popped = Result<(Ear, Option<(String, u64)>), RedisError>;
+type BoxedFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type PopResult = Result<(Ear, Option<(String, u64)>), RedisError>;
 
 /// A connection and the id by which another one can unblock it.
 struct Ear {
@@ -35,12 +35,12 @@ enum State {
     Down {
         until: Instant,
     },
-    Connecting(Boxed<Result<Ear, GateError>>),
+    Connecting(BoxedFuture<Result<Ear, GateError>>),
     Free(Ear),
     Popping {
         queues: Vec<String>,
         id: i64,
-        pop: Boxed<Popped>,
+        pop: BoxedFuture<PopResult>,
     },
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Line {
 }
 
 /// What a line has to say.
-pub(super) enum Said {
+pub(super) enum LineEvent {
     Rung {
         queue: String,
         due_in: Duration,
@@ -104,7 +104,7 @@ impl Line {
     }
 
     /// Waits for the end of the pop under way. Dropping the future loses nothing.
-    pub(super) async fn finish_pop(&mut self) -> Option<Said> {
+    pub(super) async fn finish_pop(&mut self) -> Option<LineEvent> {
         poll_fn(|context| match &mut self.state {
             State::Popping { pop, .. } => {
                 let popped = std::task::ready!(pop.as_mut().poll(context));
@@ -116,7 +116,7 @@ impl Line {
     }
 
     /// Listens for `queues` until there is something to say. Dropping the future loses nothing.
-    pub(super) async fn listen(&mut self, queues: &[String]) -> Said {
+    pub(super) async fn listen(&mut self, queues: &[String]) -> LineEvent {
         loop {
             if let State::Down { until } = self.state {
                 tokio::time::sleep_until(until).await;
@@ -134,7 +134,7 @@ impl Line {
     }
 
     /// One step from one state to the next; `None` if there is nothing to say of it.
-    fn poll(&mut self, context: &mut Context<'_>, queues: &[String]) -> Poll<Option<Said>> {
+    fn poll(&mut self, context: &mut Context<'_>, queues: &[String]) -> Poll<Option<LineEvent>> {
         match &mut self.state {
             State::Down { .. } => Poll::Ready(None),
             State::Connecting(connecting) => {
@@ -142,7 +142,7 @@ impl Line {
                 match made {
                     Ok(ear) => {
                         self.state = State::Free(ear);
-                        Poll::Ready(Some(Said::Up))
+                        Poll::Ready(Some(LineEvent::Up))
                     }
                     Err(error) => {
                         if !error.is_unavailable() {
@@ -180,13 +180,13 @@ impl Line {
         }
     }
 
-    fn end_pop(&mut self, popped: Popped) -> Option<Said> {
+    fn end_pop(&mut self, popped: PopResult) -> Option<LineEvent> {
         match popped {
             Ok((ear, rung)) => {
                 self.state = State::Free(ear);
                 let (key, millis) = rung?;
                 let queue = key.strip_prefix(KEY_PREFIX)?.to_owned();
-                Some(Said::Rung {
+                Some(LineEvent::Rung {
                     queue,
                     due_in: Duration::from_millis(millis),
                 })
@@ -194,7 +194,7 @@ impl Line {
             Err(error) => {
                 tracing::debug!(error = %error, "the connection for wake-ups broke; polling until there is another");
                 self.hang_up();
-                Some(Said::Broken)
+                Some(LineEvent::Broken)
             }
         }
     }
@@ -211,7 +211,7 @@ async fn connect(gate: RedisGate) -> Result<Ear, GateError> {
     Ok(Ear { connection, id })
 }
 
-async fn pop(mut ear: Ear, keys: Vec<String>) -> Popped {
+async fn pop(mut ear: Ear, keys: Vec<String>) -> PopResult {
     let mut command = redis::cmd("BLPOP");
     command.arg(keys).arg(BLOCK.as_secs());
     let rung: Option<(String, String)> = command.query_async(&mut ear.connection).await?;

@@ -9,7 +9,7 @@ use holdfast_core::redis::GateError;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Bell;
-use super::line::{Line, Said};
+use super::line::{Line, LineEvent};
 
 /// Longest wait for a pop to end that was asked to.
 const UNBLOCK_WAIT: Duration = Duration::from_millis(250);
@@ -97,11 +97,11 @@ impl Listener {
                     }
                 }
                 said = line.listen(queues) => match said {
-                    Said::Rung { queue, due_in } => if let Some(ring) = keep_or_pass_on(bell, queues, queue, due_in) {
+                    LineEvent::Rung { queue, due_in } => if let Some(ring) = keep_or_pass_on(bell, queues, queue, due_in) {
                         return vec![ring];
                     },
-                    Said::Up => {}
-                    Said::Broken => return Vec::new(),
+                    LineEvent::Up => {}
+                    LineEvent::Broken => return Vec::new(),
                 },
                 _ = mode.wait_for(|mode| !mode.is_normal()), if was_up => {
                     line.hang_up();
@@ -127,7 +127,7 @@ fn local_rings(bell: &Bell, queues: &[String], seen: &mut HashMap<Box<str>, u64>
 /// Ends a pop that does not hear all queues. What it had popped by then is heard.
 async fn unblock(bell: &Bell, line: &mut Line, queues: &[String], id: i64) -> Option<Ring> {
     match timeout(UNBLOCK_WAIT, end_pop(bell, line, id)).await {
-        Ok(Ok(Some(Said::Rung { queue, due_in }))) => keep_or_pass_on(bell, queues, queue, due_in),
+        Ok(Ok(Some(LineEvent::Rung { queue, due_in }))) => keep_or_pass_on(bell, queues, queue, due_in),
         Ok(Ok(_nothing)) => None,
         Ok(Err(_)) | Err(_) => {
             line.renew();
@@ -136,7 +136,7 @@ async fn unblock(bell: &Bell, line: &mut Line, queues: &[String], id: i64) -> Op
     }
 }
 
-async fn end_pop(bell: &Bell, line: &mut Line, id: i64) -> Result<Option<Said>, GateError> {
+async fn end_pop(bell: &Bell, line: &mut Line, id: i64) -> Result<Option<LineEvent>, GateError> {
     loop {
         let mut command = redis::cmd("CLIENT");
         command.arg("UNBLOCK").arg(id);

@@ -14,7 +14,7 @@ const OP: &str = "broker.fetch";
 
 /// What a worker gets when it asks for jobs.
 #[derive(Debug)]
-pub enum Fetched {
+pub enum FetchAnswer {
     Batch(Batch),
     /// Nobody knows this worker: it must register under its id. What it runs stays its own.
     Unregistered,
@@ -72,9 +72,14 @@ impl Broker {
     /// # Errors
     /// If the error's certainty is `Unknown`, jobs may have been leased that nobody knows of: call
     /// [`Broker::reconcile`] before the next fetch.
-    pub async fn fetch(&self, queue: &str, worker: WorkerId, limit: usize) -> Result<Fetched, BrokerError> {
+    pub async fn fetch(
+        &self,
+        queue: &str,
+        worker: WorkerId,
+        limit: usize,
+    ) -> Result<FetchAnswer, BrokerError> {
         if limit == 0 {
-            return Ok(Fetched::Batch(Batch::default()));
+            return Ok(FetchAnswer::Batch(Batch::default()));
         }
         let keys = QueueKeys::new(queue);
         let member = member(worker);
@@ -93,13 +98,13 @@ impl Broker {
             .arg(MAX_BATCH_BYTES);
         match call.run_freeing::<Answer>(&self.gate, OP).await? {
             Answer::Late => Err(BrokerError::Late { op: OP }),
-            Answer::Unknown => Ok(Fetched::Unregistered),
-            Answer::Lost => Ok(Fetched::Lost),
-            Answer::Leased(leased) => self.read(&keys, &member, leased).await.map(Fetched::Batch),
+            Answer::Unknown => Ok(FetchAnswer::Unregistered),
+            Answer::Lost => Ok(FetchAnswer::Lost),
+            Answer::Leased(leased) => self.read(&keys, &member, leased).await.map(FetchAnswer::Batch),
         }
     }
 
-    async fn read(&self, keys: &QueueKeys, member: &str, leased: Leased) -> Result<Batch, BrokerError> {
+    async fn read(&self, keys: &QueueKeys, member: &str, leased: LeaseAnswer) -> Result<Batch, BrokerError> {
         let mut batch = Batch {
             evicted: leased.evicted,
             ..Batch::default()
@@ -182,10 +187,10 @@ enum Answer {
     Late,
     Unknown,
     Lost,
-    Leased(Leased),
+    Leased(LeaseAnswer),
 }
 
-struct Leased {
+struct LeaseAnswer {
     jobs: Vec<LeasedJob>,
     evicted: Vec<String>,
 }
@@ -236,7 +241,7 @@ impl FromRedisValue for Answer {
                 crashes: u32::try_from(crashes.unsigned_abs()).unwrap_or(u32::MAX),
             })
             .collect();
-        Ok(Self::Leased(Leased { jobs, evicted }))
+        Ok(Self::Leased(LeaseAnswer { jobs, evicted }))
     }
 }
 

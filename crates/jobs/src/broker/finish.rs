@@ -12,7 +12,7 @@ use crate::id::{JobId, WorkerId};
 
 /// An execution that has ended.
 #[derive(Debug, Clone)]
-pub struct Finished {
+pub struct FinishedExecution {
     pub id: JobId,
     pub kind: String,
     /// 1-based number of the attempt that ended.
@@ -28,7 +28,7 @@ pub enum BrokerOutcome {
     Moved,
 }
 
-impl Finished {
+impl FinishedExecution {
     fn word(&self) -> &'static str {
         match &self.outcome {
             BrokerOutcome::Completed(_) => "completed",
@@ -61,12 +61,12 @@ impl Broker {
         &self,
         queue: &str,
         worker: WorkerId,
-        done: &[Finished],
+        done: &[FinishedExecution],
     ) -> Result<Vec<JobId>, BrokerError> {
         let keys = QueueKeys::new(queue);
         let inflight = keys.inflight(&member(worker));
         let mut held = Vec::with_capacity(done.len());
-        for run in portions(done, Finished::bytes) {
+        for run in portions(done, FinishedExecution::bytes) {
             let done = &done[run];
             let mut call = Call::new(&script::ACKNOWLEDGE, 3 + done.len())
                 .key(&inflight)

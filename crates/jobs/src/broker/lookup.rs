@@ -14,7 +14,7 @@ use crate::id::{JobId, WorkerId};
 
 /// Where a job stood when it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resolved {
+pub enum Resolution {
     /// It waited here. It is out now and will not run from here.
     Removed,
     /// It is here, held by a worker, or by one that has to register again. It must not run anywhere else.
@@ -58,7 +58,7 @@ pub enum Place {
         worker: Option<WorkerId>,
     },
     Ended {
-        outcome: Ended,
+        outcome: EndState,
         attempts: u32,
         result: Option<Box<RawValue>>,
         error: Option<String>,
@@ -67,7 +67,7 @@ pub enum Place {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndState {
     Completed,
     Cancelled,
     /// By a stock worker, after its last attempt.
@@ -77,13 +77,13 @@ pub enum Ended {
 impl Broker {
     /// Where a job stands; if it waits, it is taken out of the queue. For a job whose push was never answered, so that
     /// it can run from the ledger instead, once.
-    pub async fn resolve(&self, queue: &str, id: JobId) -> Result<Resolved, BrokerError> {
+    pub async fn resolve(&self, queue: &str, id: JobId) -> Result<Resolution, BrokerError> {
         self.take_out(queue, id, "resolve", "broker.resolve").await
     }
 
-    /// Cancels a waiting job ([`Resolved::Removed`]; its outcome is remembered) and asks a running one to give way
-    /// ([`Resolved::Running`]): its worker hears of it with the next heartbeat.
-    pub async fn cancel(&self, queue: &str, id: JobId) -> Result<Resolved, BrokerError> {
+    /// Cancels a waiting job ([`Resolution::Removed`]; its outcome is remembered) and asks a running one to give way
+    /// ([`Resolution::Running`]): its worker hears of it with the next heartbeat.
+    pub async fn cancel(&self, queue: &str, id: JobId) -> Result<Resolution, BrokerError> {
         self.take_out(queue, id, "cancel", "broker.cancel").await
     }
 
@@ -108,7 +108,7 @@ impl Broker {
         id: JobId,
         mode: &str,
         op: &'static str,
-    ) -> Result<Resolved, BrokerError> {
+    ) -> Result<Resolution, BrokerError> {
         let keys = QueueKeys::new(queue);
         for _ in 0..MEMBER_ATTEMPTS {
             let members = self.members(&keys).await?;
@@ -133,10 +133,10 @@ impl Broker {
             }
             let answer: String = call.run_freeing(&self.gate, op).await?;
             return match answer.as_str() {
-                "removed" => Ok(Resolved::Removed),
-                "running" => Ok(Resolved::Running),
-                "done" => Ok(Resolved::Done),
-                "unknown" => Ok(Resolved::Unknown),
+                "removed" => Ok(Resolution::Removed),
+                "running" => Ok(Resolution::Running),
+                "done" => Ok(Resolution::Done),
+                "unknown" => Ok(Resolution::Unknown),
                 "changed" => continue,
                 _ => Err(BrokerError::Answer { op }),
             };
@@ -269,9 +269,9 @@ fn ended(meta: &HashMap<String, String>) -> Option<Place> {
         meta.get("status")?.as_str(),
         meta.get("outcome").map(String::as_str),
     ) {
-        ("Done", _) => Ended::Completed,
-        ("Killed", Some("cancelled")) => Ended::Cancelled,
-        ("Killed", _) => Ended::Discarded,
+        ("Done", _) => EndState::Completed,
+        ("Killed", Some("cancelled")) => EndState::Cancelled,
+        ("Killed", _) => EndState::Discarded,
         _ => return None,
     };
     let number = |name: &str| meta.get(name).and_then(|text| text.parse::<i64>().ok());
@@ -280,7 +280,7 @@ fn ended(meta: &HashMap<String, String>) -> Option<Place> {
         .and_then(|text| serde_json::from_str(text).ok());
     let (result, error) = match told {
         Some(Ok(value)) => ((value.get() != "null").then_some(value), None),
-        Some(Err(error)) => (None, (outcome == Ended::Discarded).then_some(error)),
+        Some(Err(error)) => (None, (outcome == EndState::Discarded).then_some(error)),
         None => (None, None),
     };
     Some(Place::Ended {

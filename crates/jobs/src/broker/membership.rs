@@ -133,11 +133,11 @@ fn ids(texts: &[String]) -> impl Iterator<Item = JobId> {
 
 /// What the heartbeats of this process found missing from inflight sets, by queue.
 #[derive(Debug, Default)]
-pub(super) struct Missing(Mutex<ByQueue>);
+pub(super) struct MissingJobs(Mutex<ByQueue>);
 
 type ByQueue = HashMap<Box<str>, (WorkerId, HashSet<JobId>)>;
 
-impl Missing {
+impl MissingJobs {
     fn take(&self, queue: &str, worker: WorkerId) -> HashSet<JobId> {
         match self.lock().remove(queue) {
             Some((of, ids)) if of == worker => ids,
@@ -160,10 +160,10 @@ enum Answer {
     Late,
     Unknown,
     Lost,
-    Renewed(Renewed),
+    Renewed(RenewalAnswer),
 }
 
-struct Renewed {
+struct RenewalAnswer {
     inflight: u64,
     reasserted: u64,
     missing: Vec<String>,
@@ -184,7 +184,7 @@ impl FromRedisValue for Answer {
         }
         let (_ok, inflight, reasserted, missing, cancel): (String, u64, u64, Vec<String>, Vec<String>) =
             FromRedisValue::from_redis_value(value)?;
-        Ok(Self::Renewed(Renewed {
+        Ok(Self::Renewed(RenewalAnswer {
             inflight,
             reasserted,
             missing,

@@ -53,17 +53,17 @@ use holdfast_core::failure::{Certainty, FailureClass};
 use holdfast_core::mode::DegradedReason;
 use holdfast_core::redis::{GateError, RedisGate};
 
-pub use self::fetch::{Batch, BrokerJob, Fetched, Unreadable};
-pub use self::finish::{BrokerOutcome, Finished};
+pub use self::fetch::{Batch, BrokerJob, FetchAnswer, Unreadable};
+pub use self::finish::{BrokerOutcome, FinishedExecution};
 pub use self::janitor::{Janitor, Swept};
-pub use self::lookup::{BrokerRecord, Depth, Ended, Place, Resolved};
+pub use self::lookup::{BrokerRecord, Depth, EndState, Place, Resolution};
 pub use self::membership::{Beat, Registration};
-pub use self::push::{Outgoing, PushOutcome, Pushed};
-pub use self::rescue::Rescued;
+pub use self::push::{OutgoingJob, PushOutcome, PushReport};
+pub use self::rescue::BrokerRescueReport;
 
 use self::contact::Contact;
 use self::keys::QueueKeys;
-use self::membership::Missing;
+use self::membership::MissingJobs;
 
 /// Most ids that one script handles.
 pub const MAX_BATCH: usize = 500;
@@ -107,7 +107,7 @@ pub struct Broker {
     gate: RedisGate,
     settings: BrokerSettings,
     contact: Arc<Contact>,
-    missing: Arc<Missing>,
+    missing: Arc<MissingJobs>,
 }
 
 impl Broker {

@@ -12,7 +12,7 @@ use crate::id::JobId;
 
 /// A job to be pushed.
 #[derive(Clone)]
-pub struct Outgoing {
+pub struct OutgoingJob {
     pub id: JobId,
     /// [`crate::envelope::Envelope`] as JSON.
     pub envelope: Arc<[u8]>,
@@ -20,7 +20,7 @@ pub struct Outgoing {
     pub max_attempts: u32,
 }
 
-impl fmt::Debug for Outgoing {
+impl fmt::Debug for OutgoingJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A payload may hold secrets.
         f.debug_struct("Outgoing")
@@ -32,7 +32,7 @@ impl fmt::Debug for Outgoing {
 
 /// What became of a run of jobs.
 #[derive(Debug)]
-pub struct Pushed {
+pub struct PushReport {
     /// Which of the jobs.
     pub jobs: Range<usize>,
     pub outcome: PushOutcome,
@@ -53,7 +53,7 @@ impl Broker {
     /// waits for one timeout at most.
     ///
     /// A job that stands on the broker already counts as pushed, and is not put there again.
-    pub async fn push(&self, queue: &str, jobs: &[Outgoing]) -> Vec<Pushed> {
+    pub async fn push(&self, queue: &str, jobs: &[OutgoingJob]) -> Vec<PushReport> {
         let keys = QueueKeys::new(queue);
         let mut answers = Vec::new();
         let mut failed: Option<BrokerError> = None;
@@ -71,12 +71,12 @@ impl Broker {
                     }
                 },
             };
-            answers.push(Pushed { jobs: run, outcome });
+            answers.push(PushReport { jobs: run, outcome });
         }
         answers
     }
 
-    async fn push_run(&self, keys: &QueueKeys, jobs: &[Outgoing]) -> Result<(), BrokerError> {
+    async fn push_run(&self, keys: &QueueKeys, jobs: &[OutgoingJob]) -> Result<(), BrokerError> {
         const OP: &str = "broker.push";
         let deadline = self.deadline()?;
         let mut call = Call::new(&script::PUSH, 3 + jobs.len())

@@ -12,7 +12,7 @@ const NAME_REFUSED_SECONDS: u64 = 86_400;
 const MAX_PORTIONS: usize = 20;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rescued {
+pub struct BrokerRescueReport {
     /// Jobs that went back to the head of the queue.
     pub returned: u64,
     /// Members that lost jobs, or were found lost.
@@ -27,14 +27,14 @@ impl Broker {
     ///
     /// Does nothing until the server has served for [`super::BrokerSettings::contact`] without a break, counted from the
     /// first call. What a crash count means is decided by the worker that fetches the job next.
-    pub async fn rescue(&self, queue: &str) -> Result<Rescued, BrokerError> {
+    pub async fn rescue(&self, queue: &str) -> Result<BrokerRescueReport, BrokerError> {
         if !self.contact.unbroken_for(self.settings.contact) {
-            return Ok(Rescued::default());
+            return Ok(BrokerRescueReport::default());
         }
         let keys = QueueKeys::new(queue);
-        let mut rescued = Rescued {
+        let mut rescued = BrokerRescueReport {
             members: self.declare_lost(&keys).await?,
-            ..Rescued::default()
+            ..BrokerRescueReport::default()
         };
         let mut portions = MAX_PORTIONS;
         for member in &rescued.members {

@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use self::record::Record;
 use crate::LedgerTx;
-use crate::audit::{AuditId, By};
+use crate::audit::{AuditContext, AuditId};
 use crate::client::Jobs;
 use crate::follow_ups::Effects;
 use crate::ledger::LedgerError;
@@ -67,7 +67,7 @@ pub struct Operation {
 
 /// What an operation has done so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
+pub struct BulkProgress {
     /// `None`: it has changed nothing, and is nowhere recorded.
     pub operation: Option<AuditId>,
     /// Rows changed, by all of its calls.
@@ -133,10 +133,10 @@ pub(crate) trait Step: Sync {
 /// Runs an operation as far as one call goes.
 pub(crate) async fn run(
     jobs: &Jobs,
-    by: &By,
+    by: &AuditContext,
     operation: &Operation,
     step: &impl Step,
-) -> Result<Done, BulkError> {
+) -> Result<BulkProgress, BulkError> {
     for _ in 1..ATTEMPTS {
         match attempt(jobs, by, operation, step).await {
             Err(BulkError::Ledger(LedgerError::Sql { source, .. }))
@@ -147,7 +147,12 @@ pub(crate) async fn run(
     attempt(jobs, by, operation, step).await
 }
 
-async fn attempt(jobs: &Jobs, by: &By, operation: &Operation, step: &impl Step) -> Result<Done, BulkError> {
+async fn attempt(
+    jobs: &Jobs,
+    by: &AuditContext,
+    operation: &Operation,
+    step: &impl Step,
+) -> Result<BulkProgress, BulkError> {
     let mut record = open(jobs, operation).await?;
     if record.finished {
         return Ok(record.done(true));
@@ -200,7 +205,7 @@ async fn open(jobs: &Jobs, operation: &Operation) -> Result<Record, BulkError> {
 /// One step and its record, in one transaction.
 async fn advance(
     jobs: &Jobs,
-    by: &By,
+    by: &AuditContext,
     operation: &Operation,
     step: &impl Step,
     record: &Record,

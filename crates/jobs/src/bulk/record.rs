@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{BulkPosition, BulkStep, Done, Operation};
+use super::{BulkPosition, BulkProgress, BulkStep, Operation};
 use crate::LedgerTx;
-use crate::audit::{AuditId, By};
+use crate::audit::{AuditContext, AuditId};
 use crate::sql::{decode_error, sqlite_now};
 
 /// An operation as it is stored.
@@ -80,8 +80,8 @@ impl Record {
         self.kept || self.affected > 0
     }
 
-    pub(super) fn done(&self, duplicate: bool) -> Done {
-        Done {
+    pub(super) fn done(&self, duplicate: bool) -> BulkProgress {
+        BulkProgress {
             operation: self.kept.then_some(self.id),
             affected: self.affected,
             skipped: self.details.skipped,
@@ -127,7 +127,7 @@ pub(super) async fn find(on: LedgerTx<'_>, key: &str, named: bool) -> Result<Opt
 /// Writes the record after a step. Counts are added, not set, so that two calls at once count every row.
 pub(super) async fn save(
     on: LedgerTx<'_>,
-    by: &By,
+    by: &AuditContext,
     operation: &Operation,
     record: &Record,
     stepped: &BulkStep,

@@ -7,19 +7,19 @@ use uuid::Uuid;
 use super::DeadLetterFilter;
 use super::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
 use crate::LedgerTx;
-use crate::admin::Steering;
+use crate::admin::AdminHandle;
 use crate::audit::action;
-use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
+use crate::bulk::{self, BulkError, BulkPosition, BulkProgress, BulkStep, Operation, STEP_ROWS, Step};
 use crate::observer::Observers;
 use crate::sql::limit;
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// Deletes dead letters for good, as far as one call goes. `key`: an idempotency key, behind its caller's name.
     pub async fn delete_dead_letters(
         &self,
         filter: &DeadLetterFilter,
         key: Option<String>,
-    ) -> Result<Done, BulkError> {
+    ) -> Result<BulkProgress, BulkError> {
         let operation = Operation {
             action: action::DEAD_LETTERS_DELETE,
             target: filter.queue.clone(),

@@ -1,8 +1,8 @@
 //! Dead letters: discarded jobs of either durability, which the ledger keeps with their payload and all their errors.
 //!
 //! # States
-//! A dead letter is a job in the state `discarded`. It leaves it by [`Steering::redrive`] (available again, now or spread
-//! over time), by [`Steering::delete_dead_letters`], or by the pruner after `jobs.retain_discarded_seconds`.
+//! A dead letter is a job in the state `discarded`. It leaves it by [`AdminHandle::redrive`] (available again, now or spread
+//! over time), by [`AdminHandle::delete_dead_letters`], or by the pruner after `jobs.retain_discarded_seconds`.
 //!
 //! # Invariants
 //! - A redrive is the transition `Redrive` of `state.rs`: it takes only rows in the state `discarded`, so two redrives of
@@ -15,8 +15,8 @@
 //! # When things fail
 //! See [`crate::bulk`]: steps are transactions, and an operation goes on under its key.
 //!
-//! [`Steering::redrive`]: crate::Steering::redrive
-//! [`Steering::delete_dead_letters`]: crate::Steering::delete_dead_letters
+//! [`AdminHandle::redrive`]: crate::AdminHandle::redrive
+//! [`AdminHandle::delete_dead_letters`]: crate::AdminHandle::delete_dead_letters
 
 mod delete;
 mod filter;

@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::DeadLetterFilter;
 use super::filter::{bind_postgres, bind_sqlite, postgres_filter, sqlite_filter};
 use crate::LedgerTx;
-use crate::admin::Steering;
+use crate::admin::AdminHandle;
 use crate::audit::action;
-use crate::bulk::{self, BulkError, BulkPosition, BulkStep, Done, Operation, STEP_ROWS, Step};
+use crate::bulk::{self, BulkError, BulkPosition, BulkProgress, BulkStep, Operation, STEP_ROWS, Step};
 use crate::enqueue::{EnqueueError, JobRequest};
 use crate::follow_ups;
 use crate::marks::sealed;
@@ -40,15 +40,15 @@ pub struct Redrive {
     pub attempts: Option<u32>,
     /// Jobs a second, kept by the times at which they are due. Left out: all of them now.
     pub rate: Option<f64>,
-    /// Another payload. Only of use for one job; checked by [`Steering::check_payload`] before.
+    /// Another payload. Only of use for one job; checked by [`AdminHandle::check_payload`] before.
     pub payload: Option<Arc<RawValue>>,
     /// An idempotency key, behind its caller's name.
     pub key: Option<String>,
 }
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// Makes dead letters available again, as far as one call goes.
-    pub async fn redrive(&self, redrive: &Redrive) -> Result<Done, BulkError> {
+    pub async fn redrive(&self, redrive: &Redrive) -> Result<BulkProgress, BulkError> {
         let request = json!({
             "filter": redrive.filter.document(),
             "rate": redrive.rate,
@@ -171,9 +171,9 @@ impl Step for Redrive {
 }
 
 /// A row that was looked at: its id, its queue, whether it could be put back, and its batch.
-type Picked = (Uuid, String, bool, Option<Uuid>);
+type RedriveRow = (Uuid, String, bool, Option<Uuid>);
 
-fn stepped(picked: &[Picked], first: f64, spacing: f64) -> BulkStep {
+fn stepped(picked: &[RedriveRow], first: f64, spacing: f64) -> BulkStep {
     let mut stepped = BulkStep {
         seen: picked.len() as u64,
         cursor: picked.last().map(|(id, ..)| *id),
@@ -207,7 +207,7 @@ impl Redrive {
         first: f64,
         spacing: f64,
         named: bool,
-    ) -> Result<Vec<Picked>, sqlx::Error> {
+    ) -> Result<Vec<RedriveRow>, sqlx::Error> {
         let rows = bind_postgres(sqlx::query(POSTGRES), &self.filter)
             .bind(position.cursor)
             .bind(position.began_ms)
@@ -232,7 +232,7 @@ impl Redrive {
         position: BulkPosition,
         first: f64,
         spacing: f64,
-    ) -> Result<Vec<Picked>, sqlx::Error> {
+    ) -> Result<Vec<RedriveRow>, sqlx::Error> {
         let rows = bind_sqlite(sqlx::query(SQLITE_PICK), &self.filter)
             .bind(position.cursor)
             .bind(position.began_ms)
@@ -240,7 +240,7 @@ impl Redrive {
             .bind(self.filter.fingerprint.clone())
             .fetch_all(&mut *on)
             .await?;
-        let picked: Vec<Picked> = rows
+        let picked: Vec<RedriveRow> = rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
             .collect::<Result<_, sqlx::Error>>()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{DeclaredKind, KindDefinition, MAX_KINDS, MAX_QUEUES, MAX_TEXT_BYTES, check, store};
-use crate::admin::Steering;
+use crate::admin::AdminHandle;
 use crate::audit::{AuditEntry, action};
 use crate::enqueue::Fault;
 use crate::ledger::LedgerError;
@@ -41,7 +41,7 @@ pub enum DeclareError {
 /// What a transaction found, beside failures of the database.
 type Refusable<T> = Result<T, DeclareError>;
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// Declares a kind, or replaces it. Its queue is declared with it. True: it is new.
     pub async fn put_kind(
         &self,

@@ -140,7 +140,7 @@ impl Graph {
     /// # Errors
     /// Why not, for people.
     pub(super) fn check(&self, document: &Value) -> Result<(), String> {
-        let mut weighing = Weighing {
+        let mut weighing = SchemaWeigher {
             graph: self,
             known: HashMap::new(),
         };
@@ -169,13 +169,13 @@ fn shown(place: &str) -> &str {
     if place.is_empty() { "#" } else { place }
 }
 
-struct Weighing<'g> {
+struct SchemaWeigher<'g> {
     graph: &'g Graph,
     /// By definition and value; `None`: being weighed.
     known: HashMap<(usize, *const Value), Option<u64>>,
 }
 
-impl Weighing<'_> {
+impl SchemaWeigher<'_> {
     fn weigh(&mut self, node: usize, value: &Value, depth: usize) -> Result<u64, String> {
         let pair = (node, std::ptr::from_ref(value));
         match self.known.get(&pair) {

@@ -145,7 +145,7 @@ type Open = (
     Option<i32>,
     String,
 );
-type Waiting = (
+type WaiterRow = (
     i32,
     Option<f64>,
     String,
@@ -156,7 +156,7 @@ type Waiting = (
     Option<f64>,
     String,
 );
-type Holding = (i32, String, String, String, String, String, Option<f64>, String);
+type HolderRow = (i32, String, String, String, String, String, Option<f64>, String);
 
 pub(super) async fn server(
     on: &mut PgConnection,
@@ -176,11 +176,11 @@ pub(super) async fn server(
         .persistent(named)
         .fetch_optional(&mut *on)
         .await?;
-    let waits: Vec<Waiting> = sqlx::query_as(WAITS)
+    let waits: Vec<WaiterRow> = sqlx::query_as(WAITS)
         .persistent(named)
         .fetch_all(&mut *on)
         .await?;
-    let holders: Vec<Holding> = sqlx::query_as(HOLDERS)
+    let holders: Vec<HolderRow> = sqlx::query_as(HOLDERS)
         .bind(&TABLES[..])
         .bind(millis(HOLDER_AFTER))
         .persistent(named)
@@ -279,7 +279,7 @@ fn who(user: &str, application: &str, state: &str) -> String {
         .join(", ")
 }
 
-fn wait((pid, seconds, query, blocker, user, application, state, open, held): Waiting) -> Wait {
+fn wait((pid, seconds, query, blocker, user, application, state, open, held): WaiterRow) -> Wait {
     let blocked_by = if blocker == 0 {
         "a prepared transaction".to_owned()
     } else {
@@ -295,7 +295,7 @@ fn wait((pid, seconds, query, blocker, user, application, state, open, held): Wa
     }
 }
 
-fn holder((pid, transaction, tables, user, application, state, seconds, query): Holding) -> Holder {
+fn holder((pid, transaction, tables, user, application, state, seconds, query): HolderRow) -> Holder {
     Holder {
         key: HolderKey(pid, transaction),
         pid,

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
 
-use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
+use super::{EnqueueError, EnqueuedJob, Fault, FaultCode, JobRequest};
 use crate::client::Jobs;
 use crate::job::Job;
 use crate::ledger::{NewJob, Priority};
@@ -132,7 +132,7 @@ impl Enqueue {
 }
 
 impl IntoFuture for Enqueue {
-    type Output = Result<Enqueued, EnqueueError>;
+    type Output = Result<EnqueuedJob, EnqueueError>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {

@@ -81,7 +81,7 @@ pub(super) struct KeyAttempts {
 
 /// The turn of one request to ask for a held key.
 #[derive(Debug)]
-pub(super) struct Turned {
+pub(super) struct KeyTurn {
     pub key: Key,
     asked: OwnedMutexGuard<KeyAttempts>,
 }
@@ -92,7 +92,7 @@ pub(super) enum Entry {
     /// None of its keys is known to be held.
     Free,
     /// One is, and it is this request's turn to ask for it.
-    Turn(Turned),
+    Turn(KeyTurn),
     /// One is, and was for as long as the producer waits.
     Held,
 }
@@ -121,7 +121,7 @@ impl HeldKeys {
                 return Entry::Held;
             };
             if !asked.free {
-                return Entry::Turn(Turned { key, asked });
+                return Entry::Turn(KeyTurn { key, asked });
             }
         }
         Entry::Free
@@ -166,7 +166,7 @@ impl HeldKeys {
     }
 
     /// Waits until the key is to be asked for again. `None`: the producer's patience ends first.
-    pub(super) async fn wait_to_ask(&self, turn: &Turned, give_up: Instant) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn wait_to_ask(&self, turn: &KeyTurn, give_up: Instant) -> Option<SemaphorePermit<'_>> {
         let next = turn.asked.next;
         if next >= give_up {
             tokio::time::sleep_until(give_up).await;
@@ -181,14 +181,14 @@ impl HeldKeys {
     }
 
     /// It is held still.
-    pub(super) fn still_held(&self, turn: &mut Turned) {
+    pub(super) fn still_held(&self, turn: &mut KeyTurn) {
         turn.asked.tries += 1;
         turn.asked.next = Instant::now() + BACKOFF.delay(turn.asked.tries);
         self.mark(turn.key.clone());
     }
 
     /// The ledger has answered: whoever waits for the key goes on as others do.
-    pub(super) fn release(&self, mut turn: Turned) {
+    pub(super) fn release(&self, mut turn: KeyTurn) {
         turn.asked.free = true;
         self.lock().remove(&turn.key);
     }

@@ -22,7 +22,7 @@ pub(crate) use builder::typed_request;
 pub(crate) use check::KnownKind;
 pub use check::depth_of;
 pub use error::{EnqueueError, Fault, FaultCode};
-pub use request::{Enqueued, JobRequest};
+pub use request::{EnqueuedJob, JobRequest};
 pub(crate) use route::{Producer, ProducerParts};
 pub(crate) use writer::Lanes;
 

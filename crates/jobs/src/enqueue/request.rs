@@ -59,7 +59,7 @@ impl JobRequest {
 
 /// An accepted job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Enqueued {
+pub struct EnqueuedJob {
     pub id: JobId,
     pub kind: String,
     pub queue: String,

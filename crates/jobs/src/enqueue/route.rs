@@ -18,17 +18,17 @@ use super::catalogue::Catalogue;
 use super::check::{Checker, KnownKind, Origin, check_key};
 use super::held_keys::Key;
 use super::writer::{Lanes, WriteError, Writer};
-use super::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
+use super::{EnqueueError, EnqueuedJob, Fault, FaultCode, JobRequest};
 use crate::admin::JobEdit;
 use crate::batches::store::Written;
 use crate::batches::{self, BatchRequest, EnqueuedBatch, NewBatch};
 use crate::bell::Bell;
-use crate::broker::{Broker, Outgoing, PushOutcome};
+use crate::broker::{Broker, OutgoingJob, PushOutcome};
 use crate::declared::Declarations;
 use crate::envelope::Envelope;
 use crate::id::{BatchId, JobId};
 use crate::json_text;
-use crate::ledger::{Accepted, Ledger, LedgerError, NewJob, Priority, RunAt};
+use crate::ledger::{InsertOutcome, Ledger, LedgerError, NewJob, Priority, RunAt};
 use crate::link::Link;
 use crate::marks::sealed;
 use crate::registry::Registry;
@@ -286,7 +286,7 @@ impl Producer {
             }),
             Written::New => {
                 let stored = batch.jobs.iter();
-                let stored: Vec<Enqueued> = stored
+                let stored: Vec<EnqueuedJob> = stored
                     .map(|job| enqueued(job, job.id, Durability::Ledger, false))
                     .collect();
                 self.ring_for(&batch.jobs);
@@ -303,7 +303,7 @@ impl Producer {
     }
 
     /// Stores checked jobs, all or none, and wakes whoever runs them. One answer for each, in order.
-    pub(crate) async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
+    pub(crate) async fn store(&self, jobs: Vec<NewJob>) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         self.store_as(jobs, false).await
     }
 
@@ -314,7 +314,7 @@ impl Producer {
         &self,
         jobs: Vec<NewJob>,
         key_after: String,
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let like = jobs.first().map(summary);
         let stored = self.store_as(jobs, true).await?;
         // The first batch was one transaction: if this is a repeat, all of the first is there to be found.
@@ -333,7 +333,7 @@ impl Producer {
         held.map_err(|error| refusal(error, true))
     }
 
-    async fn store_as(&self, mut jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<Enqueued>, EnqueueError> {
+    async fn store_as(&self, mut jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let mut span = begin_trace(&mut jobs);
         let stored = self.store_traced(jobs, one_key).await;
         match &stored {
@@ -343,7 +343,7 @@ impl Producer {
         stored
     }
 
-    async fn store_traced(&self, jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<Enqueued>, EnqueueError> {
+    async fn store_traced(&self, jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         // A batch that is not for the broker throughout goes to the ledger whole: two stores cannot share a commit.
         let stored = match &self.broker {
             Some(broker) if jobs.iter().all(|job| self.belongs_on_broker(job)) => {
@@ -355,7 +355,7 @@ impl Producer {
         Ok(stored)
     }
 
-    fn count(&self, stored: &[Enqueued]) {
+    fn count(&self, stored: &[EnqueuedJob]) {
         for job in stored.iter().filter(|job| !job.duplicate) {
             if let Some(kind) = self.kind(&job.kind) {
                 kind.meters().enqueued(job.durability);
@@ -381,8 +381,8 @@ impl Producer {
             && job.options.expires_at.is_none()
     }
 
-    async fn push(&self, broker: &Broker, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
-        let mut by_queue: BTreeMap<Arc<str>, Vec<Outgoing>> = BTreeMap::new();
+    async fn push(&self, broker: &Broker, jobs: Vec<NewJob>) -> Result<Vec<EnqueuedJob>, EnqueueError> {
+        let mut by_queue: BTreeMap<Arc<str>, Vec<OutgoingJob>> = BTreeMap::new();
         for job in &jobs {
             by_queue
                 .entry(Arc::clone(&job.queue))
@@ -422,7 +422,7 @@ impl Producer {
         &self,
         jobs: Vec<NewJob>,
         refused: &BTreeMap<JobId, Doubt>,
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let order: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
         let (for_ledger, on_broker): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| refused.contains_key(&job.id));
@@ -435,7 +435,7 @@ impl Producer {
             })
             .collect();
         let written = self.write(for_ledger, false, !doubt).await?;
-        let mut answers: BTreeMap<JobId, Enqueued> = written.into_iter().map(|e| (e.id, e)).collect();
+        let mut answers: BTreeMap<JobId, EnqueuedJob> = written.into_iter().map(|e| (e.id, e)).collect();
         answers.extend(
             on_broker
                 .iter()
@@ -450,7 +450,7 @@ impl Producer {
         jobs: Vec<NewJob>,
         one_key: bool,
         certain: bool,
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let summaries: Vec<NewJob> = jobs.iter().map(summary).collect();
         let accepted = self
             .writer
@@ -466,8 +466,8 @@ impl Producer {
     /// The answer to a job that was written in its producer's own transaction. Nobody is woken: it has yet to commit.
     pub(crate) fn answer_in(
         jobs: &[NewJob],
-        accepted: Result<Vec<Accepted>, LedgerError>,
-    ) -> Result<Enqueued, EnqueueError> {
+        accepted: Result<Vec<InsertOutcome>, LedgerError>,
+    ) -> Result<EnqueuedJob, EnqueueError> {
         Self::answers_in(jobs, accepted)?.pop().ok_or_else(|| {
             EnqueueError::Internal(LedgerError::Corrupt("an insert gave no answer".to_owned()))
         })
@@ -476,8 +476,8 @@ impl Producer {
     /// One answer for each job, in order.
     pub(crate) fn answers_in(
         jobs: &[NewJob],
-        accepted: Result<Vec<Accepted>, LedgerError>,
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+        accepted: Result<Vec<InsertOutcome>, LedgerError>,
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let accepted = accepted.map_err(|error| {
             let (transient, certain) = (error.is_transient(), error.certainty() == Certainty::NotApplied);
             refusal(
@@ -599,13 +599,13 @@ fn begin_trace(jobs: &mut [NewJob]) -> Span {
     span
 }
 
-fn answers(jobs: &[NewJob], accepted: Vec<Accepted>) -> Result<Vec<Enqueued>, EnqueueError> {
+fn answers(jobs: &[NewJob], accepted: Vec<InsertOutcome>) -> Result<Vec<EnqueuedJob>, EnqueueError> {
     jobs.iter()
         .zip(accepted)
         .map(|(job, accepted)| match accepted {
-            Accepted::Conflict(id) => Err(EnqueueError::KeyReused { id }),
-            Accepted::Duplicate(id) => Ok(enqueued(job, id, Durability::Ledger, true)),
-            Accepted::New(id) => Ok(enqueued(job, id, Durability::Ledger, false)),
+            InsertOutcome::Conflict(id) => Err(EnqueueError::KeyReused { id }),
+            InsertOutcome::Duplicate(id) => Ok(enqueued(job, id, Durability::Ledger, true)),
+            InsertOutcome::New(id) => Ok(enqueued(job, id, Durability::Ledger, false)),
         })
         .collect()
 }
@@ -630,13 +630,13 @@ fn delay_of(run_at: RunAt) -> Duration {
     }
 }
 
-fn enqueued(job: &NewJob, id: JobId, durability: Durability, duplicate: bool) -> Enqueued {
+fn enqueued(job: &NewJob, id: JobId, durability: Durability, duplicate: bool) -> EnqueuedJob {
     let state = if delay_of(job.run_at).is_zero() {
         State::Available
     } else {
         State::Scheduled
     };
-    Enqueued {
+    EnqueuedJob {
         id,
         kind: job.kind.to_string(),
         queue: job.queue.to_string(),
@@ -682,7 +682,7 @@ enum Doubt {
     MayStandThere,
 }
 
-fn outgoing(job: &NewJob) -> Result<Outgoing, EnqueueError> {
+fn outgoing(job: &NewJob) -> Result<OutgoingJob, EnqueueError> {
     let envelope = Envelope {
         kind: job.kind.to_string(),
         payload: (*job.payload).to_owned(),
@@ -693,7 +693,7 @@ fn outgoing(job: &NewJob) -> Result<Outgoing, EnqueueError> {
     };
     let envelope = serde_json::to_vec(&envelope)
         .map_err(|error| EnqueueError::Internal(LedgerError::Corrupt(error.to_string())))?;
-    Ok(Outgoing {
+    Ok(OutgoingJob {
         id: job.id,
         envelope: Arc::from(envelope),
         max_attempts: job.max_attempts,

@@ -25,9 +25,9 @@ use holdfast_core::failure::Certainty;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::held_keys::{Entry, HeldKeys, Key, PROBE_WAIT, Turned};
+use super::held_keys::{Entry, HeldKeys, Key, KeyTurn, PROBE_WAIT};
 use crate::id::JobId;
-use crate::ledger::{Accepted, Insertion, Ledger, LedgerError, MAX_STATEMENT_ROWS, NewJob};
+use crate::ledger::{InsertOutcome, Insertion, Ledger, LedgerError, MAX_STATEMENT_ROWS, NewJob};
 
 /// Requests that may wait for a lane; more producers wait for a place, within their own deadline.
 const WAITING_REQUESTS: usize = 4_096;
@@ -50,7 +50,7 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(4);
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
 
-type Reply = oneshot::Sender<Result<Vec<Accepted>, WriteError>>;
+type Reply = oneshot::Sender<Result<Vec<InsertOutcome>, WriteError>>;
 
 /// Why jobs were not accepted.
 #[derive(Debug)]
@@ -121,13 +121,13 @@ struct KeyedRequest<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     plain: mpsc::Sender<Request>,
-    keyed: Option<Keyed>,
+    keyed: Option<KeyLanes>,
     ledger: Arc<dyn Ledger>,
 }
 
 /// Where keys can be waited for.
 #[derive(Debug, Clone)]
-struct Keyed {
+struct KeyLanes {
     lanes: mpsc::Sender<Request>,
     whole: Arc<Semaphore>,
     held: Arc<HeldKeys>,
@@ -136,7 +136,7 @@ struct Keyed {
 impl Writer {
     /// The lanes end when the last writer is dropped.
     pub(super) fn spawn(ledger: Arc<dyn Ledger>, lanes: Lanes) -> Self {
-        let keyed = (lanes.keyed > 0).then(|| Keyed {
+        let keyed = (lanes.keyed > 0).then(|| KeyLanes {
             lanes: spawn_lanes(&ledger, lanes.keyed, Sort::Keyed),
             whole: Arc::new(Semaphore::new(WHOLE_REQUESTS)),
             held: Arc::new(HeldKeys::new()),
@@ -154,7 +154,11 @@ impl Writer {
     }
 
     /// Accepts all jobs or none; one answer for each, in order. `one_key`: see [`Insertion::one_key`].
-    pub(super) async fn write(&self, jobs: Vec<NewJob>, one_key: bool) -> Result<Vec<Accepted>, WriteError> {
+    pub(super) async fn write(
+        &self,
+        jobs: Vec<NewJob>,
+        one_key: bool,
+    ) -> Result<Vec<InsertOutcome>, WriteError> {
         let give_up = Instant::now() + PATIENCE;
         let keys = Key::of(&jobs);
         let whole = |lock_wait| {
@@ -194,8 +198,8 @@ impl Writer {
             self.ledger.insert_as(std::slice::from_ref(&job), how)
         });
         let held = inserted.await?.into_iter().find_map(|accepted| match accepted {
-            Accepted::New(_) => None,
-            Accepted::Duplicate(id) | Accepted::Conflict(id) => Some(id),
+            InsertOutcome::New(_) => None,
+            InsertOutcome::Duplicate(id) | InsertOutcome::Conflict(id) => Some(id),
         });
         Ok(held)
     }
@@ -231,7 +235,7 @@ impl Writer {
         G: Future<Output = Result<T, WriteError>>,
     >(
         &self,
-        keyed: &Keyed,
+        keyed: &KeyLanes,
         request: KeyedRequest<'_>,
         first: impl Fn() -> G,
         probe: impl Fn(Option<Duration>) -> F,
@@ -265,9 +269,9 @@ impl Writer {
     /// Asks for a held key until the ledger answers or the producer's patience ends. `None`: it is another key that is held.
     async fn ask_for_held<T, F: Future<Output = Result<T, LedgerError>>>(
         &self,
-        keyed: &Keyed,
+        keyed: &KeyLanes,
         request: KeyedRequest<'_>,
-        mut turn: Turned,
+        mut turn: KeyTurn,
         probe: &impl Fn(Option<Duration>) -> F,
     ) -> Option<Result<T, WriteError>> {
         let mut certain = true;
@@ -372,7 +376,7 @@ async fn ask_lane(
     lanes: &mpsc::Sender<Request>,
     jobs: Vec<NewJob>,
     give_up: Instant,
-) -> Result<Vec<Accepted>, WriteError> {
+) -> Result<Vec<InsertOutcome>, WriteError> {
     let (reply, answer) = oneshot::channel();
     let request = Request { jobs, give_up, reply };
     match tokio::time::timeout_at(give_up, lanes.send(request)).await {
@@ -455,7 +459,7 @@ async fn write_batch(ledger: &dyn Ledger, batch: Vec<Request>, sort: Sort) {
     }
 }
 
-fn answer_all(batch: Vec<Request>, accepted: Vec<Accepted>) {
+fn answer_all(batch: Vec<Request>, accepted: Vec<InsertOutcome>) {
     let mut accepted = accepted.into_iter();
     for request in batch {
         let own: Vec<_> = accepted.by_ref().take(request.jobs.len()).collect();

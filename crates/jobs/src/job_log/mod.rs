@@ -144,17 +144,17 @@ impl PendingLines {
 
 /// The lines of a running job between its handler and the database.
 #[derive(Debug, Default)]
-pub(crate) struct LogBuffer(Mutex<Buffered>);
+pub(crate) struct LogBuffer(Mutex<BufferState>);
 
 #[derive(Debug, Default)]
-struct Buffered {
+struct BufferState {
     pending: PendingLines,
     /// Given out to be stored, and not known to be stored.
     unstored: Vec<LogChunk>,
 }
 
 impl LogBuffer {
-    fn lock(&self) -> MutexGuard<'_, Buffered> {
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

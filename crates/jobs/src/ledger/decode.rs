@@ -20,7 +20,7 @@ pub(crate) const UNREADABLE: &str = "unreadable";
 
 /// The values of one row, and what could not be read of them.
 #[derive(Debug, Default)]
-pub(super) struct Decoded {
+pub(super) struct DecodedRow {
     faults: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ where
 
 type Column<T> = Result<T, sqlx::Error>;
 
-impl Decoded {
+impl DecodedRow {
     /// JSON as it is stored; `null` if it is not JSON.
     pub(super) fn raw(&mut self, column: &str, text: Column<String>) -> Box<RawValue> {
         let text = self.column(column, text);

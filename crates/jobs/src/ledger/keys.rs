@@ -7,7 +7,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    Accepted, CancelReply, ErrorRecord, NewJob, Options, QueueStats, RescueReport, ReturnReport, WorkerRecord,
+    CancelReply, ErrorRecord, InsertOutcome, NewJob, Options, QueueStats, RescueReport, ReturnReport,
+    WorkerRecord,
 };
 use crate::batches::Tally;
 use crate::follow_ups::{self, Effects};
@@ -66,14 +67,14 @@ impl From<ExistingRow> for ExistingJob {
 
 /// What to look for, for the jobs that were not written. `None`: all were.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct KeyQuery {
     pub ids: Vec<JobId>,
     pub idempotency_keys: Vec<String>,
     pub unique_kinds: Vec<String>,
     pub unique_keys: Vec<String>,
 }
 
-impl Wanted {
+impl KeyQuery {
     pub(super) fn of(jobs: &[&NewJob], written: &[JobId]) -> Option<Self> {
         if written.len() == jobs.len() {
             return None;
@@ -100,7 +101,7 @@ impl Wanted {
 #[derive(Debug)]
 pub(super) struct InsertProgress<'a> {
     jobs: &'a [NewJob],
-    accepted: Vec<Option<Accepted>>,
+    accepted: Vec<Option<InsertOutcome>>,
     /// A job that stands under the idempotency key of one of these.
     repeated: Option<JobId>,
     rounds: usize,
@@ -156,7 +157,7 @@ impl<'a> InsertProgress<'a> {
         {
             // A row with the very id is this job, written by an attempt whose reply was lost.
             if written.contains(&job.id) || by_id.contains_key(&job.id) {
-                *accepted = Some(Accepted::New(job.id));
+                *accepted = Some(InsertOutcome::New(job.id));
             } else if let Some(row) = job
                 .idempotency_key
                 .as_deref()
@@ -166,32 +167,32 @@ impl<'a> InsertProgress<'a> {
                     && sealed::same(&job.encryption, &job.kind, &row.payload, job.payload.get());
                 self.repeated.get_or_insert(row.id);
                 *accepted = Some(if same {
-                    Accepted::Duplicate(row.id)
+                    InsertOutcome::Duplicate(row.id)
                 } else {
-                    Accepted::Conflict(row.id)
+                    InsertOutcome::Conflict(row.id)
                 });
             } else if let Some(row) = job
                 .unique_key
                 .as_deref()
                 .and_then(|key| by_unique.get(&(&*job.kind, key)))
             {
-                *accepted = Some(Accepted::Duplicate(row.id));
+                *accepted = Some(InsertOutcome::Duplicate(row.id));
             }
         }
     }
 
-    pub(super) fn into_accepted(self) -> Vec<Accepted> {
+    pub(super) fn into_accepted(self) -> Vec<InsertOutcome> {
         self.accepted.into_iter().flatten().collect()
     }
 
     /// `one_key`: see [`Insertion::one_key`](super::Insertion::one_key).
-    pub(super) fn answers(self, one_key: bool) -> Vec<Accepted> {
+    pub(super) fn answers(self, one_key: bool) -> Vec<InsertOutcome> {
         let repeated = self.repeated.filter(|_| one_key);
         let mut accepted = self.into_accepted();
         if let Some(id) = repeated {
             for one in &mut accepted {
-                if matches!(one, Accepted::New(_)) {
-                    *one = Accepted::Conflict(id);
+                if matches!(one, InsertOutcome::New(_)) {
+                    *one = InsertOutcome::Conflict(id);
                 }
             }
         }
@@ -216,10 +217,10 @@ pub(super) fn errors_text(errors: &[ErrorRecord]) -> Option<String> {
 }
 
 /// A row that the rescuer has moved: id, queue, state, batch, kind, attempts before, crashes.
-pub(super) type Rescued = (Uuid, String, String, Option<Uuid>, String, i32, i32);
+pub(super) type RescuedRow = (Uuid, String, String, Option<Uuid>, String, i32, i32);
 
 /// What the rescuer's ends are to the batches of the jobs.
-pub(super) fn tallies_of(rows: &[Rescued]) -> Result<BTreeMap<BatchId, Tally>, UnknownState> {
+pub(super) fn tallies_of(rows: &[RescuedRow]) -> Result<BTreeMap<BatchId, Tally>, UnknownState> {
     let ends: Vec<_> = rows
         .iter()
         .filter(|row| row.3.is_some())
@@ -229,12 +230,12 @@ pub(super) fn tallies_of(rows: &[Rescued]) -> Result<BTreeMap<BatchId, Tally>, U
 }
 
 /// Whether a rescue has discarded a job.
-pub(super) fn is_any_poisoned(rows: &[Rescued]) -> bool {
+pub(super) fn is_any_poisoned(rows: &[RescuedRow]) -> bool {
     rows.iter().any(|row| row.2 == StoredState::Discarded.as_str())
 }
 
 /// What observers enqueue for the jobs that a rescue has discarded.
-pub(super) fn observed(rows: &[Rescued], observers: &Observers) -> Vec<NewJob> {
+pub(super) fn observed(rows: &[RescuedRow], observers: &Observers) -> Vec<NewJob> {
     let poisoned = rows.iter().filter(|row| row.2 == StoredState::Discarded.as_str());
     let jobs = poisoned.map(|(id, queue, _, batch, kind, attempt, crashes)| {
         observers.on_job(&EndedJob {
@@ -254,7 +255,7 @@ pub(super) fn observed(rows: &[Rescued], observers: &Observers) -> Vec<NewJob> {
 }
 
 /// What a rescue came to: the rows that it moved, and what the ends brought about.
-pub(super) fn rescue_report(rows: &[Rescued], effects: Effects) -> RescueReport {
+pub(super) fn rescue_report(rows: &[RescuedRow], effects: Effects) -> RescueReport {
     let mut report = RescueReport {
         effects,
         ..RescueReport::default()
@@ -272,7 +273,7 @@ pub(super) fn rescue_report(rows: &[Rescued], effects: Effects) -> RescueReport 
 }
 
 /// What an id gave back.
-pub(super) fn return_report(rows: &[Rescued], effects: Effects) -> ReturnReport {
+pub(super) fn return_report(rows: &[RescuedRow], effects: Effects) -> ReturnReport {
     let rescued = rescue_report(rows, effects);
     ReturnReport {
         returned: rescued.returned,

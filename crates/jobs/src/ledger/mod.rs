@@ -57,7 +57,7 @@ pub(crate) async fn insert_in(
     on: LedgerTx<'_>,
     jobs: &[NewJob],
     named: bool,
-) -> Result<Vec<Accepted>, sqlx::Error> {
+) -> Result<Vec<InsertOutcome>, sqlx::Error> {
     match on {
         LedgerTx::Postgres(on) => PostgresLedger::insert_in(on, jobs, named).await,
         LedgerTx::Sqlite(on) => SqliteLedger::insert_in(on, jobs).await,
@@ -68,13 +68,13 @@ pub(crate) async fn insert_in(
 #[async_trait]
 pub trait Ledger: Send + Sync + std::fmt::Debug {
     /// Accepts the jobs of one request, all or nothing, in one transaction. One answer for each job, in order; if one of them
-    /// is a [`Accepted::Conflict`], nothing was written.
-    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Accepted>, LedgerError> {
+    /// is an [`InsertOutcome::Conflict`], nothing was written.
+    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<InsertOutcome>, LedgerError> {
         self.insert_as(jobs, Insertion::WHOLE).await
     }
 
     /// Accepts jobs in one transaction, as `how` says.
-    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<Accepted>, LedgerError>;
+    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<InsertOutcome>, LedgerError>;
 
     /// Leases up to `limit` due jobs of a queue to a worker, most urgent first. A job that was put where others have been
     /// claimed long since may be passed over until [`Self::look_again_in`] is over. Nothing if the queue is paused, if it has

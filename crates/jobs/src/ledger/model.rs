@@ -138,7 +138,7 @@ impl Options {
 
 /// What became of one job of an insert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Accepted {
+pub enum InsertOutcome {
     New(JobId),
     /// A job with the same key stands already, and says the same.
     Duplicate(JobId),
@@ -146,7 +146,7 @@ pub enum Accepted {
     Conflict(JobId),
 }
 
-impl Accepted {
+impl InsertOutcome {
     pub fn id(&self) -> JobId {
         match self {
             Self::New(id) | Self::Duplicate(id) | Self::Conflict(id) => *id,
@@ -462,11 +462,11 @@ pub struct QueueStats {
 /// How jobs are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Insertion {
-    /// The jobs are one request: if one of them is a [`Accepted::Conflict`], none is accepted, whatever the answers say of the
+    /// The jobs are one request: if one of them is an [`InsertOutcome::Conflict`], none is accepted, whatever the answers say of the
     /// others. Otherwise each job is a request of its own, and a conflict leaves out itself alone.
     pub whole: bool,
     /// Their idempotency keys were made of one: a repeat must find all of them or none, or it is another request, and a
-    /// [`Accepted::Conflict`].
+    /// [`InsertOutcome::Conflict`].
     pub one_key: bool,
     /// How long to wait for a key that another open transaction holds, where the connection's own bound is too long.
     pub lock_wait: Option<Duration>,
@@ -476,8 +476,10 @@ pub struct Insertion {
 
 impl Insertion {
     /// Whether the transaction that gave these answers is to be committed.
-    pub(super) fn keeps(&self, accepted: &[Accepted]) -> bool {
-        let conflicts = accepted.iter().any(|one| matches!(one, Accepted::Conflict(_)));
+    pub(super) fn keeps(&self, accepted: &[InsertOutcome]) -> bool {
+        let conflicts = accepted
+            .iter()
+            .any(|one| matches!(one, InsertOutcome::Conflict(_)));
         !(self.dry || self.whole && conflicts)
     }
 

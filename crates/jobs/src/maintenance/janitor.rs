@@ -6,12 +6,12 @@ use holdfast_core::config::Durability;
 
 use crate::broker::Janitor;
 use crate::meters::maintained;
-use crate::worker::Shared;
+use crate::worker::WorkerState;
 
 /// The rest between steps that had more to do.
 const BREATH: Duration = Duration::from_millis(20);
 
-pub(super) async fn run(shared: &Shared) {
+pub(super) async fn run(shared: &WorkerState) {
     let Some(broker) = shared.jobs.broker() else {
         return;
     };

@@ -12,10 +12,10 @@ mod set_back;
 
 use std::sync::Arc;
 
-use crate::worker::Shared;
+use crate::worker::WorkerState;
 
 /// Runs the duties until the task is dropped.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(shared: Arc<WorkerState>) {
     tokio::join!(
         rescuer::run(&shared),
         rescuer::run_orphans(&shared),

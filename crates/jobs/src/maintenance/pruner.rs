@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::ledger::{LedgerError, Retention};
 use crate::meters::maintained;
-use crate::worker::Shared;
+use crate::worker::WorkerState;
 
 /// Rows deleted in one statement.
 const BATCH: usize = 1_000;
@@ -62,7 +62,7 @@ impl Duty {
     }
 
     /// One step: how many it dealt with, and whether the next may find more immediately.
-    async fn step(self, shared: &Shared) -> Result<(u64, bool), LedgerError> {
+    async fn step(self, shared: &WorkerState) -> Result<(u64, bool), LedgerError> {
         let (jobs, settings) = (&shared.jobs, &shared.settings);
         let (done, most) = match self {
             Self::Jobs => {
@@ -88,7 +88,7 @@ impl Duty {
 }
 
 /// Each duty has its own time: one that has more to do does not make the others look again.
-pub(super) async fn run(shared: &Shared) {
+pub(super) async fn run(shared: &WorkerState) {
     let mut due = [Instant::now(); Duty::ALL.len()];
     loop {
         for (duty, due) in Duty::ALL.into_iter().zip(&mut due) {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::set_back::SetBack;
 use crate::ledger::{IdRange, RescueReport};
 use crate::meters::maintained;
-use crate::worker::Shared;
+use crate::worker::WorkerState;
 use crate::worker::heartbeat::wake;
 
 /// Jobs returned in one statement.
@@ -87,7 +87,7 @@ impl Contact {
     }
 }
 
-pub(super) async fn run(shared: &Shared) {
+pub(super) async fn run(shared: &WorkerState) {
     let settings = &shared.settings.worker;
     let mut contact = Contact::new(settings.maintenance * 2 + settings.lost_after / 3);
     let mut set_back = SetBack::default();
@@ -135,7 +135,7 @@ pub(super) async fn run(shared: &Shared) {
 
 /// Returns jobs whose worker has no row: of a row that was deleted by hand, of a worker of an older version, or in a
 /// database that was restored. That the row is missing is proof enough: a claim takes nothing without it.
-pub(super) async fn run_orphans(shared: &Shared) {
+pub(super) async fn run_orphans(shared: &WorkerState) {
     let mut search = OrphanSearch::new();
     loop {
         let began = Instant::now();
@@ -177,7 +177,7 @@ impl OrphanSearch {
     }
 
     /// Once over all ids; given up where the ledger does not answer.
-    async fn run(&mut self, shared: &Shared) {
+    async fn run(&mut self, shared: &WorkerState) {
         let end = clock::unix_millis() + CLOCKS_DIFFER_BY_MS;
         let mut from = 0;
         loop {
@@ -223,7 +223,7 @@ impl OrphanSearch {
     }
 }
 
-fn announce(shared: &Shared, report: &RescueReport) {
+fn announce(shared: &WorkerState, report: &RescueReport) {
     catalogue::JOBS_RESCUED
         .with([])
         .increment(report.returned.values().sum());
@@ -244,7 +244,7 @@ fn announce(shared: &Shared, report: &RescueReport) {
 }
 
 /// The same on the broker, whose scripts keep their own time.
-pub(super) async fn run_broker(shared: &Shared) {
+pub(super) async fn run_broker(shared: &WorkerState) {
     let Some(broker) = shared.jobs.broker() else {
         return;
     };

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::ledger::{ServerClock, TimeSpan};
 use crate::meters::maintained;
-use crate::worker::Shared;
+use crate::worker::WorkerState;
 use crate::worker::heartbeat::wake;
 
 /// Jobs made due in one statement.
@@ -94,7 +94,7 @@ impl SetBack {
     }
 
     /// Goes on with the pass, for [`TURN`] at most.
-    pub(super) async fn make_due(&mut self, shared: &Shared) {
+    pub(super) async fn make_due(&mut self, shared: &WorkerState) {
         let queues: Vec<String> = shared.lanes.keys().map(ToString::to_string).collect();
         let began = Instant::now();
         while began.elapsed() < TURN {

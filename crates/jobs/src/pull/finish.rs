@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::memory::Session;
-use super::rows::{self, Fate, Leased, Payloads};
+use super::rows::{self, Fate, LeasedRow, Payloads};
 use super::{MAX_OUTCOMES, PullError, PullWorkers, fence_of};
 use crate::enqueue::{Fault, FaultCode, KnownKind, depth_of};
 use crate::failed_attempt::FailedAttempt;
@@ -234,7 +234,12 @@ impl PullWorkers {
     }
 
     /// The outcome of a leased job, and why its result was refused.
-    fn decide(&self, leased: &Leased, reported: &ReportedOutcome, worker: &str) -> (Outcome, Option<String>) {
+    fn decide(
+        &self,
+        leased: &LeasedRow,
+        reported: &ReportedOutcome,
+        worker: &str,
+    ) -> (Outcome, Option<String>) {
         let jobs = &self.0.jobs;
         let kind = jobs.producer().kind(&leased.job.kind);
         let message = || {

@@ -7,7 +7,7 @@ use holdfast_core::clock;
 use serde_json::value::RawValue;
 
 use super::memory::Session;
-use super::rows::{self, Leased, Payloads};
+use super::rows::{self, LeasedRow, Payloads};
 use super::{MAX_HELD, PullError, PullWorkers, fence_of};
 use crate::enqueue::Fault;
 use crate::id::{JobId, WorkerId};
@@ -116,7 +116,7 @@ impl PullWorkers {
         &self,
         worker: WorkerId,
         lines: &[ReportedLine],
-        leased: &HashMap<JobId, Leased>,
+        leased: &HashMap<JobId, LeasedRow>,
     ) -> Result<(), PullError> {
         let mut written: BTreeMap<JobId, Vec<Line>> = BTreeMap::new();
         for reported in lines {

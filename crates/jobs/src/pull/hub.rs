@@ -35,7 +35,7 @@ const BELL_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Hub {
-    shared: Arc<Shared>,
+    shared: Arc<HubState>,
     jobs: Jobs,
     settings: WorkerSettings,
     started: std::sync::Once,
@@ -44,7 +44,7 @@ pub(super) struct Hub {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct HubState {
     state: Mutex<State>,
     /// There is a queue more to listen to, or an alarm.
     changed: Notify,
@@ -52,7 +52,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, WaitingPull>,
     number: u64,
     /// Which pull was woken last, by queue.
     turn: HashMap<Arc<str>, u64>,
@@ -72,7 +72,7 @@ struct AwaitedQueue {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingPull {
     worker: WorkerId,
     queues: Vec<Arc<str>>,
     /// For which of them it was woken.
@@ -92,7 +92,7 @@ pub(super) enum Wake {
 /// A pull that may wait; it leaves when it is dropped.
 #[derive(Debug)]
 pub(super) struct Poll {
-    shared: Arc<Shared>,
+    shared: Arc<HubState>,
     number: u64,
     notify: Arc<Notify>,
 }
@@ -120,7 +120,7 @@ impl Hub {
         }
         state.number += 1;
         let (number, notify) = (state.number, Arc::new(Notify::new()));
-        let waiting = Waiting {
+        let waiting = WaitingPull {
             worker,
             queues: queues.to_vec(),
             woken: BTreeSet::new(),
@@ -143,7 +143,7 @@ impl Hub {
     /// A pull of the worker has left jobs behind: the one that waits is to give them.
     pub(super) fn wake_worker(&self, worker: WorkerId) {
         let mut state = self.shared.state();
-        let waits = |waiting: &&mut Waiting| waiting.worker == worker && !waiting.superseded;
+        let waits = |waiting: &&mut WaitingPull| waiting.worker == worker && !waiting.superseded;
         if let Some(waiting) = state.waiting.values_mut().find(waits) {
             waiting.woken.extend(waiting.queues.first().cloned());
             waiting.notify.notify_one();
@@ -197,7 +197,7 @@ impl Hub {
     }
 }
 
-impl Shared {
+impl HubState {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,14 +229,14 @@ impl State {
         }
     }
 
-    fn insert(&mut self, number: u64, waiting: Waiting) {
+    fn insert(&mut self, number: u64, waiting: WaitingPull) {
         for queue in &waiting.queues {
             self.awaited.entry(Arc::clone(queue)).or_default().pulls += 1;
         }
         self.waiting.insert(number, waiting);
     }
 
-    fn remove(&mut self, number: u64) -> Option<Waiting> {
+    fn remove(&mut self, number: u64) -> Option<WaitingPull> {
         let waiting = self.waiting.remove(&number)?;
         for queue in &waiting.queues {
             if let Some(awaited) = self.awaited.get_mut(queue) {
@@ -256,7 +256,7 @@ impl State {
             awaited.empty = false;
         }
         let last = self.turn.get(queue).copied().unwrap_or(0);
-        let waits = |(_, waiting): &(&u64, &Waiting)| {
+        let waits = |(_, waiting): &(&u64, &WaitingPull)| {
             !waiting.superseded
                 && waiting.queues.iter().any(|name| **name == *queue)
                 && !waiting.woken.contains(queue)
@@ -355,7 +355,7 @@ impl Drop for Poll {
     }
 }
 
-async fn run(shared: Arc<Shared>, jobs: Jobs, settings: WorkerSettings) {
+async fn run(shared: Arc<HubState>, jobs: Jobs, settings: WorkerSettings) {
     let mut listener = jobs.bell().listener();
     let mut pace = LookPace::new(&settings);
     let mut looked_at = Instant::now();
@@ -393,7 +393,7 @@ async fn run(shared: Arc<Shared>, jobs: Jobs, settings: WorkerSettings) {
 }
 
 /// Sets the alarms of what is due before the next look; whether anything is due now. `None`: no answer.
-async fn look(shared: &Shared, jobs: &Jobs, queues: &[String], horizon: Duration) -> Option<bool> {
+async fn look(shared: &HubState, jobs: &Jobs, queues: &[String], horizon: Duration) -> Option<bool> {
     let due = match jobs.ledger().peek(queues).await {
         Ok(due) => due,
         Err(error) => {
@@ -421,11 +421,11 @@ async fn look(shared: &Shared, jobs: &Jobs, queues: &[String], horizon: Duration
 mod tests {
     use super::*;
 
-    fn enter(shared: &Arc<Shared>, queue: &str) -> Poll {
+    fn enter(shared: &Arc<HubState>, queue: &str) -> Poll {
         let mut state = shared.state();
         state.number += 1;
         let (number, notify) = (state.number, Arc::new(Notify::new()));
-        let waiting = Waiting {
+        let waiting = WaitingPull {
             worker: WorkerId::generate(),
             queues: vec![Arc::from(queue)],
             woken: BTreeSet::new(),
@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_queue_is_empty_until_a_wake_or_until_no_pull_waits_for_it() {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(HubState::default());
         let is_empty = || shared.state().is_empty("a");
         let first = enter(&shared, "a");
         let wakes = shared.state().wakes("a");
@@ -467,7 +467,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_ring_wakes_another_pull_and_one_that_leaves_passes_its_wake_up_on() {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(HubState::default());
         let (first, second, other) = (enter(&shared, "a"), enter(&shared, "a"), enter(&shared, "b"));
         let soon = || Instant::now() + Duration::from_millis(5);
         shared.state().wake("a");

@@ -53,14 +53,14 @@ struct KnownWorker {
     resolved: u64,
     looked_at: Option<Instant>,
     total: u64,
-    ended: BTreeMap<Arc<str>, Ended>,
+    ended: BTreeMap<Arc<str>, EndCounts>,
     reported_at: Instant,
     /// The row says that nothing runs and nothing has ended lately.
     reported_quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Ended {
+struct EndCounts {
     completed: u64,
     failed: u64,
     /// Since the last heartbeat.
@@ -201,9 +201,9 @@ impl Memory {
     }
 
     /// A pull begins.
-    pub(super) fn begin(self: &Arc<Self>, worker: WorkerId) -> Pulling {
+    pub(super) fn begin(self: &Arc<Self>, worker: WorkerId) -> PendingPull {
         self.change(worker, |known| known.pulls += 1);
-        Pulling {
+        PendingPull {
             memory: Arc::clone(self),
             worker,
             may_have_claimed: false,
@@ -304,13 +304,13 @@ impl Memory {
 
 /// A pull under way.
 #[derive(Debug)]
-pub(super) struct Pulling {
+pub(super) struct PendingPull {
     memory: Arc<Memory>,
     worker: WorkerId,
     may_have_claimed: bool,
 }
 
-impl Pulling {
+impl PendingPull {
     /// A claim begins: from here on the pull may leave jobs behind.
     pub(super) fn claims(&mut self) {
         self.may_have_claimed = true;
@@ -332,7 +332,7 @@ impl Pulling {
     }
 }
 
-impl Drop for Pulling {
+impl Drop for PendingPull {
     fn drop(&mut self) {
         let lost = u64::from(self.may_have_claimed);
         self.memory.change(self.worker, |known| {

@@ -72,7 +72,7 @@ use holdfast_core::config::{QueueSettings, ServedBy, Settings};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use crate::admin::Steering;
+use crate::admin::AdminHandle;
 use crate::audit::{AuditEntry, action};
 use crate::client::Jobs;
 use crate::enqueue::{Fault, FaultCode};
@@ -84,7 +84,7 @@ use renewals::Renewals;
 
 pub use finish::{OutcomeStatus, ReportedOutcome, StoredOutcome, Verb};
 pub use heartbeat::{Beat, BeatAnswer, ReportedLine};
-pub use take::{PullRequest, Pulled, PulledJob};
+pub use take::{PullAnswer, PullRequest, PulledJob};
 
 /// Most jobs of one answer.
 pub const MAX_JOBS: usize = 500;
@@ -311,7 +311,7 @@ impl Jobs {
     }
 }
 
-impl Steering<'_> {
+impl AdminHandle<'_> {
     /// Asks a pull worker to take no more jobs. False: there is none of that id.
     pub async fn drain_worker(&self, worker: WorkerId) -> Result<bool, LedgerError> {
         let entry = AuditEntry::new(action::WORKER_DRAIN).target(worker);

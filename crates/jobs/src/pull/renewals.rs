@@ -30,7 +30,7 @@ const PAUSE_PART: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct Renewals {
-    shared: Arc<Shared>,
+    shared: Arc<RenewalQueue>,
     jobs: Jobs,
     memory: Arc<Memory>,
     pause: Duration,
@@ -40,7 +40,7 @@ pub(super) struct Renewals {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct RenewalQueue {
     pending: Mutex<Vec<PendingRenewal>>,
     changed: Notify,
 }
@@ -107,13 +107,13 @@ impl Renewals {
     }
 }
 
-impl Shared {
+impl RenewalQueue {
     fn pending(&self) -> std::sync::MutexGuard<'_, Vec<PendingRenewal>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn run(shared: Arc<Shared>, jobs: Jobs, memory: Arc<Memory>, pause: Duration) {
+async fn run(shared: Arc<RenewalQueue>, jobs: Jobs, memory: Arc<Memory>, pause: Duration) {
     let mut next = Instant::now();
     loop {
         if shared.pending().is_empty() {

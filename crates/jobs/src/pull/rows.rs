@@ -73,7 +73,7 @@ const CRASH: &str = "crash";
 
 /// A job that is leased to a worker.
 #[derive(Debug)]
-pub(super) struct Leased {
+pub(super) struct LeasedRow {
     pub job: ClaimedJob,
     pub queue: Arc<str>,
     pub cancel_requested: bool,
@@ -143,14 +143,14 @@ pub(super) async fn leased(
     worker: WorkerId,
     jobs: &[JobId],
     payloads: Payloads,
-) -> Result<HashMap<JobId, Leased>, LedgerError> {
+) -> Result<HashMap<JobId, LeasedRow>, LedgerError> {
     if jobs.is_empty() {
         return Ok(HashMap::new());
     }
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.as_uuid()).collect();
     sql.within("read the jobs of a worker", async {
         let mut tx = sql.begin_read().await?;
-        let leased: Vec<Leased> = match tx.on() {
+        let leased: Vec<LeasedRow> = match tx.on() {
             LedgerTx::Postgres(on) => {
                 let text = if payloads == Payloads::Read {
                     POSTGRES_WHOLE
@@ -178,7 +178,7 @@ pub(super) async fn leased(
     .await
 }
 
-fn leased_of<R>(row: &R) -> Result<Leased, sqlx::Error>
+fn leased_of<R>(row: &R) -> Result<LeasedRow, sqlx::Error>
 where
     R: Row,
     ClaimedJob: for<'r> FromRow<'r, R>,
@@ -186,7 +186,7 @@ where
     bool: for<'r> sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
     i64: for<'r> sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
 {
-    Ok(Leased {
+    Ok(LeasedRow {
         job: ClaimedJob::from_row(row)?,
         queue: Arc::from(row.try_get::<&str, _>("queue")?),
         cancel_requested: row.try_get("cancel_requested")?,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::{Poll, Wake};
-use super::memory::{Pulling, Session};
+use super::memory::{PendingPull, Session};
 use super::renewals::Renewal;
 use super::rows::{self, Payloads};
 use super::{ANSWER_BYTES, MAX_HELD, MAX_JOBS, PullError, PullWorkers, SUSPECT_REST, UNKNOWN_KIND_REST};
@@ -56,7 +56,7 @@ pub struct PulledJob {
 
 /// The answer to a pull.
 #[derive(Debug, Clone, Default)]
-pub struct Pulled {
+pub struct PullAnswer {
     pub jobs: Vec<PulledJob>,
     /// Take no more: finish what there is, and leave.
     pub drain: bool,
@@ -66,7 +66,7 @@ pub struct Pulled {
 
 /// What a pull claims for.
 #[derive(Clone, Copy)]
-struct Filling<'p> {
+struct PullClaim<'p> {
     session: &'p Session,
     worker: WorkerId,
     poll: &'p Poll,
@@ -124,7 +124,7 @@ impl PullWorkers {
         worker: WorkerId,
         asked: PullRequest,
         stop: &CancellationToken,
-    ) -> Result<Pulled, PullError> {
+    ) -> Result<PullAnswer, PullError> {
         if !(1..=MAX_JOBS).contains(&asked.max) {
             return Err(PullError::Invalid(vec![Fault::field(
                 "max",
@@ -152,7 +152,7 @@ impl PullWorkers {
         let begun = Instant::now();
         let deadline = begun + asked.wait;
         if !session.draining {
-            let filling = Filling {
+            let filling = PullClaim {
                 session: &session,
                 worker,
                 poll: &poll,
@@ -178,7 +178,7 @@ impl PullWorkers {
             pulling.gave(jobs.iter().map(|given| given.job.id));
         }
         failpoint::reach("pulled");
-        Ok(Pulled {
+        Ok(PullAnswer {
             jobs,
             drain: self.0.memory.is_draining(worker),
             register_again: self.0.memory.is_worn(worker),
@@ -217,13 +217,13 @@ impl PullWorkers {
     /// Claims until there is a job, or no more time.
     async fn fill(
         &self,
-        filling: &Filling<'_>,
+        filling: &PullClaim<'_>,
         renewal: &mut Renewal,
-        pulling: &mut Pulling,
+        pulling: &mut PendingPull,
         answer: &mut Answer,
         stop: &CancellationToken,
     ) -> Result<(), PullError> {
-        let Filling {
+        let PullClaim {
             session,
             worker,
             poll,
@@ -316,9 +316,9 @@ impl PullWorkers {
     /// Claims from one queue as long as it gives and there is room.
     async fn claim(
         &self,
-        filling: &Filling<'_>,
+        filling: &PullClaim<'_>,
         queue: &Arc<str>,
-        pulling: &mut Pulling,
+        pulling: &mut PendingPull,
         answer: &mut Answer,
     ) -> Result<(), LedgerError> {
         let mut tries = 0;
@@ -351,7 +351,7 @@ impl PullWorkers {
             if !claimed.jobs.is_empty() {
                 // There may be more for others who wait.
                 self.0.hub.wake(queue);
-                let Filling {
+                let PullClaim {
                     session,
                     worker,
                     have,

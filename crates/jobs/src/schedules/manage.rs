@@ -13,9 +13,9 @@ use super::check::check;
 use super::model::{BeatRecord, Definition, Rhythm, Schedule, ScheduleRecord, Source};
 use super::store::{Note, ScheduleStore, Summary};
 use super::tick;
-use crate::audit::{Actor, By, action};
+use crate::audit::{Actor, AuditContext, action};
 use crate::client::Jobs;
-use crate::enqueue::{EnqueueError, Enqueued, Fault, FaultCode, JobRequest};
+use crate::enqueue::{EnqueueError, EnqueuedJob, Fault, FaultCode, JobRequest};
 use crate::json_text;
 use crate::ledger::LedgerError;
 use crate::observer::MissedTick;
@@ -63,12 +63,12 @@ pub struct SyncReport {
 
 /// What became of a schedule that was put.
 #[derive(Debug)]
-pub enum Stored {
+pub enum PutOutcome {
     New(ScheduleRecord),
     Replaced(ScheduleRecord),
 }
 
-impl Stored {
+impl PutOutcome {
     pub fn into_record(self) -> ScheduleRecord {
         match self {
             Self::New(record) | Self::Replaced(record) => record,
@@ -120,21 +120,25 @@ impl Schedules {
     }
 
     /// Makes a new schedule.
-    pub async fn create(&self, by: &By, definition: Definition) -> Result<ScheduleRecord, ScheduleError> {
+    pub async fn create(
+        &self,
+        by: &AuditContext,
+        definition: Definition,
+    ) -> Result<ScheduleRecord, ScheduleError> {
         let schedule = self.checked(definition).await?;
         self.insert(by, &schedule).await
     }
 
     /// Makes a schedule, or replaces the one of that name.
-    pub async fn put(&self, by: &By, definition: Definition) -> Result<Stored, ScheduleError> {
+    pub async fn put(&self, by: &AuditContext, definition: Definition) -> Result<PutOutcome, ScheduleError> {
         let schedule = self.checked(definition).await?;
         let with = |standing: &ScheduleRecord| match standing.source {
             Source::Api => Ok(schedule.clone()),
             Source::Config => Err(ScheduleError::Configured(schedule.name.clone())),
         };
         match self.edit(by, &schedule.name, with).await {
-            Ok(record) => Ok(Stored::Replaced(record)),
-            Err(ScheduleError::Unknown(_)) => self.insert(by, &schedule).await.map(Stored::New),
+            Ok(record) => Ok(PutOutcome::Replaced(record)),
+            Err(ScheduleError::Unknown(_)) => self.insert(by, &schedule).await.map(PutOutcome::New),
             Err(error) => Err(error),
         }
     }
@@ -142,7 +146,7 @@ impl Schedules {
     /// A schedule of the configuration is paused, or goes on; one that the configuration disables stays disabled.
     pub async fn set_enabled(
         &self,
-        by: &By,
+        by: &AuditContext,
         name: &str,
         enabled: bool,
     ) -> Result<ScheduleRecord, ScheduleError> {
@@ -161,7 +165,7 @@ impl Schedules {
     }
 
     /// Jobs of its ticks continue.
-    pub async fn delete(&self, by: &By, name: &str) -> Result<(), ScheduleError> {
+    pub async fn delete(&self, by: &AuditContext, name: &str) -> Result<(), ScheduleError> {
         if self
             .store
             .delete(name, Source::Api, &self.note(by, action::SCHEDULE_DELETE))
@@ -176,7 +180,7 @@ impl Schedules {
     }
 
     /// Makes its job now, beside its ticks, enabled or not.
-    pub async fn run(&self, by: &By, name: &str) -> Result<Enqueued, ScheduleError> {
+    pub async fn run(&self, by: &AuditContext, name: &str) -> Result<EnqueuedJob, ScheduleError> {
         let schedule = self.get(name).await?.schedule;
         let payload = tick::payload(&schedule, &self.jobs).map_err(ScheduleError::Sealed)?;
         let request = JobRequest {
@@ -226,7 +230,7 @@ impl Schedules {
         configured: &BTreeMap<String, ScheduleSettings>,
     ) -> Result<SyncReport, ScheduleError> {
         let now = self.store.now().await?;
-        let by = By::new(Actor::system());
+        let by = AuditContext::new(Actor::system());
         let mut report = SyncReport::default();
         for (name, settings) in configured {
             let definition = definition(name, settings).map_err(ScheduleError::Invalid)?;
@@ -243,7 +247,7 @@ impl Schedules {
     }
 
     /// Whether there was anything to change. A schedule of that name that came over the API gives way.
-    async fn put_configured(&self, by: &By, schedule: &Schedule) -> Result<bool, ScheduleError> {
+    async fn put_configured(&self, by: &AuditContext, schedule: &Schedule) -> Result<bool, ScheduleError> {
         for _ in 0..EDITS {
             let Some(standing) = self.store.get(&schedule.name).await? else {
                 let next = self.first_tick(schedule, self.store.now().await?);
@@ -313,7 +317,7 @@ impl Schedules {
         Ok(self.jobs.producer().look_up([&request]).await?)
     }
 
-    async fn insert(&self, by: &By, schedule: &Schedule) -> Result<ScheduleRecord, ScheduleError> {
+    async fn insert(&self, by: &AuditContext, schedule: &Schedule) -> Result<ScheduleRecord, ScheduleError> {
         if self.store.count().await? >= MAX_SCHEDULES {
             return Err(ScheduleError::TooMany);
         }
@@ -328,7 +332,7 @@ impl Schedules {
     /// Changes a schedule at the revision that was read.
     async fn edit(
         &self,
-        by: &By,
+        by: &AuditContext,
         name: &str,
         change: impl Fn(&ScheduleRecord) -> Result<Schedule, ScheduleError>,
     ) -> Result<ScheduleRecord, ScheduleError> {
@@ -348,7 +352,7 @@ impl Schedules {
         Err(ScheduleError::Contended(name.to_owned()))
     }
 
-    fn note<'a>(&'a self, by: &'a By, action: &'static str) -> Note<'a> {
+    fn note<'a>(&'a self, by: &'a AuditContext, action: &'static str) -> Note<'a> {
         Note {
             log: self.jobs.audit(),
             by,
@@ -358,7 +362,7 @@ impl Schedules {
     }
 
     /// With what it does from now on, but for the payload.
-    fn note_of<'a>(&'a self, by: &'a By, action: &'static str, schedule: &Schedule) -> Note<'a> {
+    fn note_of<'a>(&'a self, by: &'a AuditContext, action: &'static str, schedule: &Schedule) -> Note<'a> {
         let when = match &schedule.rhythm {
             Rhythm::Cron {
                 expression,

@@ -41,9 +41,9 @@ mod ticker;
 pub mod timing;
 
 pub use check::{DEFAULT_CATCH_UP_MAX, MAX_CATCH_UP, MAX_NAME, is_name, rhythm};
-pub use manage::{MAX_SCHEDULES, NEXT_TICKS, ScheduleError, Schedules, Stored, SyncReport};
+pub use manage::{MAX_SCHEDULES, NEXT_TICKS, PutOutcome, ScheduleError, Schedules, SyncReport};
 pub use model::{BeatRecord, CatchUp, Definition, Rhythm, Schedule, ScheduleRecord, Source};
 pub use runs::{LAST_RUNS, Run, RunJob};
-pub use store::{Note, ScheduleStore, Step, Summary, Taken};
+pub use store::{Note, ScheduleStore, Step, Summary, TakenStep};
 pub use ticker::{Ticker, Vitals};
 pub use timing::{Timing, TimingFault};

@@ -12,7 +12,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use super::model::{CatchUp, Rhythm, Schedule, ScheduleRecord, Source};
-use super::store::{Step, Taken};
+use super::store::{Step, TakenStep};
 use crate::LedgerTx;
 use crate::id::JobId;
 use crate::ledger::NewJob;
@@ -178,10 +178,10 @@ pub(super) fn with_observed(steps: &[&Step]) -> Vec<NewJob> {
 }
 
 /// Deals the ids of all jobs out to their steps.
-pub(super) fn taken(steps: &[&Step], mut ids: impl Iterator<Item = JobId>) -> Vec<Taken> {
+pub(super) fn taken(steps: &[&Step], mut ids: impl Iterator<Item = JobId>) -> Vec<TakenStep> {
     steps
         .iter()
-        .map(|step| Taken {
+        .map(|step| TakenStep {
             name: step.name.clone(),
             jobs: ids.by_ref().take(step.jobs.len()).collect(),
         })

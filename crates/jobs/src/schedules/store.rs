@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use super::model::{BeatRecord, Schedule, ScheduleRecord, Source};
 use super::rows::{Columns, owned, taken, with_observed};
 use crate::LedgerTx;
-use crate::audit::{AuditEntry, AuditLog, By};
+use crate::audit::{AuditContext, AuditEntry, AuditLog};
 use crate::id::{JobId, WorkerId};
-use crate::ledger::{self, Accepted, LedgerError, NewJob};
+use crate::ledger::{self, InsertOutcome, LedgerError, NewJob};
 use crate::sql::{Sql, millis};
 
 /// A beat that was silent for so many times its time to be lost is forgotten.
@@ -129,7 +129,7 @@ pub struct Step {
 
 /// A step that was taken: by this call, and by no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct TakenStep {
     pub name: String,
     /// The jobs, in the order of the step's; one that stood already under its key is named as it stands.
     pub jobs: Vec<JobId>,
@@ -149,7 +149,7 @@ pub struct Summary {
 #[derive(Debug, Clone)]
 pub struct Note<'a> {
     pub log: &'a AuditLog,
-    pub by: &'a By,
+    pub by: &'a AuditContext,
     pub action: &'static str,
     pub details: Option<Value>,
 }
@@ -353,11 +353,11 @@ impl ScheduleStore {
     }
 
     /// Takes each step that is still to be taken, with its jobs, in one transaction.
-    pub async fn advance(&self, steps: &[Step]) -> Result<Vec<Taken>, LedgerError> {
+    pub async fn advance(&self, steps: &[Step]) -> Result<Vec<TakenStep>, LedgerError> {
         self.sql.within("take a tick", self.advance_in_tx(steps)).await
     }
 
-    async fn advance_in_tx(&self, steps: &[Step]) -> Result<Vec<Taken>, sqlx::Error> {
+    async fn advance_in_tx(&self, steps: &[Step]) -> Result<Vec<TakenStep>, sqlx::Error> {
         let named = self.sql.named();
         let mut tx = self.sql.begin().await?;
         let wanted: Vec<Value> = steps
@@ -369,7 +369,7 @@ impl ScheduleStore {
             on_either!(tx.on(), named, query_scalar::<String>(LOCK), [&wanted], fetch_all)?;
         let ours = owned(steps, &locked);
         let accepted = ledger::insert_in(tx.on(), &with_observed(&ours), named).await?;
-        let taken = taken(&ours, accepted.iter().map(Accepted::id));
+        let taken = taken(&ours, accepted.iter().map(InsertOutcome::id));
         let ms = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_millis());
         let moves: Vec<Value> = ours
             .iter()

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::manage::Schedules;
 use super::model::ScheduleRecord;
-use super::store::{Step, Taken};
+use super::store::{Step, TakenStep};
 use super::tick;
 use crate::id::WorkerId;
 use crate::ledger::LedgerError;
@@ -243,7 +243,7 @@ impl Ticker {
     }
 
     /// Wakes the workers, and says what was done.
-    fn report(&self, steps: &[Step], taken: &[Taken], now: chrono::DateTime<chrono::Utc>) {
+    fn report(&self, steps: &[Step], taken: &[TakenStep], now: chrono::DateTime<chrono::Utc>) {
         let by_name: HashMap<&str, &Step> = steps.iter().map(|step| (step.name.as_str(), step)).collect();
         let mut due: BTreeMap<&str, (usize, Duration)> = BTreeMap::new();
         let mut made = 0;

@@ -235,7 +235,7 @@ fn condition(field: &str, values: &[Value]) -> Result<Condition, String> {
             _ => {
                 return Err(format!(
                     "there is no field `{}`; the fields are {}",
-                    Shortened(field),
+                    ShortenedText(field),
                     fields()
                 ));
             }
@@ -243,9 +243,9 @@ fn condition(field: &str, values: &[Value]) -> Result<Condition, String> {
     })
 }
 
-struct Shortened<'t>(&'t str);
+struct ShortenedText<'t>(&'t str);
 
-impl fmt::Display for Shortened<'_> {
+impl fmt::Display for ShortenedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0
             .chars()
@@ -335,7 +335,7 @@ fn id_range(text: &str) -> Result<(JobId, JobId), String> {
             Ok(id) => Ok((id, id)),
             Err(_) => Err(format!(
                 "`{}` is neither an id nor the beginning of one",
-                Shortened(text)
+                ShortenedText(text)
             )),
         },
     }

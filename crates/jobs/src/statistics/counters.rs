@@ -114,7 +114,7 @@ pub(super) struct Counters {
 
 /// Counts of one pair of queue and kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct CountsByKind {
     pub queue: Box<str>,
     pub kind: Box<str>,
     pub counts: Counts,
@@ -163,7 +163,7 @@ impl Counters {
     }
 
     /// Everything that was counted since the last taking.
-    pub(super) fn take(&self) -> Vec<Taken> {
+    pub(super) fn take(&self) -> Vec<CountsByKind> {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
         for (queue, kinds) in places.iter_mut() {
@@ -175,7 +175,7 @@ impl Counters {
                 }
                 place.idle = 0;
                 let (queue, kind) = (queue.clone(), kind.clone());
-                taken.push(Taken { queue, kind, counts });
+                taken.push(CountsByKind { queue, kind, counts });
                 true
             });
         }
@@ -184,7 +184,7 @@ impl Counters {
         let counts = self.other.take();
         if !counts.is_empty() {
             let (queue, kind) = (OTHER.into(), OTHER.into());
-            taken.push(Taken { queue, kind, counts });
+            taken.push(CountsByKind { queue, kind, counts });
         }
         taken
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::counters::{Counts, Taken};
+use super::counters::{Counts, CountsByKind};
 
 /// Rows that wait at most: a minute of every pair 16 times over, or seven hours of ten pairs.
 const MAX_ROWS: usize = 4_096;
@@ -37,8 +37,8 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn add(&mut self, minute: i64, taken: Vec<Taken>) {
-        for Taken { queue, kind, counts } in taken {
+    pub(super) fn add(&mut self, minute: i64, taken: Vec<CountsByKind>) {
+        for CountsByKind { queue, kind, counts } in taken {
             self.add_one(minute, (queue, kind), &counts);
         }
         while self.len() > MAX_ROWS && self.merge_oldest() {}
@@ -138,12 +138,12 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn taken(kind: &str, completed: u64) -> Vec<Taken> {
+    fn taken(kind: &str, completed: u64) -> Vec<CountsByKind> {
         let counts = Counts {
             completed,
             ..Counts::default()
         };
-        vec![Taken {
+        vec![CountsByKind {
             queue: "default".into(),
             kind: kind.into(),
             counts,

@@ -5,10 +5,10 @@ use std::sync::{Arc, PoisonError};
 
 use holdfast_core::config::Durability;
 
-use super::{Shared, log};
+use super::{WorkerState, log};
 
 /// Asks every `control_poll`, and only if something runs that could care.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(shared: Arc<WorkerState>) {
     let poll = shared.settings.worker.control_poll;
     let has_broker_lanes = shared
         .lanes
@@ -27,7 +27,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 /// One statement for all that runs, however young: its index holds nothing but what was asked to cancel. A job that ends
 /// before it is asked is cancelled by the statement that would have put it back.
-async fn bring_cancellations(shared: &Shared) {
+async fn bring_cancellations(shared: &WorkerState) {
     let workers = shared.running.ledger_workers();
     if workers.is_empty() {
         return;
@@ -43,7 +43,7 @@ async fn bring_cancellations(shared: &Shared) {
 }
 
 /// Progress is advice: what cannot be stored now is followed by newer progress, or by the outcome.
-async fn store_progress(shared: &Shared) {
+async fn store_progress(shared: &WorkerState) {
     for (worker, news) in shared.running.take_progress() {
         if let Err(error) = shared.jobs.ledger().store_progress(worker, &news).await {
             tracing::debug!(error = ?error, "progress was not stored");
@@ -52,7 +52,7 @@ async fn store_progress(shared: &Shared) {
 }
 
 /// A claim asks the ledger itself whether its queue is paused; a fetch from the broker cannot.
-async fn refresh_paused(shared: &Shared) {
+async fn refresh_paused(shared: &WorkerState) {
     match shared.jobs.ledger().paused_queues().await {
         Ok(paused) => {
             *shared.paused.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -10,9 +10,9 @@ use holdfast_core::telemetry::catalogue;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::Shared;
-use super::finisher::Finished;
-use crate::broker::{Broker, BrokerError, BrokerOutcome, Finished as BrokerFinished};
+use super::WorkerState;
+use super::finisher::FinishedJob;
+use crate::broker::{Broker, BrokerError, BrokerOutcome, FinishedExecution as BrokerFinished};
 use crate::id::{JobId, WorkerId};
 use crate::ledger::Outcome;
 
@@ -28,7 +28,7 @@ pub(super) struct Departure {
 }
 
 impl Departure {
-    pub(super) fn of(queue: &Arc<str>, worker: WorkerId, finished: &[Finished]) -> Self {
+    pub(super) fn of(queue: &Arc<str>, worker: WorkerId, finished: &[FinishedJob]) -> Self {
         let mut departure = Self {
             queue: Arc::clone(queue),
             worker,
@@ -75,7 +75,7 @@ impl Departure {
         Ok(void)
     }
 
-    fn forget_leases(&self, shared: &Shared) {
+    fn forget_leases(&self, shared: &WorkerState) {
         let ids = self
             .ended
             .iter()
@@ -89,9 +89,9 @@ impl Departure {
 /// ledger now, and no more can come from the broker), and the outcomes are held, with the last chances among them: a
 /// crash would still count against these jobs.
 pub(super) async fn leave_broker(
-    shared: &Arc<Shared>,
+    shared: &Arc<WorkerState>,
     departure: Departure,
-    places: Vec<Finished>,
+    places: Vec<FinishedJob>,
     holding: &TaskTracker,
 ) {
     let Some(broker) = shared.jobs.broker() else {
@@ -121,7 +121,7 @@ pub(super) async fn leave_broker(
 ///
 /// What the broker refuses is tried for as long as a lease lives too, and given up only then: a refusal may be how an
 /// outage begins. To whoever has not given the new password, a server calls a long command a protocol error.
-async fn hold(shared: &Shared, departure: Departure, error: BrokerError) {
+async fn hold(shared: &WorkerState, departure: Departure, error: BrokerError) {
     let Some(broker) = shared.jobs.broker() else {
         return;
     };

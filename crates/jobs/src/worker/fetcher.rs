@@ -20,13 +20,14 @@ use holdfast_core::failure::Certainty;
 use holdfast_core::telemetry::catalogue;
 use tokio::sync::mpsc;
 
-use super::Shared;
-use super::finisher::{Finished, Lease};
+use super::WorkerState;
+use super::finisher::{FinishedJob, Lease};
 use super::lane::Lane;
 use super::last_chances::{self, Suspect};
 use super::runner::Delivery;
 use crate::broker::{
-    Batch, Broker, BrokerError, BrokerRecord, Ended, Fetched, Place, Registration, Resolved, Unreadable,
+    Batch, Broker, BrokerError, BrokerRecord, EndState, FetchAnswer, Place, Registration, Resolution,
+    Unreadable,
 };
 use crate::claiming;
 use crate::envelope::Envelope;
@@ -53,7 +54,7 @@ const DOUBTS: usize = 500;
 type Deliveries = mpsc::Sender<Delivery>;
 
 /// Claims this lane's due jobs from the ledger until the worker stops.
-pub(crate) async fn run_ledger(shared: Arc<Shared>, lane: Arc<Lane>, deliveries: Deliveries) {
+pub(crate) async fn run_ledger(shared: Arc<WorkerState>, lane: Arc<Lane>, deliveries: Deliveries) {
     let mut failures = 0;
     lane.ledger_alarm.now();
     while shared
@@ -85,7 +86,7 @@ pub(crate) async fn run_ledger(shared: Arc<Shared>, lane: Arc<Lane>, deliveries:
 }
 
 async fn claim_while_full(
-    shared: &Shared,
+    shared: &WorkerState,
     lane: &Arc<Lane>,
     deliveries: &Deliveries,
 ) -> Result<(), LedgerError> {
@@ -121,7 +122,11 @@ enum ClaimResult {
 }
 
 /// Claims within the queue's limits, if it has any; finds out when it begins or ceases to have them.
-async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, ClaimResult), LedgerError> {
+async fn claim(
+    shared: &WorkerState,
+    lane: &Lane,
+    room: usize,
+) -> Result<(WorkerId, ClaimResult), LedgerError> {
     let claim = shared.identity.begin_claim();
     let worker = claim.id;
     let asked = ClaimRequest {
@@ -156,7 +161,7 @@ async fn claim(shared: &Shared, lane: &Lane, room: usize) -> Result<(WorkerId, C
 /// Each claimed job is delivered, or has an outcome. There is no other way out: this worker counts it as known, so nobody would look
 /// for it.
 async fn take(
-    shared: &Shared,
+    shared: &WorkerState,
     lane: &Arc<Lane>,
     deliveries: &Deliveries,
     worker: WorkerId,
@@ -183,7 +188,7 @@ async fn take(
 }
 
 /// What this version cannot read becomes a dead letter, with the reason; its row stays as it is, for a version that can.
-fn discard_unreadable(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, jobs: Vec<ClaimedJob>) {
+fn discard_unreadable(shared: &WorkerState, lane: &Arc<Lane>, worker: WorkerId, jobs: Vec<ClaimedJob>) {
     let Some(first) = jobs.first() else { return };
     let reason = first.unreadable.as_deref().unwrap_or_default();
     tracing::error!(queue = %lane.name, jobs = jobs.len(), first = %first.id, reason, "jobs cannot be read and are discarded");
@@ -203,7 +208,7 @@ fn discard_unreadable(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, jobs:
 }
 
 async fn deliver(
-    shared: &Shared,
+    shared: &WorkerState,
     lane: &Arc<Lane>,
     deliveries: &Deliveries,
     worker: WorkerId,
@@ -215,7 +220,7 @@ async fn deliver(
 }
 
 async fn deliver_one(
-    shared: &Shared,
+    shared: &WorkerState,
     lane: &Arc<Lane>,
     deliveries: &Deliveries,
     lease: Lease,
@@ -244,7 +249,7 @@ async fn deliver_one(
 
 /// The doubtful jobs that may run from here now.
 async fn resolve_doubts(
-    shared: &Shared,
+    shared: &WorkerState,
     lane: &Arc<Lane>,
     worker: WorkerId,
     jobs: Vec<ClaimedJob>,
@@ -253,12 +258,12 @@ async fn resolve_doubts(
     for job in jobs {
         let resolved = match shared.jobs.broker() {
             Some(broker) => broker.resolve(&lane.name, job.id).await,
-            None => Ok(Resolved::Unknown),
+            None => Ok(Resolution::Unknown),
         };
         match resolved {
-            Ok(Resolved::Removed | Resolved::Unknown) => settled.push(job),
-            Ok(Resolved::Done) => take_over_result(shared, lane, worker, job).await,
-            Ok(Resolved::Running) => rest(shared, lane, worker, job),
+            Ok(Resolution::Removed | Resolution::Unknown) => settled.push(job),
+            Ok(Resolution::Done) => take_over_result(shared, lane, worker, job).await,
+            Ok(Resolution::Running) => rest(shared, lane, worker, job),
             Err(_) if age_of(&job) > DOUBT_PATIENCE => cleared.push(job),
             Err(_) => rest(shared, lane, worker, job),
         }
@@ -285,7 +290,7 @@ fn age_of(job: &ClaimedJob) -> Duration {
 }
 
 /// Puts a doubtful job back for a moment.
-fn rest(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob) {
+fn rest(shared: &WorkerState, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob) {
     let outcome = Outcome::Snooze {
         fence: job.fence(),
         delay: DOUBT_REST,
@@ -294,7 +299,7 @@ fn rest(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob) {
 }
 
 /// The job ran on the broker after all: what came of it there is what came of it.
-async fn take_over_result(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob) {
+async fn take_over_result(shared: &WorkerState, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob) {
     let Some(broker) = shared.jobs.broker() else {
         return rest(shared, lane, worker, job);
     };
@@ -303,7 +308,7 @@ async fn take_over_result(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, j
         Ok(Some(BrokerRecord {
             place:
                 Place::Ended {
-                    outcome: Ended::Completed,
+                    outcome: EndState::Completed,
                     result,
                     ..
                 },
@@ -313,10 +318,11 @@ async fn take_over_result(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, j
             result: result.map(Arc::from),
         },
         Ok(Some(BrokerRecord {
-            place: Place::Ended {
-                outcome: Ended::Cancelled,
-                ..
-            },
+            place:
+                Place::Ended {
+                    outcome: EndState::Cancelled,
+                    ..
+                },
             ..
         })) => Outcome::Cancel { fence, error: None },
         _ => return rest(shared, lane, worker, job),
@@ -325,14 +331,16 @@ async fn take_over_result(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, j
 }
 
 /// An outcome without an execution here.
-fn store_unrun(shared: &Shared, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob, outcome: Outcome) {
+fn store_unrun(shared: &WorkerState, lane: &Arc<Lane>, worker: WorkerId, job: ClaimedJob, outcome: Outcome) {
     let slot = lane.take_slot();
     let lease = Lease::Ledger { worker };
-    shared.outcomes.send(Finished::unrun(lease, job, outcome, slot));
+    shared
+        .outcomes
+        .send(FinishedJob::unrun(lease, job, outcome, slot));
 }
 
 /// Fetches this lane's jobs from the broker until the worker stops.
-pub(crate) async fn run_broker(shared: Arc<Shared>, lane: Arc<Lane>, deliveries: Deliveries) {
+pub(crate) async fn run_broker(shared: Arc<WorkerState>, lane: Arc<Lane>, deliveries: Deliveries) {
     let Some(broker) = shared.jobs.broker().cloned() else {
         return;
     };
@@ -372,7 +380,7 @@ pub(crate) async fn run_broker(shared: Arc<Shared>, lane: Arc<Lane>, deliveries:
     }
 }
 
-async fn wait_until_it_serves(shared: &Shared, broker: &Broker) {
+async fn wait_until_it_serves(shared: &WorkerState, broker: &Broker) {
     let mut modes = shared.gate.watch();
     while !broker.serves() && !shared.stop.is_triggered() {
         tokio::select! {
@@ -385,7 +393,7 @@ async fn wait_until_it_serves(shared: &Shared, broker: &Broker) {
 
 /// The broker side of one lane.
 struct BrokerSource<'a> {
-    shared: &'a Shared,
+    shared: &'a WorkerState,
     lane: &'a Arc<Lane>,
     broker: &'a Broker,
     /// A fetch got no answer: the broker may hold jobs under our name that nobody runs.
@@ -420,7 +428,7 @@ impl BrokerSource<'_> {
                 return Ok(());
             };
             match self.broker.fetch(&self.lane.name, worker, room).await? {
-                Fetched::Batch(batch) => {
+                FetchAnswer::Batch(batch) => {
                     self.shared.vitals.broker();
                     if batch.jobs.is_empty() && batch.unreadable.is_empty() && batch.evicted.is_empty() {
                         return Ok(());
@@ -428,12 +436,12 @@ impl BrokerSource<'_> {
                     failpoint::reach("broker.fetch");
                     self.take(worker, batch, deliveries).await;
                 }
-                Fetched::Unregistered => {
+                FetchAnswer::Unregistered => {
                     if self.broker.register(&self.lane.name, worker).await? == Registration::Lost {
                         self.shared.identity.renew_on_broker(worker);
                     }
                 }
-                Fetched::Lost => self.shared.identity.renew_on_broker(worker),
+                FetchAnswer::Lost => self.shared.identity.renew_on_broker(worker),
             }
         }
     }
@@ -460,7 +468,7 @@ impl BrokerSource<'_> {
                 error,
             };
             let slot = lane.take_slot();
-            let finished = Finished::unrun(lease.clone(), job, outcome, slot);
+            let finished = FinishedJob::unrun(lease.clone(), job, outcome, slot);
             self.shared.outcomes.send(finished);
         }
         let max_crashes = self.shared.settings.worker.max_crashes;
@@ -475,7 +483,7 @@ impl BrokerSource<'_> {
                     error,
                 };
                 let slot = lane.take_slot();
-                let finished = Finished::unrun(lease.clone(), claimed, outcome, slot);
+                let finished = FinishedJob::unrun(lease.clone(), claimed, outcome, slot);
                 self.shared.outcomes.send(finished);
                 continue;
             }
@@ -544,7 +552,7 @@ impl BrokerSource<'_> {
 }
 
 /// Before anyone fetches from a broker that came back: what the ledger took over in doubt leaves it.
-async fn purge_doubts(shared: &Shared, broker: &Broker, queue: &str) -> Result<(), BrokerError> {
+async fn purge_doubts(shared: &WorkerState, broker: &Broker, queue: &str) -> Result<(), BrokerError> {
     let doubtful = match shared.jobs.ledger().doubtful(DOUBTS).await {
         Ok(doubtful) => doubtful,
         Err(error) => {
@@ -555,7 +563,7 @@ async fn purge_doubts(shared: &Shared, broker: &Broker, queue: &str) -> Result<(
     };
     let mut settled = Vec::new();
     for one in doubtful.iter().filter(|one| one.queue == queue) {
-        if let Resolved::Removed | Resolved::Unknown = broker.resolve(queue, one.id).await? {
+        if let Resolution::Removed | Resolution::Unknown = broker.resolve(queue, one.id).await? {
             settled.push(one.id);
         }
     }

@@ -21,12 +21,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Shared;
+use super::WorkerState;
 use super::departure::{self, Departure};
-use super::ends::Sort;
-use super::held::Holding;
+use super::held::HeldOutcomeSender;
 use super::lane::Slot;
 use super::moving;
+use super::outcome_batch::Sort;
 use crate::follow_ups::FollowedOutcome;
 use crate::id::{JobId, WorkerId};
 use crate::job::Reports;
@@ -60,7 +60,7 @@ impl Lease {
 
 /// A job that ended, and its place, which is free once the outcome is stored.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub(crate) struct FinishedJob {
     pub lease: Lease,
     pub job: Arc<ClaimedJob>,
     pub outcome: Outcome,
@@ -71,7 +71,7 @@ pub(crate) struct Finished {
     pub reports: Option<Reports>,
 }
 
-impl Finished {
+impl FinishedJob {
     /// Of a job that did not run here.
     pub(crate) fn unrun(lease: Lease, job: ClaimedJob, outcome: Outcome, slot: Slot) -> Self {
         Self {
@@ -88,22 +88,22 @@ impl Finished {
 /// The way in. Bounded by the lanes' slots: each outcome holds one.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcomes {
-    plain: mpsc::Sender<Finished>,
-    tied: mpsc::Sender<Finished>,
-    broker: mpsc::Sender<Finished>,
+    plain: mpsc::Sender<FinishedJob>,
+    tied: mpsc::Sender<FinishedJob>,
+    broker: mpsc::Sender<FinishedJob>,
     observers: Observers,
 }
 
 impl Outcomes {
-    fn is_followed(&self, finished: &Finished) -> bool {
-        let Finished {
+    fn is_followed(&self, finished: &FinishedJob) -> bool {
+        let FinishedJob {
             job, outcome, slot, ..
         } = finished;
         FollowedOutcome::is_tied(job, outcome)
             || self.observers.may_want(&job.kind, &slot.lane().name, outcome)
     }
 
-    pub(crate) fn send(&self, finished: Finished) {
+    pub(crate) fn send(&self, finished: FinishedJob) {
         let to = match finished.lease {
             Lease::Ledger { .. } if self.is_followed(&finished) => &self.tied,
             Lease::Ledger { .. } => &self.plain,
@@ -119,9 +119,9 @@ impl Outcomes {
 
 #[derive(Debug)]
 pub(crate) struct Finishers {
-    plain: mpsc::Receiver<Finished>,
-    tied: mpsc::Receiver<Finished>,
-    broker: mpsc::Receiver<Finished>,
+    plain: mpsc::Receiver<FinishedJob>,
+    tied: mpsc::Receiver<FinishedJob>,
+    broker: mpsc::Receiver<FinishedJob>,
     /// Outcomes that may be held.
     most: usize,
 }
@@ -149,17 +149,17 @@ pub(crate) fn channels(most: usize, observers: Observers) -> (Outcomes, Finisher
 
 /// The finishers at work.
 #[derive(Debug)]
-pub(crate) struct Finishing {
+pub(crate) struct FinisherTasks {
     tasks: Vec<JoinHandle<()>>,
     done: CancellationToken,
 }
 
 impl Finishers {
-    pub(crate) fn spawn(self, shared: &Arc<Shared>) -> Finishing {
+    pub(crate) fn spawn(self, shared: &Arc<WorkerState>) -> FinisherTasks {
         let done = CancellationToken::new();
         let mut tasks = Vec::new();
         for (sort, receiver) in [(Sort::Plain, self.plain), (Sort::Tied, self.tied)] {
-            let (holding, held) = Holding::spawn(shared, sort, self.most);
+            let (holding, held) = HeldOutcomeSender::spawn(shared, sort, self.most);
             let shared = Arc::clone(shared);
             let store =
                 move |finished| finish_on_ledger(Arc::clone(&shared), sort, finished, holding.clone());
@@ -177,13 +177,13 @@ impl Finishers {
             holding.close();
             holding.wait().await;
         }));
-        Finishing { tasks, done }
+        FinisherTasks { tasks, done }
     }
 }
 
-impl Finishing {
+impl FinisherTasks {
     /// Flushes what is there; gives up after `limit`.
-    pub(crate) async fn close(self, shared: &Shared, limit: Duration) {
+    pub(crate) async fn close(self, shared: &WorkerState, limit: Duration) {
         self.done.cancel();
         let flushed = async {
             for task in self.tasks {
@@ -203,9 +203,9 @@ impl Finishing {
 
 /// Stores what is received, in batches.
 async fn run<F>(
-    mut receiver: mpsc::Receiver<Finished>,
+    mut receiver: mpsc::Receiver<FinishedJob>,
     done: CancellationToken,
-    store: impl Fn(Vec<Finished>) -> F,
+    store: impl Fn(Vec<FinishedJob>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -236,8 +236,13 @@ async fn run<F>(
     overtaken.wait().await;
 }
 
-async fn finish_on_ledger(shared: Arc<Shared>, sort: Sort, finished: Vec<Finished>, holding: Holding) {
-    let mut by_worker: BTreeMap<WorkerId, Vec<Finished>> = BTreeMap::new();
+async fn finish_on_ledger(
+    shared: Arc<WorkerState>,
+    sort: Sort,
+    finished: Vec<FinishedJob>,
+    holding: HeldOutcomeSender,
+) {
+    let mut by_worker: BTreeMap<WorkerId, Vec<FinishedJob>> = BTreeMap::new();
     let mut waiting = Vec::new();
     for one in finished {
         if sort == Sort::Tied && holding.is_locked(&one) {
@@ -265,7 +270,7 @@ async fn finish_on_ledger(shared: Arc<Shared>, sort: Sort, finished: Vec<Finishe
 }
 
 /// These outcomes are stored, or void: the slots are free.
-pub(super) fn settle(shared: &Shared, worker: WorkerId, finished: Vec<Finished>, void: &[JobId]) {
+pub(super) fn settle(shared: &WorkerState, worker: WorkerId, finished: Vec<FinishedJob>, void: &[JobId]) {
     failpoint::reach("finished");
     for one in &finished {
         shared
@@ -285,7 +290,7 @@ fn report_lost_leases(void: &[JobId]) {
 }
 
 /// Frees the slots, and in a queue with limits tells whoever waits for a place that one is free.
-fn pass_places_on(shared: &Shared, finished: Vec<Finished>) {
+fn pass_places_on(shared: &WorkerState, finished: Vec<FinishedJob>) {
     let mut limited: BTreeMap<Arc<str>, usize> = BTreeMap::new();
     for one in finished {
         let lane = one.slot.lane();
@@ -305,7 +310,7 @@ fn pass_places_on(shared: &Shared, finished: Vec<Finished>) {
 }
 
 /// A job that is due again soon is claimed when it is due, not at the next poll.
-pub(super) fn arm_alarms(finished: &[Finished]) {
+pub(super) fn arm_alarms(finished: &[FinishedJob]) {
     for one in finished {
         if let Outcome::Retry { delay, .. } | Outcome::Snooze { delay, .. } = &one.outcome {
             one.slot.lane().ledger_alarm.after(*delay);
@@ -314,12 +319,12 @@ pub(super) fn arm_alarms(finished: &[Finished]) {
 }
 
 async fn finish_on_broker(
-    shared: Arc<Shared>,
-    finished: Vec<Finished>,
+    shared: Arc<WorkerState>,
+    finished: Vec<FinishedJob>,
     holding: TaskTracker,
     ending: CancellationToken,
 ) {
-    let mut by_lease: BTreeMap<Lease, Vec<Finished>> = BTreeMap::new();
+    let mut by_lease: BTreeMap<Lease, Vec<FinishedJob>> = BTreeMap::new();
     for one in finished {
         by_lease.entry(one.lease.clone()).or_default().push(one);
     }

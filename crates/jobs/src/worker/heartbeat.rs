@@ -18,7 +18,7 @@ use futures::stream;
 use holdfast_core::config::Durability;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::WorkerState;
 use crate::broker::{Beat, Registration};
 use crate::id::WorkerId;
 use crate::ledger::{Heartbeat, LedgerError, MAX_STATEMENT_ROWS, ReturnReport, WorkerReport};
@@ -41,7 +41,7 @@ const STRAY_SHARE: u32 = 100;
 /// Ids that are wound up at the same time; each takes a connection.
 const WINDING_UP: usize = 2;
 
-fn report(shared: &Shared, id: WorkerId) -> WorkerReport {
+fn report(shared: &WorkerState, id: WorkerId) -> WorkerReport {
     WorkerReport {
         id,
         name: shared.identity.name(),
@@ -57,7 +57,7 @@ fn report(shared: &Shared, id: WorkerId) -> WorkerReport {
 }
 
 /// The first registration, tried once: a ledger that is away is no reason not to start.
-pub(crate) async fn register_once(shared: &Shared) {
+pub(crate) async fn register_once(shared: &WorkerState) {
     match register(shared, shared.identity.id()).await {
         Ok(()) => shared.vitals.heartbeat(),
         Err(error) => {
@@ -66,7 +66,7 @@ pub(crate) async fn register_once(shared: &Shared) {
     }
 }
 
-async fn register(shared: &Shared, id: WorkerId) -> Result<(), LedgerError> {
+async fn register(shared: &WorkerState, id: WorkerId) -> Result<(), LedgerError> {
     shared.jobs.ledger().register(&report(shared, id)).await?;
     shared.identity.registered(id);
     // What this worker could not claim while it was unknown, it may claim now.
@@ -75,7 +75,7 @@ async fn register(shared: &Shared, id: WorkerId) -> Result<(), LedgerError> {
 }
 
 /// Renews the leases until the task is dropped; it outlives the stop signal, for what still runs.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(shared: Arc<WorkerState>) {
     tokio::join!(
         beat_current(&shared),
         beat_retired(&shared),
@@ -86,7 +86,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// Heartbeats of the id that claims.
-async fn beat_current(shared: &Shared) {
+async fn beat_current(shared: &WorkerState) {
     let mut failures = 0_u32;
     // Kept while its registration is repeated, so that a lost reply leaves no row behind.
     let mut successor = None;
@@ -113,7 +113,7 @@ async fn beat_current(shared: &Shared) {
     }
 }
 
-async fn beat_ledger(shared: &Shared, successor: &mut Option<WorkerId>) -> Result<(), LedgerError> {
+async fn beat_ledger(shared: &WorkerState, successor: &mut Option<WorkerId>) -> Result<(), LedgerError> {
     if let Some(id) = shared.identity.to_register() {
         register(shared, id).await?;
     } else if shared.identity.is_registered() {
@@ -132,7 +132,7 @@ async fn beat_ledger(shared: &Shared, successor: &mut Option<WorkerId>) -> Resul
 }
 
 /// Lets another id claim once the current one has taken many jobs. It is registered first, so no claim waits for it.
-async fn replace_worn(shared: &Shared, successor: &mut Option<WorkerId>) -> Result<(), LedgerError> {
+async fn replace_worn(shared: &WorkerState, successor: &mut Option<WorkerId>) -> Result<(), LedgerError> {
     let Some(worn) = shared.identity.worn() else {
         return Ok(());
     };
@@ -144,7 +144,7 @@ async fn replace_worn(shared: &Shared, successor: &mut Option<WorkerId>) -> Resu
 }
 
 /// Heartbeats of the ids that claim no more, all in one statement.
-async fn beat_retired(shared: &Shared) {
+async fn beat_retired(shared: &WorkerState) {
     loop {
         let retired = shared.identity.retired();
         let renewed = if retired.is_empty() {
@@ -186,7 +186,7 @@ struct Plan {
 }
 
 /// Ends retired ids, each by itself: one whose rows are locked, or whose statement takes long, is tried again later.
-async fn wind_up_retired(shared: &Shared) {
+async fn wind_up_retired(shared: &WorkerState) {
     let heartbeat = shared.settings.worker.heartbeat;
     let mut plans: BTreeMap<WorkerId, Plan> = BTreeMap::new();
     loop {
@@ -236,7 +236,7 @@ enum Step {
 }
 
 /// Puts back what a retired id holds unknowingly, and deletes its row once it holds nothing.
-async fn wind_up(shared: &Shared, retired: WorkerId) -> Step {
+async fn wind_up(shared: &WorkerState, retired: WorkerId) -> Step {
     let ledger = shared.jobs.ledger();
     if shared.identity.is_claiming(retired) {
         return Step::Again;
@@ -276,7 +276,7 @@ async fn wind_up(shared: &Shared, retired: WorkerId) -> Step {
 
 /// Puts back what the ledger calls running under the current id and this process does not know, for two heartbeats: a
 /// standby that was promoted may have lost the outcomes of the last seconds.
-async fn return_strays(shared: &Shared) {
+async fn return_strays(shared: &WorkerState) {
     let ledger = shared.jobs.ledger();
     let twice = shared.settings.worker.heartbeat * 2;
     let mut pause = twice;
@@ -323,13 +323,13 @@ async fn return_strays(shared: &Shared) {
 }
 
 /// Wakes those who may run what was put back.
-fn announce(shared: &Shared, report: &ReturnReport) {
+fn announce(shared: &WorkerState, report: &ReturnReport) {
     shared.jobs.announce(&report.effects);
     wake(shared, &report.returned);
 }
 
 /// Jobs of these queues are available again: rings the bell and sets this worker's alarms.
-pub(crate) fn wake(shared: &Shared, returned: &BTreeMap<String, u64>) {
+pub(crate) fn wake(shared: &WorkerState, returned: &BTreeMap<String, u64>) {
     for (queue, jobs) in returned {
         let jobs = usize::try_from(*jobs).unwrap_or(usize::MAX);
         shared.jobs.bell().ring(queue, jobs, Duration::ZERO);
@@ -339,7 +339,7 @@ pub(crate) fn wake(shared: &Shared, returned: &BTreeMap<String, u64>) {
     }
 }
 
-async fn beat_brokers(shared: &Shared) {
+async fn beat_brokers(shared: &WorkerState) {
     // Queues where the last heartbeat found strays: those of a fetch under way are none, so it takes two.
     let mut suspected = HashSet::new();
     loop {
@@ -348,7 +348,7 @@ async fn beat_brokers(shared: &Shared) {
     }
 }
 
-async fn beat_broker(shared: &Shared, suspected: &mut HashSet<Arc<str>>) {
+async fn beat_broker(shared: &WorkerState, suspected: &mut HashSet<Arc<str>>) {
     let Some(broker) = shared.jobs.broker() else {
         return;
     };
@@ -392,14 +392,14 @@ async fn beat_broker(shared: &Shared, suspected: &mut HashSet<Arc<str>>) {
 }
 
 /// The last word. What is still held goes back at once instead of after `lost_after`.
-pub(crate) async fn deregister(shared: &Shared) {
+pub(crate) async fn deregister(shared: &WorkerState) {
     let farewell = async { tokio::join!(leave_ledger(shared), leave_broker(shared)) };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
         tracing::warn!("could not deregister in time; the rescuer will remove this worker");
     }
 }
 
-async fn leave_ledger(shared: &Shared) {
+async fn leave_ledger(shared: &WorkerState) {
     let mut ids = shared.identity.retired();
     ids.push(shared.identity.id());
     stream::iter(ids)
@@ -407,7 +407,7 @@ async fn leave_ledger(shared: &Shared) {
         .await;
 }
 
-async fn leave_id(shared: &Shared, id: WorkerId) {
+async fn leave_id(shared: &WorkerState, id: WorkerId) {
     loop {
         match shared.jobs.ledger().deregister(id).await {
             Ok(report) => {
@@ -430,7 +430,7 @@ async fn leave_id(shared: &Shared, id: WorkerId) {
     }
 }
 
-async fn leave_broker(shared: &Shared) {
+async fn leave_broker(shared: &WorkerState) {
     let Some(broker) = shared.jobs.broker() else {
         return;
     };

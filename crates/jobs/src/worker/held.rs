@@ -27,9 +27,9 @@ use holdfast_core::failure::Certainty;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Shared;
-use super::ends::{Sort, replacement};
-use super::finisher::{BATCH, Finished, settle};
+use super::WorkerState;
+use super::finisher::{BATCH, FinishedJob, settle};
+use super::outcome_batch::{Sort, replacement};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::LedgerError;
 
@@ -55,7 +55,7 @@ const WAIT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct HeldOutcome {
-    finished: Finished,
+    finished: FinishedJob,
     /// An earlier try may have been applied without its reply: if nothing is held any more, that is why.
     in_doubt: bool,
     /// Its row, or its batch's, was locked when it was last tried.
@@ -84,7 +84,7 @@ impl HeldOutcome {
 
 /// The way in.
 #[derive(Debug, Clone)]
-pub(super) struct Holding {
+pub(super) struct HeldOutcomeSender {
     sender: mpsc::Sender<Vec<HeldOutcome>>,
     locked: Arc<LockedBatches>,
 }
@@ -93,10 +93,10 @@ pub(super) struct Holding {
 #[derive(Debug, Default)]
 struct LockedBatches(Mutex<HashSet<BatchId>>);
 
-impl Holding {
+impl HeldOutcomeSender {
     /// `most`: outcomes that may be held.
     pub(super) fn spawn(
-        shared: &Arc<Shared>,
+        shared: &Arc<WorkerState>,
         sort: Sort,
         most: usize,
     ) -> (Self, tokio::task::JoinHandle<()>) {
@@ -115,7 +115,7 @@ impl Holding {
     }
 
     /// Whether the outcome's batch is known to be locked.
-    pub(super) fn is_locked(&self, finished: &Finished) -> bool {
+    pub(super) fn is_locked(&self, finished: &FinishedJob) -> bool {
         let Some(batch) = finished.job.batch else {
             return false;
         };
@@ -124,12 +124,12 @@ impl Holding {
     }
 
     /// Outcomes that need not be tried at once.
-    pub(super) async fn wait_for_batches(&self, finished: Vec<Finished>) {
+    pub(super) async fn wait_for_batches(&self, finished: Vec<FinishedJob>) {
         self.send(finished, false).await;
     }
 
     /// Outcomes of a transaction that failed.
-    pub(super) async fn hold(&self, finished: Vec<Finished>, error: &LedgerError) {
+    pub(super) async fn hold(&self, finished: Vec<FinishedJob>, error: &LedgerError) {
         if error.is_transient() {
             tracing::debug!(jobs = finished.len(), error = ?error, "outcomes are held until the ledger stores them");
         } else {
@@ -138,7 +138,7 @@ impl Holding {
         self.send(finished, error.certainty() == Certainty::Unknown).await;
     }
 
-    async fn send(&self, finished: Vec<Finished>, in_doubt: bool) {
+    async fn send(&self, finished: Vec<FinishedJob>, in_doubt: bool) {
         if finished.is_empty() {
             return;
         }
@@ -164,7 +164,7 @@ impl Holding {
 
 /// How a try went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tried {
+enum TryResult {
     /// The ledger answered.
     Answered,
     /// It is away, or takes too long: no more in this round.
@@ -206,7 +206,7 @@ impl HeldOutcomes {
 /// Keeps what is held and tries it.
 #[derive(Debug)]
 struct Keeper {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerState>,
     sort: Sort,
     held: Vec<HeldOutcome>,
     /// Outcomes of one statement; fewer while statements take too long.
@@ -268,15 +268,15 @@ impl Keeper {
             .flat_map(|ones| portions(ones, self.most))
             .collect();
         portions.extend(alone.into_iter().map(|one| vec![one]));
-        let mut tried = Tried::Answered;
+        let mut tried = TryResult::Answered;
         for portion in portions {
-            if tried == Tried::Answered {
+            if tried == TryResult::Answered {
                 tried = self.try_portion(portion).await;
             } else {
                 self.put_off(portion);
             }
         }
-        if tried == Tried::Answered {
+        if tried == TryResult::Answered {
             self.wait_for_a_batch().await;
         }
     }
@@ -289,7 +289,7 @@ impl Keeper {
     }
 
     /// Stores what is free of one worker's outcomes.
-    async fn try_portion(&mut self, portion: Vec<HeldOutcome>) -> Tried {
+    async fn try_portion(&mut self, portion: Vec<HeldOutcome>) -> TryResult {
         // Pieces that are still to be tried; each failure of a piece halves it.
         let mut pieces = vec![portion];
         let mut failures = 0;
@@ -321,7 +321,7 @@ impl Keeper {
                 for piece in pieces {
                     self.put_off(piece);
                 }
-                return Tried::Away;
+                return TryResult::Away;
             }
             if piece.len() > 1 {
                 let rest = piece.split_off(piece.len() / 2);
@@ -340,7 +340,7 @@ impl Keeper {
                 self.held.push(one);
             }
         }
-        Tried::Answered
+        TryResult::Answered
     }
 
     /// Whether the error says nothing of a single outcome. Only a key that a chain's next job waits for does, and what is

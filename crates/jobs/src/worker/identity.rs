@@ -15,7 +15,7 @@
 //!
 //! # Invariants
 //! - One id claims at a time. No claim begins for an id that is retired.
-//! - A claim is *over* when its jobs are in [`super::leased::Leased`], or when it was given up and its id retired.
+//! - A claim is *over* when its jobs are in [`super::leased::LeaseBook`], or when it was given up and its id retired.
 //! - The name is that of the process. It stays when the id changes, and is how the rows of one process are known to be one's.
 
 use std::collections::BTreeMap;
@@ -73,13 +73,13 @@ struct State {
 
 /// A claim under way. Until it is over, nobody can tell what its id holds.
 #[derive(Debug)]
-pub(crate) struct Claiming<'i> {
+pub(crate) struct PendingClaim<'i> {
     identity: &'i Identity,
     number: u64,
     pub id: WorkerId,
 }
 
-impl Claiming<'_> {
+impl PendingClaim<'_> {
     /// The ledger has answered with this many jobs.
     pub(crate) fn took(&self, jobs: usize) {
         let mut state = self.identity.state();
@@ -92,7 +92,7 @@ impl Claiming<'_> {
     }
 }
 
-impl Drop for Claiming<'_> {
+impl Drop for PendingClaim<'_> {
     fn drop(&mut self) {
         self.identity.state().claiming.remove(&self.number);
     }
@@ -187,12 +187,12 @@ impl Identity {
     }
 
     /// To be held from before a claim is sent until its jobs are known.
-    pub(crate) fn begin_claim(&self) -> Claiming<'_> {
+    pub(crate) fn begin_claim(&self) -> PendingClaim<'_> {
         let mut state = self.state();
         state.claims += 1;
         let (number, id) = (state.claims, state.current.id);
         state.claiming.insert(number, id);
-        Claiming {
+        PendingClaim {
             identity: self,
             number,
             id,

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use super::Shared;
-use super::finisher::{Finished, Lease};
+use super::WorkerState;
+use super::finisher::{FinishedJob, Lease};
 use super::lane::Lane;
 use super::runner::Delivery;
 use crate::ledger::{ClaimedJob, Outcome};
@@ -39,7 +39,7 @@ pub(crate) struct Suspect {
 }
 
 impl Suspect {
-    fn put_back(self, shared: &Shared) {
+    fn put_back(self, shared: &WorkerState) {
         let fence = self.job.fence();
         let outcome = if shared.stop.is_triggered() {
             Outcome::HandBack { fence }
@@ -49,24 +49,24 @@ impl Suspect {
         let slot = self.lane.take_slot();
         shared
             .outcomes
-            .send(Finished::unrun(self.lease, self.job, outcome, slot));
+            .send(FinishedJob::unrun(self.lease, self.job, outcome, slot));
     }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct LastChances {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<SuspectQueue>,
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct SuspectQueue {
     suspects: VecDeque<Suspect>,
     closed: bool,
 }
 
 impl LastChances {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, SuspectQueue> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,12 +94,12 @@ impl LastChances {
 }
 
 /// Whether the job's next crash would be its last.
-pub(crate) fn is_suspect(shared: &Shared, job: &ClaimedJob) -> bool {
+pub(crate) fn is_suspect(shared: &WorkerState, job: &ClaimedJob) -> bool {
     job.crashes > 0 && job.crashes + 1 >= shared.settings.worker.max_crashes
 }
 
 /// Takes a suspect in, or puts it back.
-pub(crate) fn hold(shared: &Shared, suspect: Suspect) {
+pub(crate) fn hold(shared: &WorkerState, suspect: Suspect) {
     let idle = shared.last_chance.available_permits() > 0;
     let most = match (suspect.lane.is_limited(), idle) {
         (false, _) => MOST,
@@ -112,7 +112,7 @@ pub(crate) fn hold(shared: &Shared, suspect: Suspect) {
 }
 
 /// Hands the permit to one suspect after the other, until the worker stops.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(shared: Arc<WorkerState>) {
     shared.stop.token().run_until_cancelled(hand_out(&shared)).await;
     let left = {
         let mut waiting = shared.last_chances.waiting();
@@ -125,7 +125,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// May be dropped at any await: a suspect is taken out only when it can be sent.
-async fn hand_out(shared: &Shared) {
+async fn hand_out(shared: &WorkerState) {
     loop {
         let deliveries = shared.last_chances.first().await;
         let Ok(permit) = Arc::clone(&shared.last_chance).acquire_owned().await else {

@@ -2,8 +2,8 @@
 //! with, when a reply was lost, an inflight set evicted, or a standby promoted that lacks what was written last.
 //!
 //! # Strays of an id that claims
-//! The ledger's list and this one change while they are compared. So a comparison ([`Leased::begin_comparison`] to
-//! [`Leased::end_comparison`]) notes every job that is added or removed while it lasts; what the ledger listed, and was neither known
+//! The ledger's list and this one change while they are compared. So a comparison ([`LeaseBook::begin_comparison`] to
+//! [`LeaseBook::end_comparison`]) notes every job that is added or removed while it lasts; what the ledger listed, and was neither known
 //! before nor added or removed meanwhile, is a *suspect*: unless a claim that is under way adds it. A suspect that is added
 //! later is none. One that is left when every claim that had begun by then is over, is a stray.
 
@@ -16,7 +16,7 @@ use crate::ledger::Fence;
 type Key = (Arc<str>, WorkerId);
 
 #[derive(Debug, Default)]
-pub(crate) struct Leased(Mutex<Book>);
+pub(crate) struct LeaseBook(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
@@ -36,7 +36,7 @@ impl Book {
     }
 }
 
-impl Leased {
+impl LeaseBook {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_moves_while_the_lists_are_compared_is_no_stray() {
-        let leased = Leased::default();
+        let leased = LeaseBook::default();
         let (queue, worker): (Arc<str>, _) = (Arc::from("default"), WorkerId::generate());
         let fence = |id| Fence {
             id,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
+use super::WorkerState;
 use crate::look_pace::LookPace;
 use holdfast_core::config::Durability;
 
@@ -17,7 +17,7 @@ const BELL_WAIT: Duration = Duration::from_secs(1);
 const ROOM_POLL: Duration = Duration::from_millis(50);
 
 /// Waits for the bells of every lane that has room.
-pub(crate) async fn run_bell(shared: Arc<Shared>) {
+pub(crate) async fn run_bell(shared: Arc<WorkerState>) {
     let mut listener = shared.jobs.bell().listener();
     while !shared.stop.is_triggered() {
         let queues: Vec<String> = shared
@@ -43,7 +43,7 @@ pub(crate) async fn run_bell(shared: Arc<Shared>) {
 }
 
 /// Looks at the ledger for every lane.
-pub(crate) async fn run_lookout(shared: Arc<Shared>) {
+pub(crate) async fn run_lookout(shared: Arc<WorkerState>) {
     let queues: Vec<String> = shared.lanes.keys().map(ToString::to_string).collect();
     let settings = &shared.settings.worker;
     let mut pace = LookPace::new(settings);
@@ -61,7 +61,7 @@ pub(crate) async fn run_lookout(shared: Arc<Shared>) {
 }
 
 /// Sets the alarms of what is due before the next safety poll; whether anything is due now. `None`: no answer.
-async fn look(shared: &Shared, queues: &[String], horizon: Duration) -> Option<bool> {
+async fn look(shared: &WorkerState, queues: &[String], horizon: Duration) -> Option<bool> {
     let peeked = shared.jobs.ledger().peek(queues).await;
     shared.vitals.looked();
     let due = match peeked {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Shared;
-use super::finisher::Finished;
+use super::WorkerState;
+use super::finisher::FinishedJob;
 use crate::id::WorkerId;
 use crate::job::Reports;
 use crate::job_log::{self, LogChunk};
@@ -13,7 +13,7 @@ use crate::ledger::{ClaimedJob, LedgerError};
 const CHUNKS: usize = 100;
 
 /// Stores what running jobs have written. What cannot be stored now is tried with the next poll.
-pub(super) async fn store_lines(shared: &Shared) {
+pub(super) async fn store_lines(shared: &WorkerState) {
     let writing = shared.running.writing();
     let mut by_worker: BTreeMap<WorkerId, Vec<(&ClaimedJob, &Reports)>> = BTreeMap::new();
     for one in &writing {
@@ -30,9 +30,9 @@ pub(super) async fn store_lines(shared: &Shared) {
 
 /// Stores what ended jobs of one worker have written, before their outcomes: after them the fence would not hold.
 pub(super) async fn store_last_lines(
-    shared: &Shared,
+    shared: &WorkerState,
     worker: WorkerId,
-    finished: &[&Finished],
+    finished: &[&FinishedJob],
 ) -> Result<(), LedgerError> {
     let jobs: Vec<(&ClaimedJob, &Reports)> = finished
         .iter()
@@ -45,7 +45,7 @@ pub(super) async fn store_last_lines(
 
 /// Stores what is to be stored next. False: nothing was.
 async fn store_taken(
-    shared: &Shared,
+    shared: &WorkerState,
     worker: WorkerId,
     jobs: &[(&ClaimedJob, &Reports)],
 ) -> Result<bool, LedgerError> {

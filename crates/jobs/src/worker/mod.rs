@@ -21,7 +21,6 @@
 
 mod control;
 mod departure;
-mod ends;
 mod fetcher;
 mod finisher;
 pub(crate) mod heartbeat;
@@ -33,6 +32,7 @@ mod leased;
 mod listener;
 mod log;
 mod moving;
+mod outcome_batch;
 mod runner;
 mod running;
 mod vitals;
@@ -60,13 +60,13 @@ use finisher::Finishers;
 use identity::Identity;
 use lane::Lane;
 use last_chances::LastChances;
-use leased::Leased;
+use leased::LeaseBook;
 use running::Running;
 use vitals::Vitals;
 use weighted_permits::Shares;
 
-pub(crate) use ends::replacement;
 pub(crate) use identity::{JOBS_PER_ID, process_name};
+pub(crate) use outcome_batch::replacement;
 pub(crate) use runner::{Delivery, MISSING_KEY_PAUSE, execute};
 pub use watchdog::{DEAF_EXIT_CODE, DependencyProbe, Watchdog};
 
@@ -82,13 +82,13 @@ pub struct WorkerParts {
 /// A worker that has not started.
 #[derive(Debug)]
 pub struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerState>,
     finishers: Finishers,
 }
 
 /// What every part of a worker knows.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct WorkerState {
     pub settings: Settings,
     pub jobs: Jobs,
     pub gate: RedisGate,
@@ -98,7 +98,7 @@ pub(crate) struct Shared {
     /// The places that all lanes share.
     pub shares: Shares,
     pub running: Running,
-    pub leased: Leased,
+    pub leased: LeaseBook,
     paused: Mutex<BTreeSet<String>>,
     pub vitals: Vitals,
     /// Whether this process' configured limits stand in SQL; nothing is claimed before they do.
@@ -117,7 +117,7 @@ pub(crate) struct Shared {
     held_outcomes: held::HeldOutcomes,
 }
 
-impl Shared {
+impl WorkerState {
     /// As of the last control poll.
     pub(crate) fn is_paused(&self, queue: &str) -> bool {
         self.paused
@@ -127,7 +127,7 @@ impl Shared {
     }
 }
 
-impl Shared {
+impl WorkerState {
     /// Makes the configured limits known, once.
     pub(crate) async fn declare_limits(&self) -> Result<(), LedgerError> {
         self.limits_declared
@@ -180,12 +180,12 @@ impl Worker {
         }
         let most: usize = lanes.values().map(|lane| lane.most()).sum();
         let (outcomes, finishers) = finisher::channels(most + last_chances::MOST, jobs.observers().clone());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WorkerState {
             identity: Identity::new(),
             lanes,
             shares,
             running: Running::default(),
-            leased: Leased::default(),
+            leased: LeaseBook::default(),
             paused: Mutex::default(),
             vitals: Vitals::new(settings.worker.heartbeat, settings.worker.lost_after),
             limits_declared: OnceCell::new(),
@@ -275,7 +275,7 @@ impl Worker {
 }
 
 /// Lets the runners finish within the grace period, then drops what is left.
-async fn wind_down(shared: &Shared, mut sources: JoinSet<()>, mut runners: JoinSet<()>) {
+async fn wind_down(shared: &WorkerState, mut sources: JoinSet<()>, mut runners: JoinSet<()>) {
     let grace = shared.settings.server.grace.saturating_sub(FLUSH_LIMIT);
     let finished = async {
         while sources.join_next().await.is_some() {}

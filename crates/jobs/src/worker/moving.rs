@@ -24,9 +24,9 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Shared;
+use super::WorkerState;
 use super::departure::{Departure, leave_broker};
-use super::finisher::{Finished, arm_alarms};
+use super::finisher::{FinishedJob, arm_alarms};
 use super::held::{REFUSED_AGAIN, is_slow};
 use crate::id::WorkerId;
 use crate::ledger::{ErrorRecord, LedgerError, NewJob, Options, Outcome, RunAt};
@@ -35,7 +35,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_
 
 /// A job on its way, and the row it is to become.
 struct Move {
-    finished: Finished,
+    finished: FinishedJob,
     row: NewJob,
     /// What an observer enqueues.
     observed: Vec<NewJob>,
@@ -53,10 +53,10 @@ pub(super) fn is_for_ledger(outcome: &Outcome) -> bool {
 
 /// Repeats until the ledger has taken them all, or until `ending` for what it refuses in every form.
 pub(super) async fn move_to_ledger(
-    shared: &Arc<Shared>,
+    shared: &Arc<WorkerState>,
     queue: &Arc<str>,
     worker: WorkerId,
-    finished: Vec<Finished>,
+    finished: Vec<FinishedJob>,
     holding: &TaskTracker,
     ending: &CancellationToken,
 ) {
@@ -111,7 +111,7 @@ pub(super) async fn move_to_ledger(
 }
 
 /// Writes the rows, through transient failures. An error: the ledger refuses them for good, or (of several) takes too long.
-async fn write(shared: &Shared, piece: &[Move]) -> Result<(), LedgerError> {
+async fn write(shared: &WorkerState, piece: &[Move]) -> Result<(), LedgerError> {
     let rows: Vec<NewJob> = piece
         .iter()
         .flat_map(|one| std::iter::once(&one.row).chain(&one.observed))
@@ -120,7 +120,7 @@ async fn write(shared: &Shared, piece: &[Move]) -> Result<(), LedgerError> {
     write_rows(shared, &rows, piece.len() > 1).await
 }
 
-async fn write_rows(shared: &Shared, rows: &[NewJob], is_divisible: bool) -> Result<(), LedgerError> {
+async fn write_rows(shared: &WorkerState, rows: &[NewJob], is_divisible: bool) -> Result<(), LedgerError> {
     let mut failures = 0;
     loop {
         let Err(error) = shared.jobs.ledger().insert(rows).await else {
@@ -138,29 +138,29 @@ async fn write_rows(shared: &Shared, rows: &[NewJob], is_divisible: bool) -> Res
 }
 
 async fn leave(
-    shared: &Arc<Shared>,
+    shared: &Arc<WorkerState>,
     queue: &Arc<str>,
     worker: WorkerId,
     piece: Vec<Move>,
     holding: &TaskTracker,
 ) {
-    let moved: Vec<Finished> = piece.into_iter().map(|one| one.finished).collect();
+    let moved: Vec<FinishedJob> = piece.into_iter().map(|one| one.finished).collect();
     arm_alarms(&moved);
     leave_broker(shared, Departure::of(queue, worker, &moved), moved, holding).await;
 }
 
 /// Jobs that leave the broker once what an observer enqueues for them is in the ledger.
 pub(super) struct ObservedEnds {
-    pub finished: Vec<Finished>,
+    pub finished: Vec<FinishedJob>,
     pub observed: Vec<NewJob>,
 }
 
 /// Those of the jobs that an observer wants, and the others.
 pub(super) async fn observed_ends(
-    shared: &Shared,
+    shared: &WorkerState,
     queue: &str,
-    finished: Vec<Finished>,
-) -> (ObservedEnds, Vec<Finished>) {
+    finished: Vec<FinishedJob>,
+) -> (ObservedEnds, Vec<FinishedJob>) {
     let observers = shared.jobs.observers();
     let mut ends = ObservedEnds {
         finished: Vec::new(),
@@ -185,7 +185,7 @@ pub(super) async fn observed_ends(
 /// Repeats until the ledger has taken what is enqueued for them; the jobs end then. They end without it if the ledger refuses it
 /// for good.
 pub(super) async fn end_observed(
-    shared: &Arc<Shared>,
+    shared: &Arc<WorkerState>,
     queue: &Arc<str>,
     worker: WorkerId,
     ends: ObservedEnds,
@@ -207,7 +207,7 @@ pub(super) async fn end_observed(
 
 /// A job that the ledger refuses in every form.
 async fn set_aside(
-    shared: &Arc<Shared>,
+    shared: &Arc<WorkerState>,
     queue: &Arc<str>,
     worker: WorkerId,
     mut one: Move,
@@ -236,7 +236,7 @@ async fn set_aside(
     }
 }
 
-fn ledger_row(queue: &Arc<str>, one: &Finished) -> Option<NewJob> {
+fn ledger_row(queue: &Arc<str>, one: &FinishedJob) -> Option<NewJob> {
     let (run_at, attempt, error, discarded) = match &one.outcome {
         Outcome::Retry { delay, error, fence } => (RunAt::In(*delay), fence.attempt + 1, Some(error), false),
         Outcome::Snooze { delay, fence } => (RunAt::In(*delay), fence.attempt, None, false),

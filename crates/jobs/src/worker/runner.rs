@@ -27,8 +27,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::Shared;
-use super::finisher::{Finished, Lease};
+use super::WorkerState;
+use super::finisher::{FinishedJob, Lease};
 use super::lane::Slot;
 use super::weighted_permits::Place;
 use crate::broker::BrokerError;
@@ -61,17 +61,17 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     /// Gives an unstarted job back.
-    pub(crate) fn hand_back(self, shared: &Shared) {
+    pub(crate) fn hand_back(self, shared: &WorkerState) {
         let outcome = Outcome::HandBack {
             fence: self.job.fence(),
         };
-        let finished = Finished::unrun(self.lease, self.job, outcome, self.slot);
+        let finished = FinishedJob::unrun(self.lease, self.job, outcome, self.slot);
         shared.outcomes.send(finished);
     }
 }
 
 /// Runs a delivery to its end. Every path but a lost lease sends an outcome.
-pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
+pub(crate) async fn execute(shared: &WorkerState, delivery: Delivery) {
     if shared.stop.is_triggered() {
         return delivery.hand_back(shared);
     }
@@ -85,12 +85,12 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     let statistics = shared.jobs.statistics();
     statistics.started(&lane.name, &delivery.job.kind, waited);
     match prepare(shared, &delivery).await {
-        Prepared::Run => {}
-        Prepared::HandBack => {
+        Preparation::Run => {}
+        Preparation::HandBack => {
             delivery.slot.stopped_running();
             return delivery.hand_back(shared);
         }
-        Prepared::LeaseLost => return forget(shared, &delivery),
+        Preparation::LeaseLost => return forget(shared, &delivery),
     }
     let Delivery {
         job,
@@ -120,7 +120,7 @@ pub(crate) async fn execute(shared: &Shared, delivery: Delivery) {
     slot.stopped_running();
     slot.lane().ended(matches!(outcome, Outcome::Completed { .. }));
     let reports = with_lines(&lease, &job, reports);
-    shared.outcomes.send(Finished {
+    shared.outcomes.send(FinishedJob {
         lease,
         job,
         outcome,
@@ -146,7 +146,7 @@ fn with_lines(lease: &Lease, job: &ClaimedJob, reports: Reports) -> Option<Repor
 }
 
 /// One of the places that the lanes share, once it is this lane's turn. `None`: the worker stops.
-async fn place(shared: &Shared, lane: &str) -> Option<Place> {
+async fn place(shared: &WorkerState, lane: &str) -> Option<Place> {
     tokio::select! {
         biased;
         place = shared.shares.take(lane) => Some(place),
@@ -187,7 +187,7 @@ fn end_trace(span: &mut traces::Span, outcome: &Outcome) {
 }
 
 /// The lease is somebody else's now: the job is not run, and no outcome is due.
-fn forget(shared: &Shared, delivery: &Delivery) {
+fn forget(shared: &WorkerState, delivery: &Delivery) {
     delivery.slot.stopped_running();
     shared.leased.remove(
         &delivery.slot.lane().name,
@@ -198,7 +198,7 @@ fn forget(shared: &Shared, delivery: &Delivery) {
 
 /// A broker's job that failed goes on in the ledger, which knows nothing of a cancellation: the broker is asked for one.
 /// (The ledger's own statement looks at the row.)
-async fn unless_cancelled(shared: &Shared, lease: &Lease, outcome: Outcome) -> Outcome {
+async fn unless_cancelled(shared: &WorkerState, lease: &Lease, outcome: Outcome) -> Outcome {
     let (Lease::Broker { queue, .. }, Some(broker)) = (lease, shared.jobs.broker()) else {
         return outcome;
     };
@@ -216,35 +216,35 @@ async fn unless_cancelled(shared: &Shared, lease: &Lease, outcome: Outcome) -> O
     }
 }
 
-enum Prepared {
+enum Preparation {
     Run,
     HandBack,
     LeaseLost,
 }
 
 /// What must happen before a job runs that crashed before; nothing for any other.
-async fn prepare(shared: &Shared, delivery: &Delivery) -> Prepared {
+async fn prepare(shared: &WorkerState, delivery: &Delivery) -> Preparation {
     let job = &delivery.job;
     if job.crashes == 0 {
-        return Prepared::Run;
+        return Preparation::Run;
     }
     let mut failures = 0;
     loop {
         match mark_started(shared, delivery).await {
-            Ok(true) => return Prepared::Run,
-            Ok(false) => return Prepared::LeaseLost,
+            Ok(true) => return Preparation::Run,
+            Ok(false) => return Preparation::LeaseLost,
             Err(FailureClass::Transient) => failures += 1,
-            Err(FailureClass::Permanent) => return Prepared::HandBack,
+            Err(FailureClass::Permanent) => return Preparation::HandBack,
         }
         tokio::select! {
             () = tokio::time::sleep(MARK_BACKOFF.delay(failures)) => {}
-            () = shared.stop.wait() => return Prepared::HandBack,
+            () = shared.stop.wait() => return Preparation::HandBack,
         }
     }
 }
 
 /// Whether the job is still ours to run.
-async fn mark_started(shared: &Shared, delivery: &Delivery) -> Result<bool, FailureClass> {
+async fn mark_started(shared: &WorkerState, delivery: &Delivery) -> Result<bool, FailureClass> {
     let job = &delivery.job;
     let (marked, class) = match (&delivery.lease, shared.jobs.broker()) {
         (Lease::Ledger { worker }, _) => {
@@ -284,7 +284,7 @@ enum End {
 
 /// An attempt with the payload that the producer sent. A job whose key is missing here waits for it, and no attempt is counted.
 async fn opened_attempt(
-    shared: &Shared,
+    shared: &WorkerState,
     kind: &Kind,
     job: &Arc<ClaimedJob>,
     lease: &Lease,
@@ -331,7 +331,7 @@ struct AttemptedJob<'a> {
 }
 
 async fn attempt(
-    shared: &Shared,
+    shared: &WorkerState,
     attempted: AttemptedJob<'_>,
     lease: &Lease,
     slot: &Slot,
@@ -388,7 +388,12 @@ fn check_first(
 }
 
 /// Waits for the handler, its timeout, a cancellation that it does not heed, or the end of the grace period.
-async fn supervise(shared: &Shared, handler: Handler, limit: Duration, cancel: &CancellationToken) -> End {
+async fn supervise(
+    shared: &WorkerState,
+    handler: Handler,
+    limit: Duration,
+    cancel: &CancellationToken,
+) -> End {
     let handler = AssertUnwindSafe(handler)
         .catch_unwind()
         .map(|caught| caught.unwrap_or_else(|panic| Err(JobError::Panicked(panic_message(panic.as_ref())))));
@@ -429,7 +434,7 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn completed(
-    shared: &Shared,
+    shared: &WorkerState,
     attempted: AttemptedJob<'_>,
     queue: &str,
     result: Option<Box<RawValue>>,
@@ -451,7 +456,7 @@ fn completed(
 }
 
 fn failed(
-    shared: &Shared,
+    shared: &WorkerState,
     attempted: AttemptedJob<'_>,
     queue: &str,
     error: &JobError,
@@ -484,7 +489,7 @@ fn unopened_column(error: &JobError) -> Option<&OpenFailure> {
 }
 
 fn outcome_of(
-    shared: &Shared,
+    shared: &WorkerState,
     AttemptedJob {
         kind,
         job,

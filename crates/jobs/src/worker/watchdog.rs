@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_core::config::Durability;
 
-use super::Shared;
+use super::WorkerState;
 
 /// EX_SOFTWARE of sysexits.h.
 pub const DEAF_EXIT_CODE: i32 = 70;
@@ -32,11 +32,11 @@ pub trait DependencyProbe: Send + 'static {
 /// What the watchdog watches.
 #[derive(Debug, Clone)]
 pub struct Watchdog {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerState>,
 }
 
 impl Watchdog {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<WorkerState>) -> Self {
         Self { shared }
     }
 

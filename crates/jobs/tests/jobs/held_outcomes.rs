@@ -35,7 +35,7 @@ const POOL: i64 = 8;
 
 /// How often each job ran, and the way on for those that wait.
 #[derive(Debug)]
-struct Seen {
+struct RunLog {
     runs: Mutex<BTreeMap<u32, u32>>,
     gate: Semaphore,
 }
@@ -62,7 +62,7 @@ impl Job for Probe {
     type Output = String;
 
     async fn run(self, ctx: JobContext) -> Result<String, JobError> {
-        let seen = ctx.resource::<Arc<Seen>>()?;
+        let seen = ctx.resource::<Arc<RunLog>>()?;
         *seen.runs.lock().unwrap().entry(self.n).or_default() += 1;
         match self.act {
             Act::Return => Ok(format!("done {}", self.n)),
@@ -93,7 +93,7 @@ fn waits(n: u32) -> Probe {
 struct System {
     server: PostgresServer,
     jobs: Jobs,
-    seen: Arc<Seen>,
+    seen: Arc<RunLog>,
     stop: Shutdown,
     running: JoinHandle<Result<(), WorkerError>>,
     _redis: Option<RedisServer>,
@@ -201,13 +201,13 @@ impl System {
 
 async fn start_worker(
     settings: &Settings,
-) -> (Jobs, Arc<Seen>, Shutdown, JoinHandle<Result<(), WorkerError>>) {
+) -> (Jobs, Arc<RunLog>, Shutdown, JoinHandle<Result<(), WorkerError>>) {
     migrate(&settings.database).await.unwrap();
     let database = Database::open(&settings.database).unwrap();
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
     gate.wait_ready(Duration::from_secs(10)).await;
     let jobs = Jobs::new(settings, Registry::new().register::<Probe>(), &database, &gate);
-    let seen = Arc::new(Seen {
+    let seen = Arc::new(RunLog {
         runs: Mutex::default(),
         gate: Semaphore::new(0),
     });

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_jobs::ledger::{
-    Accepted, CancelReply, ErrorRecord, Heartbeat, JobFilter, NewJob, Options, Outcome, Priority, Progress,
-    PruneReport, Retention, RetryReply, RunAt,
+    CancelReply, ErrorRecord, Heartbeat, InsertOutcome, JobFilter, NewJob, Options, Outcome, Priority,
+    Progress, PruneReport, Retention, RetryReply, RunAt,
 };
 use holdfast_jobs::link::Link;
 use holdfast_jobs::{JobId, State};
@@ -97,7 +97,9 @@ async fn an_insert_repeated_after_a_lost_reply_changes_nothing(f: Fixture) {
     assert_eq!(first, again);
     assert_eq!(
         first,
-        jobs.iter().map(|job| Accepted::New(job.id)).collect::<Vec<_>>()
+        jobs.iter()
+            .map(|job| InsertOutcome::New(job.id))
+            .collect::<Vec<_>>()
     );
     assert_eq!(
         f.list(&JobFilter {
@@ -136,7 +138,7 @@ async fn an_idempotency_key_is_accepted_once_and_tells_a_changed_job(f: Fixture)
     let first = accept(&f, keyed()).await;
     assert_eq!(
         f.ledger.insert(&[keyed()]).await.unwrap(),
-        [Accepted::Duplicate(first)]
+        [InsertOutcome::Duplicate(first)]
     );
     let respelt = NewJob {
         payload: Arc::from(raw(r#"{ "a" : 1.0e0 }"#)),
@@ -144,7 +146,7 @@ async fn an_idempotency_key_is_accepted_once_and_tells_a_changed_job(f: Fixture)
     };
     assert_eq!(
         f.ledger.insert(&[respelt]).await.unwrap(),
-        [Accepted::Duplicate(first)],
+        [InsertOutcome::Duplicate(first)],
         "the same value"
     );
     let other = NewJob {
@@ -153,7 +155,7 @@ async fn an_idempotency_key_is_accepted_once_and_tells_a_changed_job(f: Fixture)
     };
     assert_eq!(
         f.ledger.insert(&[other]).await.unwrap(),
-        [Accepted::Conflict(first)]
+        [InsertOutcome::Conflict(first)]
     );
     // Two of a kind in one batch: the first is new, the second its duplicate.
     let twin = || NewJob {
@@ -164,7 +166,10 @@ async fn an_idempotency_key_is_accepted_once_and_tells_a_changed_job(f: Fixture)
     let accepted = f.ledger.insert(&twins).await.unwrap();
     assert_eq!(
         accepted,
-        [Accepted::New(twins[0].id), Accepted::Duplicate(twins[0].id)]
+        [
+            InsertOutcome::New(twins[0].id),
+            InsertOutcome::Duplicate(twins[0].id)
+        ]
     );
 }
 
@@ -176,7 +181,7 @@ async fn a_unique_key_holds_while_the_first_job_is_not_final(f: Fixture) {
     let first = accept(&f, unique()).await;
     assert_eq!(
         f.ledger.insert(&[unique()]).await.unwrap(),
-        [Accepted::Duplicate(first)]
+        [InsertOutcome::Duplicate(first)]
     );
     let other_kind = NewJob {
         kind: Arc::from("test.other"),
@@ -184,13 +189,13 @@ async fn a_unique_key_holds_while_the_first_job_is_not_final(f: Fixture) {
     };
     assert_eq!(
         f.ledger.insert(std::slice::from_ref(&other_kind)).await.unwrap(),
-        [Accepted::New(other_kind.id)]
+        [InsertOutcome::New(other_kind.id)]
     );
     let worker = f.worker().await;
     let claimed = f.ledger.claim("default", worker, 10, LOST_AFTER).await.unwrap();
     assert_eq!(
         f.ledger.insert(&[unique()]).await.unwrap(),
-        [Accepted::Duplicate(first)],
+        [InsertOutcome::Duplicate(first)],
         "also while it runs"
     );
     let outcomes: Vec<Outcome> = claimed
@@ -204,7 +209,7 @@ async fn a_unique_key_holds_while_the_first_job_is_not_final(f: Fixture) {
     let next = unique();
     assert_eq!(
         f.ledger.insert(std::slice::from_ref(&next)).await.unwrap(),
-        [Accepted::New(next.id)]
+        [InsertOutcome::New(next.id)]
     );
 }
 
@@ -1188,13 +1193,16 @@ async fn json_comes_back_byte_for_byte(f: Fixture) {
     let id = accept(&f, keyed()).await;
     assert_eq!(
         f.ledger.insert(&[keyed()]).await.unwrap(),
-        [Accepted::Duplicate(id)]
+        [InsertOutcome::Duplicate(id)]
     );
     let other = NewJob {
         payload: Arc::from(raw(&SENT.replace("1e-20000", "0"))),
         ..keyed()
     };
-    assert_eq!(f.ledger.insert(&[other]).await.unwrap(), [Accepted::Conflict(id)]);
+    assert_eq!(
+        f.ledger.insert(&[other]).await.unwrap(),
+        [InsertOutcome::Conflict(id)]
+    );
     let worker = f.worker().await;
     let job = f
         .ledger

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::JobId;
-use holdfast_jobs::ledger::{self, Accepted, Outcome};
+use holdfast_jobs::ledger::{self, InsertOutcome, Outcome};
 use holdfast_testkit::{PostgresOptions, PostgresServer};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Row};
@@ -200,7 +200,7 @@ async fn the_release_before_works_before_in_the_middle_of_and_after_the_migratio
         ids.push(job.id);
         assert_eq!(
             new.insert(std::slice::from_ref(&job)).await.unwrap(),
-            [Accepted::New(job.id)]
+            [InsertOutcome::New(job.id)]
         );
     }
     let report = support::report(holdfast_jobs::WorkerId::generate());

@@ -16,7 +16,7 @@ use holdfast_core::config::ScheduleSettings;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
-use holdfast_jobs::audit::{Actor, AuditFilter, By, action};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter, action};
 use holdfast_jobs::ledger::{JobFilter, JobRecord};
 use holdfast_jobs::schedules::{
     Definition, Note, ScheduleError, ScheduleRecord, Schedules, Source, Step, Ticker,
@@ -83,8 +83,8 @@ fn schedules_knowing(f: &Fixture, registry: Registry) -> Schedules {
     Schedules::new(jobs, &f.database, &f.settings.database)
 }
 
-fn by() -> By {
-    By::new(Actor::user("operator"))
+fn by() -> AuditContext {
+    AuditContext::new(Actor::user("operator"))
 }
 
 fn schedules(f: &Fixture) -> Schedules {

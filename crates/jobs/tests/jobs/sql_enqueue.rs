@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::declared::{KindDefinition, RetryDefinition};
 use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
-use holdfast_jobs::pull::{ClientInfo, PullRequest, PullWorkers, Pulled, Registration};
+use holdfast_jobs::pull::{ClientInfo, PullAnswer, PullRequest, PullWorkers, Registration};
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry, State, WorkerId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Fixture, Host, postgres, raw, settings};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-struct Coded {}
+struct CodedJob {}
 
-impl Job for Coded {
+impl Job for CodedJob {
     const KIND: &'static str = "test.coded";
     type Output = ();
 
@@ -36,7 +36,7 @@ impl Job for Coded {
 /// A process that knows the coded kind, over these settings.
 fn jobs_of(settings: &holdfast_core::config::Settings, database: &Database) -> Jobs {
     let gate = RedisGate::open(Role::Queue, None, &settings.redis).unwrap();
-    Jobs::new(settings, Registry::new().register::<Coded>(), database, &gate)
+    Jobs::new(settings, Registry::new().register::<CodedJob>(), database, &gate)
 }
 
 /// That has announced itself, and declared `mail.send` on the queue `media`.
@@ -54,7 +54,7 @@ async fn announced(f: &Fixture) -> Jobs {
         timeout_seconds: Some(9.0),
         ..KindDefinition::default()
     };
-    let by = By::new(Actor::local());
+    let by = AuditContext::new(Actor::local());
     jobs.steer(&by).put_kind("mail.send", definition).await.unwrap();
     assert_eq!(jobs.try_publish_catalogue().await.unwrap(), None);
     jobs
@@ -131,7 +131,7 @@ fn registration(queue: &str) -> Registration {
     }
 }
 
-async fn pull(workers: &PullWorkers, worker: WorkerId, wait: Duration) -> Pulled {
+async fn pull(workers: &PullWorkers, worker: WorkerId, wait: Duration) -> PullAnswer {
     let asked = PullRequest {
         max: 100,
         wait,
@@ -694,7 +694,7 @@ async fn a_ring_wakes_a_worker_that_waits() {
     migrate(&settings.database).await.unwrap();
     let database = Database::open(&settings.database).unwrap();
     let jobs = jobs_of(&settings, &database);
-    let by = By::new(Actor::local());
+    let by = AuditContext::new(Actor::local());
     jobs.steer(&by).put_queue("media").await.unwrap();
     let definition = KindDefinition {
         queue: "media".to_owned(),

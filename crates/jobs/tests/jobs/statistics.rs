@@ -37,11 +37,11 @@ on_both!(
 );
 
 #[derive(Serialize, Deserialize, JsonSchema)]
-struct Counted {
+struct CountedJob {
     fails: bool,
 }
 
-impl Job for Counted {
+impl Job for CountedJob {
     const KIND: &'static str = "test.counted";
     const QUEUE: &'static str = "default";
     type Output = ();
@@ -58,12 +58,12 @@ impl Job for Counted {
 /// One process.
 fn process(fixture: &Fixture) -> Jobs {
     let gate = RedisGate::open(Role::Queue, None, &fixture.settings.redis).unwrap();
-    let registry = Registry::new().register::<Counted>();
+    let registry = Registry::new().register::<CountedJob>();
     Jobs::new(&fixture.settings, registry, &fixture.database, &gate)
 }
 
 async fn enqueue(jobs: &Jobs, count: usize) {
-    let new: Vec<_> = (0..count).map(|_| Counted { fails: false }).collect();
+    let new: Vec<_> = (0..count).map(|_| CountedJob { fails: false }).collect();
     jobs.enqueue_all(&new).await.unwrap();
 }
 
@@ -103,7 +103,7 @@ async fn what_processes_count_is_stored_once_and_read_back(f: Fixture) {
     let by_kind = read(&one, lately(5), Grouping::Kind).await;
     assert_eq!(
         (by_kind.series.len(), by_kind.series[0].name.as_str()),
-        (1, Counted::KIND)
+        (1, CountedJob::KIND)
     );
     let points: u64 = by_kind.series[0]
         .points
@@ -126,7 +126,7 @@ async fn what_processes_count_is_stored_once_and_read_back(f: Fixture) {
 async fn a_worker_counts_how_its_jobs_waited_ran_and_ended(f: Fixture) {
     let jobs = process(&f);
     enqueue(&jobs, 4).await;
-    jobs.enqueue(Counted { fails: true }).await.unwrap();
+    jobs.enqueue(CountedJob { fails: true }).await.unwrap();
     let stop = Shutdown::new();
     let parts = WorkerParts {
         settings: f.settings.clone(),

@@ -19,7 +19,7 @@ use apalis_core::worker::builder::WorkerBuilder;
 use apalis_core::worker::context::WorkerContext;
 use futures::StreamExt;
 use holdfast_jobs::Envelope;
-use holdfast_jobs::broker::{BrokerOutcome, Ended, Janitor, Place, Swept};
+use holdfast_jobs::broker::{BrokerOutcome, EndState, Janitor, Place, Swept};
 use holdfast_jobs::stock::{RedisStorage, TaskSink, config};
 
 use support::*;
@@ -157,7 +157,7 @@ async fn what_we_push_a_stock_worker_runs_and_our_janitor_leaves_ended() {
     assert_eq!(ran, (0..JOBS).map(|number| (number, 1)).collect());
     let record = ground.broker.job(QUEUE, jobs[7].id).await.unwrap().unwrap();
     let Place::Ended {
-        outcome: Ended::Completed,
+        outcome: EndState::Completed,
         result: Some(result),
         ..
     } = record.place

@@ -55,7 +55,7 @@ struct Probe {
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct RunSignals {
     runs: AtomicU32,
     started: Notify,
     release: Notify,
@@ -78,7 +78,7 @@ impl Job for Probe {
     }
 
     async fn run(self, ctx: JobContext) -> Result<Option<u32>, JobError> {
-        let seen = ctx.resource::<Arc<Seen>>()?;
+        let seen = ctx.resource::<Arc<RunSignals>>()?;
         seen.runs.fetch_add(1, Ordering::SeqCst);
         seen.started.notify_one();
         match self.act {
@@ -127,7 +127,7 @@ impl Job for Probe {
 
 struct System {
     jobs: Jobs,
-    seen: Arc<Seen>,
+    seen: Arc<RunSignals>,
     stop: Shutdown,
     running: JoinHandle<Result<(), WorkerError>>,
     hosts: (Option<PostgresServer>, Option<RedisServer>, tempfile::TempDir),
@@ -189,13 +189,18 @@ impl System {
 
 async fn start_worker(
     settings: &Settings,
-) -> (Jobs, Shutdown, Arc<Seen>, JoinHandle<Result<(), WorkerError>>) {
+) -> (
+    Jobs,
+    Shutdown,
+    Arc<RunSignals>,
+    JoinHandle<Result<(), WorkerError>>,
+) {
     migrate(&settings.database).await.unwrap();
     let database = Database::open(&settings.database).unwrap();
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
     gate.wait_ready(Duration::from_secs(5)).await;
     let jobs = Jobs::new(settings, Registry::new().register::<Probe>(), &database, &gate);
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(RunSignals::default());
     let stop = Shutdown::new();
     let parts = WorkerParts {
         settings: settings.clone(),

@@ -25,7 +25,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use holdfast_core::sql::Database;
 use holdfast_core::sql::dialect::{millis, moment, on_either, read_either};
-use holdfast_jobs::audit::{AuditEntry, By};
+use holdfast_jobs::audit::{AuditContext, AuditEntry};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::rotation::{SealedColumn, SealedForm};
 use holdfast_jobs::sql::Sql;
@@ -146,7 +146,7 @@ impl SigningKeys {
     /// Makes the first key; with a secret of the caller's own, or a generated one.
     pub async fn create(
         &self,
-        by: &By,
+        by: &AuditContext,
         secret: Option<&SecretString>,
     ) -> Result<(SigningKey, SigningSecret), SigningKeyError> {
         let secret = own_or_generated(secret)?;
@@ -158,7 +158,7 @@ impl SigningKeys {
     /// rotation ends now. Makes the first key where there is none.
     pub async fn rotate(
         &self,
-        by: &By,
+        by: &AuditContext,
         secret: Option<&SecretString>,
         grace: Duration,
     ) -> Result<(SigningKey, SigningSecret), SigningKeyError> {
@@ -175,7 +175,7 @@ impl SigningKeys {
     }
 
     /// Ends a key now. Without a current one, jobs that are to be signed wait for the next.
-    pub async fn delete(&self, by: &By, id: SigningKeyId) -> Result<(), SigningKeyError> {
+    pub async fn delete(&self, by: &AuditContext, id: SigningKeyId) -> Result<(), SigningKeyError> {
         let sql = &self.0.sql;
         let gone = sql.within("delete a signing key", async {
             let mut tx = sql.begin().await?;
@@ -196,7 +196,7 @@ impl SigningKeys {
     /// Writes a new current key, after the one before it has moved, or if there is none. `None`: there is one now.
     async fn put(
         &self,
-        by: &By,
+        by: &AuditContext,
         action: &'static str,
         secret: &SigningSecret,
         grace: Option<Duration>,

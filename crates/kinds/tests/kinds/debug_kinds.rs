@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use holdfast_jobs::{Job, JobError};
-use holdfast_kinds::{DebugEcho, DebugFail, DebugSleep, FailMode, Recovered};
+use holdfast_kinds::{DebugEcho, DebugFail, DebugSleep, FailMode, RecoveryReport};
 use serde_json::json;
 
 use crate::{check, context, open, told};
@@ -74,7 +74,7 @@ async fn the_attempt_after_the_failing_ones_succeeds() {
             .await;
         assert_eq!(
             outcome.ok(),
-            succeeds.then_some(Recovered { attempt }),
+            succeeds.then_some(RecoveryReport { attempt }),
             "{attempt}"
         );
     }

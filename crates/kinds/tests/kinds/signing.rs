@@ -9,7 +9,7 @@ use hmac::{Hmac, Mac as _};
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter};
 use holdfast_jobs::{JobContext, JobId, Jobs, Registry, Resources};
 use holdfast_kinds::signing_keys::{SigningKeyError, SigningKeys};
 use holdfast_kinds::{KindsProduct, ResultLimit};
@@ -77,8 +77,8 @@ impl Fixture {
     }
 }
 
-fn by() -> By {
-    By::new(Actor::system())
+fn by() -> AuditContext {
+    AuditContext::new(Actor::system())
 }
 
 /// Whether one of the signatures is this secret's, by the specification.

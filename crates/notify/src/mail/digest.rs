@@ -54,7 +54,8 @@ pub struct NotifyDigest {
 
 /// What became of a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Digested {
+#[schemars(rename = "Digested")]
+pub struct DigestReport {
     /// The server has taken it from this job.
     pub sent: bool,
     pub items: usize,
@@ -63,7 +64,7 @@ pub struct Digested {
     pub skipped: Option<String>,
 }
 
-impl Digested {
+impl DigestReport {
     fn skipped(items: usize, reason: &str) -> Self {
         Self {
             sent: false,
@@ -76,7 +77,7 @@ impl Digested {
 impl Job for NotifyDigest {
     const KIND: &'static str = "notify.digest";
     const QUEUE: &'static str = "notifications";
-    type Output = Digested;
+    type Output = DigestReport;
 
     fn example() -> Option<Self> {
         let user = "01JD3V0S7W8Q4M2XKZC5T9R6BH".parse().ok()?;
@@ -95,13 +96,13 @@ impl Job for NotifyDigest {
         })
     }
 
-    async fn run(self, ctx: JobContext) -> Result<Digested, JobError> {
+    async fn run(self, ctx: JobContext) -> Result<DigestReport, JobError> {
         let mail = ctx.resource::<Mail>()?;
         let from = mail.0.transport.from()?;
         let reader = preferences::reader(&mail.0.sql, &self.user).await?;
         let Some(reader) = reader.filter(|reader| reader.is_stored) else {
             let left = mail.drop_digest(&self.user).await?;
-            return Ok(Digested::skipped(left, DELETED));
+            return Ok(DigestReport::skipped(left, DELETED));
         };
         if let Some(rest) = reader.preferences.quiet_for(clock::now()) {
             return Err(JobError::snooze(rest));
@@ -109,13 +110,13 @@ impl Job for NotifyDigest {
         let (batch, all) = mail.take_batch(&self.user).await?;
         let Some(address) = reader.address else {
             mail.end_batch(&self.user, batch, None).await?;
-            return Ok(Digested::skipped(all.len(), NOWHERE));
+            return Ok(DigestReport::skipped(all.len(), NOWHERE));
         };
         let to = normalised(&address);
         let items = mail.still_wanted(&address, &reader.preferences, all).await?;
         if items.is_empty() {
             mail.end_batch(&self.user, batch, None).await?;
-            return Ok(Digested::skipped(0, "nothing waits that the user wants"));
+            return Ok(DigestReport::skipped(0, "nothing waits that the user wants"));
         }
         let key = format!("digest/{}", Ulid(batch.as_u128()));
         let letter = Letter {
@@ -131,16 +132,16 @@ impl Job for NotifyDigest {
         let message = letter.message()?;
         match mail.claim(&key, &to, ctx.id(), Some(&self.user)).await? {
             Claim::Ours => {}
-            Claim::Gone => return Ok(Digested::skipped(0, DELETED)),
+            Claim::Gone => return Ok(DigestReport::skipped(0, DELETED)),
             Claim::Theirs => return Err(sent_by_another()),
             Claim::Sent => {
                 mail.end_batch(&self.user, batch, None).await?;
-                return Ok(Digested::skipped(items.len(), "another job has sent it"));
+                return Ok(DigestReport::skipped(items.len(), "another job has sent it"));
             }
         }
         mail.hand_over(message, &to).await?;
         mail.end_batch(&self.user, batch, Some((&key, &to))).await?;
-        Ok(Digested {
+        Ok(DigestReport {
             sent: true,
             items: items.len(),
             skipped: None,

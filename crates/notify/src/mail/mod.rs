@@ -43,11 +43,11 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
 pub use self::built_in::{CONFIRM_TEMPLATE, DIGEST_TEMPLATE, INVITATION_TEMPLATE, NEWS_TEMPLATE};
-pub use self::digest::{Digested, NotifyDigest};
+pub use self::digest::{DigestReport, NotifyDigest};
 pub use self::digest_queue::{DigestItem, MAX_DIGEST_ITEMS};
 pub(crate) use self::digest_queue::{ITEM, ItemRow, SEALED as SEALED_DIGESTS, item};
-pub use self::send::{Mailed, NotifyEmail};
-pub use self::suppress::{Suppression, Unsubscribed};
+pub use self::send::{MailReport, NotifyEmail};
+pub use self::suppress::{Suppression, UnsubscribeResult};
 pub use self::templates::{MailTemplate, MailTemplateRecord};
 use self::transport::Transport;
 use crate::NotificationsSettings;

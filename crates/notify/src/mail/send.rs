@@ -96,7 +96,8 @@ impl std::fmt::Debug for NotifyEmail {
 
 /// What became of a mail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Mailed {
+#[schemars(rename = "Mailed")]
+pub struct MailReport {
     /// The server has taken it from this job.
     pub sent: bool,
     pub message_id: String,
@@ -108,7 +109,7 @@ pub struct Mailed {
 impl Job for NotifyEmail {
     const KIND: &'static str = "notify.email";
     const QUEUE: &'static str = "notifications";
-    type Output = Mailed;
+    type Output = MailReport;
 
     fn example() -> Option<Self> {
         Some(Self {
@@ -170,17 +171,17 @@ impl Job for NotifyEmail {
         Ok(())
     }
 
-    async fn run(self, ctx: JobContext) -> Result<Mailed, JobError> {
+    async fn run(self, ctx: JobContext) -> Result<MailReport, JobError> {
         let mail = ctx.resource::<Mail>()?;
         let key = self.key.clone().unwrap_or_else(|| ctx.id().to_string());
         let from = mail.0.transport.from()?;
         let recipient = match mail.recipient(&self).await? {
             Ok(recipient) => recipient,
-            Err(reason) => return Ok(Mailed::skipped(message_id(&key, "", from), reason)),
+            Err(reason) => return Ok(MailReport::skipped(message_id(&key, "", from), reason)),
         };
         let address = normalised(&recipient.mailbox.email);
         let message_id = message_id(&key, &address, from);
-        let skipped = |reason: String| Ok(Mailed::skipped(message_id.clone(), reason));
+        let skipped = |reason: String| Ok(MailReport::skipped(message_id.clone(), reason));
         if let Some(reason) = mail
             .suppressed(&recipient.mailbox.email, self.list.as_deref())
             .await?
@@ -210,7 +211,7 @@ impl Job for NotifyEmail {
         }
         mail.hand_over(message, &address).await?;
         mail.note_sent(&key, &address).await?;
-        Ok(Mailed {
+        Ok(MailReport {
             sent: true,
             message_id,
             skipped: None,
@@ -218,7 +219,7 @@ impl Job for NotifyEmail {
     }
 }
 
-impl Mailed {
+impl MailReport {
     fn skipped(message_id: String, reason: String) -> Self {
         Self {
             sent: false,

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use chrono::{DateTime, Utc};
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::audit::{AuditEntry, By};
+use holdfast_jobs::audit::{AuditContext, AuditEntry};
 use holdfast_jobs::ledger::LedgerError;
 use lettre::Address;
 use serde::Serialize;
@@ -54,7 +54,7 @@ pub struct Suppression {
 
 /// What a link has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsubscribed {
+pub struct UnsubscribeResult {
     pub list: String,
 }
 
@@ -116,7 +116,7 @@ impl Mail {
     /// An operator suppresses an address: of one list, or altogether.
     pub async fn suppress(
         &self,
-        by: &By,
+        by: &AuditContext,
         address: &str,
         list: Option<&str>,
         reason: &str,
@@ -144,7 +144,12 @@ impl Mail {
     }
 
     /// The address gets mail again: of one list, or, without one, of everything that it did not unsubscribe from by itself.
-    pub async fn release(&self, by: &By, address: &str, list: Option<&str>) -> Result<(), MailError> {
+    pub async fn release(
+        &self,
+        by: &AuditContext,
+        address: &str,
+        list: Option<&str>,
+    ) -> Result<(), MailError> {
         let [normal, unicode, given] = spellings(&parsed(address)?);
         let hashed = self.hashed_address(&normal).await?;
         let text = "delete from holdfast_mail_suppressions where address in ($1, $2, $3, $4) and list = $5";
@@ -246,7 +251,7 @@ impl Mail {
     }
 
     /// Takes the address of a token from its list. Doing it again changes nothing. `None`: it is no token.
-    pub async fn unsubscribe(&self, token: &str) -> Result<Option<Unsubscribed>, MailError> {
+    pub async fn unsubscribe(&self, token: &str) -> Result<Option<UnsubscribeResult>, MailError> {
         let Some((address, list)) = self.token_of(token).await? else {
             return Ok(None);
         };
@@ -257,7 +262,7 @@ impl Mail {
             tx.commit().await
         });
         done.await?;
-        Ok(Some(Unsubscribed { list }))
+        Ok(Some(UnsubscribeResult { list }))
     }
 
     async fn token_of(&self, token: &str) -> Result<Option<(String, String)>, LedgerError> {

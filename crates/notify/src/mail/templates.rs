@@ -1,7 +1,7 @@
 //! The table `holdfast_mail_templates`: what mails are written from. In SQL, so that every worker has the same.
 
 use chrono::{DateTime, Utc};
-use holdfast_jobs::audit::{AuditEntry, By};
+use holdfast_jobs::audit::{AuditContext, AuditEntry};
 use serde::Serialize;
 
 use super::{MAX_TEMPLATES, Mail, MailError};
@@ -39,7 +39,7 @@ impl Mail {
     /// Makes or replaces a template.
     pub async fn put_template(
         &self,
-        by: &By,
+        by: &AuditContext,
         name: &str,
         template: &MailTemplate,
     ) -> Result<MailTemplateRecord, MailError> {
@@ -109,7 +109,7 @@ impl Mail {
         self.select_templates("name > $1", after, limit).await
     }
 
-    pub async fn delete_template(&self, by: &By, name: &str) -> Result<(), MailError> {
+    pub async fn delete_template(&self, by: &AuditContext, name: &str) -> Result<(), MailError> {
         let sql = &self.0.sql;
         let gone = sql.within("delete a mail template", async {
             let mut tx = sql.begin().await?;

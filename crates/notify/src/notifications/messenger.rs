@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::enqueue::{Enqueue, EnqueueError, Enqueued};
+use holdfast_jobs::enqueue::{Enqueue, EnqueueError, EnqueuedJob};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_product::{Announcement, AnnouncementMail, Messenger, UserName};
 
@@ -39,7 +39,7 @@ impl Messenger for Notices {
         &'a self,
         tx: LedgerTx<'a>,
         announcements: Vec<Announcement>,
-    ) -> BoxFuture<'a, Result<Vec<Enqueued>, EnqueueError>> {
+    ) -> BoxFuture<'a, Result<Vec<EnqueuedJob>, EnqueueError>> {
         async move {
             let events: Result<Vec<Event>, EnqueueError> = announcements.into_iter().map(event).collect();
             self.0.webhooks.publish_all_in(tx, &events?).await
@@ -51,7 +51,7 @@ impl Messenger for Notices {
         &'a self,
         tx: LedgerTx<'a>,
         mails: Vec<AnnouncementMail>,
-    ) -> BoxFuture<'a, Result<Vec<Enqueued>, EnqueueError>> {
+    ) -> BoxFuture<'a, Result<Vec<EnqueuedJob>, EnqueueError>> {
         let job = |mail: AnnouncementMail| {
             self.0.jobs.enqueue(NotifyEmail {
                 to: Some(mail.to),

@@ -24,7 +24,7 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
-pub use self::publish::{Notice, NoticeId, Published};
+pub use self::publish::{Notice, NoticeId, PublishedNotice};
 use crate::mail::Mail;
 use crate::webhooks::{EventType, Webhooks};
 

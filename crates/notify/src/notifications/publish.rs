@@ -2,7 +2,7 @@
 
 use holdfast_core::config::JobsSettings;
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::enqueue::{EnqueueError, Enqueued, depth_of};
+use holdfast_jobs::enqueue::{EnqueueError, EnqueuedJob, depth_of};
 use holdfast_product::ANNOUNCEMENT_FRAME;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -29,7 +29,7 @@ pub struct Notice {
 
 /// What became of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedNotice {
     pub id: NoticeId,
     /// How many endpoints it goes to.
     pub webhooks: u64,
@@ -80,7 +80,7 @@ impl Notices {
     ///
     /// # Errors
     /// Nothing was published, unless the commit's answer was lost: repeat it under the same key.
-    pub async fn publish(&self, notice: &Notice) -> Result<Published, NoticeError> {
+    pub async fn publish(&self, notice: &Notice) -> Result<PublishedNotice, NoticeError> {
         notice.check(&self.0.limits)?;
         let id = NoticeId::generate();
         let sql = &self.0.sql;
@@ -97,7 +97,7 @@ impl Notices {
             self.count(tx.on(), id, &told).await?;
             tx.commit().await?;
             self.0.webhooks.ring(&told);
-            Ok(Ok(Published {
+            Ok(Ok(PublishedNotice {
                 id,
                 webhooks: told.len() as u64,
                 duplicate: false,
@@ -129,7 +129,7 @@ impl Notices {
         &self,
         on: LedgerTx<'_>,
         notice: &Notice,
-    ) -> Result<Result<Published, NoticeError>, sqlx::Error> {
+    ) -> Result<Result<PublishedNotice, NoticeError>, sqlx::Error> {
         let text = "select id, fingerprint, webhooks from holdfast_notices where key = $1";
         let row = on_either!(
             on,
@@ -150,7 +150,7 @@ impl Notices {
         if fingerprint != notice.fingerprint() {
             return Ok(Err(NoticeError::KeyReused(id)));
         }
-        Ok(Ok(Published {
+        Ok(Ok(PublishedNotice {
             id,
             webhooks: u64::from(webhooks.unsigned_abs()),
             duplicate: true,
@@ -158,7 +158,7 @@ impl Notices {
     }
 
     /// For a repeated request.
-    async fn count(&self, on: LedgerTx<'_>, id: NoticeId, told: &[Enqueued]) -> Result<(), sqlx::Error> {
+    async fn count(&self, on: LedgerTx<'_>, id: NoticeId, told: &[EnqueuedJob]) -> Result<(), sqlx::Error> {
         let count = i32::try_from(told.len()).unwrap_or(i32::MAX);
         let text = "update holdfast_notices set webhooks = $2 where id = $1";
         on_either!(

@@ -24,7 +24,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use hmac::Mac as _;
 use holdfast_core::clock;
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditEntry, action};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::OwnTx;
 use lettre::Address;
@@ -240,7 +240,7 @@ impl PreferenceStore {
         let Some(asked) = self.confirmation(token).await? else {
             return Ok(None);
         };
-        let by = By::new(Actor::user(id));
+        let by = AuditContext::new(Actor::user(id));
         let entry = AuditEntry::new(action::USER_UPDATE)
             .target(id)
             .details(json!({ "changed": "address", "confirmed": true }));

@@ -1,7 +1,7 @@
 //! The table `holdfast_preferences`, written.
 
 use holdfast_core::sql::dialect::on_either;
-use holdfast_jobs::audit::{AuditEntry, By, action};
+use holdfast_jobs::audit::{AuditContext, AuditEntry, action};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::OwnTx;
 use holdfast_product::{AccountId, AddressAuthority, UserName};
@@ -54,7 +54,7 @@ impl PreferenceStore {
     /// account. `NameOfAccount`.
     pub async fn set_preferences(
         &self,
-        by: &By,
+        by: &AuditContext,
         user: &UserName,
         preferences: &Preferences,
         authority: AddressAuthority,

@@ -131,7 +131,8 @@ pub(crate) struct SuppressionPage {
 
 /// Whether an address receives mail.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Suppressed {
+#[schema(as = Suppressed)]
+pub(crate) struct SuppressionStatus {
     address: String,
     suppressed: bool,
 }
@@ -256,7 +257,7 @@ fn cursor(text: &str) -> Option<(String, String)> {
 #[utoipa::path(post, path = "/v1/mail-suppressions", tag = "mail", operation_id = "suppress_mail",
     request_body = SuppressBody,
     responses(
-        (status = 200, body = Suppressed),
+        (status = 200, body = SuppressionStatus),
         (status = 400, description = "malformed-json"),
         (status = 422, description = "invalid-field"),
     ))]
@@ -270,7 +271,7 @@ pub(crate) async fn suppress(call: Call<Admin, NotifyState>, payload: web::Paylo
     });
     suppressing.await?;
     let suppressed = true;
-    ok(&Suppressed { address, suppressed })
+    ok(&SuppressionStatus { address, suppressed })
 }
 
 /// Release a suppressed address
@@ -279,7 +280,7 @@ pub(crate) async fn suppress(call: Call<Admin, NotifyState>, payload: web::Paylo
 #[utoipa::path(post, path = "/v1/mail-suppressions/release", tag = "mail", operation_id = "release_mail",
     request_body = ReleaseBody,
     responses(
-        (status = 200, body = Suppressed),
+        (status = 200, body = SuppressionStatus),
         (status = 400, description = "malformed-json"),
         (status = 404, description = "nothing-matched"),
         (status = 422, description = "invalid-field"),
@@ -293,5 +294,5 @@ pub(crate) async fn release(call: Call<Admin, NotifyState>, payload: web::Payloa
     });
     releasing.await?;
     let suppressed = false;
-    ok(&Suppressed { address, suppressed })
+    ok(&SuppressionStatus { address, suppressed })
 }

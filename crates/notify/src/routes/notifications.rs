@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::notifications::{Notice, NoticeId, Published};
+use crate::notifications::{Notice, NoticeId, PublishedNotice};
 use crate::state::NotifyState;
 
 /// What happened.
@@ -37,9 +37,9 @@ pub(crate) struct NoticeView {
     duplicate: bool,
 }
 
-impl From<Published> for NoticeView {
-    fn from(published: Published) -> Self {
-        let Published {
+impl From<PublishedNotice> for NoticeView {
+    fn from(published: PublishedNotice) -> Self {
+        let PublishedNotice {
             id,
             webhooks,
             duplicate,

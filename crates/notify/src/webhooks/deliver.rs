@@ -72,7 +72,8 @@ struct Body<'a> {
 
 /// How it was delivered.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Delivered {
+#[schemars(rename = "Delivered")]
+pub struct DeliveryReport {
     pub status: u16,
     pub elapsed_ms: u64,
 }
@@ -80,7 +81,7 @@ pub struct Delivered {
 impl Job for NotifyWebhook {
     const KIND: &'static str = "notify.webhook";
     const QUEUE: &'static str = "notifications";
-    type Output = Delivered;
+    type Output = DeliveryReport;
 
     fn example() -> Option<Self> {
         let data = serde_json::value::to_raw_value(&serde_json::json!({"order": 17}));
@@ -121,7 +122,7 @@ impl Job for NotifyWebhook {
         Ok(())
     }
 
-    async fn run(self, ctx: JobContext) -> Result<Delivered, JobError> {
+    async fn run(self, ctx: JobContext) -> Result<DeliveryReport, JobError> {
         let (webhooks, outbound) = (ctx.resource::<Webhooks>()?, ctx.resource::<Outbound>()?);
         let endpoint = webhooks.endpoint(self.webhook).await?;
         let endpoint = endpoint.ok_or_else(|| {
@@ -175,10 +176,10 @@ impl NotifyWebhook {
 }
 
 /// What an answer means for the delivery.
-fn judge(endpoint: &Endpoint, answer: Result<Reply, JobError>) -> Result<Delivered, JobError> {
+fn judge(endpoint: &Endpoint, answer: Result<Reply, JobError>) -> Result<DeliveryReport, JobError> {
     let reply = answer?;
     if reply.status.is_success() {
-        return Ok(Delivered {
+        return Ok(DeliveryReport {
             status: reply.status.as_u16(),
             elapsed_ms: u64::try_from(reply.elapsed.as_millis()).unwrap_or(u64::MAX),
         });

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use holdfast_jobs::LedgerTx;
-use holdfast_jobs::audit::{AuditEntry, By};
+use holdfast_jobs::audit::{AuditContext, AuditEntry};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::rotation::{SealedColumn, SealedForm};
 use secrecy::SecretString;
@@ -111,7 +111,7 @@ impl Webhooks {
     /// Makes an endpoint; with a secret of its owner's own, or a fresh one.
     pub async fn create(
         &self,
-        by: &By,
+        by: &AuditContext,
         draft: &WebhookDraft,
         secret: Option<&SecretString>,
     ) -> Result<MadeWebhook, WebhookError> {
@@ -172,7 +172,7 @@ impl Webhooks {
     /// Replaces everything about an endpoint but its secret. Whatever it was disabled for is forgotten.
     pub async fn put(
         &self,
-        by: &By,
+        by: &AuditContext,
         id: WebhookId,
         draft: &WebhookDraft,
     ) -> Result<WebhookRecord, WebhookError> {
@@ -210,7 +210,7 @@ impl Webhooks {
     }
 
     /// Jobs that wait for it will be discarded; its log of deliveries ages out.
-    pub async fn delete(&self, by: &By, id: WebhookId) -> Result<(), WebhookError> {
+    pub async fn delete(&self, by: &AuditContext, id: WebhookId) -> Result<(), WebhookError> {
         let sql = &self.0.sql;
         let gone = sql.within("delete a webhook", async {
             let mut tx = sql.begin().await?;
@@ -232,7 +232,7 @@ impl Webhooks {
     /// rotation ends now.
     pub async fn rotate(
         &self,
-        by: &By,
+        by: &AuditContext,
         id: WebhookId,
         secret: Option<&SecretString>,
         grace: Duration,
@@ -271,7 +271,7 @@ impl Webhooks {
     async fn finish_change(
         &self,
         mut tx: holdfast_jobs::sql::OwnTx,
-        by: &By,
+        by: &AuditContext,
         id: WebhookId,
         changed: u64,
         entry: &AuditEntry,

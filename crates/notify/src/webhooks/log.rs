@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_jobs::audit::{Actor, AuditEntry, By};
-use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditEntry};
+use holdfast_jobs::enqueue::{EnqueueError, EnqueuedJob};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::{OwnTx, Sql};
 use holdfast_jobs::{JobContext, JobError, JobId, Jobs, LedgerTx};
@@ -23,7 +23,7 @@ use serde_json::value::to_raw_value;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::deliver::{Delivered, NotifyWebhook};
+use super::deliver::{DeliveryReport, NotifyWebhook};
 use super::model::{InvalidEvent, WebhookId};
 use super::publish::{Event, publish};
 use super::{EXCERPT, WebhookError, Webhooks};
@@ -130,7 +130,7 @@ impl Attempt {
         }
     }
 
-    pub(super) fn ended(mut self, outcome: &Result<Delivered, JobError>) -> Self {
+    pub(super) fn ended(mut self, outcome: &Result<DeliveryReport, JobError>) -> Self {
         self.delivered = outcome.is_ok();
         self.error = outcome
             .as_ref()
@@ -156,12 +156,12 @@ pub(super) struct LogParts {
 }
 
 /// What waits hears whether its endpoint is disabled now.
-type Waiting = (Attempt, oneshot::Sender<bool>);
+type WaitingAttempt = (Attempt, oneshot::Sender<bool>);
 
 /// Takes attempts, and writes them in batches. Its task ends with the last handle.
 #[derive(Debug)]
 pub(super) struct Log {
-    waiting: mpsc::Sender<Waiting>,
+    waiting: mpsc::Sender<WaitingAttempt>,
 }
 
 impl Log {
@@ -189,7 +189,7 @@ impl Log {
     }
 }
 
-async fn write_all(parts: LogParts, mut attempts: mpsc::Receiver<Waiting>) {
+async fn write_all(parts: LogParts, mut attempts: mpsc::Receiver<WaitingAttempt>) {
     let mut batch = Vec::with_capacity(BATCH);
     while attempts.recv_many(&mut batch, BATCH).await > 0 {
         let (rows, waiting): (Vec<Attempt>, Vec<_>) = batch.drain(..).unzip();
@@ -229,7 +229,7 @@ where true
 on conflict do nothing";
 
 /// An endpoint that Holdfast has disabled.
-struct Disabled {
+struct DisabledEndpoint {
     id: WebhookId,
     reason: String,
 }
@@ -286,7 +286,7 @@ impl LogParts {
             })
             .await?;
         let (disabled, told) = written?;
-        for Disabled { id, reason } in &disabled {
+        for DisabledEndpoint { id, reason } in &disabled {
             tracing::warn!(webhook.id = %id, "the webhook is disabled: {reason}; PUT /v1/webhooks/{id} enables it again");
         }
         if let Some(job) = told.first() {
@@ -301,7 +301,7 @@ impl LogParts {
         tx: &mut OwnTx,
         id: WebhookId,
         summary: BatchSummary,
-    ) -> Result<Option<Disabled>, sqlx::Error> {
+    ) -> Result<Option<DisabledEndpoint>, sqlx::Error> {
         let named = self.sql.named();
         if summary.delivered && !summary.gone {
             let text = "update holdfast_webhooks set failing_since = null where id = $1 and failing_since is not null";
@@ -335,13 +335,17 @@ impl LogParts {
         let entry = AuditEntry::new(action::WEBHOOK_DISABLE)
             .target(id)
             .details(json!({ "reason": reason }));
-        let by = By::new(Actor::system());
+        let by = AuditContext::new(Actor::system());
         self.jobs.audit().record_in(tx.on(), &by, &entry).await?;
-        Ok(Some(Disabled { id, reason }))
+        Ok(Some(DisabledEndpoint { id, reason }))
     }
 
     /// An endpoint that listens to `webhook.disabled` receives those of the others.
-    async fn tell_others(&self, tx: &mut OwnTx, notice: &Disabled) -> Result<Vec<Enqueued>, EnqueueError> {
+    async fn tell_others(
+        &self,
+        tx: &mut OwnTx,
+        notice: &DisabledEndpoint,
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         let corrupt = |error: String| EnqueueError::Internal(LedgerError::Corrupt(error));
         let event_type = DISABLED_EVENT
             .parse()

@@ -48,7 +48,7 @@ use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 
 pub(crate) use self::anonymise::without_user;
-pub use self::deliver::{Delivered, NotifyWebhook};
+pub use self::deliver::{DeliveryReport, NotifyWebhook};
 use crate::NotificationsSettings;
 
 use self::endpoints::CachedEndpoint;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_core::clock;
-use holdfast_jobs::enqueue::{Enqueue, EnqueueError, Enqueued};
+use holdfast_jobs::enqueue::{Enqueue, EnqueueError, EnqueuedJob};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Jobs, LedgerTx};
@@ -78,7 +78,7 @@ impl Webhooks {
         &self,
         tx: impl Into<LedgerTx<'t>>,
         event: &Event,
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         publish(tx.into(), &self.0.sql, &self.0.jobs, std::slice::from_ref(event)).await
     }
 
@@ -90,7 +90,7 @@ impl Webhooks {
         &self,
         tx: impl Into<LedgerTx<'t>>,
         events: &[Event],
-    ) -> Result<Vec<Enqueued>, EnqueueError> {
+    ) -> Result<Vec<EnqueuedJob>, EnqueueError> {
         publish(tx.into(), &self.0.sql, &self.0.jobs, events).await
     }
 
@@ -107,14 +107,14 @@ impl Webhooks {
     }
 
     /// Wakes the workers that deliver.
-    pub fn ring(&self, told: &[Enqueued]) {
+    pub fn ring(&self, told: &[EnqueuedJob]) {
         if let Some(job) = told.first() {
             self.0.jobs.ring(&job.queue);
         }
     }
 
     /// Sends a test to an endpoint, whatever its filters and whether or not it is enabled; tried once.
-    pub async fn test(&self, id: WebhookId) -> Result<Enqueued, WebhookError> {
+    pub async fn test(&self, id: WebhookId) -> Result<EnqueuedJob, WebhookError> {
         let webhook = self.get(id).await?;
         let event_type = TEST_EVENT
             .parse()
@@ -133,7 +133,7 @@ pub(super) async fn publish(
     sql: &Sql,
     jobs: &Jobs,
     events: &[Event],
-) -> Result<Vec<Enqueued>, EnqueueError> {
+) -> Result<Vec<EnqueuedJob>, EnqueueError> {
     if events.is_empty() {
         return Ok(Vec::new());
     }

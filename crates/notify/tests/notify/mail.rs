@@ -8,7 +8,7 @@ use holdfast_jobs::enqueue::EnqueueError;
 use holdfast_jobs::ledger::JobRecord;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, State};
 use holdfast_notify::NotificationsSettings;
-use holdfast_notify::mail::{Mail, MailError, MailTemplate, Mailed, NotifyEmail};
+use holdfast_notify::mail::{Mail, MailError, MailReport, MailTemplate, NotifyEmail};
 use holdfast_testkit::{Authority, Encryption, SmtpServer};
 use serde_json::{Value, json};
 
@@ -47,13 +47,13 @@ impl Post {
     }
 
     /// One attempt by a job of this id.
-    async fn attempt(&self, job: NotifyEmail, id: JobId) -> Result<Mailed, JobError> {
+    async fn attempt(&self, job: NotifyEmail, id: JobId) -> Result<MailReport, JobError> {
         job.validate().unwrap();
         let resources = holdfast_jobs::Resources::default().with(self.mail().clone());
         job.run(JobContext::detached(id, 1, 4, resources)).await
     }
 
-    async fn send(&self, job: NotifyEmail) -> Result<Mailed, JobError> {
+    async fn send(&self, job: NotifyEmail) -> Result<MailReport, JobError> {
         self.attempt(job, JobId::generate()).await
     }
 

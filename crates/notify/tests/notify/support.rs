@@ -8,12 +8,12 @@ use holdfast_core::config::{Additions, Settings, Sources, load_from_with};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::audit::{Actor, AuditFilter, AuditRecord, By};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter, AuditRecord};
 use holdfast_jobs::ledger::{JobFilter, JobRecord};
 use holdfast_jobs::worker::{Worker, WorkerError, WorkerParts};
 use holdfast_jobs::{JobId, Jobs};
 use holdfast_notify::NotifyProduct;
-use holdfast_notify::notifications::{Notice, Notices, Published};
+use holdfast_notify::notifications::{Notice, Notices, PublishedNotice};
 use holdfast_notify::webhooks::{
     Delivery, DeliveryFilter, MadeWebhook, WebhookDraft, WebhookId, WebhookRecord, Webhooks,
 };
@@ -153,7 +153,7 @@ impl Fixture {
         self.webhooks().get(id).await.unwrap()
     }
 
-    pub(crate) async fn publish(&self, event: &str, data: Value) -> Published {
+    pub(crate) async fn publish(&self, event: &str, data: Value) -> PublishedNotice {
         self.notices.publish(&notice(event, &data, None)).await.unwrap()
     }
 
@@ -240,8 +240,8 @@ pub(crate) fn notice(event: &str, data: &Value, key: Option<&str>) -> Notice {
     }
 }
 
-pub(crate) fn by() -> By {
-    By::new(Actor::system())
+pub(crate) fn by() -> AuditContext {
+    AuditContext::new(Actor::system())
 }
 
 pub(crate) fn body_of(request: &RecordedRequest) -> Value {

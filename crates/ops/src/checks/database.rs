@@ -8,7 +8,7 @@ use holdfast_core::sql::{Database, SqlError};
 use holdfast_jobs::Jobs;
 
 use super::timing::{Percentiles, shown};
-use super::{Check, Checked, Finding, check, either};
+use super::{Check, CheckResult, Finding, check, either};
 
 const PATIENCE: Duration = Duration::from_secs(8);
 const PINGS: usize = 100;
@@ -75,7 +75,7 @@ async fn latency(subject: &DatabaseSubject) -> Finding {
     either(many_pings(subject).await)
 }
 
-async fn many_pings(subject: &DatabaseSubject) -> Checked<Finding> {
+async fn many_pings(subject: &DatabaseSubject) -> CheckResult<Finding> {
     let mut took = Vec::with_capacity(PINGS);
     for _ in 0..PINGS {
         let started = Instant::now();
@@ -107,7 +107,7 @@ async fn pools(subject: &DatabaseSubject) -> Finding {
 }
 
 /// The pools of all processes together against what the server takes.
-async fn pools_fit(subject: &DatabaseSubject) -> Checked<Finding> {
+async fn pools_fit(subject: &DatabaseSubject) -> CheckResult<Finding> {
     let Database::Postgres(pool) = &subject.database else {
         return Ok(Finding::skipped("an embedded database has no limit"));
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use holdfast_jobs::diagnosis::{Diagnosis, FaultKind, Report};
 use tokio::sync::OnceCell;
 
-use super::{Check, Checked, Finding, check, either};
+use super::{Check, CheckResult, Finding, check, either};
 
 /// How long a complete report is waited for: a busy server may answer the first look in part.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl LedgerSubject {
     }
 
     /// `None`: the database is embedded.
-    async fn settings(&self) -> Checked<Option<&BTreeMap<String, String>>> {
+    async fn settings(&self) -> CheckResult<Option<&BTreeMap<String, String>>> {
         let reading = self.settings.get_or_try_init(|| async {
             let settings = self.diagnosis.server_settings().await;
             settings
@@ -66,7 +66,7 @@ impl LedgerSubject {
     }
 
     /// A finding of the faults of these kinds, if there is any: failed where jobs do not end, a warning otherwise.
-    async fn faults(&self, kinds: &[FaultKind]) -> Checked<()> {
+    async fn faults(&self, kinds: &[FaultKind]) -> CheckResult<()> {
         let report = self.report().await;
         let found: Vec<_> = report
             .faults
@@ -105,7 +105,7 @@ async fn jobs(subject: &LedgerSubject) -> Finding {
     either(find_stuck_jobs(subject).await)
 }
 
-async fn find_stuck_jobs(subject: &LedgerSubject) -> Checked<Finding> {
+async fn find_stuck_jobs(subject: &LedgerSubject) -> CheckResult<Finding> {
     use FaultKind::{OrphanedJobs, OverdueJobs, SilentWorkers, StalledQueue};
     subject
         .faults(&[OrphanedJobs, SilentWorkers, OverdueJobs, StalledQueue])
@@ -120,7 +120,7 @@ async fn locks(subject: &LedgerSubject) -> Finding {
     either(find_locks(subject).await)
 }
 
-async fn find_locks(subject: &LedgerSubject) -> Checked<Finding> {
+async fn find_locks(subject: &LedgerSubject) -> CheckResult<Finding> {
     subject
         .faults(&[FaultKind::LockWait, FaultKind::LockHolder])
         .await?;
@@ -140,7 +140,7 @@ async fn transactions(subject: &LedgerSubject) -> Finding {
     either(find_old_transactions(subject).await)
 }
 
-async fn find_old_transactions(subject: &LedgerSubject) -> Checked<Finding> {
+async fn find_old_transactions(subject: &LedgerSubject) -> CheckResult<Finding> {
     subject.faults(&[FaultKind::OldTransaction]).await?;
     let Some(settings) = subject.settings().await? else {
         return Ok(Finding::skipped("an embedded database shows no transactions"));
@@ -188,7 +188,7 @@ async fn load(subject: &LedgerSubject) -> Finding {
     either(find_load(subject).await)
 }
 
-async fn find_load(subject: &LedgerSubject) -> Checked<Finding> {
+async fn find_load(subject: &LedgerSubject) -> CheckResult<Finding> {
     use FaultKind::{AbandonedConnections, ConnectionsShort, LargeLog, SlowStatement, Unreadable};
     subject
         .faults(&[
@@ -223,7 +223,7 @@ async fn vacuum(subject: &LedgerSubject) -> Finding {
     either(find_vacuum(subject).await)
 }
 
-async fn find_vacuum(subject: &LedgerSubject) -> Checked<Finding> {
+async fn find_vacuum(subject: &LedgerSubject) -> CheckResult<Finding> {
     let Some(settings) = subject.settings().await? else {
         return Ok(Finding::skipped("an embedded database needs none"));
     };
@@ -259,7 +259,7 @@ async fn durability(subject: &LedgerSubject) -> Finding {
     either(find_durability(subject).await)
 }
 
-async fn find_durability(subject: &LedgerSubject) -> Checked<Finding> {
+async fn find_durability(subject: &LedgerSubject) -> CheckResult<Finding> {
     let Some(settings) = subject.settings().await? else {
         return Ok(Finding::pass("a job is on disk before it is accepted"));
     };

@@ -87,10 +87,10 @@ impl Finding {
 }
 
 /// `?` inside a check ends it with the finding in hand.
-pub(crate) type Checked<T> = Result<T, Finding>;
+pub(crate) type CheckResult<T> = Result<T, Finding>;
 
 /// Both arms of a check that uses `?`.
-pub(crate) fn either(result: Checked<Finding>) -> Finding {
+pub(crate) fn either(result: CheckResult<Finding>) -> Finding {
     result.unwrap_or_else(|finding| finding)
 }
 

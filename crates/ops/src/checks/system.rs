@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 
 use super::timing::{millis, shown};
-use super::{Check, Checked, Finding, check, either};
+use super::{Check, CheckResult, Finding, check, either};
 use crate::client::{Api, ApiError};
 
 /// Longest way of a probe job through its queue. An idle worker that hears no bell looks every five seconds.
@@ -53,7 +53,7 @@ impl SystemSubject {
         }
     }
 
-    async fn queues(&self) -> Checked<&[QueueView]> {
+    async fn queues(&self) -> CheckResult<&[QueueView]> {
         let asking = self.queues.get_or_try_init(|| async {
             let list: QueueList = self.list("queues").await?;
             Ok(list.queues)
@@ -61,7 +61,7 @@ impl SystemSubject {
         asking.await.map(Vec::as_slice)
     }
 
-    async fn workers(&self) -> Checked<&[WorkerView]> {
+    async fn workers(&self) -> CheckResult<&[WorkerView]> {
         let asking = self.workers.get_or_try_init(|| async {
             let list: WorkerList = self.list("workers").await?;
             Ok(list.workers)
@@ -69,7 +69,7 @@ impl SystemSubject {
         asking.await.map(Vec::as_slice)
     }
 
-    async fn list<T: DeserializeOwned>(&self, name: &str) -> Checked<T> {
+    async fn list<T: DeserializeOwned>(&self, name: &str) -> CheckResult<T> {
         let answer = self.api.get(&["v1", name], &[]).await;
         let document = answer.map_err(|error| unread(&error))?;
         document.read().map_err(|_| {
@@ -80,7 +80,7 @@ impl SystemSubject {
         })
     }
 
-    async fn served(&self) -> Checked<BTreeSet<&str>> {
+    async fn served(&self) -> CheckResult<BTreeSet<&str>> {
         let alive = self.workers().await?.iter().filter(|worker| worker.alive);
         Ok(alive
             .flat_map(|worker| &worker.queues)
@@ -97,7 +97,7 @@ async fn alive(subject: &SystemSubject) -> Finding {
     either(count_workers(subject).await)
 }
 
-async fn count_workers(subject: &SystemSubject) -> Checked<Finding> {
+async fn count_workers(subject: &SystemSubject) -> CheckResult<Finding> {
     let workers = subject.workers().await?;
     let alive = workers.iter().filter(|worker| worker.alive).count();
     if alive == 0 {
@@ -113,7 +113,7 @@ async fn every_queue_is_served(subject: &SystemSubject) -> Finding {
     either(find_unserved(subject).await)
 }
 
-async fn find_unserved(subject: &SystemSubject) -> Checked<Finding> {
+async fn find_unserved(subject: &SystemSubject) -> CheckResult<Finding> {
     let served = subject.served().await?;
     let unserved = configured(subject).await?;
     let unserved = unserved.filter(|queue| !served.contains(queue.name.as_str()));
@@ -145,7 +145,7 @@ fn is_pulled(queue: &QueueView) -> bool {
     queue.served_by.as_deref() == Some("pull")
 }
 
-async fn configured(subject: &SystemSubject) -> Checked<impl Iterator<Item = &QueueView>> {
+async fn configured(subject: &SystemSubject) -> CheckResult<impl Iterator<Item = &QueueView>> {
     Ok(subject
         .queues()
         .await?
@@ -157,7 +157,7 @@ async fn paused(subject: &SystemSubject) -> Finding {
     either(find_paused(subject).await)
 }
 
-async fn find_paused(subject: &SystemSubject) -> Checked<Finding> {
+async fn find_paused(subject: &SystemSubject) -> CheckResult<Finding> {
     let paused: Vec<&str> = subject
         .queues()
         .await?
@@ -178,7 +178,7 @@ async fn depth(subject: &SystemSubject) -> Finding {
     either(find_long_lines(subject).await)
 }
 
-async fn find_long_lines(subject: &SystemSubject) -> Checked<Finding> {
+async fn find_long_lines(subject: &SystemSubject) -> CheckResult<Finding> {
     let queues = subject.queues().await?;
     let shown = |queue: &QueueView| format!("{} {}", queue.name, queue.depth.available);
     let long: Vec<String> = queues
@@ -202,7 +202,7 @@ async fn round_trip(subject: &SystemSubject) -> Finding {
 }
 
 /// A real job through each queue that has workers, and back.
-async fn probe_queues(subject: &SystemSubject) -> Checked<Finding> {
+async fn probe_queues(subject: &SystemSubject) -> CheckResult<Finding> {
     let served = subject.served().await?;
     let queues: Vec<&QueueView> = configured(subject).await?.collect();
     let (probed, passed_over): (Vec<&QueueView>, Vec<&QueueView>) = queues

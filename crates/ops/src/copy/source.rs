@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::CopyError;
 use super::catalogue::{Catalogue, CatalogueColumn, Row, Table};
-use super::value::Stored;
+use super::value::StoredValue;
 
 /// Most rows of a batch. At 500 rows the round trip is a small part of the time that the target takes to write them.
 pub(super) const BATCH_ROWS: usize = 500;
@@ -38,7 +38,7 @@ pub(super) struct Source {
 pub(super) struct Batch {
     pub(super) rows: Vec<Row>,
     /// The key of the last row, as SQLite stores it.
-    pub(super) last_key: Vec<Stored>,
+    pub(super) last_key: Vec<StoredValue>,
 }
 
 impl Source {
@@ -131,16 +131,16 @@ impl Source {
     pub(super) async fn batch(
         &mut self,
         table: &Table,
-        after: Option<&[Stored]>,
+        after: Option<&[StoredValue]>,
     ) -> Result<Option<Batch>, CopyError> {
         let mut query = sqlx::query(AssertSqlSafe(select(table, after.is_some())));
         for part in after.into_iter().flatten() {
             query = match part {
-                Stored::Null => query.bind(None::<i64>),
-                Stored::Integer(number) => query.bind(*number),
-                Stored::Real(number) => query.bind(*number),
-                Stored::Text(text) => query.bind(text.clone()),
-                Stored::Blob(bytes) => query.bind(bytes.clone()),
+                StoredValue::Null => query.bind(None::<i64>),
+                StoredValue::Integer(number) => query.bind(*number),
+                StoredValue::Real(number) => query.bind(*number),
+                StoredValue::Text(text) => query.bind(text.clone()),
+                StoredValue::Blob(bytes) => query.bind(bytes.clone()),
             };
         }
         let mut batch = Batch {
@@ -151,7 +151,7 @@ impl Source {
         let mut rows = query.fetch(&mut self.connection);
         while let Some(row) = rows.try_next().await.map_err(CopyError::Source)? {
             let stored = stored(table, &row).map_err(CopyError::Source)?;
-            bytes += stored.iter().map(Stored::bytes).sum::<usize>();
+            bytes += stored.iter().map(StoredValue::bytes).sum::<usize>();
             batch.last_key = table.key.iter().map(|index| stored[*index].clone()).collect();
             batch.rows.push(texts(table, stored)?);
             if batch.rows.len() >= BATCH_ROWS || bytes >= BATCH_BYTES {
@@ -202,14 +202,14 @@ fn select(table: &Table, is_continued: bool) -> String {
     )
 }
 
-fn stored(table: &Table, row: &SqliteRow) -> Result<Vec<Stored>, sqlx::Error> {
+fn stored(table: &Table, row: &SqliteRow) -> Result<Vec<StoredValue>, sqlx::Error> {
     (0..table.columns.len())
-        .map(|index| Stored::read(row, index))
+        .map(|index| StoredValue::read(row, index))
         .collect()
 }
 
 /// The texts of a row. A fault names the row by those parts of its key that can be read.
-fn texts(table: &Table, stored: Vec<Stored>) -> Result<Row, CopyError> {
+fn texts(table: &Table, stored: Vec<StoredValue>) -> Result<Row, CopyError> {
     let mut row: Row = Vec::with_capacity(stored.len());
     let mut fault = None;
     for (column, stored) in table.columns.iter().zip(stored) {

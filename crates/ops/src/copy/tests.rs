@@ -1,5 +1,5 @@
 use super::catalogue::{Catalogue, CatalogueColumn, tables};
-use super::value::{Kind, Stored};
+use super::value::{Kind, StoredValue};
 use super::{CopyError, SHOWN_KEYS};
 
 const PAIRS: [(&str, &str, Kind); 13] = [
@@ -63,38 +63,41 @@ fn a_pair_of_types_says_what_a_column_holds() {
 #[test]
 fn values_become_the_text_that_the_target_reads() {
     let text = |kind: Kind, stored| kind.text_of(stored).unwrap().unwrap();
-    assert_eq!(text(Kind::Uuid, Stored::Blob(vec![0xab; 16])), "ab".repeat(16));
     assert_eq!(
-        text(Kind::Millis, Stored::Integer(1_700_000_000_123)),
+        text(Kind::Uuid, StoredValue::Blob(vec![0xab; 16])),
+        "ab".repeat(16)
+    );
+    assert_eq!(
+        text(Kind::Millis, StoredValue::Integer(1_700_000_000_123)),
         "2023-11-14 22:13:20.123000"
     );
     assert_eq!(
-        text(Kind::Micros, Stored::Integer(-1)),
+        text(Kind::Micros, StoredValue::Integer(-1)),
         "1969-12-31 23:59:59.999999"
     );
     assert_eq!(
-        text(Kind::Millis, Stored::Real(1_700_000_000_123.456)),
+        text(Kind::Millis, StoredValue::Real(1_700_000_000_123.456)),
         "2023-11-14 22:13:20.123456"
     );
-    assert_eq!(text(Kind::Boolean, Stored::Integer(1)), "true");
-    assert_eq!(text(Kind::Float, Stored::Real(0.1)), "0.1");
-    assert_eq!(text(Kind::Words, Stored::Text(" a b ".to_owned())), "a b");
-    assert_eq!(text(Kind::Words, Stored::Text("  ".to_owned())), "");
-    assert_eq!(Kind::Text.text_of(Stored::Null), Ok(None));
+    assert_eq!(text(Kind::Boolean, StoredValue::Integer(1)), "true");
+    assert_eq!(text(Kind::Float, StoredValue::Real(0.1)), "0.1");
+    assert_eq!(text(Kind::Words, StoredValue::Text(" a b ".to_owned())), "a b");
+    assert_eq!(text(Kind::Words, StoredValue::Text("  ".to_owned())), "");
+    assert_eq!(Kind::Text.text_of(StoredValue::Null), Ok(None));
 }
 
 #[test]
 fn a_value_that_the_target_cannot_hold_is_refused() {
     for (kind, stored) in [
-        (Kind::Uuid, Stored::Blob(vec![0; 15])),
-        (Kind::Text, Stored::Text("a\0b".to_owned())),
-        (Kind::Text, Stored::Blob(vec![1])),
-        (Kind::Boolean, Stored::Integer(2)),
+        (Kind::Uuid, StoredValue::Blob(vec![0; 15])),
+        (Kind::Text, StoredValue::Text("a\0b".to_owned())),
+        (Kind::Text, StoredValue::Blob(vec![1])),
+        (Kind::Boolean, StoredValue::Integer(2)),
         // Microseconds where milliseconds are meant: the year 55,840.
-        (Kind::Millis, Stored::Integer(1_700_000_000_123_456)),
-        (Kind::Millis, Stored::Integer(i64::MAX)),
-        (Kind::Millis, Stored::Real(f64::INFINITY)),
-        (Kind::Words, Stored::Text("a".to_owned())),
+        (Kind::Millis, StoredValue::Integer(1_700_000_000_123_456)),
+        (Kind::Millis, StoredValue::Integer(i64::MAX)),
+        (Kind::Millis, StoredValue::Real(f64::INFINITY)),
+        (Kind::Words, StoredValue::Text("a".to_owned())),
     ] {
         let said = format!("{kind:?} {stored:?}");
         assert!(kind.text_of(stored).is_err(), "{said}");

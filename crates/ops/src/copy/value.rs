@@ -45,7 +45,7 @@ pub(super) enum Kind {
 
 /// A value as SQLite stores it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Stored {
+pub(super) enum StoredValue {
     Null,
     Integer(i64),
     Real(f64),
@@ -53,7 +53,7 @@ pub(super) enum Stored {
     Blob(Vec<u8>),
 }
 
-impl Stored {
+impl StoredValue {
     pub(super) fn read(row: &SqliteRow, index: usize) -> Result<Self, sqlx::Error> {
         let value = row.try_get_raw(index)?;
         if value.is_null() {
@@ -105,29 +105,29 @@ impl Kind {
     }
 
     /// The text that the target casts.
-    pub(super) fn text_of(self, stored: Stored) -> Result<Option<String>, &'static str> {
+    pub(super) fn text_of(self, stored: StoredValue) -> Result<Option<String>, &'static str> {
         let text = match (self, stored) {
-            (_, Stored::Null) => return Ok(None),
-            (Self::Uuid, Stored::Blob(bytes)) if bytes.len() == 16 => hex(&bytes),
-            (Self::Bytes, Stored::Blob(bytes)) => hex(&bytes),
-            (Self::Millis, Stored::Integer(millis)) => moment(millis.checked_mul(1_000))
+            (_, StoredValue::Null) => return Ok(None),
+            (Self::Uuid, StoredValue::Blob(bytes)) if bytes.len() == 16 => hex(&bytes),
+            (Self::Bytes, StoredValue::Blob(bytes)) => hex(&bytes),
+            (Self::Millis, StoredValue::Integer(millis)) => moment(millis.checked_mul(1_000))
                 .ok_or("is no time in milliseconds of the years 1 to 9999")?,
-            (Self::Millis, Stored::Real(millis)) => moment(rounded(millis * 1_000.0))
+            (Self::Millis, StoredValue::Real(millis)) => moment(rounded(millis * 1_000.0))
                 .ok_or("is no time in milliseconds of the years 1 to 9999")?,
-            (Self::Micros, Stored::Integer(micros)) => {
+            (Self::Micros, StoredValue::Integer(micros)) => {
                 moment(Some(micros)).ok_or("is no time in microseconds of the years 1 to 9999")?
             }
-            (Self::Boolean, Stored::Integer(0)) => "false".to_owned(),
-            (Self::Boolean, Stored::Integer(1)) => "true".to_owned(),
-            (Self::Integer, Stored::Integer(number)) => number.to_string(),
-            (Self::Float, Stored::Real(number)) => format!("{number:?}"),
-            (Self::Text | Self::Json | Self::Jsonb | Self::Words, Stored::Text(text))
+            (Self::Boolean, StoredValue::Integer(0)) => "false".to_owned(),
+            (Self::Boolean, StoredValue::Integer(1)) => "true".to_owned(),
+            (Self::Integer, StoredValue::Integer(number)) => number.to_string(),
+            (Self::Float, StoredValue::Real(number)) => format!("{number:?}"),
+            (Self::Text | Self::Json | Self::Jsonb | Self::Words, StoredValue::Text(text))
                 if text.contains('\0') =>
             {
                 return Err("holds the character U+0000, which PostgreSQL does not store");
             }
-            (Self::Text | Self::Json | Self::Jsonb, Stored::Text(text)) => text,
-            (Self::Words, Stored::Text(text)) => text
+            (Self::Text | Self::Json | Self::Jsonb, StoredValue::Text(text)) => text,
+            (Self::Words, StoredValue::Text(text)) => text
                 .strip_prefix(' ')
                 .and_then(|text| text.strip_suffix(' '))
                 .map(str::to_owned)

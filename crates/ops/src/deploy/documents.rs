@@ -73,7 +73,7 @@ pub(crate) struct Deployment {
 /// `railway up --detach --json`
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Started {
+pub(crate) struct StartedDeployment {
     pub(crate) deployment_id: String,
 }
 

@@ -16,7 +16,7 @@ const MOST_FAILED_LOOKS: u32 = 5;
 
 /// How a deployment ended.
 #[derive(Debug)]
-pub(crate) enum Ending {
+pub(crate) enum DeploymentEnd {
     Alive,
     /// Railway saw no reason to deploy: no watched file has changed. What served before serves on.
     Unchanged,
@@ -70,7 +70,7 @@ pub(crate) enum DeployFailure {
     Blind(String),
 }
 
-impl Ending {
+impl DeploymentEnd {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Alive => Outcome::Alive,
@@ -83,7 +83,7 @@ impl Ending {
     }
 }
 
-pub(crate) async fn follow(railway: &Railway, options: &Options, service: &str, id: &str) -> Ending {
+pub(crate) async fn follow(railway: &Railway, options: &Options, service: &str, id: &str) -> DeploymentEnd {
     let list = options.list(service);
     let begun = Instant::now();
     let mut status = "unknown".to_owned();
@@ -107,24 +107,24 @@ pub(crate) async fn follow(railway: &Railway, options: &Options, service: &str, 
                 failed_looks += 1;
                 if failed_looks >= MOST_FAILED_LOOKS {
                     let why = DeployFailure::Blind(error.to_string());
-                    return Ending::Dead { why };
+                    return DeploymentEnd::Dead { why };
                 }
             }
         }
         tokio::time::sleep(options.poll).await;
     }
     let seconds = options.service_deadline.as_secs_f64();
-    Ending::Dead {
+    DeploymentEnd::Dead {
         why: DeployFailure::Deadline { status, seconds },
     }
 }
 
 /// `None` while it is under way. A status that is not known here may be one on the way: the deadline ends it.
-fn ending(status: &str) -> Option<Ending> {
-    let dead = |why| Some(Ending::Dead { why });
+fn ending(status: &str) -> Option<DeploymentEnd> {
+    let dead = |why| Some(DeploymentEnd::Dead { why });
     match status {
-        "SUCCESS" | "SLEEPING" => Some(Ending::Alive),
-        "SKIPPED" => Some(Ending::Unchanged),
+        "SUCCESS" | "SLEEPING" => Some(DeploymentEnd::Alive),
+        "SKIPPED" => Some(DeploymentEnd::Unchanged),
         "FAILED" => dead(DeployFailure::Failed),
         "CRASHED" => dead(DeployFailure::Crashed),
         "REMOVED" | "REMOVING" => dead(DeployFailure::Removed(status.to_owned())),

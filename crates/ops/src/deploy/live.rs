@@ -29,7 +29,7 @@ const SPEED: &str = "performance.requests";
 
 /// What was found at the address.
 #[derive(Debug, Serialize)]
-pub(super) struct Checked {
+pub(super) struct LiveReport {
     url: Url,
     version: String,
     status: String,
@@ -42,7 +42,7 @@ fn as_report<S: Serializer>(outcomes: &[Outcome], serializer: S) -> Result<S::Ok
     Report::of(outcomes).serialize(serializer)
 }
 
-impl Checked {
+impl LiveReport {
     /// What must not be, if there is any: a check that failed, or 95 % of requests slower than the aim, in milliseconds.
     pub(crate) fn verdict(&self, aim: f64) -> Result<(), Failure> {
         let url = &self.url;
@@ -87,7 +87,7 @@ impl Checked {
 }
 
 /// Waits until the address is healthy, then asks it everything.
-pub(crate) async fn check(url: Url, options: &Options) -> Result<Checked, Failure> {
+pub(crate) async fn check(url: Url, options: &Options) -> Result<LiveReport, Failure> {
     let patience = options.live_deadline;
     rustls::crypto::ring::default_provider().install_default().ok();
     let client = Client::builder()
@@ -109,7 +109,7 @@ pub(crate) async fn check(url: Url, options: &Options) -> Result<Checked, Failur
     options.say(&format!("  {status}, version {version}"));
     let mut run = Run::new(printer(options.progress));
     validate::check_deployed(&mut run, url.clone(), options.key.clone()).await?;
-    Ok(Checked {
+    Ok(LiveReport {
         url,
         version,
         status,

@@ -30,7 +30,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use url::Url;
 
-use self::follow::{Ending, Outcome};
+use self::follow::{DeploymentEnd, Outcome};
 use self::look::Project;
 use self::plan::{Plan, Step};
 use self::railway::{Railway, RailwayError};
@@ -96,7 +96,7 @@ pub enum Migration {
 
 /// What became of one service.
 #[derive(Debug, Serialize)]
-struct Shipped {
+struct ServiceDeployment {
     service: String,
     deployment: String,
     outcome: Outcome,
@@ -108,9 +108,9 @@ struct Shipped {
 pub struct Report {
     project: String,
     environment: String,
-    services: Vec<Shipped>,
+    services: Vec<ServiceDeployment>,
     /// What was found at the public address; `None` if it was not checked.
-    live: Option<live::Checked>,
+    live: Option<live::LiveReport>,
 }
 
 impl Report {
@@ -130,7 +130,7 @@ impl Report {
 
     /// An error if the address refused the key, so that workers and queues were not checked.
     pub fn all_was_checked(&self) -> Result<(), Failure> {
-        self.live.as_ref().map_or(Ok(()), live::Checked::all_was_asked)
+        self.live.as_ref().map_or(Ok(()), live::LiveReport::all_was_asked)
     }
 }
 
@@ -140,11 +140,11 @@ pub fn commands(options: &Options) -> Vec<String> {
 }
 
 /// Looks at the project and changes nothing.
-pub async fn prepare(options: &Options) -> Result<Prepared<'_>, Failure> {
+pub async fn prepare(options: &Options) -> Result<PreparedDeployment<'_>, Failure> {
     let railway = Railway::new(options.railway.clone(), options.command_deadline);
     let project = look::look(&railway, options).await.map_err(refused)?;
     let plan = Plan::of(options, project.pending.is_some());
-    Ok(Prepared {
+    Ok(PreparedDeployment {
         options,
         railway,
         project,
@@ -154,14 +154,14 @@ pub async fn prepare(options: &Options) -> Result<Prepared<'_>, Failure> {
 
 /// A deployment that can begin.
 #[derive(Debug)]
-pub struct Prepared<'a> {
+pub struct PreparedDeployment<'a> {
     options: &'a Options,
     railway: Railway,
     project: Project,
     plan: Plan,
 }
 
-impl Prepared<'_> {
+impl PreparedDeployment<'_> {
     /// What is going to be done, a line a step.
     pub fn description(&self) -> String {
         self.plan.describe(&self.project)
@@ -184,7 +184,7 @@ struct Deployment<'a> {
     options: &'a Options,
     railway: &'a Railway,
     project: &'a Project,
-    shipped: Vec<Shipped>,
+    shipped: Vec<ServiceDeployment>,
 }
 
 impl<'a> Deployment<'a> {
@@ -235,19 +235,19 @@ impl<'a> Deployment<'a> {
     async fn deploy(&mut self, service: &str, up: &[String]) -> Result<(), Failure> {
         self.options.say(&format!("{service}: uploading"));
         let begun = Instant::now();
-        let started: documents::Started = self.railway.upload_json(up).await.map_err(failed)?;
+        let started: documents::StartedDeployment = self.railway.upload_json(up).await.map_err(failed)?;
         self.options
             .say(&format!("{service}: deployment {}", started.deployment_id));
         let ending = follow::follow(self.railway, self.options, service, &started.deployment_id).await;
         let outcome = ending.outcome();
-        self.shipped.push(Shipped {
+        self.shipped.push(ServiceDeployment {
             service: service.to_owned(),
             deployment: started.deployment_id.clone(),
             outcome,
             seconds: begun.elapsed().as_secs_f64(),
         });
         match ending {
-            Ending::Alive | Ending::Unchanged => {
+            DeploymentEnd::Alive | DeploymentEnd::Unchanged => {
                 self.options.say(&format!(
                     "{service}: {} after {:.0} s",
                     outcome.words(),
@@ -255,14 +255,14 @@ impl<'a> Deployment<'a> {
                 ));
                 Ok(())
             }
-            Ending::Dead { why } => {
+            DeploymentEnd::Dead { why } => {
                 self.show_logs(service, &started.deployment_id).await;
                 Err(Failure::no(format!("{service} was not deployed: {why}")))
             }
         }
     }
 
-    async fn check(&self) -> Result<Option<live::Checked>, Failure> {
+    async fn check(&self) -> Result<Option<live::LiveReport>, Failure> {
         if self.options.no_check {
             return Ok(None);
         }
@@ -300,7 +300,7 @@ impl<'a> Deployment<'a> {
     }
 
     async fn give_up(&self, failure: Failure) -> Failure {
-        let changed: Vec<&Shipped> = self
+        let changed: Vec<&ServiceDeployment> = self
             .shipped
             .iter()
             .filter(|shipped| shipped.outcome.has_replaced_the_old())

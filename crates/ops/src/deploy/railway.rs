@@ -95,7 +95,7 @@ struct Answer {
 
 /// How the CLI reports an error where it was asked for JSON.
 #[derive(Debug, Deserialize)]
-struct Reported {
+struct CliFailure {
     error: String,
     #[serde(default)]
     hint: Option<String>,
@@ -238,8 +238,8 @@ fn read<T: DeserializeOwned>(command: &str, text: &str) -> Result<T, RailwayErro
 /// The CLI has an error document in some commands and plain text in others; the sentences below are those of its own
 /// error table, and all that tells a missing login from a failure.
 fn refusal(command: String, answer: &Answer) -> RailwayError {
-    let said = match serde_json::from_str::<Reported>(answer.stdout.trim()) {
-        Ok(Reported { error, hint }) => hint.map_or(error.clone(), |hint| format!("{error} ({hint})")),
+    let said = match serde_json::from_str::<CliFailure>(answer.stdout.trim()) {
+        Ok(CliFailure { error, hint }) => hint.map_or(error.clone(), |hint| format!("{error} ({hint})")),
         Err(_) if answer.stderr.trim().is_empty() => answer.stdout.clone(),
         Err(_) => answer.stderr.clone(),
     };

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::documents::{Deployment, RolledBack};
 use super::look::Project;
 use super::railway::{Railway, RailwayError};
-use super::{Options, Shipped};
+use super::{Options, ServiceDeployment};
 
 pub(crate) fn command(deployment: &str) -> Vec<String> {
     let words = [
@@ -25,7 +25,7 @@ pub(crate) async fn roll_back(
     railway: &Railway,
     options: &Options,
     project: &Project,
-    changed: &[&Shipped],
+    changed: &[&ServiceDeployment],
 ) -> Result<(), RailwayError> {
     for shipped in changed.iter().rev() {
         let service = &shipped.service;

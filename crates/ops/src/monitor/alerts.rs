@@ -89,7 +89,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Watched {
+struct RuleWatch {
     rule: Rule,
     stage: Stage,
     /// Of the episode that fires.
@@ -99,7 +99,7 @@ struct Watched {
 /// The rules and how each of them stands.
 #[derive(Debug)]
 pub(super) struct AlertBook {
-    watched: Vec<Watched>,
+    watched: Vec<RuleWatch>,
     target: String,
     /// Between reminders of one episode.
     repeat: Duration,
@@ -107,7 +107,7 @@ pub(super) struct AlertBook {
 
 impl AlertBook {
     pub(super) fn new(rules: Vec<Rule>, target: String, repeat: Duration) -> Self {
-        let watch = |rule| Watched {
+        let watch = |rule| RuleWatch {
             rule,
             stage: Stage::Idle,
             id: String::new(),
@@ -125,7 +125,7 @@ impl AlertBook {
             return Vec::new();
         };
         let (target, repeat) = (&self.target, self.repeat);
-        let step = |watched: &mut Watched| {
+        let step = |watched: &mut RuleWatch| {
             let reading = watched.rule.read(history);
             let mut notice = watched.step(reading, last.at, repeat)?;
             notice.target.clone_from(target);
@@ -144,7 +144,7 @@ impl AlertBook {
     }
 }
 
-impl Watched {
+impl RuleWatch {
     fn step(&mut self, reading: Reading, at: DateTime<Utc>, repeat: Duration) -> Option<Notice> {
         let (holds, value) = match reading {
             Reading::Unknown => return None,

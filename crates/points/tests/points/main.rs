@@ -12,9 +12,11 @@ use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
 use holdfast_jobs::Registry;
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::{Job, JobContext, JobId, Jobs, Resources};
-use holdfast_points::{Flushed, LetterFilter, Point, Points, PointsFlush, PointsProduct, TrackId, TrackMade};
+use holdfast_points::{
+    FlushReport, LetterFilter, Point, Points, PointsFlush, PointsProduct, TrackId, TrackMade,
+};
 use holdfast_product::Product as _;
 use holdfast_testkit::{Persistence, PostgresServer, RedisOptions, RedisServer};
 use tempfile::TempDir;
@@ -62,7 +64,7 @@ impl Fixture {
         }
     }
 
-    async fn flush(&self) -> Result<Flushed, holdfast_jobs::JobError> {
+    async fn flush(&self) -> Result<FlushReport, holdfast_jobs::JobError> {
         let resources = Resources::default().with(self.points.clone());
         let context = JobContext::detached(JobId::generate(), 1, 1, resources);
         PointsFlush {}.run(context).await
@@ -136,7 +138,7 @@ async fn buffered_points_are_flushed_once_and_kept_as_they_were(f: Fixture) {
 
 async fn points_without_a_track_are_kept_and_redriven_once_it_exists(f: Fixture) {
     let (known, unknown) = (f.track().await, TrackId::from_ulid(ulid::Ulid(42)));
-    let by = By::new(Actor::system());
+    let by = AuditContext::new(Actor::system());
     let mut sent = points_of(known, 0..5);
     sent.extend(points_of(unknown, 0..7));
     f.points.accept(&sent).await.unwrap();

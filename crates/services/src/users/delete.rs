@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_jobs::audit::{Actor, AuditEntry, By, action};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditEntry, action};
 use holdfast_jobs::sql::OwnTx;
 use holdfast_product::{DeletionCounts, Person, UserName};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use super::{UserData, UserDataError};
 
 /// What a deletion removed or anonymised.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Deleted {
+pub struct DeletionReport {
     /// There was an account, which is gone with its preferences, its digest and its sessions.
     pub account: bool,
     pub interactions: u64,
@@ -40,7 +40,7 @@ pub struct DeleteOptions {
     pub revoke_keys: bool,
 }
 
-impl Deleted {
+impl DeletionReport {
     fn count(&mut self, mut counts: DeletionCounts) {
         self.interactions = counts.take("interactions");
         self.subscriptions = counts.take("subscriptions");
@@ -60,10 +60,10 @@ impl UserData {
     /// Nothing was deleted, unless the commit's answer was lost: ask again. `Unknown`: nothing is known of such a user.
     pub async fn delete(
         &self,
-        by: &By,
+        by: &AuditContext,
         user: &UserName,
         options: DeleteOptions,
-    ) -> Result<Deleted, UserDataError> {
+    ) -> Result<DeletionReport, UserDataError> {
         for product in &self.0.products {
             product.prepare().await?;
         }
@@ -71,7 +71,7 @@ impl UserData {
         let done = sql.within("delete a user", async {
             let mut tx = sql.begin().await?;
             let (done, is_privileged) = Box::pin(self.delete_in(&mut tx, user, options)).await?;
-            if done == Deleted::default() {
+            if done == DeletionReport::default() {
                 return Ok(None);
             }
             let (by, entry) = audited(by, user, &done, is_privileged);
@@ -94,8 +94,8 @@ impl UserData {
         tx: &mut OwnTx,
         user: &UserName,
         options: DeleteOptions,
-    ) -> Result<(Deleted, bool), sqlx::Error> {
-        let mut done = Deleted::default();
+    ) -> Result<(DeletionReport, bool), sqlx::Error> {
+        let mut done = DeletionReport::default();
         let account = match user.as_str().parse().ok() {
             Some(id) => self.lock_account(tx.on(), id).await?,
             None => None,
@@ -129,7 +129,7 @@ impl UserData {
         tx: &mut OwnTx,
         account: &LockedAccount,
         options: DeleteOptions,
-        done: &mut Deleted,
+        done: &mut DeletionReport,
     ) -> Result<(), sqlx::Error> {
         done.account = true;
         done.audit = self.rename_in_audit(tx.on(), account).await?;
@@ -169,7 +169,12 @@ impl UserData {
 
 /// The entry says that somebody was deleted and not who: also where one has deleted oneself. Of a user who could do more than
 /// read it names the id.
-fn audited(by: &By, user: &UserName, done: &Deleted, is_privileged: bool) -> (By, AuditEntry) {
+fn audited(
+    by: &AuditContext,
+    user: &UserName,
+    done: &DeletionReport,
+    is_privileged: bool,
+) -> (AuditContext, AuditEntry) {
     let entry = AuditEntry::new(action::USER_DELETE).details(json!(done));
     let mut by = by.clone();
     if is_privileged {

@@ -10,8 +10,8 @@ use holdfast_http::mailed_link::{behind_link, escaped, page};
 use holdfast_http::problem::{Problem, ProblemKind};
 use holdfast_http::{Admin, Call, Reply, json, request_id};
 use holdfast_jobs::JobId;
-use holdfast_jobs::audit::{AuditEntry, By, action};
-use holdfast_jobs::enqueue::{EnqueueError, Enqueued};
+use holdfast_jobs::audit::{AuditContext, AuditEntry, action};
+use holdfast_jobs::enqueue::{EnqueueError, EnqueuedJob};
 use holdfast_jobs::ledger::LedgerError;
 use holdfast_notify::mail::{INVITATION_TEMPLATE, NotifyEmail};
 use lettre::Address;
@@ -213,10 +213,10 @@ impl UserData {
     /// Enqueues the mail, with its entry in the audit log.
     async fn send_invitation(
         &self,
-        by: &By,
+        by: &AuditContext,
         user: &User,
         link: &SecretString,
-    ) -> Result<Enqueued, InviteError> {
+    ) -> Result<EnqueuedJob, InviteError> {
         let mail = NotifyEmail {
             to: Some(user.name.clone()),
             user: user.id.to_string().parse().ok(),

@@ -41,7 +41,7 @@ use holdfast_product::{Person, PersonalData, Process};
 use lettre::message::Mailbox;
 
 pub use self::account::MadeKey;
-pub use self::delete::{DeleteOptions, Deleted};
+pub use self::delete::{DeleteOptions, DeletionReport};
 pub use self::export::Export;
 pub use self::invite::InvitationView;
 pub use self::routes::{DeletedUser, DeletedUsersKey, ROUTES, UsersState};

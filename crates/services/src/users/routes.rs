@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use url::Url;
 use utoipa::ToSchema;
 
-use super::{DeleteOptions, Deleted, Export, MadeKey, UserData, UserDataError, invite};
+use super::{DeleteOptions, DeletionReport, Export, MadeKey, UserData, UserDataError, invite};
 
 holdfast_http::routes! {
     /// One user, the export, the deletion, and invitations. Their state is [`UsersState`].
@@ -204,7 +204,7 @@ pub(crate) async fn delete(call: Call<Anyone, UsersState, WithQuery>) -> Reply {
             let keys = state.user_data.made_keys(&user).await?;
             let done = state.user_data.delete(&by, &user, options).await?;
             state.sessions.end_all(user.as_str()).await;
-            Ok::<(Deleted, Vec<MadeKey>), UserDataError>((done, keys))
+            Ok::<(DeletionReport, Vec<MadeKey>), UserDataError>((done, keys))
         })
         .await?;
     let view = DeletedUser {

@@ -11,7 +11,7 @@ use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
 use holdfast_events::NewEvent;
 use holdfast_events::discovery::{
-    Announcer, Filter, Happened, News, NewsAnnouncer, Sources, SubscriptionId, SubscriptionMatch,
+    Announcer, EventChange, Filter, News, NewsAnnouncer, Sources, SubscriptionId, SubscriptionMatch,
     Subscriptions,
 };
 use holdfast_events::recommend::Recommender;
@@ -19,7 +19,7 @@ use holdfast_jobs::audit::AuditFilter;
 use holdfast_jobs::sql::Sql;
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Resources, State};
 use holdfast_notify::mail::{
-    Digested, MAX_DIGEST_ITEMS, Mail, MailTemplate, Mailed, NotifyDigest, NotifyEmail,
+    DigestReport, MAX_DIGEST_ITEMS, Mail, MailReport, MailTemplate, NotifyDigest, NotifyEmail,
 };
 use holdfast_notify::preferences::{Preferences, PreferencesText};
 use holdfast_notify::{AddressState, PreferenceError, PreferenceStore};
@@ -131,11 +131,11 @@ impl People {
         job.run(context).await
     }
 
-    pub(crate) async fn send(&self, job: NotifyEmail) -> Mailed {
+    pub(crate) async fn send(&self, job: NotifyEmail) -> MailReport {
         self.run(job).await.unwrap()
     }
 
-    pub(crate) async fn digest(&self, user: impl Into<UserName>) -> Digested {
+    pub(crate) async fn digest(&self, user: impl Into<UserName>) -> DigestReport {
         self.run(NotifyDigest { user: user.into() }).await.unwrap()
     }
 
@@ -568,7 +568,7 @@ async fn news_of_events_are_what_their_users_want(people: People) {
         email: Some("gone@example.org".to_owned()),
     });
     let news = [News {
-        happened: Happened::Discovered,
+        happened: EventChange::Discovered,
         id: Ulid(rand::random()),
         event: &event,
         wanted: wishes.iter().collect(),

@@ -8,14 +8,14 @@ use holdfast_events::discovery::{Filter, Sources, Subscriptions};
 use holdfast_events::interactions::{Action, Interaction};
 use holdfast_events::recommend::MlRecommend;
 use holdfast_jobs::State;
-use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter};
 use holdfast_notify::mail::{NotifyDigest, NotifyEmail};
 use holdfast_notify::notifications::Notice;
 use holdfast_notify::preferences::Preferences;
 use holdfast_notify::{AddressState, PreferenceError};
 use holdfast_product::UserName;
 use holdfast_product::{AccountId, AddressAuthority};
-use holdfast_services::{DeleteOptions, Deleted, UserDataError};
+use holdfast_services::{DeleteOptions, DeletionReport, UserDataError};
 use holdfast_testkit::Receiver;
 use serde_json::{Value, json};
 use ulid::Ulid;
@@ -172,7 +172,7 @@ impl People {
     async fn full_life(&mut self, id: AccountId) -> Receiver {
         let (user, receiver): (UserName, _) =
             (id.to_string().parse().unwrap(), Receiver::start().await.unwrap());
-        let own = By::new(Actor::user(id));
+        let own = AuditContext::new(Actor::user(id));
         self.prefer(
             id,
             json!({"address": ADDRESS, "topics": {"news": {"email": "digest"}}}),
@@ -255,13 +255,13 @@ async fn nothing_of_a_deleted_user_is_left_in_any_row(mut people: People) {
     ] {
         assert!(tables.contains(&table), "{table} is not tried: {tables:?}");
     }
-    let own = By::new(Actor::user(id));
+    let own = AuditContext::new(Actor::user(id));
     let done = people
         .user_data
         .delete(&own, &user_of(id), DeleteOptions::default())
         .await
         .unwrap();
-    let expected = Deleted {
+    let expected = DeletionReport {
         account: true,
         interactions: 3,
         subscriptions: 1,
@@ -379,10 +379,10 @@ async fn a_name_of_the_applications_own_is_exported_and_deleted_too(people: Peop
         .delete(&by(), &user, DeleteOptions::default())
         .await
         .unwrap();
-    let expected = Deleted {
+    let expected = DeletionReport {
         interactions: 2,
         subscriptions: 1,
-        ..Deleted::default()
+        ..DeletionReport::default()
     };
     assert_eq!(done, expected);
     assert_eq!(
@@ -565,7 +565,7 @@ async fn an_address_that_nobody_has_proven_is_neither_exported_nor_erased(people
     let done = people
         .user_data
         .delete(
-            &By::new(Actor::user(mallory)),
+            &AuditContext::new(Actor::user(mallory)),
             &user_of(mallory),
             DeleteOptions::default(),
         )
@@ -788,7 +788,7 @@ async fn who_could_do_more_than_read_stays_in_the_audit_log_by_id(people: People
         .sql("update holdfast_users set role = 'admin' where name = 'mallory'")
         .await;
     for id in [mallory, viewer] {
-        let own = By::new(Actor::user(id));
+        let own = AuditContext::new(Actor::user(id));
         people
             .mail()
             .suppress(&own, VICTIM, Some("a"), "no")

@@ -7,14 +7,14 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::dialogue::Dialogue;
-use super::lane::{Ended, Lane, Side};
-use super::{Mode, Setting, Shared};
+use super::lane::{ConnectionEnd, Lane, Side};
+use super::{Mode, ProxyState, Setting};
 
 /// Counts an open connection while it lives.
-pub(super) struct Guard(Arc<Shared>);
+pub(super) struct Guard(Arc<ProxyState>);
 
 impl Guard {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<ProxyState>) -> Self {
         shared.open.send_modify(|open| *open += 1);
         Self(Arc::clone(shared))
     }
@@ -27,21 +27,21 @@ impl Drop for Guard {
 }
 
 /// Serves `client` until one side or the mode ends it. `guard` goes last, when the sockets are closed.
-pub(super) async fn serve(mut client: TcpStream, shared: Arc<Shared>, guard: Guard) {
+pub(super) async fn serve(mut client: TcpStream, shared: Arc<ProxyState>, guard: Guard) {
     let ended = match reach_upstream(&shared).await {
         Some(mut server) => {
             let ended = relay(&mut client, &mut server, &shared).await;
-            if ended == Ended::Abruptly {
+            if ended == ConnectionEnd::Abruptly {
                 reset(server);
             }
             ended
         }
-        None => Ended::Abruptly,
+        None => ConnectionEnd::Abruptly,
     };
     match ended {
-        Ended::Abruptly => reset(client),
-        Ended::Quietly => drop(client),
-        Ended::ReplyCut => {
+        ConnectionEnd::Abruptly => reset(client),
+        ConnectionEnd::Quietly => drop(client),
+        ConnectionEnd::ReplyCut => {
             drop(client);
             shared.cut.send_modify(|cut| *cut += 1);
         }
@@ -50,7 +50,7 @@ pub(super) async fn serve(mut client: TcpStream, shared: Arc<Shared>, guard: Gua
 }
 
 /// Connects to the server once the mode lets anything through; None if it is gone or the mode says so.
-async fn reach_upstream(shared: &Shared) -> Option<TcpStream> {
+async fn reach_upstream(shared: &ProxyState) -> Option<TcpStream> {
     let mut settings = shared.setting.subscribe();
     loop {
         let mode = settings.borrow_and_update().mode;
@@ -67,10 +67,10 @@ async fn reach_upstream(shared: &Shared) -> Option<TcpStream> {
 }
 
 /// Moves bytes both ways until both directions have ended, or one of them abruptly.
-async fn relay(client: &mut TcpStream, server: &mut TcpStream, shared: &Shared) -> Ended {
+async fn relay(client: &mut TcpStream, server: &mut TcpStream, shared: &ProxyState) -> ConnectionEnd {
     // Without it, Nagle's algorithm would add latency that no mode asked for.
     if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
-        return Ended::Abruptly;
+        return ConnectionEnd::Abruptly;
     }
     let dialogue = Dialogue::new(shared.protocol, &shared.rules);
     let settings: watch::Receiver<Setting> = shared.setting.subscribe();
@@ -93,7 +93,7 @@ async fn relay(client: &mut TcpStream, server: &mut TcpStream, shared: &Shared) 
         &shared.to_client,
     );
     match tokio::try_join!(requests.run(), replies.run()) {
-        Ok(_) => Ended::Quietly,
+        Ok(_) => ConnectionEnd::Quietly,
         Err(ended) => ended,
     }
 }

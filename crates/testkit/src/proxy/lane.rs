@@ -27,7 +27,7 @@ pub(super) enum Side {
 
 /// How a connection came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum ConnectionEnd {
     /// Both sides have said goodbye.
     Quietly,
     /// By the mode, or because a side broke it off.
@@ -91,22 +91,25 @@ impl<'a> Lane<'a> {
     }
 
     /// Runs until the source has ended and everything is delivered (`Ok`), or the connection is over (`Err`).
-    pub(super) async fn run(mut self) -> Result<(), Ended> {
+    pub(super) async fn run(mut self) -> Result<(), ConnectionEnd> {
         loop {
             let mode = self.settings.borrow_and_update().mode;
             match mode {
-                Mode::Refuse | Mode::Reset => return Err(Ended::Abruptly),
+                Mode::Refuse | Mode::Reset => return Err(ConnectionEnd::Abruptly),
                 _ if self.is_held_by(mode) => {
-                    self.settings.changed().await.map_err(|_| Ended::Abruptly)?;
+                    self.settings
+                        .changed()
+                        .await
+                        .map_err(|_| ConnectionEnd::Abruptly)?;
                     continue;
                 }
                 _ => {}
             }
             if self.cutting && self.parcels.is_empty() {
-                return Err(Ended::ReplyCut);
+                return Err(ConnectionEnd::ReplyCut);
             }
             if self.source_ended && self.parcels.is_empty() {
-                return self.writer.shutdown().await.map_err(|_| Ended::Abruptly);
+                return self.writer.shutdown().await.map_err(|_| ConnectionEnd::Abruptly);
             }
             match self.next_event(mode).await? {
                 Event::ModeChanged => {}
@@ -122,17 +125,17 @@ impl<'a> Lane<'a> {
     }
 
     /// The mode comes first: once it has changed, nothing more is read or written under the old one.
-    async fn next_event(&mut self, mode: Mode) -> Result<Event, Ended> {
+    async fn next_event(&mut self, mode: Mode) -> Result<Event, ConnectionEnd> {
         let may_read = !self.source_ended && !self.cutting && self.held < HOLD_LIMIT;
         let room = &mut self.scratch[..chunk_size(mode)];
         let event = tokio::select! {
             biased;
-            changed = self.settings.changed() => changed.map(|()| Event::ModeChanged).map_err(|_| Ended::Abruptly)?,
+            changed = self.settings.changed() => changed.map(|()| Event::ModeChanged).map_err(|_| ConnectionEnd::Abruptly)?,
             written = deliver(&mut self.writer, self.parcels.front()) => match written {
                 Ok(bytes) if bytes > 0 => Event::Delivered(bytes),
-                _ => return Err(Ended::Abruptly),
+                _ => return Err(ConnectionEnd::Abruptly),
             },
-            read = self.reader.read(room), if may_read => Event::Read(read.map_err(|_| Ended::Abruptly)?),
+            read = self.reader.read(room), if may_read => Event::Read(read.map_err(|_| ConnectionEnd::Abruptly)?),
         };
         Ok(event)
     }

@@ -82,7 +82,7 @@ pub struct ProxyStats {
 
 /// A proxy on a fixed port of 127.0.0.1. Everything through it ends with it.
 pub struct FaultProxy {
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     lease: PortLease,
     _thread: Background,
 }
@@ -95,7 +95,7 @@ struct Setting {
 }
 
 /// What the proxy's tasks share with its handle.
-struct Shared {
+struct ProxyState {
     upstream: SocketAddr,
     protocol: Protocol,
     setting: watch::Sender<Setting>,
@@ -127,7 +127,7 @@ impl FaultProxy {
 
     pub async fn start_with(upstream: SocketAddr, protocol: Protocol) -> Result<Self> {
         let (lease, listener) = PortLease::acquire_listening()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyState {
             upstream,
             protocol,
             setting: watch::Sender::new(Setting {
@@ -259,7 +259,7 @@ pub fn bytes_contain(bytes: &[u8], needle: &[u8]) -> bool {
 }
 
 /// The accept loop: opens and closes the port as the mode says.
-async fn listen(shared: Arc<Shared>, listener: std::net::TcpListener, addr: SocketAddr) {
+async fn listen(shared: Arc<ProxyState>, listener: std::net::TcpListener, addr: SocketAddr) {
     let mut settings = shared.setting.subscribe();
     let mut listener = Some(TcpListener::from_std(listener).expect("a runtime with I/O"));
     loop {

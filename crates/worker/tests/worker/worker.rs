@@ -11,7 +11,7 @@ use std::time::Duration;
 use holdfast_core::config::{Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::ledger::JobFilter;
 use holdfast_jobs::{JobId, Jobs, State};
 use holdfast_services::kinds::{DebugEcho, DebugSleep};
@@ -293,7 +293,7 @@ async fn a_worker_that_is_killed_before_its_commit_leaves_one_event_for_each_com
     let events = ["job.*".to_owned()];
     let draft = WebhookDraft::parse(&receiver.url("/events"), None, &events, true).unwrap();
     webhooks
-        .create(&By::new(Actor::system()), &draft, None)
+        .create(&AuditContext::new(Actor::system()), &draft, None)
         .await
         .unwrap();
     let echo = || DebugEcho(serde_json::from_str("[1]").unwrap());

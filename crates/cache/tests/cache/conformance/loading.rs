@@ -36,7 +36,7 @@ async fn herd(cache: &Cache, namespace: Namespace<String>) {
             let load = move || async move {
                 loads.fetch_add(1, Ordering::SeqCst);
                 gate.acquire().await.unwrap().forget();
-                Ok::<_, Refused>("value".to_owned())
+                Ok::<_, SourceRefusal>("value".to_owned())
             };
             cache.get_or_load(&key, load).await.unwrap().value
         });
@@ -108,10 +108,10 @@ async fn a_loader_that_panics_or_hangs_fails_its_callers_and_nobody_after_them()
     };
     let cache = without_redis(&quick);
     let key = TEXTS.key(&["k"]);
-    let panics = || async { Ok::<_, Refused>(explodes()) };
+    let panics = || async { Ok::<_, SourceRefusal>(explodes()) };
     let lost = cache.get_or_load(&key, panics).await.unwrap_err();
     assert!(matches!(lost, LoadError::Lost), "{lost}");
-    let hangs = std::future::pending::<Result<String, Refused>>;
+    let hangs = std::future::pending::<Result<String, SourceRefusal>>;
     let late = cache.get_or_load(&key, hangs).await.unwrap_err();
     assert!(matches!(late, LoadError::TimedOut), "{late}");
     let failed = cache
@@ -119,7 +119,7 @@ async fn a_loader_that_panics_or_hangs_fails_its_callers_and_nobody_after_them()
         .await
         .unwrap_err();
     assert!(
-        matches!(&failed, LoadError::Failed(error) if **error == Refused),
+        matches!(&failed, LoadError::Failed(error) if **error == SourceRefusal),
         "{failed}"
     );
     let loaded = cache
@@ -140,7 +140,7 @@ async fn that_there_is_no_value_is_cached_where_the_type_says_so() {
         let runs = Arc::clone(&runs);
         let load = move || async move {
             runs.fetch_add(1, Ordering::SeqCst);
-            Ok::<_, Refused>(None)
+            Ok::<_, SourceRefusal>(None)
         };
         assert_eq!(cache.get_or_load(&key, load).await.unwrap().value, None);
     }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use holdfast_cache::sessions::{Checked, MAX_DATA, MAX_SESSIONS, Reach, Session};
+use holdfast_cache::sessions::{MAX_DATA, MAX_SESSIONS, Reach, Session, SessionCheck};
 use holdfast_core::config::CacheSettings;
 use holdfast_testkit::{FaultProxy, Mode as Wire, RespValue};
 use serde_json::json;
 
 use crate::conformance::support::*;
 
-async fn is_live(checked: Checked, session: &Session) -> bool {
-    checked == Checked::Live(session.clone())
+async fn is_live(checked: SessionCheck, session: &Session) -> bool {
+    checked == SessionCheck::Live(session.clone())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,11 +23,11 @@ async fn a_session_holds_until_it_is_revoked_in_every_process() {
     let session = one.create("ann", json!({"roles": ["admin"]})).await.unwrap();
     for store in [&one, &other] {
         assert!(is_live(store.check("ann", &session.id).await, &session).await);
-        assert_eq!(store.check("bob", &session.id).await, Checked::Gone);
+        assert_eq!(store.check("bob", &session.id).await, SessionCheck::Gone);
     }
     assert_eq!(one.revoke("ann", &session.id).await, Reach::Everywhere);
     for store in [&one, &other] {
-        assert_eq!(store.check("ann", &session.id).await, Checked::Gone);
+        assert_eq!(store.check("ann", &session.id).await, SessionCheck::Gone);
     }
     assert!(!one.is_degraded());
 }
@@ -51,7 +51,7 @@ async fn all_sessions_of_a_user_end_at_once_and_a_new_one_holds() {
     assert_eq!(store.revoke_all("ann").await, Reach::Everywhere);
     let new = store.create("ann", json!("new")).await.unwrap();
     for session in &old {
-        assert_eq!(store.check("ann", &session.id).await, Checked::Gone);
+        assert_eq!(store.check("ann", &session.id).await, SessionCheck::Gone);
     }
     assert!(is_live(store.check("ann", &new.id).await, &new).await);
     assert!(is_live(store.check("bob", &bob.id).await, &bob).await);
@@ -89,13 +89,13 @@ async fn a_session_ends_when_nobody_uses_it_and_at_its_longest_life_whoever_does
     let idle = ready(&server.url(), &lasting(second, LIMIT)).await.sessions();
     let unused = idle.create("ann", json!(1)).await.unwrap();
     until("the unused one ends", || async {
-        idle.get("ann", &unused.id).await == Checked::Gone
+        idle.get("ann", &unused.id).await == SessionCheck::Gone
     })
     .await;
     let capped = ready(&server.url(), &lasting(second, second)).await.sessions();
     let used = capped.create("ann", json!(2)).await.unwrap();
     until("the used one ends too", || async {
-        capped.check("ann", &used.id).await == Checked::Gone
+        capped.check("ann", &used.id).await == SessionCheck::Gone
     })
     .await;
     assert!(server.keys("holdfast:sessions:*").await.unwrap().is_empty());
@@ -137,7 +137,7 @@ async fn a_user_has_so_many_sessions_and_a_session_so_many_bytes() {
         last = Some(store.create("ann", json!(0)).await.unwrap());
     }
     assert_eq!(store.list("ann").await.unwrap().len(), MAX_SESSIONS);
-    assert_eq!(store.check("ann", &first.id).await, Checked::Gone);
+    assert_eq!(store.check("ann", &first.id).await, SessionCheck::Gone);
     let last = last.unwrap();
     assert!(is_live(store.check("ann", &last.id).await, &last).await);
     store
@@ -172,21 +172,21 @@ async fn while_redis_is_away_the_token_decides_but_for_what_was_revoked() {
     becomes_degraded(&one).await;
     becomes_degraded(&other).await;
     assert!(here.is_degraded());
-    assert_eq!(here.check("kept", &kept.id).await, Checked::CannotTell);
+    assert_eq!(here.check("kept", &kept.id).await, SessionCheck::CannotTell);
     for store in [&here, &there] {
-        assert_eq!(store.check("before", &before.id).await, Checked::Gone);
+        assert_eq!(store.check("before", &before.id).await, SessionCheck::Gone);
     }
     assert_eq!(
         here.revoke("during", &during.id).await,
         Reach::HereUntilRedisReturns
     );
     assert_eq!(here.revoke_all("all").await, Reach::HereUntilRedisReturns);
-    assert_eq!(here.check("during", &during.id).await, Checked::Gone);
-    assert_eq!(here.check("all", &all.id).await, Checked::Gone);
-    assert_eq!(there.check("during", &during.id).await, Checked::CannotTell);
+    assert_eq!(here.check("during", &during.id).await, SessionCheck::Gone);
+    assert_eq!(here.check("all", &all.id).await, SessionCheck::Gone);
+    assert_eq!(there.check("during", &during.id).await, SessionCheck::CannotTell);
     let new = here.create("new", json!("new")).await.unwrap();
     assert!(is_live(here.check("new", &new.id).await, &new).await);
-    assert_eq!(there.check("new", &new.id).await, Checked::CannotTell);
+    assert_eq!(there.check("new", &new.id).await, SessionCheck::CannotTell);
     assert_eq!(here.list("kept").await, None);
 
     proxy.set_mode(Wire::Forward).await.unwrap();
@@ -200,7 +200,7 @@ async fn while_redis_is_away_the_token_decides_but_for_what_was_revoked() {
         .await;
         for (user, session) in [("during", &during), ("all", &all), ("before", &before)] {
             until("the revocation is everywhere", || async {
-                store.check(user, &session.id).await == Checked::Gone
+                store.check(user, &session.id).await == SessionCheck::Gone
             })
             .await;
         }
@@ -216,6 +216,6 @@ async fn without_redis_sessions_of_this_process_hold_and_can_be_revoked() {
     );
     store.revoke("ann", &revoked.id).await;
     assert!(is_live(store.check("ann", &kept.id).await, &kept).await);
-    assert_eq!(store.check("ann", &revoked.id).await, Checked::Gone);
+    assert_eq!(store.check("ann", &revoked.id).await, SessionCheck::Gone);
     assert!(!store.is_degraded());
 }

@@ -134,7 +134,7 @@ impl Loader {
     pub(crate) fn brings(
         &self,
         text: &str,
-    ) -> impl FnOnce() -> futures::future::Ready<Result<String, Refused>> + Send + use<> {
+    ) -> impl FnOnce() -> futures::future::Ready<Result<String, SourceRefusal>> + Send + use<> {
         let (runs, text) = (Arc::clone(&self.0), text.to_owned());
         move || {
             runs.fetch_add(1, Ordering::SeqCst);
@@ -144,15 +144,15 @@ impl Loader {
 
     pub(crate) fn fails(
         &self,
-    ) -> impl FnOnce() -> futures::future::Ready<Result<String, Refused>> + Send + use<> {
+    ) -> impl FnOnce() -> futures::future::Ready<Result<String, SourceRefusal>> + Send + use<> {
         let runs = Arc::clone(&self.0);
         move || {
             runs.fetch_add(1, Ordering::SeqCst);
-            futures::future::ready(Err(Refused))
+            futures::future::ready(Err(SourceRefusal))
         }
     }
 }
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("the source refused")]
-pub(crate) struct Refused;
+pub(crate) struct SourceRefusal;

@@ -145,7 +145,7 @@ async fn a_value_that_is_too_large_is_not_kept_and_leaves_no_older_one() {
     assert!(cache.exists(&key).await);
     cache.set(&key, &Bytes::from(vec![0; 101])).await;
     assert_eq!(cache.get(&key).await, None);
-    let large = || async { Ok::<_, Refused>(Bytes::from(vec![0; 101])) };
+    let large = || async { Ok::<_, SourceRefusal>(Bytes::from(vec![0; 101])) };
     for _ in 0..2 {
         let loaded = cache.get_or_load(&key, large).await.unwrap();
         assert_eq!(loaded.value.len(), 101, "it is handed on all the same");

@@ -94,7 +94,7 @@ pub async fn migrate_within(
 }
 
 /// Versions and checksums.
-type Applied = Vec<(i64, String)>;
+type AppliedVersions = Vec<(i64, String)>;
 
 /// What a database lacks, and what it has beyond this binary.
 struct Plan {
@@ -105,7 +105,7 @@ struct Plan {
 impl Plan {
     /// # Errors
     /// [`SqlError::MigrationEdited`] where a migration differs from what was applied.
-    fn of(migrations: &'static [Migration], mut applied: Applied) -> Result<Self, SqlError> {
+    fn of(migrations: &'static [Migration], mut applied: AppliedVersions) -> Result<Self, SqlError> {
         let mut pending = Vec::new();
         for migration in migrations {
             let entry = applied
@@ -136,7 +136,7 @@ impl Plan {
 }
 
 /// What `holdfast_migrations` lists; empty where there is no such table.
-async fn applied_on_postgres(connection: &mut PgConnection) -> sqlx::Result<Applied> {
+async fn applied_on_postgres(connection: &mut PgConnection) -> sqlx::Result<AppliedVersions> {
     let exists = "SELECT to_regclass('holdfast_migrations') IS NOT NULL";
     if !sqlx::raw_sql(exists)
         .fetch_one(&mut *connection)
@@ -151,7 +151,7 @@ async fn applied_on_postgres(connection: &mut PgConnection) -> sqlx::Result<Appl
         .collect()
 }
 
-async fn applied_on_sqlite(connection: &mut SqliteConnection) -> sqlx::Result<Applied> {
+async fn applied_on_sqlite(connection: &mut SqliteConnection) -> sqlx::Result<AppliedVersions> {
     let exists = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'holdfast_migrations'";
     if !sqlx::raw_sql(exists)
         .fetch_one(&mut *connection)

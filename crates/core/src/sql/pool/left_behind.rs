@@ -122,7 +122,7 @@ impl Pool {
             Ok(Err(_)) => self.leave_behind(link, Some(permit)),
             Err(_still_busy) => {
                 measure::record_abandoned(operation);
-                let _counted = Abandoned::count(&self);
+                let _counted = AbandonedConnection::count(&self);
                 self.abandon(link, permit, operation).await;
             }
         }
@@ -171,16 +171,16 @@ impl Pool {
 }
 
 /// An abandoned connection, as long as its place is taken.
-struct Abandoned<'a>(&'a Pool);
+struct AbandonedConnection<'a>(&'a Pool);
 
-impl<'a> Abandoned<'a> {
+impl<'a> AbandonedConnection<'a> {
     fn count(pool: &'a Pool) -> Self {
         pool.abandoned.fetch_add(1, Ordering::Relaxed);
         Self(pool)
     }
 }
 
-impl Drop for Abandoned<'_> {
+impl Drop for AbandonedConnection<'_> {
     fn drop(&mut self) {
         self.0.abandoned.fetch_sub(1, Ordering::Relaxed);
     }

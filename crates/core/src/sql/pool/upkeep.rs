@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{MAX_LIFETIME, Pool, Resting, lock};
+use super::{IdleConnection, MAX_LIFETIME, Pool, lock};
 
 /// Between looks for connections that rested for too long.
 const UPKEEP: Duration = Duration::from_secs(30);
@@ -26,10 +26,10 @@ pub(super) async fn keep_up(pool: Weak<Pool>) {
 
 impl Pool {
     async fn close_rested(&self) {
-        let is_over = |rested: &Resting| {
+        let is_over = |rested: &IdleConnection| {
             rested.since.elapsed() > self.idle_timeout || rested.link.opened.elapsed() > MAX_LIFETIME
         };
-        let over: VecDeque<Resting> = {
+        let over: VecDeque<IdleConnection> = {
             let mut resting = lock(&self.resting);
             let (over, still) = resting.drain(..).partition(is_over);
             *resting = still;

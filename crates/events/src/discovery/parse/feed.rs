@@ -13,7 +13,7 @@ use feed_rs::parser::{Builder, ParseErrorKind, ParseFeedError};
 
 use super::entry::Texts;
 use super::text::{decode, is_html, plain, plain_line, without_declaration};
-use super::{Entry, Found, Note, ParseFault, Reading, Sink, dates, json};
+use super::{Entry, Note, ParseFault, ParsedItem, Reading, Sink, dates, json};
 
 const EXPECTED: &str = "a feed";
 
@@ -33,7 +33,7 @@ pub(super) fn parse(body: &[u8], reading: &Reading<'_>, sink: &mut Sink<'_>) -> 
         return Err(ParseFault::Entities);
     }
     if let Some(note) = note
-        && sink(Found::Noted(note)).is_break()
+        && sink(ParsedItem::Noted(note)).is_break()
     {
         return Ok(());
     }
@@ -80,7 +80,7 @@ fn read(text: &str, reading: &Reading<'_>) -> Result<model::Feed, ParseFault> {
     })
 }
 
-fn found(entry: &model::Entry, index: usize, kind: &FeedType, reading: &Reading<'_>) -> Found {
+fn found(entry: &model::Entry, index: usize, kind: &FeedType, reading: &Reading<'_>) -> ParsedItem {
     let place = || {
         let title = entry.title.as_ref().map(|title| format!(" ({})", title.content));
         format!("entry {}{}", index + 1, title.unwrap_or_default())
@@ -91,10 +91,10 @@ fn found(entry: &model::Entry, index: usize, kind: &FeedType, reading: &Reading<
             FeedType::RSS1 => "dc:date",
             _ => "pubDate",
         };
-        return Found::Skipped(Note::new(place(), format!("has no {expected} that can be read")));
+        return ParsedItem::Skipped(Note::new(place(), format!("has no {expected} that can be read")));
     };
     if !reading.covers(starts_at, None) {
-        return Found::Outside;
+        return ParsedItem::Outside;
     }
     let title = entry.title.as_ref().map(|title| plain_line(&title.content));
     let summary = entry.summary.as_ref().map(|summary| summary.content.as_str());
@@ -123,7 +123,7 @@ fn found(entry: &model::Entry, index: usize, kind: &FeedType, reading: &Reading<
         place: None,
     };
     match Entry::new(&texts, starts_at, reading.url) {
-        Some(entry) => Found::Entry(Box::new(entry)),
-        None => Found::Skipped(Note::new(place(), "has neither a title nor a description")),
+        Some(entry) => ParsedItem::Entry(Box::new(entry)),
+        None => ParsedItem::Skipped(Note::new(place(), "has neither a title nor a description")),
     }
 }

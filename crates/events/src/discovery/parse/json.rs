@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::entry::{Texts, position};
 use super::ical::{iana, windows_zone};
 use super::text::{decode, is_html, plain, plain_line};
-use super::{Entry, Found, Note, ParseFault, Reading, Sink, dates};
+use super::{Entry, Note, ParseFault, ParsedItem, Reading, Sink, dates};
 
 /// Longest pointer, in bytes.
 const MAX_POINTER: usize = 256;
@@ -132,14 +132,14 @@ pub(super) fn parse(
         return Err(ParseFault::Html(EXPECTED));
     }
     if let Some(note) = note
-        && sink(Found::Noted(note)).is_break()
+        && sink(ParsedItem::Noted(note)).is_break()
     {
         return Ok(());
     }
     let list = list_at(&text, &mapping.entries, EXPECTED)?;
     each(list, EXPECTED, &mut |index, raw| match tree(index, raw) {
         Ok(value) => entry(mapping, index, &value, reading, sink),
-        Err(note) => sink(Found::Skipped(note)),
+        Err(note) => sink(ParsedItem::Skipped(note)),
     })
 }
 
@@ -160,7 +160,7 @@ pub(super) fn parse_feed(text: &str, reading: &Reading<'_>, sink: &mut Sink<'_>)
     each(list, EXPECTED, &mut |index, raw| {
         let mut raw_entry = match tree(index, raw) {
             Ok(value) => value,
-            Err(note) => return sink(Found::Skipped(note)),
+            Err(note) => return sink(ParsedItem::Skipped(note)),
         };
         fill_in_feed_entry(&mut raw_entry);
         entry(&mapping, index, &raw_entry, reading, sink)
@@ -281,16 +281,16 @@ fn entry(
 ) -> ControlFlow<()> {
     let mut faults = Vec::new();
     let found = match read(mapping, value, reading, &mut faults) {
-        Ok(Some(entry)) => Found::Entry(Box::new(entry)),
-        Ok(None) => return sink(Found::Outside),
-        Err(reason) => return sink(Found::Skipped(Note::new(place(index), reason))),
+        Ok(Some(entry)) => ParsedItem::Entry(Box::new(entry)),
+        Ok(None) => return sink(ParsedItem::Outside),
+        Err(reason) => return sink(ParsedItem::Skipped(Note::new(place(index), reason))),
     };
     if !faults.is_empty() {
         let note = Note::new(
             place(index),
             format!("is read without a field: it {}", faults.join("; ")),
         );
-        if sink(Found::Noted(note)).is_break() {
+        if sink(ParsedItem::Noted(note)).is_break() {
             return ControlFlow::Break(());
         }
     }

@@ -76,7 +76,7 @@ impl Reading<'_> {
 
 /// What was found at one place of the body.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
+pub enum ParsedItem {
     Entry(Box<Entry>),
     /// An invalid entry, and why.
     Skipped(Note),
@@ -103,7 +103,7 @@ impl Note {
 }
 
 /// Takes what is found; `Break` ends the parsing.
-pub type Sink<'a> = dyn FnMut(Found) -> ControlFlow<()> + 'a;
+pub type Sink<'a> = dyn FnMut(ParsedItem) -> ControlFlow<()> + 'a;
 
 /// The body is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -202,7 +202,7 @@ pub fn parse_until(
     stop: &Stop,
     sink: &mut Sink<'_>,
 ) -> Result<Survey, ParseFault> {
-    let mut halting = |found: Found| {
+    let mut halting = |found: ParsedItem| {
         if stop.is_due() {
             return ControlFlow::Break(());
         }

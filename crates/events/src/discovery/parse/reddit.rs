@@ -6,7 +6,7 @@ use url::Url;
 
 use super::entry::Texts;
 use super::text::is_html;
-use super::{Entry, Found, Note, ParseFault, Reading, Sink, dates};
+use super::{Entry, Note, ParseFault, ParsedItem, Reading, Sink, dates};
 
 const EXPECTED: &str = "a listing of Reddit";
 
@@ -72,7 +72,7 @@ pub(in super::super) fn parse(
     for (index, child) in page.data.children.iter().enumerate() {
         let found = match serde_json::from_str::<Child>(child.get()) {
             Ok(child) => found(&child.data, index, reading, &site),
-            Err(error) => Found::Skipped(Note::new(place(index), error.to_string())),
+            Err(error) => ParsedItem::Skipped(Note::new(place(index), error.to_string())),
         };
         if sink(found).is_break() {
             break;
@@ -87,12 +87,12 @@ fn place(index: usize) -> String {
     format!("post {}", index + 1)
 }
 
-fn found(post: &Post, index: usize, reading: &Reading<'_>, site: &Url) -> Found {
+fn found(post: &Post, index: usize, reading: &Reading<'_>, site: &Url) -> ParsedItem {
     let Some(starts_at) = dates::of_epoch(post.created_utc as i64) else {
-        return Found::Skipped(Note::new(place(index), "says no time at created_utc"));
+        return ParsedItem::Skipped(Note::new(place(index), "says no time at created_utc"));
     };
     if !reading.covers(starts_at, None) {
-        return Found::Outside;
+        return ParsedItem::Outside;
     }
     let texts = Texts {
         uid: Some(&post.name),
@@ -103,7 +103,7 @@ fn found(post: &Post, index: usize, reading: &Reading<'_>, site: &Url) -> Found 
         place: None,
     };
     match Entry::new(&texts, starts_at, site) {
-        Some(entry) => Found::Entry(Box::new(entry)),
-        None => Found::Skipped(Note::new(place(index), "has no title")),
+        Some(entry) => ParsedItem::Entry(Box::new(entry)),
+        None => ParsedItem::Skipped(Note::new(place(index), "has no title")),
     }
 }

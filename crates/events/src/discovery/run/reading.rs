@@ -10,7 +10,7 @@ use super::report::MAX_NOTES;
 use crate::discovery::fetch::Body;
 use crate::discovery::horizon::KeptBody;
 use crate::discovery::parse::{
-    Entry, Form, Found, Note, ParseFault, Reading, Sink, Stop, Survey, parse_page, parse_until,
+    Entry, Form, Note, ParseFault, ParsedItem, Reading, Sink, Stop, Survey, parse_page, parse_until,
 };
 use crate::discovery::source::{Definition, SourceKind};
 
@@ -81,9 +81,9 @@ pub(super) fn read_body(
             ControlFlow::Break(())
         }
     };
-    let mut sink = |found: Found| {
+    let mut sink = |found: ParsedItem| {
         match found {
-            Found::Entry(entry) => {
+            ParsedItem::Entry(entry) => {
                 if tally.names.len() == room {
                     let reason =
                         format!("more than {room} entries (discovery.max_entries); the rest was not read");
@@ -101,12 +101,12 @@ pub(super) fn read_body(
                     return send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
                 }
             }
-            Found::Skipped(note) => {
+            ParsedItem::Skipped(note) => {
                 tally.skipped += 1;
                 tally.note(note);
             }
-            Found::Noted(note) => tally.note(note),
-            Found::Outside => tally.outside += 1,
+            ParsedItem::Noted(note) => tally.note(note),
+            ParsedItem::Outside => tally.outside += 1,
         }
         ControlFlow::Continue(())
     };

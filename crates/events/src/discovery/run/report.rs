@@ -118,7 +118,8 @@ impl Report {
 
 /// The job's result: the report without its lists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Discovered {
+#[schemars(rename = "Discovered")]
+pub struct DiscoverySummary {
     pub status: Status,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

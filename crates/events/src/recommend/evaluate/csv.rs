@@ -8,7 +8,7 @@ use std::io::BufRead;
 
 use chrono::DateTime;
 
-use super::{DataSet, Known, Visit};
+use super::{DataSet, DatasetEvent, Visit};
 
 /// Most rows.
 const MAX_ROWS: usize = 20_000_000;
@@ -61,7 +61,7 @@ pub fn read_csv(mut from: impl BufRead) -> Result<DataSet, CsvFault> {
         visits.sort_by_key(|visit| visit.at);
     }
     Ok(DataSet {
-        events: vec![Known::default(); items.0.len()],
+        events: vec![DatasetEvent::default(); items.0.len()],
         users: visits,
     })
 }

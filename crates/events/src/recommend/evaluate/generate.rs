@@ -1,6 +1,6 @@
 //! Data with a structure that is known: events in circles of taste, users at home in two of them, and noise.
 
-use super::{DataSet, Draws, Known, Visit};
+use super::{DataSet, DatasetEvent, Draws, Visit};
 
 /// What is generated.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,7 +60,7 @@ impl Shape {
         }
     }
 
-    fn event(&self, circle: usize, draws: &mut Draws) -> Known {
+    fn event(&self, circle: usize, draws: &mut Draws) -> DatasetEvent {
         let told = if draws.share() < self.silent {
             draws.below(self.circles.max(1))
         } else {
@@ -75,7 +75,7 @@ impl Shape {
             40.0 + (town / 5) as f64 * 2.0 + draws.share() * 0.1,
             5.0 + (town % 5) as f64 * 3.0 + draws.share() * 0.1,
         );
-        Known {
+        DatasetEvent {
             category: Some(format!("category {}", told % CATEGORIES)),
             title: words.join(" "),
             place: Some(place),

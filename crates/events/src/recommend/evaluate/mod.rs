@@ -20,7 +20,7 @@ pub use self::csv::{CsvFault, read_csv};
 pub use self::generate::Shape;
 use super::rank::rank;
 use super::taste::decay;
-use super::{Catalogue, Described, Model, Ratings, Taste};
+use super::{Catalogue, EventFeatures, Model, Ratings, Taste};
 
 /// Events in a list.
 pub const AT: usize = 10;
@@ -54,7 +54,7 @@ impl Draws {
 
 /// One event of a data set.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Known {
+pub struct DatasetEvent {
     pub category: Option<String>,
     pub title: String,
     pub place: Option<(f64, f64)>,
@@ -73,7 +73,7 @@ pub struct Visit {
 /// Events, and what users did with them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DataSet {
-    pub events: Vec<Known>,
+    pub events: Vec<DatasetEvent>,
     /// Each user's visits, by time.
     pub users: Vec<Vec<Visit>>,
 }
@@ -151,7 +151,7 @@ impl DataSet {
     fn learned(&self, hidden: &[(Vec<Visit>, Option<u32>)], newest: i64, half_life: Duration) -> Model {
         let mut catalogue = Catalogue::default();
         for (at, event) in self.events.iter().enumerate() {
-            catalogue.push(&Described {
+            catalogue.push(&EventFeatures {
                 id: id_of(at as u32),
                 // All of them lie ahead, equally far.
                 starts_at: 86_400,

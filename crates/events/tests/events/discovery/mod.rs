@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use holdfast_events::discovery::parse::{Entry, Form, Found, Note, ParseFault, Reading, parse};
+use holdfast_events::discovery::parse::{Entry, Form, Note, ParseFault, ParsedItem, Reading, parse};
 use url::Url;
 
 /// What became of a body.
@@ -79,10 +79,10 @@ pub(crate) fn read_as(
     let mut harvest = Harvest::default();
     parse(form, body, &reading, &mut |found| {
         match found {
-            Found::Entry(entry) => harvest.entries.push(*entry),
-            Found::Skipped(note) => harvest.skipped.push(note),
-            Found::Noted(note) => harvest.noted.push(note),
-            Found::Outside => harvest.outside += 1,
+            ParsedItem::Entry(entry) => harvest.entries.push(*entry),
+            ParsedItem::Skipped(note) => harvest.skipped.push(note),
+            ParsedItem::Noted(note) => harvest.noted.push(note),
+            ParsedItem::Outside => harvest.outside += 1,
         }
         ControlFlow::Continue(())
     })

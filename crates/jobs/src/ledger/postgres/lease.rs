@@ -313,7 +313,7 @@ impl PostgresLedger {
     ) -> Result<ReturnReport, LedgerError> {
         self.within("put stray jobs back", async |on| {
             let mut tx = on.begin().await?;
-            let moved: Vec<keys::Rescued> = self
+            let moved: Vec<keys::RescuedRow> = self
                 .query_as(RETURN_STRAYS)
                 .bind(worker.as_uuid())
                 .bind(known.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
@@ -335,7 +335,7 @@ impl PostgresLedger {
     ) -> Result<ReturnReport, LedgerError> {
         self.within("put stray jobs back", async |on| {
             let mut tx = on.begin().await?;
-            let moved: Vec<keys::Rescued> = self
+            let moved: Vec<keys::RescuedRow> = self
                 .query_as(RETURN_SUSPECTS)
                 .bind(worker.as_uuid())
                 .bind(fences.iter().map(|fence| fence.id.as_uuid()).collect::<Vec<_>>())
@@ -370,7 +370,7 @@ impl PostgresLedger {
                 .execute(&mut *tx)
                 .await?;
             // A statement of its own, so that it sees what those claims have committed.
-            let moved: Vec<keys::Rescued> = self
+            let moved: Vec<keys::RescuedRow> = self
                 .query_as(RETURN_ALL)
                 .bind(worker.as_uuid())
                 .bind(rows(MAX_STATEMENT_ROWS))
@@ -412,7 +412,7 @@ impl PostgresLedger {
     async fn report_returned(
         &self,
         on: &mut PgConnection,
-        moved: Vec<keys::Rescued>,
+        moved: Vec<keys::RescuedRow>,
     ) -> Result<ReturnReport, sqlx::Error> {
         if !moved.is_empty() {
             self.frontiers.forget();
@@ -448,7 +448,7 @@ impl PostgresLedger {
     ) -> Result<Option<RescueReport>, LedgerError> {
         self.within("rescue jobs", async |on| {
             let mut tx = on.begin().await?;
-            let moved: Vec<keys::Rescued> = self
+            let moved: Vec<keys::RescuedRow> = self
                 .query_as(RESCUE)
                 .bind(count(max_crashes))
                 .bind(millis(lost_after))
@@ -508,7 +508,7 @@ impl PostgresLedger {
         self.observers.ready().await?;
         let bounds = Bounds::SETTINGS.statement(ORPHANS_WITHIN);
         self.within_bounds("rescue jobs without a worker", bounds, async |on| {
-            let moved: Vec<keys::Rescued> = self
+            let moved: Vec<keys::RescuedRow> = self
                 .query_as(RESCUE_ORPHANS)
                 .bind(count(max_crashes))
                 .bind(range.first().as_uuid())
@@ -524,7 +524,7 @@ impl PostgresLedger {
     async fn report_rescued(
         &self,
         on: &mut PgConnection,
-        moved: Vec<keys::Rescued>,
+        moved: Vec<keys::RescuedRow>,
     ) -> Result<RescueReport, sqlx::Error> {
         if !moved.is_empty() {
             self.frontiers.forget();

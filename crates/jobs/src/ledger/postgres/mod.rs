@@ -28,9 +28,10 @@ pub(crate) use self::rows::RECORD;
 use self::rows::count;
 use super::prune::PruneCursor;
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobRecord,
-    Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease, RescueReport,
-    Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport, keys,
+    CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, InsertOutcome, Insertion,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease,
+    RescueReport, Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport,
+    keys,
 };
 use crate::follow_ups::Effects;
 use crate::id::{JobId, WorkerId};
@@ -121,7 +122,7 @@ impl PostgresLedger {
 
 #[async_trait]
 impl Ledger for PostgresLedger {
-    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<Accepted>, LedgerError> {
+    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<InsertOutcome>, LedgerError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }

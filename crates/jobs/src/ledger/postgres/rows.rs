@@ -7,7 +7,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::decode::Decoded;
+use crate::ledger::decode::DecodedRow;
 use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, WorkerRecord};
 use crate::state::StoredState;
 
@@ -62,7 +62,7 @@ impl FromRow<'_, PgRow> for WorkerRecord {
 impl FromRow<'_, PgRow> for ClaimedJob {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let timeout: i64 = row.try_get("timeout_ms")?;
-        let mut decoded = Decoded::default();
+        let mut decoded = DecodedRow::default();
         Ok(Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
@@ -89,7 +89,7 @@ impl FromRow<'_, PgRow> for JobRecord {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let attempt = from_count(row.try_get("attempt")?);
         let timeout: i64 = row.try_get("timeout_ms")?;
-        let mut decoded = Decoded::default();
+        let mut decoded = DecodedRow::default();
         let options: Options = decoded.json("options", row.try_get("options"));
         let mut record = Self {
             id: JobId::from_uuid(row.try_get("id")?),

@@ -14,7 +14,7 @@ use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::{FreeRows, OutcomeRow, WrittenOutcome};
 use crate::ledger::{
-    Accepted, CancelReply, Fence, MAX_STATEMENT_ROWS, NewJob, Outcome, RetryReply, RunAt, keys,
+    CancelReply, Fence, InsertOutcome, MAX_STATEMENT_ROWS, NewJob, Outcome, RetryReply, RunAt, keys,
 };
 use crate::observer::Observers;
 use crate::state::StoredState;
@@ -90,12 +90,12 @@ where j.state || '' = 'running' and j.worker = $1 and j.attempt = o.attempt and 
 
 impl PostgresLedger {
     /// Inserts any number of jobs inside the caller's transaction, in as many statements as it takes; one answer for each, in
-    /// order. A [`Accepted::Conflict`] writes nothing; what becomes of the others is the caller's to decide.
+    /// order. An [`InsertOutcome::Conflict`] writes nothing; what becomes of the others is the caller's to decide.
     pub async fn insert_in(
         connection: &mut PgConnection,
         jobs: &[NewJob],
         named_statements: bool,
-    ) -> Result<Vec<Accepted>, sqlx::Error> {
+    ) -> Result<Vec<InsertOutcome>, sqlx::Error> {
         let settled = Self::settle_in(connection, jobs, named_statements).await?;
         Ok(settled.into_accepted())
     }
@@ -363,7 +363,7 @@ async fn existing(
     written: &[JobId],
     named_statements: bool,
 ) -> Result<Vec<keys::ExistingJob>, sqlx::Error> {
-    let Some(wanted) = keys::Wanted::of(jobs, written) else {
+    let Some(wanted) = keys::KeyQuery::of(jobs, written) else {
         return Ok(Vec::new());
     };
     let ids: Vec<Uuid> = wanted.ids.iter().map(|id| id.as_uuid()).collect();

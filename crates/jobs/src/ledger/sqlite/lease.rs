@@ -212,7 +212,7 @@ impl SqliteLedger {
         self.within(
             "put stray jobs back",
             self.transaction(async |tx| {
-                let moved: Vec<keys::Rescued> =
+                let moved: Vec<keys::RescuedRow> =
                     sqlx::query_as(sqlx::AssertSqlSafe(format!("{STRAYS}{RETURNING}")))
                         .bind(worker.as_uuid())
                         .bind(hex_array(known))
@@ -244,7 +244,7 @@ impl SqliteLedger {
         self.within(
             "put stray jobs back",
             self.transaction(async |tx| {
-                let moved: Vec<keys::Rescued> =
+                let moved: Vec<keys::RescuedRow> =
                     sqlx::query_as(sqlx::AssertSqlSafe(format!("{SUSPECTS}{RETURNING}")))
                         .bind(worker.as_uuid())
                         .bind(json!(suspects).to_string())
@@ -265,7 +265,7 @@ impl SqliteLedger {
         self.within(
             "deregister the worker",
             self.transaction(async |tx| {
-                let moved: Vec<keys::Rescued> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{ALL}{RETURNING}")))
+                let moved: Vec<keys::RescuedRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{ALL}{RETURNING}")))
                     .bind(worker.as_uuid())
                     .bind(rows(MAX_STATEMENT_ROWS))
                     .fetch_all(&mut *tx)
@@ -309,7 +309,7 @@ impl SqliteLedger {
         self.within(
             "rescue jobs",
             self.transaction(async |tx| {
-                let moved: Vec<keys::Rescued> =
+                let moved: Vec<keys::RescuedRow> =
                     sqlx::query_as(sqlx::AssertSqlSafe(format!("{LOST}{RETURNING}")))
                         .bind(max_crashes)
                         .bind(millis(lost_after))
@@ -354,7 +354,7 @@ impl SqliteLedger {
         self.within(
             "rescue jobs without a worker",
             self.transaction(async |tx| {
-                let moved: Vec<keys::Rescued> =
+                let moved: Vec<keys::RescuedRow> =
                     sqlx::query_as(sqlx::AssertSqlSafe(format!("{ORPHANS}{RETURNING}")))
                         .bind(max_crashes)
                         .bind(range.first().as_uuid())
@@ -388,7 +388,7 @@ impl SqliteLedger {
 
 async fn report_returned(
     on: &mut SqliteConnection,
-    moved: &[keys::Rescued],
+    moved: &[keys::RescuedRow],
     observers: &Observers,
 ) -> Result<ReturnReport, sqlx::Error> {
     let tallies = keys::tallies_of(moved).map_err(decode_error)?;
@@ -398,7 +398,7 @@ async fn report_returned(
 
 async fn report_rescued(
     on: &mut SqliteConnection,
-    moved: &[keys::Rescued],
+    moved: &[keys::RescuedRow],
     observers: &Observers,
 ) -> Result<RescueReport, sqlx::Error> {
     let tallies = keys::tallies_of(moved).map_err(decode_error)?;

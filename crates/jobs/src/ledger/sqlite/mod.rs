@@ -26,9 +26,10 @@ pub(crate) use self::rows::RECORD;
 use self::rows::{hex, hex_array, limit_of, millis};
 use super::prune::{PruneCursor, WINDOW};
 use super::{
-    Accepted, CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, Insertion, JobRecord,
-    Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease, RescueReport,
-    Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport, keys,
+    CancelReply, ClaimedJob, Doubtful, Fence, FreeFinish, Heartbeat, IdRange, InsertOutcome, Insertion,
+    JobRecord, Ledger, LedgerError, NewJob, Outcome, Progress, PruneReport, QueueStats, RenewedLease,
+    RescueReport, Retention, RetryReply, ReturnReport, ServerClock, TimeSpan, WorkerRecord, WorkerReport,
+    keys,
 };
 use crate::follow_ups::Effects;
 use crate::id::{JobId, WorkerId};
@@ -132,7 +133,7 @@ impl SqliteLedger {
 
 #[async_trait]
 impl Ledger for SqliteLedger {
-    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<Accepted>, LedgerError> {
+    async fn insert_as(&self, jobs: &[NewJob], how: Insertion) -> Result<Vec<InsertOutcome>, LedgerError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }

@@ -9,7 +9,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::id::{BatchId, JobId, WorkerId};
-use crate::ledger::decode::Decoded;
+use crate::ledger::decode::DecodedRow;
 use crate::ledger::{ClaimedJob, JobRecord, Options, Priority, WorkerRecord};
 use crate::state::StoredState;
 
@@ -72,7 +72,7 @@ pub(super) fn stored_state(row: &SqliteRow) -> Result<StoredState, sqlx::Error> 
 impl FromRow<'_, SqliteRow> for ClaimedJob {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let timeout: i64 = row.try_get("timeout_ms")?;
-        let mut decoded = Decoded::default();
+        let mut decoded = DecodedRow::default();
         Ok(Self {
             id: JobId::from_uuid(row.try_get("id")?),
             kind: row.try_get("kind")?,
@@ -119,7 +119,7 @@ impl FromRow<'_, SqliteRow> for JobRecord {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let attempt = row.try_get("attempt")?;
         let timeout: i64 = row.try_get("timeout_ms")?;
-        let mut decoded = Decoded::default();
+        let mut decoded = DecodedRow::default();
         let options: Options = decoded.json("options", row.try_get("options"));
         let mut record = Self {
             id: JobId::from_uuid(row.try_get("id")?),

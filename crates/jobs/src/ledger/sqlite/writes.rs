@@ -11,7 +11,7 @@ use crate::LedgerTx;
 use crate::follow_ups::{self, Effects};
 use crate::id::{BatchId, JobId, WorkerId};
 use crate::ledger::outcome::{OutcomeRow, WrittenOutcome};
-use crate::ledger::{Accepted, CancelReply, NewJob, Outcome, RetryReply, RunAt, keys};
+use crate::ledger::{CancelReply, InsertOutcome, NewJob, Outcome, RetryReply, RunAt, keys};
 use crate::observer::Observers;
 use crate::state::StoredState;
 
@@ -48,7 +48,7 @@ impl SqliteLedger {
     pub async fn insert_in(
         connection: &mut SqliteConnection,
         jobs: &[NewJob],
-    ) -> Result<Vec<Accepted>, sqlx::Error> {
+    ) -> Result<Vec<InsertOutcome>, sqlx::Error> {
         Ok(Self::settle_in(connection, jobs).await?.into_accepted())
     }
 
@@ -300,7 +300,7 @@ async fn existing(
     jobs: &[&NewJob],
     written: &[JobId],
 ) -> Result<Vec<keys::ExistingJob>, sqlx::Error> {
-    let Some(wanted) = keys::Wanted::of(jobs, written) else {
+    let Some(wanted) = keys::KeyQuery::of(jobs, written) else {
         return Ok(Vec::new());
     };
     let unique: Vec<_> = wanted.unique_kinds.iter().zip(&wanted.unique_keys).collect();

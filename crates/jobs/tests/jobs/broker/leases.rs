@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_core::failure::Certainty;
 use holdfast_core::mode::Mode;
-use holdfast_jobs::broker::{Broker, BrokerOutcome, Fetched};
+use holdfast_jobs::broker::{Broker, BrokerOutcome, FetchAnswer};
 use holdfast_jobs::{JobId, WorkerId};
 use holdfast_testkit::{FaultProxy, RedisOptions, RedisServer, bytes_contain};
 
@@ -17,7 +17,7 @@ async fn only_a_registered_worker_gets_jobs() {
     let ids = ground.push(1).await;
     let stranger = WorkerId::generate();
     let answer = ground.broker.fetch(QUEUE, stranger, 10).await.unwrap();
-    assert!(matches!(answer, Fetched::Unregistered), "{answer:?}");
+    assert!(matches!(answer, FetchAnswer::Unregistered), "{answer:?}");
     assert_eq!(ground.active().await, ids);
     ground.broker.register(QUEUE, stranger).await.unwrap();
     assert_eq!(ground.fetch_ids(stranger, 10).await, ids);
@@ -162,7 +162,7 @@ async fn ten_thousand_due_scheduled_jobs_do_not_wedge_the_queue() {
 }
 
 /// As a stock producer leaves them: data, meta, and a place in `scheduled`.
-pub(crate) async fn schedule(ground: &Ground, jobs: &[holdfast_jobs::broker::Outgoing], due: i64) {
+pub(crate) async fn schedule(ground: &Ground, jobs: &[holdfast_jobs::broker::OutgoingJob], due: i64) {
     let mut connection = ground.server.connect().await.unwrap();
     for jobs in jobs.chunks(500) {
         let mut commands = Vec::new();

@@ -1,7 +1,7 @@
 //! Asking for jobs and depths; resolving and cancelling.
 
 use holdfast_jobs::JobId;
-use holdfast_jobs::broker::{BrokerOutcome, Depth, Ended, Place, Resolved};
+use holdfast_jobs::broker::{BrokerOutcome, Depth, EndState, Place, Resolution};
 
 use crate::broker::leases::schedule;
 use crate::broker::support::*;
@@ -21,12 +21,12 @@ async fn resolving_removes_what_waits_and_touches_nothing_else() {
         .unwrap();
 
     let resolve = async |id| ground.broker.resolve(QUEUE, id).await.unwrap();
-    assert_eq!(resolve(ids[0]).await, Resolved::Done);
-    assert_eq!(resolve(ids[1]).await, Resolved::Running);
-    assert_eq!(resolve(ids[2]).await, Resolved::Removed);
-    assert_eq!(resolve(ids[2]).await, Resolved::Unknown, "without a trace");
-    assert_eq!(resolve(scheduled[0].id).await, Resolved::Removed);
-    assert_eq!(resolve(JobId::generate()).await, Resolved::Unknown);
+    assert_eq!(resolve(ids[0]).await, Resolution::Done);
+    assert_eq!(resolve(ids[1]).await, Resolution::Running);
+    assert_eq!(resolve(ids[2]).await, Resolution::Removed);
+    assert_eq!(resolve(ids[2]).await, Resolution::Unknown, "without a trace");
+    assert_eq!(resolve(scheduled[0].id).await, Resolution::Removed);
+    assert_eq!(resolve(JobId::generate()).await, Resolution::Unknown);
 
     assert_eq!(
         ground.number(&["EXISTS", &meta(ids[2]), &key("scheduled")]).await,
@@ -52,13 +52,13 @@ async fn a_job_held_by_a_lost_or_forgotten_worker_counts_as_running() {
     assert!(ground.delete(&key("workers")).await);
     assert_eq!(
         ground.broker.resolve(QUEUE, ids[0]).await.unwrap(),
-        Resolved::Running
+        Resolution::Running
     );
     // A lost member whose jobs are only about to be returned.
     ground.number(&["ZADD", &key("lost"), "0", &member(worker)]).await;
     assert_eq!(
         ground.broker.resolve(QUEUE, ids[0]).await.unwrap(),
-        Resolved::Running
+        Resolution::Running
     );
     assert_eq!(ground.active().await, [ids[1]]);
 }
@@ -71,16 +71,19 @@ async fn cancelling_ends_a_waiting_job_and_asks_a_running_one() {
     ground.fetch(worker, 1).await;
     assert_eq!(
         ground.broker.cancel(QUEUE, ids[0]).await.unwrap(),
-        Resolved::Running
+        Resolution::Running
     );
     assert_eq!(
         ground.broker.cancel(QUEUE, ids[1]).await.unwrap(),
-        Resolved::Removed
+        Resolution::Removed
     );
-    assert_eq!(ground.broker.cancel(QUEUE, ids[1]).await.unwrap(), Resolved::Done);
+    assert_eq!(
+        ground.broker.cancel(QUEUE, ids[1]).await.unwrap(),
+        Resolution::Done
+    );
     assert_eq!(
         ground.broker.cancel(QUEUE, JobId::generate()).await.unwrap(),
-        Resolved::Unknown
+        Resolution::Unknown
     );
     assert!(ground.fetch(worker, 10).await.is_empty());
 
@@ -89,7 +92,7 @@ async fn cancelling_ends_a_waiting_job_and_asks_a_running_one() {
         matches!(
             record.place,
             Place::Ended {
-                outcome: Ended::Cancelled,
+                outcome: EndState::Cancelled,
                 ..
             }
         ),
@@ -132,7 +135,7 @@ async fn a_job_can_be_asked_for_from_push_to_outcome() {
     else {
         panic!("{ended:?}")
     };
-    assert_eq!((outcome, attempts, error), (Ended::Completed, 1, None));
+    assert_eq!((outcome, attempts, error), (EndState::Completed, 1, None));
     assert_eq!(result.unwrap().get(), "[1,2]");
     assert!(at.is_some());
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use holdfast_jobs::broker::{Batch, Beat, Broker, Fetched, Janitor, Swept};
+use holdfast_jobs::broker::{Batch, Beat, Broker, FetchAnswer, Janitor, Swept};
 use holdfast_jobs::{JobId, WorkerId};
 use holdfast_testkit::RedisOptions;
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ impl Scene {
             if broker.heartbeat(QUEUE, self.live, &self.held).await.unwrap() == Beat::Unregistered {
                 broker.register(QUEUE, self.live).await.unwrap();
             }
-            if let Fetched::Batch(batch) = broker.fetch(QUEUE, self.live, 500).await.unwrap() {
+            if let FetchAnswer::Batch(batch) = broker.fetch(QUEUE, self.live, 500).await.unwrap() {
                 ended.extend(end_all(broker, self.live, batch).await);
             }
             broker.rescue(QUEUE).await.unwrap();
@@ -332,7 +332,7 @@ async fn lost_jobs_are_told_from_the_many_that_wait_in_a_deep_queue() {
     );
 }
 
-fn jobs_made_before(id: JobId, count: u128) -> Vec<holdfast_jobs::broker::Outgoing> {
+fn jobs_made_before(id: JobId, count: u128) -> Vec<holdfast_jobs::broker::OutgoingJob> {
     (1..=count)
         .map(|back| {
             let older = id.as_uuid().as_u128() - (back << 80) - back;

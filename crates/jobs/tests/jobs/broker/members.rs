@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_core::mode::Mode;
 use holdfast_jobs::WorkerId;
-use holdfast_jobs::broker::{Beat, Fetched, Registration, Rescued, Resolved};
+use holdfast_jobs::broker::{Beat, BrokerRescueReport, FetchAnswer, Registration, Resolution};
 use holdfast_testkit::eventually;
 
 use crate::broker::support::*;
@@ -72,7 +72,7 @@ async fn a_lost_workers_jobs_return_in_order_with_one_crash_and_it_can_do_no_mor
     assert!(!ground.broker.mark_started(QUEUE, dead, ids[0]).await.unwrap());
     assert!(matches!(
         ground.broker.fetch(QUEUE, dead, 1).await.unwrap(),
-        Fetched::Lost
+        FetchAnswer::Lost
     ));
     assert_eq!(
         ground.broker.heartbeat(QUEUE, dead, &ids[..10]).await.unwrap(),
@@ -97,7 +97,10 @@ async fn a_lost_workers_jobs_return_in_order_with_one_crash_and_it_can_do_no_mor
         [key("lost"), key("workers")],
         "crash counts end with their jobs"
     );
-    assert_eq!(ground.broker.rescue(QUEUE).await.unwrap(), Rescued::default());
+    assert_eq!(
+        ground.broker.rescue(QUEUE).await.unwrap(),
+        BrokerRescueReport::default()
+    );
 }
 
 #[tokio::test]
@@ -256,7 +259,7 @@ async fn after_an_outage_living_workers_are_not_taken_for_lost() {
         ground.broker.heartbeat(QUEUE, live, &ids[..2]).await.unwrap();
         ground.broker.heartbeat(QUEUE, dead, &ids[2..]).await.unwrap();
         let rescued = ground.broker.rescue(QUEUE).await.unwrap();
-        assert_eq!(rescued, Rescued::default());
+        assert_eq!(rescued, BrokerRescueReport::default());
         (started.elapsed() > Duration::from_millis(1_500)).then_some(())
     })
     .await
@@ -268,7 +271,10 @@ async fn after_an_outage_living_workers_are_not_taken_for_lost() {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     ground.server.sigcont().await.unwrap();
     ground.becomes(Mode::is_normal).await;
-    assert_eq!(ground.broker.rescue(QUEUE).await.unwrap(), Rescued::default());
+    assert_eq!(
+        ground.broker.rescue(QUEUE).await.unwrap(),
+        BrokerRescueReport::default()
+    );
 
     let rescued = eventually(
         "the rescue of the one that died meanwhile",
@@ -297,7 +303,7 @@ async fn a_heartbeat_tells_of_leases_the_worker_did_not_name_and_of_cancelled_jo
     ground.fetch(worker, 3).await;
     assert_eq!(
         ground.broker.cancel(QUEUE, ids[1]).await.unwrap(),
-        Resolved::Running
+        Resolution::Running
     );
     let beat = ground.broker.heartbeat(QUEUE, worker, &ids[..2]).await.unwrap();
     assert_eq!(
@@ -327,6 +333,6 @@ async fn a_worker_that_still_holds_jobs_is_not_forgotten() {
     );
     assert!(matches!(
         ground.broker.fetch(QUEUE, worker, 1).await.unwrap(),
-        Fetched::Unregistered
+        FetchAnswer::Unregistered
     ));
 }

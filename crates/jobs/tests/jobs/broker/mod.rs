@@ -5,7 +5,7 @@
     reason = "a test stops at the first surprise"
 )]
 
-mod ends;
+mod finishes;
 mod leases;
 mod lookups;
 mod lost_keys;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use holdfast_core::failure::Certainty;
 use holdfast_core::mode::Mode;
 use holdfast_jobs::Envelope;
-use holdfast_jobs::broker::{Beat, Broker, BrokerOutcome, PushOutcome, Resolved};
+use holdfast_jobs::broker::{Beat, Broker, BrokerOutcome, PushOutcome, Resolution};
 use holdfast_testkit::{FaultProxy, RedisOptions, RedisServer, bytes_contain, eventually};
 
 use crate::broker::support::*;
@@ -136,7 +136,7 @@ async fn a_push_that_reaches_a_hung_server_is_never_applied_later() {
     ground.becomes(Mode::is_normal).await;
     assert_eq!(
         ground.broker.resolve(QUEUE, jobs[0].id).await.unwrap(),
-        Resolved::Unknown
+        Resolution::Unknown
     );
 }
 
@@ -159,11 +159,11 @@ async fn a_push_whose_answer_is_lost_is_doubtful_and_stands_there_once() {
     becomes(&broker, Mode::is_normal).await;
     assert_eq!(
         broker.resolve(QUEUE, jobs[0].id).await.unwrap(),
-        Resolved::Removed
+        Resolution::Removed
     );
     assert_eq!(
         broker.resolve(QUEUE, jobs[0].id).await.unwrap(),
-        Resolved::Unknown
+        Resolution::Unknown
     );
     assert_eq!(broker.depth(QUEUE).await.unwrap().active, 2);
 }

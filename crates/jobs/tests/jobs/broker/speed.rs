@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use holdfast_jobs::broker::{Finished, Outgoing};
+use holdfast_jobs::broker::{FinishedExecution, OutgoingJob};
 
 use crate::broker::support::*;
 
@@ -16,11 +16,11 @@ const JOBS: usize = 400_000;
 async fn speed_of_push_fetch_and_acknowledge() {
     for (payload, batch) in [(200, 500), (200, 200)] {
         let ground = Ground::new().await;
-        let jobs: Vec<Outgoing> = (0..JOBS)
+        let jobs: Vec<OutgoingJob> = (0..JOBS)
             .map(|_| outgoing(&format!("\"{}\"", "x".repeat(payload))))
             .collect();
         let stage = Stage::begin(&ground, "push", 500).await;
-        let push = async |jobs: &[Outgoing]| {
+        let push = async |jobs: &[OutgoingJob]| {
             for jobs in jobs.chunks(5_000) {
                 push_all(&ground.broker, jobs).await;
             }
@@ -40,7 +40,7 @@ async fn work(ground: &Ground, batch: usize) {
     let done = AtomicUsize::new(0);
     let worker = async || {
         let worker = ground.worker().await;
-        let (sender, mut receiver) = tokio::sync::mpsc::channel::<Vec<Finished>>(4);
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<Vec<FinishedExecution>>(4);
         let fetching = async {
             loop {
                 let jobs = ground.fetch(worker, batch).await.jobs;

@@ -9,7 +9,8 @@ use holdfast_core::config::{RedisEndpoint, RedisSettings};
 use holdfast_core::mode::Mode;
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_jobs::broker::{
-    Batch, Broker, BrokerOutcome, BrokerSettings, Fetched, Finished, Outgoing, PushOutcome, Registration,
+    Batch, Broker, BrokerOutcome, BrokerSettings, FetchAnswer, FinishedExecution, OutgoingJob, PushOutcome,
+    Registration,
 };
 use holdfast_jobs::{Envelope, JobId, WorkerId};
 use holdfast_testkit::{RedisOptions, RedisServer};
@@ -144,7 +145,7 @@ impl Ground {
             if batch.is_empty() {
                 return ended;
             }
-            let done: Vec<Finished> = batch.jobs.iter().map(|job| completed(job.id)).collect();
+            let done: Vec<FinishedExecution> = batch.jobs.iter().map(|job| completed(job.id)).collect();
             ended.extend(self.broker.acknowledge(QUEUE, worker, &done).await.unwrap());
         }
     }
@@ -253,9 +254,9 @@ pub(crate) fn envelope(kind: &str, payload: &str) -> Envelope {
     }
 }
 
-pub(crate) fn outgoing(payload: &str) -> Outgoing {
+pub(crate) fn outgoing(payload: &str) -> OutgoingJob {
     let envelope = serde_json::to_vec(&envelope("debug.echo", payload)).unwrap();
-    Outgoing {
+    OutgoingJob {
         id: JobId::generate(),
         envelope: envelope.into(),
         max_attempts: 4,
@@ -263,15 +264,15 @@ pub(crate) fn outgoing(payload: &str) -> Outgoing {
 }
 
 /// Jobs whose ids are in order, as those of one producer are.
-pub(crate) fn jobs(count: usize) -> Vec<Outgoing> {
-    let mut jobs: Vec<Outgoing> = (0..count)
+pub(crate) fn jobs(count: usize) -> Vec<OutgoingJob> {
+    let mut jobs: Vec<OutgoingJob> = (0..count)
         .map(|number| outgoing(&format!("{{\"n\":{number}}}")))
         .collect();
     jobs.sort_by_key(|job| job.id);
     jobs
 }
 
-pub(crate) async fn push_all(broker: &Broker, jobs: &[Outgoing]) {
+pub(crate) async fn push_all(broker: &Broker, jobs: &[OutgoingJob]) {
     for pushed in broker.push(QUEUE, jobs).await {
         assert!(matches!(pushed.outcome, PushOutcome::Pushed), "{pushed:?}");
     }
@@ -279,17 +280,17 @@ pub(crate) async fn push_all(broker: &Broker, jobs: &[Outgoing]) {
 
 pub(crate) async fn fetch(broker: &Broker, worker: WorkerId, limit: usize) -> Batch {
     match broker.fetch(QUEUE, worker, limit).await.unwrap() {
-        Fetched::Batch(batch) => batch,
+        FetchAnswer::Batch(batch) => batch,
         other => panic!("{worker} is not registered: {other:?}"),
     }
 }
 
-pub(crate) fn completed(id: JobId) -> Finished {
+pub(crate) fn completed(id: JobId) -> FinishedExecution {
     finished(id, BrokerOutcome::Completed(None))
 }
 
-pub(crate) fn finished(id: JobId, outcome: BrokerOutcome) -> Finished {
-    Finished {
+pub(crate) fn finished(id: JobId, outcome: BrokerOutcome) -> FinishedExecution {
+    FinishedExecution {
         id,
         kind: "debug.echo".to_owned(),
         attempt: 1,

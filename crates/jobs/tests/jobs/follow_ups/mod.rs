@@ -14,7 +14,7 @@ use holdfast_core::config::{Durability, Settings, Sources, load_from};
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::{Database, migrate};
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 use holdfast_jobs::ledger::JobRecord;
 use holdfast_jobs::link::EndedBatch;
@@ -29,13 +29,13 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What the handlers saw, and what the test lets them do.
 #[derive(Debug, Default)]
-struct Seen {
+struct HandlerLog {
     ended: Mutex<Vec<EndedBatch>>,
     runs: Mutex<BTreeMap<String, u64>>,
     healed: std::sync::atomic::AtomicBool,
 }
 
-impl Seen {
+impl HandlerLog {
     fn ran(&self, queue: &str) {
         *self.runs.lock().unwrap().entry(queue.to_owned()).or_default() += 1;
     }
@@ -50,7 +50,7 @@ impl Job for Add {
     type Output = u64;
 
     async fn run(self, ctx: JobContext) -> Result<u64, JobError> {
-        let seen = ctx.resource::<Arc<Seen>>()?;
+        let seen = ctx.resource::<Arc<HandlerLog>>()?;
         seen.ran(ctx.queue());
         if let Some(batch) = ctx.ended_batch() {
             seen.ended.lock().unwrap().push(batch);
@@ -68,7 +68,7 @@ impl Job for Fail {
     type Output = &'static str;
 
     async fn run(self, ctx: JobContext) -> Result<&'static str, JobError> {
-        let seen = ctx.resource::<Arc<Seen>>()?;
+        let seen = ctx.resource::<Arc<HandlerLog>>()?;
         if seen.healed.load(std::sync::atomic::Ordering::SeqCst) {
             return Ok("healed");
         }
@@ -85,7 +85,7 @@ impl Job for Later {
     type Output = u32;
 
     async fn run(self, ctx: JobContext) -> Result<u32, JobError> {
-        let seen = ctx.resource::<Arc<Seen>>()?;
+        let seen = ctx.resource::<Arc<HandlerLog>>()?;
         seen.ran("later");
         let runs = seen.runs.lock().unwrap()["later"];
         match runs {
@@ -106,14 +106,14 @@ impl Job for Nap {
 
     async fn run(self, ctx: JobContext) -> Result<(), JobError> {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        ctx.resource::<Arc<Seen>>()?.ran(ctx.queue());
+        ctx.resource::<Arc<HandlerLog>>()?.ran(ctx.queue());
         Ok(())
     }
 }
 
 struct System {
     jobs: Jobs,
-    seen: Arc<Seen>,
+    seen: Arc<HandlerLog>,
     settings: Settings,
     stop: Shutdown,
     running: Option<JoinHandle<Result<(), WorkerError>>>,
@@ -364,7 +364,7 @@ async fn a_dead_letter_of_the_broker_is_seen_redriven_and_completed(postgres: bo
         filter,
         ..Redrive::default()
     };
-    let by = By::new(Actor::local());
+    let by = AuditContext::new(Actor::local());
     let done = system.jobs.steer(&by).redrive(&redrive).await.unwrap();
     assert_eq!((done.affected, done.finished), (1, true));
     let record = system.end_of(accepted.id).await;

@@ -19,20 +19,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
-use super::{Limited, max_running};
+use super::{LimitFixture, max_running};
 use crate::support::{self, Host, LOST_AFTER, new_job, raw, settings};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-fn pool(l: &Limited) -> &PostgresDatabase {
+fn pool(l: &LimitFixture) -> &PostgresDatabase {
     match &l.f.database {
         Database::Postgres(pool) => pool,
         Database::Sqlite(_) => panic!("these tests are about PostgreSQL"),
     }
 }
 
-fn server(l: &Limited) -> &PostgresServer {
+fn server(l: &LimitFixture) -> &PostgresServer {
     match &l.f.host {
         Host::Postgres(host) => &host.0,
         Host::Sqlite(_) => panic!("these tests are about PostgreSQL"),
@@ -49,11 +49,11 @@ fn asked(worker: WorkerId, room: usize) -> ClaimRequest<'static> {
 }
 
 /// Over a server that lets a statement wait long enough for a busy machine.
-async fn patient() -> Limited {
+async fn patient() -> LimitFixture {
     let mut fixture = support::postgres().await;
     fixture.settings.database.statement_timeout = DEADLINE;
     fixture.ledger = ledger::open(&fixture.database, &fixture.settings.database);
-    Limited::over(fixture)
+    LimitFixture::over(fixture)
 }
 
 /// Claims again while others are in the way, as a lane does.
@@ -74,7 +74,7 @@ async fn claim_when_free(limits: &LimitStore, worker: WorkerId, room: usize) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_on_the_queues_row_is_contention_and_costs_nothing_but_time() {
-    let l = Limited::over(support::postgres().await);
+    let l = LimitFixture::over(support::postgres().await);
     l.set(max_running(5)).await;
     l.insert(&[new_job(), new_job()]).await;
     let worker = l.f.worker().await;
@@ -102,7 +102,7 @@ async fn a_lock_on_the_queues_row_is_contention_and_costs_nothing_but_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_whose_row_is_being_removed_claims_nothing_and_delays_nobody() {
-    let l = Limited::over(support::postgres().await);
+    let l = LimitFixture::over(support::postgres().await);
     l.set(max_running(5)).await;
     l.insert(&[new_job(), new_job()]).await;
     let (leaving, staying) = (l.f.worker().await, l.f.worker().await);
@@ -176,7 +176,7 @@ async fn the_first_limited_claim_counts_what_ordinary_claims_are_about_to_take()
 }
 
 /// From now on, whoever leases a job waits in the middle of the statement.
-async fn close_the_gate(l: &Limited) {
+async fn close_the_gate(l: &LimitFixture) {
     sqlx::raw_sql(
         "create table gate (waiting boolean);
          create function wait_at_gate() returns trigger language plpgsql as $$
@@ -196,7 +196,7 @@ async fn close_the_gate(l: &Limited) {
     .unwrap();
 }
 
-async fn wait_at_the_gate(l: &Limited) {
+async fn wait_at_the_gate(l: &LimitFixture) {
     eventually("a claim at the gate", DEADLINE, POLL, async || {
         let waiting: bool = sqlx::query_scalar(
             "select exists (select from pg_locks where locktype = 'advisory' and objid = 77 and mode = 'ShareLock')",
@@ -210,7 +210,7 @@ async fn wait_at_the_gate(l: &Limited) {
     .unwrap();
 }
 
-async fn open_the_gate(l: &Limited) {
+async fn open_the_gate(l: &LimitFixture) {
     sqlx::raw_sql("delete from gate").execute(pool(l)).await.unwrap();
 }
 
@@ -287,11 +287,11 @@ async fn a_worker_that_reads_no_answer_holds_up_nobody() {
 
 /// A job that says when it ran, by the clock of the database.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-struct Witnessed {
+struct WitnessJob {
     number: i64,
 }
 
-impl Job for Witnessed {
+impl Job for WitnessJob {
     const KIND: &'static str = "test.witnessed";
     type Output = ();
 
@@ -334,7 +334,7 @@ async fn limited_worker_process() {
     let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
     let jobs = Jobs::new(
         &settings,
-        Registry::new().register::<Witnessed>(),
+        Registry::new().register::<WitnessJob>(),
         &database,
         &gate,
     );
@@ -351,7 +351,7 @@ async fn limited_worker_process() {
 async fn a_frozen_worker_does_not_stop_a_limited_queue() {
     const FREEZES: usize = 15;
     const AT_ONCE: i64 = 6;
-    let l = Limited::over(support::postgres().await);
+    let l = LimitFixture::over(support::postgres().await);
     l.set(max_running(6)).await;
     sqlx::raw_sql("create table witness (number bigint not null)")
         .execute(pool(&l))
@@ -378,7 +378,7 @@ async fn a_frozen_worker_does_not_stop_a_limited_queue() {
     for freeze in 0..FREEZES {
         let jobs: Vec<NewJob> = (enqueued..enqueued + 500)
             .map(|number| NewJob {
-                kind: Arc::from(Witnessed::KIND),
+                kind: Arc::from(WitnessJob::KIND),
                 payload: Arc::from(raw(&format!(r#"{{"number":{number}}}"#))),
                 ..new_job()
             })
@@ -423,7 +423,7 @@ async fn a_frozen_worker_does_not_stop_a_limited_queue() {
     }
 }
 
-async fn completed(l: &Limited) -> i64 {
+async fn completed(l: &LimitFixture) -> i64 {
     sqlx::query_scalar("select count(*) from holdfast_jobs where state = 'completed'")
         .fetch_one(pool(l))
         .await
@@ -431,7 +431,7 @@ async fn completed(l: &Limited) -> i64 {
 }
 
 /// Waits until so many jobs are completed, and looks at what runs at once meanwhile.
-async fn progress(l: &Limited, goal: i64, most_running: &mut i64, most_connections: &mut i64) {
+async fn progress(l: &LimitFixture, goal: i64, most_running: &mut i64, most_connections: &mut i64) {
     let started = std::time::Instant::now();
     loop {
         let row = sqlx::query(

@@ -26,13 +26,13 @@ use support::{Fixture, LOST_AFTER, new_job, settings};
 macro_rules! contract {
     ($($name:ident),+ $(,)?) => {
         mod on_postgres {
-            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(crate::support::postgres().await)).await; })+
+            $(#[tokio::test] async fn $name() { super::$name(super::LimitFixture::over(crate::support::postgres().await)).await; })+
         }
         mod behind_pgbouncer {
-            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(crate::support::pgbouncer().await)).await; })+
+            $(#[tokio::test] async fn $name() { super::$name(super::LimitFixture::over(crate::support::pgbouncer().await)).await; })+
         }
         mod on_sqlite {
-            $(#[tokio::test] async fn $name() { super::$name(super::Limited::over(crate::support::sqlite().await)).await; })+
+            $(#[tokio::test] async fn $name() { super::$name(super::LimitFixture::over(crate::support::sqlite().await)).await; })+
         }
     };
 }
@@ -56,13 +56,13 @@ contract!(
     jobs_too_large_for_one_answer_come_whole_and_in_order,
 );
 
-struct Limited {
+struct LimitFixture {
     f: Fixture,
     limits: LimitStore,
     inserted: AtomicI64,
 }
 
-impl Limited {
+impl LimitFixture {
     fn over(f: Fixture) -> Self {
         let limits = LimitStore::new(&f.database, &f.settings.database);
         let inserted = AtomicI64::new(0);
@@ -161,7 +161,7 @@ fn key_max_running(most: u32) -> QueueLimits {
     }
 }
 
-async fn a_limited_queue_opens_to_the_limited_claim_alone(l: Limited) {
+async fn a_limited_queue_opens_to_the_limited_claim_alone(l: LimitFixture) {
     let worker = l.f.worker().await;
     let queues = ["default".to_owned()];
     l.insert(&[new_job(), new_job()]).await;
@@ -190,7 +190,7 @@ async fn a_limited_queue_opens_to_the_limited_claim_alone(l: Limited) {
     assert_eq!(ordinary.len(), 1);
 }
 
-async fn running_jobs_are_counted_over_all_workers(l: Limited) {
+async fn running_jobs_are_counted_over_all_workers(l: LimitFixture) {
     l.set(max_running(3)).await;
     let jobs: Vec<NewJob> = (0..10).map(|_| new_job()).collect();
     l.insert(&jobs).await;
@@ -218,7 +218,7 @@ async fn running_jobs_are_counted_over_all_workers(l: Limited) {
     assert!(l.claim(one, 10).await.is_empty());
 }
 
-async fn a_lost_workers_jobs_count_until_they_are_rescued(l: Limited) {
+async fn a_lost_workers_jobs_count_until_they_are_rescued(l: LimitFixture) {
     l.set(key_max_running(1)).await;
     l.insert(&[keyed("a"), keyed("a")]).await;
     let lost = l.f.worker().await;
@@ -232,7 +232,7 @@ async fn a_lost_workers_jobs_count_until_they_are_rescued(l: Limited) {
     assert!(l.claim(worker, 10).await.is_empty());
 }
 
-async fn each_key_has_its_own_places(l: Limited) {
+async fn each_key_has_its_own_places(l: LimitFixture) {
     l.set(QueueLimits {
         max_running: Some(5),
         ..key_max_running(2)
@@ -261,7 +261,7 @@ async fn each_key_has_its_own_places(l: Limited) {
     );
 }
 
-async fn a_hot_key_neither_starves_nor_slows_the_others(l: Limited) {
+async fn a_hot_key_neither_starves_nor_slows_the_others(l: LimitFixture) {
     l.set(key_max_running(1)).await;
     let hot: Vec<NewJob> = (0..5_000).map(|_| keyed("hot")).collect();
     l.insert(&hot).await;
@@ -280,7 +280,7 @@ async fn a_hot_key_neither_starves_nor_slows_the_others(l: Limited) {
     );
 }
 
-async fn more_keys_than_one_walk_sees_all_have_their_turn(l: Limited) {
+async fn more_keys_than_one_walk_sees_all_have_their_turn(l: LimitFixture) {
     l.set(key_max_running(1)).await;
     // 2,600 keys, of which the first 2,500 in their order are at their limit.
     let blockers: Vec<NewJob> = (0..2_500).map(|number| keyed(&format!("a{number:05}"))).collect();
@@ -315,7 +315,7 @@ async fn more_keys_than_one_walk_sees_all_have_their_turn(l: Limited) {
     assert_eq!(served, expected);
 }
 
-async fn a_job_without_a_key_is_not_bound_by_keys(l: Limited) {
+async fn a_job_without_a_key_is_not_bound_by_keys(l: LimitFixture) {
     l.set(key_max_running(1)).await;
     let jobs = [keyed("a"), keyed("a"), new_job(), new_job()];
     l.insert(&jobs).await;
@@ -324,7 +324,7 @@ async fn a_job_without_a_key_is_not_bound_by_keys(l: Limited) {
     assert_eq!(claimed, [0, 2, 3].iter().map(|at| jobs[*at].id).collect());
 }
 
-async fn a_rate_lets_exactly_its_count_start_and_tells_when_the_next_may(l: Limited) {
+async fn a_rate_lets_exactly_its_count_start_and_tells_when_the_next_may(l: LimitFixture) {
     l.set(QueueLimits {
         rate: Some("10/10h".parse().unwrap()),
         ..QueueLimits::default()
@@ -358,7 +358,7 @@ async fn a_rate_lets_exactly_its_count_start_and_tells_when_the_next_may(l: Limi
     );
 }
 
-async fn each_key_has_its_own_rate(l: Limited) {
+async fn each_key_has_its_own_rate(l: LimitFixture) {
     l.set(QueueLimits {
         key_rate: Some("2/2h".parse().unwrap()),
         ..QueueLimits::default()
@@ -375,7 +375,7 @@ async fn each_key_has_its_own_rate(l: Limited) {
     assert_eq!(l.claim(worker, 10).await.len(), 1);
 }
 
-async fn a_limited_claim_says_when_the_next_job_is_due(l: Limited) {
+async fn a_limited_claim_says_when_the_next_job_is_due(l: LimitFixture) {
     l.set(key_max_running(1)).await;
     let worker = l.f.worker().await;
     assert_eq!(l.claim_all(worker, 10).await.again_in, None);
@@ -390,7 +390,7 @@ async fn a_limited_claim_says_when_the_next_job_is_due(l: Limited) {
     assert!((30..=100).contains(&wait), "{wait}");
 }
 
-async fn the_guards_of_the_ordinary_claim_hold(l: Limited) {
+async fn the_guards_of_the_ordinary_claim_hold(l: LimitFixture) {
     l.set(max_running(5)).await;
     l.insert(&[new_job()]).await;
     assert!(l.claim(WorkerId::generate(), 10).await.is_empty(), "unknown");
@@ -406,7 +406,7 @@ async fn the_guards_of_the_ordinary_claim_hold(l: Limited) {
     assert!(claimed[0].run_at <= clock::now() + chrono::Duration::seconds(60));
 }
 
-async fn what_the_api_sets_stands_before_what_is_configured(l: Limited) {
+async fn what_the_api_sets_stands_before_what_is_configured(l: LimitFixture) {
     let configured = settings(&[
         ("HOLDFAST__QUEUES__DEFAULT__MAX_RUNNING", "7"),
         ("HOLDFAST__QUEUES__DEFAULT__KEY_RATE", "5/1s"),
@@ -447,7 +447,7 @@ async fn what_the_api_sets_stands_before_what_is_configured(l: Limited) {
     );
 }
 
-async fn claims_at_the_same_time_never_exceed_a_limit(l: Limited) {
+async fn claims_at_the_same_time_never_exceed_a_limit(l: LimitFixture) {
     l.set(QueueLimits {
         max_running: Some(4),
         ..key_max_running(1)
@@ -505,7 +505,7 @@ async fn claims_at_the_same_time_never_exceed_a_limit(l: Limited) {
 }
 
 /// The database's clock was set back by 100 hours: full again only in 100 hours, which no number of starts can cause.
-async fn a_bucket_that_is_emptier_than_empty_fills_again_at_its_rate(l: Limited) {
+async fn a_bucket_that_is_emptier_than_empty_fills_again_at_its_rate(l: LimitFixture) {
     l.set(QueueLimits {
         rate: Some("3/3h".parse().unwrap()),
         key_rate: Some("2/2h".parse().unwrap()),
@@ -547,7 +547,7 @@ async fn a_bucket_that_is_emptier_than_empty_fills_again_at_its_rate(l: Limited)
     assert_eq!(l.claim(worker, 10).await.len(), 1);
 }
 
-async fn running_jobs_of_a_worker_without_a_row_count(l: Limited) {
+async fn running_jobs_of_a_worker_without_a_row_count(l: LimitFixture) {
     l.set(QueueLimits {
         key_max_running: Some(2),
         ..max_running(3)
@@ -569,7 +569,7 @@ async fn running_jobs_of_a_worker_without_a_row_count(l: Limited) {
     );
 }
 
-async fn jobs_too_large_for_one_answer_come_whole_and_in_order(l: Limited) {
+async fn jobs_too_large_for_one_answer_come_whole_and_in_order(l: LimitFixture) {
     l.set(max_running(100)).await;
     let jobs: Vec<NewJob> = (0..12)
         .map(|number| {

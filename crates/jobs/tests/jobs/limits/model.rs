@@ -7,14 +7,14 @@ use holdfast_jobs::limits::QueueLimits;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::{Limited, ids};
+use super::{LimitFixture, ids};
 use crate::support::{self, new_job};
 
 #[tokio::test]
 async fn both_databases_choose_the_same_jobs_from_random_queues() {
     let both = [
-        Limited::over(support::postgres().await),
-        Limited::over(support::sqlite().await),
+        LimitFixture::over(support::postgres().await),
+        LimitFixture::over(support::sqlite().await),
     ];
     for seed in 0..40_u64 {
         let mut random = StdRng::seed_from_u64(seed);

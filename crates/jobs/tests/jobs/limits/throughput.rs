@@ -16,15 +16,15 @@ use holdfast_testkit::{RedisOptions, RedisServer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Limited, key_max_running, keyed, max_running};
+use super::{LimitFixture, key_max_running, keyed, max_running};
 use crate::support::{self, Host, new_job, raw, settings};
 
 const WORKERS: usize = 3;
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-struct Counted {}
+struct CountedJob {}
 
-impl Job for Counted {
+impl Job for CountedJob {
     const KIND: &'static str = "test.counted";
     type Output = ();
 
@@ -53,7 +53,7 @@ async fn throughput() {
 }
 
 async fn measure(limits: Option<QueueLimits>, keys: usize, jobs: usize) -> f64 {
-    let l = Limited::over(support::postgres().await);
+    let l = LimitFixture::over(support::postgres().await);
     if let Some(limits) = limits {
         l.set(limits).await;
     }
@@ -62,7 +62,7 @@ async fn measure(limits: Option<QueueLimits>, keys: usize, jobs: usize) -> f64 {
         let jobs: Vec<NewJob> = chunk
             .iter()
             .map(|number| NewJob {
-                kind: Arc::from(Counted::KIND),
+                kind: Arc::from(CountedJob::KIND),
                 payload: Arc::from(raw("{}")),
                 ..if keys == 0 {
                     new_job()
@@ -85,7 +85,12 @@ async fn measure(limits: Option<QueueLimits>, keys: usize, jobs: usize) -> f64 {
         let database = Database::open(&settings.database).unwrap();
         let gate = RedisGate::open(Role::Queue, settings.redis.queue.as_ref(), &settings.redis).unwrap();
         gate.wait_ready(Duration::from_secs(5)).await;
-        let jobs = Jobs::new(&settings, Registry::new().register::<Counted>(), &database, &gate);
+        let jobs = Jobs::new(
+            &settings,
+            Registry::new().register::<CountedJob>(),
+            &database,
+            &gate,
+        );
         let parts = WorkerParts {
             settings,
             jobs,

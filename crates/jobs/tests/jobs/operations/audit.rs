@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_core::redis::{RedisGate, Role};
 use holdfast_core::sql::Database;
-use holdfast_jobs::audit::{Actor, AuditEntry, AuditFilter, By, action};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditEntry, AuditFilter, action};
 use holdfast_jobs::ledger::{CancelReply, RetryReply};
 use holdfast_jobs::{JobId, Jobs, LedgerTx, Registry};
 use serde_json::json;
@@ -34,7 +34,7 @@ async fn steering_leaves_one_entry_for_each_change(f: Fixture) {
     let jobs = jobs_of(&f);
     let job = new_job();
     f.ledger.insert(std::slice::from_ref(&job)).await.unwrap();
-    let by = By::new(Actor::key("01J")).in_request("req-1");
+    let by = AuditContext::new(Actor::key("01J")).in_request("req-1");
     let steering = jobs.steer(&by);
     steering.pause("default").await.unwrap();
     assert_eq!(f.ledger.paused_queues().await.unwrap(), ["default"]);
@@ -81,7 +81,7 @@ async fn steering_leaves_one_entry_for_each_change(f: Fixture) {
 
 async fn an_entry_rolls_back_with_its_action(f: Fixture) {
     let jobs = jobs_of(&f);
-    let by = By::new(Actor::system());
+    let by = AuditContext::new(Actor::system());
     let entry = AuditEntry::new(action::KEY_REVOKE).target("k");
     match &f.database {
         Database::Postgres(pool) => {
@@ -110,7 +110,10 @@ async fn an_entry_rolls_back_with_its_action(f: Fixture) {
 async fn the_log_filters_and_pages(f: Fixture) {
     let jobs = jobs_of(&f);
     let audit = jobs.audit();
-    let (alice, bob) = (By::new(Actor::user("alice")), By::new(Actor::user("bob")));
+    let (alice, bob) = (
+        AuditContext::new(Actor::user("alice")),
+        AuditContext::new(Actor::user("bob")),
+    );
     for n in 0..5_u64 {
         let entry = AuditEntry::new(action::QUEUE_PURGE)
             .target(format!("q{n}"))
@@ -182,7 +185,7 @@ async fn the_log_filters_and_pages(f: Fixture) {
 
 async fn pruning_takes_old_entries_only(f: Fixture) {
     let jobs = jobs_of(&f);
-    let by = By::new(Actor::system());
+    let by = AuditContext::new(Actor::system());
     let entry = AuditEntry::new(action::QUEUE_PAUSE);
     for _ in 0..3 {
         jobs.audit().record(&by, &entry).await.unwrap();

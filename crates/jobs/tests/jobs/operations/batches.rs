@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_core::clock;
-use holdfast_jobs::audit::{Actor, AuditFilter, By, action};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter, action};
 use holdfast_jobs::batches::{BatchFilter, BatchRecord, BatchRequest};
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 use holdfast_jobs::enqueue::{EnqueueError, FaultCode, JobRequest};
@@ -29,8 +29,8 @@ contract!(
     batches_are_paged_and_forgotten_after_their_time,
 );
 
-fn by() -> By {
-    By::new(Actor::local())
+fn by() -> AuditContext {
+    AuditContext::new(Actor::local())
 }
 
 async fn enqueue(jobs: &Jobs, size: u32) -> BatchId {

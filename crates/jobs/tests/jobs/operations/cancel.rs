@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter};
 use holdfast_jobs::ledger::{NewJob, RunAt};
 use holdfast_jobs::{CancelFilter, JobId, State};
 
@@ -24,7 +24,7 @@ fn in_queue(queue: &str) -> NewJob {
 
 async fn a_purge_cancels_what_waits_in_its_queue_alone(f: Fixture) {
     let jobs = jobs_of(&f);
-    let by = By::new(Actor::local());
+    let by = AuditContext::new(Actor::local());
     let mut waiting: Vec<NewJob> = (0..1_500).map(|_| in_queue("events")).collect();
     waiting.push(NewJob {
         run_at: RunAt::In(Duration::from_hours(1)),
@@ -82,7 +82,7 @@ async fn a_purge_cancels_what_waits_in_its_queue_alone(f: Fixture) {
 
 async fn a_filter_cancels_what_waits_and_asks_what_runs(f: Fixture) {
     let jobs = jobs_of(&f);
-    let by = By::new(Actor::local());
+    let by = AuditContext::new(Actor::local());
     let steering = jobs.steer(&by);
     let worker = f.worker().await;
     let running = new_job();

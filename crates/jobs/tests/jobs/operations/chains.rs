@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::enqueue::{EnqueueError, FaultCode, JobRequest};
 use holdfast_jobs::follow_ups::{self, Effects, FollowedOutcome};
 use holdfast_jobs::ledger::{ClaimedJob, ErrorRecord, JobFilter, JobRecord, Outcome, RetryReply};
@@ -169,7 +169,7 @@ async fn a_discarded_job_goes_on_only_after_its_redrive(f: Fixture) {
     );
     f.ledger.finish(worker, &[outcome]).await.unwrap();
     assert_eq!(all(&jobs).await.len(), 1);
-    let by = By::new(Actor::local());
+    let by = AuditContext::new(Actor::local());
     assert!(matches!(
         jobs.steer(&by).retry(id).await.unwrap(),
         Some(RetryReply::Available { .. })

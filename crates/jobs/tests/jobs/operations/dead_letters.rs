@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_core::clock;
-use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter};
 use holdfast_jobs::bulk::{BulkError, CALL_ROWS};
 use holdfast_jobs::dead_letters::{DeadLetterFilter, KEPT_ERRORS, Redrive};
 use holdfast_jobs::ledger::{ErrorRecord, JobFilter, JobRecord, NewJob};
@@ -23,8 +23,8 @@ contract!(
     deleting_takes_what_matches_and_leaves_the_rest,
 );
 
-fn by() -> By {
-    By::new(Actor::bootstrap())
+fn by() -> AuditContext {
+    AuditContext::new(Actor::bootstrap())
 }
 
 fn dead(error: &str) -> NewJob {

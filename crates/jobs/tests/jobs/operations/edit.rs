@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_core::redis::{RedisGate, Role};
-use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter};
 use holdfast_jobs::enqueue::FaultCode;
 use holdfast_jobs::ledger::{NewJob, Outcome, Priority, RunAt};
 use holdfast_jobs::{
@@ -24,13 +24,13 @@ contract!(
 );
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-struct Counted {
+struct CountedJob {
     a: u32,
     #[serde(default)]
     token: Option<String>,
 }
 
-impl Job for Counted {
+impl Job for CountedJob {
     const KIND: &'static str = "test.kind";
     type Output = ();
 
@@ -47,7 +47,7 @@ fn jobs_of(f: &Fixture) -> Jobs {
     let gate = RedisGate::open(Role::Queue, None, &f.settings.redis).unwrap();
     Jobs::new(
         &f.settings,
-        Registry::new().register::<Counted>(),
+        Registry::new().register::<CountedJob>(),
         &f.database,
         &gate,
     )
@@ -59,7 +59,7 @@ async fn enqueued(f: &Fixture, job: NewJob) -> JobId {
 }
 
 async fn edit(jobs: &Jobs, id: JobId, edit: JobEdit) -> Result<Option<EditReply>, EditError> {
-    let by = By::new(Actor::key("01J"));
+    let by = AuditContext::new(Actor::key("01J"));
     jobs.steer(&by).edit(id, edit).await
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_core::clock;
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 use holdfast_jobs::failures::{COUNT_CAP, RECENT_HOURS, fingerprint};
 use holdfast_jobs::ledger::{ErrorRecord, NewJob, Outcome};
@@ -119,7 +119,7 @@ async fn a_group_is_redriven_and_deleted_by_its_fingerprint(f: Fixture) {
     let read = jobs.dead_letters();
     assert_eq!(read.count(&of(&boom)).await.unwrap(), 4);
     assert_eq!(read.list(&of(&bang), None, 10).await.unwrap().len(), 3);
-    let by = By::new(Actor::bootstrap());
+    let by = AuditContext::new(Actor::bootstrap());
     let redrive = Redrive {
         filter: of(&boom),
         rate: Some(50.0),

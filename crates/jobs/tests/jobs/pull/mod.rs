@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use holdfast_core::redis::{RedisGate, Role};
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::batches::BatchRequest;
 use holdfast_jobs::declared::{DeclareError, KindDefinition, RetryDefinition, UNKNOWN_FOR};
 use holdfast_jobs::enqueue::{EnqueueError, FaultCode, JobRequest};
 use holdfast_jobs::pull::{
-    Beat, ClientInfo, OutcomeStatus, PullError, PullRequest, PullWorkers, Pulled, PulledJob, Registration,
-    ReportedOutcome, Verb, fence_text,
+    Beat, ClientInfo, OutcomeStatus, PullAnswer, PullError, PullRequest, PullWorkers, PulledJob,
+    Registration, ReportedOutcome, Verb, fence_text,
 };
 use holdfast_jobs::{JobId, Jobs, Registry, State, WorkerId};
 use tokio_util::sync::CancellationToken;
@@ -49,8 +49,8 @@ fn process(f: &Fixture) -> (Jobs, PullWorkers) {
     (jobs, workers)
 }
 
-fn by() -> By {
-    By::new(Actor::local())
+fn by() -> AuditContext {
+    AuditContext::new(Actor::local())
 }
 
 async fn declare(jobs: &Jobs, name: &str, definition: KindDefinition) {
@@ -429,7 +429,7 @@ async fn a_waiting_pull_is_woken_and_a_newer_one_ends_it(f: Fixture) {
         };
         tokio::spawn(async move { workers.pull(OWNER, worker, asked, &stop).await })
     };
-    let end = async |pull: tokio::task::JoinHandle<Result<Pulled, PullError>>| {
+    let end = async |pull: tokio::task::JoinHandle<Result<PullAnswer, PullError>>| {
         let ended = tokio::time::timeout(Duration::from_secs(30), pull).await;
         let jobs = ended.expect("it is answered").unwrap().unwrap().jobs;
         jobs.iter().map(|given| given.job.id).collect::<BTreeSet<JobId>>()

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use holdfast_core::clock;
 use holdfast_core::config::QueueLimits;
-use holdfast_jobs::audit::{Actor, By};
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::batches::BatchRequest;
 use holdfast_jobs::bulk::BulkError;
 use holdfast_jobs::dead_letters::{DeadLetterFilter, Redrive};
 use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
 use holdfast_jobs::follow_ups::{self, FollowedOutcome};
 use holdfast_jobs::ledger::{
-    Accepted, ErrorRecord, Fence, IdRange, Insertion, LedgerError, NewJob, Options, Outcome, Priority,
+    ErrorRecord, Fence, IdRange, InsertOutcome, Insertion, LedgerError, NewJob, Options, Outcome, Priority,
     Progress, Retention, TimeSpan,
 };
 use holdfast_jobs::limits::ClaimRequest;
@@ -26,7 +26,7 @@ use crate::support::{LOST_AFTER, new_job, raw, report};
 
 /// What an operation did, as far as the verdict asks.
 #[derive(Debug, Default)]
-pub(crate) struct Done {
+pub(crate) struct OperationResult {
     /// Jobs that were accepted, and so must be there.
     pub(crate) accepted: Vec<JobId>,
 }
@@ -79,7 +79,7 @@ impl From<BulkError> for Failure {
     }
 }
 
-type Outcomes = Result<Done, Failure>;
+type Outcomes = Result<OperationResult, Failure>;
 
 macro_rules! operations {
     ($($name:ident: $method:expr, $units:expr;)+) => {
@@ -211,8 +211,8 @@ fn request() -> JobRequest {
     JobRequest::new(world::KIND, raw(r#"{"n":1}"#))
 }
 
-fn by() -> By {
-    By::new(Actor::local())
+fn by() -> AuditContext {
+    AuditContext::new(Actor::local())
 }
 
 /// Jobs whose keys are those of the other side, and of a job that waits.
@@ -231,10 +231,10 @@ fn keyed() -> Vec<NewJob> {
 async fn insert(side: &Side, jobs: &[NewJob], how: Insertion) -> Outcomes {
     let answers = side.ledger.insert_as(jobs, how).await?;
     let new = answers.iter().filter_map(|answer| match answer {
-        Accepted::New(id) if !how.dry => Some(*id),
+        InsertOutcome::New(id) if !how.dry => Some(*id),
         _ => None,
     });
-    Ok(Done {
+    Ok(OperationResult {
         accepted: new.collect(),
     })
 }
@@ -283,7 +283,7 @@ impl Operation {
             }
             _ => self.ledgers_own(side).await?,
         }
-        Ok(Done::default())
+        Ok(OperationResult::default())
     }
 
     async fn enqueue_batch(self, side: &Side) -> Outcomes {
@@ -293,7 +293,7 @@ impl Operation {
             ..BatchRequest::default()
         };
         let enqueued = side.jobs.enqueue_batch(batch).await?;
-        Ok(Done {
+        Ok(OperationResult {
             accepted: enqueued.jobs.iter().map(|job| job.id).collect(),
         })
     }

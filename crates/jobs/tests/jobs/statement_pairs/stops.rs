@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use crate::statement_pairs::operations::{Done, Failure, Operation};
+use crate::statement_pairs::operations::{Failure, Operation, OperationResult};
 use crate::statement_pairs::verdict;
 use crate::statement_pairs::world::{Hall, Side};
 
@@ -43,7 +43,9 @@ pub(crate) struct Arena {
 }
 
 /// What A's client heard; nothing if it had gone. A panic of A is the test's.
-fn heard(joined: Result<Result<Done, Failure>, tokio::task::JoinError>) -> Option<Result<Done, Failure>> {
+fn heard(
+    joined: Result<Result<OperationResult, Failure>, tokio::task::JoinError>,
+) -> Option<Result<OperationResult, Failure>> {
     match joined {
         Ok(outcome) => Some(outcome),
         Err(error) if error.is_cancelled() => None,
@@ -176,7 +178,7 @@ impl Arena {
         for (who, outcome) in [("A", of_a), ("B", Some(of_b))] {
             match outcome {
                 None => {}
-                Some(Ok(Done { accepted: more })) => accepted.extend(more),
+                Some(Ok(OperationResult { accepted: more })) => accepted.extend(more),
                 Some(Err(Failure::Later)) => report.contended += usize::from(who == "B"),
                 Some(Err(Failure::Never(error))) => faults.push(format!("{who} failed for good: {error}")),
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_jobs::JobId;
 use holdfast_jobs::follow_ups::{self, FollowedOutcome};
-use holdfast_jobs::ledger::{Accepted, ClaimedJob, IdRange, Insertion, LedgerError, NewJob, Outcome};
+use holdfast_jobs::ledger::{ClaimedJob, IdRange, InsertOutcome, Insertion, LedgerError, NewJob, Outcome};
 use holdfast_jobs::limits::ClaimRequest;
 
 use crate::statement_pairs::stops::{Arena, run_sql};
@@ -134,7 +134,7 @@ async fn blocked_keys(fresh: &Side) -> Vec<String> {
             ..Insertion::WHOLE
         };
         match fresh.ledger.insert_as(&[job], dry).await.as_deref() {
-            Ok([Accepted::New(_)]) => {}
+            Ok([InsertOutcome::New(_)]) => {}
             other => blocked.push(format!("the unique key {key:?} is blocked: {other:?}")),
         }
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::HealthSubject;
 use super::wire::As;
 use crate::checks::timing::{millis, shown};
-use crate::checks::{Checked, Finding, Outcome, Verdict, either};
+use crate::checks::{CheckResult, Finding, Outcome, Verdict, either};
 
 /// `/health` promises an answer within this, whatever hangs.
 const PROMISED_MS: f64 = 1_000.0;
@@ -15,7 +15,7 @@ pub(super) async fn report(subject: &HealthSubject) -> Finding {
     either(document(subject).await)
 }
 
-async fn document(subject: &HealthSubject) -> Checked<Finding> {
+async fn document(subject: &HealthSubject) -> CheckResult<Finding> {
     let (answer, health) = subject.wire.get("/health", As::Us).await?;
     let status = health.get("status").and_then(Value::as_str).unwrap_or_default();
     let expected = match status {
@@ -75,7 +75,7 @@ pub(super) async fn services(subject: &HealthSubject) -> Finding {
 }
 
 /// What is not well, unless a check has told it already, or it follows from the database being away.
-async fn each_service(subject: &HealthSubject) -> Checked<Finding> {
+async fn each_service(subject: &HealthSubject) -> CheckResult<Finding> {
     let first = ill_services(subject).await?;
     if first.iter().all(|service| service.told) {
         let what = if first.is_empty() {
@@ -113,7 +113,7 @@ struct IllService {
     told: bool,
 }
 
-async fn ill_services(subject: &HealthSubject) -> Checked<Vec<IllService>> {
+async fn ill_services(subject: &HealthSubject) -> CheckResult<Vec<IllService>> {
     let (_, health) = subject.wire.get("/health", As::Us).await?;
     let Some(services) = health.get("services").and_then(Value::as_object) else {
         return Err(malformed("it has no services"));
@@ -159,7 +159,7 @@ pub(super) async fn beat(subject: &HealthSubject) -> Finding {
     either(ticks(subject).await)
 }
 
-async fn ticks(subject: &HealthSubject) -> Checked<Finding> {
+async fn ticks(subject: &HealthSubject) -> CheckResult<Finding> {
     let (_, mut health) = subject.wire.get("/health", As::Us).await?;
     let is_well = health.pointer("/services/beat/status").and_then(Value::as_str) == Some("healthy");
     if !is_well {
@@ -188,7 +188,7 @@ pub(super) async fn redis_metrics(subject: &HealthSubject) -> Finding {
 }
 
 /// `/metrics/redis`: what the server itself advises, unless this machine has asked Redis directly.
-async fn advice(subject: &HealthSubject) -> Checked<Finding> {
+async fn advice(subject: &HealthSubject) -> CheckResult<Finding> {
     const PATH: &str = "/metrics/redis";
     let answer = subject.wire.ask(reqwest::Method::GET, PATH, As::Us, None).await?;
     match answer.status.as_u16() {

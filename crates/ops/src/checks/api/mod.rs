@@ -1,7 +1,7 @@
 //! What an API is asked over HTTP.
 
+mod error_handling;
 mod health;
-mod manners;
 pub(crate) mod wire;
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use self::wire::{As, Wire};
-use super::{Check, Checked, Finding, Outcome, check, either};
+use super::{Check, CheckResult, Finding, Outcome, check, either};
 
 /// An API, and what is known of it.
 #[derive(Debug)]
@@ -45,22 +45,22 @@ pub(crate) const BEAT: &[Check<HealthSubject>] =
     &[check!("ticking", needs ["api.reach"], within 15, health::beat)];
 
 pub(crate) const ERRORS: &[Check<ApiSubject>] =
-    &[check!("format", needs ["api.reach"], within 15, manners::error_format)];
+    &[check!("format", needs ["api.reach"], within 15, error_handling::error_format)];
 
 pub(crate) const SECURITY: &[Check<ApiSubject>] = &[
-    check!("key_demanded", needs ["api.reach"], within 15, manners::key_demanded),
-    check!("wrong_key", needs ["key_demanded"], within 15, manners::wrong_key),
-    check!("docs", needs ["api.reach"], within 15, manners::docs),
+    check!("key_demanded", needs ["api.reach"], within 15, error_handling::key_demanded),
+    check!("wrong_key", needs ["key_demanded"], within 15, error_handling::wrong_key),
+    check!("docs", needs ["api.reach"], within 15, error_handling::docs),
 ];
 
 pub(crate) const PERFORMANCE: &[Check<ApiSubject>] =
-    &[check!("requests", needs ["api.reach"], within 60, manners::requests)];
+    &[check!("requests", needs ["api.reach"], within 60, error_handling::requests)];
 
 async fn reach(subject: &ApiSubject) -> Finding {
     either(answers_as_holdfast(subject).await)
 }
 
-async fn answers_as_holdfast(subject: &ApiSubject) -> Checked<Finding> {
+async fn answers_as_holdfast(subject: &ApiSubject) -> CheckResult<Finding> {
     const PATH: &str = "/health/live";
     let answer = subject.wire.ask(Method::GET, PATH, As::Nobody, None).await?;
     if matches!(answer.status.as_u16(), 401 | 403) {
@@ -90,7 +90,7 @@ async fn key(subject: &ApiSubject) -> Finding {
     either(key_is_accepted(subject).await)
 }
 
-async fn key_is_accepted(subject: &ApiSubject) -> Checked<Finding> {
+async fn key_is_accepted(subject: &ApiSubject) -> CheckResult<Finding> {
     const PATH: &str = "/v1/queues";
     let given = subject.wire.key.is_some();
     let answer = subject.wire.ask(Method::GET, PATH, As::Us, None).await?;

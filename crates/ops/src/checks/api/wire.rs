@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use crate::checks::{Checked, Finding};
+use crate::checks::{CheckResult, Finding};
 
 /// For the whole of one answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ impl Wire {
         path: &str,
         who: As<'_>,
         body: Option<&str>,
-    ) -> Checked<Answer> {
+    ) -> CheckResult<Answer> {
         let mut url = self.base.clone();
         url.set_path(path);
         let mut request = self
@@ -127,7 +127,7 @@ impl Wire {
     }
 
     /// A GET's JSON.
-    pub(crate) async fn get(&self, path: &str, who: As<'_>) -> Checked<(Answer, Value)> {
+    pub(crate) async fn get(&self, path: &str, who: As<'_>) -> CheckResult<(Answer, Value)> {
         let answer = self.ask(Method::GET, path, who, None).await?;
         let value = answer.json(path)?;
         Ok((answer, value))
@@ -184,7 +184,7 @@ fn causes(error: &reqwest::Error) -> String {
 
 impl Answer {
     /// The JSON of an answer that Holdfast would give; else what it is instead.
-    pub(crate) fn json(&self, path: &str) -> Checked<Value> {
+    pub(crate) fn json(&self, path: &str) -> CheckResult<Value> {
         if let Some(location) = self.location.as_ref().filter(|_| self.status.is_redirection()) {
             return Err(Finding::fail(
                 format!("{path} is redirected to {location}"),

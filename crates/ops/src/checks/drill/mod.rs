@@ -23,7 +23,7 @@ use url::Url;
 use self::cut::Wire;
 use self::system::System;
 use super::timing::{millis, shown};
-use super::{Check, Checked, Finding, check, either};
+use super::{Check, CheckResult, Finding, check, either};
 use crate::checks::api::wire::{As, Wire as Http};
 
 /// How long Redis is away.
@@ -45,7 +45,7 @@ async fn outage(settings: &Settings) -> Finding {
     either(drill(settings).await)
 }
 
-async fn drill(settings: &Settings) -> Checked<Finding> {
+async fn drill(settings: &Settings) -> CheckResult<Finding> {
     let Some(endpoint) = &settings.redis.queue else {
         return Ok(Finding::skipped("no Redis is configured"));
     };
@@ -79,7 +79,7 @@ fn through(url: &str, wire: &Wire) -> Option<String> {
     Some(url.into())
 }
 
-async fn rehearse(system: &System, wire: &Wire) -> Checked<Finding> {
+async fn rehearse(system: &System, wire: &Wire) -> CheckResult<Finding> {
     let http = Http::new(system.address(), None).map_err(|error| broken(&error.to_string()))?;
     if !system.redis_serves(RECOVERY).await {
         return Err(broken("the private API does not reach Redis through the wire"));
@@ -143,7 +143,7 @@ fn verdict(accepted: usize, slowest: f64, recovered: f64) -> Finding {
 }
 
 /// The id, and how long the answer took.
-async fn enqueue(http: &Http, queue: &str) -> Checked<(String, f64)> {
+async fn enqueue(http: &Http, queue: &str) -> CheckResult<(String, f64)> {
     let body = json!({"kind": "holdfast.probe", "payload": {}, "queue": queue}).to_string();
     let answer = http
         .ask(Method::POST, "/v1/jobs", As::Nobody, Some(&body))
@@ -166,7 +166,7 @@ async fn enqueue(http: &Http, queue: &str) -> Checked<(String, f64)> {
 }
 
 /// Completed, at the first attempt, without a crash.
-async fn ran_once(http: &Http, id: &str) -> Checked<()> {
+async fn ran_once(http: &Http, id: &str) -> CheckResult<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (_, job) = http.get(&format!("/v1/jobs/{id}"), As::Nobody).await?;

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::broken;
-use crate::checks::Checked;
+use crate::checks::CheckResult;
 
 const START: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) struct System {
 }
 
 impl System {
-    pub(super) async fn start(settings: &Settings, redis_url: String) -> Checked<Self> {
+    pub(super) async fn start(settings: &Settings, redis_url: String) -> CheckResult<Self> {
         let name = ulid::Ulid::generate().to_string().to_lowercase();
         let directory = std::env::temp_dir().join(format!("holdfast-drill-{name}"));
         let queue = format!("drill-{name}");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use holdfast_http::health;
 
-use super::{Check, Checked, Finding, check};
+use super::{Check, CheckResult, Finding, check};
 
 pub(crate) use railway::{cutoff, railway};
 
@@ -60,7 +60,7 @@ impl Deployment {
     }
 
     /// A file's text; `None` if it is not there.
-    fn read(&self, path: &str) -> Checked<Option<String>> {
+    fn read(&self, path: &str) -> CheckResult<Option<String>> {
         let full = self.directory.join(path);
         let unreadable =
             |problem: String| Finding::fail(format!("{path}: {problem}"), "Make it readable, or remove it.");
@@ -77,7 +77,7 @@ impl Deployment {
     }
 
     /// The files of a folder with this ending: path and text, sorted.
-    fn read_all(&self, folder: &str, ending: &str) -> Checked<Vec<(String, String)>> {
+    fn read_all(&self, folder: &str, ending: &str) -> CheckResult<Vec<(String, String)>> {
         let Ok(entries) = std::fs::read_dir(self.directory.join(folder)) else {
             return Ok(Vec::new());
         };

@@ -4,7 +4,7 @@ use serde::Deserialize as _;
 use serde_norway::Value;
 
 use super::{Deployment, Faults, seconds};
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 const STOP_HINT: &str =
     "Give a stopping service more time than server.grace_seconds, and check its health at /health/ready.";
@@ -16,7 +16,7 @@ pub(super) async fn dockerfile(deployment: &Deployment) -> Finding {
     either(image(deployment))
 }
 
-fn image(deployment: &Deployment) -> Checked<Finding> {
+fn image(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = "Dockerfile.production";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));
@@ -73,7 +73,7 @@ pub(super) async fn procfile(deployment: &Deployment) -> Finding {
     either(processes(deployment))
 }
 
-fn processes(deployment: &Deployment) -> Checked<Finding> {
+fn processes(deployment: &Deployment) -> CheckResult<Finding> {
     let Some(text) = deployment.read("Procfile")? else {
         return Ok(Finding::skipped("no Procfile here"));
     };
@@ -147,7 +147,7 @@ pub(super) async fn compose(deployment: &Deployment) -> Finding {
     either(compose_services(deployment))
 }
 
-fn compose_services(deployment: &Deployment) -> Checked<Finding> {
+fn compose_services(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = "deploy/compose.yaml";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));
@@ -180,7 +180,7 @@ pub(super) async fn kubernetes(deployment: &Deployment) -> Finding {
     either(manifests(deployment))
 }
 
-fn manifests(deployment: &Deployment) -> Checked<Finding> {
+fn manifests(deployment: &Deployment) -> CheckResult<Finding> {
     let mut faults = Faults::default();
     let files = deployment.read_all("deploy/kubernetes", ".yaml")?;
     if files.is_empty() {
@@ -235,7 +235,7 @@ pub(super) async fn fly(deployment: &Deployment) -> Finding {
     either(fly_toml(deployment))
 }
 
-fn fly_toml(deployment: &Deployment) -> Checked<Finding> {
+fn fly_toml(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = "deploy/fly.toml";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));
@@ -259,7 +259,7 @@ pub(super) async fn render(deployment: &Deployment) -> Finding {
     either(blueprint(deployment))
 }
 
-fn blueprint(deployment: &Deployment) -> Checked<Finding> {
+fn blueprint(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = "deploy/render.yaml";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));
@@ -295,7 +295,7 @@ pub(super) async fn systemd(deployment: &Deployment) -> Finding {
     either(units(deployment))
 }
 
-fn units(deployment: &Deployment) -> Checked<Finding> {
+fn units(deployment: &Deployment) -> CheckResult<Finding> {
     let mut faults = Faults::default();
     let mut ours = 0;
     for (path, text) in deployment.read_all("deploy/systemd", ".service")? {
@@ -334,7 +334,7 @@ pub(super) async fn redis_conf(deployment: &Deployment) -> Finding {
     either(redis_files(deployment))
 }
 
-fn redis_files(deployment: &Deployment) -> Checked<Finding> {
+fn redis_files(deployment: &Deployment) -> CheckResult<Finding> {
     const QUEUE: &str = "deploy/redis-queue.conf";
     const CACHE: &str = "deploy/redis-cache.conf";
     let mut faults = Faults::default();

@@ -5,7 +5,7 @@ use holdfast_core::clock;
 use serde_json::{Map, Value};
 
 use super::{Deployment, Faults, RAILWAY_JSON, RAILWAY_TS};
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 /// Until then Railway reads `railway.json`.
 const CUTOFF: Option<NaiveDate> = NaiveDate::from_ymd_opt(2026, 12, 1);
@@ -27,7 +27,7 @@ pub(crate) async fn railway(deployment: &Deployment) -> Finding {
     either(all_files(deployment))
 }
 
-fn all_files(deployment: &Deployment) -> Checked<Finding> {
+fn all_files(deployment: &Deployment) -> CheckResult<Finding> {
     let mut faults = Faults::default();
     let mut read = Vec::new();
     if let Some(text) = deployment.read(RAILWAY_TS)? {

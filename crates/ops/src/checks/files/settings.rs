@@ -6,14 +6,14 @@ use holdfast_core::config::Sources;
 use holdfast_services::{load_from, settings_table};
 
 use super::{Deployment, Faults};
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 pub(super) async fn env_example(deployment: &Deployment) -> Finding {
     either(variables(deployment))
 }
 
 /// Variables of ours that set nothing. Others belong to other programs.
-fn variables(deployment: &Deployment) -> Checked<Finding> {
+fn variables(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = ".env.example";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));
@@ -58,7 +58,7 @@ pub(super) async fn holdfast_toml(deployment: &Deployment) -> Finding {
     either(configuration_file(deployment))
 }
 
-fn configuration_file(deployment: &Deployment) -> Checked<Finding> {
+fn configuration_file(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = "holdfast.toml";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));

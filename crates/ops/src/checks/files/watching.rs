@@ -6,7 +6,7 @@ use holdfast_core::telemetry::metrics::MetricKind;
 use serde_json::Value;
 
 use super::{Deployment, Faults};
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 const HINT: &str = "See the list of metrics in docs/operations.md, and this repository's own file.";
 
@@ -14,7 +14,7 @@ pub(super) async fn prometheus(deployment: &Deployment) -> Finding {
     either(rules(deployment))
 }
 
-fn rules(deployment: &Deployment) -> Checked<Finding> {
+fn rules(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = "deploy/prometheus/rules.yml";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));
@@ -48,7 +48,7 @@ pub(super) async fn grafana(deployment: &Deployment) -> Finding {
     either(dashboard(deployment))
 }
 
-fn dashboard(deployment: &Deployment) -> Checked<Finding> {
+fn dashboard(deployment: &Deployment) -> CheckResult<Finding> {
     const PATH: &str = "deploy/grafana/holdfast.json";
     let Some(text) = deployment.read(PATH)? else {
         return Ok(Finding::skipped(format!("no {PATH} here")));

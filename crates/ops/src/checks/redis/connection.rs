@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::RedisSubject;
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 /// For opening a connection, and for each answer. Longer than a service waits: a check may tell slow from dead.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -21,7 +21,7 @@ pub(super) async fn connect(subject: &RedisSubject) -> Finding {
     either(listens(subject).await)
 }
 
-async fn listens(subject: &RedisSubject) -> Checked<Finding> {
+async fn listens(subject: &RedisSubject) -> CheckResult<Finding> {
     let info = subject.endpoint.url.expose_secret().into_connection_info();
     let info = info.map_err(|_| {
         Finding::fail(
@@ -50,7 +50,7 @@ pub(super) async fn login(subject: &RedisSubject) -> Finding {
     either(lets_us_in(subject).await)
 }
 
-async fn lets_us_in(subject: &RedisSubject) -> Checked<Finding> {
+async fn lets_us_in(subject: &RedisSubject) -> CheckResult<Finding> {
     let mut connection = subject.connection().await?;
     let pong: String = redis::cmd("PING")
         .query_async(&mut connection)
@@ -109,7 +109,7 @@ pub(super) fn failed(doing: &str, error: &RedisError) -> Finding {
 
 impl RedisSubject {
     /// The shared connection, opened by the first check that needs it.
-    pub(super) async fn connection(&self) -> Checked<MultiplexedConnection> {
+    pub(super) async fn connection(&self) -> CheckResult<MultiplexedConnection> {
         let opened = self
             .connection
             .get_or_try_init(|| async { self.open().await.map_err(|error| refused(&error)) });
@@ -130,7 +130,7 @@ impl RedisSubject {
     }
 
     /// `INFO`, asked once.
-    pub(super) async fn info(&self) -> Checked<&BTreeMap<String, String>> {
+    pub(super) async fn info(&self) -> CheckResult<&BTreeMap<String, String>> {
         let asking = self.info.get_or_try_init(|| async {
             let mut connection = self.connection().await?;
             let text: String = redis::cmd("INFO")
@@ -146,12 +146,12 @@ impl RedisSubject {
     }
 
     /// A number of `INFO`.
-    pub(super) async fn number(&self, name: &str) -> Checked<Option<u64>> {
+    pub(super) async fn number(&self, name: &str) -> CheckResult<Option<u64>> {
         Ok(self.info().await?.get(name).and_then(|value| value.parse().ok()))
     }
 
     /// A configured value; `None` where the provider does not let it be read.
-    pub(super) async fn configured(&self, name: &str) -> Checked<Option<String>> {
+    pub(super) async fn configured(&self, name: &str) -> CheckResult<Option<String>> {
         let mut connection = self.connection().await?;
         let answer: Result<Vec<String>, RedisError> = redis::cmd("CONFIG")
             .arg("GET")

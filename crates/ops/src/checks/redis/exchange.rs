@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::connection::failed;
 use super::{KEY_LIFETIME_MS, RedisSubject, SLOW_MS};
 use crate::checks::timing::{Percentiles, shown};
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 /// Round trips of the cache check.
 const CACHE_ROUNDS: usize = 50;
@@ -24,7 +24,7 @@ pub(super) async fn cache(subject: &RedisSubject) -> Finding {
     either(set_get_delete(subject).await)
 }
 
-async fn set_get_delete(subject: &RedisSubject) -> Checked<Finding> {
+async fn set_get_delete(subject: &RedisSubject) -> CheckResult<Finding> {
     let mut connection = subject.connection().await?;
     let key = subject.key("cache");
     let mut took = Vec::with_capacity(CACHE_ROUNDS);
@@ -86,7 +86,7 @@ pub(super) async fn queue(subject: &RedisSubject) -> Finding {
 }
 
 /// A popper that is blocked hears a push of another connection, through a script, as a worker's does.
-async fn push_wakes_pop(subject: &RedisSubject) -> Checked<Finding> {
+async fn push_wakes_pop(subject: &RedisSubject) -> CheckResult<Finding> {
     let mut pusher = subject.connection().await?;
     let mut popper = subject
         .open()
@@ -135,7 +135,7 @@ pub(super) async fn pubsub(subject: &RedisSubject) -> Finding {
     either(message_arrives(subject).await)
 }
 
-async fn message_arrives(subject: &RedisSubject) -> Checked<Finding> {
+async fn message_arrives(subject: &RedisSubject) -> CheckResult<Finding> {
     let mut publisher = subject.connection().await?;
     let channel = subject.key("pubsub");
     let subscribing = async {

@@ -4,7 +4,7 @@ use holdfast_core::redis::Role;
 
 use super::RedisSubject;
 use crate::checks::database::CROWDED;
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 /// The scripts of `redis` queues need it.
 const OLDEST: (u32, u32) = (6, 2);
@@ -26,7 +26,7 @@ pub(super) async fn server(subject: &RedisSubject) -> Finding {
     either(version_and_role(subject).await)
 }
 
-async fn version_and_role(subject: &RedisSubject) -> Checked<Finding> {
+async fn version_and_role(subject: &RedisSubject) -> CheckResult<Finding> {
     let info = subject.info().await?;
     if info.get("role").is_some_and(|role| role == "slave") {
         return Err(Finding::fail(
@@ -62,7 +62,7 @@ pub(super) async fn pools(subject: &RedisSubject) -> Finding {
 }
 
 /// The connections of all processes together against what the server takes.
-async fn pools_fit(subject: &RedisSubject) -> Checked<Finding> {
+async fn pools_fit(subject: &RedisSubject) -> CheckResult<Finding> {
     let limit = match subject.number("maxclients").await? {
         Some(limit) => Some(limit),
         // Before Redis 7 it stands in the configuration alone.
@@ -98,7 +98,7 @@ pub(super) async fn policy(subject: &RedisSubject) -> Finding {
     either(eviction(subject).await)
 }
 
-async fn eviction(subject: &RedisSubject) -> Checked<Finding> {
+async fn eviction(subject: &RedisSubject) -> CheckResult<Finding> {
     let info = subject.info().await?;
     let policy = match info.get("maxmemory_policy") {
         Some(policy) => policy.clone(),
@@ -154,7 +154,7 @@ pub(super) async fn persistence(subject: &RedisSubject) -> Finding {
     either(survives_restart(subject).await)
 }
 
-async fn survives_restart(subject: &RedisSubject) -> Checked<Finding> {
+async fn survives_restart(subject: &RedisSubject) -> CheckResult<Finding> {
     let appends = subject.number("aof_enabled").await? == Some(1);
     let snapshots = subject.configured("save").await?;
     let queues = subject.job_queues.join(", ");
@@ -178,7 +178,7 @@ pub(super) async fn memory(subject: &RedisSubject) -> Finding {
     either(room(subject).await)
 }
 
-async fn room(subject: &RedisSubject) -> Checked<Finding> {
+async fn room(subject: &RedisSubject) -> CheckResult<Finding> {
     let used = subject.number("used_memory").await?.unwrap_or(0);
     let limit = subject.number("maxmemory").await?.unwrap_or(0);
     let used_mb = megabytes(used);
@@ -217,7 +217,7 @@ pub(super) async fn hit_ratio(subject: &RedisSubject) -> Finding {
     either(hits(subject).await)
 }
 
-async fn hits(subject: &RedisSubject) -> Checked<Finding> {
+async fn hits(subject: &RedisSubject) -> CheckResult<Finding> {
     let hits = subject.number("keyspace_hits").await?.unwrap_or(0);
     let lookups = hits + subject.number("keyspace_misses").await?.unwrap_or(0);
     if subject.role == Role::Queue && !subject.shared {

@@ -9,7 +9,7 @@ use redis::RedisError;
 use super::connection::failed;
 use super::{KEY_LIFETIME_MS, RedisSubject, SLOW_MS};
 use crate::checks::timing::{Percentiles, shown};
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 const OPERATIONS: usize = 1_000;
 /// One pipeline's share of them.
@@ -26,7 +26,7 @@ pub(super) async fn latency(subject: &RedisSubject) -> Finding {
     either(one_by_one(subject).await)
 }
 
-async fn one_by_one(subject: &RedisSubject) -> Checked<Finding> {
+async fn one_by_one(subject: &RedisSubject) -> CheckResult<Finding> {
     let mut connection = subject.connection().await?;
     let mut took = Vec::with_capacity(OPERATIONS);
     for _ in 0..OPERATIONS {
@@ -60,7 +60,7 @@ pub(super) async fn pipelining(subject: &RedisSubject) -> Finding {
     either(in_pipelines(subject).await)
 }
 
-async fn in_pipelines(subject: &RedisSubject) -> Checked<Finding> {
+async fn in_pipelines(subject: &RedisSubject) -> CheckResult<Finding> {
     let fault = |error: RedisError| failed("SET", &error);
     let mut connection = subject.connection().await?;
     let key = subject.key("pipeline");
@@ -106,7 +106,7 @@ pub(super) async fn pool(subject: &RedisSubject) -> Finding {
 }
 
 /// The gate that the services use, with its own deadlines.
-async fn many_at_once(subject: &RedisSubject) -> Checked<Finding> {
+async fn many_at_once(subject: &RedisSubject) -> CheckResult<Finding> {
     let gate = RedisGate::open(subject.role, Some(&subject.endpoint), &subject.settings)
         .map_err(|error| Finding::fail(error.to_string(), "Correct the URL."))?;
     let mode = gate.wait_ready(CONNECT).await;

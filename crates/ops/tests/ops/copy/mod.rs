@@ -4,7 +4,7 @@ mod fill;
 
 use std::time::Duration;
 
-use holdfast_testkit::place::{Dev, Ended, Place};
+use holdfast_testkit::place::{CommandOutput, Dev, Place};
 use holdfast_testkit::{Child, PostgresServer, Receiver};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _};
@@ -23,7 +23,7 @@ create function fail_here() returns trigger language plpgsql as $$ begin
 end $$;
 create trigger fail_here before insert on holdfast_jobs for each row execute function fail_here()";
 
-async fn copy(place: &Place, to: &str, more: &[&str]) -> Ended {
+async fn copy(place: &Place, to: &str, more: &[&str]) -> CommandOutput {
     let from = fill::url(place);
     place
         .run(&[&["copy", "--from", &from, "--to", to], more].concat())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use holdfast_testkit::place::{Ended, Place};
+use holdfast_testkit::place::{CommandOutput, Place};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ops/deploy/railway.sh");
 
@@ -108,7 +108,7 @@ impl Fake {
         calls
     }
 
-    pub(super) async fn deploy(&self, args: &[&str]) -> Ended {
+    pub(super) async fn deploy(&self, args: &[&str]) -> CommandOutput {
         let fast = ["deploy", "--poll-seconds", "0.02"];
         self.place.run(&[&fast[..], args].concat()).await
     }

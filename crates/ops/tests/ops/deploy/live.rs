@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::fake::{Fake, deployment};
 use super::{assert_says, document};
-use holdfast_testkit::place::{Canned, DEADLINE, Dev, Place};
+use holdfast_testkit::place::{CannedServer, DEADLINE, Dev, Place};
 
 const KEY: &str = "a-key-of-the-test-0123456789";
 const POLL: Duration = Duration::from_millis(50);
@@ -211,16 +211,16 @@ async fn whatever_answers_there_the_message_says_what_is_wrong() {
         ("SSH-2.0-OpenSSH_9.2\r\n", "cannot be reached"),
     ];
     for (answer, says) in cases {
-        let server = Canned::start(Some(answer));
+        let server = CannedServer::start(Some(answer));
         assert_check_fails(&server.url(), says).await;
     }
 
-    let silent = Canned::start(None);
+    let silent = CannedServer::start(None);
     assert_check_fails(&silent.url(), "gave no answer in time").await;
     let nobody = format!("http://127.0.0.1:{}", free_port().unwrap());
     assert_check_fails(&nobody, "cannot be reached").await;
     // TLS where there is none.
-    let plain = Canned::start(Some("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"));
+    let plain = CannedServer::start(Some("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"));
     assert_check_fails(&plain.url().replace("http:", "https:"), "cannot be reached").await;
 }
 

@@ -6,11 +6,11 @@ mod live;
 use serde_json::{Value, json};
 
 use self::fake::{Fake, SERVICES, deployment, status};
-use holdfast_testkit::place::Ended;
+use holdfast_testkit::place::CommandOutput;
 
 const UNATTENDED: [&str; 2] = ["--yes", "--no-check"];
 
-fn assert_says(ended: &Ended, code: i32, words: &[&str], what: &str) {
+fn assert_says(ended: &CommandOutput, code: i32, words: &[&str], what: &str) {
     assert_eq!(ended.code, Some(code), "{what}: {}", ended.text);
     for words in words {
         assert!(
@@ -23,7 +23,7 @@ fn assert_says(ended: &Ended, code: i32, words: &[&str], what: &str) {
 }
 
 /// The one JSON document on stdout; the lines of progress are on stderr.
-fn document(ended: &Ended) -> Value {
+fn document(ended: &CommandOutput) -> Value {
     let stdout = &ended.stdout;
     serde_json::from_str(stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
 }

@@ -19,10 +19,10 @@ use holdfast_core::sql::{Database, migrate};
 use holdfast_events::Events;
 use holdfast_events::discovery::parse::Mapping;
 use holdfast_events::discovery::{
-    AnnouncementCounts, Announcer, Definition, Discovered, Discoverer, Filter, NewSource, News, SourceError,
-    SourceId, SourceKind, SourceRecord, Sources, Status, Subscriptions,
+    AnnouncementCounts, Announcer, Definition, Discoverer, DiscoverySummary, Filter, NewSource, News,
+    SourceError, SourceId, SourceKind, SourceRecord, Sources, Status, Subscriptions,
 };
-use holdfast_jobs::audit::{Actor, AuditFilter, By};
+use holdfast_jobs::audit::{Actor, AuditContext, AuditFilter};
 use holdfast_jobs::ledger::{JobFilter, LedgerError};
 use holdfast_jobs::{Jobs, LedgerTx};
 use holdfast_outbound::Outbound;
@@ -142,7 +142,7 @@ impl Fixture {
             .id
     }
 
-    async fn discover(&self, id: SourceId) -> Discovered {
+    async fn discover(&self, id: SourceId) -> DiscoverySummary {
         self.discoverer.discover(id).await.unwrap()
     }
 
@@ -166,8 +166,8 @@ impl Fixture {
     }
 }
 
-fn by() -> By {
-    By::new(Actor::user("a test"))
+fn by() -> AuditContext {
+    AuditContext::new(Actor::user("a test"))
 }
 
 fn new_source(name: &str, kind: SourceKind, url: &str) -> NewSource {

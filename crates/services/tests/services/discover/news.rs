@@ -300,9 +300,9 @@ async fn what_changes_reaches_the_endpoints_that_listen_and_the_addresses_that_s
 }
 
 /// Tells, and then fails as long as it is said to.
-struct Failing(NewsAnnouncer, AtomicBool);
+struct FailingAnnouncer(NewsAnnouncer, AtomicBool);
 
-impl Announcer for Failing {
+impl Announcer for FailingAnnouncer {
     fn endpoints(&self) -> BoxFuture<'_, Result<usize, LedgerError>> {
         self.0.endpoints()
     }
@@ -336,7 +336,7 @@ async fn what_cannot_be_told_is_not_stored_either(f: Fixture) {
     let (server, _) = served(&calendar(&[("a", "Jazz")])).await;
     let notices = f.notices();
     f.endpoint(&notices, &["*"]).await;
-    let failing = Arc::new(Failing(
+    let failing = Arc::new(FailingAnnouncer(
         NewsAnnouncer::new(&f.settings, Arc::new(notices)),
         AtomicBool::new(true),
     ));

@@ -9,14 +9,14 @@ use std::ops::ControlFlow;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 
 use super::length::Length;
-use super::reader::{Event, Listed, ListedEnd};
+use super::reader::{Event, ListedDate, ListedEnd};
 use super::recur::{self, MAX_OCCURRENCES, Meter, Start, Window};
 use super::series::{AllSeries, Series};
 use super::when::{Clock, Stamp, duration};
 use super::zone::{Begin, Zones};
 use crate::discovery::parse::entry::{Texts, position};
 use crate::discovery::parse::text::one_line;
-use crate::discovery::parse::{Entry, Found, Note, Reading, Sink, Survey};
+use crate::discovery::parse::{Entry, Note, ParsedItem, Reading, Sink, Survey};
 
 /// How far an occurrence may be moved by an entry for all that follow: occurrences are planned for so much more than the
 /// window.
@@ -43,7 +43,7 @@ struct Part {
 }
 
 /// An occurrence within the window.
-struct Placed {
+struct PlacedOccurrence {
     part: usize,
     planned: DateTime<Utc>,
     starts: DateTime<Utc>,
@@ -54,8 +54,8 @@ struct Placed {
 enum Output {
     /// It is not a thing of its own.
     Nothing,
-    One(Found),
-    Many(Vec<Part>, Vec<Placed>),
+    One(ParsedItem),
+    Many(Vec<Part>, Vec<PlacedOccurrence>),
 }
 
 impl Output {
@@ -63,7 +63,7 @@ impl Output {
         let (parts, placed) = match self {
             Self::Nothing => return ControlFlow::Continue(()),
             Self::One(found) => return sink(found),
-            Self::Many(_, placed) if placed.is_empty() => return sink(Found::Outside),
+            Self::Many(_, placed) if placed.is_empty() => return sink(ParsedItem::Outside),
             Self::Many(parts, placed) => (parts, placed),
         };
         for one in placed {
@@ -71,7 +71,7 @@ impl Output {
             let mut entry = part.entry.clone();
             (entry.starts_at, entry.ends_at) = (one.starts, one.ends);
             entry.occurrence(one.planned);
-            if sink(Found::Entry(Box::new(entry))).is_break() {
+            if sink(ParsedItem::Entry(Box::new(entry))).is_break() {
                 return ControlFlow::Break(());
             }
         }
@@ -97,13 +97,13 @@ impl Writer<'_> {
         let title = title.map_or_else(String::new, |title| format!(" ({title})"));
         let place = format!("line {}{title}", event.line);
         if let Some(reason) = self.series.superseded(&event, self.zones) {
-            return sink(Found::Skipped(Note::new(place, reason)));
+            return sink(ParsedItem::Skipped(Note::new(place, reason)));
         }
         match self.entries(&mut event, &place, sink) {
             Ok(flow) => flow,
             Err(reason) => {
                 self.survey.leave_alone(event.uid.as_deref());
-                sink(Found::Skipped(Note::new(place, reason)))
+                sink(ParsedItem::Skipped(Note::new(place, reason)))
             }
         }
     }
@@ -126,7 +126,7 @@ impl Writer<'_> {
             self.survey.leave_alone(event.uid.as_deref());
         }
         if !event.faults.is_empty()
-            && sink(Found::Noted(Note::new(place, event.faults.join("; ")))).is_break()
+            && sink(ParsedItem::Noted(Note::new(place, event.faults.join("; ")))).is_break()
         {
             return Ok(ControlFlow::Break(()));
         }
@@ -231,7 +231,12 @@ impl Writer<'_> {
     }
 
     /// What replaces one occurrence.
-    fn replacement(&self, original: &Stamp, series: Option<&Series>, part: Part) -> Result<Found, String> {
+    fn replacement(
+        &self,
+        original: &Stamp,
+        series: Option<&Series>,
+        part: Part,
+    ) -> Result<ParsedItem, String> {
         let planned = match series {
             Some(series) => series.planned(original, self.zones)?,
             None => Begin::of(original, self.zones, None)?.utc(),
@@ -252,11 +257,11 @@ impl Writer<'_> {
         Output::One(self.within(entry))
     }
 
-    fn within(&self, entry: Entry) -> Found {
+    fn within(&self, entry: Entry) -> ParsedItem {
         if self.reading.covers(entry.starts_at, entry.ends_at) {
-            Found::Entry(Box::new(entry))
+            ParsedItem::Entry(Box::new(entry))
         } else {
-            Found::Outside
+            ParsedItem::Outside
         }
     }
 
@@ -378,7 +383,7 @@ impl Writer<'_> {
         dates
     }
 
-    fn follow(&self, rule: &str, begin: &Begin, window: Window) -> Result<recur::Followed, String> {
+    fn follow(&self, rule: &str, begin: &Begin, window: Window) -> Result<recur::RuleDates, String> {
         let to_local = |moment: NaiveDateTime| begin.zone.to_local(moment);
         let start = Start {
             local: begin.local,
@@ -387,7 +392,7 @@ impl Writer<'_> {
         recur::follow(rule, start, &to_local, window, self.meter)
     }
 
-    fn listed(&self, listed: &Listed, begin: &Begin) -> Result<(NaiveDateTime, Option<Length>), String> {
+    fn listed(&self, listed: &ListedDate, begin: &Begin) -> Result<(NaiveDateTime, Option<Length>), String> {
         if self.meter.charge(1).is_err() {
             return Err("the calendar takes too long to read".to_owned());
         }
@@ -396,7 +401,7 @@ impl Writer<'_> {
         Ok((local, self.listed_length(listed, begin)))
     }
 
-    fn listed_length(&self, listed: &Listed, begin: &Begin) -> Option<Length> {
+    fn listed_length(&self, listed: &ListedDate, begin: &Begin) -> Option<Length> {
         let length = match listed.end.as_ref()? {
             ListedEnd::After(span) => Length::Known(*span),
             ListedEnd::At(end) => {
@@ -443,7 +448,7 @@ impl Writer<'_> {
 }
 
 /// An occurrence, as the part of the series to which it belongs has it.
-fn placed(parts: &[Part], planned: DateTime<Utc>, length: Option<Length>) -> Option<Placed> {
+fn placed(parts: &[Part], planned: DateTime<Utc>, length: Option<Length>) -> Option<PlacedOccurrence> {
     let at = parts
         .iter()
         .rposition(|part| part.from <= planned)
@@ -451,7 +456,7 @@ fn placed(parts: &[Part], planned: DateTime<Utc>, length: Option<Length>) -> Opt
     let part = parts.get(at)?;
     let local = part.begin.zone.to_local(planned.naive_utc());
     let begin = part.begin.at(local.checked_add_signed(part.shift)?);
-    Some(Placed {
+    Some(PlacedOccurrence {
         part: at,
         planned,
         starts: begin.utc(),

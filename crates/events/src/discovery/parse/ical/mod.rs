@@ -39,10 +39,10 @@ use std::ops::ControlFlow;
 use self::event::Writer;
 use self::reader::{Piece, Want, read};
 use self::recur::Meter;
-use self::series::{AllSeries, Related};
+use self::series::{AllSeries, SeriesIndex};
 use self::zone::Zones;
 use super::text::{decode, is_html};
-use super::{Found, Note, ParseFault, Reading, Sink, Stop, Survey};
+use super::{Note, ParseFault, ParsedItem, Reading, Sink, Stop, Survey};
 
 pub use self::recur::{MAX_ALL_STEPS, MAX_OCCURRENCES, MAX_PERIOD, MAX_STEPS};
 pub(super) use self::windows::zone as windows_zone;
@@ -79,7 +79,7 @@ pub(super) fn parse(
         return Err(ParseFault::Html(EXPECTED));
     }
     if let Some(note) = note
-        && sink(Found::Noted(note)).is_break()
+        && sink(ParsedItem::Noted(note)).is_break()
     {
         return Ok(survey);
     }
@@ -95,10 +95,10 @@ pub(super) fn parse(
     };
     let whole = read(&text, Want::Everything, stop, &mut |piece| match piece {
         Piece::Event(event) => writer.write(*event, sink),
-        Piece::Broken { line, reason } => sink(Found::Noted(Note::new(format!("line {line}"), reason))),
+        Piece::Broken { line, reason } => sink(ParsedItem::Noted(Note::new(format!("line {line}"), reason))),
         Piece::Lost { line, reason } => {
             lost = true;
-            sink(Found::Skipped(Note::new(format!("line {line}"), reason)))
+            sink(ParsedItem::Skipped(Note::new(format!("line {line}"), reason)))
         }
         Piece::Zone(_) | Piece::ZoneName(_) => ControlFlow::Continue(()),
     })?;
@@ -115,7 +115,7 @@ fn gather<'a>(
     stop: &Stop,
     meter: &'a Meter<'a>,
 ) -> Result<Context<'a>, ParseFault> {
-    let (mut declared, mut related, mut named) = (HashMap::new(), Related::default(), None);
+    let (mut declared, mut related, mut named) = (HashMap::new(), SeriesIndex::default(), None);
     read(text, Want::Context, stop, &mut |piece| {
         match piece {
             Piece::Zone(zone) => {

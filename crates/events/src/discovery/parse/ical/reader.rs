@@ -53,7 +53,7 @@ pub(super) struct Event {
     pub(super) duration: Option<String>,
     pub(super) rules: Vec<String>,
     pub(super) except_rules: Vec<String>,
-    pub(super) dates: Vec<Listed>,
+    pub(super) dates: Vec<ListedDate>,
     pub(super) except: Vec<Stamp>,
     /// Of an entry that replaces one occurrence: which.
     pub(super) original: TimeProperty,
@@ -75,7 +75,7 @@ pub(super) struct Revision {
 
 /// An element of `RDATE`.
 #[derive(Debug, Clone)]
-pub(super) struct Listed {
+pub(super) struct ListedDate {
     pub(super) begin: Stamp,
     /// Of a period.
     pub(super) end: Option<ListedEnd>,
@@ -425,7 +425,7 @@ impl Event {
                 self.overfull = true;
                 return;
             }
-            match Listed::of(value, zone) {
+            match ListedDate::of(value, zone) {
                 Ok(listed) => self.dates.push(listed),
                 Err(reason) => self.fault("RDATE", &reason),
             }
@@ -446,7 +446,7 @@ impl Event {
     }
 }
 
-impl Listed {
+impl ListedDate {
     fn of(text: &str, zone: Option<&Rc<str>>) -> Result<Self, String> {
         let (begin, end) = match text.split_once('/') {
             Some((begin, end)) => (begin, Some(end.trim())),

@@ -21,7 +21,7 @@ const MAX_RELATED: usize = 50_000;
 
 /// Which UIDs have several entries, or one for an occurrence: the others have to do with no other entry, and cost a hash.
 #[derive(Default)]
-pub(super) struct Related {
+pub(super) struct SeriesIndex {
     hasher: RandomState,
     once: HashSet<u64>,
     several: HashSet<u64>,
@@ -29,7 +29,7 @@ pub(super) struct Related {
     heads: usize,
 }
 
-impl Related {
+impl SeriesIndex {
     pub(super) fn see(&mut self, event: &Event) {
         let Some(uid) = &event.uid else { return };
         let hash = self.hasher.hash_one(uid);

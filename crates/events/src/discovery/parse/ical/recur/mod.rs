@@ -104,7 +104,7 @@ impl<'a> Meter<'a> {
 
 /// Where a rule led.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Followed {
+pub(super) struct RuleDates {
     /// Within the window, in their order.
     pub(super) dates: Vec<NaiveDateTime>,
     /// There are more than [`MAX_OCCURRENCES`] of them; these are the first.
@@ -135,7 +135,7 @@ pub(super) fn follow(
     to_local: &dyn Fn(NaiveDateTime) -> NaiveDateTime,
     window: Window,
     meter: &Meter<'_>,
-) -> Result<Followed, String> {
+) -> Result<RuleDates, String> {
     let fault = |reason: &dyn std::fmt::Display| {
         let begins: String = text.chars().take(80).collect();
         format!("its rule {begins:?} cannot be used: {reason}")
@@ -149,7 +149,7 @@ pub(super) fn follow(
         let reason = format!("it may name {moments} moments in one period, more than {MAX_PERIOD}");
         return Err(fault(&reason));
     }
-    let mut followed = Followed::default();
+    let mut followed = RuleDates::default();
     let mut steps = 0;
     let mut charge = |count: usize| {
         steps += count;

@@ -11,11 +11,17 @@ fn at(text: &str) -> NaiveDateTime {
     }
 }
 
-fn dates(rule: &str, start: &str, from: &str, until: &str) -> Result<Followed, String> {
+fn dates(rule: &str, start: &str, from: &str, until: &str) -> Result<RuleDates, String> {
     dates_of(rule, start, from, until, &Meter::new(&Stop::default()))
 }
 
-fn dates_of(rule: &str, start: &str, from: &str, until: &str, meter: &Meter<'_>) -> Result<Followed, String> {
+fn dates_of(
+    rule: &str,
+    start: &str,
+    from: &str,
+    until: &str,
+    meter: &Meter<'_>,
+) -> Result<RuleDates, String> {
     let start = Start {
         local: at(start),
         whole_day: false,
@@ -99,7 +105,7 @@ fn a_rule_without_end_ends_with_the_window_and_its_limits() {
         "20300101T000000",
         "20310101T000000",
     );
-    assert_eq!(never, Ok(Followed::default()));
+    assert_eq!(never, Ok(RuleDates::default()));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::ApiSubject;
 use super::wire::{Answer, As};
 use crate::checks::timing::{Percentiles, shown};
-use crate::checks::{Checked, Finding, either};
+use crate::checks::{CheckResult, Finding, either};
 
 /// Requests of the performance check, so many at once.
 const REQUESTS: usize = 400;
@@ -24,7 +24,7 @@ pub(super) async fn error_format(subject: &ApiSubject) -> Finding {
 }
 
 /// A route that is none and a body that is none: both get a problem (RFC 9457) with a stable type.
-async fn errors_are_problems(subject: &ApiSubject) -> Checked<Finding> {
+async fn errors_are_problems(subject: &ApiSubject) -> CheckResult<Finding> {
     let wire = &subject.wire;
     let nowhere = wire.ask(Method::GET, "/v1/no-such-route", As::Us, None).await?;
     is_problem(&nowhere, "an unknown route", &[401, 404])?;
@@ -35,7 +35,7 @@ async fn errors_are_problems(subject: &ApiSubject) -> Checked<Finding> {
     Ok(Finding::pass("errors are application/problem+json with a type"))
 }
 
-fn is_problem(answer: &Answer, what: &str, statuses: &[u16]) -> Checked<()> {
+fn is_problem(answer: &Answer, what: &str, statuses: &[u16]) -> CheckResult<()> {
     let status = answer.status.as_u16();
     let hint = "Something between replaces the API's errors, or another service answers: connect directly.";
     let wrong = |how: String| Finding::fail(format!("{what} is answered {status}, {how}"), hint);
@@ -60,7 +60,7 @@ pub(super) async fn key_demanded(subject: &ApiSubject) -> Finding {
     either(nobody_is_refused(subject).await)
 }
 
-async fn nobody_is_refused(subject: &ApiSubject) -> Checked<Finding> {
+async fn nobody_is_refused(subject: &ApiSubject) -> CheckResult<Finding> {
     let answer = subject
         .wire
         .ask(Method::GET, "/v1/jobs", As::Nobody, None)
@@ -88,7 +88,7 @@ pub(super) async fn wrong_key(subject: &ApiSubject) -> Finding {
     either(strangers_are_refused(subject).await)
 }
 
-async fn strangers_are_refused(subject: &ApiSubject) -> Checked<Finding> {
+async fn strangers_are_refused(subject: &ApiSubject) -> CheckResult<Finding> {
     let answer = subject
         .wire
         .ask(
@@ -113,7 +113,7 @@ pub(super) async fn docs(subject: &ApiSubject) -> Finding {
     either(docs_are_off(subject).await)
 }
 
-async fn docs_are_off(subject: &ApiSubject) -> Checked<Finding> {
+async fn docs_are_off(subject: &ApiSubject) -> CheckResult<Finding> {
     let known_production = subject.settings.as_ref().is_some_and(Settings::is_production);
     if subject.wire.is_local() && !known_production {
         return Ok(Finding::skipped("a development server shows its docs"));
@@ -135,7 +135,7 @@ pub(super) async fn requests(subject: &ApiSubject) -> Finding {
     either(many_requests(subject).await)
 }
 
-async fn many_requests(subject: &ApiSubject) -> Checked<Finding> {
+async fn many_requests(subject: &ApiSubject) -> CheckResult<Finding> {
     let started = Instant::now();
     let asked = join_all((0..AT_ONCE).map(|_| client(subject))).await;
     let rate = REQUESTS as f64 / started.elapsed().as_secs_f64();
@@ -167,7 +167,7 @@ async fn many_requests(subject: &ApiSubject) -> Checked<Finding> {
         .with("p99_ms", took.p99_ms))
 }
 
-async fn client(subject: &ApiSubject) -> Checked<Vec<std::time::Duration>> {
+async fn client(subject: &ApiSubject) -> CheckResult<Vec<std::time::Duration>> {
     let mut took = Vec::with_capacity(REQUESTS / AT_ONCE);
     for _ in 0..REQUESTS / AT_ONCE {
         let answer = subject

@@ -2,8 +2,8 @@
 
 use holdfast_core::clock;
 
-use super::finisher::Finished;
-use super::{Shared, log};
+use super::finisher::FinishedJob;
+use super::{WorkerState, log};
 use crate::follow_ups::{self, FollowedOutcome};
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{ErrorRecord, FreeFinish, LedgerError, Outcome};
@@ -21,11 +21,11 @@ impl Sort {
     /// Writes outcomes of one worker under their fences; answers with the ids that were still held.
     pub(super) async fn store<'f>(
         self,
-        shared: &Shared,
+        shared: &WorkerState,
         worker: WorkerId,
-        finished: impl Iterator<Item = &'f Finished>,
+        finished: impl Iterator<Item = &'f FinishedJob>,
     ) -> Result<Vec<JobId>, LedgerError> {
-        let finished: Vec<&Finished> = finished.collect();
+        let finished: Vec<&FinishedJob> = finished.collect();
         log::store_last_lines(shared, worker, &finished).await?;
         if !self.is_followed(shared, &finished) {
             return shared.jobs.ledger().finish(worker, &plain(&finished)).await;
@@ -39,11 +39,11 @@ impl Sort {
     /// The same without waiting for what somebody has locked.
     pub(super) async fn store_free<'f>(
         self,
-        shared: &Shared,
+        shared: &WorkerState,
         worker: WorkerId,
-        finished: impl Iterator<Item = &'f Finished>,
+        finished: impl Iterator<Item = &'f FinishedJob>,
     ) -> Result<FreeFinish, LedgerError> {
-        let finished: Vec<&Finished> = finished.collect();
+        let finished: Vec<&FinishedJob> = finished.collect();
         log::store_last_lines(shared, worker, &finished).await?;
         if !self.is_followed(shared, &finished) {
             return shared.jobs.ledger().finish_free(worker, &plain(&finished)).await;
@@ -55,7 +55,7 @@ impl Sort {
     }
 
     /// An outcome may have become one that an observer wants since it was sorted: a refused one is replaced by a dead letter.
-    fn is_followed(self, shared: &Shared, finished: &[&Finished]) -> bool {
+    fn is_followed(self, shared: &WorkerState, finished: &[&FinishedJob]) -> bool {
         let observers = shared.jobs.observers();
         self == Self::Tied
             || finished
@@ -64,13 +64,16 @@ impl Sort {
     }
 }
 
-fn plain(finished: &[&Finished]) -> Vec<Outcome> {
+fn plain(finished: &[&FinishedJob]) -> Vec<Outcome> {
     finished.iter().map(|one| one.outcome.clone()).collect()
 }
 
 /// An outcome that was replaced may have lost what followed it, and one that an observer might have wanted is perhaps not
 /// wanted; they are stored in the same way nevertheless.
-async fn followed(shared: &Shared, finished: &[&Finished]) -> Result<Vec<FollowedOutcome>, LedgerError> {
+async fn followed(
+    shared: &WorkerState,
+    finished: &[&FinishedJob],
+) -> Result<Vec<FollowedOutcome>, LedgerError> {
     let observers = shared.jobs.observers();
     observers.ready().await?;
     let followed = finished

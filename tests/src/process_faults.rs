@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::allowed_duplicates::Excuse;
 use crate::cluster::Cluster;
-use crate::excuse::Excuse;
 use crate::fault::{Dependency, Fault};
 use crate::process::Role;
 
