@@ -26,7 +26,7 @@ from harness import ADMIN_KEY, Server, end_on_signals  # noqa: E402
 
 ID = "01JD3V0S7W8Q4M2XKZC5T9R6BH"
 MOMENT = "2030-01-31T12:00:00Z"
-METHODS = ("get", "post", "put", "delete")
+METHODS = ("get", "post", "put", "patch", "delete")
 # They end the session or the key of the run.
 LAST = {"logout"}
 # What would answer for minutes.

@@ -233,6 +233,21 @@ fn every_hostile_rule_is_bounded_by_its_steps() {
 }
 
 #[test]
+fn positions_are_counted_in_the_whole_first_week() {
+    // Tuesday the 8th is the first of its week, and before the start: Friday the 11th is the second.
+    let dates = dates(
+        "FREQ=WEEKLY;BYDAY=FR,TU;BYSETPOS=1;COUNT=2",
+        "20300109T000000",
+        "20300101T000000",
+        "20300301T000000",
+    );
+    assert_eq!(
+        dates.unwrap().dates,
+        [at("20300115T000000"), at("20300122T000000")]
+    );
+}
+
+#[test]
 fn rules_of_no_use_are_refused() {
     for odd in [
         "",
@@ -289,7 +304,8 @@ proptest! {
         };
         let month_day = if freq == "WEEKLY" { String::new() } else { month_day };
         let parts = format!("{month}{month_day}{week_day}{year_day}{week}{time}");
-        let position = if parts.is_empty() || by_time { String::new() } else { position };
+        // The crate's first week begins at DTSTART, so its first position is another one; RFC 5545 counts in the whole week.
+        let position = if parts.is_empty() || by_time || freq == "WEEKLY" { String::new() } else { position };
         let rule = format!("FREQ={freq};INTERVAL={interval}{parts}{position}{end}{week_start}");
         let window = Window { from: at("20300101T000000"), until: at("20300601T000000") };
         let start_of = Start { local: start, whole_day: false };
