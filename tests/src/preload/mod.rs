@@ -39,7 +39,7 @@ pub fn clock_off_by(offset: &str) -> Result<[(&'static str, &str); 4]> {
 #[derive(Debug)]
 struct Library {
     _dir: TempDir,
-    library: PathBuf,
+    compiled: PathBuf,
     file: PathBuf,
 }
 
@@ -61,7 +61,7 @@ impl Library {
         let printed = String::from_utf8_lossy(&compiled.stderr);
         ensure!(compiled.status.success(), "{name}.c: {printed}");
         Ok(Self {
-            library,
+            compiled: library,
             file: dir.path().join(name),
             _dir: dir,
         })
@@ -70,7 +70,7 @@ impl Library {
     /// A server that loads it, and finds the file by the variable.
     fn loaded(&self, options: PostgresOptions, variable: &str) -> PostgresOptions {
         options
-            .env("LD_PRELOAD", self.library.to_string_lossy())
+            .env("LD_PRELOAD", self.compiled.to_string_lossy())
             .env(variable, self.file.to_string_lossy())
     }
 }
