@@ -41,7 +41,7 @@ fn read(text: &str, stop: &Stop) -> Result<(usize, Vec<String>), ParseFault> {
         match found {
             ParsedItem::Entry(_) => entries += 1,
             ParsedItem::Noted(note) | ParsedItem::Skipped(note) if notes.len() < 20 => {
-                notes.push(note.reason)
+                notes.push(note.reason);
             }
             _ => {}
         }

@@ -233,7 +233,7 @@ async fn an_invalid_change_names_its_field(f: Fixture) {
     for (change, field, code) in cases {
         match edit(&jobs, id, change).await {
             Err(EditError::Invalid(fault)) => {
-                assert_eq!((fault.field.as_str(), fault.code), (field, code), "{fault}")
+                assert_eq!((fault.field.as_str(), fault.code), (field, code), "{fault}");
             }
             other => panic!("{field}: {other:?}"),
         }

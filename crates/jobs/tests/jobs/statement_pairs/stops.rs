@@ -53,6 +53,15 @@ fn heard(
     }
 }
 
+/// Whether each pair meets twice.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a switch of the suite, not a setting of the product"
+)]
+fn meets_both_clients() -> bool {
+    std::env::var("HOLDFAST_TEST_PAIRS").is_ok_and(|pairs| pairs == "both")
+}
+
 pub(crate) async fn run_sql(on: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
         .execute(on)
@@ -76,7 +85,7 @@ impl Arena {
 
     pub(crate) async fn meet_all(mut self) -> Report {
         let mut report = Report::default();
-        let both = std::env::var("HOLDFAST_TEST_PAIRS").is_ok_and(|pairs| pairs == "both");
+        let both = meets_both_clients();
         let steps = self.steps().await;
         if steps.is_empty() {
             report.broken.push(format!("{:?} has nothing to do", self.first));
