@@ -29,7 +29,7 @@ def secured(server: Server, authority: Authority) -> Iterator[TlsServer]:
 def test_certificates_of_a_private_authority_are_checked(server: Server, secured: TlsServer, authority: Authority) -> None:
     url = f"https://{HOST}:{secured.port}"
     with Client(url, server.key, ca_file=authority.ca_file) as client:
-        assert list(client.jobs(queue=QUEUE)) == []
+        assert list(client.jobs(queue="events")) == []
     for wrong, ca_file in ((url, None), (f"https://127.0.0.1:{secured.port}", authority.ca_file)):
         with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED") as refused, Client(
             wrong, server.key, ca_file=ca_file, patience=0
@@ -47,7 +47,7 @@ def test_the_environment_can_name_the_authority(
 
     async def count() -> int:
         async with AsyncClient(f"https://{HOST}:{secured.port}", server.key) as client:
-            return len([job async for job in client.jobs(queue=QUEUE)])
+            return len([job async for job in client.jobs(queue="events")])
 
     assert asyncio.run(count()) == 0
 
