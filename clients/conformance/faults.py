@@ -282,7 +282,7 @@ class Clock:
     """A wall clock that is wrong for the processes that are started with `env`, and can be set while they run. (libfaketime changes
     durations too: its `clock_nanosleep` fails.)"""
 
-    SOURCE = Path(__file__).resolve().parents[2] / "tests/tests/system/clock_offset.c"
+    SOURCE = Path(__file__).resolve().parents[2] / "tests/src/preload/clock_offset.c"
 
     def __init__(self, directory: Path) -> None:
         compiler = shutil.which("cc")

@@ -188,7 +188,7 @@ fn selection(form: &Fields) -> Markup {
 
 fn sample(cx: &Context, jobs: &[Json]) -> Markup {
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" { table {
             thead { tr { th scope="col" { "Job" } th scope="col" { "Kind" } th scope="col" { "Queue" } th scope="col" { "Error" } } }
             tbody { @for job in jobs { tr {
                 td { (ui::job_link(cx, job.text("id"))) }

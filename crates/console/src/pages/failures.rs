@@ -41,7 +41,7 @@ fn group_table(cx: &Context, found: &Json) -> Markup {
     html! {
         section {
             h2 { "By cause" }
-            div.scroll { table {
+            div.scroll tabindex="0" { table {
                 thead { tr {
                     th scope="col" { "What failed" } th scope="col" { "Kind" } th scope="col" { "Class" } th.number scope="col" { "Letters" }
                     th scope="col" { "Last 24 hours" } th scope="col" { "First" } th scope="col" { "Last" } th scope="col" { span.unseen { "Action" } }

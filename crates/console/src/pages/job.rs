@@ -182,7 +182,7 @@ fn table_of(cx: &Context, attempts: &[Json]) -> Markup {
     html! {
         @if attempts.is_empty() { (ui::nothing("It has not begun.")) }
         @else {
-            div.scroll { table {
+            div.scroll tabindex="0" { table {
                 thead { tr { th.number scope="col" { "Attempt" } th scope="col" { "Outcome" } th scope="col" { "Began" } th.number scope="col" { "Took" } th scope="col" { "Worker" } th scope="col" { "Error" } } }
                 tbody { @for attempt in attempts.iter().rev() { (row_of(cx, attempt)) } }
             } }

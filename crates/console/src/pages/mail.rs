@@ -66,7 +66,7 @@ fn suppression_list(cx: &Context, suppressions: &[Json]) -> Markup {
         return ui::nothing("No address is suppressed.");
     }
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" { table {
             thead { tr { th scope="col" { "Address" } th scope="col" { "List" } th scope="col" { "Reason" } th scope="col" { "Since" } th scope="col" { span.unseen { "Action" } } } }
             tbody { @for suppression in suppressions { tr {
                 td { (suppression.text("address")) }

@@ -132,7 +132,7 @@ fn run_table(cx: &Context, runs: &[Json]) -> Markup {
         return ui::nothing("It has not ticked yet.");
     }
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" { table {
             thead { tr { th scope="col" { "Tick" } th scope="col" { "Job" } th scope="col" { "State" } th.number scope="col" { "Took" } } }
             tbody { @for run in runs { tr {
                 td { (ui::time(run.moment("tick"))) }

@@ -29,7 +29,7 @@ fn table(cx: &Context, sources: &[Json]) -> Markup {
         return ui::nothing("No sources.");
     }
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" { table {
             thead { tr {
                 th scope="col" { "Source" } th scope="col" { "State" } th scope="col" { "Last read" } th scope="col" { "Next" }
                 th.number scope="col" { "New" } th.number scope="col" { "Changed" } th.number scope="col" { "Skipped" } th.number scope="col" { "Took" }

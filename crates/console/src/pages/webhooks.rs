@@ -121,7 +121,7 @@ fn list(cx: &Context, deliveries: &[Json]) -> Markup {
         return ui::nothing("Nothing was sent yet.");
     }
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" { table {
             thead { tr { th scope="col" { "When" } th scope="col" { "Event" } th scope="col" { "Job" } th.number scope="col" { "Attempt" } th.number scope="col" { "Status" } th.number scope="col" { "Took" } th scope="col" { "Request and response" } } }
             tbody { @for delivery in deliveries { tr {
                 td { (ui::time(delivery.moment("at"))) }

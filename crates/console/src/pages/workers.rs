@@ -32,7 +32,7 @@ fn beat_table(beats: &[Json]) -> Markup {
         return ui::nothing("No scheduler runs: schedules do not tick.");
     }
     html! {
-        div.scroll { table {
+        div.scroll tabindex="0" { table {
             thead { tr { th scope="col" { "Scheduler" } th scope="col" { "State" } th scope="col" { "Started" } th.number scope="col" { "Silent for" } } }
             tbody { @for beat in beats { tr {
                 td { (beat.text("name")) }
@@ -140,7 +140,7 @@ pub(super) async fn show(cx: &Context, id: &str) -> Result<Page, Failure> {
                 (ui::fact("Client", ui::or_absent(worker.get("client").text("name"))))
                 (ui::fact("Started", ui::time(worker.moment("started_at"))))
             }
-            div.scroll { table {
+            div.scroll tabindex="0" { table {
                 thead { tr { th scope="col" { "Queue" } th.number scope="col" { "Running" } th.number scope="col" { "Completed" } th.number scope="col" { "Failed" } th.number scope="col" { "Done/s" } } }
                 tbody { @for name in worker.texts("queues") {
                     @let stats = worker.get("stats").get(name);
