@@ -400,7 +400,9 @@ async fn redis_stopped_for_ten_seconds_under_load_slows_nobody_after_the_first()
     let fault = cluster.faults()[0].clone();
     let later = fault.began + Duration::from_secs(1);
     let p99 = cluster.record.latency(0.99, later, fault.ended.unwrap());
-    let before = cluster.record.latency(0.99, fault.began - LIMIT, fault.began);
+    let before = cluster
+        .record
+        .latency(0.99, fault.began.checked_sub(LIMIT).unwrap(), fault.began);
     figure(scenario, "enqueue p99 after the first second", millis(p99));
     conclude_redis_outage(&mut cluster, scenario, &Expect::new()).await;
     // Nobody waits for Redis, which would take as long on any machine.
