@@ -303,6 +303,156 @@ async fn a_locked_table_hides_the_jobs_and_not_who_locks_it() {
     );
 }
 
+#[tokio::test]
+async fn a_statement_of_holdfast_beyond_its_deadline_is_shown_without_values() {
+    let fixture = postgres().await;
+    let settings = support::settings(&[
+        ("DATABASE_URL", &url(&fixture)),
+        ("HOLDFAST__DATABASE__STATEMENT_TIMEOUT_SECONDS", "0.1"),
+    ]);
+    let gate = RedisGate::open(Role::Queue, None, &settings.redis).unwrap();
+    let jobs = Jobs::new(&settings, Registry::new(), &fixture.database, &gate);
+    let diagnosis = Diagnosis::new(&settings, &jobs, &fixture.database);
+    let Database::Postgres(pool) = &fixture.database else {
+        unreachable!()
+    };
+    let name: String = sqlx::query_scalar("select current_setting('application_name')")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    let (mut slow, pid) = session(&fixture).await;
+    sqlx::query("select set_config('application_name', $1, false)")
+        .bind(name)
+        .execute(&mut slow)
+        .await
+        .unwrap();
+    let sleeps =
+        tokio::spawn(async move { slow.execute("select pg_sleep(120), 'a secret'").await.map(drop) });
+    let fault = find(&diagnosis, FaultKind::SlowStatement).await;
+    assert!(
+        fault
+            .message
+            .starts_with(&format!("a statement of pid {pid} has run for ")),
+        "{}",
+        fault.message
+    );
+    assert_eq!(fault.statement.as_deref(), Some("select pg_sleep(?), ?"));
+    let (mut other, _) = session(&fixture).await;
+    sqlx::query("select pg_terminate_backend($1)")
+        .bind(pid)
+        .execute(&mut other)
+        .await
+        .unwrap();
+    assert!(sleeps.await.unwrap().is_err());
+    assert_sound(&diagnosis).await;
+}
+
+#[tokio::test]
+async fn dead_rows_beyond_the_live_ones_are_a_fault_until_a_vacuum() {
+    let fixture = postgres().await;
+    let diagnosis = diagnosis(
+        &fixture,
+        Thresholds {
+            dead_rows: 10,
+            ..Thresholds::default()
+        },
+    );
+    for _ in 0..20 {
+        insert(&fixture).await;
+    }
+    assert_sound(&diagnosis).await;
+    let (mut session, _) = session(&fixture).await;
+    // The server counts them some time after the statement, unless it is told to do so now.
+    let delete = "delete from holdfast_jobs; select pg_stat_force_next_flush()";
+    session.execute(delete).await.unwrap();
+    let fault = find(&diagnosis, FaultKind::DeadRows).await;
+    assert!(
+        fault
+            .message
+            .starts_with("holdfast_jobs has 20 dead rows beside "),
+        "{}",
+        fault.message
+    );
+    session.execute("vacuum holdfast_jobs").await.unwrap();
+    assert_sound(&diagnosis).await;
+}
+
+#[tokio::test]
+async fn few_connections_of_the_server_are_a_fault_before_there_are_none() {
+    let fixture = support::postgres_with(PostgresOptions::fast().max_connections(40)).await;
+    let diagnosis = diagnosis(&fixture, Thresholds::default());
+    assert_sound(&diagnosis).await;
+    // 37 are for clients, and 36 are short.
+    let mut sessions = Vec::new();
+    let fault = loop {
+        sessions.push(session(&fixture).await);
+        if sessions.len() < 33 {
+            continue;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let report = diagnosis.look().await;
+        if let Some(fault) = report.of_kind(FaultKind::ConnectionsShort).next() {
+            break fault.clone();
+        }
+    };
+    assert!(
+        fault.message.ends_with("of 40 connections are in use"),
+        "{}",
+        fault.message
+    );
+    drop(sessions);
+    assert_sound(&diagnosis).await;
+}
+
+#[tokio::test]
+async fn a_log_of_the_embedded_database_that_is_not_folded_in_is_a_fault() {
+    let fixture = sqlite().await;
+    let diagnosis = diagnosis(
+        &fixture,
+        Thresholds {
+            log_bytes: 1 << 20,
+            ..Thresholds::default()
+        },
+    );
+    assert_sound(&diagnosis).await;
+    let Host::Sqlite(directory) = &fixture.host else {
+        unreachable!()
+    };
+    // A reader keeps the log from being folded in.
+    let url = format!("sqlite://{}", directory.path().join("ledger.db").display());
+    let mut reader = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    reader
+        .execute("begin; select count(*) from holdfast_jobs")
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        fixture
+            .sql(
+                "",
+                "create table if not exists filler (bytes); insert into filler values (randomblob(1000000))",
+            )
+            .await;
+    }
+    let fault = find(&diagnosis, FaultKind::LargeLog).await;
+    assert!(
+        fault.message.starts_with("the write-ahead log has "),
+        "{}",
+        fault.message
+    );
+    reader.execute("rollback").await.unwrap();
+    let ended = async {
+        loop {
+            // As SQLite does after enough writes.
+            fixture.sql("", "pragma wal_checkpoint(truncate)").await;
+            if diagnosis.look().await.faults.is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ended).await.unwrap();
+}
+
 /// Its statements walk indexes alone, by a setting that makes the server take what has none for very expensive: compiling that
 /// (PostgreSQL's JIT) takes longer than a look may.
 #[tokio::test]

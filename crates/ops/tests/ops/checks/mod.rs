@@ -4,6 +4,7 @@
 mod files;
 mod monitor;
 mod redis_check;
+mod server_settings;
 mod support;
 mod system;
 mod validate;

@@ -4,6 +4,7 @@ mod calendars;
 mod news;
 mod reddit;
 mod sources;
+mod stopping;
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
