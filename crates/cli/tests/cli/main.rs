@@ -19,4 +19,5 @@ mod services;
 mod shell_worker;
 mod snippets;
 mod test_names;
+mod trace_logs;
 mod users;
