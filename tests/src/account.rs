@@ -152,11 +152,7 @@ impl Cluster {
                 .excuses
                 .iter()
                 .find(|excuse| excuse.covers(&own, job, &alive));
-            // What Redis has lost is also the knowledge that it held a job whose push was never answered, and which the ledger
-            // therefore has, too.
-            let is_of_redis =
-                is_on_redis(accepted.get(&own)) || row.is_some_and(|row| self.is_redis_queue(&row.queue));
-            let lost_with_redis = expect.redis_data_loss && is_of_redis;
+            let lost_with_redis = expect.redis_data_loss && self.was_known_to_redis(accepted.get(&own));
             if lost_with_redis || excuse.is_some_and(|excuse| excuse.what.ends_with("stopped")) {
                 report.twice_lease += 1;
             } else if excuse.is_some() {
@@ -186,6 +182,19 @@ impl Cluster {
             "ran more than once for no reason",
             &report.twice_unexplained,
         );
+    }
+
+    /// Whether Redis may have held the job before it lost its data: as it was answered, or because its push got no answer and the ledger
+    /// therefore has it, too. Then Redis has also lost the knowledge that it had it.
+    fn was_known_to_redis(&self, accepted: Option<&AcceptedJob>) -> bool {
+        let faults = self
+            .faults
+            .iter()
+            .filter(|fault| fault.dependency == Dependency::Redis);
+        let last_loss = faults.filter_map(|fault| fault.ended).max();
+        let is_before = |accepted: &AcceptedJob| last_loss.is_none_or(|loss| accepted.at < loss);
+        is_on_redis(accepted)
+            || accepted.is_some_and(|accepted| self.is_redis_queue(&accepted.queue) && is_before(accepted))
     }
 
     fn is_redis_queue(&self, queue: &str) -> bool {

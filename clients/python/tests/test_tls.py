@@ -1,4 +1,4 @@
-"""https with an authority of one's own: every part of the package that makes a connection."""
+"""Every part of the package that makes a connection works over https with a private certificate authority."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// https with an authority of one's own, which Node is told by NODE_EXTRA_CA_CERTS: the client, the worker and its thread of heartbeats.
+// The client, the worker and its thread of heartbeats work over https with a private certificate authority (NODE_EXTRA_CA_CERTS).
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

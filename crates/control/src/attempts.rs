@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use holdfast_http::{Bound, Call, Read, Reply, WithQuery, ok};
 use holdfast_jobs::attempts::Attempt;
 use holdfast_jobs::job_log::{JobLog, LoggedLine};
+use holdfast_jobs::marks::REDACTED;
 use holdfast_jobs::{JobId, State as JobState, WorkerId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,9 +15,6 @@ use crate::bound::permit_job;
 use crate::job_view::ErrorView;
 use crate::jobs::not_found;
 use crate::state::ControlState;
-
-/// Replaces what the caller may not see.
-const REDACTED: &str = "[redacted]";
 
 /// The attempts of a job.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]

@@ -8,6 +8,7 @@ use holdfast_http::Call;
 use holdfast_jobs::declared::hidden;
 use holdfast_jobs::ledger::{ErrorRecord, JobRecord, LedgerError, Priority};
 use holdfast_jobs::link::Link;
+use holdfast_jobs::marks::REDACTED;
 use holdfast_jobs::{BatchId, JobId, State, WorkerId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -231,7 +232,7 @@ pub struct ErrorView {
 impl ErrorView {
     /// Hides its text.
     pub(crate) fn hide(&mut self) {
-        "[redacted]".clone_into(&mut self.message);
+        REDACTED.clone_into(&mut self.message);
     }
 }
 

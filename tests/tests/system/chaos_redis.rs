@@ -901,7 +901,14 @@ async fn without_any_fault_both_durabilities_are_used_and_nothing_is_odd() {
     };
     let (ledger, redis) = (of("ledger"), of("redis"));
     assert_eq!(ledger + redis, 1_000);
-    // On a busy machine a push may take longer than Redis is waited for: then the job is the ledger's.
-    assert!(ledger >= 500 && redis >= 400, "{ledger}, {redis}");
+    // On a busy machine a push may take longer than Redis is waited for: then the job is the ledger's, and the process has said so.
+    let is_slow = report
+        .warnings
+        .iter()
+        .any(|line| line.contains("Redis is unavailable"));
+    assert!(
+        (ledger, redis) == (500, 500) || is_slow && ledger > 500,
+        "{ledger}, {redis}"
+    );
     assert_eq!((report.refused, report.unanswered), (0, 0));
 }

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_answered_while_a_large_body_is_parsed() {
-    // With one HTTP thread, a body that is parsed there lets nobody else in.
+    // With one HTTP thread, a body that is parsed on it would block all other requests.
     let app = TestSettings::new()
         .with("HOLDFAST__SERVER__HTTP_WORKERS", "1")
         .start()

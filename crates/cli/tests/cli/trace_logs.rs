@@ -163,7 +163,7 @@ async fn no_log_has_a_secret_at_any_level() {
         "secret",
     );
 
-    // Jobs: a request that is answered, one to where nobody listens, mail, secret fields of a declared kind.
+    // Jobs: a request that is answered, one to a closed port, mail, secret fields of a declared kind.
     let request = |url: String| {
         json!({"kind": "http.request", "max_attempts": 1, "payload": {
             "url": url, "method": "POST", "headers": {"x-api-key": HEADER}, "body": {"card": BODY}}})

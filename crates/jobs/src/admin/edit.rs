@@ -149,7 +149,7 @@ pub enum EditReply {
 }
 
 /// The row as the statement left it, or found it.
-enum Written {
+enum EditedRow {
     Edited { queue: String, due_in: Duration },
     Refused(State),
     OnBroker,
@@ -167,16 +167,16 @@ impl AdminHandle<'_> {
         };
         let payload = self.checked(&job, &edit).await?;
         Ok(match self.write(id, &edit, payload.as_deref()).await? {
-            Written::Edited { queue, due_in } => {
+            EditedRow::Edited { queue, due_in } => {
                 self.jobs.bell().ring(&queue, 1, due_in);
                 self.jobs.counts_changed();
                 Some(EditReply::Edited)
             }
-            Written::Refused(state) => Some(EditReply::Refused(state)),
-            Written::OnBroker => Some(EditReply::OnBroker),
+            EditedRow::Refused(state) => Some(EditReply::Refused(state)),
+            EditedRow::OnBroker => Some(EditReply::OnBroker),
             // The broker has it, or it was deleted meanwhile.
-            Written::Gone if job.state.is_final() => Some(EditReply::Refused(job.state)),
-            Written::Gone => Some(EditReply::OnBroker),
+            EditedRow::Gone if job.state.is_final() => Some(EditReply::Refused(job.state)),
+            EditedRow::Gone => Some(EditReply::OnBroker),
         })
     }
 
@@ -204,7 +204,7 @@ impl AdminHandle<'_> {
         id: JobId,
         edit: &JobEdit,
         payload: Option<&RawValue>,
-    ) -> Result<Written, LedgerError> {
+    ) -> Result<EditedRow, LedgerError> {
         let entry = AuditEntry::new(action::JOB_EDIT)
             .target(id)
             .details(edit.details());
@@ -212,7 +212,7 @@ impl AdminHandle<'_> {
         sql.within("edit a job", async {
             let mut tx = sql.begin().await?;
             let written = write_in(tx.on(), sql.named, id, edit, payload).await?;
-            if matches!(written, Written::Edited { .. }) {
+            if matches!(written, EditedRow::Edited { .. }) {
                 self.jobs.audit().record_in(tx.on(), self.by, &entry).await?;
             }
             tx.commit().await?;
@@ -228,7 +228,7 @@ async fn write_in(
     id: JobId,
     edit: &JobEdit,
     payload: Option<&RawValue>,
-) -> Result<Written, sqlx::Error> {
+) -> Result<EditedRow, sqlx::Error> {
     let attempts = edit.max_attempts.and_then(|most| i32::try_from(most).ok());
     let at = edit.run_at.map(|at| at.timestamp_millis());
     let delay = edit.delay.map(millis);
@@ -254,7 +254,7 @@ async fn write_in(
     };
     if let Some((queue, due_ms)) = edited {
         let due_in = Duration::from_millis(u64::try_from(due_ms).unwrap_or(0));
-        return Ok(Written::Edited { queue, due_in });
+        return Ok(EditedRow::Edited { queue, due_in });
     }
     // What the statement has met. On PostgreSQL the next one sees what was committed meanwhile.
     let found: Option<(String, bool, i32)> = match on {
@@ -270,14 +270,14 @@ async fn write_in(
         }
     };
     let Some((state, ahead, attempt)) = found else {
-        return Ok(Written::Gone);
+        return Ok(EditedRow::Gone);
     };
     let state: StoredState = state.parse().map_err(crate::sql::decode_error)?;
     let attempt = attempt.unsigned_abs();
     // It has made further attempts since it was read, and waits again.
     let is_overtaken = edit.max_attempts.is_some_and(|most| most <= attempt);
     if state == StoredState::Available && !is_overtaken {
-        return Ok(Written::OnBroker);
+        return Ok(EditedRow::OnBroker);
     }
-    Ok(Written::Refused(state.seen_as(ahead, attempt)))
+    Ok(EditedRow::Refused(state.seen_as(ahead, attempt)))
 }

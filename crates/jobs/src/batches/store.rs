@@ -15,7 +15,7 @@ use crate::sql::{decode_error, sqlite_now};
 
 /// What became of a batch that was to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum BatchWrite {
     New,
     /// Its key belongs to this one, which says the same.
     Duplicate(BatchId, u32),
@@ -31,7 +31,7 @@ pub(crate) async fn insert(
     mut on: LedgerTx<'_>,
     batch: &NewBatch,
     named: bool,
-) -> Result<Written, sqlx::Error> {
+) -> Result<BatchWrite, sqlx::Error> {
     let mut tries = 0;
     while !insert_row(on.reborrow(), batch, named).await? {
         if let Some(written) = standing(on.reborrow(), batch, named).await? {
@@ -43,7 +43,7 @@ pub(crate) async fn insert(
         }
     }
     ledger::insert_in(on, &batch.jobs, named).await?;
-    Ok(Written::New)
+    Ok(BatchWrite::New)
 }
 
 async fn insert_row(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<bool, sqlx::Error> {
@@ -86,7 +86,11 @@ async fn insert_row(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<b
 
 /// What stands in the way of a batch that was not written. A row with the very id is this batch, written by an attempt
 /// whose reply was lost.
-async fn standing(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<Option<Written>, sqlx::Error> {
+async fn standing(
+    on: LedgerTx<'_>,
+    batch: &NewBatch,
+    named: bool,
+) -> Result<Option<BatchWrite>, sqlx::Error> {
     let row: Option<(Uuid, i32, Option<String>)> = match on {
         LedgerTx::Postgres(on) => {
             sqlx::query_as(
@@ -113,11 +117,11 @@ async fn standing(on: LedgerTx<'_>, batch: &NewBatch, named: bool) -> Result<Opt
     Ok(row.map(|(id, total, fingerprint)| {
         let id = BatchId::from_uuid(id);
         if id == batch.id {
-            Written::New
+            BatchWrite::New
         } else if fingerprint.is_some_and(|fingerprint| batch.fingerprints.contains(&fingerprint)) {
-            Written::Duplicate(id, total.unsigned_abs())
+            BatchWrite::Duplicate(id, total.unsigned_abs())
         } else {
-            Written::Conflict(id)
+            BatchWrite::Conflict(id)
         }
     }))
 }

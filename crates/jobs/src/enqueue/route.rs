@@ -20,7 +20,7 @@ use super::held_keys::Key;
 use super::writer::{Lanes, WriteError, Writer};
 use super::{EnqueueError, EnqueuedJob, Fault, FaultCode, JobRequest};
 use crate::admin::JobEdit;
-use crate::batches::store::Written;
+use crate::batches::store::BatchWrite;
 use crate::batches::{self, BatchRequest, EnqueuedBatch, NewBatch};
 use crate::bell::Bell;
 use crate::broker::{Broker, OutgoingJob, PushOutcome};
@@ -277,14 +277,14 @@ impl Producer {
         let written = self.writer.write_whole(&key, &[], insert).await;
         let written = written.map_err(|error| refusal(error, true))?;
         match written {
-            Written::Conflict(id) => Err(EnqueueError::BatchKeyReused { id }),
-            Written::Duplicate(id, total) => Ok(EnqueuedBatch {
+            BatchWrite::Conflict(id) => Err(EnqueueError::BatchKeyReused { id }),
+            BatchWrite::Duplicate(id, total) => Ok(EnqueuedBatch {
                 id,
                 jobs: Vec::new(),
                 total,
                 duplicate: true,
             }),
-            Written::New => {
+            BatchWrite::New => {
                 let stored = batch.jobs.iter();
                 let stored: Vec<EnqueuedJob> = stored
                     .map(|job| enqueued(job, job.id, Durability::Ledger, false))

@@ -119,7 +119,11 @@ fn rows_of(chunks: &[LogChunk]) -> Result<Vec<Row<'_>>, LedgerError> {
     Ok(rows)
 }
 
-/// Stores what a worker's executions have written, as far as their fences hold. Repeatable.
+/// Stores what a worker's executions have written, as far as their fences hold. Repeatable. Lines that the database refuses for good are
+/// dropped: the heartbeats and outcomes that bring them do not wait for ever.
+///
+/// # Errors
+/// The database is slow or unavailable: the same lines may be stored later.
 pub(crate) async fn append(sql: &Sql, worker: WorkerId, chunks: &[LogChunk]) -> Result<(), LedgerError> {
     if chunks.is_empty() {
         return Ok(());
@@ -128,14 +132,21 @@ pub(crate) async fn append(sql: &Sql, worker: WorkerId, chunks: &[LogChunk]) -> 
     let mut jobs: Vec<Uuid> = chunks.iter().map(|chunk| chunk.fence.id.as_uuid()).collect();
     jobs.sort_unstable();
     jobs.dedup();
-    sql.within("write job logs", async {
+    let count = jobs.len();
+    let stored = sql.within("write job logs", async {
         let mut tx = sql.begin().await?;
         if write(tx.on(), sql.named, worker, &rows).await? > 0 {
             trim(tx.on(), sql.named, jobs).await?;
         }
         tx.commit().await
-    })
-    .await
+    });
+    match stored.await {
+        Err(error) if !error.is_transient() => {
+            tracing::error!(error = ?error, jobs = count, "the database refuses lines of jobs: they are dropped");
+            Ok(())
+        }
+        stored => stored,
+    }
 }
 
 async fn write(

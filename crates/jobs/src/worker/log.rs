@@ -55,13 +55,7 @@ async fn store_taken(
     let taken: Vec<(&Reports, Vec<LogChunk>)> = taken.filter(|(_, chunks)| !chunks.is_empty()).collect();
     let chunks: Vec<LogChunk> = taken.iter().flat_map(|(_, chunks)| chunks).cloned().collect();
     for piece in chunks.chunks(CHUNKS) {
-        match job_log::append(shared.jobs.sql(), worker, piece).await {
-            Ok(()) => {}
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => {
-                tracing::error!(error = ?error, jobs = taken.len(), "the database refuses lines of jobs: they are dropped");
-            }
-        }
+        job_log::append(shared.jobs.sql(), worker, piece).await?;
     }
     for (reports, chunks) in &taken {
         reports.log().stored(chunks);

@@ -19,7 +19,7 @@ const COMES_TO_REST: Duration = Duration::from_millis(250);
 /// How long a cancelled statement may take to answer before its wire is taken for dead.
 const ANSWERS_CANCEL: Duration = Duration::from_secs(1);
 
-/// What is added to `statement_timeout` before a statement that nobody can ask about has certainly ended.
+/// Added to `statement_timeout`: after both a statement has ended even if the server could not be asked.
 const CERTAINLY: Duration = Duration::from_secs(1);
 
 /// A session of the server whose connection is closed or given up on this side.
@@ -28,7 +28,7 @@ pub(super) struct LeftBehind {
     /// Only its statement is to be cancelled: the connection still waits for the answer.
     only_cancel: bool,
     permit: Option<OwnedSemaphorePermit>,
-    /// When the permit is given back although nobody could ask the server.
+    /// When the permit is given back even if the server could not be asked.
     certain_at: Instant,
 }
 
