@@ -75,20 +75,20 @@ impl Job for EventsDiscover {
 }
 
 /// Why a run came to no end.
-enum Broken {
+enum ReadFailure {
     /// News of the source.
     Source(Failure),
     /// News of ours.
     Ours(LedgerError),
 }
 
-impl From<Failure> for Broken {
+impl From<Failure> for ReadFailure {
     fn from(failure: Failure) -> Self {
         Self::Source(failure)
     }
 }
 
-impl From<LedgerError> for Broken {
+impl From<LedgerError> for ReadFailure {
     fn from(error: LedgerError) -> Self {
         Self::Ours(error)
     }
@@ -126,8 +126,8 @@ impl Discoverer {
                 };
                 self.0.sources.note(&source, &noted).await?;
             }
-            Err(Broken::Source(failure)) => self.note_failure(&source, failure, &mut report).await?,
-            Err(Broken::Ours(error)) => return Err(error.into()),
+            Err(ReadFailure::Source(failure)) => self.note_failure(&source, failure, &mut report).await?,
+            Err(ReadFailure::Ours(error)) => return Err(error.into()),
         }
         report.count();
         Ok(DiscoverySummary {
@@ -179,7 +179,11 @@ impl Discoverer {
     }
 
     /// Fetches, reads and stores. What a server says of its answer's age, if there was a whole one.
-    async fn read(&self, source: &SourceRecord, report: &mut Report) -> Result<Option<Validators>, Broken> {
+    async fn read(
+        &self,
+        source: &SourceRecord,
+        report: &mut Report,
+    ) -> Result<Option<Validators>, ReadFailure> {
         let mut seen = KnownEntries::default();
         if source.definition.kind == SourceKind::Reddit {
             self.read_reddit(source, report, &mut seen).await?;
@@ -203,7 +207,7 @@ impl Discoverer {
         body: Body,
         report: &mut Report,
         seen: &mut KnownEntries,
-    ) -> Result<Validators, Broken> {
+    ) -> Result<Validators, ReadFailure> {
         let validators = (body.etag.clone(), body.last_modified.clone());
         let taken = self.take(source, body, report, seen).await?;
         if source.definition.kind == SourceKind::Ical {
@@ -221,7 +225,7 @@ impl Discoverer {
         source: &SourceRecord,
         report: &mut Report,
         seen: &mut KnownEntries,
-    ) -> Result<Option<Validators>, Broken> {
+    ) -> Result<Option<Validators>, ReadFailure> {
         report.status = Status::Unchanged;
         if source.definition.kind != SourceKind::Ical {
             return Ok(None);
@@ -240,11 +244,11 @@ impl Discoverer {
                     self.0.sources.move_horizon(source, until).await?;
                     return Ok(None);
                 }
-                Err(Broken::Source(failure)) => {
+                Err(ReadFailure::Source(failure)) => {
                     let reason = format!("cannot be read again, and is fetched again: {failure}");
                     report.note(Note::new("the body that was kept", reason));
                 }
-                Err(ours @ Broken::Ours(_)) => return Err(ours),
+                Err(ours @ ReadFailure::Ours(_)) => return Err(ours),
             }
         }
         let unconditional = SourceRecord {
@@ -271,7 +275,7 @@ impl Discoverer {
         source: &SourceRecord,
         report: &mut Report,
         seen: &mut KnownEntries,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ReadFailure> {
         let settings = &self.0.sources.0.settings;
         let mut after: Option<String> = None;
         for _ in 0..source.definition.pages.unwrap_or(1) {
@@ -295,7 +299,7 @@ impl Discoverer {
         body: Body,
         report: &mut Report,
         seen: &mut KnownEntries,
-    ) -> Result<PendingWork, Broken> {
+    ) -> Result<PendingWork, ReadFailure> {
         report.bytes += body.bytes.len() as u64;
         let settings = &self.0.sources.0.settings;
         let now = clock::now();
