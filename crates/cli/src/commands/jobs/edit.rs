@@ -14,30 +14,32 @@ use super::enqueue::{payload, priority};
 use crate::args::OutputArgs;
 use crate::output::shown;
 
+/// What is to be different from the job as it is.
 #[derive(Debug, clap::Args)]
-#[group(id = "change", required = true, multiple = true)]
-pub(crate) struct Changes {
+#[group(id = "change", multiple = true)]
+pub(super) struct Changes {
     /// Another payload: JSON, @FILE, or - for stdin
     #[arg(long)]
-    payload: Option<String>,
+    pub(super) payload: Option<String>,
     /// Another queue
     #[arg(long)]
-    queue: Option<String>,
+    pub(super) queue: Option<String>,
     /// Delay the start by this long from now (seconds, or 500ms, 5m, 2h, 1d)
     #[arg(long, value_parser = time::duration, conflicts_with = "run_at")]
-    delay: Option<Duration>,
+    pub(super) delay: Option<Duration>,
     /// At or after this time (RFC 3339)
     #[arg(long, value_parser = time::instant)]
-    run_at: Option<DateTime<Utc>>,
+    pub(super) run_at: Option<DateTime<Utc>>,
     /// high, normal or low
     #[arg(long, value_parser = priority)]
-    priority: Option<Priority>,
+    pub(super) priority: Option<Priority>,
     /// Largest number of attempts, the first included
     #[arg(long)]
-    max_attempts: Option<u32>,
+    pub(super) max_attempts: Option<u32>,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(mut_group("change", |group| group.required(true)))]
 pub(crate) struct Args {
     /// The job's id
     id: JobId,
