@@ -10,7 +10,7 @@ use holdfast_jobs::declared::{DeclareError, KindDefinition, RetryDefinition, UNK
 use holdfast_jobs::enqueue::{EnqueueError, FaultCode, JobRequest};
 use holdfast_jobs::pull::{
     Beat, ClientInfo, OutcomeStatus, PullAnswer, PullError, PullRequest, PullWorkers, PulledJob,
-    Registration, ReportedOutcome, Verb, fence_text,
+    Registration, ReportedLine, ReportedOutcome, Verb, fence_text,
 };
 use holdfast_jobs::{JobId, Jobs, Registry, State, WorkerId};
 use holdfast_testkit::eventually;
@@ -39,6 +39,7 @@ contract!(
     kinds_that_are_declared_concurrently_are_each_known_at_once,
     a_waiting_pull_is_woken_and_a_newer_one_ends_it,
     an_idle_worker_waits_out_each_of_its_pulls,
+    lines_that_the_database_refuses_hold_up_no_heartbeat_and_no_outcome,
 );
 
 const OWNER: &str = "key";
@@ -290,6 +291,42 @@ async fn jobs_of_a_silent_worker_are_rescued_and_suspects_are_given_one_at_a_tim
         };
         assert_eq!(state(&jobs, id).await.0, expected);
     }
+}
+
+async fn lines_that_the_database_refuses_hold_up_no_heartbeat_and_no_outcome(f: Fixture) {
+    let (jobs, workers) = process(&f);
+    declare(&jobs, "thumbnail.make", KindDefinition::default()).await;
+    enqueue(&jobs, "thumbnail.make", 2).await;
+    f.sql(
+        "alter table holdfast_job_logs add constraint refused check (number < 0)",
+        "create trigger refused before insert on holdfast_job_logs begin select raise(abort, 'refused'); end",
+    )
+    .await;
+    let worker = register(&workers).await;
+    let given = pull(&workers, worker, 2, &[]).await;
+    let beat = Beat {
+        running: ids(&given),
+        progress: vec![(given[0].job.id, raw("1"))],
+        log: vec![ReportedLine {
+            job: given[0].job.id,
+            fence: None,
+            line: "of a heartbeat".to_owned(),
+        }],
+    };
+    jobs.cancel(given[1].job.id).await.unwrap();
+    let answer = workers.beat(OWNER, worker, beat).await.unwrap();
+    assert_eq!(answer.cancel, [given[1].job.id]);
+    let last = ReportedOutcome {
+        log: vec!["of the outcome".to_owned()],
+        ..outcome(&given[0], Verb::Completed)
+    };
+    let outcomes = vec![last, outcome(&given[1], Verb::Failed)];
+    assert_eq!(
+        finish(&workers, worker, outcomes).await,
+        [OutcomeStatus::Stored, OutcomeStatus::Stored]
+    );
+    assert_eq!(state(&jobs, given[0].job.id).await.0, State::Completed);
+    assert_eq!(jobs.log_of(given[0].job.id).await.unwrap().lines.len(), 0);
 }
 
 /// A question about the declared kinds may have begun before a change was committed: its answer does not count for who made the
