@@ -10,6 +10,7 @@ mod copy;
 mod deploy;
 mod deployment;
 mod import;
+mod upgrade;
 
 use std::time::Duration;
 

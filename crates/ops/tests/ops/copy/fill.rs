@@ -40,7 +40,11 @@ pub(super) async fn open(place: &Place) -> SqliteConnection {
 
 /// A stopped installation. Its waiting jobs ask the receiver when they run.
 pub(super) async fn installation(receiver: &Receiver) -> Place {
-    let mut place = Place::new();
+    installation_in(Place::new(), receiver).await
+}
+
+/// The same with the place's environment.
+pub(super) async fn installation_in(mut place: Place, receiver: &Receiver) -> Place {
     let dev = Dev::start(&mut place).await;
     over_http(&mut Client::new(dev.address), receiver).await;
     dev.stop().await;

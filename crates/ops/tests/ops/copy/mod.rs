@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::until;
 
-use self::fill::{PAYLOAD, WAITING, installation};
+use self::fill::{PAYLOAD, WAITING, installation, installation_in};
 
 pub(super) const DEADLINE: Duration = Duration::from_mins(2);
 
@@ -85,8 +85,13 @@ async fn every_table_is_copied_and_the_target_runs_what_waits_exactly_once() {
     source.close().await.unwrap();
     compare_by_hand(&postgres).await;
 
+    let moved = Place::new().with_env("DATABASE_URL", postgres.url());
+    runs_out(moved, &postgres, &receiver).await;
+}
+
+/// Services on the copy run everything that waits, each job once.
+async fn runs_out(mut moved: Place, postgres: &PostgresServer, receiver: &Receiver) {
     receiver.clear();
-    let mut moved = Place::new().with_env("DATABASE_URL", postgres.url());
     let dev = Dev::start(&mut moved).await;
     let resumed = moved.run(&["queues", "resume", "ml"]).await;
     assert_eq!(resumed.code, Some(0), "{}", resumed.text);
@@ -128,6 +133,37 @@ async fn compare_by_hand(postgres: &PostgresServer) {
     for (sql, expected) in cases {
         assert_eq!(postgres.psql(sql).await.unwrap().trim(), expected, "{sql}");
     }
+}
+
+#[tokio::test]
+async fn encrypted_values_are_copied_as_they_are_and_open_with_the_same_keys() {
+    const KEYS: &str = "one:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let keys = |place: Place| place.with_env("HOLDFAST_ENCRYPTION_KEYS", KEYS);
+    let receiver = Receiver::start().await.unwrap();
+    let place = installation_in(keys(Place::new()), &receiver).await;
+    let postgres = PostgresServer::start().await.unwrap();
+    // The copy opens nothing, so it needs no keys.
+    let from = fill::url(&place);
+    let to = postgres.url();
+    let copied = Place::new().run(&["copy", "--from", &from, "--to", &to]).await;
+    assert_eq!(copied.code, Some(0), "{}", copied.text);
+
+    let sealed = "select count(*) from holdfast_jobs where {} like '%$sealed:1:one:%'";
+    let there = postgres
+        .psql(&sealed.replace("{}", "payload::text"))
+        .await
+        .unwrap();
+    let mut source = fill::open(&place).await;
+    let here: i64 = sqlx::query_scalar(AssertSqlSafe(sealed.replace("{}", "payload")))
+        .fetch_one(&mut source)
+        .await
+        .unwrap();
+    source.close().await.unwrap();
+    assert!(here > 0, "the URLs of `http.request` are encrypted");
+    assert_eq!(there.trim(), here.to_string());
+
+    let moved = keys(Place::new().with_env("DATABASE_URL", &to));
+    runs_out(moved, &postgres, &receiver).await;
 }
 
 #[tokio::test]
