@@ -32,8 +32,9 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
     for before in [0, letters] {
         // A new one, whose walk begins at the oldest job.
         let mut system = System::open(&setup).await?;
-        fill(&system, 0, before, "discarded").await?;
-        let rate = prune(&mut system, before, finished).await?;
+        // From 1: the walk begins after the nil id, which no job has.
+        fill(&system, 1, before, "discarded").await?;
+        let rate = prune(&mut system, 1 + before, finished).await?;
         let what = format!("{finished} finished jobs, {before} dead letters before them");
         report.figure(PART, &what, Figure::Rate(rate), Some(Figure::Rate(AIM)));
         system.close().await?;

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Error as Failure;
-use holdfast_core::sql::Database;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -34,8 +33,8 @@ const SAMPLES: usize = 300;
 const PAUSE: Duration = Duration::from_millis(20);
 
 const POLLS: usize = 200;
-/// Longer than the 10 s after which the server counts the transactions of connections that do nothing.
-const SETTLE: Duration = Duration::from_secs(15);
+/// For the looks and heartbeats of what was done before.
+const SETTLE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_secs(20);
 
 pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> Result<(), Failure> {
@@ -71,7 +70,7 @@ pub(super) async fn measure(setup: &Setup, scale: f64, report: &mut Report) -> R
     );
     let times = pick_up(address, &mut client).await?;
     latency(report, PART, "pick-up, idle worker", &times, (5.0, f64::INFINITY));
-    idle_polls(&system, &api, address, report).await?;
+    idle_polls(&api, address, &mut client, report).await?;
 
     api.kill().await?;
     for table in [
@@ -226,42 +225,44 @@ async fn pick_up(address: SocketAddr, worker: &mut Client) -> Result<Vec<f64>, F
     Ok(times)
 }
 
-/// What [`POLLS`] workers cost that wait for jobs and send heartbeats.
+/// What [`POLLS`] workers cost that wait for jobs and send heartbeats: beside what the same API does without them.
 async fn idle_polls(
-    system: &System,
     api: &tokio::process::Child,
     address: SocketAddr,
+    client: &mut Client,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    tokio::time::sleep(SETTLE).await;
+    let (_, alone) = watched(api, client).await?;
     let mut polls = JoinSet::new();
+    // They leave after the second look at the API.
+    let held = SETTLE + WATCH + SETTLE;
     for _ in 0..POLLS {
         let mut worker = Client::open(address).await?;
         worker.register().await?;
         polls.spawn(async move {
-            let began = Instant::now();
-            while began.elapsed() < SETTLE + WATCH {
-                worker.pull(Duration::from_secs(60).min(SETTLE + WATCH)).await?;
-            }
+            worker.pull(held).await?;
             worker.leave().await
         });
     }
     tokio::time::sleep(SETTLE).await;
-    let before = (cpu_seconds(api)?, transactions(system).await?);
-    tokio::time::sleep(WATCH).await;
-    let after = (cpu_seconds(api)?, transactions(system).await?);
-    let seconds = WATCH.as_secs_f64();
-    let cpu = Figure::Percent((after.0 - before.0) / seconds * 100.0);
+    let (cpu, with_polls) = watched(api, client).await?;
     report.figure(
         PART,
         "200 idle long polls: of one core",
-        cpu,
+        Figure::Percent(cpu * 100.0),
         Some(Figure::Percent(2.0)),
     );
-    let queries = Figure::Count((after.1 - before.1) / seconds);
     report.figure(
         PART,
-        "200 idle long polls: transactions a second",
-        queries,
+        "the API without them: statements a second",
+        Figure::Count(alone),
+        None,
+    );
+    report.figure(
+        PART,
+        "200 idle long polls: statements a second more",
+        Figure::Count((with_polls - alone).max(0.0)),
         Some(Figure::Count(1.0)),
     );
     while let Some(ended) = polls.join_next().await {
@@ -270,16 +271,22 @@ async fn idle_polls(
     Ok(())
 }
 
-/// Transactions of the database so far. They are reported late, but at both ends by about as much.
-async fn transactions(system: &System) -> Result<f64, Failure> {
-    let Database::Postgres(pool) = &system.database else {
-        return Ok(0.0);
-    };
-    let count: i64 = sqlx::query_scalar(
-        "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()",
-    )
-    .fetch_one(pool)
-    .await
-    .map_err(failed)?;
-    Ok(count as f64)
+/// The share of a core that the API takes for [`WATCH`], and its statements a second.
+async fn watched(api: &tokio::process::Child, client: &mut Client) -> Result<(f64, f64), Failure> {
+    let before = (cpu_seconds(api)?, statements(client).await?);
+    tokio::time::sleep(WATCH).await;
+    let after = (cpu_seconds(api)?, statements(client).await?);
+    let seconds = WATCH.as_secs_f64();
+    Ok(((after.0 - before.0) / seconds, (after.1 - before.1) / seconds))
+}
+
+/// Statements of the API so far, as its metrics count them.
+async fn statements(client: &mut Client) -> Result<f64, Failure> {
+    let metrics = client.call("GET", "/metrics", &json!({})).await?;
+    let counts = String::from_utf8_lossy(metrics)
+        .lines()
+        .filter(|line| line.starts_with("holdfast_sql_statement_duration_seconds_count"))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum();
+    Ok(counts)
 }

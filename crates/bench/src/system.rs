@@ -289,11 +289,11 @@ impl System {
         let delete = "delete from holdfast_jobs where queue = 'bench'";
         match &self.database {
             Database::Postgres(pool) => {
-                sqlx::raw_sql(delete).execute(pool).await.map_err(failed)?;
-                // A vacuum may take longer than a statement of the services.
+                // Millions of rows take longer than a statement of the services may.
                 let mut session = pool.acquire().await.map_err(failed)?;
                 for statement in [
                     "set statement_timeout = 0",
+                    delete,
                     "vacuum analyze holdfast_jobs",
                     "reset statement_timeout",
                 ] {

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::report::{Figure, Report};
-use super::scenario::{scaled, wait_until_stored};
+use super::scenario::{finish_working, scaled};
 use super::system::{QUEUE, Setup, System};
 use super::{failed, load};
 
@@ -91,9 +91,8 @@ async fn deliver(
     let began = Instant::now();
     system.work_with(resources)?;
     receiver.took(count as u64).await?;
-    wait_until_stored(system).await?;
-    let rate = count as f64 / began.elapsed().as_secs_f64();
-    system.stop_working().await?;
+    let ended = finish_working(system).await?;
+    let rate = count as f64 / ended.duration_since(began).as_secs_f64();
     report.figure(
         PART,
         &format!("{count} signed deliveries, one worker process"),
