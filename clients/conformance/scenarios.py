@@ -59,12 +59,12 @@ def options(world: World) -> None:
     client = world.adapter()
     then = {"kind": world.kind, "payload": {"do": "echo"}}
     job = client.ask("enqueue", kind=world.kind, payload={}, options={
-        "delay_seconds": 3600, "priority": "high", "max_attempts": 7, "timeout_seconds": 12.5, "unique_key": "u", "limit_key": "l",
+        "delay_seconds": 3600, "priority": "high", "max_attempts": 7, "timeout_seconds": 12.5, "unique_key": "u", "limit_key": "l", "tags": ["vip", "eu west"],
         "then": then,
     })["id"]
     found = world.job(job)
-    wanted = ("scheduled", "high", 7, 12.5, "u", "l", world.kind)
-    names = ("state", "priority", "max_attempts", "timeout_seconds", "unique_key", "limit_key")
+    wanted = ("scheduled", "high", 7, 12.5, "u", "l", ["vip", "eu west"], world.kind)
+    names = ("state", "priority", "max_attempts", "timeout_seconds", "unique_key", "limit_key", "tags")
     equal((*(found[name] for name in names), found["then"]["kind"]), wanted, "the job")
     moment = "2031-02-03T04:05:06Z"
     job = client.ask("enqueue", kind=world.kind, payload={}, options={"run_at": moment})["id"]

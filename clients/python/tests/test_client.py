@@ -62,6 +62,7 @@ def test_every_option_is_sent() -> None:
         timeout_seconds=timedelta(minutes=1),
         unique_key="u",
         limit_key="l",
+        tags=("vip", "eu west"),
         then=NewJob("next", None, delay_seconds=2),
         idempotency_key="key",
         traceparent="00-1-2-01",
@@ -77,6 +78,7 @@ def test_every_option_is_sent() -> None:
         "timeout_seconds": 60.0,
         "unique_key": "u",
         "limit_key": "l",
+        "tags": ["vip", "eu west"],
         "then": {"kind": "next", "payload": None, "delay_seconds": 2.0},
     }
     headers = script.requests[0].headers

@@ -91,6 +91,11 @@ export interface Job {
   crashes: number;
   created_at: string;
   durability: string;
+  /**
+   * Who enqueued it: `key/ID`, `user/ID`, `sql/ROLE`, `schedule/NAME`, `cli/LOGIN`, `bootstrap` or `local`. Null: the program itself,
+   * the end of another job, or a version before; and a job of a `redis` queue that was stored on the broker.
+   */
+  enqueued_by?: string | null;
   /** One for each failed attempt and crash. */
   errors: Array<JobFailure>;
   /** The job is cancelled if it has not begun by then. */
@@ -114,6 +119,8 @@ export interface Job {
   started_at?: string | null;
   /** scheduled, available, running, retryable, completed, discarded or cancelled. */
   state: string;
+  /** Words by which the job is found. */
+  tags?: Array<string>;
   /** The follow-up job that its completion enqueues or enqueued. */
   then?: NewJob | null;
   timeout_seconds: number;
@@ -232,6 +239,8 @@ export interface NewJob {
    * `delay_seconds`.
    */
   run_at?: string | null;
+  /** Words by which the job is found (`tag:vip`): at most 8, each once, of 1 to 64 characters. */
+  tags?: Array<string>;
   /**
    * The job that is enqueued when this one completes, in the same transaction. It may have its own `then`,
    * ten jobs in all. It is not enqueued if the job is discarded or cancelled. `delay_seconds` counts from

@@ -22,6 +22,8 @@ export interface JobSettings {
   readonly uniqueKey?: string | undefined;
   /** The key for limits by key, such as a customer's id. */
   readonly limitKey?: string | undefined;
+  /** Words by which the job is found (`tag:vip`): at most 8, each once, of 1 to 64 characters. */
+  readonly tags?: readonly string[] | undefined;
   /** Enqueued when this job completes, in the same transaction. */
   readonly then?: JobRequest | undefined;
 }
@@ -85,6 +87,7 @@ export function settingsOf(settings: JobSettings): Omit<NewJob, "kind" | "payloa
     timeout_seconds: numberOf("timeoutSeconds", settings.timeoutSeconds),
     unique_key: settings.uniqueKey,
     limit_key: settings.limitKey,
+    tags: settings.tags === undefined ? undefined : [...settings.tags],
   });
 }
 

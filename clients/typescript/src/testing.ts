@@ -223,6 +223,7 @@ function viewOf(job: StoredJob): Job {
     timeout_seconds: job.request.timeoutSeconds ?? 300,
     run_at: now,
     expires_at: momentOf("expiresAt", job.request.expiresAt) ?? null,
+    tags: [...(job.request.tags ?? [])],
     created_at: now,
     finished_at: FINAL.has(job.state) ? now : null,
     result: job.result,

@@ -66,7 +66,7 @@ describe("enqueue", () => {
     const { client, requests } = clientOf(ACCEPTED);
     const runAt = new Date("2030-01-02T03:04:05Z");
     const expiresAt = new Date("2030-01-03T00:00:00Z");
-    await client.enqueue("a", { x: 1 }, { queue: "q", runAt, expiresAt, maxAttempts: 3, uniqueKey: "u", then: { kind: "b", delaySeconds: 2 } });
+    await client.enqueue("a", { x: 1 }, { queue: "q", runAt, expiresAt, maxAttempts: 3, uniqueKey: "u", tags: ["vip"], then: { kind: "b", delaySeconds: 2 } });
     assert.deepEqual(bodies(requests), [{
       kind: "a",
       payload: { x: 1 },
@@ -75,6 +75,7 @@ describe("enqueue", () => {
       expires_at: "2030-01-03T00:00:00.000Z",
       max_attempts: 3,
       unique_key: "u",
+      tags: ["vip"],
       then: { kind: "b", payload: null, delay_seconds: 2 },
     }]);
   });

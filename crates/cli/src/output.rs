@@ -101,6 +101,10 @@ pub(crate) fn job_text(job: &JobView) -> String {
             .iter()
             .filter_map(|(name, at)| Some(line(name, shown((*at)?)))),
     );
+    if !job.tags.is_empty() {
+        lines.push(line("tags", job.tags.join(", ")));
+    }
+    lines.extend(job.enqueued_by.as_ref().map(|name| line("enqueued by", name)));
     lines.extend(job.worker.map(|worker| line("worker", worker)));
     let values = [("progress", &job.progress), ("result", &job.result)];
     lines.extend(

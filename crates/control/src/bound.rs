@@ -3,6 +3,8 @@
 //! A job belongs to the key if its kind and its queue do. Jobs that do not are answered as jobs that there are none: a bound key is not
 //! told what else the installation runs.
 
+use std::sync::Arc;
+
 use holdfast_http::problem::Problem;
 use holdfast_http::{Binding, Bound, Call};
 use holdfast_jobs::enqueue::JobRequest;
@@ -12,11 +14,12 @@ use crate::jobs::not_found;
 use crate::state::ControlState;
 
 /// Refuses a request for a job that is not the key's, or that has a follow-up that is not. The queue is then part of the request, so that
-/// a change of its kind meanwhile leads it nowhere else.
+/// a change of its kind meanwhile leads it nowhere else. The request then names the caller, as the audit log does.
 pub(crate) async fn permit_request<N, Q>(
     call: &Call<Bound<N>, ControlState, Q>,
     request: &mut JobRequest,
 ) -> Result<(), Problem> {
+    request.enqueued_by = Some(name_of(call));
     let Some(binding) = call.allowed.binding() else {
         return Ok(());
     };
@@ -30,6 +33,10 @@ pub(crate) async fn permit_requests<N, Q>(
     requests: &mut [JobRequest],
     callback: Option<&mut JobRequest>,
 ) -> Result<(), Problem> {
+    let name = name_of(call);
+    for request in requests.iter_mut() {
+        request.enqueued_by = Some(Arc::clone(&name));
+    }
     let Some(binding) = call.allowed.binding() else {
         return Ok(());
     };
@@ -39,6 +46,10 @@ pub(crate) async fn permit_requests<N, Q>(
         permit(binding, jobs, request, &format!("jobs[{index}]."))?;
     }
     callback.map_or(Ok(()), |callback| permit(binding, jobs, callback, "callback."))
+}
+
+fn name_of<N, Q>(call: &Call<Bound<N>, ControlState, Q>) -> Arc<str> {
+    Arc::from(call.allowed.caller().actor().as_str())
 }
 
 fn permit(binding: &Binding, jobs: &Jobs, request: &mut JobRequest, prefix: &str) -> Result<(), Problem> {

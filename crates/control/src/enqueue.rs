@@ -115,6 +115,10 @@ pub struct JobBody {
     /// The key for per-key limits of concurrency and rate, e.g. a customer's id.
     #[schema(max_length = 255)]
     pub limit_key: Option<String>,
+    /// Words by which the job is found (`tag:vip`): at most 8, each once, of 1 to 64 characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 8)]
+    pub tags: Vec<String>,
     /// The job that is enqueued when this one completes, in the same transaction. It may have its own `then`,
     /// ten jobs in all. It is not enqueued if the job is discarded or cancelled. `delay_seconds` counts from
     /// the completion; `run_at` is not allowed. Handlers in Rust can read the previous result.
@@ -137,6 +141,7 @@ impl JobBody {
             unique_key: None,
             expires_at: None,
             limit_key: None,
+            tags: Vec::new(),
             then: None,
         }
     }
@@ -157,6 +162,7 @@ impl JobBody {
             unique_key: self.unique_key,
             expires_at: self.expires_at.map(|moment| moment.0),
             limit_key: self.limit_key,
+            tags: self.tags,
             idempotency_key,
             traceparent,
             ..JobRequest::new(self.kind, self.payload)

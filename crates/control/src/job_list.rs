@@ -114,6 +114,8 @@ pub struct SummaryView {
     /// Executions whose worker died.
     pub crashes: u32,
     pub limit_key: Option<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
     /// The earliest start.
     pub run_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
@@ -142,6 +144,7 @@ impl From<JobSummary> for SummaryView {
             max_attempts,
             crashes,
             limit_key,
+            tags,
             run_at,
             created_at,
             started_at,
@@ -161,6 +164,7 @@ impl From<JobSummary> for SummaryView {
             max_attempts,
             crashes,
             limit_key,
+            tags,
             run_at,
             created_at,
             started_at,

@@ -90,6 +90,13 @@ pub struct JobView {
     /// The job is cancelled if it has not begun by then.
     #[serde(default)]
     pub expires_at: Option<DateTime<Utc>>,
+    /// Words by which the job is found.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Who enqueued it: `key/ID`, `user/ID`, `sql/ROLE`, `schedule/NAME`, `cli/LOGIN`, `bootstrap` or `local`. Null: the program itself,
+    /// the end of another job, or a version before; and a job of a `redis` queue that was stored on the broker.
+    #[serde(default)]
+    pub enqueued_by: Option<String>,
 }
 
 impl JobView {
@@ -123,6 +130,8 @@ impl JobView {
             parent,
             callback_of,
             expires_at,
+            tags,
+            enqueued_by,
         } = record;
         Self {
             id,
@@ -153,6 +162,8 @@ impl JobView {
             parent,
             callback_of,
             expires_at,
+            tags,
+            enqueued_by,
         }
     }
 

@@ -181,6 +181,7 @@ impl RerunBody {
             ),
             unique_key: first.unique_key,
             limit_key: first.limit_key,
+            tags: first.tags,
             then: first.then.map(|link| Box::new(follow_up(*link))),
             ..JobRequest::new(first.kind, self.payload.unwrap_or(first.payload))
         }
@@ -197,6 +198,7 @@ fn follow_up(link: Link) -> JobRequest {
         backoff: link.backoff,
         unique_key: link.unique_key,
         limit_key: link.limit_key,
+        tags: link.tags,
         then: link.then.map(|link| Box::new(follow_up(*link))),
         ..JobRequest::new(link.kind, link.payload)
     }
@@ -209,7 +211,7 @@ fn seconds(number: f64) -> Duration {
 
 /// Run a job again
 ///
-/// Enqueues a new job with the kind, payload, queue, priority, attempts, timeout, keys and follow-ups of this one, whatever its state, and
+/// Enqueues a new job with the kind, payload, queue, priority, attempts, timeout, keys, tags and follow-ups of this one, whatever its state, and
 /// with the changes of the body (`{}`: none). It is checked as any new job. If another job with its `unique_key` waits or runs, that one
 /// is answered, with `duplicate`. The first job stays as it is, and the new one is in no batch.
 #[utoipa::path(post, path = "/v1/jobs/{id}/rerun", tag = "jobs", operation_id = "rerun_job",

@@ -3,20 +3,24 @@
 //! # Invariants
 //! - All of it happens in the caller's transaction.
 //! - A job stays a job: its kind, state and times are untouched, so that its history adds up. What named the user is replaced,
-//!   and with it what may repeat the payload: keys, result, errors and log.
+//!   and with it what may repeat the payload: keys, tags, result, errors and log.
 //! - Jobs on the broker are not read: they end with their results (`jobs.broker_result_ttl_seconds`).
+
+use std::fmt::Display;
 
 use holdfast_core::sql::dialect::{on_either, rows};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::LedgerTx;
+use crate::audit::Actor;
 use crate::client::Jobs;
 
 /// By the user's name, a kind, and the payload that replaces the job's own. The second condition on the kind is that of the
 /// partial index `holdfast_jobs_user`.
 const BY_USER: &str = "update holdfast_jobs
-    set payload = cast($3 as @json), unique_key = null, idempotency_key = null, limit_key = null, result = null, errors = null
+    set payload = cast($3 as @json), unique_key = null, idempotency_key = null, limit_key = null, tags = null, result = null,
+        errors = null
     where kind = $2 and kind in ('notify.email', 'notify.digest', 'ml.recommend') and @field(payload, 'user') = $1";
 
 /// By the id of the row before, and the text that a payload to be rewritten contains. Payloads with an escape may spell it in
@@ -39,13 +43,17 @@ const LOGS_BY_USER: &str = "delete from holdfast_job_logs where job in (
 
 const LOG: &str = "delete from holdfast_job_logs where job = $1";
 
-/// What a user enqueued, by the beginning of the keys.
+/// What a user enqueued, by the beginning of the keys (`$1`).
 const KEYS: [&str; 2] = [
     "update holdfast_jobs set idempotency_key = null
      where substr(idempotency_key, 1, 5) = 'user-' and substr(idempotency_key, 1, 31) = $1",
     "update holdfast_batches set idempotency_key = null
      where substr(idempotency_key, 1, 5) = 'user-' and substr(idempotency_key, 1, 31) = $1",
 ];
+
+/// As [`Actor::user`] names them. The second condition is that of the partial index `holdfast_jobs_enqueued_by_user`.
+const ENQUEUED_BY: &str = "update holdfast_jobs set enqueued_by = null
+    where enqueued_by = $1 and substr(enqueued_by, 1, 5) = 'user/'";
 
 /// Rows read at once: each may hold a payload of 256 KiB.
 const PAGE: usize = 50;
@@ -103,18 +111,21 @@ impl Jobs {
         }
     }
 
-    /// Takes away the idempotency keys that begin with `prefix` (`user-` and an id) from jobs and batches.
+    /// Takes the account's name out of the jobs and batches that it enqueued: their idempotency keys, and who enqueued them.
     ///
     /// # Errors
     /// The transaction is to be rolled back.
-    pub async fn forget_idempotency_keys(
+    pub async fn forget_enqueuer(
         &self,
         mut on: LedgerTx<'_>,
-        prefix: &str,
+        account: impl Display,
     ) -> Result<(), sqlx::Error> {
+        let (named, prefix) = (self.sql().named(), format!("user-{account}"));
         for text in KEYS {
-            on_either!(on.reborrow(), self.sql().named(), query(text), [prefix], execute)?;
+            on_either!(on.reborrow(), named, query(text), [&prefix], execute)?;
         }
+        let actor = Actor::user(account);
+        on_either!(on, named, query(ENQUEUED_BY), [actor.as_str()], execute)?;
         Ok(())
     }
 }

@@ -37,6 +37,8 @@ pub struct Link {
     pub unique_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Of a callback: the trace that its batch was made in. A chain hands its own on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -88,6 +90,7 @@ impl Link {
             backoff: job.options.backoff,
             unique_key: job.unique_key,
             limit_key: job.limit_key,
+            tags: job.tags,
             traceparent: job.options.traceparent,
             then: job.options.then,
         }
@@ -129,6 +132,8 @@ impl Link {
                 then: self.then.clone(),
                 ..Options::default()
             },
+            tags: self.tags.clone(),
+            enqueued_by: None,
             batch: None,
             attempt: 0,
             crashes: 0,

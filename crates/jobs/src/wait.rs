@@ -328,6 +328,8 @@ fn job_record(queue: &str, record: BrokerRecord) -> JobRecord {
         parent: None,
         callback_of: None,
         expires_at: None,
+        tags: Vec::new(),
+        enqueued_by: None,
     };
     match record.place {
         Place::Waiting => {}

@@ -6,7 +6,7 @@ Fields that a newer server adds are ignored, and fields that an older one does n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -42,6 +42,8 @@ class JobOptions(TypedDict, total=False):
     unique_key: str
     #: The key for limits of concurrency and rate by key, such as a customer's id.
     limit_key: str
+    #: Words by which the job is found (``tag:vip``): at most 8, each once, of 1 to 64 characters.
+    tags: Sequence[str]
     #: The job that is enqueued when this one completes.
     then: NewJob
 
@@ -103,6 +105,10 @@ def _option(name: str, value: Any) -> Any:
         return _moment(name, value)
     if name == "then":
         return value.body()
+    if name == "tags":
+        if isinstance(value, str):
+            raise TypeError("tags must be a list of texts, not one text")
+        return list(value)
     return value
 
 
@@ -145,6 +151,9 @@ class JobRecord:
     durability: str = "ledger"
     unique_key: str | None = None
     limit_key: str | None = None
+    tags: tuple[str, ...] = ()
+    #: Who enqueued it, such as ``key/ID`` or ``user/ID``.
+    enqueued_by: str | None = None
     run_at: datetime | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
@@ -179,6 +188,7 @@ class JobRecord:
         fields = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
         for name in ("run_at", "created_at", "started_at", "finished_at", "expires_at"):
             fields[name] = moment_of(fields.get(name))
+        fields["tags"] = tuple(fields.get("tags") or ())
         fields["errors"] = tuple(
             JobError(
                 moment_of(error.get("at")),

@@ -162,3 +162,52 @@ async fn a_search_tells_nobody_what_they_may_not_see() {
         assert!(refused.to_string().contains("marks payload.card"), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn tags_and_who_enqueued_a_job_are_stored_found_and_kept_by_a_rerun() {
+    let app = TestApp::start().await;
+    let mut admin = app.admin();
+    let mut producer = app.with_scopes("producer", "produce").await;
+    let mut tagged = echo(json!({}));
+    tagged["tags"] = json!(["vip", "eu west"]);
+    let id = body_of(&producer.post_json("/v1/jobs", &tagged).await.unwrap())["id"].clone();
+    app.enqueue().await;
+    let job = body_of(
+        &admin
+            .get(&format!("/v1/jobs/{}", id.as_str().unwrap()))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(job["tags"], json!(["vip", "eu west"]));
+    let by = job["enqueued_by"].as_str().unwrap().to_owned();
+    assert!(by.starts_with("key/") && by.len() == 30, "{by}");
+    for search in [
+        "tag:vip",
+        r#"tag:new,"eu west""#,
+        &format!("by:{by}"),
+        "-by:local tag:vip",
+    ] {
+        let found = body_of(&get(&mut admin, search).await);
+        assert_eq!(found["jobs"].as_array().unwrap().len(), 1, "{search}: {found}");
+        assert_eq!(found["jobs"][0]["id"], id);
+    }
+    let path = format!("/v1/jobs/{}/rerun", id.as_str().unwrap());
+    let again = body_of(&admin.post_json(&path, &json!({})).await.unwrap())["id"].clone();
+    let job = body_of(
+        &admin
+            .get(&format!("/v1/jobs/{}", again.as_str().unwrap()))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(
+        (&job["tags"], &job["enqueued_by"]),
+        (&json!(["vip", "eu west"]), &json!("bootstrap"))
+    );
+    tagged["tags"] = json!(["a", "a"]);
+    problem_of(
+        &producer.post_json("/v1/jobs", &tagged).await.unwrap(),
+        422,
+        "invalid-field",
+        "tags",
+    );
+}

@@ -2,7 +2,7 @@
 
 use actix_web::http::Method;
 
-use super::{Outcome, done, done_at, json, number, object, text};
+use super::{Outcome, done, done_at, json, number, object, text, words};
 use crate::api::ApiRequest;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -19,6 +19,7 @@ pub(super) async fn enqueue(cx: &Context, form: &Fields) -> Outcome {
         ("max_attempts", number(form, "max_attempts")?),
         ("unique_key", text(form, "unique_key")),
         ("limit_key", text(form, "limit_key")),
+        ("tags", words(form, "tags")),
     ]);
     let accepted = cx.post(&["v1", "jobs"], Some(body)).await?;
     let id = accepted.text("id");

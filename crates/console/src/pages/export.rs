@@ -22,7 +22,7 @@ enum Format {
     Csv,
 }
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 15] = [
     "id",
     "kind",
     "queue",
@@ -34,6 +34,9 @@ const COLUMNS: [&str; 12] = [
     "run_at",
     "started_at",
     "finished_at",
+    "expires_at",
+    "tags",
+    "enqueued_by",
     "payload",
 ];
 

@@ -4,6 +4,8 @@ use futures::join;
 use holdfast_http::Scope;
 use maud::{Markup, html};
 
+use super::filter::quoted;
+use super::job_rows;
 use crate::actions::operation_key;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -150,8 +152,8 @@ fn facts(cx: &Context, job: &Json) -> Markup {
             (ui::fact("Worker", html! { @if job.text("worker").is_empty() { (ui::absent()) } @else { a.id href=(cx.url(&["workers", job.text("worker")])) { (short_id(job.text("worker"))) } } }))
             @if !job.text("unique_key").is_empty() { (ui::fact("Unique key", html! { code { (job.text("unique_key")) } })) }
             @if !job.text("limit_key").is_empty() { (ui::fact("Limit key", html! { code { (job.text("limit_key")) } })) }
-            @if !job.list("tags").is_empty() { (ui::fact("Tags", html! { @for tag in job.texts("tags") { span.tag { (tag) } " " } })) }
-            @if !job.text("enqueued_by").is_empty() { (ui::fact("Enqueued by", job.text("enqueued_by"))) }
+            @if !job.list("tags").is_empty() { (ui::fact("Tags", html! { (job_rows::tags(cx, job)) })) }
+            @if !job.text("enqueued_by").is_empty() { (ui::fact("Enqueued by", html! { a href=(cx.url_with(&["jobs"], &[("q", &format!("by:{}", quoted(job.text("enqueued_by"))))])) { (job.text("enqueued_by")) } })) }
             @if !job.text("batch").is_empty() { (ui::fact("Batch", link("batches", job.text("batch")))) }
             @if !job.text("callback_of").is_empty() { (ui::fact("Callback of", link("batches", job.text("callback_of")))) }
             @if !job.text("parent").is_empty() { (ui::fact("Parent", link("jobs", job.text("parent")))) }

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::filter::quoted;
 use crate::context::Context;
 use crate::json::Json;
 use crate::ui;
@@ -35,13 +36,20 @@ fn row(cx: &Context, job: &Json, selectable: bool) -> Markup {
             @if selectable { td.select { input type="checkbox" name="id" value=(id) aria-label=(format!("Select job {id}")); } }
             td { a.id href=(cx.url(&["jobs", id])) title=(id) data-open { (ui::short_id(id)) } }
             td { (ui::state(job.text("state"))) @if job.flag("cancel_requested") && job.text("state") == "running" { " " span.tag { "stopping" } } }
-            td { (job.text("kind")) }
+            td { (job.text("kind")) " " (tags(cx, job)) }
             td { (ui::queue_link(cx, job.text("queue"))) }
             td.number { (job.get("attempt").brief()) "/" (job.get("max_attempts").brief()) }
             td { (when(job)) }
             td.long { (content(job)) }
         }
     }
+}
+
+/// Its tags, each with the jobs that have it too.
+pub(super) fn tags(cx: &Context, job: &Json) -> Markup {
+    html! { @for tag in job.texts("tags") {
+        a.tag href=(cx.url_with(&["jobs"], &[("q", &format!("tag:{}", quoted(tag)))])) { (tag) } " "
+    } }
 }
 
 /// The time that counts in the job's state.

@@ -121,6 +121,7 @@ const TERMS: &[(&str, &str)] = &[
         "attempts; crashes: counts executions whose worker died",
     ),
     ("key:customer-7", "a limit key; unique: is the unique key"),
+    ("tag:vip", "a tag; by: is who enqueued it, such as by:key/ID"),
     ("batch:01JD…", "the jobs of a batch; worker: those of a worker"),
 ];
 

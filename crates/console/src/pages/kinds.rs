@@ -71,6 +71,7 @@ pub(super) async fn enqueue_page(cx: &Context) -> Result<Page, Failure> {
             (ui::field("Attempts", "Empty: the kind's.", &text("max_attempts")))
             (ui::field("Unique key", "While a job with it has not ended, no second one is accepted.", &text("unique_key")))
             (ui::field("Limit key", "Whose limits count, in a queue with limits by key.", &text("limit_key")))
+            (ui::field("Tags", "Words by which the job is found, between commas or spaces; 8 at most.", &text("tags")))
             button.primary { "Enqueue" }
         }
     };

@@ -1,6 +1,7 @@
 //! Typed enqueue: `jobs.enqueue(SendInvite { … }).delay(Duration::from_secs(60)).await`.
 
 use std::future::IntoFuture;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -82,6 +83,16 @@ impl Enqueue {
     /// one job running at a time. Without such limits it means nothing.
     pub fn limit_key(self, key: impl Into<String>) -> Self {
         self.set(|request| request.limit_key = Some(key.into()))
+    }
+
+    /// Words by which the job is found (`tag:vip`): at most 8, each of up to 64 characters.
+    pub fn tags<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.set(|request| request.tags = tags.into_iter().map(Into::into).collect())
+    }
+
+    /// Who enqueues it, for people who look at the job: `user/4711`. Never a secret.
+    pub fn enqueued_by(self, name: impl Into<Arc<str>>) -> Self {
+        self.set(|request| request.enqueued_by = Some(name.into()))
     }
 
     /// As long as the first job with this key is kept, another one is answered with the first.

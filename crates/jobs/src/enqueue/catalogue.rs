@@ -121,7 +121,7 @@ impl Jobs {
                 .persistent(sql.named)
                 .execute(&mut *on)
                 .await?;
-            let refused: Option<String> = sqlx::query_scalar("select holdfast_install_enqueue_1()")
+            let refused: Option<String> = sqlx::query_scalar("select holdfast_install_enqueue_2()")
                 .persistent(sql.named)
                 .fetch_one(&mut *on)
                 .await?;

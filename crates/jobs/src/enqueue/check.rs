@@ -10,7 +10,7 @@ use holdfast_core::config::{JobsSettings, QueueSettings, ServedBy};
 use holdfast_core::encryption::{Encryption, SEALED_PREFIX};
 use serde_json::value::RawValue;
 
-use super::{Fault, FaultCode, JobRequest, MAX_DELAY, MAX_KEY_BYTES, MAX_TIMEOUT};
+use super::{Fault, FaultCode, JobRequest, MAX_DELAY, MAX_KEY_BYTES, MAX_TIMEOUT, tags};
 use crate::declared::{Declarations, DeclaredKind};
 use crate::id::JobId;
 use crate::job::PayloadFault;
@@ -188,6 +188,7 @@ impl Checker {
         check_key("unique_key", request.unique_key.as_deref())?;
         check_key("limit_key", request.limit_key.as_deref())?;
         check_key("Idempotency-Key", request.idempotency_key.as_deref())?;
+        tags::check(&request.tags)?;
         Ok(NewJob {
             id: JobId::generate(),
             kind: Arc::from(kind.name()),
@@ -207,6 +208,8 @@ impl Checker {
                 expires_at: request.expires_at,
                 ..Options::default()
             },
+            tags: request.tags,
+            enqueued_by: request.enqueued_by,
             batch: None,
             attempt: 0,
             crashes: 0,

@@ -15,6 +15,7 @@ mod error;
 mod held_keys;
 mod request;
 mod route;
+mod tags;
 mod writer;
 
 pub use builder::Enqueue;
@@ -24,6 +25,7 @@ pub use check::depth_of;
 pub use error::{EnqueueError, Fault, FaultCode};
 pub use request::{EnqueuedJob, JobRequest};
 pub(crate) use route::{Producer, ProducerParts};
+pub use tags::{MAX_TAG_CHARS, MAX_TAGS, is_tag};
 pub(crate) use writer::Lanes;
 
 /// Longest `unique_key` or idempotency key, in bytes.

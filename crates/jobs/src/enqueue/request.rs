@@ -1,5 +1,6 @@
 //! What a producer says and what it is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -30,6 +31,10 @@ pub struct JobRequest {
     pub traceparent: Option<String>,
     /// It is cancelled if it has not begun by then ([`crate::expiry`]).
     pub expires_at: Option<DateTime<Utc>>,
+    /// Words by which it is found: at most [`MAX_TAGS`](super::MAX_TAGS), each once.
+    pub tags: Vec<String>,
+    /// Who enqueues it, as the audit log names them ([`crate::audit::Actor`]); never a key itself.
+    pub enqueued_by: Option<Arc<str>>,
     /// Enqueued when this one completes, in the same transaction: its own `run_at`, expiry, idempotency key and trace are not
     /// its to choose.
     pub then: Option<Box<JobRequest>>,
@@ -52,6 +57,8 @@ impl JobRequest {
             limit_key: None,
             traceparent: None,
             expires_at: None,
+            tags: Vec::new(),
+            enqueued_by: None,
             then: None,
         }
     }

@@ -379,6 +379,7 @@ impl Producer {
             && job.limit_key.is_none()
             && job.options.then.is_none()
             && job.options.expires_at.is_none()
+            && job.tags.is_empty()
     }
 
     async fn push(&self, broker: &Broker, jobs: Vec<NewJob>) -> Result<Vec<EnqueuedJob>, EnqueueError> {

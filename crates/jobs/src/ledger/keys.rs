@@ -208,6 +208,15 @@ pub(super) fn options_text(options: &Options) -> Option<String> {
     }
 }
 
+/// A JSON array of texts.
+pub(super) fn tags_text(tags: &[String]) -> Option<String> {
+    if tags.is_empty() {
+        None
+    } else {
+        serde_json::to_string(tags).ok()
+    }
+}
+
 pub(super) fn errors_text(errors: &[ErrorRecord]) -> Option<String> {
     if errors.is_empty() {
         None

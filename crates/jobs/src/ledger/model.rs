@@ -77,6 +77,10 @@ pub struct NewJob {
     /// Whose place and tokens it takes in a queue with limits by key ([`crate::limits`]).
     pub limit_key: Option<String>,
     pub options: Options,
+    /// Words by which it is found.
+    pub tags: Vec<String>,
+    /// Who enqueued it; see [`JobRequest::enqueued_by`](crate::enqueue::JobRequest::enqueued_by).
+    pub enqueued_by: Option<Arc<str>>,
     /// Which batch counts its end.
     pub batch: Option<BatchId>,
     /// Attempts that came to an outcome before the job came here: those of a `redis` job on the broker.
@@ -396,6 +400,10 @@ pub struct JobRecord {
     pub callback_of: Option<BatchId>,
     /// It is cancelled if it has not begun by then.
     pub expires_at: Option<DateTime<Utc>>,
+    /// Words by which it is found.
+    pub tags: Vec<String>,
+    /// Who enqueued it. `None`: the program itself, another job's end, or a release before.
+    pub enqueued_by: Option<String>,
 }
 
 /// Which jobs to list.

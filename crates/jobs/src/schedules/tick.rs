@@ -74,6 +74,7 @@ fn job(schedule: &Schedule, tick: DateTime<Utc>, jobs: &Jobs) -> Result<NewJob, 
     let request = JobRequest {
         queue: schedule.queue.clone(),
         idempotency_key: Some(key(&schedule.name, tick)),
+        enqueued_by: Some(format!("schedule/{}", schedule.name).into()),
         ..JobRequest::new(schedule.kind.clone(), payload(schedule, jobs)?)
     };
     let job = jobs

@@ -33,9 +33,9 @@ const QUOTED: usize = 80;
 const PAYLOAD: &str = "payload";
 
 /// Every field but those of the payload.
-const FIELDS: [&str; 14] = [
-    "kind", "queue", "state", "priority", "key", "unique", "batch", "worker", "id", "attempt", "crashes",
-    "age", "error", PAYLOAD,
+const FIELDS: [&str; 16] = [
+    "kind", "queue", "state", "priority", "tag", "key", "unique", "by", "batch", "worker", "id", "attempt",
+    "crashes", "age", "error", PAYLOAD,
 ];
 
 /// A term that is none.
@@ -198,6 +198,8 @@ fn condition(field: &str, values: &[Value]) -> Result<Condition, String> {
         "queue" => Condition::Queue(texts()),
         "key" => Condition::LimitKey(texts()),
         "unique" => Condition::UniqueKey(texts()),
+        "tag" => Condition::Tag(texts()),
+        "by" => Condition::EnqueuedBy(texts()),
         "error" => Condition::Error(needles(values)?),
         PAYLOAD => Condition::PayloadText(needles(values)?),
         "state" => Condition::State(parsed(values)?),

@@ -30,6 +30,9 @@ pub(super) enum Condition {
     Priority(Vec<Priority>),
     LimitKey(Vec<String>),
     UniqueKey(Vec<String>),
+    /// One of its tags.
+    Tag(Vec<String>),
+    EnqueuedBy(Vec<String>),
     Batch(Vec<BatchId>),
     Worker(Vec<WorkerId>),
     /// The ids from the first to the last of each pair.

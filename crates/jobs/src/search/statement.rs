@@ -87,6 +87,15 @@ impl Statement {
             Condition::Queue(names) => self.any("queue", texts(names)),
             Condition::LimitKey(keys) => self.any("limit_key", texts(keys)),
             Condition::UniqueKey(keys) => self.any("unique_key", texts(keys)),
+            Condition::EnqueuedBy(names) => self.any("enqueued_by", texts(names)),
+            Condition::Tag(tags) => {
+                let places: Vec<String> = texts(tags).into_iter().map(|tag| self.bind(tag)).collect();
+                let one = places.iter().map(|place| format!("{place} in (@names(tags))"));
+                format!(
+                    "(tags is not null and ({}))",
+                    one.collect::<Vec<_>>().join(" or ")
+                )
+            }
             Condition::Priority(levels) => self.any(
                 "priority",
                 levels.iter().map(|level| Bind::Number(level.rank().into())),
@@ -279,6 +288,10 @@ mod tests {
         );
         assert_eq!(found.binds.len(), 4);
         assert_eq!(conditions("error:a -error:b").text, " and errors is not null");
+        assert_eq!(
+            conditions("tag:vip,new by:key/01J").text,
+            " and (tags is not null and ($1 in (@names(tags)) or $2 in (@names(tags)))) and enqueued_by in ($3)"
+        );
         assert_eq!(
             conditions("-state:retryable,completed").text,
             " and not coalesce(((state = 'available' and run_at > @now and attempt > 0) or state = 'completed'), false)"

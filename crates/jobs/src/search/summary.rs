@@ -25,6 +25,7 @@ pub struct JobSummary {
     pub max_attempts: u32,
     pub crashes: u32,
     pub limit_key: Option<String>,
+    pub tags: Vec<String>,
     pub run_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -35,7 +36,7 @@ pub struct JobSummary {
     pub last_error: Option<ErrorRecord>,
 }
 
-const COLUMNS: &str = "id, kind, queue, state, priority, attempt, max_attempts, crashes, limit_key, @ms(run_at) as run_at,
+const COLUMNS: &str = "id, kind, queue, state, priority, attempt, max_attempts, crashes, limit_key, tags, @ms(run_at) as run_at,
     run_at > @now as ahead, @ms(created_at) as created_at, @ms(started_at) as started_at, @ms(finished_at) as finished_at,
     worker, batch_id, cancel_requested";
 
@@ -105,6 +106,10 @@ macro_rules! from_rows {
                     max_attempts: count("max_attempts")?,
                     crashes: count("crashes")?,
                     limit_key: row.try_get("limit_key")?,
+                    tags: row
+                        .try_get::<Option<String>, _>("tags")?
+                        .and_then(|tags| serde_json::from_str(&tags).ok())
+                        .unwrap_or_default(),
                     run_at: always("run_at")?,
                     created_at: always("created_at")?,
                     started_at: time("started_at")?,

@@ -257,6 +257,9 @@ fn ledger_row(queue: &Arc<str>, one: &FinishedJob) -> Option<NewJob> {
         idempotency_key: None,
         limit_key: None,
         options: job.options.clone(),
+        // A job with tags is stored in the ledger to begin with.
+        tags: Vec::new(),
+        enqueued_by: None,
         batch: None,
         attempt,
         crashes: job.crashes,

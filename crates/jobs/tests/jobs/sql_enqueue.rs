@@ -8,6 +8,7 @@ use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::declared::{KindDefinition, RetryDefinition};
 use holdfast_jobs::enqueue::{EnqueueError, JobRequest};
 use holdfast_jobs::pull::{ClientInfo, PullAnswer, PullRequest, PullWorkers, Registration};
+use holdfast_jobs::search::{JobQuery, JobSearch, SearchFrom};
 use holdfast_jobs::{Job, JobContext, JobError, JobId, Jobs, Registry, State, WorkerId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -155,7 +156,8 @@ async fn a_job_exists_if_the_transaction_commits_and_its_payload_is_kept_byte_fo
     let payload = r#"{"b":  1.0, "a": [1e-20000, 1234567890123456789012345678901234567890],  "b":"\u0000 é \ud83d\ude00"}"#;
     let options = r#"{"queue": "default", "delay_seconds": 90.5, "priority": "high", "max_attempts": 3, "timeout_seconds": 2,
         "unique_key": "u", "limit_key": "l", "idempotency_key": "i",
-        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#;
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tags": ["vip", "eu \"west\""], "expires_at": "2030-01-02T03:04:05.5+01:00"}"#;
     let mut tx = client.begin().await.unwrap();
     let id = enqueued(&mut tx, "test.coded", payload, options).await;
     tx.commit().await.unwrap();
@@ -175,6 +177,18 @@ async fn a_job_exists_if_the_transaction_commits_and_its_payload_is_kept_byte_fo
         (Some("u"), Some("l"))
     );
     assert_eq!(job.priority, holdfast_jobs::ledger::Priority::High);
+    assert_eq!(job.tags, ["vip", "eu \"west\""]);
+    assert_eq!(job.enqueued_by.as_deref(), Some("sql/holdfast"));
+    let expires_at = job.expires_at.expect("a time").to_rfc3339();
+    assert_eq!(expires_at, "2030-01-02T02:04:05.500+00:00");
+    let found: JobQuery = r#"tag:"eu \"west\"" by:sql/holdfast"#.parse().unwrap();
+    let search = JobSearch {
+        query: found,
+        from: SearchFrom::Newest,
+        limit: 5,
+        shown: None,
+    };
+    assert_eq!(jobs.search(&search).await.unwrap().ids, [id]);
     let shown: String = sqlx::query_scalar("select holdfast.job_id($1)")
         .bind(id.as_uuid())
         .fetch_one(&mut client)
@@ -238,7 +252,7 @@ async fn each_refused_input_names_its_field_and_leaves_nothing() {
     let deep = f.settings.jobs.max_payload_depth + 1;
     let deep = format!("{}{}", "[".repeat(deep), "]".repeat(deep));
     let long = format!(r#"{{"unique_key": "{}"}}"#, "x".repeat(256));
-    let cases: [(&str, &str, &str, &str, &str, &str); 30] = [
+    let cases: [(&str, &str, &str, &str, &str, &str); 36] = [
         ("nope", "{}", "{}", "22023", "unknown-kind", "kind"),
         (
             "test.coded",
@@ -250,6 +264,54 @@ async fn each_refused_input_names_its_field_and_leaves_nothing() {
         ),
         ("test.coded", &deep, "{}", "54000", "payload-too-deep", "payload"),
         ("test.coded", "{}", "[]", "22023", "invalid-field", "options"),
+        (
+            "test.coded",
+            "{}",
+            r#"{"tags": "vip"}"#,
+            "22023",
+            "invalid-field",
+            "tags",
+        ),
+        (
+            "test.coded",
+            "{}",
+            r#"{"tags": [1]}"#,
+            "22023",
+            "invalid-field",
+            "tags[0]",
+        ),
+        (
+            "test.coded",
+            "{}",
+            r#"{"tags": ["a", ""]}"#,
+            "22023",
+            "invalid-field",
+            "tags[1]",
+        ),
+        (
+            "test.coded",
+            "{}",
+            r#"{"tags": ["a", "a"]}"#,
+            "22023",
+            "invalid-field",
+            "tags",
+        ),
+        (
+            "test.coded",
+            "{}",
+            r#"{"tags": ["1","2","3","4","5","6","7","8","9"]}"#,
+            "22023",
+            "invalid-field",
+            "tags",
+        ),
+        (
+            "test.coded",
+            "{}",
+            r#"{"expires_at": "tomorrow"}"#,
+            "22023",
+            "invalid-field",
+            "expires_at",
+        ),
         (
             "test.coded",
             "{}",

@@ -3,6 +3,7 @@
 use chrono::DateTime;
 use holdfast_control::wire::{Attempts, JobBody};
 use holdfast_http::wire::Moment;
+use holdfast_jobs::enqueue::{MAX_TAGS, is_tag};
 use redis::RedisError;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -83,6 +84,7 @@ pub(super) fn job(place: &Place, entry: &Entry, options: &ImportOptions) -> Resu
             queue: Some(options.queue.clone().unwrap_or_else(|| names::queue(&queue))),
             run_at: run_at.map(Moment),
             max_attempts: Some(Attempts(left as u32)),
+            tags: tags(&read["tags"]),
             ..JobBody::new(
                 options.kind.clone().unwrap_or_else(|| names::kind(class)),
                 payload,
@@ -90,4 +92,15 @@ pub(super) fn job(place: &Place, entry: &Entry, options: &ImportOptions) -> Resu
         },
         keys: Vec::new(),
     })
+}
+
+/// Those that a job may have here. Sidekiq has no bounds for them, and a job is worth more than its tags.
+fn tags(given: &Value) -> Vec<String> {
+    let mut tags: Vec<String> = Vec::new();
+    for tag in given.as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if tags.len() < MAX_TAGS && is_tag(tag) && !tags.iter().any(|known| known == tag) {
+            tags.push(tag.to_owned());
+        }
+    }
+    tags
 }

@@ -194,7 +194,11 @@ async fn what_waits_in_the_redis_of_sidekiq_and_of_bullmq_is_moved() {
     };
     let repeated = json!({"name": "tick", "data": "{}", "opts": "{}"});
     for command in [
-        vec!["LPUSH", "queue:mailers", &job("s1", json!({}))],
+        vec![
+            "LPUSH",
+            "queue:mailers",
+            &job("s1", json!({"tags": ["vip", "vip", "", 7, "eu west"]})),
+        ],
         vec![
             "ZADD",
             "schedule",
@@ -255,6 +259,7 @@ async fn what_waits_in_the_redis_of_sidekiq_and_of_bullmq_is_moved() {
         (&of("s1")["kind"], &of("s1")["queue"], &of("s1")["max_attempts"]),
         (&json!("Mail::Welcome"), &json!("mailers"), &json!(26))
     );
+    assert_eq!(of("s1")["tags"], json!(["vip", "eu west"]));
     assert!(
         of("s2")["run_at"]
             .as_str()

@@ -133,8 +133,7 @@ impl UserData {
     ) -> Result<(), sqlx::Error> {
         done.account = true;
         done.audit = self.rename_in_audit(tx.on(), account).await?;
-        let keys = format!("user-{}", account.id);
-        self.0.jobs.forget_idempotency_keys(tx.on(), &keys).await?;
+        self.0.jobs.forget_enqueuer(tx.on(), account.id).await?;
         if options.revoke_keys {
             done.keys = self.revoke_made_keys(tx.on(), account.id).await?;
         }

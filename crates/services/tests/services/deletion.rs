@@ -200,12 +200,14 @@ impl People {
                 .delay(std::time::Duration::from_secs(600));
             delayed
                 .idempotency_key(format!("user-{id}/{address}"))
+                .enqueued_by(format!("user/{id}"))
                 .await
                 .unwrap();
         }
         let hour = std::time::Duration::from_secs(3_600);
         let later = self.f.jobs.enqueue(to(id, "offers")).delay(hour);
-        later.unique(id.to_string()).limit_key(NAME).await.unwrap();
+        let later = later.unique(id.to_string()).limit_key(NAME).tags([NAME]);
+        later.await.unwrap();
         let digest = self.f.jobs.enqueue(NotifyDigest { user: id.into() }).delay(hour);
         digest.unique(id.to_string()).await.unwrap();
         self.f

@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// If a job of the kind with this key waits or runs, return that one
     #[arg(long)]
     unique_key: Option<String>,
+    /// A word by which the job is found (`tag:vip`); may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
     /// If a job with this key is stored, return that one
     #[arg(long)]
     idempotency_key: Option<String>,
@@ -92,6 +95,7 @@ impl Args {
             timeout_seconds: self.timeout.map(Seconds),
             unique_key: self.unique_key,
             expires_at: self.expires_at.map(Moment),
+            tags: self.tags,
             ..JobBody::new(self.kind, payload)
         })
     }

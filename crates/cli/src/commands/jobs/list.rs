@@ -65,11 +65,14 @@ pub(super) async fn run(api: &Api, args: Args, output: OutputArgs) -> Result<(),
     }
     output.print(&found, || {
         let rows: Vec<_> = found.jobs.iter().map(row).collect();
-        table(["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "RUN AT"], &rows)
+        table(
+            ["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "RUN AT", "TAGS"],
+            &rows,
+        )
     })
 }
 
-fn row(job: &JobView) -> [String; 6] {
+fn row(job: &JobView) -> [String; 7] {
     [
         job.id.to_string(),
         job.state.to_string(),
@@ -77,5 +80,6 @@ fn row(job: &JobView) -> [String; 6] {
         job.queue.clone(),
         format!("{}/{}", job.attempt, job.max_attempts),
         shown(job.run_at),
+        job.tags.join(", "),
     ]
 }

@@ -15,7 +15,7 @@ pub(crate) const RECORD: &str = "
 select id, kind, queue, state, priority, payload::text as payload, attempt, max_attempts, crashes, timeout_ms, unique_key,
        limit_key, run_at, run_at > now() as ahead, created_at, started_at, finished_at, result::text as result,
        progress::text as progress, errors::text as errors, worker, cancel_requested, batch_id, child_id,
-       options::text as options
+       options::text as options, tags, enqueued_by
 from holdfast_jobs ";
 
 pub(super) fn millis(duration: Duration) -> i64 {
@@ -121,6 +121,8 @@ impl FromRow<'_, PgRow> for JobRecord {
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
             parent: options.previous.map(|previous| previous.id),
             callback_of: options.ended_batch.map(|batch| batch.id),
+            tags: decoded.json("tags", row.try_get("tags")),
+            enqueued_by: row.try_get("enqueued_by")?,
         };
         decoded.note_in(&mut record);
         Ok(record)

@@ -22,17 +22,20 @@ use crate::state::StoredState;
 const INSERT: &str = "
 insert into holdfast_jobs
     (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key, options,
-     attempt, crashes, errors, doubtful, limit_key, state, finished_at, batch_id, expires_at)
+     attempt, crashes, errors, doubtful, limit_key, state, finished_at, batch_id, expires_at,
+     tags, enqueued_by)
 select id, queue, kind, payload::json, priority,
        case when delay_ms < 0 then run_at
             else greatest(coalesce(run_at, now() + delay_ms * interval '1 millisecond'), now()) end,
        max_attempts, timeout_ms, unique_key, idempotency_key, options::json, attempt, crashes, errors::jsonb, doubtful,
-       limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end, $19, expires_at
+       limit_key, case when discarded then 'discarded' else 'available' end, case when discarded then now() end, $19, expires_at,
+       tags, enqueued_by
 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::timestamptz[], $7::bigint[],
             $8::integer[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::integer[], $14::integer[],
-            $15::text[], $16::boolean[], $17::boolean[], $18::text[], $20::timestamptz[])
+            $15::text[], $16::boolean[], $17::boolean[], $18::text[], $20::timestamptz[],
+            $21::text[], $22::text[])
   as t(id, queue, kind, payload, priority, run_at, delay_ms, max_attempts, timeout_ms, unique_key, idempotency_key,
-       options, attempt, crashes, errors, doubtful, discarded, limit_key, expires_at)
+       options, attempt, crashes, errors, doubtful, discarded, limit_key, expires_at, tags, enqueued_by)
 on conflict do nothing
 returning id";
 
@@ -350,6 +353,8 @@ async fn insert_rows(
         .bind(column.limit_keys)
         .bind(jobs.first().and_then(|job| job.batch).map(BatchId::as_uuid))
         .bind(column.expires_ats)
+        .bind(column.tags)
+        .bind(column.enqueued_by)
         .persistent(named_statements)
         .fetch_all(connection)
         .await?;
@@ -409,6 +414,8 @@ struct Columns<'a> {
     discarded: Vec<bool>,
     limit_keys: Vec<Option<&'a str>>,
     expires_ats: Vec<Option<DateTime<Utc>>>,
+    tags: Vec<Option<String>>,
+    enqueued_by: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -440,6 +447,8 @@ impl<'a> Columns<'a> {
             column.discarded.push(job.discarded);
             column.limit_keys.push(job.limit_key.as_deref());
             column.expires_ats.push(job.options.expires_at);
+            column.tags.push(keys::tags_text(&job.tags));
+            column.enqueued_by.push(job.enqueued_by.as_deref());
         }
         column
     }

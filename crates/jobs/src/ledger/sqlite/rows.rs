@@ -23,7 +23,7 @@ macro_rules! now {
 pub(crate) const RECORD: &str = concat!(
     "select id, kind, queue, state, priority, payload, attempt, max_attempts, crashes, timeout_ms, unique_key, limit_key, run_at,
             run_at > ", now!(), " as ahead, created_at, started_at, finished_at, result, progress, errors, worker,
-            cancel_requested, batch_id, child_id, options
+            cancel_requested, batch_id, child_id, options, tags, enqueued_by
      from holdfast_jobs "
 );
 
@@ -151,6 +151,8 @@ impl FromRow<'_, SqliteRow> for JobRecord {
             child: row.try_get::<Option<Uuid>, _>("child_id")?.map(JobId::from_uuid),
             parent: options.previous.map(|previous| previous.id),
             callback_of: options.ended_batch.map(|batch| batch.id),
+            tags: decoded.json("tags", row.try_get("tags")),
+            enqueued_by: row.try_get("enqueued_by")?,
         };
         decoded.note_in(&mut record);
         Ok(record)

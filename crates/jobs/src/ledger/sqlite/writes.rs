@@ -15,7 +15,7 @@ use crate::ledger::{CancelReply, InsertOutcome, NewJob, Outcome, RetryReply, Run
 use crate::observer::Observers;
 use crate::state::StoredState;
 
-/// Rows of one `VALUES` list at most; 20 variables each, of the 32,766 that SQLite allows.
+/// Rows of one `VALUES` list at most; 22 variables each, of the 32,766 that SQLite allows.
 const INSERT_ROWS: usize = 128;
 
 /// The `+` keeps SQLite from looking jobs up by their worker, all of them for each outcome, instead of by their id. As on
@@ -240,7 +240,8 @@ async fn insert_rows(connection: &mut SqliteConnection, jobs: &[&NewJob]) -> Res
     let mut query = QueryBuilder::<Sqlite>::new(
         "insert into holdfast_jobs
              (id, queue, kind, payload, priority, run_at, max_attempts, timeout_ms, unique_key, idempotency_key,
-              options, attempt, crashes, errors, doubtful, limit_key, expires_at, state, batch_id, finished_at, created_at) ",
+              options, attempt, crashes, errors, doubtful, limit_key, expires_at, tags, enqueued_by, state, batch_id,
+              finished_at, created_at) ",
     );
     query.push_values(jobs, |mut row, job| {
         let (run_at, delay) = match job.run_at {
@@ -277,6 +278,8 @@ async fn insert_rows(connection: &mut SqliteConnection, jobs: &[&NewJob]) -> Res
             .push_bind(job.doubtful)
             .push_bind(job.limit_key.clone())
             .push_bind(job.options.expires_at.map(|at| at.timestamp_millis()))
+            .push_bind(keys::tags_text(&job.tags))
+            .push_bind(job.enqueued_by.as_deref().map(ToOwned::to_owned))
             .push_bind(
                 if job.discarded {
                     StoredState::Discarded

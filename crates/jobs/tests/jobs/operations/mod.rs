@@ -30,4 +30,5 @@ mod expiry;
 mod failures;
 mod history;
 mod search;
+mod tags;
 mod why;

@@ -54,6 +54,8 @@ async fn each_condition_finds_its_jobs_and_its_opposite_the_others(f: Fixture) {
         limit_key: Some("cust,7".to_owned()),
         unique_key: Some("u1".to_owned()),
         priority: Priority::High,
+        tags: vec!["vip".to_owned(), "eu, west".to_owned()],
+        enqueued_by: Some(Arc::from("key/01J")),
         ..new_job()
     };
     let later = NewJob {
@@ -108,6 +110,11 @@ async fn each_condition_finds_its_jobs_and_its_opposite_the_others(f: Fixture) {
         ("priority:high", &[1]),
         (r#"key:"cust,7""#, &[1]),
         ("unique:u1,u2", &[1]),
+        ("tag:vip", &[1]),
+        (r#"tag:new,"eu, west""#, &[1]),
+        ("tag:vi", &[]),
+        ("by:key/01J", &[1]),
+        ("by:key/01K", &[]),
         (&worker_term, &[5]),
         (&id_term, &[1]),
         ("attempt:2", &[3]),

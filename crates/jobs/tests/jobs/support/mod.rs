@@ -186,6 +186,8 @@ pub(crate) fn new_job() -> NewJob {
         idempotency_key: None,
         limit_key: None,
         options: Options::default(),
+        tags: Vec::new(),
+        enqueued_by: None,
         batch: None,
         attempt: 0,
         crashes: 0,

@@ -1,0 +1,2 @@
+-- PostgreSQL alone has the functions that enqueue.
+select 1;
