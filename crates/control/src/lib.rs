@@ -27,6 +27,7 @@ pub mod limits;
 mod overview;
 pub mod pull;
 mod queue_filter;
+pub mod queue_keys;
 pub mod queues;
 pub mod schedules;
 pub mod standing;
@@ -59,6 +60,9 @@ pub mod wire {
     pub use crate::pull::{
         DrainedWorker, FinishBody, FinishedList, HeartbeatAnswer, HeartbeatBody, OutcomeBody, PullBody,
         PulledView, RegisteredWorker, RegistrationBody, WorkerClient,
+    };
+    pub use crate::queue_keys::{
+        KeyOverrideBody, KeyOverrideView, OverriddenKey, QueueKeyView, QueueKeysView,
     };
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue, WokenQueue};
     pub use crate::schedules::{
@@ -98,6 +102,8 @@ holdfast_http::routes! {
     "/v1/queues/{name}/resume" => { POST queues::resume }
     "/v1/queues/{name}/ring" => { POST queues::ring }
     "/v1/queues/{name}/purge" => { POST bulk::purge }
+    "/v1/queues/{name}/keys" => { GET queue_keys::list }
+    "/v1/queues/{name}/keys/{key}" => { PUT queue_keys::put, DELETE queue_keys::delete }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
     "/v1/stats" => { GET stats::show }
     "/v1/stream" => { GET stream::follow }

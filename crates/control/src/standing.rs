@@ -40,13 +40,13 @@ pub struct JobStanding {
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = WaitReason)]
 pub struct ReasonView {
-    /// expired, due_later, queue_paused, no_worker, payload_sealed, queue_limit, queue_rate, key_limit, key_rate, jobs_ahead, ready,
-    /// running, worker_lost or stopping.
+    /// expired, due_later, queue_paused, no_worker, payload_sealed, queue_limit, queue_rate, key_paused, key_limit, key_rate,
+    /// jobs_ahead, ready, running, worker_lost or stopping.
     #[schema(value_type = String, example = "queue_paused")]
     pub code: Cow<'static, str>,
     /// The reason as a sentence.
     pub message: String,
-    /// Until then at least: of `due_later`, `queue_rate` and `key_rate`.
+    /// Until then at least: of `due_later`, `queue_rate`, `key_paused` and `key_rate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,
     /// Jobs that run: of `queue_limit` and `key_limit`.
@@ -77,6 +77,7 @@ impl ReasonView {
         match reason {
             WaitReason::DueLater { at: until }
             | WaitReason::QueueRate { until }
+            | WaitReason::KeyPaused { until, .. }
             | WaitReason::KeyRate { until } => Self {
                 until: Some(until),
                 ..view

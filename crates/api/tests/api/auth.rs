@@ -33,6 +33,9 @@ pub(crate) const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/jobs/{id}/retry", "produce"),
     ("GET", "/v1/queues", "read"),
     ("GET", "/v1/queues/{name}", "read"),
+    ("GET", "/v1/queues/{name}/keys", "read"),
+    ("PUT", "/v1/queues/{name}/keys/{key}", "admin"),
+    ("DELETE", "/v1/queues/{name}/keys/{key}", "admin"),
     ("POST", "/v1/queues/{name}/pause", "admin"),
     ("POST", "/v1/queues/{name}/resume", "admin"),
     ("POST", "/v1/queues/{name}/ring", "produce"),
@@ -153,6 +156,7 @@ const WITHOUT_KEY: &[&str] = &[
 pub(crate) fn concrete(path: &str) -> String {
     path.replace("{id}", "01JD3V0S7W8Q4M2XKZC5T9R6BH")
         .replace("{name}", "default")
+        .replace("{key}", "k")
         .replace("{fingerprint}", "0123456789abcdef")
         // It would not end by itself.
         .replace("/v1/stream", "/v1/stream?topics=none")

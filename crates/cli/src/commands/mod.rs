@@ -19,6 +19,7 @@ pub(crate) mod keys;
 pub(crate) mod kinds;
 pub(crate) mod migrate;
 pub(crate) mod monitor;
+pub(crate) mod queue_keys;
 pub(crate) mod queues;
 pub(crate) mod redis_check;
 pub(crate) mod schedules;

@@ -12,7 +12,7 @@ use holdfast_services::Program;
 use serde_json::json;
 
 use crate::args::{OperatorArgs, OutputArgs};
-use crate::commands::bulk;
+use crate::commands::{bulk, queue_keys};
 use crate::confirm::{ConfirmArgs, counted};
 use crate::output::table;
 
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Ring { name: String },
     /// Set the limits of a queue over all workers, in place of the configured ones
     Limit(Limit),
+    #[command(flatten)]
+    Key(queue_keys::Command),
     /// Cancel every waiting job of a queue
     Purge {
         name: String,
@@ -77,6 +79,7 @@ pub(crate) async fn run(args: Args, program: &Program) -> Result<(), Failure> {
         Command::Pause { name } => steer(&api, &name, true, output).await,
         Command::Resume { name } => steer(&api, &name, false, output).await,
         Command::Limit(limit) => limit.run(&api, output).await,
+        Command::Key(command) => queue_keys::run(&api, command, output).await,
         Command::Purge { name, confirm } => {
             confirm.agree(async || purge_question(&api, &name).await).await?;
             purge(&api, name, output).await
@@ -159,7 +162,7 @@ pub(crate) struct Limit {
     configured: bool,
 }
 
-fn places(text: &str) -> Result<u32, String> {
+pub(super) fn places(text: &str) -> Result<u32, String> {
     let number = text.parse().map_err(|_| format!("{text:?} is no whole number"))?;
     check_max_running(number).map_err(|error| error.to_string())
 }

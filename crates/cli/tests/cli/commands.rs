@@ -399,6 +399,34 @@ async fn kinds_queues_and_workers_are_declared_shown_and_steered() {
     );
     assert_eq!(place.json(&["queues", "ring", "mail"]).await["rung"], true);
     assert_eq!(place.run(&["queues", "ring", "no-such"]).await.code, Some(1));
+    let key = "eu/customer 17";
+    let paused = place
+        .json(&["queues", "pause-key", "mail", key, "--for", "1h"])
+        .await;
+    assert_eq!(
+        (&paused["key"], &paused["overridden"]["paused"]),
+        (&json!(key), &json!(true))
+    );
+    let limit = [
+        "queues",
+        "limit-key",
+        "mail",
+        "b",
+        "--max-running",
+        "5",
+        "--for",
+        "90",
+    ];
+    assert_eq!(place.json(&limit).await["overridden"]["max_running"], 5);
+    let keys = place.run(&["queues", "keys", "mail"]).await.text;
+    assert!(
+        keys.contains("5 running") && keys.contains(key) && keys.contains("paused"),
+        "{keys}"
+    );
+    let restored = place.json(&["queues", "restore-key", "mail", key]).await;
+    assert_eq!(restored["overridden"], json!(null));
+    let keys = place.json(&["queues", "keys", "mail", "--after", "a"]).await;
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "{keys}");
     assert_eq!(
         place.json(&["queues", "delete", "mail", "--yes"]).await["deleted"],
         true

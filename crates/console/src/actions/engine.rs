@@ -115,6 +115,33 @@ pub(super) async fn unlimit_queue(cx: &Context, name: &str) -> Outcome {
     done(format!("The configured limits of {name} apply again."))
 }
 
+/// Pauses one key, limits it, or ends what holds for it.
+pub(super) async fn override_key(cx: &Context, name: &str, form: &Fields) -> Outcome {
+    // As it is: a key may begin or end with a space.
+    let key = form.raw("key");
+    if key.is_empty() {
+        return Err(Failure::bad_form("Say which key."));
+    }
+    let path = ["v1", "queues", name, "keys", key];
+    if form.get("rule") == "end" {
+        cx.send(ApiRequest::new(Method::DELETE, &path)).await?;
+        return done(format!("The limits of {name} hold for the key {key} again."));
+    }
+    let most = number(form, "max_running")?;
+    let said = match &most {
+        None => format!("The key {key} is paused: running jobs continue, and no others start."),
+        Some(most) => format!("{most} jobs of the key {key} run at once, from each worker's next claim on."),
+    };
+    let body = object(&[
+        ("paused", most.is_none().then(|| "true".to_owned())),
+        ("max_running", most),
+        ("ttl_seconds", number(form, "ttl_seconds")?),
+    ]);
+    cx.send(ApiRequest::new(Method::PUT, &path).body(Some(body)))
+        .await?;
+    done(said)
+}
+
 pub(super) async fn cancel_batch(cx: &Context, id: &str) -> Outcome {
     cx.post(&["v1", "batches", id, "cancel"], None).await?;
     done("The batch is cancelled: its waiting jobs are cancelled, and its running jobs were asked to stop.")

@@ -59,6 +59,7 @@ pub(crate) async fn perform(cx: &Context, segments: &[&str], form: &Fields) -> O
         ["queues", name, "purge"] => bulk::purge(cx, name, form).await,
         ["queues", name, "limits"] => engine::limit_queue(cx, name, form).await,
         ["queues", name, "unlimit"] => engine::unlimit_queue(cx, name).await,
+        ["queues", name, "key"] => engine::override_key(cx, name, form).await,
         ["failures", "redrive"] => bulk::redrive(cx, form).await,
         ["failures", "delete"] => bulk::delete_letters(cx, form).await,
         ["batches", id, "cancel"] => engine::cancel_batch(cx, id).await,

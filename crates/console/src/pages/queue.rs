@@ -4,6 +4,7 @@ use futures::join;
 use holdfast_http::Scope;
 use maud::{Markup, html};
 
+use super::filter::quoted;
 use super::queues::{drained, pause_button};
 use super::{history, job_rows};
 use crate::actions::operation_key;
@@ -14,10 +15,14 @@ use crate::page::Page;
 use crate::ui::{self, rate, seconds};
 
 pub(super) async fn page(cx: &Context, name: &str) -> Result<Page, Failure> {
-    let (queues, jobs, stats) = join!(
+    let (queues, jobs, stats, keys) = join!(
         cx.get(&["v1", "queues"], &[]),
         cx.get(&["v1", "jobs"], &[("queue", name), ("limit", "20")]),
         history::read(cx, name),
+        cx.get(
+            &["v1", "queues", name, "keys"],
+            &[("limit", "20"), ("after", cx.query.get("key"))]
+        ),
     );
     let queues = queues?;
     let queue = queues
@@ -41,6 +46,8 @@ pub(super) async fn page(cx: &Context, name: &str) -> Result<Page, Failure> {
             h2 { "Limits" }
             (limits(cx, queue))
         }
+        div #keys data-live { (self::keys(cx, name, &keys)) }
+        @if cx.viewer.may(Scope::Admin) && keys.is_ok() { (key_form(cx, name)) }
         section {
             h2 { "Newest jobs" }
             div #jobs data-live { (ui::shown(&jobs, |page| job_rows::table(cx, page.list("jobs"), false))) }
@@ -49,6 +56,84 @@ pub(super) async fn page(cx: &Context, name: &str) -> Result<Page, Failure> {
         @if cx.viewer.may(Scope::Admin) { (purge(cx, name)) }
     };
     Ok(Page::new("queues", format!("Queue {name}"), content))
+}
+
+/// Its limit keys. Nothing where there are none, for people who cannot change that.
+fn keys(cx: &Context, name: &str, keys: &Result<Json, Failure>) -> Markup {
+    let may_change = cx.viewer.may(Scope::Admin);
+    let is_silent = match keys {
+        Ok(found) => !may_change && found.list("keys").is_empty() && cx.query.get("key").is_empty(),
+        Err(failure) => failure.is_missing_route(),
+    };
+    if is_silent {
+        return html! {};
+    }
+    html! { section {
+        h2 { "Keys" }
+        (ui::shown(keys, |found| html! {
+            @if found.list("keys").is_empty() { (ui::nothing("No keys: no job that waits or runs has one.")) }
+            @else { (key_table(cx, name, found.list("keys"))) }
+            nav.pager aria-label="Keys" {
+                @if !cx.query.get("key").is_empty() { a.button href=(cx.url(&["queues", name])) { "First keys" } }
+                @if !found.text("next").is_empty() { a.button rel="next" href=(cx.url_with(&["queues", name], &[("key", found.text("next"))])) { "More keys" } }
+            }
+        }))
+    } }
+}
+
+fn key_table(cx: &Context, name: &str, keys: &[Json]) -> Markup {
+    let may_change = cx.viewer.may(Scope::Admin);
+    let jobs = |key: &str, state: &str| {
+        let search = format!("queue:{name} key:{} {state}", quoted(key));
+        cx.url_with(&["jobs"], &[("q", &search)])
+    };
+    let waiting = "state:available,scheduled,retryable";
+    html! { div.scroll { table {
+        thead { tr {
+            th scope="col" { "Key" }
+            th.number scope="col" { "Waiting" }
+            th.number scope="col" { "Running" }
+            th scope="col" { "Override" }
+            @if may_change { th scope="col" { "Change" } }
+        } }
+        tbody { @for row in keys {
+            @let key = row.text("key");
+            @let own = row.get("overridden");
+            tr {
+                td { code { (key) } }
+                td.number { (ui::count_link(row.count("waiting"), &jobs(key, waiting))) }
+                td.number { (ui::count_link(row.count("running"), &jobs(key, "state:running"))) @if row.flag("is_capped") { " +" } }
+                td {
+                    @if own.flag("paused") { (ui::state("paused")) " until " (ui::time(own.moment("expires_at"))) }
+                    @else if !own.is_null() { (own.count("max_running")) " at once until " (ui::time(own.moment("expires_at"))) }
+                    @else { (ui::absent()) }
+                }
+                @if may_change { td {
+                    @if own.is_null() { (ui::button(cx, &["queues", name, "key"], "Pause for an hour", "small", &[("key", key), ("rule", "pause"), ("ttl_seconds", "3600")])) }
+                    @else { (ui::button(cx, &["queues", name, "key"], "End", "small", &[("key", key), ("rule", "end")])) }
+                } }
+            }
+        } }
+    } } }
+}
+
+/// Pauses or limits any key, also one of which no job waits.
+fn key_form(cx: &Context, name: &str) -> Markup {
+    let times = [
+        ("900", "15 minutes"),
+        ("3600", "1 hour"),
+        ("86400", "1 day"),
+        ("604800", "7 days"),
+    ];
+    html! {
+        form.row method="post" action=(cx.url(&["queues", name, "key"])) {
+            (ui::back(cx))
+            (ui::field("Key", "", &html! { input name="key" required autocomplete="off"; }))
+            (ui::field("Running at once", "Empty: paused.", &html! { input name="max_running" size="10" inputmode="numeric" autocomplete="off"; }))
+            (ui::field("For", "", &html! { select name="ttl_seconds" { @for (seconds, words) in times { option value=(seconds) selected[seconds == "3600"] { (words) } } } }))
+            button { "Pause or limit the key" }
+        }
+    }
 }
 
 fn figures(cx: &Context, queue: &Json) -> Markup {

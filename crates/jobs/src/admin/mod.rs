@@ -9,6 +9,7 @@
 //! cancelled job and retrying a job that waits change nothing that matters.
 
 mod edit;
+mod limit_keys;
 mod many;
 
 pub use self::edit::{EditError, EditReply, JobEdit};

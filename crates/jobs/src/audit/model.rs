@@ -15,6 +15,7 @@ pub mod action {
     pub const QUEUE_RESUME: &str = "queue.resume";
     pub const QUEUE_PURGE: &str = "queue.purge";
     pub const QUEUE_LIMIT: &str = "queue.limit";
+    pub const QUEUE_KEY: &str = "queue.key";
     pub const QUEUE_PUT: &str = "queue.put";
     pub const QUEUE_DELETE: &str = "queue.delete";
     pub const KIND_PUT: &str = "kind.put";

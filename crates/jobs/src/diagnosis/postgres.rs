@@ -114,8 +114,14 @@ from (select id, started_at, timeout_ms from holdfast_jobs where state = 'runnin
       order by worker, queue limit 5000) as s
 where started_at < now() - (timeout_ms + $1) * interval '1 millisecond'";
 
+/// A queue with a paused key counts as paused: its oldest job may be of that key. One with another override is limited.
 const QUEUES: &str = "
-select q.name, coalesce(h.paused, false), coalesce(h.limited, false), coalesce(h.overridden, h.configured)::text,
+select q.name,
+       coalesce(h.paused, false)
+           or exists (select from holdfast_key_overrides as o where o.queue = q.name and o.paused and o.expires_at > now()),
+       coalesce(h.limited, false)
+           or exists (select from holdfast_key_overrides as o where o.queue = q.name and o.expires_at > now()),
+       coalesce(h.overridden, h.configured)::text,
        (select extract(epoch from now() - min(x.run_at))::float8
         from (select (select j.run_at from holdfast_jobs as j
                       where j.state = 'available' and j.queue = q.name and j.priority = p::smallint

@@ -32,8 +32,18 @@ const OVERDUE: &str = concat!(
      where started_at < ", sqlite_now!(), " - timeout_ms - ?1"
 );
 
+/// A queue with a paused key counts as paused: its oldest job may be of that key. One with another override is limited.
 const QUEUES: &str = concat!(
-    "select q.value, coalesce(h.paused, 0), coalesce(h.limited, 0), coalesce(h.overridden, h.configured),
+    "select q.value,
+            coalesce(h.paused, 0) or exists (
+                select 1 from holdfast_key_overrides as o where o.queue = q.value and o.paused and o.expires_at > ",
+    sqlite_now!(),
+    "       ),
+            coalesce(h.limited, 0) or exists (
+                select 1 from holdfast_key_overrides as o where o.queue = q.value and o.expires_at > ",
+    sqlite_now!(),
+    "       ),
+            coalesce(h.overridden, h.configured),
             (select (",
     sqlite_now!(),
     " - min(x.run_at)) / 1000.0

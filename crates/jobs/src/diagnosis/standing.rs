@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::client::Jobs;
 use crate::id::{JobId, WorkerId};
 use crate::ledger::{JobRecord, LedgerError, WorkerRecord};
+use crate::limits::{self, KeyOverride, KeyRule};
 use crate::sql::now_ms;
 use crate::state::State;
 
@@ -46,7 +47,9 @@ pub enum WaitReason {
     QueueLimit { running: u64, limit: u64 },
     #[error("its queue has started as many jobs as its rate allows; the next may start at {until}")]
     QueueRate { until: DateTime<Utc> },
-    #[error("{running} jobs of its key run, and the limit for each key is {limit}")]
+    #[error("its limit key {key} is paused until {until}")]
+    KeyPaused { key: String, until: DateTime<Utc> },
+    #[error("{running} jobs of its key run, and the limit of the key is {limit}")]
     KeyLimit {
         running: u64,
         limit: u64,
@@ -88,6 +91,7 @@ impl WaitReason {
             Self::PayloadSealed { .. } => "payload_sealed",
             Self::QueueLimit { .. } => "queue_limit",
             Self::QueueRate { .. } => "queue_rate",
+            Self::KeyPaused { .. } => "key_paused",
             Self::KeyLimit { .. } => "key_limit",
             Self::KeyRate { .. } => "key_rate",
             Self::JobsAhead { .. } => "jobs_ahead",
@@ -118,6 +122,8 @@ struct QueueFacts {
     running: u64,
     /// Running jobs with the job's key, up to [`MAX_HOLDERS`].
     holders: Vec<JobId>,
+    /// What holds for the job's key in place of the queue's limit for each key.
+    key_override: Option<KeyOverride>,
     ahead: u64,
 }
 
@@ -219,8 +225,9 @@ impl Jobs {
                 };
                 ahead += row.map_or(0, |(count,)| count);
             }
-            let (mut key_full_at, mut holders) = (None, Vec::new());
+            let (mut key_full_at, mut holders, mut key_override) = (None, Vec::new(), None);
             if let Some(key) = key {
+                key_override = limits::override_in(tx.on(), named, queue, key).await?;
                 key_full_at = on_either!(
                     tx.on(),
                     named,
@@ -247,6 +254,7 @@ impl Jobs {
                 key_full_at: key_full_at.map(|(full_at,)| full_at),
                 running: count(running),
                 holders: holders.into_iter().map(|(id,)| JobId::from_uuid(id)).collect(),
+                key_override,
                 ahead: ahead.unsigned_abs(),
             })
         })
@@ -319,13 +327,24 @@ fn reasons(
     if let Some(until) = until(limits.rate, facts.queue_full_at) {
         reasons.push(WaitReason::QueueRate { until });
     }
-    if job.limit_key.is_some() {
+    if let Some(key) = &job.limit_key {
         let running = facts.holders.len() as u64;
-        if let Some(limit) = limits
-            .key_max_running
-            .map(u64::from)
-            .filter(|limit| running >= *limit)
-        {
+        let mut most = limits.key_max_running;
+        match facts.key_override {
+            Some(KeyOverride {
+                rule: KeyRule::Paused,
+                expires_at: until,
+            }) => reasons.push(WaitReason::KeyPaused {
+                key: key.clone(),
+                until,
+            }),
+            Some(KeyOverride {
+                rule: KeyRule::MaxRunning(own),
+                ..
+            }) => most = Some(own),
+            None => {}
+        }
+        if let Some(limit) = most.map(u64::from).filter(|limit| running >= *limit) {
             reasons.push(WaitReason::KeyLimit {
                 running,
                 limit,

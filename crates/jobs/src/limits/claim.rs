@@ -1,5 +1,5 @@
 //! The rules of the limited claim, as SQLite carries them out: read, count, choose, take, within one transaction that holds the
-//! only write lock. On PostgreSQL the same rules are the function `holdfast_claim_limited_1`.
+//! only write lock. On PostgreSQL the same rules are the function `holdfast_claim_limited_2`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -10,8 +10,8 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::{
-    CANDIDATES, ClaimRequest, KEYS, LimitedClaim, NEXT_WALK, QueueLimits, UNKEYED_WINDOW, WALKS, decoded,
-    sqlite,
+    CANDIDATES, ClaimRequest, KEYS, LimitedClaim, NEXT_WALK, QueueLimits, UNKEYED_WINDOW, WALKS, WIDE_WINDOW,
+    decoded, sqlite,
 };
 use crate::ledger::MAX_STATEMENT_ROWS;
 
@@ -20,6 +20,8 @@ use crate::ledger::MAX_STATEMENT_ROWS;
 pub(super) struct LockedQueue {
     /// Any limit is in force.
     pub limited: bool,
+    /// Something holds for one of its keys.
+    pub has_overrides: bool,
     pub paused: bool,
     /// Whether the worker was heard of lately.
     pub alive: bool,
@@ -36,6 +38,9 @@ pub(super) struct WaitingKey {
     pub key: String,
     pub running: i64,
     pub debt_ms: f64,
+    pub paused: bool,
+    /// In place of the queue's limit for each key.
+    pub max_running: Option<u32>,
 }
 
 /// A due job that may be taken.
@@ -92,7 +97,8 @@ pub(super) async fn claim(
     on: &mut SqliteConnection,
     asked: ClaimRequest<'_>,
 ) -> Result<LimitedClaim, sqlx::Error> {
-    let Some(locked) = sqlite::lock(&mut *on, asked).await?.filter(|queue| queue.limited) else {
+    let locked = sqlite::lock(&mut *on, asked).await?;
+    let Some(locked) = locked.filter(|queue| queue.limited || queue.has_overrides) else {
         return Ok(LimitedClaim::default());
     };
     let limits = decoded(locked.overridden.as_deref())?
@@ -112,7 +118,7 @@ pub(super) async fn claim(
     let wanted = asked.room.min(MAX_STATEMENT_ROWS);
     let room = room_of_queue(&mut *on, asked.queue, &limits, &locked, wanted, &mut choice).await?;
     if room > 0 {
-        if limits.by_key() {
+        if limits.by_key() || locked.has_overrides {
             choose_by_key(&mut *on, asked.queue, &limits, room, &mut choice).await?;
         } else {
             choice.taken = first_due(&mut *on, asked.queue, room).await?;
@@ -122,6 +128,12 @@ pub(super) async fn claim(
             && let Some(due_ms) = sqlite::next_due(&mut *on, asked.queue).await?
         {
             choice.again_in(due_ms);
+        }
+        if locked.has_overrides
+            && choice.taken.len() < room
+            && let Some(millis) = sqlite::next_override_end(&mut *on, asked.queue).await?
+        {
+            choice.again_in(millis);
         }
     }
     if choice.cursor != locked.cursor {
@@ -182,7 +194,12 @@ async fn choose_by_key(
     room: usize,
     choice: &mut Choice,
 ) -> Result<(), sqlx::Error> {
-    let mut pool = unkeyed(&mut *on, queue, room).await?;
+    let window = if limits.by_key() {
+        UNKEYED_WINDOW
+    } else {
+        WIDE_WINDOW
+    };
+    let mut pool = unkeyed(&mut *on, queue, room, window).await?;
     let mut seen = HashSet::new();
     let mut came_round = false;
     for _ in 0..WALKS {
@@ -231,11 +248,15 @@ fn free_keys(
         key,
         running,
         debt_ms,
+        paused,
+        max_running,
     } in keys
     {
-        let mut places = limits
-            .key_max_running
-            .map_or(room, |most| free_of(most, running).min(room));
+        let mut places = match max_running.or(limits.key_max_running) {
+            _ if paused => 0,
+            Some(most) => free_of(most, running).min(room),
+            None => room,
+        };
         if let (Some(rate), true) = (limits.key_rate, places > 0) {
             let (grown, wait_ms) = tokens(rate, debt_ms);
             if grown < places {
@@ -275,8 +296,13 @@ async fn heads(
     Ok(found)
 }
 
-async fn unkeyed(on: &mut SqliteConnection, queue: &str, room: usize) -> Result<Vec<Candidate>, sqlx::Error> {
-    let mut found = sqlite::unkeyed(&mut *on, queue, UNKEYED_WINDOW).await?;
+async fn unkeyed(
+    on: &mut SqliteConnection,
+    queue: &str,
+    room: usize,
+    window: usize,
+) -> Result<Vec<Candidate>, sqlx::Error> {
+    let mut found = sqlite::unkeyed(&mut *on, queue, window).await?;
     found.sort_by_key(|job| (job.priority, job.run_at, job.id));
     found.truncate(room);
     Ok(found)

@@ -3,13 +3,13 @@
 //!
 //! # States
 //! A queue is *limited* while any limit is in force: one that was set over the API, or else one of the configuration,
-//! which each worker declares when it starts (the last one to start wins, as it should while a deployment rolls). Jobs of
-//! other queues are claimed with [`crate::ledger::Ledger::claim`], which gives nothing for a limited queue; then a worker
+//! which each worker declares when it starts (the last one to start wins, as it should while a deployment rolls), or what holds
+//! for one of its keys for a time ([`keys`]). Jobs of other queues are claimed with [`crate::ledger::Ledger::claim`], which gives nothing for a limited queue; then a worker
 //! asks [`LimitStore::is_limited`] and goes on with [`LimitStore::claim`], until that answers that there are no limits
 //! any more.
 //!
 //! # How a claim works
-//! On PostgreSQL a claim is one message: a call of `holdfast_claim_limited_1`. The function locks, counts, chooses, leases and
+//! On PostgreSQL a claim is one message: a call of `holdfast_claim_limited_2`. The function locks, counts, chooses, leases and
 //! spends tokens, and the server commits at the end of the message, whether or not this process still listens. On SQLite
 //! the same steps are taken by this process (`claim.rs`) in a transaction that holds the file's write lock.
 //!
@@ -36,7 +36,8 @@
 //!   three index probes, however many of its jobs wait. With fewer keys than that, the order among heads is priority, then
 //!   time.
 //! - In a queue with limits by key, jobs without a key are not bound by them. They are looked for among the first
-//!   [`UNKEYED_WINDOW`] due jobs of each priority: give every job of such a queue a key.
+//!   [`UNKEYED_WINDOW`] due jobs of each priority: give every job of such a queue a key. In a queue that has no limits by key, and is
+//!   limited because something holds for one of its keys, they are looked for among the first [`WIDE_WINDOW`].
 //!
 //! # Who wakes a worker that waits for a limit
 //! A stored outcome frees a place: its worker looks again, and offers the place to others over the bell, at most every 50 ms.
@@ -49,13 +50,15 @@
 //! - *A claim takes too long*: the server ends it at `database.statement_timeout`; nothing was applied.
 //! - *The answer is lost, or the payloads behind it cannot be read*: the claim may have been applied. The worker retires its
 //!   id, and what that id holds returns.
-//! - *Workers of two versions run side by side*: a function of the old version stays, and both lock the same.
+//! - *Workers of two versions run side by side*: a function of the old version stays, and both lock the same. Workers of a version
+//!   without overrides of single keys do not know them.
 //!
 //! # What it costs
 //! Running jobs are counted from an index, which holds an entry for each job that ran since the last vacuum. The server skips
 //! entries that it knows to be dead, except while an old transaction keeps it from knowing.
 
 mod claim;
+mod keys;
 mod postgres;
 mod postgres_claim;
 mod sqlite;
@@ -64,6 +67,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use self::keys::{KEY_COUNT_CAP, KeyOverride, KeyRule, MAX_KEY_OVERRIDES, MAX_OVERRIDE_TIME, QueueKey};
+pub(crate) use self::keys::{end_override_in, override_in, put_override_in};
 pub use holdfast_core::config::QueueLimits;
 use holdfast_core::config::{DatabaseSettings, QueueSettings};
 use holdfast_core::sql::Database;
@@ -81,6 +86,9 @@ const WALKS: usize = 4;
 
 /// Due jobs of one priority that are searched for jobs without a key.
 const UNKEYED_WINDOW: usize = 1_000;
+
+/// The same in a queue without limits by key, one of whose keys has an override: jobs of that key may come first.
+const WIDE_WINDOW: usize = 5_000;
 
 /// Heads fetched for one walk at most, over all of its keys.
 const CANDIDATES: usize = 5_000;
@@ -284,8 +292,11 @@ impl LimitStore {
             .collect()
     }
 
-    /// Forgets up to `most` buckets that are full: they say nothing.
-    pub(crate) async fn prune(&self, most: usize) -> Result<u64, LedgerError> {
+    /// Forgets up to `most` buckets that are full, and as many overrides that have expired: they say nothing.
+    ///
+    /// # Errors
+    /// The database fails, is slow or unavailable.
+    pub async fn prune(&self, most: usize) -> Result<u64, LedgerError> {
         self.sql
             .within("forget full buckets", async {
                 let mut tx = self.sql.begin().await?;
@@ -293,8 +304,10 @@ impl LimitStore {
                     LedgerTx::Postgres(on) => postgres::prune(on, self.sql.named, most).await?,
                     LedgerTx::Sqlite(on) => sqlite::prune(on, most).await?,
                 };
+                let expired = keys::prune_in(tx.on(), self.sql.named, most).await?;
                 tx.commit().await?;
-                Ok(pruned)
+                // A step that did as much as it may is repeated.
+                Ok(pruned.max(expired))
             })
             .await
     }

@@ -5,11 +5,24 @@ use sqlx::postgres::PgConnection;
 use crate::sql::limit;
 
 pub(super) async fn is_limited(on: &mut PgConnection, named: bool, queue: &str) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from holdfast_queues where name = $1 and limited)")
+    sqlx::query_scalar(
+        "select exists (select from holdfast_queues where name = $1 and limited)
+             or exists (select from holdfast_key_overrides where queue = $1 and expires_at > clock_timestamp())",
+    )
         .bind(queue)
         .persistent(named)
         .fetch_one(on)
         .await
+}
+
+/// For the rest of the transaction only indexes are walked, in their order: the table of jobs may be large.
+pub(super) async fn walk_indexes(on: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(
+        "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off",
+    )
+    .execute(on)
+    .await?;
+    Ok(())
 }
 
 pub(super) async fn configure(

@@ -1,5 +1,5 @@
 //! The limited claim on PostgreSQL: one message to the server, which takes the queue's lock, chooses, leases and commits
-//! while it works on that message (`holdfast_claim_limited_1`, in the migrations). So no lock is held while the server
+//! while it works on that message (`holdfast_claim_limited_2`, in the migrations). So no lock is held while the server
 //! waits for this process. The message needs no prepared statement and no session, so it passes any pooler as it is.
 
 use std::fmt::{Display, Write};
@@ -13,7 +13,8 @@ use sqlx::{AssertSqlSafe, FromRow, Row};
 use uuid::Uuid;
 
 use super::{
-    CANDIDATES, ClaimRequest, KEYS, KnownLimits, LimitedClaim, NEXT_WALK, UNKEYED_WINDOW, WALKS, decoded,
+    CANDIDATES, ClaimRequest, KEYS, KnownLimits, LimitedClaim, NEXT_WALK, UNKEYED_WINDOW, WALKS, WIDE_WINDOW,
+    decoded,
 };
 use crate::ledger::{ClaimedJob, MAX_STATEMENT_ROWS};
 use crate::sql::millis;
@@ -75,7 +76,7 @@ pub(super) async fn claim(
 fn call(asked: ClaimRequest<'_>, known: Option<&KnownLimits>) -> String {
     let limits = known.map(|known| known.limits).unwrap_or_default();
     let mut sql = format!(
-        "select * from holdfast_claim_limited_1(of_queue => {}, by_worker => '{}', wanted => {}, lost_after_ms => {}",
+        "select * from holdfast_claim_limited_2(of_queue => {}, by_worker => '{}', wanted => {}, lost_after_ms => {}",
         text(asked.queue),
         asked.worker.as_uuid(),
         asked.room.min(MAX_STATEMENT_ROWS),
@@ -96,6 +97,7 @@ fn call(asked: ClaimRequest<'_>, known: Option<&KnownLimits>) -> String {
     name("most_walks", &WALKS);
     name("next_walk_ms", &NEXT_WALK.as_millis());
     name("unkeyed_window", &UNKEYED_WINDOW);
+    name("wide_window", &WIDE_WINDOW);
     name("most_candidates", &CANDIDATES);
     name("most_bytes", &MOST_BYTES);
     write!(sql, ") as claimed (limited, limits, again_ms, {JOB})").ok();

@@ -14,10 +14,15 @@ use crate::ledger::ClaimedJob;
 use crate::sql::{decode_error, limit, millis, sqlite_now as now};
 
 pub(super) async fn is_limited(on: &mut SqliteConnection, queue: &str) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select 1 from holdfast_queues where name = ?1 and limited)")
-        .bind(queue)
-        .fetch_one(on)
-        .await
+    sqlx::query_scalar(concat!(
+        "select exists (select 1 from holdfast_queues where name = ?1 and limited)
+             or exists (select 1 from holdfast_key_overrides where queue = ?1 and expires_at > ",
+        now!(),
+        ")"
+    ))
+    .bind(queue)
+    .fetch_one(on)
+    .await
 }
 
 pub(super) async fn configure(
@@ -104,7 +109,10 @@ pub(super) async fn lock(
         ", 0), 0) as real) as debt_ms,
                 exists (select 1 from holdfast_workers where id = ?2 and seen_at > ",
         now!(),
-        " - ?3) as alive
+        " - ?3) as alive,
+                exists (select 1 from holdfast_key_overrides where queue = ?1 and expires_at > ",
+        now!(),
+        ") as has_overrides
          from holdfast_queues where name = ?1"
     ))
     .bind(asked.queue)
@@ -115,6 +123,7 @@ pub(super) async fn lock(
     row.map(|row| {
         Ok(LockedQueue {
             limited: row.try_get("limited")?,
+            has_overrides: row.try_get("has_overrides")?,
             paused: row.try_get("paused")?,
             alive: row.try_get("alive")?,
             configured: row.try_get("configured")?,
@@ -151,14 +160,17 @@ pub(super) async fn keys(
                      where state = 'available' and queue = ?1 and limit_key is not null and limit_key > walk.key
                      order by limit_key limit 1), n + 1
              from walk where walk.key is not null and n < ?3)
-         select key,
+         select walk.key as key, coalesce(o.paused, 0) as paused, o.max_running as max_running,
                 (select count(*) from holdfast_jobs as r
                  where r.state = 'running' and r.queue = ?1 and r.limit_key is not null and r.limit_key = walk.key)
                  as running,
                 cast(coalesce((select max(b.full_at - ",
         now!(),
         ", 0) from holdfast_limit_buckets as b where b.queue = ?1 and b.key = walk.key), 0) as real) as debt_ms
-         from walk where key is not null order by n"
+         from walk
+         left join holdfast_key_overrides as o on o.queue = ?1 and o.key = walk.key and o.expires_at > ",
+        now!(),
+        " where walk.key is not null order by n"
     ))
     .bind(queue)
     .bind(after)
@@ -171,6 +183,8 @@ pub(super) async fn keys(
                 key: row.try_get("key")?,
                 running: row.try_get("running")?,
                 debt_ms: row.try_get("debt_ms")?,
+                paused: row.try_get("paused")?,
+                max_running: row.try_get("max_running")?,
             })
         })
         .collect()
@@ -384,6 +398,22 @@ pub(super) async fn next_due(on: &mut SqliteConnection, queue: &str) -> Result<O
         now!(),
         " as real)
          from json_each('[0,1,2]') as level"
+    ))
+    .bind(queue)
+    .fetch_one(on)
+    .await
+}
+
+/// Milliseconds until the first override of a key of the queue ends.
+pub(super) async fn next_override_end(
+    on: &mut SqliteConnection,
+    queue: &str,
+) -> Result<Option<f64>, sqlx::Error> {
+    sqlx::query_scalar(concat!(
+        "select cast(min(expires_at) - ",
+        now!(),
+        " as real) from holdfast_key_overrides where queue = ?1 and expires_at > ",
+        now!()
     ))
     .bind(queue)
     .fetch_one(on)

@@ -67,7 +67,7 @@ with picked as materialized (
         for update skip locked) as due
     where exists (select from holdfast_workers
                   where id = $2 and seen_at > now() - $4 * interval '1 millisecond')
-      and (select holdfast_queue_is_open_1($1))
+      and (select holdfast_queue_is_open_2($1))
     limit $3),
 ",
     lease!(),
@@ -83,7 +83,7 @@ const LOOK: &str = concat!(
 with allowed as materialized (
     select exists (select from holdfast_workers
                    where id = $2 and seen_at > now() - $4 * interval '1 millisecond')
-       and (select holdfast_queue_is_open_1($1)) as ok),
+       and (select holdfast_queue_is_open_2($1)) as ok),
 picked as materialized (
     select due.id
     from unnest('{0,1,2}'::smallint[], $5::timestamptz[], $6::uuid[], $7::timestamptz[], $8::uuid[])
@@ -129,6 +129,7 @@ cross join lateral (
     order by run_at, id
     limit 1) as first
 where not exists (select from holdfast_queues where name = q.queue and (paused or limited))
+  and not exists (select from holdfast_key_overrides as o where o.queue = q.queue and o.expires_at > now())
 group by queue";
 
 /// A row is written when the frontier has moved far enough, by any process: beside an old transaction each write leaves a

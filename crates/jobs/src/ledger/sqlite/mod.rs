@@ -49,6 +49,7 @@ const CLAIM: &str = concat!(
          ) limit ?3)
        and exists (select 1 from holdfast_workers where id = ?2 and seen_at > ", now!(), " - ?4)
        and not exists (select 1 from holdfast_queues where name = ?1 and (paused or limited))
+       and not exists (select 1 from holdfast_key_overrides where queue = ?1 and expires_at > ", now!(), ")
      returning id, kind, payload, attempt, crashes, max_attempts, timeout_ms, options, priority, run_at, snoozes, doubtful,
                batch_id"
 );
@@ -60,6 +61,7 @@ const PEEK: &str = concat!(
          as due_ms
      from json_each(?1) as q cross join json_each('[0,1,2]') as level
      where not exists (select 1 from holdfast_queues where name = q.value and (paused or limited))
+       and not exists (select 1 from holdfast_key_overrides as o where o.queue = q.value and o.expires_at > ", now!(), ")
      group by q.value"
 );
 

@@ -37,6 +37,8 @@ macro_rules! contract {
     };
 }
 
+mod overrides;
+
 contract!(
     a_limited_queue_opens_to_the_limited_claim_alone,
     running_jobs_are_counted_over_all_workers,

@@ -1,9 +1,11 @@
 //! The rules of the limited claim stand in Rust for SQLite and in SQL for PostgreSQL. The same queues, claimed from in the same
 //! way, give the same jobs in both.
 
+use std::time::Duration;
+
 use holdfast_core::clock;
 use holdfast_jobs::ledger::{ClaimedJob, NewJob, Priority, RunAt};
-use holdfast_jobs::limits::QueueLimits;
+use holdfast_jobs::limits::{KeyRule, QueueLimits};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -20,20 +22,26 @@ async fn both_databases_choose_the_same_jobs_from_random_queues() {
         let mut random = StdRng::seed_from_u64(seed);
         let limits = random_limits(&mut random);
         let jobs = random_jobs(&mut random);
+        let rules = random_rules(&mut random);
         let mut workers = [Vec::new(), Vec::new()];
         for (l, workers) in both.iter().zip(&mut workers) {
             l.f.sql(
-                "delete from holdfast_jobs; delete from holdfast_limit_buckets; delete from holdfast_queues",
-                "delete from holdfast_jobs; delete from holdfast_limit_buckets; delete from holdfast_queues",
+                "delete from holdfast_jobs; delete from holdfast_limit_buckets; delete from holdfast_queues;
+                 delete from holdfast_key_overrides",
+                "delete from holdfast_jobs; delete from holdfast_limit_buckets; delete from holdfast_queues;
+                 delete from holdfast_key_overrides",
             )
             .await;
             l.set(limits).await;
+            for (key, rule) in &rules {
+                l.key_for(key, *rule, OVERRIDDEN_FOR).await;
+            }
             l.f.ledger.insert(&jobs).await.unwrap();
             *workers = vec![l.f.worker().await, l.f.worker().await];
         }
         let mut held: [Vec<(usize, ClaimedJob)>; 2] = [Vec::new(), Vec::new()];
         for step in 0..12 {
-            let context = format!("seed {seed}, step {step}, {limits:?}");
+            let context = format!("seed {seed}, step {step}, {limits:?}, {rules:?}");
             let worker = random.random_range(0..2);
             match random.random_range(0..5) {
                 0 => {
@@ -70,6 +78,24 @@ async fn both_databases_choose_the_same_jobs_from_random_queues() {
             }
         }
     }
+}
+
+/// Not a whole number of the units in which the waits are compared.
+const OVERRIDDEN_FOR: Duration = Duration::from_secs(5 * 86_400 + 300);
+
+/// What holds for some of the keys, in half of the queues.
+fn random_rules(random: &mut StdRng) -> Vec<(String, KeyRule)> {
+    let overrides = random.random_bool(0.5);
+    (0..12)
+        .filter_map(|number| {
+            let rule = if random.random_bool(0.5) {
+                KeyRule::Paused
+            } else {
+                KeyRule::MaxRunning(random.random_range(1..7))
+            };
+            (overrides && random.random_bool(0.4)).then(|| (format!("key-{number}"), rule))
+        })
+        .collect()
 }
 
 fn random_limits(random: &mut StdRng) -> QueueLimits {

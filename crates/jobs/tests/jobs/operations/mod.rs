@@ -20,7 +20,7 @@ macro_rules! contract {
     };
 }
 
-mod audit;
+pub(crate) mod audit;
 mod batches;
 mod cancel;
 mod chains;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::config::QueueLimits;
+use holdfast_jobs::audit::{Actor, AuditContext};
 use holdfast_jobs::diagnosis::WaitReason;
-use holdfast_jobs::ledger::{NewJob, Options, RunAt};
-use holdfast_jobs::limits::ClaimRequest;
+use holdfast_jobs::ledger::{NewJob, Options, Priority, RunAt};
+use holdfast_jobs::limits::{ClaimRequest, KeyRule};
 use holdfast_jobs::{JobId, Jobs, State};
 
 use crate::operations::audit::jobs_of;
@@ -16,6 +17,8 @@ contract!(
     each_reason_is_named_and_the_first_decides,
     the_holders_of_a_key_are_named,
     a_running_job_names_its_worker,
+    the_pause_of_a_key_is_named_with_its_end,
+    the_keys_of_a_queue_are_listed_in_pages,
 );
 
 async fn codes(jobs: &Jobs, id: JobId) -> Vec<&'static str> {
@@ -115,6 +118,45 @@ async fn the_holders_of_a_key_are_named(f: Fixture) {
     );
 }
 
+async fn the_pause_of_a_key_is_named_with_its_end(f: Fixture) {
+    let jobs = jobs_of(&f);
+    let job = NewJob {
+        limit_key: Some("customer 17".to_owned()),
+        ..new_job()
+    };
+    f.ledger.insert(std::slice::from_ref(&job)).await.unwrap();
+    let worker = f.worker().await;
+    let by = AuditContext::new(Actor::local());
+    let put = async |rule| {
+        let admin = jobs.steer(&by);
+        let put = admin.override_key("default", "customer 17", rule, Duration::from_hours(1));
+        put.await.unwrap().unwrap()
+    };
+    let until = put(KeyRule::Paused).await.expires_at;
+    let standing = jobs.why(job.id, LOST_AFTER).await.unwrap().unwrap();
+    let key = "customer 17".to_owned();
+    assert_eq!(standing.reasons, [WaitReason::KeyPaused { key, until }]);
+    assert_eq!(
+        standing.reasons[0].to_string(),
+        format!("its limit key customer 17 is paused until {until}")
+    );
+    put(KeyRule::MaxRunning(1)).await;
+    assert_eq!(codes(&jobs, job.id).await, ["ready"]);
+    let asked = ClaimRequest {
+        queue: "default",
+        worker,
+        room: 5,
+        lost_after: LOST_AFTER,
+    };
+    assert_eq!(jobs.limits().claim(asked).await.unwrap().jobs.len(), 1);
+    let same = NewJob {
+        id: JobId::generate(),
+        ..job
+    };
+    f.ledger.insert(std::slice::from_ref(&same)).await.unwrap();
+    assert_eq!(codes(&jobs, same.id).await, ["key_limit"]);
+}
+
 async fn a_running_job_names_its_worker(f: Fixture) {
     let jobs = jobs_of(&f);
     let job = NewJob {
@@ -131,4 +173,75 @@ async fn a_running_job_names_its_worker(f: Fixture) {
     assert_eq!(codes(&jobs, job.id).await, ["stopping"]);
     f.age_workers().await;
     assert_eq!(codes(&jobs, job.id).await, ["worker_lost"]);
+}
+
+async fn the_keys_of_a_queue_are_listed_in_pages(f: Fixture) {
+    let jobs = jobs_of(&f);
+    let keyed = |key: &str| NewJob {
+        limit_key: Some(key.to_owned()),
+        ..new_job()
+    };
+    let urgent = || NewJob {
+        priority: Priority::High,
+        ..keyed("a")
+    };
+    let later = NewJob {
+        run_at: RunAt::In(Duration::from_hours(1)),
+        ..keyed("b")
+    };
+    let elsewhere = NewJob {
+        queue: Arc::from("events"),
+        ..keyed("z")
+    };
+    let all = [
+        urgent(),
+        urgent(),
+        later,
+        keyed("Ä"),
+        keyed("B"),
+        new_job(),
+        elsewhere,
+    ];
+    for job in &all {
+        f.ledger.insert(std::slice::from_ref(job)).await.unwrap();
+    }
+    let worker = f.worker().await;
+    f.ledger.claim("default", worker, 2, LOST_AFTER).await.unwrap();
+    let seen = async |after: &str, most: usize| -> Vec<(String, u64, u64)> {
+        let keys = jobs.limits().keys("default", after, most).await.unwrap();
+        keys.into_iter()
+            .map(|key| (key.key, key.waiting, key.running))
+            .collect()
+    };
+    let key = |key: &str, waiting, running| (key.to_owned(), waiting, running);
+    let by = AuditContext::new(Actor::local());
+    let time = Duration::from_hours(1);
+    for (key, queue) in [("a", "default"), ("y", "default"), ("c", "events")] {
+        let put = jobs.steer(&by);
+        put.override_key(queue, key, KeyRule::MaxRunning(2), time)
+            .await
+            .unwrap();
+    }
+    // In the order of their bytes, on either database.
+    assert_eq!(
+        seen("", 10).await,
+        [
+            key("B", 1, 0),
+            key("a", 0, 2),
+            key("b", 1, 0),
+            key("y", 0, 0),
+            key("Ä", 1, 0)
+        ]
+    );
+    assert_eq!(seen("", 1).await, [key("B", 1, 0)]);
+    assert_eq!(seen("a", 1).await, [key("b", 1, 0)]);
+    assert_eq!(seen("Ä", 5).await, []);
+    assert!(jobs.limits().keys("nowhere", "", 5).await.unwrap().is_empty());
+    let keys = jobs.limits().keys("default", "B", 3).await.unwrap();
+    let rules: Vec<_> = keys
+        .iter()
+        .map(|key| key.overridden.map(|found| found.rule))
+        .collect();
+    let own = Some(KeyRule::MaxRunning(2));
+    assert_eq!(rules, [own, None, own]);
 }

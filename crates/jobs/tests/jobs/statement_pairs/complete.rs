@@ -31,11 +31,12 @@ const READING_UNITS: &[&str] = &[
     "count jobs to be cancelled",
     "count the queues",
     "estimate the number of jobs",
-    // It deletes rows that say nothing, of a table that nothing else of the ledger waits for.
+    // It deletes rows that say nothing, of tables that nothing else of the ledger waits for.
     "forget full buckets",
     "list batches",
     "list dead letters",
     "list failures",
+    "list the keys of a queue",
     "list workers",
     "look for cancelled jobs",
     "look for doubtful jobs",

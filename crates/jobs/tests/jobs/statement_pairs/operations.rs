@@ -15,7 +15,7 @@ use holdfast_jobs::ledger::{
     ErrorRecord, Fence, IdRange, InsertOutcome, Insertion, LedgerError, NewJob, Options, Outcome, Priority,
     Progress, Retention, TimeSpan,
 };
-use holdfast_jobs::limits::ClaimRequest;
+use holdfast_jobs::limits::{ClaimRequest, KeyRule};
 use holdfast_jobs::link::Previous;
 use holdfast_jobs::{CancelFilter, EditError, JobEdit, JobId, WorkerId};
 
@@ -144,6 +144,8 @@ operations! {
     WriteLog: None, ["write job logs"];
     SetLimits: None, ["set a queue's limits"];
     DeclareLimits: None, ["declare the configured limits"];
+    OverrideKey: None, ["override the limit of a key"];
+    EndOverride: None, ["override the limit of a key", "end the override of a key"];
 }
 
 fn fence(number: u8) -> Fence {
@@ -259,6 +261,15 @@ impl Operation {
                 self.finish(side).await?;
             }
             Self::SetLimits | Self::DeclareLimits | Self::LimitedClaim => self.limits(side).await?,
+            Self::OverrideKey | Self::EndOverride => {
+                let (by, rule) = (by(), KeyRule::MaxRunning(2));
+                let admin = side.jobs.steer(&by);
+                let time = Duration::from_hours(1);
+                admin.override_key(LIMITED, "key", rule, time).await?;
+                if self == Self::EndOverride {
+                    admin.end_override(LIMITED, "key").await?;
+                }
+            }
             Self::PruneBatches => {
                 side.jobs.batches().prune(Duration::from_hours(1), 10).await?;
             }
