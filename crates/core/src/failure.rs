@@ -20,12 +20,14 @@
 //! | `LOADING` | transient | loading | | no |
 //! | `BUSY` | transient | busy | | no |
 //! | `MASTERDOWN`, `CLUSTERDOWN` | transient | cluster down | | no |
+//! | `MOVED`, `ASK` outside a cluster's connection; a single server's URL at a node | transient | cluster node | at a node | no |
+//! | a cluster's URL at a single server; a server's at a Sentinel; an unknown service | transient | no cluster, sentinel, no master | yes | no |
 //! | `OOM` | transient | out of memory | | no |
 //! | `MISCONF`, `NOREPLICAS` | transient | writes refused | | no |
 //! | `NOAUTH`, `WRONGPASS`, failed `AUTH` | transient | unauthorized | yes: only a new one logs in | no |
 //! | `NOPERM` | transient | –: one command; the probe tells whether all | | no |
 //! | `TRYAGAIN`, `NOSCRIPT` | transient | – | | no |
-//! | any other reply (`ERR`, `WRONGTYPE`, `MOVED`, …) | permanent | – | | no |
+//! | any other reply (`ERR`, `WRONGTYPE`, `CROSSSLOT`, …) | permanent | – | | no |
 //! | a reply of the wrong type | permanent | – | | unknown |
 //! | a reply that is not Redis | permanent | – | yes | unknown |
 //! | refused by the client before sending | permanent | – | | no |
@@ -78,7 +80,7 @@
 use redis::{ErrorKind, RedisError, RetryMethod, ServerError, ServerErrorKind};
 
 use crate::mode::DegradedReason;
-use crate::redis::{PoolError, TimeoutType};
+use crate::redis::{PoolError, TimeoutType, mistaken};
 
 /// Whether the same request may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -240,6 +242,12 @@ fn classify_reply(code: &str) -> RedisFailure {
         "LOADING" => outage(DegradedReason::Loading),
         "BUSY" => outage(DegradedReason::Busy),
         "MASTERDOWN" | "CLUSTERDOWN" => outage(DegradedReason::ClusterDown),
+        // A connection to a cluster follows these; who sees them speaks to one node.
+        "MOVED" | "ASK" => outage(DegradedReason::ClusterNode),
+        mistaken::CLUSTER_NODE => outage(DegradedReason::ClusterNode).discarding(),
+        mistaken::NO_CLUSTER => outage(DegradedReason::NoCluster).discarding(),
+        mistaken::SENTINEL => outage(DegradedReason::Sentinel).discarding(),
+        mistaken::NO_MASTER => outage(DegradedReason::NoMaster).discarding(),
         "OOM" => outage(DegradedReason::OutOfMemory),
         "MISCONF" | "NOREPLICAS" => outage(DegradedReason::WritesRefused),
         "UNBLOCKED" => RedisFailure::transient(Certainty::NotApplied).discarding(),

@@ -77,6 +77,14 @@ pub enum DegradedReason {
     Busy,
     /// The cluster, or the master behind this replica, is down.
     ClusterDown,
+    /// It is one node of a cluster, and the URL is that of a single server.
+    ClusterNode,
+    /// It is no cluster, and the URL is that of a cluster.
+    NoCluster,
+    /// It is a Sentinel, and the URL is that of a single server.
+    Sentinel,
+    /// The Sentinels do not know the service that the URL names.
+    NoMaster,
     /// It grants no more connections.
     TooManyConnections,
     /// Another process holds its lock and does not let go of it (a SQLite file).
@@ -86,7 +94,7 @@ pub enum DegradedReason {
 }
 
 impl DegradedReason {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Connecting,
         Self::Refused,
         Self::Unreachable,
@@ -99,6 +107,10 @@ impl DegradedReason {
         Self::WritesRefused,
         Self::Busy,
         Self::ClusterDown,
+        Self::ClusterNode,
+        Self::NoCluster,
+        Self::Sentinel,
+        Self::NoMaster,
         Self::TooManyConnections,
         Self::Locked,
         Self::Unexpected,
@@ -119,6 +131,10 @@ impl DegradedReason {
             Self::WritesRefused => "writes_refused",
             Self::Busy => "busy",
             Self::ClusterDown => "cluster_down",
+            Self::ClusterNode => "cluster_node",
+            Self::NoCluster => "no_cluster",
+            Self::Sentinel => "sentinel",
+            Self::NoMaster => "no_master",
             Self::TooManyConnections => "too_many_connections",
             Self::Locked => "locked",
             Self::Unexpected => "unexpected",
@@ -140,7 +156,9 @@ impl DegradedReason {
             Self::Unauthorized => {
                 "Correct the user and password, or grant the account the permissions it lacks."
             }
-            Self::ReadOnly => "Point the URL at the master, or finish the failover.",
+            Self::ReadOnly => {
+                "Point the URL at the master, write `redis+sentinel://`, or finish the failover."
+            }
             Self::Loading => "Wait until the server has loaded its data.",
             Self::OutOfMemory => {
                 "Raise `maxmemory`, or make room; a cache wants `maxmemory-policy allkeys-lru`."
@@ -150,6 +168,16 @@ impl DegradedReason {
             }
             Self::Busy => "Find the script with `SLOWLOG GET`; `SCRIPT KILL` ends one that has not written.",
             Self::ClusterDown => "Restore the cluster's slots, or the replica's link to its master.",
+            Self::ClusterNode => {
+                "The server is a node of a Redis Cluster: write `redis+cluster://` in the URL."
+            }
+            Self::NoCluster => "The server is not part of a Redis Cluster: write `redis://` in the URL.",
+            Self::Sentinel => {
+                "The server is a Sentinel: write `redis+sentinel://`, and the service's name as the path."
+            }
+            Self::NoMaster => {
+                "The Sentinels know no service of this name: correct the path of the URL (`SENTINEL MASTERS`)."
+            }
             Self::TooManyConnections => "Close idle clients, or raise the server's `maxclients`.",
             Self::Locked => "Find the process that holds the lock.",
             Self::Unexpected => "Check that the URL names a Redis server, version 6.2 or later.",

@@ -10,7 +10,7 @@
 //! run the job twice. A worker that cannot run an envelope (unknown kind, invalid payload) stores it as a dead letter.
 
 use apalis_redis::ConnectionManager;
-use holdfast_core::config::{Durability, Settings};
+use holdfast_core::config::{Durability, RedisLayout, Settings};
 use holdfast_core::redis::{self as gate, OpenError, Role};
 use redis::RedisError;
 use redis::aio::ConnectionManagerConfig;
@@ -42,6 +42,11 @@ pub enum StorageError {
     /// There is no Redis.
     #[error("no Redis is configured: set REDIS_URL")]
     NotConfigured,
+    /// The storage of apalis-redis connects to one server.
+    #[error(
+        "apalis-redis does not speak to a cluster or to Sentinels: enqueue with a client, or give redis.url as redis://"
+    )]
+    SeveralServers,
     /// The URL of Redis is not one.
     #[error(transparent)]
     InvalidUrl(#[from] OpenError),
@@ -63,6 +68,12 @@ pub async fn storage(settings: &Settings, queue: &str) -> Result<RedisStorage<En
         Some(Durability::Redis) => {}
     }
     let endpoint = settings.redis.queue.as_ref().ok_or(StorageError::NotConfigured)?;
+    if endpoint
+        .parsed()
+        .is_ok_and(|url| *url.layout() != RedisLayout::Server)
+    {
+        return Err(StorageError::SeveralServers);
+    }
     let client =
         gate::client(endpoint, &settings.redis).map_err(|_| OpenError::InvalidUrl { role: Role::Queue })?;
     let terms = ConnectionManagerConfig::new()

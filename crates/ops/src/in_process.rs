@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use holdfast_cache::Cache;
 use holdfast_core::config::Settings;
-use holdfast_core::redis::{MultiplexedConnection, RedisGate, Role};
+use holdfast_core::redis::{Connection, RedisGate, Role};
 use holdfast_core::shutdown::Shutdown;
 use holdfast_core::sql::Database;
 use holdfast_jobs::Jobs;
@@ -160,6 +160,6 @@ impl Drop for InProcess {
     }
 }
 
-async fn ping(connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+async fn ping(connection: &mut Connection) -> redis::RedisResult<()> {
     redis::cmd("PING").query_async(connection).await
 }

@@ -50,7 +50,7 @@ pub use ports::free_port;
 pub use postgres::{PostgresOptions, PostgresServer};
 pub use proxy::{FaultProxy, Mode, Protocol, ProxyStats, bytes_contain};
 pub use receiver::{Hit, Receiver, RecordedRequest};
-pub use redis::{Eviction, FillReport, Persistence, RedisOptions, RedisServer};
+pub use redis::{Eviction, FillReport, Persistence, RedisCluster, RedisOptions, RedisSentinels, RedisServer};
 pub use resp::{RespConnection, RespValue};
 pub use smtp::{Encryption, SmtpServer, TakenMail};
 

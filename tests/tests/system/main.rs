@@ -9,6 +9,7 @@ mod attacks;
 mod batches_and_chains;
 mod chaos_processes;
 mod chaos_redis;
+mod chaos_redis_layouts;
 mod chaos_seeds;
 mod chaos_slow;
 mod chaos_sql;

@@ -17,6 +17,7 @@ mod layers;
 mod limits;
 mod platform;
 mod reader;
+mod redis_url;
 mod schema;
 mod sections;
 mod settings;
@@ -32,6 +33,7 @@ pub use docs::{SettingDoc, settings_table};
 pub use fault::{ConfigFault, ConfigFaults};
 pub use limits::*;
 pub use reader::Reader;
+pub use redis_url::{RedisLayout, RedisUrl};
 pub use sections::*;
 pub use settings::{Environment, ProductSettings, Settings};
 

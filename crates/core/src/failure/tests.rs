@@ -84,6 +84,11 @@ fn replies_that_lose_the_service_are_outages() {
             DegradedReason::WritesRefused,
             false,
         ),
+        ("MOVED 3999 127.0.0.1:6381", DegradedReason::ClusterNode, false),
+        ("HOLDFAST_CLUSTER_NODE", DegradedReason::ClusterNode, true),
+        ("HOLDFAST_NO_CLUSTER", DegradedReason::NoCluster, true),
+        ("HOLDFAST_SENTINEL", DegradedReason::Sentinel, true),
+        ("HOLDFAST_NO_MASTER", DegradedReason::NoMaster, true),
     ] {
         assert_eq!(
             classify_redis(&reply(line)),
@@ -117,7 +122,6 @@ fn other_replies_blame_the_command() {
     for line in [
         "ERR syntax error",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
-        "MOVED 3999 127.0.0.1:6381",
         "CROSSSLOT Keys in request don't hash to the same slot",
         "EXECABORT Transaction discarded because of previous errors.",
         "HOLDFAST some script's own code",

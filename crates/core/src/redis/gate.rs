@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connect::Connector;
+use super::connection::Connection;
 use super::shared::{GateState, ServerClock};
 use super::{GateError, OpenError, Role, Subscription, probe};
 use crate::breaker::{BreakerState, Purpose};
@@ -47,7 +48,7 @@ struct Active {
 /// The connections of a gate. Connections made by [`RedisGate::dedicated`] are not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PoolStats {
-    /// Open connections: the lanes, and one of the probe's own.
+    /// Open connections: the lanes, and one of the probe's own. In a cluster: those to one master.
     pub size: usize,
     /// Open connections that carry no call at the moment.
     pub available: usize,
@@ -113,7 +114,7 @@ impl RedisGate {
     /// subscriptions need [`dedicated`](Self::dedicated).
     pub async fn run<T, F, Fut>(&self, op: &'static str, f: F) -> Result<T, GateError>
     where
-        F: FnOnce(MultiplexedConnection) -> Fut,
+        F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
         self.shared()?.call(Purpose::Any, op, f).await
@@ -123,19 +124,23 @@ impl RedisGate {
     /// server lacks. The script must allow that itself (`#!lua flags=allow-oom`) if it writes.
     pub async fn run_freeing<T, F, Fut>(&self, op: &'static str, f: F) -> Result<T, GateError>
     where
-        F: FnOnce(MultiplexedConnection) -> Fut,
+        F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
         self.shared()?.call(Purpose::FreesMemory, op, f).await
     }
 
-    /// A connection of one's own, for commands that block on the server: `response_timeout` must exceed the time
+    /// A connection of one's own to the server that owns `key`, for commands that block there: `response_timeout` must exceed the time
     /// they may block. Refused while the breaker is open (except for want of memory: a pop makes room); connecting
     /// takes at most the connect timeout.
     ///
     /// It does not reconnect and does not follow the breaker: drop it after an error, or when the mode changes.
-    pub async fn dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, GateError> {
-        self.shared()?.dedicated(response_timeout).await
+    pub async fn dedicated(
+        &self,
+        key: &str,
+        response_timeout: Duration,
+    ) -> Result<MultiplexedConnection, GateError> {
+        self.shared()?.dedicated(key, response_timeout).await
     }
 
     /// A channel heard on a connection of its own: refused, and to be dropped, as with [`dedicated`](Self::dedicated).
@@ -187,7 +192,8 @@ impl RedisGate {
     }
 
     /// Milliseconds since the Unix epoch by the server's clock: its `TIME` at the last successful probe, and what has
-    /// passed since. `None` before the first.
+    /// passed since. `None` before the first. On a cluster: of the clock that is furthest behind, so that a deadline by it
+    /// has passed on every master once it has passed here.
     pub fn server_now_ms(&self) -> Option<u64> {
         self.server_clock()
             .and_then(|clock| u64::try_from(clock.now_micros() / 1000).ok())

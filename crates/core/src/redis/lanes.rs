@@ -1,4 +1,4 @@
-//! Lanes: long-lived multiplexed connections that all calls share.
+//! Lanes: long-lived multiplexed connections that all calls share. On a cluster a lane is one to each master.
 //!
 //! deadpool checks a connection with a PING at every checkout, a second round trip for each command. A lane is
 //! checked out once, for its lifetime; a call clones its handle, and the replies are matched by order. So a
@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::PoolError;
 use super::connect::{Connector, PooledConnection};
+use super::connection::Connection;
 
 /// With this many calls for each lane, another lane is opened. One lane keeps a server core busy long before; more
 /// of them share the work of encoding and parsing, and keep a large reply from delaying all the others.
@@ -31,7 +31,7 @@ const CROWDED: usize = 32;
 pub const IDLE: Duration = Duration::from_mins(1);
 
 pub(super) struct Lanes {
-    connector: Connector,
+    connector: Arc<Connector>,
     max: usize,
     table: Mutex<Table>,
     opened: Notify,
@@ -70,12 +70,12 @@ pub(super) struct LaneId {
 /// A handle to a lane for one call.
 pub(super) struct Loan {
     pub(super) lane: LaneId,
-    connection: MultiplexedConnection,
+    connection: Connection,
     _place: Place,
 }
 
 impl Loan {
-    pub(super) fn handle(&self) -> MultiplexedConnection {
+    pub(super) fn handle(&self) -> Connection {
         self.connection.clone()
     }
 }
@@ -97,7 +97,7 @@ impl Drop for Place {
 }
 
 impl Lanes {
-    pub(super) fn new(connector: Connector) -> Self {
+    pub(super) fn new(connector: Arc<Connector>) -> Self {
         let max = connector.max_size().saturating_sub(1).max(1);
         Self {
             connector,
@@ -109,7 +109,7 @@ impl Lanes {
         }
     }
 
-    pub(super) fn connector(&self) -> &Connector {
+    pub(super) fn connector(&self) -> &Arc<Connector> {
         &self.connector
     }
 

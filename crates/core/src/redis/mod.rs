@@ -13,6 +13,9 @@
 //! # Parts
 //!
 //! - `connect.rs` makes connections (deadpool, socket options, TLS); nothing outside this folder names deadpool.
+//! - `connection.rs` is what a call gets: a connection to a server, or (`cluster.rs`, `topology.rs`, `slot.rs`) to every
+//!   master of a cluster. `sentinel.rs` finds the master that Sentinels name, `mistaken.rs` a server that is not what
+//!   its URL says. `outside.rs` has ways beside the gate.
 //! - `lanes.rs` keeps a few long-lived connections that all calls share: one round trip a command.
 //! - `probe.rs` runs the background probe and keeps the lanes.
 //! - [`crate::outage`] sees to it that the gates of a process tell an outage once.
@@ -26,18 +29,30 @@
 //! - *Hanging server, lost packets*: calls under way end at their deadline, and the third of them, or the probe,
 //!   whichever is first, opens the breaker. A lane whose reply was late is not used again.
 //! - *The server is back*: the next probe connects, logs in, writes, opens a lane and closes the breaker.
+//! - *A failover of Sentinels or of a shard*: an outage as any other, until the new master takes the probe's write. The
+//!   next connection asks the Sentinels or the cluster anew, so no address is ever known for longer than a connection.
+//! - *A slot of a cluster moves*: followed within the call.
+//! - *A shard of a cluster is away*: an outage of the role, whose other shards are not used until it is back.
 //! - *Too many calls at once*: they wait for a place, within their deadline, and fail as `Saturated`. That is our
 //!   doing and does not count against the server.
 //! - *A caller goes away in the middle of a call*: its place is free at once; the reply, when it comes, is dropped.
 
+mod cluster;
 mod connect;
+mod connection;
 mod error;
 mod gate;
 mod lanes;
 mod meter;
+pub(crate) mod mistaken;
+mod outside;
 mod probe;
+mod redirection;
+mod sentinel;
 mod shared;
+mod slot;
 mod subscription;
+mod topology;
 
 use std::fmt;
 
@@ -47,10 +62,11 @@ use serde::Serialize;
 
 use crate::config::RedisSettings;
 
-pub use self::connect::client;
+pub use self::connection::{Connection, Master};
 pub use self::error::{GateError, OpenError};
 pub use self::gate::{PoolStats, RedisGate};
 pub use self::lanes::IDLE as IDLE_CONNECTION;
+pub use self::outside::{client, connect, connect_to_owner, subscribe};
 pub use self::subscription::Subscription;
 pub use crate::breaker::BreakerState;
 

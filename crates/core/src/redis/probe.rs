@@ -18,12 +18,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use futures::future::join_all;
+use redis::RedisError;
+use redis::aio::ConnectionLike as _;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::PooledConnection;
+use super::connection::{Connection, Master};
 use super::error::timed_out;
+use super::mistaken::check_server;
 use crate::breaker::{BreakerState, Purpose};
 
 use super::lanes::IDLE;
@@ -37,8 +41,6 @@ const LEAST_GAP: Duration = Duration::from_millis(50);
 const SWEEP: Duration = Duration::from_secs(15);
 /// Pause of the keeper after a lane could not be opened.
 const KEEPER_PAUSE: Duration = Duration::from_millis(100);
-/// Never exists. Whoever restricts the account's keys must allow this one.
-const PROBE_KEY: &str = "{holdfast}:probe";
 
 /// Starts both tasks; they end when `stop` is cancelled.
 pub(super) fn spawn(shared: &Arc<GateState>, stop: &CancellationToken) {
@@ -145,30 +147,76 @@ impl Prober {
             .map_err(|error| classify_pool(&error))?;
         let handle = connection.handle();
         self.connection = Some(connection);
+        if self.shared.lanes.connector().wants_single_server() {
+            self.is_single_server(&handle).await?;
+        }
         self.ask(handle).await
     }
 
-    /// The probe's one round trip.
-    async fn ask(&self, mut connection: MultiplexedConnection) -> Result<(), RedisFailure> {
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("PING").ignore();
-        pipeline.cmd("SET").arg(PROBE_KEY).arg("").arg("XX").ignore();
-        pipeline.cmd("TIME");
-        let sent = Instant::now();
-        let asked = timeout(
-            self.shared.settings.command_timeout,
-            pipeline.query_async::<((i64, i64),)>(&mut connection),
-        );
-        let ((seconds, micros),) = asked
-            .await
-            .unwrap_or_else(|_elapsed| Err(timed_out()))
-            .map_err(|error| classify_connect(&error))?;
-        // The server read its clock somewhere between sending and now; half-way is the best guess.
-        let at = sent + sent.elapsed() / 2;
-        let unix_micros = seconds.saturating_mul(1_000_000).saturating_add(micros);
-        self.shared.set_clock(ServerClock { unix_micros, at });
+    /// Whether a new connection leads to what the URL of a single server promises.
+    async fn is_single_server(&self, connection: &Connection) -> Result<(), RedisFailure> {
+        for mut master in connection.masters() {
+            let checking = timeout(
+                self.shared.settings.command_timeout,
+                check_server(&mut master.connection),
+            );
+            let checked = checking.await.unwrap_or_else(|_elapsed| Err(timed_out()));
+            checked.map_err(|error| classify_connect(&error))?;
+        }
         Ok(())
     }
+
+    /// The probe's one round trip, to every master at once.
+    async fn ask(&mut self, connection: Connection) -> Result<(), RedisFailure> {
+        let limit = self.shared.settings.command_timeout;
+        let asked = connection.masters().into_iter().map(|master| async move {
+            let asked = timeout(limit, ask_master(master)).await;
+            asked.unwrap_or_else(|_elapsed| Err(timed_out()))
+        });
+        let mut clocks = Vec::new();
+        let mut has_moved = false;
+        for answer in join_all(asked).await {
+            let (clock, moved) = answer.map_err(|error| classify_connect(&error))?;
+            clocks.push(clock);
+            has_moved |= moved;
+        }
+        if has_moved {
+            // Its layout is out of date: the next probe asks for the new one.
+            self.connection = None;
+        }
+        if let Some(clock) = clocks.into_iter().min_by_key(ServerClock::now_micros) {
+            self.shared.set_clock(clock);
+        }
+        Ok(())
+    }
+}
+
+/// The clock of a master that takes writes, and whether the slot of the probe's key has left it.
+async fn ask_master(mut master: Master) -> Result<(ServerClock, bool), RedisError> {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("PING");
+    pipeline.cmd("SET").arg(&master.probe_key).arg("").arg("XX");
+    pipeline.cmd("TIME");
+    let sent = Instant::now();
+    let replies = master.connection.req_packed_commands(&pipeline, 0, 3).await?;
+    // The server read its clock somewhere between sending and now; half-way is the best guess.
+    let at = sent + sent.elapsed() / 2;
+    let [pong, written, time] = <[redis::Value; 3]>::try_from(replies)
+        .map_err(|_| RedisError::from((redis::ErrorKind::UnexpectedReturnType, "probe")))?;
+    pong.extract_error()?;
+    let moved = match written.extract_error() {
+        Err(error) if master.is_of_cluster && is_elsewhere(&error) => true,
+        written => written.map(|_| false)?,
+    };
+    let (seconds, micros): (i64, i64) = redis::from_redis_value(time.extract_error()?)?;
+    let unix_micros = seconds.saturating_mul(1_000_000).saturating_add(micros);
+    Ok((ServerClock { unix_micros, at }, moved))
+}
+
+/// The master serves, and only says that another one serves this slot, or soon will.
+fn is_elsewhere(error: &RedisError) -> bool {
+    use redis::ServerErrorKind::{Ask, Moved, TryAgain};
+    matches!(error.kind(), redis::ErrorKind::Server(Moved | Ask | TryAgain))
 }
 
 /// Opens lanes on demand and closes idle ones.

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::Connector;
+use super::connection::Connection;
 use super::error::timed_out;
 use super::lanes::{LaneId, Lanes, Loan, Place};
 use super::meter::Meter;
@@ -72,7 +73,7 @@ impl GateState {
     pub(super) fn new(
         role: Role,
         settings: RedisSettings,
-        connector: Connector,
+        connector: Arc<Connector>,
         mode: watch::Sender<Mode>,
     ) -> Self {
         let outage = Outage::new(connector.server());
@@ -100,7 +101,7 @@ impl GateState {
         f: F,
     ) -> Result<T, GateError>
     where
-        F: FnOnce(MultiplexedConnection) -> Fut,
+        F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
         let started = Instant::now();
@@ -111,7 +112,7 @@ impl GateState {
 
     async fn attempt<T, F, Fut>(&self, purpose: Purpose, op: &'static str, f: F) -> Result<T, GateError>
     where
-        F: FnOnce(MultiplexedConnection) -> Fut,
+        F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
         self.admit(purpose)?;
@@ -169,12 +170,13 @@ impl GateState {
 
     pub(super) async fn dedicated(
         &self,
+        key: &str,
         response_timeout: Duration,
     ) -> Result<MultiplexedConnection, GateError> {
         let ticket = self.admit(Purpose::FreesMemory)?;
         self.lanes
             .connector()
-            .dedicated(response_timeout)
+            .dedicated(key, response_timeout)
             .await
             .map_err(|error| {
                 let failure = classify_connect(&error);

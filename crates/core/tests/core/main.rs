@@ -6,8 +6,10 @@
 )]
 
 mod config;
+mod redis_cluster;
 mod redis_gate;
 mod redis_outages;
+mod redis_sentinel;
 mod redis_support;
 mod sql_gate;
 mod sql_gate_sqlite;

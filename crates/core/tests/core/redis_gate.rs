@@ -260,7 +260,7 @@ async fn one_slow_command_times_out_alone() {
 async fn a_dedicated_connection_may_block_longer_than_a_command() {
     let server = server().await;
     let gate = open_ready(&server.url()).await;
-    let mut own = gate.dedicated(LIMIT).await.unwrap();
+    let mut own = gate.dedicated("any", LIMIT).await.unwrap();
     let popped = tokio::spawn(async move {
         redis::cmd("BLPOP")
             .arg("bell")
@@ -374,7 +374,7 @@ async fn an_absent_redis_is_refused_at_once_and_never_changes() {
     let refused = get(&gate, "key").await.unwrap_err();
     assert!(matches!(refused, GateError::NotConfigured) && refused.is_unavailable());
     assert!(matches!(
-        gate.dedicated(LIMIT).await.unwrap_err(),
+        gate.dedicated("any", LIMIT).await.unwrap_err(),
         GateError::NotConfigured
     ));
     assert_eq!(

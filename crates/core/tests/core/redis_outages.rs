@@ -387,7 +387,7 @@ async fn no_dedicated_connection_is_made_while_the_breaker_is_open() {
     server.sigstop().await.unwrap();
     becomes_degraded(&gate).await;
     let started = Instant::now();
-    let refused = gate.dedicated(LIMIT).await.unwrap_err();
+    let refused = gate.dedicated("any", LIMIT).await.unwrap_err();
     assert!(
         matches!(
             refused,

@@ -161,9 +161,9 @@ impl RedisProbe {
 
     /// What the server says of itself.
     async fn info(&self) -> Option<String> {
-        let asking = self.gate.run("health.info", |mut connection| async move {
-            redis::cmd("INFO").query_async::<String>(&mut connection).await
-        });
+        let asking = self
+            .gate
+            .run("health.info", |connection| async move { connection.info().await });
         asking.await.ok()
     }
 }

@@ -1,4 +1,4 @@
-//! What a Redis server says of itself: `INFO`, and of its settings those that matter here.
+//! What a Redis server says of itself (of a cluster, the fullest master): `INFO`, and of its settings those that matter here.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,9 +27,10 @@ impl ServerInfo {
         });
         ping.await.ok()?;
         let latency = sent.elapsed();
-        let info = gate.run("monitor.info", |mut connection| async move {
-            ::redis::cmd("INFO").query_async::<String>(&mut connection).await
-        });
+        let info = gate.run(
+            "monitor.info",
+            |connection| async move { connection.info().await },
+        );
         let fields = parse(&info.await.ok()?);
         let asking = gate.run("monitor.config", |mut connection| async move {
             let mut command = ::redis::cmd("CONFIG");

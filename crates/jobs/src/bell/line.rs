@@ -201,7 +201,7 @@ impl Line {
 }
 
 async fn connect(gate: RedisGate) -> Result<Ear, GateError> {
-    let mut connection = gate.dedicated(BLOCK + GRACE).await?;
+    let mut connection = gate.dedicated(KEY_PREFIX, BLOCK + GRACE).await?;
     // Without its id (an account may lack the command) it cannot be unblocked, and is dropped instead.
     let id = redis::cmd("CLIENT")
         .arg("ID")

@@ -8,8 +8,8 @@ use std::time::Duration;
 use holdfast_core::redis::GateError;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Bell;
 use super::line::{Line, LineEvent};
+use super::{Bell, KEY_PREFIX};
 
 /// Longest wait for a pop to end that was asked to.
 const UNBLOCK_WAIT: Duration = Duration::from_millis(250);
@@ -142,8 +142,8 @@ async fn end_pop(bell: &Bell, line: &mut Line, id: i64) -> Result<Option<LineEve
         command.arg("UNBLOCK").arg(id);
         let unblocked: bool = bell
             .gate
-            .run("bell.unblock", |mut connection| async move {
-                command.query_async(&mut connection).await
+            .run("bell.unblock", |connection| async move {
+                command.query_async(&mut connection.owner_of(KEY_PREFIX)?).await
             })
             .await?;
         if unblocked {

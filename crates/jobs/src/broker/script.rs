@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use holdfast_core::redis::{GateError, RedisGate};
+use holdfast_core::redis::{Connection, GateError, RedisGate};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs};
 
 macro_rules! scripts {
@@ -93,10 +93,7 @@ impl Call {
         gate.run_freeing(op, |connection| self.send(connection)).await
     }
 
-    async fn send<T: FromRedisValue>(
-        self,
-        mut connection: redis::aio::MultiplexedConnection,
-    ) -> RedisResult<T> {
+    async fn send<T: FromRedisValue>(self, mut connection: Connection) -> RedisResult<T> {
         match self.command.query_async(&mut connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 self.script.load_async(&mut connection).await?;

@@ -16,9 +16,11 @@ const SLICES_PER_STEP: usize = 4;
 /// Inflight sets of unknown members that are remembered.
 const MAX_ORPHANS: usize = 1_000;
 
-/// A round over all keys of the server, a few slices in each step.
+/// A round over all keys of the server, of one master of a cluster after the other, a few slices in each step.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
+    /// Which master of a cluster is looked through now, and how far.
+    master: usize,
     cursor: u64,
     /// Inflight sets of members that nobody knew, and since when. Such a member may be alive, and registers again
     /// within `lost_after`.
@@ -39,12 +41,17 @@ impl Sweep {
                 .arg(EVERY_QUEUE)
                 .arg("COUNT")
                 .arg(SLICE);
-            let (next, found): (u64, Vec<String>) = broker
+            let at = self.master;
+            let (masters, (next, found)): (usize, (u64, Vec<String>)) = broker
                 .gate
-                .run_freeing(
-                    "broker.sweep",
-                    |mut c| async move { scan.query_async(&mut c).await },
-                )
+                .run_freeing("broker.sweep", |connection| async move {
+                    let mut masters = connection.masters();
+                    let count = masters.len().max(1);
+                    match masters.get_mut(at % count) {
+                        Some(master) => Ok((count, scan.query_async(&mut master.connection).await?)),
+                        None => Ok((count, Default::default())),
+                    }
+                })
                 .await?;
             self.cursor = next;
             for ward in wards {
@@ -52,6 +59,7 @@ impl Sweep {
                 self.sight_orphans(broker, ward, &found).await?;
             }
             if next == 0 {
+                self.master = (at + 1) % masters;
                 break;
             }
         }

@@ -27,8 +27,7 @@ mod speed;
 use std::collections::BTreeMap;
 
 use holdfast_core::config::{RedisEndpoint, RedisSettings};
-use holdfast_core::redis::Role;
-use redis::aio::MultiplexedConnection;
+use holdfast_core::redis::{Connection, Role};
 use tokio::sync::OnceCell;
 
 use super::database::FEWEST_PROCESSES;
@@ -53,7 +52,7 @@ pub(crate) struct RedisSubject {
     pub(crate) shared: bool,
     /// How many open their pools here.
     pub(crate) processes: u64,
-    connection: OnceCell<MultiplexedConnection>,
+    connection: OnceCell<Connection>,
     info: OnceCell<BTreeMap<String, String>>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use holdfast_core::config::{DatabaseSettings, RedisEndpoint, RedisSettings};
 use holdfast_core::sql::Database;
 use holdfast_jobs::worker::DependencyProbe;
-use redis::{AsyncConnectionConfig, RedisResult};
+use redis::RedisResult;
 use tokio::time::timeout;
 
 /// Longest wait for an answer, connecting included.
@@ -67,13 +67,7 @@ impl RedisProbe {
     }
 
     async fn ask(&self) -> RedisResult<()> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(DEADLINE))
-            .set_response_timeout(Some(DEADLINE));
-        let client = holdfast_core::redis::client(&self.endpoint, &self.settings)?;
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let mut connection = holdfast_core::redis::connect(&self.endpoint, &self.settings, DEADLINE).await?;
         redis::cmd("PING").query_async(&mut connection).await
     }
 }

@@ -4,8 +4,10 @@
 //! server is asked to do to its clients (READONLY, NOAUTH, LOADING, OOM) is in `faults.rs`. A restart returns
 //! to the settings of [`RedisOptions`]: what was set at run time is gone, as on any server.
 
+mod cluster;
 mod faults;
 mod options;
+mod sentinel;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -18,9 +20,12 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+pub use cluster::RedisCluster;
 pub use faults::FillReport;
 pub use options::{Eviction, Persistence, RedisOptions};
+pub use sentinel::RedisSentinels;
 
+use crate::environment;
 use crate::ports::PortLease;
 use crate::process::{self, Slot};
 use crate::resp::{RespConnection, RespValue};
@@ -46,6 +51,8 @@ pub struct RedisServer {
     password: Mutex<Option<String>>,
     /// Bound but never listening: the master that nobody reaches.
     unreachable: Mutex<Option<tokio::net::TcpSocket>>,
+    /// The port of a lone cluster's bus.
+    _bus: Option<PortLease>,
 }
 
 impl RedisServer {
@@ -64,12 +71,23 @@ impl RedisServer {
     }
 
     fn prepare(options: RedisOptions) -> Result<Self> {
+        let mut options = options;
+        let bus = if environment::lone_redis_is_a_cluster() {
+            options = options.with_every_slot();
+            Some(PortLease::acquire()?)
+        } else {
+            None
+        };
+        if let Some(bus) = bus.as_ref().filter(|_| options.lone_cluster) {
+            options = options.config("cluster-port", bus.port().to_string());
+        }
         let server = Self {
             process: Slot::empty("redis-server"),
             lease: PortLease::acquire()?,
             dir: scratch::private_dir()?,
             password: Mutex::new(None),
             unreachable: Mutex::new(None),
+            _bus: bus,
             options,
         };
         let data_dir = server.data_dir();
@@ -89,9 +107,14 @@ impl RedisServer {
 
     /// `redis://[:password@]127.0.0.1:port/0`, with the password the server asks for now.
     pub fn url(&self) -> String {
+        let scheme = if self.options.lone_cluster {
+            "redis+cluster"
+        } else {
+            "redis"
+        };
         match &*self.password.lock().unwrap() {
-            Some(password) => format!("redis://:{password}@{}/0", self.addr()),
-            None => format!("redis://{}/0", self.addr()),
+            Some(password) => format!("{scheme}://:{password}@{}/0", self.addr()),
+            None => format!("{scheme}://{}/0", self.addr()),
         }
     }
 
@@ -231,7 +254,11 @@ impl RedisServer {
     async fn launch(&self, arguments: &[&str]) -> Result<()> {
         self.spawn(arguments).await?;
         self.wait_for("PONG", |reply| *reply == RespValue::Simple("PONG".to_owned()))
-            .await
+            .await?;
+        if self.options.lone_cluster {
+            self.own_every_slot().await?;
+        }
+        Ok(())
     }
 
     async fn spawn(&self, arguments: &[&str]) -> Result<()> {
@@ -240,11 +267,12 @@ impl RedisServer {
             .append(true)
             .open(self.log_path())
             .context("opening the log")?;
-        let mut command = Command::new("redis-server");
-        command
-            .arg(self.conf_path())
-            .args(arguments)
-            .current_dir(self.dir.path());
+        let mut command = Command::new(environment::redis_server());
+        command.arg(self.conf_path());
+        if self.options.sentinel {
+            command.arg("--sentinel");
+        }
+        command.args(arguments).current_dir(self.dir.path());
         command.stdout(log.try_clone()?).stderr(log);
         (*self.password.lock().unwrap()).clone_from(&self.options.password);
         self.unreachable.lock().unwrap().take();

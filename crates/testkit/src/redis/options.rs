@@ -48,6 +48,10 @@ pub struct RedisOptions {
     maxmemory: Option<(u64, Eviction)>,
     pub(super) password: Option<String>,
     extra: Vec<(String, String)>,
+    /// Run as a Sentinel.
+    pub(super) sentinel: bool,
+    /// A cluster of this node alone.
+    pub(super) lone_cluster: bool,
 }
 
 impl RedisOptions {
@@ -70,6 +74,23 @@ impl RedisOptions {
     /// Any other line of redis.conf.
     pub fn config(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.extra.push((name.into(), value.into()));
+        self
+    }
+
+    /// A Sentinel instead of a server that holds data.
+    pub(super) fn sentinel(mut self) -> Self {
+        self.sentinel = true;
+        self
+    }
+
+    /// Makes it a cluster of one node, which owns every slot, unless it is part of something already.
+    pub(super) fn with_every_slot(mut self) -> Self {
+        const PARTS: [&str; 4] = ["cluster-enabled", "databases", "replica-priority", "replicaof"];
+        let is_part = self.extra.iter().any(|(name, _)| PARTS.contains(&name.as_str()));
+        if !self.sentinel && !is_part {
+            self.lone_cluster = true;
+            self = self.config("cluster-enabled", "yes");
+        }
         self
     }
 

@@ -5,6 +5,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod cluster;
 mod coherence;
 mod conditions;
 mod loading;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
 use super::super::declare::{certificates, count, millis, secret};
 use super::super::reader::Reader;
+use super::super::redis_url::RedisUrl;
 use crate::settings;
 
 settings! {
@@ -15,7 +15,8 @@ settings! {
     /// Redis: one endpoint for each role, the same server unless the settings say otherwise.
     #[derive(Debug, Clone)]
     pub struct RedisSettings {
-        /// The Redis that wakes workers and stores the jobs of `redis` queues: redis://, rediss:// (TLS) or unix://. A secret.
+        /// The Redis that wakes workers and stores the jobs of `redis` queues: redis://, rediss:// (TLS), unix://,
+        /// redis+cluster:// or redis+sentinel://. A secret.
         /// Empty: Redis is not used, and everything works without it. When it is not set but REDISHOST is, it is built from
         /// REDISHOST, REDISPORT, REDISUSER and REDISPASSWORD (or REDIS_PASSWORD).
         queue: Option<RedisEndpoint> = secret().named("url").variables(&["REDIS_URL"]).then(endpoint);
@@ -48,35 +49,40 @@ impl RedisSettings {
     }
 }
 
-/// One Redis server.
+/// Where a role's Redis is: one server, a cluster, or a master that Sentinels name.
 #[derive(Debug, Clone)]
 pub struct RedisEndpoint {
     pub url: SecretString,
 }
 
 impl RedisEndpoint {
-    /// Host and port, or the path of the socket.
+    /// The URL, taken apart.
+    ///
+    /// # Errors
+    /// The problem with it, in words that contain nothing of it.
+    pub fn parsed(&self) -> Result<RedisUrl, String> {
+        RedisUrl::parse(self.url.expose_secret())
+    }
+
+    /// Hosts and ports, or the path of the socket.
     fn server(&self) -> Option<String> {
-        let url = Url::parse(self.url.expose_secret()).ok()?;
-        Some(match url.host_str() {
-            Some(host) => format!("{host}:{}", url.port().unwrap_or(DEFAULT_REDIS_PORT)),
-            None => url.path().to_owned(),
-        })
+        self.parsed().ok().map(|url| url.server())
     }
 }
 
-const DEFAULT_REDIS_PORT: u16 = 6379;
-
 const QUEUE_URL: &str = "redis.url";
 
+/// What every fault of a Redis URL proposes.
+const URL_FORMS: &str = "give redis://:password@host:6379/0, rediss://… for TLS, \
+     redis+cluster://:password@host,host for a cluster, redis+sentinel://:password@host,host/service for Sentinels, \
+     or unix:///path/to/socket";
+
 fn endpoint(reader: &mut Reader<'_>, path: &str, url: Option<SecretString>) -> Option<RedisEndpoint> {
-    let url = url?;
-    if let Err(problem) = check_redis_url(url.expose_secret()) {
-        let fix =
-            "give redis://:password@host:6379/0, rediss://… for TLS, or unix:///path/to/socket".to_owned();
-        reader.fault_once(path, || (problem, fix));
+    let endpoint = RedisEndpoint { url: url? };
+    if let Err(problem) = endpoint.parsed() {
+        reader.fault_once(path, || (problem, URL_FORMS.to_owned()));
     }
-    Some(RedisEndpoint { url })
+    Some(endpoint)
 }
 
 /// Without a server of its own the cache uses the queue's.
@@ -85,20 +91,4 @@ fn cache_endpoint(reader: &mut Reader<'_>, path: &str, url: Option<SecretString>
         let url = reader.secret(QUEUE_URL);
         endpoint(reader, QUEUE_URL, url)
     })
-}
-
-fn check_redis_url(url: &str) -> Result<(), String> {
-    let url = Url::parse(url).map_err(|error| format!("the Redis URL cannot be used: {error}"))?;
-    let database = url.path().trim_start_matches('/');
-    match url.scheme() {
-        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => {
-            Err("the Redis URL names no host".to_owned())
-        }
-        "redis" | "rediss" if !database.is_empty() && database.parse::<u16>().is_err() => {
-            Err("the path of the Redis URL is not a database number".to_owned())
-        }
-        "unix" if database.is_empty() => Err("the Redis URL names no socket".to_owned()),
-        "redis" | "rediss" | "unix" => Ok(()),
-        _ => Err("the Redis URL must start with redis://, rediss:// or unix://".to_owned()),
-    }
 }

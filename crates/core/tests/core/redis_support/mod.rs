@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_core::config::{RedisEndpoint, RedisSettings};
 use holdfast_core::mode::{DegradedReason, Mode};
-use holdfast_core::redis::{GateError, MultiplexedConnection, RedisGate, Role};
+use holdfast_core::redis::{Connection, GateError, RedisGate, Role};
 use redis::RedisResult;
 
 /// An outage must be known after this time, traffic or not.
@@ -88,7 +88,7 @@ pub(crate) async fn get(gate: &RedisGate, key: &str) -> Result<Option<String>, G
     gate.run("get", |redis| read(redis, key)).await
 }
 
-async fn read(mut redis: MultiplexedConnection, key: &str) -> RedisResult<Option<String>> {
+async fn read(mut redis: Connection, key: &str) -> RedisResult<Option<String>> {
     redis::cmd("GET").arg(key).query_async(&mut redis).await
 }
 

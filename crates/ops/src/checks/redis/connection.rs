@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::join_all;
 use holdfast_core::failure::{classify_connect, classify_redis};
 use holdfast_core::mode::DegradedReason;
+use holdfast_core::redis::{self as way, Connection, Subscription};
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisError};
-use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -17,24 +18,38 @@ use crate::checks::{CheckResult, Finding, either};
 /// For opening a connection, and for each answer. Longer than a service waits: a check may tell slow from dead.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+const URL_FORMS: &str = "Write redis://[user:password@]host:port[/database], rediss:// for TLS, \
+     redis+cluster://host,host for a cluster, redis+sentinel://host,host/service for Sentinels, or unix:///path.";
+
 pub(super) async fn connect(subject: &RedisSubject) -> Finding {
     either(listens(subject).await)
 }
 
 async fn listens(subject: &RedisSubject) -> CheckResult<Finding> {
-    let info = subject.endpoint.url.expose_secret().into_connection_info();
-    let info = info.map_err(|_| {
-        Finding::fail(
-            "the URL cannot be understood",
-            "Write redis://[user:password@]host:port[/database], rediss:// for TLS, or unix:///path.",
-        )
-    })?;
-    let (host, port) = match info.addr() {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port),
-        _ => return Ok(Finding::pass("a Unix socket: see the login")),
-    };
+    let url = subject.endpoint.parsed();
+    let url = url.map_err(|problem| Finding::fail(problem, URL_FORMS))?;
+    let asked = url
+        .addresses()
+        .into_iter()
+        .map(|(host, port)| host_listens(host, port));
+    let (listening, silent): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().partition(Result::is_ok);
+    let listening: Vec<String> = listening.into_iter().flatten().collect();
+    let first = silent.into_iter().find_map(Result::err);
+    match first {
+        None if listening.is_empty() => Ok(Finding::pass("a Unix socket: see the login")),
+        None => Ok(Finding::pass(format!("{} listens", listening.join(", ")))),
+        Some(silent) if listening.is_empty() => Err(silent),
+        // Any one leads to the others.
+        Some(silent) => Ok(Finding::warn(
+            format!("{} listens, but {}", listening.join(", "), silent.summary()),
+            "Start it again, or take it out of the URL: fewer ways in are left when the next one fails.",
+        )),
+    }
+}
+
+async fn host_listens(host: String, port: u16) -> CheckResult<String> {
     match timeout(PATIENCE, TcpStream::connect((host.as_str(), port))).await {
-        Ok(Ok(_)) => Ok(Finding::pass(format!("{host}:{port} listens"))),
+        Ok(Ok(_)) => Ok(format!("{host}:{port}")),
         Ok(Err(error)) => Err(Finding::fail(
             format!("{host}:{port} cannot be connected to: {error}"),
             DegradedReason::Refused.hint(),
@@ -73,7 +88,7 @@ async fn lets_us_in(subject: &RedisSubject) -> CheckResult<Finding> {
 }
 
 fn connection_is_encrypted(subject: &RedisSubject) -> bool {
-    subject.endpoint.url.expose_secret().starts_with("rediss:")
+    subject.endpoint.parsed().is_ok_and(|url| url.is_encrypted())
 }
 
 /// What the server or the wire said, in our words: the driver's own may name the user.
@@ -109,32 +124,30 @@ pub(super) fn failed(doing: &str, error: &RedisError) -> Finding {
 
 impl RedisSubject {
     /// The shared connection, opened by the first check that needs it.
-    pub(super) async fn connection(&self) -> CheckResult<MultiplexedConnection> {
-        let opened = self
-            .connection
-            .get_or_try_init(|| async { self.open().await.map_err(|error| refused(&error)) });
+    pub(super) async fn connection(&self) -> CheckResult<Connection> {
+        let opened = self.connection.get_or_try_init(|| async {
+            let opened = way::connect(&self.endpoint, &self.settings, PATIENCE).await;
+            opened.map_err(|error| refused(&error))
+        });
         opened.await.cloned()
     }
 
-    pub(super) async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        self.client()?
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+    /// One to the server that owns `key`, for a command that blocks there.
+    pub(super) async fn blocking(&self, key: &str) -> Result<MultiplexedConnection, RedisError> {
+        way::connect_to_owner(&self.endpoint, &self.settings, key, PATIENCE).await
     }
 
-    pub(super) fn client(&self) -> Result<Client, RedisError> {
-        holdfast_core::redis::client(&self.endpoint, &self.settings)
+    pub(super) async fn listening(&self, channel: &str) -> Result<Subscription, RedisError> {
+        way::subscribe(&self.endpoint, &self.settings, channel, PATIENCE).await
     }
 
-    /// `INFO`, asked once.
+    /// `INFO`, asked once. Of a cluster: of the master that uses the most memory.
     pub(super) async fn info(&self) -> CheckResult<&BTreeMap<String, String>> {
         let asking = self.info.get_or_try_init(|| async {
-            let mut connection = self.connection().await?;
-            let text: String = redis::cmd("INFO")
-                .query_async(&mut connection)
+            let text = self
+                .connection()
+                .await?
+                .info()
                 .await
                 .map_err(|error| failed("INFO", &error))?;
             let lines = text.lines().filter_map(|line| line.split_once(':'));

@@ -31,7 +31,7 @@ async fn version_and_role(subject: &RedisSubject) -> CheckResult<Finding> {
     if info.get("role").is_some_and(|role| role == "slave") {
         return Err(Finding::fail(
             "it is a replica, which refuses writes",
-            "Point the URL at the primary, or at an address that follows a failover.",
+            "Point the URL at the primary, or write redis+sentinel:// with its Sentinels.",
         ));
     }
     let Some(version) = info.get("redis_version") else {

@@ -1,6 +1,8 @@
 //! `holdfast redis-check`, for a URL alone.
 
-use holdfast_testkit::{Authority, Eviction, Persistence, RedisOptions, RedisServer, free_port};
+use holdfast_testkit::{
+    Authority, Eviction, Persistence, RedisCluster, RedisOptions, RedisSentinels, RedisServer, free_port,
+};
 
 use super::support::{Place, Silent};
 
@@ -79,6 +81,34 @@ async fn each_fault_is_named_and_what_builds_upon_it_is_skipped() {
         assert_eq!(checks.code, 1, "{url}");
         assert_eq!(checks.verdicts()["redis.pool"], "skipped", "{url}");
     }
+}
+
+#[tokio::test]
+async fn a_cluster_and_sentinels_pass_every_check_and_are_named_where_the_url_is_that_of_a_server() {
+    let options = || {
+        RedisOptions::default()
+            .persistence(Persistence::AofEverysec)
+            .password("hunter2")
+    };
+    let cluster = RedisCluster::start(3, options()).await.unwrap();
+    let group = RedisSentinels::start(options(), Some("guard")).await.unwrap();
+    for url in [cluster.url(), group.url()] {
+        let checks = Place::new().checks(&["redis-check", "--url", &url]).await;
+        checks.assert_sound();
+        let text = checks.document.to_string();
+        assert!(!text.contains("hunter2") && !text.contains("guard"), "{text}");
+    }
+    let sentinel = group.sentinels()[0].addr();
+    for (url, words) in [
+        (cluster.masters()[0].url(), "redis+cluster://"),
+        (format!("redis://:guard@{sentinel}"), "redis+sentinel://"),
+    ] {
+        let checks = Place::new().checks(&["redis-check", "--url", &url]).await;
+        checks.assert_only("redis.login", words);
+    }
+    let replica = group.servers()[1].url();
+    let checks = Place::new().checks(&["redis-check", "--url", &replica]).await;
+    checks.assert_only("redis.server", "replica");
 }
 
 #[tokio::test]
