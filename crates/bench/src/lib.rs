@@ -5,6 +5,7 @@
 //! LPUSH of the same payload against the same Redis, one by one and pipelined.
 
 mod cache;
+mod console;
 mod discovery;
 mod health;
 mod http;
@@ -30,7 +31,7 @@ use anyhow::Error as Failure;
 use report::Report;
 use system::Setup;
 
-/// Measures enqueue, drain, pick-up, HTTP and the idle services; or, if told so, the cache, pull workers or recommendations.
+/// Measures enqueue, drain, pick-up, HTTP and the idle services; or, if told so, the cache, the console, pull workers or recommendations.
 #[derive(Debug, clap::Parser)]
 #[command(name = "holdfast-bench", version = holdfast_core::build::version())]
 pub struct Cli {
@@ -56,6 +57,8 @@ pub struct Cli {
 enum Measurement {
     /// The cache: its operations, their cost on Redis, concurrent misses, and ways of invalidation
     Cache,
+    /// The console: pages of the job list, a rare match, 100 open consoles beside a drain, and the first load
+    Console,
     /// Cached responses compared with a constant, also while Redis hangs; and the duration of `/health`
     Http,
     /// The pull protocol, beside a Rust worker: drain, pick-up, and the cost of idle long polls
@@ -175,6 +178,14 @@ async fn instead(
             return Ok(());
         };
         return pull::measure(&setup, args.scale, report).await;
+    }
+    if *what == Measurement::Console {
+        match servers.setup(true, servers.redis.is_some(), "ledger") {
+            Some(setup) => console::measure(&setup, "console, PostgreSQL", args.scale, report).await?,
+            None => report.skipped("console, PostgreSQL", "it needs DATABASE_URL=postgres://…"),
+        }
+        let setup = Setup::sqlite(&args.directory);
+        return console::measure(&setup, "console, SQLite", args.scale, report).await;
     }
     // On Redis and an embedded database: the cache asks no other.
     let Some(redis) = &servers.redis else {
