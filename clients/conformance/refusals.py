@@ -49,6 +49,7 @@ REFUSALS: dict[str, set[str]] = {
     # Terms have a grammar; a cursor is before or after. Times and steps are related.
     "GET /v1/jobs": {"invalid-parameter q", "unknown-queue q", "unknown-queue queue"},
     "GET /v1/jobs/counts": {"invalid-parameter q", "unknown-queue q"},
+    "GET /v1/scaling": {"unknown-queue queue"},
     "GET /v1/stats": {"invalid-parameter step", "invalid-parameter from", "invalid-parameter to", "unknown-queue queue"},
     # A list of names that grows with the versions.
     "GET /v1/stream": {"invalid-parameter topics"},

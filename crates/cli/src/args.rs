@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::commands::{
     audit, backup, batches, completions, console, copy, dead_letters, deploy, encryption, failures,
-    healthcheck, import, jobs, keys, kinds, migrate, monitor, queues, redis_check, schedules, signing_keys,
-    stats, users, validate, workers,
+    healthcheck, import, jobs, keys, kinds, migrate, monitor, queues, redis_check, scaling, schedules,
+    signing_keys, stats, users, validate, workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Workers(workers::Args),
     /// Show what was done lately: jobs, waiting and running times, outages
     Stats(stats::Args),
+    /// Show how many places and replicas the queues need
+    Scaling(scaling::Args),
     /// List the audit log, newest first: pauses, purges, redrives, changes of keys and so on
     Audit(audit::Args),
     /// Create, show, change and run schedules

@@ -29,6 +29,7 @@ pub mod pull;
 mod queue_filter;
 pub mod queue_keys;
 pub mod queues;
+pub mod scaling;
 pub mod schedules;
 pub mod standing;
 mod state;
@@ -65,6 +66,7 @@ pub mod wire {
         KeyOverrideBody, KeyOverrideView, OverriddenKey, QueueKeyView, QueueKeysView,
     };
     pub use crate::queues::{DepthView, QueueList, QueueView, RateView, SteeredQueue, WokenQueue};
+    pub use crate::scaling::{FleetScaling, ScalingFigures, ScalingView};
     pub use crate::schedules::{
         BeatList, BeatView, DeletedSchedule, PreviewedTick, ScheduleBody, ScheduleList, SchedulePreview,
         SchedulePreviewRequest, ScheduleRun, ScheduleRuns, ScheduleView,
@@ -105,6 +107,7 @@ holdfast_http::routes! {
     "/v1/queues/{name}/keys" => { GET queue_keys::list }
     "/v1/queues/{name}/keys/{key}" => { PUT queue_keys::put, DELETE queue_keys::delete }
     "/v1/queues/{name}/limits" => { PUT limits::set, DELETE limits::unset }
+    "/v1/scaling" => { GET scaling::show }
     "/v1/stats" => { GET stats::show }
     "/v1/stream" => { GET stream::follow }
     "/v1/workers" => { GET workers::list, POST pull::register }

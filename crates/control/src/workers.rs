@@ -55,6 +55,9 @@ pub struct WorkerQueueView {
     pub completed: u64,
     pub failed: u64,
     pub per_second: f64,
+    /// Jobs of the queue that it may run concurrently; 0 until it has reported it.
+    #[serde(default)]
+    pub places: u64,
 }
 
 impl WorkerView {
@@ -76,12 +79,15 @@ impl WorkerView {
                 completed,
                 failed,
                 per_second,
+                places,
+                process_places: _,
             } = stats;
             WorkerQueueView {
                 running,
                 completed,
                 failed,
                 per_second,
+                places,
             }
         };
         Self {

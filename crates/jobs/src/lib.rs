@@ -44,6 +44,7 @@ mod queue_names;
 mod registry;
 pub mod retry;
 pub mod rotation;
+pub mod scaling;
 pub mod schedules;
 pub mod search;
 pub mod sql;

@@ -41,6 +41,7 @@ pub(crate) const SCOPES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/queues/{name}/ring", "produce"),
     ("POST", "/v1/jobs/cancel", "admin"),
     ("POST", "/v1/queues/{name}/purge", "admin"),
+    ("GET", "/v1/scaling", "read"),
     ("GET", "/v1/stats", "read"),
     ("GET", "/v1/stream", "read"),
     ("GET", "/v1/failures", "read"),

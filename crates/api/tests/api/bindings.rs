@@ -27,6 +27,7 @@ const KEPT: &[(&str, &str)] = &[
     ("POST", "/v1/batches"),
     ("GET", "/v1/kinds"),
     ("GET", "/v1/kinds/{name}"),
+    ("GET", "/v1/scaling"),
     ("GET", "/v1/stats"),
     ("GET", "/v1/queues"),
     ("GET", "/v1/queues/{name}"),

@@ -34,6 +34,7 @@ mod queue_filters;
 mod queue_limits;
 mod rates;
 mod results;
+mod scaling;
 mod schedules;
 mod schema;
 mod search;

@@ -22,6 +22,7 @@ fn filters(queue: &str) -> Vec<(&'static str, String, Value, &'static str)> {
         get(format!("/v1/jobs/counts?q=queue:{queue}"), "q"),
         get(format!("/v1/dead-letters?queue={queue}"), "queue"),
         get(format!("/v1/stats?queue={queue}"), "queue"),
+        get(format!("/v1/scaling?queue={queue}"), "queue"),
         post("/v1/jobs/cancel", json!({ "filter": filter, "dry_run": true })),
         post(
             "/v1/dead-letters/redrive",

@@ -22,6 +22,7 @@ pub(crate) mod monitor;
 pub(crate) mod queue_keys;
 pub(crate) mod queues;
 pub(crate) mod redis_check;
+pub(crate) mod scaling;
 pub(crate) mod schedules;
 pub(crate) mod signing_keys;
 pub(crate) mod stats;
@@ -58,6 +59,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Queues(args) => briefly(queues::run(args, program)),
         Command::Workers(args) => briefly(workers::run(args, program)),
         Command::Stats(args) => briefly(stats::run(args, program)),
+        Command::Scaling(args) => briefly(scaling::run(args, program)),
         Command::Audit(args) => briefly(audit::run(args, program)),
         Command::Schedules(args) => briefly(schedules::run(*args, program)),
         Command::Healthcheck(args) => healthcheck::run(&args),

@@ -31,6 +31,12 @@ pub struct WorkerQueueStats {
     pub failed: u64,
     /// Outcomes a second since the heartbeat before.
     pub per_second: f64,
+    /// Jobs of the queue that it may run concurrently. 0: a worker of a release that did not report it.
+    #[serde(default)]
+    pub places: u64,
+    /// The same of all its queues together.
+    #[serde(default)]
+    pub process_places: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

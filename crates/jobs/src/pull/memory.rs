@@ -295,6 +295,8 @@ impl Memory {
                     completed: ended.completed,
                     failed: ended.failed,
                     per_second: std::mem::take(&mut ended.lately) as f64 / seconds,
+                    places: session.client.concurrency.into(),
+                    process_places: session.client.concurrency.into(),
                 };
                 (queue.to_string(), stats)
             })

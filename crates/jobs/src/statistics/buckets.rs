@@ -40,6 +40,27 @@ pub fn percentile(buckets: &Buckets, share: f64) -> Option<Duration> {
     None
 }
 
+/// The mean of the counted times; `None`: nothing was counted.
+///
+/// Times of a bucket are taken as evenly spread over its logarithm, as in [`percentile`]; those of the last bucket as its lower bound.
+pub fn mean(buckets: &Buckets) -> Option<Duration> {
+    let total: u64 = buckets.iter().sum();
+    if total == 0 {
+        return None;
+    }
+    let sum = buckets.iter().enumerate().map(|(bucket, &count)| {
+        let upper = BOUNDS_MS.get(bucket).map(|bound| *bound as f64);
+        let lower = bucket.checked_sub(1).map(|before| BOUNDS_MS[before] as f64);
+        let millis = match (lower, upper) {
+            (None, Some(upper)) => upper / 2.0,
+            (Some(lower), Some(upper)) => (upper - lower) / (upper / lower).ln(),
+            (lower, None) => lower.unwrap_or_default(),
+        };
+        millis * count as f64
+    });
+    Some(Duration::from_secs_f64(sum.sum::<f64>() / total as f64 / 1_000.0))
+}
+
 fn within(bucket: usize, share: f64) -> Duration {
     let upper = BOUNDS_MS.get(bucket).map(|bound| *bound as f64);
     let lower = bucket.checked_sub(1).map(|before| BOUNDS_MS[before] as f64);
@@ -90,6 +111,19 @@ mod tests {
             let ratio = found.as_secs_f64() / exact.as_secs_f64();
             assert!((0.8..1.25).contains(&ratio), "{share}: {found:?} for {exact:?}");
         }
+    }
+
+    #[test]
+    fn the_mean_of_buckets_is_near_the_exact_one() {
+        let times: Vec<Duration> = (1..=10_000_u64).map(|n| Duration::from_micros(n * 37)).collect();
+        let mut buckets = [0; BUCKETS];
+        for time in &times {
+            buckets[bucket_of(*time)] += 1;
+        }
+        let exact = times.iter().sum::<Duration>().as_secs_f64() / times.len() as f64;
+        let ratio = mean(&buckets).unwrap().as_secs_f64() / exact;
+        assert!((0.8..1.25).contains(&ratio), "{ratio}");
+        assert_eq!(mean(&[0; BUCKETS]), None);
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod buckets;
 mod columns;
 mod counters;
 mod duty;
+mod load;
 mod outages;
 mod pending;
 mod read;
@@ -48,8 +49,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-pub use buckets::{BOUNDS_MS, BUCKETS, Buckets, percentile};
+pub use buckets::{BOUNDS_MS, BUCKETS, Buckets, mean, percentile};
 pub use counters::Counts;
+pub use load::{LoadReport, QueueLoad};
 pub use outages::{Dependency, OutageSpan};
 pub use read::{Gauge, Grouping, MAX_POINTS, MAX_SERIES, Point, Range, Series, StatsFilter, StatsReport};
 pub use store::Span;

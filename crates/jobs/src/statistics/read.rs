@@ -165,7 +165,8 @@ const FILTER: &str = "span = $3 and slot >= $1 and slot < $4
     and (cast($5 as text) is null or queue in (@names($5)))
     and (cast($6 as text) is null or kind in (@names($6)))";
 
-type CountsRow = (i64, String, i64, i64, i64, i64, i64, String, String);
+/// A point, a name, and what [`columns::sums`] selects.
+pub(super) type CountsRow = (i64, String, i64, i64, i64, i64, i64, String, String);
 
 impl Statistics {
     /// # Errors
@@ -333,6 +334,21 @@ async fn outages(on: LedgerTx<'_>, named: bool, range: Range) -> Result<Vec<Stor
     Ok(found.into_iter().filter_map(outage).collect())
 }
 
+pub(super) fn counts_of(
+    (point, name, enqueued, completed, retried, discarded, cancelled, wait, run): CountsRow,
+) -> (i64, String, Counts) {
+    let counts = Counts {
+        enqueued: count(enqueued),
+        completed: count(completed),
+        retried: count(retried),
+        discarded: count(discarded),
+        cancelled: count(cancelled),
+        wait: buckets_of(&wait),
+        run: buckets_of(&run),
+    };
+    (point, name, counts)
+}
+
 fn series(range: Range, grouping: Grouping, counts: Vec<CountsRow>, gauges: Vec<GaugeRow>) -> Vec<Series> {
     let points = usize::try_from(range.points()).unwrap_or(0);
     let empty = |name: &str| Series {
@@ -344,16 +360,8 @@ fn series(range: Range, grouping: Grouping, counts: Vec<CountsRow>, gauges: Vec<
     if grouping == Grouping::Total {
         series.insert(String::new(), empty(""));
     }
-    for (point, name, enqueued, completed, retried, discarded, cancelled, wait, run) in counts {
-        let counts = Counts {
-            enqueued: count(enqueued),
-            completed: count(completed),
-            retried: count(retried),
-            discarded: count(discarded),
-            cancelled: count(cancelled),
-            wait: buckets_of(&wait),
-            run: buckets_of(&run),
-        };
+    for row in counts {
+        let (point, name, counts) = counts_of(row);
         let series = series.entry(name).or_insert_with_key(|name| empty(name));
         series.total.add(&counts);
         if let Some(point) = usize::try_from(point)
@@ -390,7 +398,7 @@ fn series(range: Range, grouping: Grouping, counts: Vec<CountsRow>, gauges: Vec<
 }
 
 /// Counts are stored as signed numbers, and are never below zero.
-fn count(stored: i64) -> u64 {
+pub(super) fn count(stored: i64) -> u64 {
     u64::try_from(stored).unwrap_or(0)
 }
 

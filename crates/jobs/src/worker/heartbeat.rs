@@ -42,6 +42,11 @@ const STRAY_SHARE: u32 = 100;
 const WINDING_UP: usize = 2;
 
 fn report(shared: &WorkerState, id: WorkerId) -> WorkerReport {
+    let places: usize = shared.lanes.values().map(|lane| lane.concurrency()).sum();
+    let places = match shared.settings.worker.concurrency {
+        0 => places,
+        bound => places.min(bound),
+    };
     WorkerReport {
         id,
         name: shared.identity.name(),
@@ -50,7 +55,7 @@ fn report(shared: &WorkerState, id: WorkerId) -> WorkerReport {
         stats: shared
             .lanes
             .values()
-            .map(|lane| (lane.name.to_string(), lane.stats()))
+            .map(|lane| (lane.name.to_string(), lane.stats(places)))
             .collect(),
         client: None,
     }

@@ -221,7 +221,8 @@ impl Lane {
         meter.in_window += 1;
     }
 
-    pub(crate) fn stats(&self) -> WorkerQueueStats {
+    /// `process_places`: jobs that all lanes together may run concurrently.
+    pub(crate) fn stats(&self, process_places: usize) -> WorkerQueueStats {
         let completed = self.completed.load(Ordering::Relaxed);
         let failed = self.failed.load(Ordering::Relaxed);
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,6 +235,8 @@ impl Lane {
             completed,
             failed,
             per_second,
+            places: self.concurrency.min(process_places) as u64,
+            process_places: process_places as u64,
         }
     }
 }

@@ -22,7 +22,7 @@ fn find<'a>(manifests: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 #[test]
 fn every_manifest_is_of_a_known_kind_in_our_namespace() {
-    const KINDS: [(&str, &str); 8] = [
+    const KINDS: [(&str, &str); 11] = [
         ("Namespace", "v1"),
         ("ConfigMap", "v1"),
         ("Secret", "v1"),
@@ -31,6 +31,9 @@ fn every_manifest_is_of_a_known_kind_in_our_namespace() {
         ("Deployment", "apps/v1"),
         ("PodDisruptionBudget", "policy/v1"),
         ("NetworkPolicy", "networking.k8s.io/v1"),
+        ("HorizontalPodAutoscaler", "autoscaling/v2"),
+        ("ScaledObject", "keda.sh/v1alpha1"),
+        ("TriggerAuthentication", "keda.sh/v1alpha1"),
     ];
     for manifest in manifests() {
         let kind = manifest["kind"].as_str().unwrap();
