@@ -8,9 +8,9 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::commands::{
-    audit, backup, batches, completions, console, copy, dead_letters, deploy, encryption, failures,
-    healthcheck, import, jobs, keys, kinds, migrate, monitor, queues, redis_check, scaling, schedules,
-    signing_keys, stats, users, validate, workers,
+    audit, autoscale, backup, batches, completions, console, copy, dead_letters, deploy, encryption,
+    failures, healthcheck, import, jobs, keys, kinds, migrate, monitor, queues, redis_check, scaling,
+    schedules, signing_keys, stats, users, validate, workers,
 };
 
 /// Background jobs that keep working when Redis does not.
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Stats(stats::Args),
     /// Show how many places and replicas the queues need
     Scaling(scaling::Args),
+    /// Set the replicas of the workers once, as a beat does in each round
+    Autoscale(autoscale::Args),
     /// List the audit log, newest first: pauses, purges, redrives, changes of keys and so on
     Audit(audit::Args),
     /// Create, show, change and run schedules

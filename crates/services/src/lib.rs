@@ -27,6 +27,7 @@ use holdfast_jobs::rotation::{Rotation, SealedColumn};
 use holdfast_jobs::{Registry, Resources};
 use holdfast_product::{Duty, PersonalData, Process, ProductError, ProductRoutes, WorkerProcess, redaction};
 
+pub use holdfast_autoscale as autoscale;
 pub use holdfast_events as events;
 pub use holdfast_kinds as kinds;
 pub use holdfast_notify as notify;

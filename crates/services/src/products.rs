@@ -1,5 +1,6 @@
 //! The list of products.
 
+use holdfast_autoscale::AutoscaleProduct;
 use holdfast_events::EventsProduct;
 use holdfast_kinds::KindsProduct;
 use holdfast_notify::NotifyProduct;
@@ -14,6 +15,7 @@ pub const PRODUCTS: &[&dyn Product] = &[
     &NotifyProduct,
     &EventsProduct,
     &ResultsProduct,
+    &AutoscaleProduct,
 ];
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod audit;
+pub(crate) mod autoscale;
 pub(crate) mod backup;
 pub(crate) mod batches;
 pub(crate) mod bulk;
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli, role: Option<Role>, program: &Program) -> Result<Exi
         Command::Workers(args) => briefly(workers::run(args, program)),
         Command::Stats(args) => briefly(stats::run(args, program)),
         Command::Scaling(args) => briefly(scaling::run(args, program)),
+        Command::Autoscale(args) => briefly(autoscale::run(args, program)),
         Command::Audit(args) => briefly(audit::run(args, program)),
         Command::Schedules(args) => briefly(schedules::run(*args, program)),
         Command::Healthcheck(args) => healthcheck::run(&args),

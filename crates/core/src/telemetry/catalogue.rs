@@ -100,6 +100,11 @@ catalogue! {
     /// Entries of sources, by outcome: inserted, changed, unchanged, duplicate, outside, skipped.
     DISCOVERY_EVENTS: Counter "holdfast_discovery_events_total" ["outcome"];
 
+    // --- autoscaling -------------------------------------------------------------------------------------------------
+
+    /// Decisions about a service by the beat that leads: keep, wait, distrust, raise, lower, changing, failed.
+    AUTOSCALE_ROUNDS: Counter "holdfast_autoscale_rounds_total" ["decision"];
+
     // --- queues, as counted in the database ---------------------------------------------------------------------------
 
     /// Jobs in a queue, by state: available, scheduled, retryable, running, discarded.

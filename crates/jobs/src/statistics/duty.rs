@@ -17,7 +17,7 @@ const MAX_QUEUES: usize = 200;
 const MAX_HOURS: i64 = 48;
 
 pub(super) async fn step(jobs: &Jobs, sql: &Sql, minute: i64) -> Result<(), LedgerError> {
-    if !store::claim(sql, DUTY, minute).await? {
+    if !store::claim(sql, DUTY, minute, 0).await? {
         return Ok(());
     }
     let mut queues = jobs.queue_stats().await?;

@@ -30,6 +30,7 @@ mod buckets;
 mod columns;
 mod counters;
 mod duty;
+mod lease;
 mod load;
 mod outages;
 mod pending;
@@ -51,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use buckets::{BOUNDS_MS, BUCKETS, Buckets, mean, percentile};
 pub use counters::Counts;
+pub use lease::DutyLease;
 pub use load::{LoadReport, QueueLoad};
 pub use outages::{Dependency, OutageSpan};
 pub use read::{Gauge, Grouping, MAX_POINTS, MAX_SERIES, Point, Range, Series, StatsFilter, StatsReport};
@@ -90,6 +92,7 @@ struct Inner {
     redis: watch::Receiver<Mode>,
     database: watch::Receiver<Mode>,
     is_kept: AtomicBool,
+    /// It does what is done for all even while it counts nothing.
     has_worker: AtomicBool,
 }
 
@@ -143,6 +146,11 @@ impl Statistics {
     /// Whether Redis and the database can be used, as this process sees it.
     pub fn modes(&self) -> [Mode; 2] {
         [*self.0.redis.borrow(), *self.0.database.borrow()]
+    }
+
+    /// This process counts the depths of the queues each minute, unless another one does, even if it has nothing else to count.
+    pub fn count_depths(&self) {
+        self.0.has_worker.store(true, Ordering::Relaxed);
     }
 
     fn outages(&self) -> MutexGuard<'_, OutageLog> {

@@ -111,10 +111,11 @@ const WRITE_OUTAGE: &str =
      values ($1, $2, $3, $4, @at($5), @now, @at($6))
      on conflict (id) do update set reason = excluded.reason, seen_at = excluded.seen_at, ended_at = excluded.ended_at";
 
-/// One process of all gets a slot. A clock that was set back by more than ten slots does not end the duty.
+/// One process of all gets a slot, if the last one is more than $3 slots older. A clock that was set back by more than ten slots does not
+/// end the duty.
 const CLAIM: &str = "insert into holdfast_stat_duties (name, slot) values ($1, $2)
      on conflict (name) do update set slot = excluded.slot
-     where holdfast_stat_duties.slot < excluded.slot or holdfast_stat_duties.slot > excluded.slot + 10";
+     where holdfast_stat_duties.slot + $3 < excluded.slot or holdfast_stat_duties.slot > excluded.slot + 10";
 
 /// Rows of at most $3 minutes, the oldest.
 const PRUNE: [&str; 2] = [
@@ -188,11 +189,17 @@ pub(super) async fn write_outages(
     write.await
 }
 
-/// Whether this process does what is done once for each slot.
-pub(super) async fn claim(sql: &Sql, duty: &str, slot: i64) -> Result<bool, LedgerError> {
+/// Whether this process does what is done once for each slot. It does if nothing did it in the last slots that `left_out` counts.
+pub(super) async fn claim(sql: &Sql, duty: &str, slot: i64, left_out: i64) -> Result<bool, LedgerError> {
     let claim = sql.within_bounds("claim a duty of statistics", bounds(), async {
         let mut tx = sql.begin().await?;
-        let claimed: u64 = on_either!(tx.on(), sql.named(), query(CLAIM), [duty, slot], execute)?;
+        let claimed: u64 = on_either!(
+            tx.on(),
+            sql.named(),
+            query(CLAIM),
+            [duty, slot, left_out],
+            execute
+        )?;
         tx.commit().await?;
         Ok(claimed > 0)
     });

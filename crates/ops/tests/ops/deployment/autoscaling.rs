@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::files::yaml;
 
 const KEDA: &str = "deploy/kubernetes/autoscaling-keda.yaml";
+const BEAT: &str = "deploy/kubernetes/autoscaling-beat.yaml";
 const HPA: &str = "deploy/kubernetes/autoscaling-hpa.yaml";
 
 fn of_kind(path: &str, kind: &str) -> Value {
@@ -93,6 +94,32 @@ fn keda_reads_a_number_of_the_answer_with_a_key() {
         (&json!("token"), &secret["metadata"]["name"])
     );
     assert!(secret["stringData"][reference["key"].as_str().unwrap()].is_string());
+}
+
+#[test]
+fn the_beat_may_read_and_set_the_replicas_of_the_workers_alone() {
+    let role = of_kind(BEAT, "Role");
+    let worker = of_kind("deploy/kubernetes/worker.yaml", "Deployment");
+    assert_eq!(
+        role["rules"],
+        json!([{
+            "apiGroups": ["apps"],
+            "resources": ["deployments/scale"],
+            "resourceNames": [worker["metadata"]["name"]],
+            "verbs": ["get", "patch"],
+        }])
+    );
+    let binding = of_kind(BEAT, "RoleBinding");
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    let account = of_kind(BEAT, "ServiceAccount");
+    assert_eq!(binding["subjects"][0]["name"], account["metadata"]["name"]);
+    let names: Vec<_> = holdfast_services::settings_table()
+        .into_iter()
+        .map(|setting| setting.env)
+        .collect();
+    for name in ["HOLDFAST__AUTOSCALE__DRIVER", "HOLDFAST__AUTOSCALE__SERVICES"] {
+        assert!(names.iter().any(|known| known == name), "{name}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn find<'a>(manifests: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 #[test]
 fn every_manifest_is_of_a_known_kind_in_our_namespace() {
-    const KINDS: [(&str, &str); 11] = [
+    const KINDS: [(&str, &str); 14] = [
         ("Namespace", "v1"),
         ("ConfigMap", "v1"),
         ("Secret", "v1"),
@@ -34,6 +34,9 @@ fn every_manifest_is_of_a_known_kind_in_our_namespace() {
         ("HorizontalPodAutoscaler", "autoscaling/v2"),
         ("ScaledObject", "keda.sh/v1alpha1"),
         ("TriggerAuthentication", "keda.sh/v1alpha1"),
+        ("ServiceAccount", "v1"),
+        ("Role", "rbac.authorization.k8s.io/v1"),
+        ("RoleBinding", "rbac.authorization.k8s.io/v1"),
     ];
     for manifest in manifests() {
         let kind = manifest["kind"].as_str().unwrap();
