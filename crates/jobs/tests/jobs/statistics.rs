@@ -148,6 +148,20 @@ async fn a_worker_counts_how_its_jobs_waited_ran_and_ended(f: Fixture) {
     let counts = tokio::time::timeout(Duration::from_secs(30), ended)
         .await
         .unwrap();
+    let lost_after = f.settings.worker.lost_after;
+    let report = jobs
+        .scaling(Duration::from_secs(60), lost_after, |_| true)
+        .await
+        .unwrap();
+    let (queue, places) = (
+        &report.queues["default"],
+        f.settings.queues["default"].concurrency as u64,
+    );
+    assert_eq!((queue.capacity.workers, queue.capacity.places), (1, places));
+    assert_eq!(report.fleets["rust"].capacity.workers, 1);
+    let run = queue.demand.run_seconds.unwrap();
+    assert!((0.02..5.0).contains(&run), "they slept 30 ms: {run}");
+    assert!(queue.demand.completions_per_second > 0.0);
     stop.trigger();
     worker.await.unwrap().unwrap();
     assert_eq!(
