@@ -92,14 +92,13 @@ impl History {
         });
         lower.peak = lower.peak.max(wanted);
         let since = now.saturating_duration_since(lower.since);
-        match bounds.cooldown.checked_sub(since).filter(|left| !left.is_zero()) {
-            Some(left) => Decision::Wait(left),
-            None => {
-                let peak = lower.peak;
-                self.lower = None;
-                Decision::Lower(peak.min(current))
-            }
+        let left = bounds.cooldown.saturating_sub(since);
+        if !left.is_zero() {
+            return Decision::Wait(left);
         }
+        let peak = lower.peak;
+        self.lower = None;
+        Decision::Lower(peak)
     }
 }
 

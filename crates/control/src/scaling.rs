@@ -144,7 +144,7 @@ fn rounded(number: f64) -> f64 {
 
 /// Show how many places and replicas the queues need
 ///
-/// For autoscalers: KEDA's `metrics-api` reads a number such as `queues.default.desired_replicas` or `fleets.rust.desired_replicas`. The
+/// For autoscalers: KEDA's `metrics-api` reads a number such as `queues.NAME.desired_replicas` or `fleets.rust.desired_replicas`. The
 /// answer comes from statistics by the minute and the rows of workers, and costs the same however many jobs there are. Figures that cannot
 /// be trusted say so, and never advise less than what is alive. Of a bound key, its queues; fleets are sums over the queues that are shown.
 #[utoipa::path(get, path = "/v1/scaling", tag = "stats", operation_id = "show_scaling",

@@ -51,7 +51,11 @@ async fn a_backlog_is_advised_places_by_rate_run_time_and_drain_time(app: TestAp
     assert!((arrivals * window - 120.0).abs() < 1.0, "{after}");
     // No job has ended: each is taken to run for a second. 120 in 60 s, and what arrives meanwhile.
     let places = (120.0 / 60.0 + 120.0 / window).ceil();
-    assert_eq!(queue["desired_places"].as_f64().unwrap(), places, "{after}");
+    assert_eq!(
+        queue["desired_places"].as_u64().unwrap(),
+        places as u64,
+        "{after}"
+    );
     assert_eq!(queue["desired_replicas"], 1);
     assert_eq!(after["fleets"]["rust"]["waiting"], 120);
     assert_eq!(after["fleets"]["pull"]["waiting"], 0);

@@ -19,7 +19,7 @@ fn driver(server: &Server) -> Driver {
 }
 
 /// A service whose latest deployment has this status and these regions.
-fn instance(status: &str, regions: Value) -> Value {
+fn instance(status: &str, regions: &Value) -> Value {
     let meta = json!({"serviceManifest": {"deploy": {"multiRegionConfig": regions}}});
     json!({"data": {"serviceInstance": {"numReplicas": 1, "latestDeployment": {"status": status, "meta": meta}}}})
 }
@@ -60,7 +60,7 @@ fn calls(server: &Server) -> Vec<(String, Value)> {
 
 #[tokio::test]
 async fn replicas_of_the_region_are_read_updated_and_deployed() {
-    let server = answering(instance("SUCCESS", json!({"us-west2": {"numReplicas": 2}}))).await;
+    let server = answering(instance("SUCCESS", &json!({"us-west2": {"numReplicas": 2}}))).await;
     let driver = driver(&server);
     assert_eq!(driver.replicas("svc-1").await.unwrap(), Replicas::Wanted(2));
     driver.set("svc-1", 5).await.unwrap();
@@ -99,7 +99,7 @@ async fn a_service_without_regions_has_a_plain_number() {
 #[tokio::test]
 async fn nothing_is_decided_while_a_deployment_is_under_way() {
     for status in ["BUILDING", "DEPLOYING", "QUEUED", "NEEDS_APPROVAL"] {
-        let server = answering(instance(status, json!({"us-west2": {"numReplicas": 2}}))).await;
+        let server = answering(instance(status, &json!({"us-west2": {"numReplicas": 2}}))).await;
         let replicas = driver(&server).replicas("svc-1").await.unwrap();
         assert!(
             matches!(replicas, Replicas::Changing(_)),
@@ -112,7 +112,7 @@ async fn nothing_is_decided_while_a_deployment_is_under_way() {
 async fn what_cannot_be_scaled_is_an_error_and_is_not_changed() {
     let regions = json!({"us-west2": {"numReplicas": 2}, "europe-west4": {"numReplicas": 1}});
     for answer in [
-        instance("SUCCESS", regions),
+        instance("SUCCESS", &regions),
         json!({"data": {"serviceInstance": null}}),
         json!({"data": null, "errors": [{"message": "Not Authorized"}]}),
         json!({}),

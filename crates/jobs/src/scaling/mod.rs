@@ -143,7 +143,10 @@ impl Jobs {
             let of_fleet = queues
                 .iter()
                 .filter(|(name, _)| self.fleet_of(name) == Some(fleet));
-            (fleet.name(), fleet_of(of_fleet.collect(), &workers, &distrust))
+            (
+                fleet.name(),
+                fleet_of(&of_fleet.collect::<Vec<_>>(), &workers, &distrust),
+            )
         });
         Ok(ScalingReport {
             as_of: load.depths_at,
@@ -245,10 +248,10 @@ fn demand_of(load: Option<&QueueLoad>, window: Duration, capacity: Capacity) -> 
 
 /// The sums of the queues. Workers whose lanes do not share places need as many replicas as the neediest queue; workers that do, as many as
 /// all places together.
-fn fleet_of(queues: Vec<(&String, &Scaling)>, workers: &[WorkerRecord], distrust: &[Distrust]) -> Scaling {
+fn fleet_of(queues: &[(&String, &Scaling)], workers: &[WorkerRecord], distrust: &[Distrust]) -> Scaling {
     let mut demand = Demand::default();
     let (mut desired_places, mut desired_replicas, mut ran, mut run_seconds) = (0, 0, 0.0, 0.0);
-    for (_, queue) in &queues {
+    for (_, queue) in queues {
         let of = &queue.demand;
         demand.arrivals_per_second += of.arrivals_per_second;
         demand.completions_per_second += of.completions_per_second;
