@@ -275,7 +275,11 @@ impl Cluster {
     }
 
     pub fn redis_truth(&self) -> Option<RedisTruth> {
-        self.redis.clone().map(RedisTruth)
+        match (&self.redis, &self.builder.redis_servers[..]) {
+            (Some(redis), _) => Some(RedisTruth(vec![Arc::clone(redis)])),
+            (None, []) => None,
+            (None, servers) => Some(RedisTruth(servers.to_vec())),
+        }
     }
 
     /// What `/health` of the APIs has said so far.

@@ -73,6 +73,8 @@ pub struct ClusterBuilder {
     pub(crate) env_of: Vec<(Role, usize, String, String)>,
     pub(crate) redis: RedisOptions,
     pub(crate) postgres: PostgresOptions,
+    /// Of a Redis that the scenario brings along.
+    pub(crate) redis_servers: Vec<Arc<RedisServer>>,
     pub(crate) redis_proxies: Vec<ProxiedClient>,
     pub(crate) postgres_proxies: Vec<ProxiedClient>,
 }
@@ -88,6 +90,7 @@ impl ClusterBuilder {
             env_of: Vec::new(),
             redis: RedisOptions::default(),
             postgres: PostgresOptions::fast(),
+            redis_servers: Vec::new(),
             redis_proxies: Vec::new(),
             postgres_proxies: Vec::new(),
         }
@@ -133,6 +136,14 @@ impl ClusterBuilder {
     pub fn redis_options(mut self, options: RedisOptions) -> Self {
         self.redis = options;
         self
+    }
+
+    /// A Redis that the scenario brings along, of these servers: a cluster, or a master that Sentinels watch. For set-ups
+    /// without one of their own.
+    pub fn redis_of(self, url: &str, servers: &[Arc<RedisServer>]) -> Self {
+        let mut builder = self.env("REDIS_URL", url);
+        builder.redis_servers = servers.to_vec();
+        builder
     }
 
     /// [`PostgresOptions::fast`] unless set.

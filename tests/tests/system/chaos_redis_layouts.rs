@@ -8,10 +8,11 @@
     reason = "test code: what is not as expected must stop the test at once"
 )]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_testkit::{RedisCluster, RedisOptions, RedisSentinels};
+use holdfast_testkit::{RedisCluster, RedisOptions, RedisSentinels, RedisServer};
 use holdfast_tests::{Cluster, Dependency, Durability, Expect, Setup};
 
 use crate::chaos_support::{LIMIT, WARM, figures, steady};
@@ -20,12 +21,12 @@ use crate::chaos_support::{LIMIT, WARM, figures, steady};
 const BULK: &str = "{bulk}:data";
 const BELLS: &str = "{holdfast:bell}:default";
 
-async fn started(url: &str) -> Cluster {
+async fn started(url: &str, servers: &[Arc<RedisServer>]) -> Cluster {
     Cluster::builder(Setup::Postgres)
         .apis(2)
         .workers(2)
         .queue("bulk", Durability::Redis)
-        .env("REDIS_URL", url)
+        .redis_of(url, servers)
         .start()
         .await
         .unwrap()
@@ -58,7 +59,7 @@ async fn concluded(mut cluster: Cluster, scenario: &str, expect: &Expect) {
 async fn the_slots_of_a_queue_and_of_the_bells_move_under_load_and_nothing_is_lost_or_repeated() {
     let scenario = "Redis Cluster moves slots";
     let redis = RedisCluster::start(3, RedisOptions::default()).await.unwrap();
-    let mut cluster = started(&redis.url()).await;
+    let mut cluster = started(&redis.url(), redis.nodes()).await;
     weathered(&mut cluster, scenario, async || {
         for key in [BULK, BELLS, BULK, BELLS] {
             let owner = redis.owner_of(key).await?;
@@ -77,7 +78,7 @@ async fn the_slots_of_a_queue_and_of_the_bells_move_under_load_and_nothing_is_lo
 async fn the_master_of_a_redis_queue_is_killed_and_its_replica_takes_over() {
     let scenario = "Redis Cluster, master killed";
     let redis = RedisCluster::start(3, RedisOptions::default()).await.unwrap();
-    let mut cluster = started(&redis.url()).await;
+    let mut cluster = started(&redis.url(), redis.nodes()).await;
     weathered(&mut cluster, scenario, async || {
         let owner = redis.owner_of(BULK).await?;
         redis.nodes()[owner].kill9().await?;
@@ -94,7 +95,7 @@ async fn sentinels_replace_a_master_that_is_killed() {
     let redis = RedisSentinels::start(RedisOptions::default(), None)
         .await
         .unwrap();
-    let mut cluster = started(&redis.url()).await;
+    let mut cluster = started(&redis.url(), redis.servers()).await;
     weathered(&mut cluster, scenario, async || {
         redis.servers()[0].kill9().await?;
         redis.names_master(1).await

@@ -237,8 +237,8 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_repeats_none() {
     eprintln!("{acknowledged} writes acknowledged, {stored} stored, {failed} calls failed, 6 moves");
     assert_eq!(failed, 0);
     assert_eq!(stored, acknowledged, "each write was applied once");
-    assert!(acknowledged > 1_000, "{acknowledged}");
-    assert!(gate.mode().is_normal());
+    assert!(acknowledged > 100, "{acknowledged}");
+    assert!(gate.mode().is_normal(), "{:?}", gate.mode());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

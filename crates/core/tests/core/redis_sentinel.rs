@@ -102,11 +102,14 @@ async fn a_sentinel_by_the_url_of_a_server_and_an_unknown_service_are_named() {
     becomes_degraded_by(&open(&replica), DegradedReason::ReadOnly).await;
 }
 
+/// Waits until the server follows the other and has its data.
 async fn becomes_replica(group: &RedisSentinels, index: usize) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let role = group.servers()[index].info("replication", "role").await;
-        if role.is_ok_and(|role| role == "slave") {
+        let link = group.servers()[index]
+            .info("replication", "master_link_status")
+            .await;
+        if link.is_ok_and(|link| link == "up") {
             return;
         }
         assert!(Instant::now() < deadline, "it stays a master");

@@ -1,6 +1,7 @@
 //! A real cluster: masters that share the slots, and a replica of each.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,7 +24,7 @@ const MIGRATE_LIMIT_MS: &str = "5000";
 /// node `n` at first. Killed and removed on drop.
 #[derive(Debug)]
 pub struct RedisCluster {
-    nodes: Vec<RedisServer>,
+    nodes: Vec<Arc<RedisServer>>,
     masters: usize,
     buses: Vec<PortLease>,
 }
@@ -47,7 +48,7 @@ impl RedisCluster {
                 let password = password.clone();
                 options = options.config("masterauth", password);
             }
-            nodes.push(RedisServer::start(options).await?);
+            nodes.push(Arc::new(RedisServer::start(options).await?));
             buses.push(bus);
         }
         let cluster = Self {
@@ -130,12 +131,12 @@ impl RedisCluster {
     }
 
     /// All of them: first those that were masters at first, then their replicas.
-    pub fn nodes(&self) -> &[RedisServer] {
+    pub fn nodes(&self) -> &[Arc<RedisServer>] {
         &self.nodes
     }
 
     /// Those that were masters at first.
-    pub fn masters(&self) -> &[RedisServer] {
+    pub fn masters(&self) -> &[Arc<RedisServer>] {
         &self.nodes[..self.masters]
     }
 

@@ -1,5 +1,6 @@
 //! A real master with a replica, and the Sentinels that watch them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,7 +21,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Two servers, one the replica of the other, and three Sentinels. Killed and removed on drop.
 #[derive(Debug)]
 pub struct RedisSentinels {
-    servers: [RedisServer; 2],
+    servers: [Arc<RedisServer>; 2],
     sentinels: Vec<RedisServer>,
     password: Option<String>,
     sentinel_password: Option<String>,
@@ -63,7 +64,7 @@ impl RedisSentinels {
             sentinels.push(RedisServer::start(options).await?);
         }
         let started = Self {
-            servers: [master, replica],
+            servers: [Arc::new(master), Arc::new(replica)],
             sentinels,
             password,
             sentinel_password: sentinel_password.map(str::to_owned),
@@ -106,7 +107,7 @@ impl RedisSentinels {
     }
 
     /// The master at first, and the replica at first.
-    pub fn servers(&self) -> &[RedisServer; 2] {
+    pub fn servers(&self) -> &[Arc<RedisServer>; 2] {
         &self.servers
     }
 
