@@ -44,6 +44,7 @@ pub mod routes;
 mod scope;
 pub mod server;
 mod shared_response;
+mod sliced_body;
 
 /// Values of request bodies, for clients in Rust.
 pub mod wire {

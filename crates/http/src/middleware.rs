@@ -21,6 +21,7 @@ use crate::mailed_link::PAGE_TYPE;
 use crate::problem::{PROBLEM_JSON, Problem, ProblemKind, of_status};
 use crate::rate::BucketStatus;
 use crate::request_metrics::RequestMeter;
+use crate::sliced_body::sliced;
 
 /// The header that carries a request's id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -98,7 +99,8 @@ pub(crate) async fn around_all<B: MessageBody + 'static>(
         trace.fail("timed out");
         return Err(problem.into());
     };
-    let response = finish(response?.map_into_boxed_body(), id, &limits, started);
+    let response =
+        finish(response?.map_into_boxed_body(), id, &limits, started).map_body(|_, body| sliced(body));
     measured.end(response.status());
     trace.set("http.response.status_code", i64::from(response.status().as_u16()));
     if response.status().is_server_error() {
