@@ -30,14 +30,14 @@ pub struct Autoscaler {
     jobs: Jobs,
     driver: Driver,
     lease: DutyLease,
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, ServiceMemory>,
     /// The database could not be asked in the last round.
     is_blind: bool,
 }
 
 /// What is remembered of a service.
 #[derive(Debug, Default)]
-struct Known {
+struct ServiceMemory {
     history: History,
     /// Failed rounds in a row.
     failures: u32,
@@ -127,7 +127,7 @@ impl Autoscaler {
             }
             Ok(false) => {
                 if !self.lease.is_held() {
-                    // Another beat leads: what this one remembers is of no use when it leads again.
+                    // Another beat leads: what this one remembers is outdated when it leads again.
                     self.known.clear();
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_http::{Bound, Call, Read, Reply, WithQuery, ok};
-use holdfast_jobs::scaling::{Scaling, ScalingReport};
+use holdfast_jobs::scaling::{ScalingNeed, ScalingReport};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -79,9 +79,9 @@ pub struct ScalingFigures {
     pub desired_replicas: u64,
 }
 
-impl From<&Scaling> for ScalingFigures {
-    fn from(scaling: &Scaling) -> Self {
-        let Scaling {
+impl From<&ScalingNeed> for ScalingFigures {
+    fn from(scaling: &ScalingNeed) -> Self {
+        let ScalingNeed {
             demand,
             capacity,
             desired_places,

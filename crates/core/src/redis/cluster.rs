@@ -38,9 +38,9 @@ const UNOWNED: u16 = u16::MAX;
 const MOST_TAGS: u32 = 1_000_000;
 
 #[derive(Clone)]
-pub(super) struct Cluster(Arc<Shared>);
+pub(super) struct Cluster(Arc<ClusterState>);
 
-struct Shared {
+struct ClusterState {
     connector: Arc<Connector>,
     view: RwLock<Arc<View>>,
     /// Held by the one call that asks for the layout anew.
@@ -124,7 +124,7 @@ impl Cluster {
     pub(super) async fn open(connector: &Arc<Connector>, limit: Duration) -> Result<Self, PoolError> {
         let topology = connector.topology(limit).await?;
         let nodes = nodes(connector, &topology, &[], limit).await?;
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(ClusterState {
             connector: Arc::clone(connector),
             view: RwLock::new(Arc::new(View::new(0, &topology, nodes))),
             refreshing: tokio::sync::Mutex::default(),

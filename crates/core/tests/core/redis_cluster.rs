@@ -152,16 +152,16 @@ async fn a_cluster_is_used_as_one_server_is() {
 }
 
 /// One caller's writes, each acknowledged once and counted by the server once.
-struct Counting {
+struct WriteCounts {
     acknowledged: AtomicU64,
     failed: AtomicU64,
     stop: AtomicBool,
 }
 
-async fn count(gate: RedisGate, counting: Arc<Counting>, worker: usize) {
+async fn count(gate: RedisGate, counts: Arc<WriteCounts>, worker: usize) {
     let script = Script::new("redis.call('INCR', KEYS[1]) return redis.call('INCR', KEYS[2])");
     let mut number = worker;
-    while !counting.stop.load(Ordering::Relaxed) {
+    while !counts.stop.load(Ordering::Relaxed) {
         number += 1;
         let pair = number % 40;
         let mut call = script.key(format!("{{moving}}:{pair}"));
@@ -188,11 +188,11 @@ async fn count(gate: RedisGate, counting: Arc<Counting>, worker: usize) {
             .await;
         for (outcome, writes) in [(counted.map(drop), 2), (piped, 8)] {
             match outcome {
-                Ok(()) => counting.acknowledged.fetch_add(writes, Ordering::Relaxed),
+                Ok(()) => counts.acknowledged.fetch_add(writes, Ordering::Relaxed),
                 Err(error) => {
                     eprintln!("{error}");
                     tokio::time::sleep(Duration::from_millis(10)).await;
-                    counting.failed.fetch_add(1, Ordering::Relaxed)
+                    counts.failed.fetch_add(1, Ordering::Relaxed)
                 }
             };
         }
@@ -206,13 +206,13 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_repeats_none() {
     patient.command_timeout = Duration::from_secs(5);
     let gate = open_with(&cluster.url(), &patient);
     becomes_normal(&gate).await;
-    let counting = Arc::new(Counting {
+    let counts = Arc::new(WriteCounts {
         acknowledged: AtomicU64::new(0),
         failed: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     });
     let callers: Vec<_> = (0..8)
-        .map(|worker| tokio::spawn(count(gate.clone(), Arc::clone(&counting), worker)))
+        .map(|worker| tokio::spawn(count(gate.clone(), Arc::clone(&counts), worker)))
         .collect();
     let first = cluster.owner_of("{moving}:0").await.unwrap();
     for step in 0..6 {
@@ -222,7 +222,7 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_repeats_none() {
             .await
             .unwrap();
     }
-    counting.stop.store(true, Ordering::Relaxed);
+    counts.stop.store(true, Ordering::Relaxed);
     for caller in callers {
         caller.await.unwrap();
     }
@@ -232,8 +232,8 @@ async fn a_slot_that_moves_under_load_fails_no_call_and_repeats_none() {
         let value = get(&gate, &key).await.unwrap();
         stored += value.map_or(0, |value| value.parse::<u64>().unwrap());
     }
-    let acknowledged = counting.acknowledged.load(Ordering::Relaxed);
-    let failed = counting.failed.load(Ordering::Relaxed);
+    let acknowledged = counts.acknowledged.load(Ordering::Relaxed);
+    let failed = counts.failed.load(Ordering::Relaxed);
     eprintln!("{acknowledged} writes acknowledged, {stored} stored, {failed} calls failed, 6 moves");
     assert_eq!(failed, 0);
     assert_eq!(stored, acknowledged, "each write was applied once");

@@ -66,7 +66,7 @@ pub struct Capacity {
 
 /// The figures of a queue or a fleet, and what follows from them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scaling {
+pub struct ScalingNeed {
     pub demand: Demand,
     pub capacity: Capacity,
     pub desired_places: u64,
@@ -84,9 +84,9 @@ pub struct ScalingReport {
     pub window: Duration,
     /// Empty: the figures are trusted.
     pub distrust: Vec<Distrust>,
-    pub queues: BTreeMap<String, Scaling>,
+    pub queues: BTreeMap<String, ScalingNeed>,
     /// By [`ServedBy::name`]: the queues and workers of Rust, and those that pull.
-    pub fleets: BTreeMap<&'static str, Scaling>,
+    pub fleets: BTreeMap<&'static str, ScalingNeed>,
 }
 
 impl Jobs {
@@ -136,7 +136,7 @@ impl Jobs {
             let places_each = places_each(capacity, if is_rust { configured as f64 } else { 1.0 });
             queues.insert(
                 name,
-                Scaling::new(demand, capacity, places_each, drain, &distrust),
+                ScalingNeed::new(demand, capacity, places_each, drain, &distrust),
             );
         }
         let fleets = [ServedBy::Rust, ServedBy::Pull].map(|fleet| {
@@ -175,7 +175,7 @@ impl Jobs {
     }
 }
 
-impl Scaling {
+impl ScalingNeed {
     fn new(
         demand: Demand,
         capacity: Capacity,
@@ -248,7 +248,11 @@ fn demand_of(load: Option<&QueueLoad>, window: Duration, capacity: Capacity) -> 
 
 /// The sums of the queues. Workers whose lanes do not share places need as many replicas as the neediest queue; workers that do, as many as
 /// all places together.
-fn fleet_of(queues: &[(&String, &Scaling)], workers: &[WorkerRecord], distrust: &[Distrust]) -> Scaling {
+fn fleet_of(
+    queues: &[(&String, &ScalingNeed)],
+    workers: &[WorkerRecord],
+    distrust: &[Distrust],
+) -> ScalingNeed {
     let mut demand = Demand::default();
     let (mut desired_places, mut desired_replicas, mut ran, mut run_seconds) = (0, 0, 0.0, 0.0);
     for (_, queue) in queues {
@@ -286,7 +290,7 @@ fn fleet_of(queues: &[(&String, &Scaling)], workers: &[WorkerRecord], distrust: 
     if capacity.places > 0 {
         desired_replicas = desired_replicas.max(replicas(desired_places, places_each(capacity, 1.0)));
     }
-    Scaling {
+    ScalingNeed {
         demand,
         capacity,
         desired_places,

@@ -26,7 +26,7 @@ async fn values_sessions_and_invalidations_are_those_of_one_server() {
     }
     for name in &names {
         let key = TEXTS.key(&[name.as_str()]);
-        until("the other hears of the change", || async {
+        until("the other learns the change", || async {
             other.get(&key).await == Some(format!("second {name}"))
         })
         .await;
@@ -34,7 +34,7 @@ async fn values_sessions_and_invalidations_are_those_of_one_server() {
     for name in &names {
         one.delete(&TEXTS.key(&[name.as_str()])).await;
         let key = TEXTS.key(&[name.as_str()]);
-        until("the other hears of the deletion", || async {
+        until("the other learns the deletion", || async {
             other.get(&key).await.is_none()
         })
         .await;
